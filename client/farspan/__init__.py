@@ -1,0 +1,1 @@
+"""farspan: a distributed tensor service with the API of PyTorch."""

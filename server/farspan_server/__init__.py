@@ -1,0 +1,1 @@
+"""The gateway, the supervisor and the command line."""
