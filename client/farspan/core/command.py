@@ -1,0 +1,131 @@
+"""Commands, frames and events as Python objects; `farspan.wire` turns them into bytes.
+
+A frame is a batch of commands for one device, kept as columns: one list per field instead of one
+object per command. It is the unit of sending, journalling and acknowledging.
+Nothing here does I/O or knows an operator's meaning; read `core/op.py` for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+# Opcodes below FIRST_OPCODE are commands of the protocol; from there on, rows of the op table.
+FREE: Final = 0  # ids: tensors to forget
+GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as below
+PUT: Final = 2  # ids: (out,)           static: (dtype code, shape, payload index | -1, transfer)
+BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; static: (roots, keep)
+DEFINE: Final = 4  # reserved for programs
+CALL: Final = 5  # reserved for programs
+FIRST_OPCODE: Final = 16
+
+GET_BYTES: Final = 0  # answer the client with the bytes
+GET_SPEC: Final = 1  # answer the client with dtype and shape only
+GET_SEND: Final = 2  # send the bytes to session device `device` as transfer `request`
+
+# The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
+FUNCTIONAL: Final = 0  # outputs are new ids
+INPLACE: Final = 1  # the result is stored into the first tensor
+OUT: Final = 2  # the last ids name tensors that take the results
+
+#: One operator argument as it travels. Tensors travel as ids, Python numbers as `scalars`;
+#: what is left is static: it selects the kernel and the metadata rule and repeats often.
+Static = tuple[Any, ...]  # of None | bool | int | str | tuple of these
+Scalar = bool | int | float | complex
+
+
+@dataclass(slots=True)
+class Frame:
+    """A batch of commands for one device, in columns.
+
+    Command ``k`` has opcode ``opcodes[k]``, ``modes[k]``, the next ``counts[k]`` entries of ``ids``
+    (inputs, then outputs), the arguments ``statics[k]`` and the next entries of ``scalars``, as
+    many as ``scalar_counts[k]`` says. Its number in the session is ``numbers[k]``.
+    """
+
+    device: int  # index of the session's device
+    sequence: int = 0  # position in the session's stream of frames, from 1; all devices together
+    epoch: int = 0  # fences streams that were replaced
+    default_dtype: int = 0  # code of the dtype that Python floats become
+    opcodes: list[int] = field(default_factory=list)
+    modes: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    statics: list[Static] = field(default_factory=list)
+    scalar_counts: list[int] = field(default_factory=list)
+    scalars: list[Scalar] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    payloads: list[bytes | memoryview] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.opcodes)
+
+    def transfers(self) -> list[int]:
+        """Return the transfers this frame reads: it can run once all of them have arrived."""
+        puts = (s for op, s in zip(self.opcodes, self.statics, strict=True) if op == PUT)
+        return [static[3] for static in puts if static[2] < 0]
+
+
+@dataclass(slots=True, frozen=True)
+class ErrorInfo:
+    """An error that happened in a worker, as data."""
+
+    kind: str  # a name in errors.BY_NAME
+    message: str
+    command: int  # number of the command that failed first
+
+
+@dataclass(slots=True, frozen=True)
+class Acked:
+    """Frames up to `applied` have run; frames up to `durable` survive the gateway."""
+
+    applied: int
+    durable: int
+
+
+@dataclass(slots=True, frozen=True)
+class Value:
+    """The answer to a Get: a tensor's bytes (C order) or only its spec; or the error it holds.
+
+    `data` is None when the bytes exceed INLINE_BYTES_MAX: they come as bulk transfer `request`.
+    Inside a process `data` may be any buffer; an engine always fills it and its shell decides.
+    """
+
+    request: int
+    dtype: int
+    shape: tuple[int, ...]
+    data: bytes | memoryview | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Failed:
+    """A command failed; its outputs are poisoned. Reported once, however much depends on it."""
+
+    error: ErrorInfo
+
+
+@dataclass(slots=True, frozen=True)
+class Send:
+    """Tensor bytes on their way to another device of the session; never leaves the workers.
+
+    It becomes the transfer that a Put on that device reads. With `error` the Put poisons.
+    """
+
+    device: int
+    transfer: int
+    dtype: int
+    shape: tuple[int, ...]
+    data: bytes | memoryview | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Lost:
+    """The session cannot go on as it was: its worker, lease or stream ended. Always the last."""
+
+    kind: str
+    message: str
+
+
+Event = Acked | Value | Failed | Send | Lost

@@ -1,0 +1,48 @@
+"""Every bound of the system, named, with its unit and its reason.
+
+A decoder compares against these before it builds an object; a queue, buffer or wait without a
+bound here is a bug. Values are constants: what an operator may tune stands in the server's config.
+"""
+
+from typing import Final
+
+KiB: Final = 1024
+MiB: Final = 1024 * KiB
+GiB: Final = 1024 * MiB
+
+# --- tensors -------------------------------------------------------------------------------------
+RANK_MAX: Final = 32  # dims; numpy's own bound is 64, torch's iterators stop at 64.
+NUMEL_MAX: Final = 2**62  # elements; products are taken in Python ints, so nothing overflows.
+TENSORS_PER_COMMAND_MAX: Final = 16_384  # a fused optimizer step lists every parameter 5 times.
+INTS_PER_ATTR_MAX: Final = 1_024  # entries of one int[] argument.
+STRING_BYTES_MAX: Final = 4 * KiB  # one string argument, utf-8.
+ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
+
+# --- frames --------------------------------------------------------------------------------------
+FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
+FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
+FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
+FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
+FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
+FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
+INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
+CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
+
+# --- flow ----------------------------------------------------------------------------------------
+CREDIT_FRAMES: Final = 64  # frames sent and not yet acknowledged, per session.
+CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
+TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
+EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
+DEVICES_PER_SESSION_MAX: Final = 64
+
+# --- engine --------------------------------------------------------------------------------------
+TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
+MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
+ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
+
+# --- time ----------------------------------------------------------------------------------------
+CONNECT_S: Final = 10.0
+HEARTBEAT_S: Final = 0.5
+SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
+LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
+PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.
