@@ -55,7 +55,7 @@ class Generator:
 
     >>> gen = Generator(0)
     >>> uniform(gen, (2,), np.dtype("float32"))
-    array([0.49625659, 0.7682218 ], dtype=float32)
+    array([0.4962566, 0.7682218], dtype=float32)
     """
 
     __slots__ = ("_seed", "_source", "_untouched", "next_double_normal", "next_float_normal")
