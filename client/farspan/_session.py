@@ -58,10 +58,11 @@ class Ref:
 
     __slots__ = ("__weakref__", "device", "id", "session")
 
-    def __init__(self, session: Session, device: int, id_: int) -> None:
+    def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
         self.session = session
         self.device = device
         self.id = id_
+        session._held[device][id_] = nbytes
 
     def __del__(self) -> None:
         # Runs at any time, inside of other calls too: a deque's append is one atomic step.
@@ -137,7 +138,7 @@ class Session:
         self.debug: str | None = None
         self._commands = 0
         self._syncs: dict[Site | None, int] = {}
-        self._live = weakref.WeakSet[Any]()
+        self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
         transport.set_sink(self._deliver)
         if getattr(transport, "needs_timer", False):
@@ -248,6 +249,9 @@ class Session:
     def _append_frees(self, frame: Frame, device: int) -> None:
         freed = self._freed[device]
         ids = [freed.popleft() for _ in range(min(len(freed), limits.FRAME_IDS_MAX // 4))]
+        held = self._held[device]
+        for id_ in ids:
+            held.pop(id_, None)
         frame.opcodes.append(cmd.FREE)
         frame.modes.append(0)
         frame.counts.append(len(ids))
@@ -411,13 +415,11 @@ class Session:
 
     def stats(self) -> dict[str, Any]:
         """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
-        live: dict[str, dict[str, int]] = {
-            str(d): {"tensors": 0, "bytes": 0} for d in self.devices
-        }
-        for t in list(self._live):
-            entry = live[str(t.device)]
-            entry["tensors"] += 1
-            entry["bytes"] += t.nbytes
+        live = {}
+        for device, held, freed in zip(self.devices, self._held, self._freed, strict=True):
+            gone = set(freed)
+            sizes = [n for i, n in list(held.items()) if i not in gone]
+            live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
         syncs = {describe_site(site): n for site, n in self._syncs.items()}
         return {
             "commands": self._commands,

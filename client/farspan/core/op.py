@@ -104,7 +104,7 @@ class Op:
 class Recipe:
     """Puts flat tensors and scalars back where the schema wants them, for one static form."""
 
-    __slots__ = ("flat", "fill", "slots", "template")
+    __slots__ = ("fill", "flat", "slots", "template")
 
     def __init__(self, op: Op, static: Static) -> None:
         self.template: list[Any] = []
