@@ -25,7 +25,7 @@ def export(x: Tensor) -> np.ndarray[Any, Any] | None:
     engines = getattr(session.transport, "engines", None)
     if engines is None:
         return None
-    session.get_ready(x._ref)
+    session.wait_for(x._ref)
     array = engines[x._ref.device].tensors[x._ref.id].array
     shared = array.view()
     _expose(session.transport, shared)

@@ -280,6 +280,10 @@ class Session:
         """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
         return self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
 
+    def wait_for(self, ref: Ref) -> None:
+        """Wait until a tensor is computed; raise what it is poisoned by."""
+        self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
+
     def synchronize(self, device: int | None = None) -> None:
         """Wait until all commands have run; raise the first error that nobody has seen."""
         for i in range(len(self.devices)) if device is None else (device,):
