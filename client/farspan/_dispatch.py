@@ -105,20 +105,32 @@ def apply(
         return _apply_inplace(op, tensors, static, scalars)
     if form != FUNCTIONAL:
         return _apply_out(cls, op, tensors, static, scalars)
-    facts = known(op, static, [t._spec for t in tensors], scalars)
+    facts = _memo.get((op, static, Defaults.dtype, *[t._spec for t in tensors]))
+    if facts is None:
+        facts = known(op, static, [t._spec for t in tensors], scalars)
     if facts.moved:
         moved = [t if i not in facts.moved else _move(t, facts.device)
                  for i, t in enumerate(tensors)]  # fmt: skip
         return apply(cls, op, moved, static, scalars, form)
     session, ids, mask = _inputs(tensors)
-    device = session.index_of(facts.device)  # type: ignore[arg-type]
+    device = tensors[0]._ref.device if tensors else session.index_of(facts.device)  # type: ignore[arg-type]
     if op.random and device and facts.device.type == "cpu":  # type: ignore[union-attr]
         return _apply_random(cls, op, tensors, static, scalars, facts)
     plan = None
     if mask and mode.grad and facts.differentiable:
         plan = op.vjp_plan(static, mask)
-    outs = [session.new_id() for _ in facts.outs]
     bits = plan.mask << 2 if plan is not None else 0
+    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
+        # The common case, spelled out: one result with memory of its own.
+        spec = facts.outs[0]
+        id_ = next(session._ids)
+        ids.append(id_)
+        session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
+        result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
+        if plan is not None:
+            tape.record(op, plan, tensors, (result,), static, scalars)
+        return result
+    outs = [session.new_id() for _ in facts.outs]
     session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.written:
         _bump(op, static, tensors)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
-from .core.op import table
+from .core.op import OPS, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ def bind_methods(cls: type) -> None:
         if not name.endswith("_") and name + "_" not in cls.__dict__ and name + "_" not in names:
             setattr(cls, name + "_", getattr(fn, name + "_"))
     for python, name in _BINARY.items():
+        if name not in fn:
+            continue
         setattr(cls, f"__{python}__", _operator(name))
         if python not in _COMPARISONS:
             setattr(cls, f"__r{python}__", _reflected(name))
@@ -55,12 +57,23 @@ def _is_operand(x: Any) -> bool:
 
 
 def _operator(name: str) -> Callable[[Any, Any], Any]:
-    def method(self: Any, other: Any) -> Any:
-        if not _is_operand(other):
-            return NotImplemented
-        return getattr(fn, name)(self, other)
+    """Return a binary operator; two tensors skip the choice among overloads."""
+    function = getattr(fn, name)
+    op = OPS.get(f"{name}.Tensor")
+    if op is None or op.body is not None or [a.kind for a in op.args[:2]] != ["T", "T"]:
 
-    return method
+        def method(self: Any, other: Any) -> Any:
+            return function(self, other) if _is_operand(other) else NotImplemented
+
+        return method
+    static = op.bind(None, None)[1]
+
+    def fast(self: Any, other: Any) -> Any:
+        if isinstance(other, Value):
+            return type(self)._apply(op, (self, other), static, (), 0)
+        return function(self, other) if _is_operand(other) else NotImplemented
+
+    return fast
 
 
 def _reflected(name: str) -> Callable[[Any, Any], Any]:

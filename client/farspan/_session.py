@@ -69,12 +69,19 @@ class Ref:
         self.session._freed[self.device].append(self.id)
 
 
+_is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
+
+
 def call_site() -> Site | None:
     """Return where the innermost frame outside of farspan stands."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_OWN):
+        name = code.co_filename
+        own = _is_own.get(name)
+        if own is None:
+            own = _is_own[name] = name.startswith(_OWN)
+        if not own:
             return code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -134,7 +141,9 @@ class Session:
         self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
         self._lost: FarspanError | None = None
         self._closed = False
+        self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
+        _sessions.add(self)
         self.debug: str | None = None
         self._commands = 0
         self._syncs: dict[Site | None, int] = {}
@@ -174,7 +183,7 @@ class Session:
         """Append a command to the device's open frame and return its number. Does not wait."""
         site = call_site()
         with self._lock:
-            if self._lost is not None or self._closed or os.getpid() != self._pid:
+            if self._over:
                 self._refuse()
             frame = self._open[device]
             if frame.default_dtype != Defaults.dtype.code:
@@ -354,6 +363,7 @@ class Session:
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
             self._lost = cls(event.message)
+            self._over = True
             for wait in list(self._waits.values()):
                 wait.done.set()
 
@@ -396,7 +406,7 @@ class Session:
                 except FarspanError as e:
                     print(f"farspan: an error that nobody read: {type(e).__name__}: {e}",
                           file=sys.stderr)  # fmt: skip
-            self._closed = True
+            self._closed = self._over = True
         self.transport.close()
         from . import _state
 
@@ -437,6 +447,17 @@ class Session:
         names = ", ".join(map(str, self.devices))
         state = "closed" if self._closed else "lost" if self._lost else "open"
         return f"<farspan session {self.id} at {self.address}: {names} ({state})>"
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._over = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
