@@ -34,6 +34,8 @@ CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
 TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 DEVICES_PER_SESSION_MAX: Final = 64
+UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
+OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from farspan.core import limits
+from farspan.core.command import ErrorInfo
 from farspan.core.errors import AuthError, ProtocolError
 
 # --- kinds of message ----------------------------------------------------------------------------
@@ -246,6 +247,23 @@ def chunks(transfer: int, data: bytes | memoryview) -> Iterator[Chunk]:
     for offset in range(0, max(total, 1), limits.CHUNK_BYTES):
         end = min(offset + limits.CHUNK_BYTES, total)
         yield Chunk(transfer, total, offset, LAST if end == total else 0, view[offset:end])
+
+
+def pack_failure(channel: int, transfer: int, error: ErrorInfo) -> bytes:
+    """Return the TRANSFER message that says why a transfer will not come, or not go on."""
+    body = {**asdict(error), "message": error.message[: limits.STRING_BYTES_MAX]}
+    return pack(
+        TRANSFER, channel, _CHUNK.pack(transfer, 0, 0, LAST | ERROR) + json.dumps(body).encode()
+    )
+
+
+def unpack_failure(chunk: Chunk) -> ErrorInfo:
+    """Return the error in a chunk that has `failed`."""
+    body = unpack_json(chunk.data)
+    kind, message, command = body.get("kind"), body.get("message"), body.get("command")
+    if not (isinstance(kind, str) and isinstance(message, str) and isinstance(command, int)):
+        raise ProtocolError(f"link: transfer {chunk.transfer} failed without an error")
+    return ErrorInfo(kind, message, command)
 
 
 class Assembly:

@@ -1,0 +1,267 @@
+"""Op: one operator, declared once, in up to five facets; and the table of all of them.
+
+An Op is its ATen schema, a metadata rule, a kernel, derivative formulas and dims. Everything else -
+binders, in-place and out forms, wire layout, tape entries, docs - is derived from these. Ops are
+declared in `core/ops/*.py` through the families of `core/family.py`; read those next.
+This file may not import numpy-heavy code, do I/O or hold state beyond the table and its memos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from . import limits, schema
+from .command import FIRST_OPCODE
+from .dtype import DTYPES, Device, DType
+from .errors import ProtocolError
+from .spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .command import Static
+
+#: What a metadata rule returns: a spec; several; or, for a view, the spec and its offset from self.
+Meta = Spec | tuple[Any, ...]
+Formula = Callable[..., Any] if TYPE_CHECKING else object
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """One row of the table. Compared by identity; `opcode` is its number on the wire."""
+
+    schema: schema.Schema
+    family: str  # pointwise, reduction, view, structured, random, step, composite
+    meta: Callable[..., Meta] | None = None  # (*args with Specs for tensors) -> Meta
+    kernel: Callable[..., Any] | None = None  # (xp, *args with arrays for tensors) -> array(s)
+    vjp: Mapping[str, Any] = field(default_factory=dict)  # "input names" -> formula
+    dims: str | None = None
+    body: Callable[..., Any] | None = None  # a composite: a function of other ops
+    #: The dtype to which tensor arguments are cast before the kernel (args -> DType | None).
+    compute: Callable[..., DType | None] | None = None
+    operands: frozenset[str] | None = None  # the arguments that `compute` casts; None: all tensors
+    moves: bool = False  # only moves elements: any dtype, no float32 detour for half precision
+    by_value: bool = False  # the metadata depends on the values of Python numbers
+    dynamic: bool = False  # the shape depends on the elements: a sync point
+    random: bool = False  # the kernel's first argument after xp is a Generator
+    overwrites: bool = False  # in place, the old elements of self do not matter (fill_, copy_)
+    absolute: bool = False  # a view whose offset counts from the start of the storage
+    opcode: int = -1
+    written: tuple[int, ...] = ()  # positions in args of what the op itself writes: (a!)
+    _recipes: dict[Any, Recipe] = field(default_factory=dict)
+    _plans: dict[Any, VjpPlan | None] = field(default_factory=dict)
+    _bind: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    @property
+    def base(self) -> str:
+        return self.schema.base
+
+    @property
+    def args(self) -> tuple[schema.Arg, ...]:
+        return self.schema.args
+
+    @property
+    def bind(self) -> Callable[..., tuple[tuple[Any, ...], Static, tuple[Any, ...]]]:
+        """The generated binder: schema arguments -> (tensors, static, scalars)."""
+        if self._bind is None:
+            self._bind = _load_binder(self)
+        return self._bind  # type: ignore[no-any-return]
+
+    def recipe(self, static: Static) -> Recipe:
+        """Return how tensors and scalars are put back among the arguments of this static form."""
+        found = self._recipes.get(static)
+        if found is None:
+            if len(self._recipes) > limits.MEMO_ENTRIES_MAX:
+                self._recipes.clear()
+            found = self._recipes[static] = Recipe(self, static)
+        return found
+
+    def vjp_plan(self, static: Static, mask: int) -> VjpPlan | None:
+        """Return what backward needs for the inputs in `mask`, or None if none is reached."""
+        key = (static, mask)
+        try:
+            return self._plans[key]
+        except KeyError:
+            if len(self._plans) > limits.MEMO_ENTRIES_MAX:
+                self._plans.clear()
+            plan = VjpPlan(self, self.recipe(static), mask)
+            self._plans[key] = plan if plan.calls else None
+            return self._plans[key]
+
+    def __repr__(self) -> str:
+        return f"<op {self.schema.namespace}::{self.name}>"
+
+
+class Recipe:
+    """Puts flat tensors and scalars back where the schema wants them, for one static form."""
+
+    __slots__ = ("flat", "fill", "slots", "template")
+
+    def __init__(self, op: Op, static: Static) -> None:
+        self.template: list[Any] = []
+        self.fill: list[tuple[int, int]] = []  # (position in args, index of the scalar)
+        #: position in args -> index of its tensor, or a tuple of them (None: absent) for a list
+        self.slots: dict[int, int | tuple[int | None, ...]] = {}
+        rest = iter(static)
+        tensors = scalars = 0
+        for at, arg in enumerate(op.args):
+            value = None if arg.kind == "T" else next(rest, None)
+            if arg.kind == "T" or (arg.kind == "T?" and value):
+                self.slots[at] = tensors
+                tensors += 1
+                value = None
+            elif arg.is_tensor:
+                present = [True] * value if type(value) is int else list(value or ())
+                indices: list[int | None] = []
+                for there in present:
+                    indices.append(tensors if there else None)
+                    tensors += bool(there)
+                if arg.kind != "T?":
+                    self.slots[at] = tuple(indices)
+                value = None
+            elif arg.is_number and isinstance(value, str):
+                self.fill.append((at, scalars))
+                scalars += 1
+            elif arg.is_number and isinstance(value, tuple):
+                value = _NumberList(range(scalars, scalars + len(value)))
+                scalars += len(value)
+            elif arg.is_number:
+                value = None if arg.default is schema.MISSING else arg.default
+            elif arg.kind[0] == "d" and value is not None:
+                value = DTYPES[value]
+            elif arg.kind[0] == "D" and value is not None:
+                value = Device(value)
+            self.template.append(value)
+        self.flat = tensors
+
+    def args(self, tensors: Sequence[Any], scalars: Sequence[Any]) -> list[Any]:
+        """Return the arguments in schema order."""
+        args = self.template.copy()
+        for at, index in self.slots.items():
+            if type(index) is int:
+                args[at] = tensors[index]
+            else:
+                args[at] = [None if i is None else tensors[i] for i in index]  # type: ignore[union-attr]
+        for at, index in self.fill:
+            args[at] = scalars[index]
+        for at, value in enumerate(args):
+            if type(value) is _NumberList:
+                args[at] = [scalars[i] for i in value]
+        return args
+
+
+class _NumberList(list[int]):
+    """Indices of the scalars that make up one list argument."""
+
+
+@dataclass(slots=True, frozen=True)
+class VjpCall:
+    """One formula: the argument positions it gives gradients to, and the names it mentions."""
+
+    formula: Callable[..., Any]
+    positions: tuple[int, ...]
+    mentions: tuple[str, ...]
+
+
+class VjpPlan:
+    """Which formulas run for one mask of inputs, and so what is saved for them."""
+
+    __slots__ = ("calls", "mask", "saved_args", "saves_out")
+
+    def __init__(self, op: Op, recipe: Recipe, mask: int) -> None:
+        names = [a.name for a in op.args]
+        calls = []
+        reached = 0
+        for targets, formula in op.vjp.items():
+            positions = tuple(names.index(n) for n in targets.split())
+            wanted = 0
+            for at in positions:
+                wanted |= mask_of(recipe.slots.get(at))
+            if wanted & mask:
+                reached |= wanted & mask
+                calls.append(VjpCall(formula, positions, _mentions(formula)))
+        mentioned = {m for call in calls for m in call.mentions}
+        self.calls = tuple(calls)
+        self.mask = reached  # flat inputs that a formula gives a gradient to, within `mask`
+        #: positions in args whose tensors are saved
+        self.saved_args = tuple(
+            at for at, a in enumerate(op.args) if a.is_tensor and a.name in mentioned
+        )
+        self.saves_out = "out" in mentioned
+
+
+def mask_of(slot: int | tuple[int | None, ...] | None) -> int:
+    """Return the bits of the flat tensors in a slot of a Recipe."""
+    if slot is None:
+        return 0
+    if isinstance(slot, int):
+        return 1 << slot
+    return sum(1 << i for i in slot if i is not None)
+
+
+def _mentions(formula: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(formula).parameters)
+
+
+# --------------------------------------------------------------------------------------- table --
+OPS: Final[dict[str, Op]] = {}  # by name with overload, in order of declaration
+_by_opcode: list[Op] = []
+
+
+def declare(line: str, family: str, **facets: Any) -> Op:
+    """Add an op to the table and return it. AssertionError if its facets do not fit its schema."""
+    parsed = schema.parse(line)
+    op = Op(parsed, family, **facets)
+    op.written = tuple(i for i, a in enumerate(parsed.args) if a.written)
+    names = {a.name for a in parsed.args}
+    legal = names | {f"{n}_spec" for n in names} | {"g", "out", "out_spec", "needed"}
+    for targets, formula in op.vjp.items():
+        assert set(targets.split()) <= names, f"{op.name}: vjp of unknown input {targets!r}"
+        bad = set(_mentions(formula)) - legal
+        assert not bad, f"{op.name}: the vjp of {targets} mentions {bad}"
+    assert op.name not in OPS, f"{op.name} is declared twice"
+    OPS[op.name] = op
+    if op.body is None:
+        op.opcode = FIRST_OPCODE + len(_by_opcode)
+        _by_opcode.append(op)
+    return op
+
+
+def op_at(opcode: int) -> Op:
+    """Return the op with this number. ProtocolError if there is none."""
+    if not FIRST_OPCODE <= opcode < FIRST_OPCODE + len(_by_opcode):
+        raise ProtocolError(f"unknown opcode {opcode}")
+    return _by_opcode[opcode - FIRST_OPCODE]
+
+
+def table() -> Mapping[str, Op]:
+    """Return the whole table, loaded; by name with overload."""
+    from . import ops  # noqa: F401  (declares every op)
+
+    return MappingProxyType(OPS)
+
+
+def table_hash() -> str:
+    """Return a digest of numbers and schemas: two ends with one digest mean the same by a frame."""
+    text = "\n".join(f"{o.opcode} {o.schema.line}" for o in table().values() if o.body is None)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _load_binder(op: Op) -> Any:
+    """Return the committed binder; while the table is being edited, one compiled on the spot."""
+    from . import _binders, coerce
+
+    found = getattr(_binders, op.schema.identifier, None)
+    if found is None:
+        space: dict[str, Any] = {"c": coerce}
+        exec(schema.binder_source(op.schema), space)  # our own text, from the table
+        found = space[op.schema.identifier]
+    return found

@@ -1,0 +1,408 @@
+"""Reverse-mode differentiation over anything with a place in the graph.
+
+`record` notes one op: its edges to the inputs' nodes and what its formulas mention. `walk` runs the
+formulas backwards. Client and engine run this same code - the client over proxies, to know the
+graph, the engine over arrays, to compute - so both always agree on it. Nodes are data, no closures.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .call import fn
+from .errors import AutogradError
+from .op import Op, VjpPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from .command import Static
+    from .spec import Spec
+
+
+class Storage(Protocol):
+    """Memory that views share; each write makes `version` one larger."""
+
+    version: int
+
+
+class Variable:
+    """A tensor's place in memory and in the graph. Client and engine add what else they know."""
+
+    __slots__ = ("_base", "_generation", "_index", "_node", "_offset", "_spec", "_storage")
+
+    _spec: Spec
+    _offset: int  # elements from the start of the storage
+    _storage: Any
+    _node: Node | None  # what made it; a leaf's own node; None without gradient
+    _index: int  # which output of the node
+    _base: Variable | None  # the tensor that this one is a differentiable view of
+    _generation: int  # of a base: times its graph was rewritten; of a view: the time of its node
+
+    def _save(self) -> Any:
+        """Return what the tape keeps of this tensor: its value, without its place in the graph."""
+        raise NotImplementedError
+
+
+class Node:
+    """One recorded op. `edges[i]` is where the gradient of flat input i goes."""
+
+    __slots__ = (
+        "__weakref__", "edges", "freed", "hooks", "number", "op", "outs", "plan", "saved",
+        "scalars", "sequence", "site", "specs", "static", "versions",
+    )  # fmt: skip
+
+    op: Op | None
+    edges: tuple[tuple[Node, int] | None, ...]
+
+    def __init__(self, op: Op | None, edges: tuple[tuple[Node, int] | None, ...] = ()) -> None:
+        self.op = op
+        self.edges = edges
+        self.sequence = next(_sequence)
+        self.saved: dict[str, Any] = {}
+        self.versions: tuple[tuple[Any, int], ...] = ()
+        self.hooks: dict[int, list[Any]] | None = None  # of an output; the client's only
+        self.freed = False
+        self.site: Any = None
+
+
+class Leaf(Node):
+    """The node of a tensor that the user asked gradients for."""
+
+    __slots__ = ("variable",)
+
+    def __init__(self, variable: Any = None) -> None:
+        super().__init__(None)
+        self.variable = variable  # the client's weak reference to the tensor
+
+
+_sequence = itertools.count()
+
+
+def edge_of(x: Any) -> tuple[Node, int] | None:
+    """Return the place where a gradient of `x` goes, or None.
+
+    A view whose base was rewritten since gets a new node here: it is a strided window of what the
+    base is now.
+    """
+    base = x._base
+    if base is not None and x._generation != base._generation:
+        x._generation = base._generation
+        x._node, x._index = None, 0
+        if base._node is not None:
+            spec = x._spec
+            static = (spec.shape, spec.stride, x._offset)
+            op = _as_strided()
+            node = Node(op, (edge_of(base),))
+            node.plan = op.vjp_plan(static, 1)
+            node.static, node.scalars = static, ()
+            node.specs, node.outs = (base._spec,), (spec,)
+            x._node = node
+    return None if x._node is None else (x._node, x._index)
+
+
+def _as_strided() -> Op:
+    from .op import OPS
+
+    return OPS["_window"]
+
+
+def record(
+    op: Op,
+    plan: VjpPlan,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    static: Static,
+    scalars: tuple[Any, ...],
+    edges: tuple[tuple[Node, int] | None, ...] | None = None,
+) -> Node:
+    """Give the outputs a node that knows how to send gradients to the inputs in `plan.mask`."""
+    mask = plan.mask
+    if edges is None:
+        edges = edges_of(inputs, mask)
+    node = Node(op, edges)
+    node.plan, node.static, node.scalars = plan, static, scalars
+    node.specs = tuple([x._spec for x in inputs])
+    node.outs = tuple([x._spec for x in outputs])
+    if plan.saved_args or plan.saves_out:
+        _save(node, op, plan, inputs, outputs, static)
+    for i, out in enumerate(outputs):
+        if out._spec.dtype.kind >= 2:
+            out._node, out._index = node, i
+    return node
+
+
+def edges_of(inputs: Sequence[Any], mask: int) -> tuple[tuple[Node, int] | None, ...]:
+    """Return the edges to the inputs in `mask`."""
+    return tuple([edge_of(x) if mask >> i & 1 else None for i, x in enumerate(inputs)])
+
+
+def _save(
+    node: Node, op: Op, plan: VjpPlan, inputs: Sequence[Any], outputs: Sequence[Any], static: Static
+) -> None:
+    slots = op.recipe(static).slots
+    versions = []
+    for at in plan.saved_args:
+        slot = slots.get(at)
+        if slot is None:
+            continue
+        if isinstance(slot, int):
+            x = inputs[slot]
+            node.saved[op.args[at].name] = x._save()
+            versions.append((x._storage, x._storage.version))
+        else:
+            chosen = [None if i is None else inputs[i] for i in slot]
+            node.saved[op.args[at].name] = [None if x is None else x._save() for x in chosen]
+            versions += [(x._storage, x._storage.version) for x in chosen if x is not None]
+    if plan.saves_out:
+        kept = [x._save() for x in outputs]
+        node.saved["out"] = kept if len(kept) > 1 else kept[0]
+        versions += [(x._storage, x._storage.version) for x in outputs]
+    node.versions = tuple(versions)
+
+
+def record_inplace(
+    op: Op, plan: VjpPlan, inputs: Sequence[Any], static: Static, scalars: tuple[Any, ...]
+) -> Node:
+    """Rewrite the graph for an op that stored its result into `inputs[0]` (version already new).
+
+    If that is a view, its base becomes "what it was, with the window replaced", and every other
+    view of the base follows when it is looked at next.
+    """
+    target = inputs[0]
+    edges = edges_of(inputs, plan.mask)
+    node = record(op, plan, inputs, [target], static, scalars, edges)
+    base = target._base
+    if base is None:
+        target._generation += 1
+        return node
+    spec = target._spec
+    window = (spec.shape, spec.stride, target._offset)
+    scatter = _window_scatter()
+    mask = (1 if base._node is not None else 0) | 2
+    scatter_plan = scatter.vjp_plan(window, mask)
+    assert scatter_plan is not None
+    rewritten = Node(scatter, (edge_of(base), (node, 0)))
+    rewritten.plan, rewritten.static, rewritten.scalars = scatter_plan, window, ()
+    rewritten.specs, rewritten.outs = (base._spec, spec), (base._spec,)
+    base._node, base._index = rewritten, 0
+    base._generation += 1
+    return node
+
+
+def _window_scatter() -> Op:
+    from .op import OPS
+
+    return OPS["_window_scatter"]
+
+
+# ------------------------------------------------------------------------------------ backward --
+def needed_nodes(
+    roots: Iterable[tuple[Node, int]], wanted: Collection[tuple[Node, int]]
+) -> set[Node]:
+    """Return the nodes on a path from the roots to a wanted edge, whose formulas have to run."""
+    targets = {node for node, _ in wanted}
+    needed: set[Node] = set()
+    done: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(node, False) for node, _ in roots]
+    while stack:
+        node, leaving = stack.pop()
+        if leaving:
+            if any(e is not None and (e[0] in needed or e[0] in targets) for e in node.edges):
+                needed.add(node)
+            continue
+        if node in done:
+            continue
+        done.add(node)
+        stack.append((node, True))
+        stack += [(e[0], False) for e in node.edges if e is not None and e[0] not in done]
+    return needed
+
+
+def leaves_of(roots: Iterable[tuple[Node, int]]) -> list[Leaf]:
+    """Return the leaves that gradients from the roots reach, in order of their creation."""
+    seen: set[Node] = set()
+    stack = [node for node, _ in roots]
+    found = []
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node) is Leaf:
+            found.append(node)
+        stack += [e[0] for e in node.edges if e is not None]
+    return sorted(found, key=lambda n: n.sequence)
+
+
+def walk(
+    roots: Sequence[tuple[tuple[Node, int], Any]],
+    wanted: Collection[tuple[Node, int]],
+    unpack: Callable[[Node, str, Any], Any],
+    *,
+    keep: bool,
+    through: Callable[[Node, int, Any], Any] | None = None,
+) -> dict[tuple[Node, int], Any]:
+    """Return the gradients of the wanted edges, given those of the roots.
+
+    Nodes run from the latest recorded to the earliest, so contributions to one gradient are added
+    in the order of their consumers, whatever the timing. `unpack` turns saved data into values;
+    `through`, if given, may replace a complete gradient of an output (hooks). Without `keep` the
+    saved values of the nodes that ran are let go.
+    """
+    wanted = set(wanted)
+    needed = needed_nodes([edge for edge, _ in roots], wanted)
+    wanted_nodes = {node for node, _ in wanted}
+    pending: dict[Node, list[Any]] = {}
+    heap: list[tuple[int, Node]] = []
+
+    def send(edge: tuple[Node, int], gradient: Any) -> None:
+        node, index = edge
+        if node not in needed and node not in wanted_nodes:
+            return
+        slots = pending.get(node)
+        if slots is None:
+            slots = pending[node] = [None] * max(1, len(getattr(node, "outs", ())))
+            heapq.heappush(heap, (-node.sequence, node))
+        old = slots[index]
+        slots[index] = gradient if old is None else fn.add(old, gradient)
+
+    for edge, gradient in roots:
+        send(edge, gradient)
+    results: dict[tuple[Node, int], Any] = {}
+    while heap:
+        _, node = heapq.heappop(heap)
+        gradients = pending.pop(node)
+        for i, g in enumerate(gradients):
+            if g is not None:
+                if through is not None:
+                    g = gradients[i] = through(node, i, g)
+                if (node, i) in wanted:
+                    results[node, i] = g
+        if node in needed:
+            for edge, gradient in backward_of(node, gradients, unpack):
+                send(edge, gradient)
+            if not keep:
+                release(node)
+    return results
+
+
+def release(node: Node) -> None:
+    """Let go of the node's saved values; a second backward through it is an error."""
+    if node.saved:
+        node.saved = {}
+        node.versions = ()
+        node.freed = True
+
+
+FREED_MESSAGE = (
+    "Trying to backward through the graph a second time (or directly access saved tensors after "
+    "they have already been freed). Saved intermediate values of the graph are freed when you call "
+    ".backward() or autograd.grad(). Specify retain_graph=True if you need to backward through the "
+    "graph a second time or if you need to access saved tensors after calling backward."
+)
+
+
+def check_node(node: Node) -> None:
+    """Raise AutogradError if what the node saved is gone or was changed since."""
+    if node.freed:
+        raise AutogradError(FREED_MESSAGE)
+    for storage, version in node.versions:
+        if storage.version != version:
+            name = node.op.base if node.op else "this op"
+            raise AutogradError(
+                "one of the variables needed for gradient computation has been modified by an "
+                f"inplace operation: a tensor saved by {name}() is at version {storage.version}; "
+                f"expected version {version} instead."
+            )
+
+
+def backward_of(
+    node: Node, gradients: list[Any], unpack: Callable[[Node, str, Any], Any]
+) -> Iterable[tuple[tuple[Node, int], Any]]:
+    """Run the node's formulas; return (edge, gradient) pairs, shaped as the inputs were."""
+    if node.op is None:
+        return node.run_python(gradients)  # type: ignore[attr-defined, no-any-return]
+    check_node(node)
+    if len(gradients) > 1:
+        some = next(g for g in gradients if g is not None)
+        gradients = [
+            fn.new_zeros(some, spec.shape, dtype=spec.dtype)
+            if g is None and spec.dtype.kind >= 2
+            else g
+            for g, spec in zip(gradients, node.outs, strict=True)
+        ]
+    env = _Environment(node, gradients, unpack)
+    recipe = node.op.recipe(node.static)
+    sent: list[tuple[tuple[Node, int], Any]] = []
+    for call in node.plan.calls:
+        result = call.formula(*[env[name, call] for name in call.mentions])
+        parts = result if len(call.positions) > 1 else (result,)
+        for at, part in zip(call.positions, parts, strict=True):
+            slot = recipe.slots.get(at)
+            if slot is None or part is None:
+                continue
+            pairs = [(slot, part)] if isinstance(slot, int) else zip(slot, part, strict=True)
+            for i, gradient in pairs:
+                edge = None if i is None else node.edges[i]
+                if edge is not None and gradient is not None:
+                    sent.append((edge, fit(gradient, node.specs[i])))
+    return sent
+
+
+class _Environment:
+    """Resolves the names that a formula mentions."""
+
+    def __init__(self, node: Node, gradients: list[Any], unpack: Any) -> None:
+        assert node.op is not None
+        self.node, self.gradients, self.unpack = node, gradients, unpack
+        self.recipe = node.op.recipe(node.static)
+        self.positions = {a.name: at for at, a in enumerate(node.op.args)}
+        self.args = self.recipe.args(range(self.recipe.flat), node.scalars)
+
+    def __getitem__(self, key: tuple[str, Any]) -> Any:
+        name, call = key
+        node = self.node
+        if name == "g":
+            return self.gradients if len(node.outs) > 1 else self.gradients[0]
+        if name == "needed":
+            return [self._is_needed(at) for at in call.positions]
+        if name == "out_spec":
+            return node.outs if len(node.outs) > 1 else node.outs[0]
+        if name in node.saved:
+            saved = node.saved[name]
+            if isinstance(saved, list):
+                return [None if s is None else self.unpack(node, name, s) for s in saved]
+            return self.unpack(node, name, saved)
+        if name in self.positions:
+            return self.args[self.positions[name]] if not self._is_tensor(name) else None
+        at = self.positions[name.removesuffix("_spec")]
+        slot = self.recipe.slots.get(at)
+        if slot is None or isinstance(slot, int):
+            return None if slot is None else node.specs[slot]
+        return [None if i is None else node.specs[i] for i in slot]
+
+    def _is_tensor(self, name: str) -> bool:
+        assert self.node.op is not None
+        return self.node.op.args[self.positions[name]].is_tensor
+
+    def _is_needed(self, at: int) -> Any:
+        slot = self.recipe.slots.get(at)
+        if slot is None or isinstance(slot, int):
+            return slot is not None and self.node.edges[slot] is not None
+        return [i is not None and self.node.edges[i] is not None for i in slot]
+
+
+def fit(gradient: Any, spec: Spec) -> Any:
+    """Return the gradient with the input's shape and dtype: summed over what was broadcast."""
+    have = gradient._spec
+    if have.shape != spec.shape:
+        gradient = fn.sum_to_size(gradient, spec.shape)
+    if have.dtype is not spec.dtype:
+        if have.dtype.is_complex and not spec.dtype.is_complex:
+            gradient = fn.real(gradient)
+        if gradient._spec.dtype is not spec.dtype:
+            gradient = fn._cast(gradient, spec.dtype)
+    return gradient
