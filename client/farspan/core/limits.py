@@ -24,6 +24,7 @@ FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive li
 FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
 FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
 FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
+FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
