@@ -7,20 +7,16 @@ waits without a bound, nothing is discovered: the cluster is our own or has an e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
-import signal
-import socket
 from pathlib import Path
 from typing import Any
 
+from farspan.core.errors import CapacityError, ServiceError
 from farspan_worker.process import thread_environment
 
-from farspan.core.errors import CapacityError, ServiceError
 from farspan_server.fleet import Started
 
-_CALL_S = 10.0  # one answer of Ray
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least, about: no tensor passes through it
 #: What a worker of each kind takes of its node.
 _TAKES = {"cpu": {"farspan_cpu": 1.0}, "cuda": {"GPU": 1.0}}
@@ -72,7 +68,7 @@ class Cluster:
 
     capacity: workers of each kind that get a bundle of the kind's placement group; those beyond
     are spares and unplaced. listen: where a worker listens, "node" for its node's address;
-    ``{epoch}`` is filled in. make_engine: for tests; a function that the actor's process imports.
+    ``{process}`` is filled in. make_engine: for tests; a function that the actor's process imports.
     """
 
     def __init__(
@@ -89,19 +85,18 @@ class Cluster:
         self._make_engine = make_engine
         self._groups: dict[str, Any] = {}
         self._actors: dict[int, Any] = {}
-        self._placed: dict[int, str] = {}  # kinds of the epochs that hold a bundle
+        self._placed: dict[int, str] = {}  # kinds of the processes that hold a bundle
 
-    async def start(self, epoch: int, kind: str, key: bytes) -> Started:
+    async def start(self, process: int, kind: str, key: bytes) -> Started:
         """Return once the worker listens; raise ServiceError if it cannot. May wait for a node."""
         from farspan_worker.actor import WorkerActor
 
         options: dict[str, Any] = {
-            "name": f"worker-{epoch}",
             "runtime_env": {"env_vars": thread_environment(self._threads)},
         }
         held = sum(each == kind for each in self._placed.values())
         if held < self._capacity.get(kind, 0):
-            self._placed[epoch] = kind
+            self._placed[process] = kind
             options["scheduling_strategy"] = await self._bundle(kind)
             takes = _TAKES[kind]
             if "GPU" in takes:
@@ -110,31 +105,31 @@ class Cluster:
                 options["resources"] = takes
         elif kind != "cpu":
             raise CapacityError(f"a spare {kind} worker would take a GPU")
-        listen = self._listen.format(epoch=epoch)
+        listen = self._listen.format(process=process)
         actor = WorkerActor.options(**options).remote(key, listen, self._make_engine)
-        self._actors[epoch] = actor
+        self._actors[process] = actor
         try:
             where = await actor.where.remote()
         except Exception as error:  # ray's own tree of errors, and the constructor's
             raise ServiceError(f"ray could not start a worker: {error}") from error
-        return Started(epoch, where["address"], where["host"], where["pid"])
+        return Started(process, where["address"], where["host"], where["pid"])
 
-    async def ended(self, epoch: int) -> str:
+    async def ended(self, process: int) -> str:
         """Wait for the actor to die and return what Ray says of it."""
         import ray
 
         try:
-            await self._actors[epoch].live.remote()
+            await self._actors[process].live.remote()
         except ray.exceptions.RayError as error:
             return _first_line(error)
         return "the worker ended"
 
-    async def kill(self, epoch: int) -> None:
+    async def kill(self, process: int) -> None:
         """End an actor for good; its bundle is free for another."""
         import ray
 
-        actor = self._actors.pop(epoch, None)
-        self._placed.pop(epoch, None)
+        actor = self._actors.pop(process, None)
+        self._placed.pop(process, None)
         if actor is not None:
             await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
@@ -143,8 +138,7 @@ class Cluster:
         import ray
         from ray.util.placement_group import remove_placement_group
 
-        for epoch in list(self._actors):
-            await self.kill(epoch)
+        await asyncio.gather(*(self.kill(process) for process in list(self._actors)))
         for group in self._groups.values():
             remove_placement_group(group)
         await asyncio.to_thread(ray.shutdown)
@@ -162,3 +156,9 @@ class Cluster:
             self._groups[kind] = group
         await group.ready()
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=-1)
+
+
+def _first_line(error: Exception) -> str:
+    # Ray's messages run over many lines, with addresses and advice for its own users.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

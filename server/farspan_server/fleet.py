@@ -1,12 +1,13 @@
 """Which workers there should be: the supervisor's state machine. No clock, socket, Ray or key here.
 
-A *slot* ("cpu:1") is a worker's name as the gateway knows it; a *process* is known by its epoch,
-which is never used twice. Processes beyond the slots are spares: started, warm, not announced.
-`supervisor.py` carries out the actions that each `handle` returns.
+A *slot* ("cpu:1") is a worker's name as the gateway knows it. A process is known by a number; in a
+slot it is known by the slot's epoch, which only grows and is never used twice. Processes beyond
+the slots are spares: started, warm, not announced. `supervisor.py` does what `handle` returns.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from farspan.core import limits
 class Started:
     """A process listens."""
 
-    epoch: int
+    process: int
     address: str
     host: str
     pid: int
@@ -28,7 +29,7 @@ class Started:
 class Ended:
     """A process is dead or never came up."""
 
-    epoch: int
+    process: int
     reason: str
 
 
@@ -36,13 +37,14 @@ class Ended:
 class Silent:
     """A process has sent no heartbeat for SILENT_S."""
 
-    epoch: int
+    process: int
 
 
 @dataclass(slots=True, frozen=True)
 class Retired:
     """The gateway wants this epoch ended: it is suspect, or its tenant has left it."""
 
+    slot: str
     epoch: int
     reason: str
 
@@ -60,7 +62,7 @@ Observation = Started | Ended | Silent | Retired | Connected
 class Start:
     """Make a worker process of this kind."""
 
-    epoch: int
+    process: int
     kind: str
     delay_s: float = 0.0
 
@@ -69,7 +71,7 @@ class Start:
 class Kill:
     """End a process for good; `Ended` will follow."""
 
-    epoch: int
+    process: int
     reason: str
 
 
@@ -79,6 +81,7 @@ class Announce:
 
     slot: str
     kind: str
+    epoch: int
     started: Started
 
 
@@ -99,11 +102,19 @@ class Sync:
 Action = Start | Kill | Announce | Withdraw | Sync
 
 
+@dataclass(slots=True, frozen=True)
+class _Tenure:
+    """A process in a slot."""
+
+    epoch: int
+    started: Started
+
+
 @dataclass(slots=True)
 class _Pool:
     """The workers of one kind."""
 
-    slots: dict[str, Started | None]
+    slots: dict[str, _Tenure | None]
     spares: deque[Started] = field(default_factory=deque)
     failures: int = 0  # starts that failed one after another
 
@@ -112,7 +123,7 @@ class Fleet:
     """The workers there are and should be.
 
     capacity: slots of each kind. spares: further warm processes of each kind.
-    first_epoch: higher than any epoch used before.
+    first_epoch: higher than any epoch that the gateway has seen.
     """
 
     def __init__(
@@ -124,18 +135,20 @@ class Fleet:
         }
         self.capacity = dict(capacity)
         self._spares = dict(spares or {})
-        self._next_epoch = first_epoch
+        self._epochs = itertools.count(first_epoch)
+        self._processes = itertools.count(1)
         self._kinds: dict[int, str] = {}  # of every process, from its Start to its Ended
-        self._ended_early: dict[int, str] = {}  # killed, by the reason the gateway will hear
+        self._killed: dict[int, str] = {}  # and why; that is what the gateway hears
 
     @property
     def complete(self) -> bool:
         """Whether every slot has a listening process."""
-        return all(started for pool in self._pools.values() for started in pool.slots.values())
+        return all(tenure for pool in self._pools.values() for tenure in pool.slots.values())
 
     def running(self) -> list[Started]:
         """Return the announced processes, by slot."""
-        return [s for pool in self._pools.values() for s in pool.slots.values() if s]
+        held = (tenure for pool in self._pools.values() for tenure in pool.slots.values())
+        return [tenure.started for tenure in held if tenure]
 
     def begin(self) -> list[Action]:
         """Return the actions that make the fleet."""
@@ -150,17 +163,17 @@ class Fleet:
         match observation:
             case Started():
                 return self._started(observation)
-            case Ended(epoch, reason):
-                return self._ended(epoch, reason)
-            case Silent(epoch):
-                return self._kill(epoch, f"no heartbeat for {limits.SILENT_S:g} s")
-            case Retired(epoch, reason):
-                return self._kill(epoch, reason)
+            case Ended(process, reason):
+                return self._ended(process, reason)
+            case Silent(process):
+                return self._kill(process, f"no heartbeat for {limits.SILENT_S:g} s")
+            case Retired(slot, epoch, reason):
+                return self._retire(slot, epoch, reason)
             case Connected():
                 return [*self._announcements(), Sync()]
 
     def _started(self, started: Started) -> list[Action]:
-        kind = self._kinds.get(started.epoch)
+        kind = self._kinds.get(started.process)
         if kind is None:  # it ended while its start was being reported
             return []
         pool = self._pools[kind]
@@ -168,29 +181,36 @@ class Fleet:
         pool.spares.append(started)
         return self._fill(kind)
 
-    def _ended(self, epoch: int, reason: str) -> list[Action]:
-        kind = self._kinds.pop(epoch, None)
+    def _ended(self, process: int, reason: str) -> list[Action]:
+        kind = self._kinds.pop(process, None)
         if kind is None:
             return []
-        reason = self._ended_early.pop(epoch, reason)
+        reason = self._killed.pop(process, reason)
         pool = self._pools[kind]
         actions: list[Action] = []
-        slot = self._slot(pool, epoch)
-        if slot is not None:
+        slot = next((s for s, t in pool.slots.items() if t and t.started.process == process), None)
+        if slot is not None and (tenure := pool.slots[slot]) is not None:
             pool.slots[slot] = None
-            actions.append(Withdraw(slot, epoch, reason))
-        elif any(spare.epoch == epoch for spare in pool.spares):
-            pool.spares = deque(spare for spare in pool.spares if spare.epoch != epoch)
+            actions.append(Withdraw(slot, tenure.epoch, reason))
+        elif any(spare.process == process for spare in pool.spares):
+            pool.spares = deque(spare for spare in pool.spares if spare.process != process)
         else:  # it never listened: whatever is wrong may last, so the next try waits
             pool.failures += 1
         delay_s = min(2.0 ** (pool.failures - 2), limits.RESTART_DELAY_S_MAX)
         return [*actions, *self._fill(kind), self._start(kind, delay_s if pool.failures else 0.0)]
 
-    def _kill(self, epoch: int, reason: str) -> list[Action]:
-        if epoch not in self._kinds or epoch in self._ended_early:
+    def _retire(self, slot: str, epoch: int, reason: str) -> list[Action]:
+        pool = self._pools.get(slot.partition(":")[0])
+        tenure = pool.slots.get(slot) if pool else None
+        if tenure is None or tenure.epoch != epoch:
+            return []  # it has been replaced since
+        return self._kill(tenure.started.process, reason)
+
+    def _kill(self, process: int, reason: str) -> list[Action]:
+        if process not in self._kinds or process in self._killed:
             return []
-        self._ended_early[epoch] = reason
-        return [Kill(epoch, reason)]
+        self._killed[process] = reason
+        return [Kill(process, reason)]
 
     def _fill(self, kind: str) -> list[Action]:
         """Put spares into the empty slots of a kind."""
@@ -198,23 +218,20 @@ class Fleet:
         actions: list[Action] = []
         for slot, held in pool.slots.items():
             if held is None and pool.spares:
-                pool.slots[slot] = started = pool.spares.popleft()
-                actions.append(Announce(slot, kind, started))
+                tenure = _Tenure(next(self._epochs), pool.spares.popleft())
+                pool.slots[slot] = tenure
+                actions.append(Announce(slot, kind, tenure.epoch, tenure.started))
         return actions
 
     def _announcements(self) -> list[Action]:
         return [
-            Announce(slot, kind, started)
+            Announce(slot, kind, tenure.epoch, tenure.started)
             for kind, pool in self._pools.items()
-            for slot, started in pool.slots.items()
-            if started
+            for slot, tenure in pool.slots.items()
+            if tenure
         ]
 
-    def _slot(self, pool: _Pool, epoch: int) -> str | None:
-        held = (slot for slot, started in pool.slots.items() if started and started.epoch == epoch)
-        return next(held, None)
-
     def _start(self, kind: str, delay_s: float = 0.0) -> Start:
-        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        self._kinds[epoch] = kind
-        return Start(epoch, kind, delay_s)
+        process = next(self._processes)
+        self._kinds[process] = kind
+        return Start(process, kind, delay_s)

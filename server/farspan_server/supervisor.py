@@ -7,6 +7,7 @@ launcher: `cluster.py` (Ray actors) or `processes.py` (plain children). This fil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
@@ -22,15 +23,15 @@ from farspan_server.link import Link, dial
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 0.2  # between attempts to reach the gateway
-_KILL_S = 5.0  # for a launcher to end a process; the epoch is fenced whether it does or not
+_KILL_S = 5.0  # for a launcher to end a process; its epoch is over whether it does or not
 
 
 class Launcher(Protocol):
-    """Makes worker processes. Each epoch is started once."""
+    """Makes worker processes. A process is known by a number that is used once."""
 
-    async def start(self, epoch: int, kind: str, key: bytes) -> Started: ...
-    async def ended(self, epoch: int) -> str: ...
-    async def kill(self, epoch: int) -> None: ...
+    async def start(self, process: int, kind: str, key: bytes) -> Started: ...
+    async def ended(self, process: int) -> str: ...
+    async def kill(self, process: int) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -76,17 +77,17 @@ class Supervisor:
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case fleets.Start(epoch, kind, delay_s):
-                    self._keys[epoch] = secrets.token_bytes(link.KEY_BYTES)
-                    self._lives[epoch] = self._spawn(self._live(epoch, kind, delay_s))
-                case fleets.Kill(epoch, reason):
-                    log.warning("worker process of epoch %d is killed: %s", epoch, reason)
-                    self._spawn(self._kill(epoch, reason))
-                case fleets.Announce(slot, kind, started):
-                    log.info("worker %s: epoch %d, pid %d", slot, started.epoch, started.pid)
-                    self._tell(self._worker_up(slot, kind, started))
+                case fleets.Start(process, kind, delay_s):
+                    self._keys[process] = secrets.token_bytes(link.KEY_BYTES)
+                    self._lives[process] = self._spawn(self._live(process, kind, delay_s))
+                case fleets.Kill(process, reason):
+                    log.warning("worker process %d is ended: %s", process, reason)
+                    self._spawn(self._kill(process, reason))
+                case fleets.Announce():
+                    log.info("worker %s is pid %d", action.slot, action.started.pid)
+                    self._tell(self._worker_up(action))
                 case fleets.Withdraw(slot, epoch, reason):
-                    log.warning("worker %s: epoch %d is gone: %s", slot, epoch, reason)
+                    log.warning("worker %s is gone: %s", slot, reason)
                     self._tell(link.WorkerGone(slot, epoch, reason))
                 case fleets.Sync():
                     self._tell(link.Synced(self._fleet.capacity))
@@ -94,15 +95,15 @@ class Supervisor:
             ready, self._ready = self._ready, None
             ready(self._fleet.running())
 
-    def _worker_up(self, slot: str, kind: str, started: Started) -> link.WorkerUp:
+    def _worker_up(self, action: fleets.Announce) -> link.WorkerUp:
         return link.WorkerUp(
-            worker=slot,
-            epoch=started.epoch,
-            address=started.address,
-            key=self._keys[started.epoch].hex(),
-            kind=kind,
-            host=started.host,
-            pid=started.pid,
+            worker=action.slot,
+            epoch=action.epoch,
+            address=action.started.address,
+            key=self._keys[action.started.process].hex(),
+            kind=action.kind,
+            host=action.started.host,
+            pid=action.started.pid,
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -112,21 +113,22 @@ class Supervisor:
         return task
 
     # --- the life of one worker process ----------------------------------------------------------
-    async def _live(self, epoch: int, kind: str, delay_s: float) -> None:
+    async def _live(self, process: int, kind: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         try:
             async with asyncio.timeout(limits.START_S):
-                started = await self._launcher.start(epoch, kind, self._keys[epoch])
+                started = await self._launcher.start(process, kind, self._keys[process])
+                watch = await dial(started.address, self._keys[process], _WATCH)
         except TimeoutError:
-            self._spawn(self._kill(epoch, f"it did not start within {limits.START_S:g} s"))
+            self._spawn(self._kill(process, f"it did not start within {limits.START_S:g} s"))
             return
         except Exception as error:  # whatever the launcher says: try again, ever more slowly
             log.warning("a %s worker did not start: %s", kind, error)
-            self._spawn(self._kill(epoch, str(error)))
+            self._spawn(self._kill(process, str(error)))
             return
         self._observe(started)
-        ended = asyncio.ensure_future(self._launcher.ended(epoch))
-        listening = asyncio.ensure_future(self._listen(started))
+        ended = asyncio.ensure_future(self._launcher.ended(process))
+        listening = asyncio.ensure_future(self._listen(process, watch))
         try:
             await asyncio.wait({ended, listening}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():  # the socket knows first; the launcher soon knows why
@@ -135,38 +137,32 @@ class Supervisor:
         finally:
             ended.cancel()
             listening.cancel()
-        self._spawn(self._kill(epoch, reason))
+            watch.close()
+        self._spawn(self._kill(process, reason))
 
-    async def _listen(self, started: Started) -> str:
-        """Listen to a worker's heartbeats; return how it fell silent for good."""
-        try:
-            watch = await dial(started.address, self._keys[started.epoch], _WATCH)
-        except FarspanError as error:
-            return str(error)
-        try:
+    async def _listen(self, process: int, watch: Link) -> str:
+        """Listen to a worker's heartbeats; return how its link ended."""
+        with contextlib.suppress(EOFError, OSError):
             while True:
                 try:
                     async with asyncio.timeout(limits.SILENT_S):
                         await watch.receive()
                 except TimeoutError:
-                    self._observe(fleets.Silent(started.epoch))
-        except (EOFError, OSError):
-            return "its link broke"
-        finally:
-            watch.close()
+                    self._observe(fleets.Silent(process))
+        return "its link broke"
 
-    async def _kill(self, epoch: int, reason: str) -> None:
-        life = self._lives.pop(epoch, None)
+    async def _kill(self, process: int, reason: str) -> None:
+        life = self._lives.pop(process, None)
         if life is None:
             return  # someone else is at it
         life.cancel()
         try:
             async with asyncio.timeout(_KILL_S):
-                await self._launcher.kill(epoch)
+                await self._launcher.kill(process)
         except TimeoutError:
-            log.warning("the process of epoch %d does not confirm its end", epoch)
-        del self._keys[epoch]
-        self._observe(fleets.Ended(epoch, reason))
+            log.warning("process %d does not confirm its end", process)
+        del self._keys[process]
+        self._observe(fleets.Ended(process, reason))
 
     # --- the gateway -----------------------------------------------------------------------------
     async def _serve_gateway(self) -> None:
@@ -188,8 +184,8 @@ class Supervisor:
 
     def _hear(self, message: link.Fleet) -> None:
         match message:
-            case link.Retire(_, epoch, reason):
-                self._observe(fleets.Retired(epoch, reason))
+            case link.Retire(slot, epoch, reason):
+                self._observe(fleets.Retired(slot, epoch, reason))
             case link.Wanted(kind, count):
                 log.info("%d device(s) of kind %s are waited for", count, kind)
 

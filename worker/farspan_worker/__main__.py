@@ -41,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> None:
     """Serve until `stop` is set."""
-    from farspan_worker.engine import Engine
-    from farspan_worker.server import Worker
+    from farspan_worker.server import Worker, warm_engine
 
-    worker = Worker(key, lambda memory_bytes_max: Engine(memory_bytes_max=memory_bytes_max))
+    worker = Worker(key, warm_engine())
     address = worker.listen(listen)
     if as_json:
         ready = {"address": address, "pid": os.getpid(), "host": socket.gethostname()}

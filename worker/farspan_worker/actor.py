@@ -25,9 +25,9 @@ class WorkerActor:
     """A worker process. Its thread policy is in the environment that Ray started it with."""
 
     def __init__(self, key: bytes, listen: str, make_engine: Any = None) -> None:
-        from farspan_worker.server import Worker
+        from farspan_worker.server import Worker, warm_engine
 
-        self._worker = Worker(key, make_engine or _engine)
+        self._worker = Worker(key, make_engine or warm_engine())
         # "node" stands for this machine's address among Ray's, whatever that is.
         at = f"{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
         self._address = self._worker.listen(at)
@@ -41,9 +41,3 @@ class WorkerActor:
     def live(self) -> None:
         """Never return: the call fails when the process or its node dies, and says how."""
         threading.Event().wait()
-
-
-def _engine(memory_bytes_max: int) -> Any:
-    from farspan_worker.engine import Engine
-
-    return Engine(memory_bytes_max=memory_bytes_max)

@@ -277,9 +277,7 @@ class Engine:
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
-        spec = gradient._spec.with_(
-            shape=like.shape, stride=like.stride if like.dense else None
-        )
+        spec = gradient._spec.with_(shape=like.shape, stride=like.stride if like.dense else None)
         if gradient._spec is spec and id(gradient._storage) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
                 shared.add(id(gradient._storage))
