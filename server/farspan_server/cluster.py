@@ -89,8 +89,11 @@ class Cluster:
 
     async def start(self, process: int, kind: str, key: bytes) -> Started:
         """Return once the worker listens; raise ServiceError if it cannot. May wait for a node."""
+        import ray
         from farspan_worker.actor import WorkerActor
 
+        if not ray.is_initialized():  # or Ray would look for a cluster by itself
+            raise ServiceError("this process has joined no Ray cluster")
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": thread_environment(self._threads)},
         }
