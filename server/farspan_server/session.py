@@ -82,9 +82,7 @@ class Tick:
     """Time has passed."""
 
 
-Input = (
-    Reserve | FrameIn | Assigned | EventsIn | Written | ClientGone | ClientClosed | Fault | Tick
-)
+Input = Reserve | FrameIn | Assigned | EventsIn | Written | ClientGone | ClientClosed | Fault | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
