@@ -265,10 +265,10 @@ class GrpcTransport:
             raise SessionClosedError(
                 "this session was opened before fork(); call farspan.connect() in the new process"
             )
-        if self._lost is not None:
-            raise error_of(self._lost)
         if self._closing:
             raise SessionClosedError("the session is closed")
+        if self._lost is not None:
+            raise error_of(self._lost)
 
     def _messages(self) -> Iterator[bytes]:
         """Yield what is to be sent; runs on a thread of gRPC. What waits rides together."""

@@ -343,8 +343,9 @@ class Service:
 
     def closed(self, worker: pools.Worker, channel: int) -> None:
         live = self._channels.get(channel)
-        if live is not None:  # its own words, a Lost, have come before
-            self.give(live, sessions.Fault("SessionClosedError", "a worker ended the session"))
+        if live is not None:  # unasked: it shuts down, or its own words, a Lost, have come before
+            device = next(k for k, each in enumerate(live.links) if each.worker == worker)
+            self._bereave(live.id, device, worker, "it ended the session")
 
     async def chunk(self, channel: int, chunk: link.Chunk) -> None:
         live = self._channels.get(channel)
