@@ -35,6 +35,8 @@ CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
 TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 DEVICES_PER_SESSION_MAX: Final = 64
+UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
+OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
@@ -45,5 +47,8 @@ ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
+SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.
+START_S: Final = 60.0  # a worker process that does not listen by then is killed.
+RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

@@ -1,0 +1,494 @@
+"""The client's end of the wire: one gRPC control stream and one data connection a session.
+
+A synchronous face over two daemon threads; no asyncio in user code. It numbers frames, keeps them
+until they are acknowledged, waits for credits and hands events to a sink. When a frame is sent is
+the session's decision (`idle` helps it); what a frame means is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from farspan import wire
+from farspan._progress import Progress
+from farspan.core import limits
+from farspan.core.command import Acked, ErrorInfo, Event, Frame, Lost, Value
+from farspan.core.errors import (
+    BY_NAME,
+    AuthError,
+    BadValueError,
+    ConnectError,
+    FarspanError,
+    ProtocolError,
+    ServiceError,
+    SessionClosedError,
+    VersionError,
+)
+
+log = logging.getLogger("farspan")
+
+#: Seconds that `send` waits for credits; a worker may be busy for minutes with what it has.
+CREDIT_WAIT_S: Final = 600.0
+#: Seconds until a waiting `send` says that it waits.
+CREDIT_NOTICE_S: Final = 5.0
+CLOSE_S: Final = 2.0
+DOWNLOADS_AT_ONCE: Final = 4
+
+OPTIONS: Final[dict[str, int]] = {
+    # One dict, because a duplicate key would lose silently. Sizes are never unlimited.
+    "grpc.max_receive_message_length": wire.CONTROL_BYTES_MAX,
+    "grpc.max_send_message_length": wire.CONTROL_BYTES_MAX,
+    "grpc.use_local_subchannel_pool": 1,  # control and data get a connection each
+    "grpc.enable_retries": 0,
+    "grpc.http2.bdp_probe": 0,
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,  # without it a frozen gateway goes unnoticed
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.enable_http_proxy": 0,
+}
+
+Sink = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has travelled; bytes are of frames, events and tensors, without gRPC's own."""
+
+    frames: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+def connect_grpc(
+    address: str,
+    token: str,
+    *,
+    tls: bool | str | Mapping[str, str] | None = None,
+    devices: str | None = None,
+    table_hash: str,
+    timeout: float = limits.CONNECT_S,
+    wait: float = 600.0,
+) -> GrpcTransport:
+    """Return the transport of a new session.
+
+    address: ``grpc://host:port``. tls: a CA file, or ``{"ca", "cert", "key", "server_name"}``, or
+    True for the system's authorities. devices: as ``"cpu:2"``; then waits in line for them, at most
+    `wait` seconds; None takes one cpu at the first frame. timeout: seconds for the gateway to
+    answer. Raises ConnectError, AuthError, VersionError, CapacityError or BadValueError.
+    """
+    transport = GrpcTransport(address, token, tls)
+    try:
+        hello = wire.Hello(
+            table_hash=table_hash,
+            devices=devices or "",
+            wait_ms=int(wait * 1000),
+            client=f"farspan/{os.getpid()}",
+        )
+        transport._open(hello, timeout, wait)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+class GrpcTransport:
+    """One session's connections. Made by `connect_grpc`; any thread may use it."""
+
+    def __init__(self, address: str, token: str, tls: Any) -> None:
+        self.address = address
+        self._target = target_of(address)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._make_channel = _channel_maker(self._target, tls)
+        self._pid = os.getpid()
+        self._changed = threading.Condition()  # guards all below
+        self._in_flight: deque[tuple[int, bytes]] = deque()  # kept until durable: what to resend
+        self._in_flight_bytes = 0
+        self._sequence = 0
+        self._welcome: wire.Welcome | None = None
+        self._devices: tuple[wire.Device, ...] = ()
+        self._lost: Lost | None = None
+        self._closing = False
+        self._early: list[Event] = []  # events that came before there was a sink
+        self._sink: Sink = self._early.append
+        self._counts = Counts()
+        self._fetches = 0  # values whose bytes are on their way
+        self._data: grpc.Channel | None = None
+        self._fetchers: ThreadPoolExecutor | None = None
+        self._outgoing: queue.SimpleQueue[wire.Up | bytes | None] = queue.SimpleQueue()
+        self._control = self._make_channel()
+        self._call: Any = None
+        self._reader = threading.Thread(target=self._read, name="farspan-reader", daemon=True)
+
+    # --- opening ---------------------------------------------------------------------------------
+    def _open(self, hello: wire.Hello, timeout: float, wait: float) -> None:
+        begun = time.monotonic()
+        method = self._control.stream_stream(f"/{wire.SERVICE}/Session")
+        self._outgoing.put(wire.Up(hello=hello))
+        self._call = method(self._messages(), metadata=self._metadata, wait_for_ready=False)
+        self._reader.start()
+        with self._changed:
+            self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
+            if hello.devices:
+                left = wait + timeout - (time.monotonic() - begun)
+                self._await(lambda: bool(self._devices), left, "no worker was assigned")
+
+    def _await(self, ready: Callable[[], bool], timeout: float, failure: str) -> None:
+        """Wait on the condition; raise what the session was lost to, or ConnectError."""
+        self._changed.wait_for(lambda: ready() or self._lost is not None, timeout)
+        if self._lost is not None and not ready():
+            raise error_of(self._lost)
+        if not ready():
+            raise ConnectError(f"{self.address}: {failure} within {timeout:.0f} s")
+
+    # --- what a session is -----------------------------------------------------------------------
+    @property
+    def session_id(self) -> str:
+        assert self._welcome is not None
+        return self._welcome.session
+
+    @property
+    def epoch(self) -> int:
+        assert self._welcome is not None
+        return self._welcome.epoch
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each device of the session; known without a wait."""
+        assert self._welcome is not None
+        return self._welcome.kinds
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """Where the session's devices are: name, kind, host, pid, epoch of each.
+
+        Waits for the workers if the session has none yet. Raises what the session was lost to.
+        """
+        with self._changed:
+            if not self._devices:
+                self._outgoing.put(wire.Up(reserve=True))
+            self._await(lambda: bool(self._devices), CREDIT_WAIT_S, "no worker was assigned")
+            return [
+                {"name": d.name, "kind": d.kind, "host": d.host, "pid": d.pid, "epoch": d.epoch}
+                for d in self._devices
+            ]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing sent waits for its acknowledgement: a frame sent now goes out at once."""
+        return not self._in_flight
+
+    def pending(self) -> int:
+        """Return the number of frames that are not acknowledged yet."""
+        return len(self._in_flight)
+
+    def stats(self) -> dict[str, int]:
+        """Return frames sent and bytes each way."""
+        counts = self._counts
+        return {
+            "frames": counts.frames,
+            "bytes_up": counts.bytes_up,
+            "bytes_down": counts.bytes_down,
+        }
+
+    def worker_status(self) -> list[str]:
+        """Return what each worker counted itself, one JSON text a device. Waits."""
+        self._check()
+        asked = wire.encode(wire.DescribeRequest(self.session_id, worker_status=True))
+        try:
+            method = self._data_channel().unary_unary(f"/{wire.SERVICE}/Describe")
+            answer = method(asked, metadata=self._metadata, timeout=limits.CONNECT_S)
+        except grpc.RpcError as error:
+            raise self._explain(error) from None
+        return list(wire.decode(wire.DescribeReply, answer).worker_status)
+
+    # --- sending ---------------------------------------------------------------------------------
+    def send(self, frame: Frame) -> int:
+        """Number a frame, queue it and return its sequence number; waits for credits if need be.
+
+        Raises the error that the session was lost to, ServiceError after CREDIT_WAIT_S without
+        credits. KeyboardInterrupt while waiting leaves everything as it was.
+        """
+        with self._changed:
+            self._check()
+            frame.sequence = self._sequence + 1
+            frame.epoch = self.epoch
+            data = wire.encode_frame(frame)
+            if not self._has_credit(len(data)):
+                self._wait_for_credit(len(data))
+                frame.sequence = self._sequence + 1
+                data = wire.encode_frame(frame)  # another thread may have sent meanwhile
+            self._sequence += 1
+            self._in_flight.append((self._sequence, data))
+            self._in_flight_bytes += len(data)
+            self._counts.frames += 1
+            self._counts.bytes_up += len(data)
+            self._outgoing.put(data)
+            return self._sequence
+
+    def _has_credit(self, size_bytes: int) -> bool:
+        welcome = self._welcome
+        assert welcome is not None
+        return (
+            len(self._in_flight) < welcome.credit_frames
+            and self._in_flight_bytes + size_bytes <= welcome.credit_bytes
+        )
+
+    def _wait_for_credit(self, size_bytes: int) -> None:
+        def ready() -> bool:
+            return self._lost is not None or self._has_credit(size_bytes)
+
+        if not self._changed.wait_for(ready, CREDIT_NOTICE_S):
+            log.warning("waiting for the worker: it is %d frames behind", len(self._in_flight))
+            if not self._changed.wait_for(ready, CREDIT_WAIT_S - CREDIT_NOTICE_S):
+                raise ServiceError(
+                    f"{self.address}: the worker took none of {len(self._in_flight)} frames within "
+                    f"{CREDIT_WAIT_S:.0f} s; wait for it with synchronize(), or close the session"
+                )
+        self._check()
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise SessionClosedError(
+                "this session was opened before fork(); call farspan.connect() in the new process"
+            )
+        if self._closing:
+            raise SessionClosedError("the session is closed")
+        if self._lost is not None:
+            raise error_of(self._lost)
+
+    def _messages(self) -> Iterator[bytes]:
+        """Yield what is to be sent; runs on a thread of gRPC. What waits rides together."""
+        item = self._outgoing.get()
+        while item is not None:
+            if isinstance(item, wire.Up):
+                yield wire.encode(item)
+                item = self._outgoing.get()
+                continue
+            frames, size = [item], len(item)
+            while True:
+                try:
+                    item = self._outgoing.get_nowait()
+                except queue.Empty:
+                    yield wire.encode(wire.Up(frames=tuple(frames)))
+                    item = self._outgoing.get()
+                    break
+                if not isinstance(item, bytes) or size + len(item) > limits.FRAME_BYTES_MAX:
+                    yield wire.encode(wire.Up(frames=tuple(frames)))
+                    break
+                frames.append(item)
+                size += len(item)
+
+    # --- receiving -------------------------------------------------------------------------------
+    def set_sink(self, sink: Sink) -> None:
+        """Deliver events to `sink(event)`, one at a time; it must not wait for other events.
+
+        Acked, Failed and short values come on the reader thread, long ones on another. A Lost is
+        the last event.
+        """
+        with self._changed:
+            early, self._sink = self._early, sink
+        for event in early:
+            sink(event)
+
+    def _read(self) -> None:
+        lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
+        try:
+            for message in self._call:
+                self._receive(wire.decode(wire.Down, message))
+        except grpc.RpcError as error:
+            explained = self._explain(error)
+            lost = Lost(type(explained).__name__, str(explained))
+        except FarspanError as error:
+            lost = Lost(type(error).__name__, str(error))
+            self._call.cancel()
+        except Exception as error:  # the sink is the session's: its defect must not hang it
+            log.exception("farspan: an event could not be delivered")
+            lost = Lost("ServiceError", f"an event could not be delivered: {error!r}")
+            self._call.cancel()
+        self._lose(lost)
+
+    def _receive(self, down: wire.Down) -> None:
+        if down.line:
+            log.warning("waiting for workers: place %d in line", down.line)
+        if down.welcome is not None or down.devices:
+            with self._changed:
+                self._welcome = down.welcome or self._welcome
+                self._devices = down.devices or self._devices
+                self._changed.notify_all()
+        for data in down.events:
+            self._counts.bytes_down += len(data)
+            for event in wire.decode_events(data):
+                if isinstance(event, Lost):
+                    self._lose(event)
+                elif isinstance(event, Value) and event.data is None and event.error is None:
+                    self._fetch(event)
+                else:
+                    self._sink(event)
+        if down.applied or down.durable:
+            self._acknowledge(down.durable)
+            self._sink(Acked(down.applied, down.durable))
+
+    def _acknowledge(self, durable: int) -> None:
+        with self._changed:
+            while self._in_flight and self._in_flight[0][0] <= durable:
+                self._in_flight_bytes -= len(self._in_flight.popleft()[1])
+            self._changed.notify_all()
+
+    def _lose(self, lost: Lost) -> None:
+        with self._changed:
+            if self._lost is not None:
+                return
+            self._lost = lost
+            self._changed.notify_all()
+            if self._closing:
+                return
+        self._outgoing.put(None)
+        self._sink(lost)
+
+    def _explain(self, error: grpc.RpcError) -> FarspanError:
+        """Return our error for gRPC's."""
+        code, details = error.code(), error.details() or ""
+        kind, _, message = details.partition(": ")
+        if kind in BY_NAME and code != grpc.StatusCode.UNAVAILABLE:
+            return BY_NAME[kind](f"{self.address}: {message}")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            state = "no gateway answers there" if self._welcome is None else "the gateway is gone"
+            return ConnectError(
+                f"{self.address}: {state} ({details}); is it running, and is TLS set on both sides "
+                "or on neither?"
+            )
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            return AuthError(f"{self.address}: the token was refused")
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return VersionError(f"{self.address}: the server there is no farspan gateway")
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return ProtocolError(f"{self.address}: a message was too large: {details}")
+        return ServiceError(f"{self.address}: {code.name.lower()}: {details}")
+
+    # --- bulk bytes ------------------------------------------------------------------------------
+    def upload(self, transfer: int, device: int, data: memoryview | bytes) -> None:
+        """Send tensor bytes (C order) to a device; returns when its worker's link has taken them.
+
+        Afterwards `data` may change. Frames and uploads do not wait for each other.
+        """
+        self._check()
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
+        with Progress(f"to device {device}", view.nbytes) as progress:
+
+            def messages() -> Iterator[bytes]:
+                yield wire.encode_transfer_header(header)
+                for offset in range(0, view.nbytes, limits.CHUNK_BYTES):
+                    chunk = view[offset : offset + limits.CHUNK_BYTES]
+                    yield wire.encode_chunk(chunk)
+                    progress.add(chunk.nbytes)
+
+            method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+            try:
+                method(messages(), metadata=self._metadata)
+            except grpc.RpcError as error:
+                raise self._explain(error) from None
+        self._counts.bytes_up += view.nbytes
+
+    def _fetch(self, value: Value) -> None:
+        with self._changed:
+            if self._fetchers is None:
+                self._fetchers = ThreadPoolExecutor(DOWNLOADS_AT_ONCE, "farspan-download")
+            self._fetches += 1
+        self._fetchers.submit(self._deliver_fetched, value)
+
+    def _deliver_fetched(self, value: Value) -> None:
+        try:
+            complete = replace(value, data=self._download(value.request))
+        except Exception as error:  # whoever waits for the value must hear of it
+            explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
+            info = ErrorInfo(type(explained).__name__, str(explained), -1)
+            complete = replace(value, error=info)
+        with self._changed:
+            self._fetches -= 1
+        self._sink(complete)
+
+    def _download(self, request: int) -> memoryview:
+        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
+        asked = wire.encode(wire.DownloadRequest(self.session_id, request))
+        chunks: list[memoryview] = []
+        with Progress("from the worker", 0) as progress:
+            for message in method(asked, metadata=self._metadata):
+                chunks.append(wire.decode_chunk(message))
+                progress.add(chunks[-1].nbytes)
+        self._counts.bytes_down += sum(chunk.nbytes for chunk in chunks)
+        return chunks[0] if len(chunks) == 1 else memoryview(b"".join(chunks))
+
+    def _data_channel(self) -> grpc.Channel:
+        with self._changed:
+            if self._data is None:
+                self._data = self._make_channel()
+            return self._data
+
+    # --- the end ---------------------------------------------------------------------------------
+    def close(self) -> None:
+        """End the session and give its workers back. May be called twice; waits CLOSE_S at most."""
+        if self._pid != os.getpid():
+            return  # the parent's connections are not ours to end
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            over = self._lost is not None
+        if self._call is not None:
+            if not over:
+                self._outgoing.put(wire.Up(close=True))
+            self._outgoing.put(None)
+            if threading.current_thread() is not self._reader:
+                self._reader.join(CLOSE_S)
+            self._call.cancel()
+        if self._fetchers is not None:
+            self._fetchers.shutdown(wait=False, cancel_futures=True)
+        for channel in (self._control, self._data):
+            if channel is not None:
+                channel.close()
+
+
+def error_of(lost: Lost) -> FarspanError:
+    """Return the error that a Lost stands for."""
+    return BY_NAME.get(lost.kind, ServiceError)(lost.message)
+
+
+def target_of(address: str) -> str:
+    """Return gRPC's name for ``grpc://host:port``."""
+    host, _, port = address.removeprefix("grpc://").rstrip("/").rpartition(":")
+    if not host or "://" in host or not port.isdecimal():
+        raise BadValueError(f'address: "{address}"; expected grpc://host:port')
+    return f"{host}:{port}"
+
+
+def _channel_maker(target: str, tls: Any) -> Callable[[], grpc.Channel]:
+    options = dict(OPTIONS)
+    if tls is None or tls is False:
+        return lambda: grpc.insecure_channel(target, options=list(options.items()))
+    given = {"ca": tls} if isinstance(tls, str | os.PathLike) else {} if tls is True else dict(tls)
+    unknown = given.keys() - {"ca", "cert", "key", "server_name"}
+    if unknown or ("cert" in given) != ("key" in given):
+        raise BadValueError(
+            "tls: expected True, a CA file, or a dict of ca, cert, key, server_name"
+        )
+    if "server_name" in given:
+        options["grpc.ssl_target_name_override"] = given.pop("server_name")
+    pem = {name: Path(path).read_bytes() for name, path in given.items()}
+    credentials = grpc.ssl_channel_credentials(pem.get("ca"), pem.get("key"), pem.get("cert"))
+    return lambda: grpc.secure_channel(target, credentials, options=list(options.items()))

@@ -1,0 +1,455 @@
+"""The framed link between gateway, workers and supervisor, as bytes: opening, header, bodies.
+
+Sans I/O: callers own sockets, clocks and randomness; nothing here waits. Both sides prove the
+per-epoch key before the first message, and every length is checked before it is read.
+
+    listener -> dialer   nonce (32)                    the dialer reads CHALLENGE_BYTES
+    dialer -> listener   nonce (32), its proof (32)    the listener reads REPLY_BYTES, holds nothing
+    listener -> dialer   its proof (32)                the dialer reads PROOF_BYTES
+    dialer -> listener   PURPOSE, then messages both ways: header (16), payload
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from farspan.core import limits
+from farspan.core.command import ErrorInfo
+from farspan.core.errors import AuthError, ProtocolError
+
+# --- kinds of message ----------------------------------------------------------------------------
+PURPOSE: Final = 0  # dialer -> listener, first: JSON, see Purpose
+OPEN: Final = 1  # gateway -> worker: JSON, see Open
+FRAME: Final = 2  # gateway -> worker: an encoded frame as the gateway received it
+EVENTS: Final = 3  # worker -> gateway: applied (u64), then encoded events; see pack_events
+TRANSFER: Final = 4  # a chunk of tensor bytes; see Chunk
+CLOSE: Final = 5  # gateway -> worker: forget the session of this channel; worker -> gateway: done
+HEARTBEAT: Final = 6  # worker -> gateway: JSON, the worker's counts, every HEARTBEAT_S
+STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the worker's counts
+FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
+
+# --- purposes of a link --------------------------------------------------------------------------
+CONTROL: Final = "control"  # gateway -> worker: OPEN, FRAME, CLOSE, STATUS; one at a time
+BULK: Final = "bulk"  # gateway -> worker: TRANSFER both ways, beside the control link
+PEER: Final = "peer"  # worker -> worker: TRANSFER
+WATCH: Final = "watch"  # supervisor -> worker: heartbeats and STATUS
+SUPERVISOR: Final = "supervisor"  # supervisor -> gateway: FLEET
+PURPOSES: Final = (CONTROL, BULK, PEER, WATCH, SUPERVISOR)
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+CHALLENGE_BYTES: Final = NONCE_BYTES
+REPLY_BYTES: Final = NONCE_BYTES + PROOF_BYTES
+
+_HEADER: Final = struct.Struct("<IBxxxQ")  # payload bytes, kind, channel
+_CHUNK: Final = struct.Struct("<QQQB")  # transfer, total bytes, offset, flags
+_APPLIED: Final = struct.Struct("<Q")
+HEADER_BYTES: Final = _HEADER.size
+CHUNK_HEADER_BYTES: Final = _CHUNK.size
+LAST: Final = 1  # flag: no chunk follows
+ERROR: Final = 2  # flag: the payload is an ErrorInfo as JSON; the transfer will not come
+
+JSON_BYTES_MAX: Final = 64 * limits.KiB  # 64 devices take about 16 KiB.
+EVENTS_BYTES_MAX: Final = limits.FRAME_BYTES_MAX  # a worker splits what is longer.
+
+#: The most payload bytes of each kind; a kind that is not here does not exist.
+PAYLOAD_BYTES_MAX: Final = {
+    PURPOSE: JSON_BYTES_MAX,
+    OPEN: JSON_BYTES_MAX,
+    FRAME: limits.FRAME_BYTES_MAX,
+    EVENTS: EVENTS_BYTES_MAX,
+    TRANSFER: limits.CHUNK_BYTES + _CHUNK.size,
+    CLOSE: 0,
+    HEARTBEAT: JSON_BYTES_MAX,
+    STATUS: JSON_BYTES_MAX,
+    FLEET: JSON_BYTES_MAX,
+}
+
+
+# --- the opening ---------------------------------------------------------------------------------
+def _proof(key: bytes, role: bytes, listener_nonce: bytes, dialer_nonce: bytes) -> bytes:
+    # The role stands first, so that neither side can be made to compute the other's proof.
+    message = b"farspan link 1 " + role + b"\0" + listener_nonce + dialer_nonce
+    return hmac.digest(key, message, hashlib.sha256)
+
+
+def _checked(key: bytes, nonce: bytes) -> None:
+    assert len(key) == KEY_BYTES, f"a link key has {KEY_BYTES} bytes, not {len(key)}"
+    assert len(nonce) == NONCE_BYTES, f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}"
+
+
+class Listener:
+    """The accepting side of one opening: send `challenge`, read REPLY_BYTES, send `answer(reply)`.
+
+    nonce: NONCE_BYTES fresh random bytes, never used twice.
+    """
+
+    def __init__(self, key: bytes, nonce: bytes) -> None:
+        _checked(key, nonce)
+        self._key = key
+        self.challenge = nonce
+
+    def answer(self, reply: bytes) -> bytes:
+        """Return the listener's proof; raise AuthError if the dialer's is wrong."""
+        nonce, proof = bytes(reply[:NONCE_BYTES]), bytes(reply[NONCE_BYTES:])
+        if not hmac.compare_digest(proof, _proof(self._key, b"dialer", self.challenge, nonce)):
+            raise AuthError("link opening: the dialer does not hold this epoch's key")
+        return _proof(self._key, b"listener", self.challenge, nonce)
+
+
+class Dialer:
+    """The connecting side: read CHALLENGE_BYTES, send `reply(challenge)`, read a proof, `accept`.
+
+    nonce: NONCE_BYTES fresh random bytes, never used twice.
+    """
+
+    def __init__(self, key: bytes, nonce: bytes) -> None:
+        _checked(key, nonce)
+        self._key = key
+        self._nonce = nonce
+        self._expected = b""
+
+    def reply(self, challenge: bytes) -> bytes:
+        """Return the REPLY_BYTES that prove the key for this challenge."""
+        if len(challenge) != CHALLENGE_BYTES:
+            raise ProtocolError(f"link opening: a challenge of {len(challenge)} bytes")
+        challenge = bytes(challenge)
+        self._expected = _proof(self._key, b"listener", challenge, self._nonce)
+        return self._nonce + _proof(self._key, b"dialer", challenge, self._nonce)
+
+    def accept(self, proof: bytes) -> None:
+        """Return if the listener holds the key too; raise AuthError if not."""
+        if not hmac.compare_digest(bytes(proof), self._expected):
+            raise AuthError("link opening: the listener does not hold this epoch's key")
+
+
+# --- messages ------------------------------------------------------------------------------------
+@dataclass(slots=True, frozen=True)
+class Header:
+    """What stands before every payload. Channel 0 is the link itself."""
+
+    kind: int
+    channel: int
+    payload_bytes: int
+
+
+def pack_header(kind: int, channel: int, payload_bytes: int) -> bytes:
+    """Return the HEADER_BYTES before a payload of this size."""
+    assert payload_bytes <= PAYLOAD_BYTES_MAX[kind], f"kind {kind}: {payload_bytes} bytes"
+    return _HEADER.pack(payload_bytes, kind, channel)
+
+
+def unpack_header(data: bytes | memoryview) -> Header:
+    """Return the header in HEADER_BYTES bytes; raise ProtocolError before an oversize read."""
+    payload_bytes, kind, channel = _HEADER.unpack(data)
+    bound = PAYLOAD_BYTES_MAX.get(kind)
+    if bound is None:
+        raise ProtocolError(f"link: no message has kind {kind}")
+    if payload_bytes > bound:
+        raise ProtocolError(f"link: kind {kind} with {payload_bytes} bytes; at most {bound}")
+    return Header(kind, channel, payload_bytes)
+
+
+def pack(kind: int, channel: int = 0, payload: bytes = b"") -> bytes:
+    """Return one small message, header and payload."""
+    return pack_header(kind, channel, len(payload)) + payload
+
+
+def pack_json(kind: int, body: dict[str, Any], channel: int = 0) -> bytes:
+    """Return one message whose payload is a JSON object."""
+    return pack(kind, channel, json.dumps(body, separators=(",", ":")).encode())
+
+
+def unpack_json(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return the JSON object in a payload; raise ProtocolError if it is none."""
+    try:
+        body = json.loads(bytes(payload))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"link: a payload that is no JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ProtocolError("link: a payload that is no JSON object")
+    return body
+
+
+def pack_events(channel: int, applied: int, events: bytes) -> bytes:
+    """Return an EVENTS message.
+
+    applied: sequence of the last frame of this session whose events have all been sent with
+    this message and those before it. events: what `wire.encode_events` gave, or empty.
+    """
+    return pack_header(EVENTS, channel, _APPLIED.size + len(events)) + (
+        _APPLIED.pack(applied) + events
+    )
+
+
+def unpack_events(payload: bytes | memoryview) -> tuple[int, memoryview]:
+    """Return (applied sequence, encoded events) of an EVENTS payload."""
+    view = memoryview(payload)
+    if len(view) < _APPLIED.size:
+        raise ProtocolError(f"link: an EVENTS payload of {len(view)} bytes")
+    return _APPLIED.unpack_from(view)[0], view[_APPLIED.size :]
+
+
+# --- bulk ----------------------------------------------------------------------------------------
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """A piece of a transfer. Chunks of one transfer travel in order over one link."""
+
+    transfer: int  # of the client's Put, of a Send, or the request of a Get
+    total: int  # bytes of the whole transfer
+    offset: int
+    flags: int
+    data: bytes | memoryview
+
+    @property
+    def last(self) -> bool:
+        return bool(self.flags & LAST)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.flags & ERROR)
+
+
+def pack_chunk_header(channel: int, chunk: Chunk) -> bytes:
+    """Return all of a TRANSFER message but its data, so that the data need not be copied."""
+    return pack_header(TRANSFER, channel, _CHUNK.size + len(chunk.data)) + _CHUNK.pack(
+        chunk.transfer, chunk.total, chunk.offset, chunk.flags
+    )
+
+
+def unpack_chunk(payload: bytes | memoryview) -> Chunk:
+    """Return the chunk in a TRANSFER payload; its data is a view of it."""
+    view = memoryview(payload)
+    if len(view) < _CHUNK.size:
+        raise ProtocolError(f"link: a TRANSFER payload of {len(view)} bytes")
+    transfer, total, offset, flags = _CHUNK.unpack_from(view)
+    data = view[_CHUNK.size :]
+    if not flags & ERROR and (
+        offset + len(data) > total
+        or bool(flags & LAST) != (offset + len(data) == total)
+        or not (len(data) or flags & LAST)
+    ):
+        raise ProtocolError(f"link: a chunk at {offset} of {len(data)} bytes, total {total}")
+    return Chunk(transfer, total, offset, flags, data)
+
+
+def chunks(transfer: int, data: bytes | memoryview) -> Iterator[Chunk]:
+    """Yield the chunks of a transfer; one empty chunk if there are no bytes."""
+    view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+    total = len(view)
+    for offset in range(0, max(total, 1), limits.CHUNK_BYTES):
+        end = min(offset + limits.CHUNK_BYTES, total)
+        yield Chunk(transfer, total, offset, LAST if end == total else 0, view[offset:end])
+
+
+def pack_failure(channel: int, transfer: int, error: ErrorInfo) -> bytes:
+    """Return the TRANSFER message that says why a transfer will not come, or not go on."""
+    body = {**asdict(error), "message": error.message[: limits.STRING_BYTES_MAX]}
+    return pack(
+        TRANSFER, channel, _CHUNK.pack(transfer, 0, 0, LAST | ERROR) + json.dumps(body).encode()
+    )
+
+
+def unpack_failure(chunk: Chunk) -> ErrorInfo:
+    """Return the error in a chunk that has `failed`."""
+    body = unpack_json(chunk.data)
+    kind, message, command = body.get("kind"), body.get("message"), body.get("command")
+    if not (isinstance(kind, str) and isinstance(message, str) and isinstance(command, int)):
+        raise ProtocolError(f"link: transfer {chunk.transfer} failed without an error")
+    return ErrorInfo(kind, message, command)
+
+
+class Assembly:
+    """A transfer being put together; `done` once the last chunk is in.
+
+    The caller checks `total` against its budget before making one.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.data = bytearray(total)
+        self._filled = 0
+        self.done = False
+
+    def add(self, chunk: Chunk) -> None:
+        """Put a chunk in its place; raise ProtocolError unless it is the next one."""
+        if self.done or chunk.offset != self._filled or chunk.total != len(self.data):
+            raise ProtocolError(
+                f"link: transfer {chunk.transfer}: chunk at {chunk.offset} of {chunk.total}, "
+                f"expected {self._filled} of {len(self.data)}"
+            )
+        self._filled += len(chunk.data)
+        self.data[chunk.offset : self._filled] = chunk.data
+        self.done = chunk.last
+
+
+# --- JSON bodies ---------------------------------------------------------------------------------
+@dataclass(slots=True, frozen=True)
+class Purpose:
+    """The first message of a link. `owner` ties a gateway's control and bulk links together."""
+
+    purpose: str
+    owner: str = ""  # control and bulk: random hex the gateway draws at each connection
+
+
+@dataclass(slots=True, frozen=True)
+class Peer:
+    """Where a device of the session lives."""
+
+    index: int  # the session's device index
+    address: str  # "host:port" or "unix:/path"
+    key: str = field(repr=False)  # hex of KEY_BYTES
+    epoch: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Open:
+    """A session begins on a worker.
+
+    The message's channel is the session's number on *all* its workers, so that peers know it too;
+    a gateway draws it at random and never uses it twice, so that late bytes reach no other session.
+    """
+
+    session: str
+    tenant: str
+    device: int  # the session's index of this worker
+    devices: tuple[Peer, ...]
+    memory_bytes_max: int
+
+
+def pack_purpose(purpose: Purpose) -> bytes:
+    """Return the first message of a link."""
+    return pack_json(PURPOSE, asdict(purpose))
+
+
+def unpack_purpose(payload: bytes | memoryview) -> Purpose:
+    """Return the purpose of a link; raise ProtocolError for one that does not exist."""
+    body = unpack_json(payload)
+    purpose, owner = body.get("purpose"), body.get("owner", "")
+    if purpose not in PURPOSES or not isinstance(owner, str):
+        raise ProtocolError(f"link: no link has the purpose {purpose!r}")
+    return Purpose(purpose, owner)
+
+
+def pack_open(channel: int, body: Open) -> bytes:
+    """Return an OPEN message."""
+    return pack_json(OPEN, asdict(body), channel)
+
+
+def unpack_open(payload: bytes | memoryview) -> Open:
+    """Return the body of an OPEN message; raise ProtocolError if a field is missing or wrong."""
+    body = unpack_json(payload)
+    try:
+        devices = tuple(
+            Peer(int(d["index"]), str(d["address"]), str(d["key"]), int(d["epoch"]))
+            for d in body["devices"]
+        )
+        opened = Open(
+            session=str(body["session"]),
+            tenant=str(body["tenant"]),
+            device=int(body["device"]),
+            devices=devices,
+            memory_bytes_max=int(body["memory_bytes_max"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None
+    if not 0 < len(devices) <= limits.DEVICES_PER_SESSION_MAX:
+        raise ProtocolError(f"link: OPEN with {len(devices)} devices")
+    return opened
+
+
+# --- supervisor and gateway ----------------------------------------------------------------------
+@dataclass(slots=True, frozen=True)
+class WorkerUp:
+    """Supervisor: this worker listens. A known worker with a higher epoch replaces itself."""
+
+    worker: str
+    epoch: int
+    address: str
+    key: str = field(repr=False)
+    kind: str = "cpu"  # or "cuda"
+    host: str = ""
+    pid: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class WorkerGone:
+    """Supervisor: this epoch of the worker is dead, or has been killed; it will not come back."""
+
+    worker: str
+    epoch: int
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class Synced:
+    """Supervisor, after it connected: all its workers have been named; forget any other.
+
+    capacity: workers of each kind there can be at once; sent again when it changes.
+    """
+
+    capacity: dict[str, int]
+
+
+@dataclass(slots=True, frozen=True)
+class Retire:
+    """Gateway: end this epoch of the worker (suspect, or its tenant has left) and make another."""
+
+    worker: str
+    epoch: int
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class Wanted:
+    """Gateway: so many sessions' devices wait for a worker of this kind."""
+
+    kind: str
+    count: int
+
+
+Fleet = WorkerUp | WorkerGone | Synced | Retire | Wanted
+_FLEET: Final[dict[str, type[Any]]] = {
+    cls.__name__: cls for cls in (WorkerUp, WorkerGone, Synced, Retire, Wanted)
+}
+_FLEET_TYPES: Final = {"str": str, "int": int, "dict[str, int]": dict}
+
+
+def pack_fleet(body: Fleet) -> bytes:
+    """Return a FLEET message."""
+    return pack_json(FLEET, {"type": type(body).__name__, **asdict(body)})
+
+
+def unpack_fleet(payload: bytes | memoryview) -> Fleet:
+    """Return what a FLEET message says; raise ProtocolError if it says nothing we know."""
+    body = unpack_json(payload)
+    cls = _FLEET.get(str(body.get("type")))
+    if cls is None:
+        raise ProtocolError(f"link: no fleet message has the type {body.get('type')!r}")
+    values = {f.name: body.get(f.name) for f in fields(cls)}
+    for f in fields(cls):
+        if not isinstance(values[f.name], _FLEET_TYPES[str(f.type)]):
+            raise ProtocolError(f"link: {cls.__name__}.{f.name} is no {f.type}")
+    made: Fleet = cls(**values)
+    return made
+
+
+# --- addresses -----------------------------------------------------------------------------------
+def split_address(address: str) -> tuple[str, int] | str:
+    """Return (host, port), or the path of a Unix socket for ``"unix:/path"``.
+
+    >>> split_address("[::1]:7070"), split_address("unix:/run/w.sock")
+    (('::1', 7070), '/run/w.sock')
+    """
+    if address.startswith("unix:"):
+        return address.removeprefix("unix:")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"address {address!r}: expected host:port or unix:/path")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,75 @@
+"""What an operator may tune of a gateway; everything else is a constant of core/limits.py.
+
+Secrets are marked so that no repr or log line shows them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from farspan.core import limits
+from farspan.core.errors import AuthError, BadValueError
+
+
+@dataclass(frozen=True, slots=True)
+class StaticWorker:
+    """A worker that was started by hand: where it listens and the key of its links."""
+
+    address: str  # host:port or unix:/path
+    key: bytes = field(repr=False)
+    kind: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorPort:
+    """Where a supervisor reports its workers, and the key that it must hold."""
+
+    address: str  # host:port (0 picks one) or unix:/path
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """A gateway: where it listens, whom it lets in, what workers it has."""
+
+    tokens: Mapping[str, str] = field(repr=False)  # token to tenant
+    table_hash: str  # of the op table that this build of farspan has
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 picks one
+    tls_certificate: Path | None = None  # PEM, with tls_key
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # then clients must show a certificate of this authority
+    workers: tuple[StaticWorker, ...] = ()
+    supervisor: SupervisorPort | None = None
+    lease_s: float = limits.LEASE_S  # a session keeps its workers this long without a client
+    wait_s_max: float = 3_600.0  # seconds that a session may wait in line, whatever it asks for
+    sessions_per_worker_max: int = 4  # sessions of one tenant that share a worker
+    sessions_max: int = 10_000
+    memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
+
+    def check(self) -> None:
+        """Raise unless this is safe to serve: a token always, TLS beyond this machine."""
+        if not self.tokens:
+            raise AuthError("gateway: no token given; one is required on any address")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise BadValueError("gateway: a certificate and its key go together; one is missing")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise BadValueError("gateway: client certificates need a server certificate")
+        if not self.loopback and self.tls_certificate is None:
+            raise AuthError(
+                f"gateway: {self.host} can be reached from other machines; give a certificate and "
+                "a key (`farspan certs` makes them for development), or listen on 127.0.0.1"
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,273 @@
+"""The gRPC shell of the gateway: options, tokens, TLS, generic handlers. It decides nothing.
+
+A call's token is checked before its body is parsed; bodies arrive as bytes and `farspan.wire`
+judges them. Errors go out as `Kind: message`, templates without paths or others' names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from farspan import wire
+from farspan.core import limits
+from farspan.core.command import Lost
+from farspan.core.errors import (
+    CapacityError,
+    FarspanError,
+    ProgramError,
+    ProtocolError,
+    SessionClosedError,
+)
+
+from farspan_server import session as sessions
+from farspan_server.auth import Tokens
+from farspan_server.config import GatewayConfig
+from farspan_server.service import Live, Service
+
+log = logging.getLogger(__name__)
+
+_HEALTH: Final = "/grpc.health.v1.Health/"  # answers without a token: it says only "serving"
+OPTIONS: Final[dict[str, int]] = {
+    # A duplicate key would lose silently, hence a dict. Sizes are never unlimited.
+    "grpc.max_receive_message_length": wire.CONTROL_BYTES_MAX,
+    "grpc.max_send_message_length": wire.CONTROL_BYTES_MAX,
+    "grpc.max_metadata_size": 8 * limits.KiB,
+    "grpc.max_concurrent_streams": 128,
+    "grpc.so_reuseport": 0,  # a second gateway on the port must fail, not share it
+    "grpc.http2.bdp_probe": 0,
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,  # without it a frozen peer goes unnoticed
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
+    "grpc.http2.max_ping_strikes": 0,
+    "grpc.enable_retries": 0,
+}
+
+
+class Gateway:
+    """A gateway in this process. `start` returns when it serves; `address` is then known."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        config.check()
+        self.config = config
+        self.service = Service(config)
+        self.address = ""
+        self._tokens = Tokens(config.tokens)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> str:
+        """Serve and return ``grpc://host:port``. OSError if the address is taken."""
+        server = grpc.aio.server(
+            interceptors=[_TokenCheck(self._tokens)],
+            options=list(OPTIONS.items()),
+            compression=grpc.Compression.NoCompression,
+        )
+        server.add_generic_rpc_handlers((self._handlers(),))
+        await _add_health_and_reflection(server)
+        where = f"{self.config.host}:{self.config.port}"
+        try:
+            if self.config.tls_certificate is None:
+                port = server.add_insecure_port(where)
+            else:
+                port = server.add_secure_port(where, self._credentials())
+        except RuntimeError as error:
+            raise OSError(f"gateway: cannot listen on {where}") from error
+        await self.service.start()
+        await server.start()
+        self._server = server
+        self.address = f"grpc://{self.config.host}:{port}"
+        log.info("gateway serves at %s", self.address)
+        return self.address
+
+    @property
+    def supervisor_address(self) -> str:
+        """Where a supervisor dials; empty if none is expected."""
+        return self.service.supervisor.address if self.service.supervisor else ""
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """End all sessions, tell their clients, stop serving."""
+        await self.service.stop()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        config = self.config
+        assert config.tls_key is not None and config.tls_certificate is not None
+        pair = (config.tls_key.read_bytes(), config.tls_certificate.read_bytes())
+        ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
+        return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+
+    # --- methods ---------------------------------------------------------------------------------
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        # No serializers: bytes in, bytes out, so that nothing is parsed before its turn.
+        methods = {
+            "Session": grpc.stream_stream_rpc_method_handler(self._session),
+            "Upload": grpc.stream_unary_rpc_method_handler(self._upload),
+            "Download": grpc.unary_stream_rpc_method_handler(self._download),
+            "List": self._unary(wire.ListRequest, self._list),
+            "Describe": self._unary(wire.DescribeRequest, self._describe),
+            "Close": self._unary(wire.CloseRequest, self._close),
+        }
+        return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
+
+    def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
+        async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async with _answering(context):
+                return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _tenant(self, context: grpc.aio.ServicerContext) -> str:
+        tenant = self._tokens.tenant(context.invocation_metadata())
+        assert tenant is not None, "a call passed without a token"
+        return tenant
+
+    async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
+        return wire.ListReply(tuple(self.service.list(tenant)))
+
+    async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
+        live = self.service.find(tenant, asked.session)
+        status = await self.service.worker_status(live) if asked.worker_status else []
+        return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
+
+    async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
+        live = self.service.find(tenant, asked.session)
+        closed = sessions.Fault("SessionClosedError", "the session was closed by its tenant")
+        self.service.give(live, closed)
+        return wire.CloseReply()
+
+    # --- the control stream ----------------------------------------------------------------------
+    async def _session(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        try:
+            live = await self._open(context)
+        except FarspanError as error:
+            log.info("a session was refused: %s", error)
+            lost = wire.encode_events([Lost(type(error).__name__, str(error))])
+            await context.write(wire.encode(wire.Down(events=(lost,))))
+            return
+        reader = asyncio.create_task(self._read(live, context))
+        try:
+            while (message := await live.next()) is not None:
+                down, count, size_bytes = message
+                await context.write(wire.encode(down))
+                self.service.give(live, sessions.Written(count, size_bytes))
+        finally:
+            reader.cancel()
+            self.service.give(live, sessions.ClientGone())
+
+    async def _open(self, context: grpc.aio.ServicerContext) -> Live:
+        try:
+            async with asyncio.timeout(limits.CONNECT_S):
+                first = await context.read()
+        except TimeoutError:
+            raise ProtocolError("session: no hello came") from None
+        if not isinstance(first, bytes):
+            raise ProtocolError("session: no hello came")
+        up = wire.decode(wire.Up, first)
+        if up.hello is None:
+            raise ProtocolError("session: the first message has no hello")
+        live = self.service.open(self._tenant(context), up.hello)
+        self._take(live, up)
+        return live
+
+    async def _read(self, live: Live, context: grpc.aio.ServicerContext) -> None:
+        try:
+            while isinstance(message := await context.read(), bytes):
+                up = wire.decode(wire.Up, message)
+                if up.hello is not None:
+                    raise ProtocolError("session: a second hello")
+                self._take(live, up)
+        except ProtocolError as error:
+            self.service.give(live, sessions.Fault("ProtocolError", str(error)))
+        # The end of the requests says nothing: a broken stream looks like a half-closed one.
+
+    def _take(self, live: Live, up: wire.Up) -> None:
+        for data in up.frames:
+            self.service.give(live, sessions.FrameIn(wire.frame_header(data), data))
+        if up.reserve:
+            self.service.give(live, sessions.Reserve())
+        if up.close:
+            self.service.give(live, sessions.ClientClosed())
+
+    # --- the data connection ---------------------------------------------------------------------
+    async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:
+        async with _answering(context):
+            first = await context.read()
+            if not isinstance(first, bytes):
+                raise ProtocolError("upload: no header came")
+            header = wire.decode_transfer_header(first)
+            live = self.service.find(self._tenant(context), header.session)
+            received = await self.service.upload(live, header, _chunks(context))
+            return wire.encode(wire.UploadReply(received))
+
+    async def _download(
+        self, body: bytes, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
+        async with _answering(context):
+            asked = wire.decode(wire.DownloadRequest, body)
+            live = self.service.find(self._tenant(context), asked.session)
+            async for data in live.downloads.take(asked.request):
+                yield wire.encode_chunk(memoryview(data))
+
+
+async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:
+    while isinstance(message := await context.read(), bytes):
+        yield wire.decode_chunk(message)
+
+
+@contextlib.asynccontextmanager
+async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Turn our errors into a status whose details name the error's class."""
+    try:
+        yield
+    except (FarspanError, TimeoutError) as error:
+        code = grpc.StatusCode.INTERNAL
+        if isinstance(error, SessionClosedError):
+            code = grpc.StatusCode.NOT_FOUND
+        elif isinstance(error, CapacityError):
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        elif isinstance(error, ProtocolError | ProgramError):
+            code = grpc.StatusCode.INVALID_ARGUMENT
+        known = type(error).__name__ if isinstance(error, FarspanError) else "ServiceError"
+        await context.abort(code, f"{known}: {error or 'a worker did not answer in time'}")
+
+
+class _TokenCheck(grpc.aio.ServerInterceptor):
+    """Refuses every call without a token that we know, whatever its method."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        # Stream to stream, so that the refusal reads nothing; on the wire all kinds are alike.
+        self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if details.method.startswith(_HEALTH):
+            return await continuation(details)
+        if self._tokens.tenant(details.invocation_metadata) is None:
+            return self._refusal
+        return await continuation(details)
+
+    async def _refuse(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED, "AuthError: the token is missing or not known here"
+        )
+
+
+async def _add_health_and_reflection(server: grpc.aio.Server) -> None:
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    names = (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)

@@ -1,0 +1,441 @@
+"""The gateway without gRPC: carries out what the session and pool state machines decide.
+
+One asyncio thread owns everything here; nothing blocks. It moves bytes between clients' queues and
+workers' links and decodes no command. `gateway.py` is the shell in front, `workers.py` behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from farspan import wire
+from farspan.core import limits, link
+from farspan.core.command import Lost
+from farspan.core.errors import (
+    BadValueError,
+    CapacityError,
+    ProtocolError,
+    SessionClosedError,
+    VersionError,
+    WorkerLostError,
+)
+
+from farspan_server import pool as pools
+from farspan_server import session as sessions
+from farspan_server.config import GatewayConfig
+from farspan_server.downloads import Downloads
+from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.workers import WorkerLink
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
+FEATURES: Final = frozenset[str]()  # optional behaviours that this gateway knows
+KINDS: Final = ("cpu", "cuda")
+
+
+class Live:
+    """A session, its client's queue and its workers' links."""
+
+    def __init__(self, tenant: str, kinds: tuple[str, ...], wait_s: float, lease_s: float) -> None:
+        self.id = secrets.token_hex(16)
+        self.channel = secrets.randbits(63)  # its number on all links; never used twice
+        self.tenant = tenant
+        self.wait_s = wait_s
+        self.opened_at_s = time.time()
+        self.machine = sessions.Session(kinds, lease_s)
+        self.links: tuple[WorkerLink, ...] = ()
+        self.names = _names(kinds)
+        self.assigned = asyncio.Event()
+        self.downloads = Downloads()
+        self._events: deque[sessions.EventsOut] = deque()
+        self._last_words: bytes | None = None
+        self._welcome: wire.Welcome | None = None
+        self._line = 0
+        self._tell_devices = False
+        self._ready = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self.machine.state == sessions.ENDED
+
+    @property
+    def devices(self) -> tuple[wire.Device, ...]:
+        """The devices as the client may know them; empty until they are assigned."""
+        workers = [each.worker for each in self.links]
+        return tuple(
+            wire.Device(name, worker.kind, worker.host, worker.pid, worker.epoch)
+            for name, worker in zip(self.names, workers, strict=False)
+        )
+
+    def post(
+        self,
+        *,
+        welcome: wire.Welcome | None = None,
+        line: int = 0,
+        devices: bool = False,
+        events: sessions.EventsOut | None = None,
+        last_words: bytes | None = None,
+    ) -> None:
+        """Queue something for the client."""
+        self._welcome = welcome or self._welcome
+        self._line = line or self._line
+        self._tell_devices |= devices
+        if events is not None:
+            self._events.append(events)
+        if last_words is not None:
+            self._last_words = last_words
+        self._ready.set()
+
+    async def next(self) -> tuple[wire.Down, int, int] | None:
+        """Return a message for the client with the count and bytes of its events; None at the end.
+
+        Whatever waits rides together: a message costs the same whatever it holds.
+        """
+        while True:
+            down, count, size = self._take()
+            if down != wire.Down():
+                return down, count, size
+            if self.ended:
+                return None
+            self._ready.clear()
+            await self._ready.wait()
+
+    def _take(self) -> tuple[wire.Down, int, int]:
+        welcome, self._welcome = self._welcome, None
+        line, self._line = self._line, 0
+        devices = self.devices if self._tell_devices else ()
+        self._tell_devices = False
+        events: list[bytes] = []
+        count = size = applied = durable = 0
+        while self._events and size + len(self._events[0].data) <= limits.FRAME_BYTES_MAX:
+            each = self._events.popleft()
+            if each.data:
+                events.append(each.data)
+                count += 1
+                size += len(each.data)
+            applied, durable = max(applied, each.applied), max(durable, each.durable)
+        if not self._events and self._last_words is not None:
+            events.append(self._last_words)
+            self._last_words = None
+        return wire.Down(welcome, tuple(events), line, devices, applied, durable), count, size
+
+
+class Service:
+    """All sessions and workers of a gateway."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.supervisor: SupervisorLink | None = None
+        self._pool = pools.Pool(config.sessions_per_worker_max)
+        self._sessions: dict[str, Live] = {}
+        self._channels: dict[int, Live] = {}
+        self._links: dict[str, WorkerLink] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- lifecycle -------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Dial the configured workers and listen for a supervisor."""
+        for number, each in enumerate(self.config.workers):
+            name = f"static-{number}"
+            worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
+            self._links[name] = WorkerLink(worker, self)
+        if self.config.supervisor is not None:
+            self.supervisor = SupervisorLink(self.config.supervisor, self)
+            await self.supervisor.start()
+        self._spawn(self._clock())
+
+    async def stop(self) -> None:
+        """End all sessions and links."""
+        for live in list(self._sessions.values()):
+            self.give(live, sessions.Fault("SessionClosedError", "the gateway shuts down"))
+        for task in self._tasks:
+            task.cancel()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+        await asyncio.gather(*(each.close() for each in self._links.values()))
+
+    @property
+    def workers(self) -> list[tuple[pools.Worker, int]]:
+        """The workers that can be reached and the number of sessions on each."""
+        return self._pool.workers
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _clock(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._tell_pool(pools.Tick())
+            for live in list(self._sessions.values()):
+                self.give(live, sessions.Tick())
+
+    # --- sessions --------------------------------------------------------------------------------
+    def open(self, tenant: str, hello: wire.Hello) -> Live:
+        """Return a new session; raise VersionError, BadValueError or CapacityError."""
+        if hello.major != wire.MAJOR:
+            raise VersionError(
+                f"the client speaks protocol {hello.major}, the gateway {wire.MAJOR}; "
+                "install the same release of farspan on both"
+            )
+        if hello.table_hash != self.config.table_hash:
+            raise VersionError(
+                f"the client's op table is {hello.table_hash[:12] or 'missing'}, the gateway's "
+                f"{self.config.table_hash[:12]}; install the same release of farspan on both"
+            )
+        kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
+        if len(self._sessions) >= self.config.sessions_max:
+            raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
+        wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
+        live = Live(tenant, kinds, wait_s, self.config.lease_s)
+        self._sessions[live.id] = live
+        self._channels[live.channel] = live
+        log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
+        live.post(
+            welcome=wire.Welcome(
+                session=live.id,
+                epoch=live.machine.epoch,
+                kinds=kinds,
+                lease_ms=int(self.config.lease_s * 1000),
+                features=tuple(sorted(FEATURES.intersection(hello.features))),
+                minor=min(hello.minor, wire.MINOR),
+            )
+        )
+        if hello.devices:
+            self.give(live, sessions.Reserve())
+        return live
+
+    def find(self, tenant: str, session: str) -> Live:
+        """Return a session of this tenant; raise SessionClosedError for any other alike."""
+        live = self._sessions.get(session)
+        if live is None or live.tenant != tenant:
+            raise SessionClosedError("there is no such session, or it has ended")
+        return live
+
+    def list(self, tenant: str) -> list[wire.SessionInfo]:
+        """Return the tenant's sessions, oldest first."""
+        mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
+        return mine[:1000]
+
+    def info(self, live: Live) -> wire.SessionInfo:
+        """Return what others of its tenant may know of a session."""
+        machine = live.machine
+        return wire.SessionInfo(
+            live.id,
+            machine.state,
+            live.opened_at_s,
+            machine.frames,
+            machine.commands,
+            live.devices,
+        )
+
+    async def worker_status(self, live: Live) -> list[dict[str, Any]]:
+        """Return each worker's own counters, with those of this session's engine only."""
+        found = []
+        for each in live.links:
+            counts = dict(await each.status())
+            engines = counts.pop("engines", {})
+            found.append({**counts, "engine": engines.get(live.id, {})})
+        return found
+
+    def give(self, live: Live, given: sessions.Input) -> None:
+        """Hand an input to a session and carry out what follows."""
+        for out in live.machine.handle(given, time.monotonic()):
+            match out:
+                case sessions.Forward(device, data):
+                    header = link.pack_header(link.FRAME, live.channel, len(data))
+                    live.links[device].send(header, data)
+                case sessions.EventsOut():
+                    live.post(events=out)
+                case sessions.Claim():
+                    deadline = time.monotonic() + live.wait_s
+                    self._tell_pool(
+                        pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
+                    )
+                case sessions.End(kind, message):
+                    self._end(live, kind, message)
+
+    def _end(self, live: Live, kind: str, message: str) -> None:
+        log.info("session %s: ended %s %s", live.id, kind, message)
+        self._sessions.pop(live.id, None)
+        self._channels.pop(live.channel, None)
+        for each in live.links:
+            each.send(link.pack(link.CLOSE, live.channel))
+        live.downloads.fail(SessionClosedError("the session has ended"))
+        live.assigned.set()
+        live.post(last_words=wire.encode_events([Lost(kind, message)]) if kind else None)
+        self._tell_pool(pools.Released(live.id))
+
+    # --- the pool --------------------------------------------------------------------------------
+    def _tell_pool(self, given: pools.Input) -> None:
+        for out in self._pool.handle(given, time.monotonic()):
+            match out:
+                case pools.Granted(session, workers):
+                    self._start(self._sessions[session], workers)
+                case pools.Placed(session, place):
+                    self._sessions[session].post(line=place)
+                case pools.Denied(session, message):
+                    fault = sessions.Fault("CapacityError", message)
+                    self.give(self._sessions[session], fault)
+                case pools.Bereft(session, device, worker, reason):
+                    self._bereave(session, device, worker, reason)
+                case pools.Replace(worker, reason):
+                    self._supervise(link.Retire(worker.worker, worker.epoch, reason))
+                case pools.Want(kind, count):
+                    self._supervise(link.Wanted(kind, count))
+
+    def _supervise(self, body: link.Fleet) -> None:
+        if self.supervisor is not None:
+            self.supervisor.send(body)
+
+    def _start(self, live: Live, workers: tuple[pools.Worker, ...]) -> None:
+        live.links = tuple(self._links[worker.worker] for worker in workers)
+        peers = tuple(
+            link.Peer(index, worker.address, worker.key.hex(), worker.epoch)
+            for index, worker in enumerate(workers)
+        )
+        for index, each in enumerate(live.links):
+            body = link.Open(live.id, live.tenant, index, peers, self.config.memory_bytes_max)
+            each.send(link.pack_open(live.channel, body))
+        live.post(devices=True)
+        self.give(live, sessions.Assigned())
+        live.assigned.set()
+
+    def _bereave(self, session: str, device: int, worker: pools.Worker, reason: str) -> None:
+        live = self._sessions.get(session)
+        if live is not None:
+            # Nothing of the reason but its kind may hold an address; the host is the client's.
+            log.warning("session %s: lost worker %s: %s", live.id, worker.worker, reason)
+            message = (
+                f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
+                "gone and took the session's tensors there with it; connect again to go on"
+            )
+            self.give(live, sessions.Fault("WorkerLostError", message))
+
+    # --- what workers say (workers.Listener) -----------------------------------------------------
+    def joined(self, worker_link: WorkerLink) -> None:
+        worker = worker_link.worker
+        log.info("worker %s joined: %s on %s", worker.worker, worker.kind, worker.host)
+        self._tell_pool(pools.Joined(worker))
+
+    def left(self, worker: pools.Worker, reason: str) -> None:
+        self._tell_pool(pools.Left(worker.worker, worker.epoch, reason))
+        if worker.supervised:
+            known = self._links.get(worker.worker)
+            if known is not None and known.worker.epoch == worker.epoch:
+                del self._links[worker.worker]
+            self._supervise(link.Retire(worker.worker, worker.epoch, reason))
+
+    def events(self, worker: pools.Worker, channel: int, applied: int, data: bytes) -> None:
+        live = self._channels.get(channel)
+        if live is not None:
+            for device, each in enumerate(live.links):
+                if each.worker.worker == worker.worker:
+                    self.give(live, sessions.EventsIn(device, applied, data))
+
+    def closed(self, worker: pools.Worker, channel: int) -> None:
+        live = self._channels.get(channel)
+        if live is not None:  # unasked: it shuts down, or its own words, a Lost, have come before
+            device = next(k for k, each in enumerate(live.links) if each.worker == worker)
+            self._bereave(live.id, device, worker, "it ended the session")
+
+    async def chunk(self, channel: int, chunk: link.Chunk) -> None:
+        live = self._channels.get(channel)
+        if live is not None:
+            await live.downloads.put(chunk)
+
+    # --- what a supervisor says (supervisor_link.Listener) ---------------------------------------
+    def worker_up(self, body: link.WorkerUp) -> None:
+        known = self._links.get(body.worker)
+        if known is not None:
+            if known.worker.epoch >= body.epoch:
+                return
+            self._spawn(known.close())
+            self._tell_pool(pools.Left(body.worker, known.worker.epoch, "it was replaced"))
+        key = bytes.fromhex(body.key)
+        if len(key) != link.KEY_BYTES or body.kind not in KINDS:
+            raise ValueError("a key or kind that cannot be")
+        worker = pools.Worker(
+            body.worker, body.epoch, body.address, key, body.kind, body.host, body.pid, True
+        )
+        self._links[body.worker] = WorkerLink(worker, self)
+
+    def worker_gone(self, body: link.WorkerGone) -> None:
+        known = self._links.get(body.worker)
+        if known is not None and known.worker.supervised and known.worker.epoch <= body.epoch:
+            del self._links[body.worker]
+            self._spawn(known.close())
+            self._tell_pool(pools.Left(body.worker, body.epoch, body.reason))
+
+    def workers_are(self, names: set[str]) -> None:
+        for name, known in list(self._links.items()):
+            if known.worker.supervised and name not in names:
+                gone = link.WorkerGone(name, known.worker.epoch, "its supervisor does not know it")
+                self.worker_gone(gone)
+
+    # --- bulk ------------------------------------------------------------------------------------
+    async def workers_of(self, live: Live) -> None:
+        """Return when the session has its workers; raise what ended it if it has none by then."""
+        self.give(live, sessions.Reserve())
+        await live.assigned.wait()
+        if live.ended:
+            raise SessionClosedError("the session has ended")
+
+    async def upload(
+        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+    ) -> int:
+        """Pass a transfer's bytes to its worker and return their number."""
+        if header.device >= len(live.machine.kinds):
+            raise ProtocolError(f"upload for device {header.device}, which is not there")
+        await self.workers_of(live)
+        offset, total = 0, header.total_bytes
+        try:
+            async for view in data:
+                end = offset + len(view)
+                if end > total or (not len(view) and total):
+                    raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
+                flags = link.LAST if end == total else 0
+                chunk = link.Chunk(header.transfer, total, offset, flags, view)
+                await live.links[header.device].upload(live.channel, chunk)
+                offset = end
+        except OSError:
+            raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
+        if offset != total:
+            raise ProtocolError(f"upload of {total} bytes: {offset} came")
+        if not total:
+            chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
+            await live.links[header.device].upload(live.channel, chunk)
+        return offset
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Return the kind of each device asked for.
+
+    >>> parse_devices("cpu:2,cuda")
+    ('cpu', 'cpu', 'cuda')
+    """
+    kinds: list[str] = []
+    for part in text.split(","):
+        kind, _, count = part.strip().partition(":")
+        if kind not in KINDS or not (count or "1").isdecimal() or not int(count or "1"):
+            raise BadValueError(
+                f'devices: "{text[:64]}"; expected a kind and how many, as in "cpu:2" or "cuda:1"'
+            )
+        if len(kinds) + int(count or "1") > limits.DEVICES_PER_SESSION_MAX:
+            raise BadValueError(
+                f'devices: "{text[:64]}"; at most {limits.DEVICES_PER_SESSION_MAX} in a session'
+            )
+        kinds += [kind] * int(count or "1")
+    return tuple(kinds)
+
+
+def _names(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{kind}:{kinds[:k].count(kind)}" for k, kind in enumerate(kinds))

@@ -1,0 +1,157 @@
+"""Links to workers: dials them, keeps their sessions' messages flowing, notices when they are gone.
+
+One control and one bulk connection a worker. It decides nothing: what it hears goes to a listener
+(the service), and whoever holds a worker is the pool's business. Keys are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from farspan.core import limits, link
+from farspan.core.errors import FarspanError, ProtocolError
+
+from farspan_server.link import Link, dial
+from farspan_server.pool import Worker
+
+log = logging.getLogger(__name__)
+
+_CHECKS: Final = 8  # looks at the clock within SUSPECT_S
+_REDIAL_S: Final = 1.0  # pause between attempts to reach a worker that nobody else watches
+
+
+class Listener(Protocol):
+    """What a worker's link tells. Chunks may make it wait: that pauses the bulk link."""
+
+    def joined(self, worker_link: WorkerLink) -> None: ...
+    def left(self, worker: Worker, reason: str) -> None: ...
+    def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
+    def closed(self, worker: Worker, channel: int) -> None: ...
+    def chunk(self, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
+
+
+class WorkerLink:
+    """A worker that is reached, or is being dialled."""
+
+    def __init__(self, worker: Worker, listener: Listener) -> None:
+        self.worker = worker
+        self.counts: dict[str, Any] = {}  # of the last heartbeat
+        self._listener = listener
+        self._control: Link | None = None
+        self._bulk: Link | None = None
+        self._bulk_turn = asyncio.Lock()
+        self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._silent = 0  # looks at the clock since the last message
+        self._task = asyncio.create_task(self._run())
+
+    # --- for the service -------------------------------------------------------------------------
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Queue a message on the control link. What is queued is bounded by credits."""
+        if self._control is not None:
+            self._control.send(*parts)
+
+    async def upload(self, channel: int, chunk: link.Chunk) -> None:
+        """Send a chunk on the bulk link; waits until most of it has left. OSError if it is gone."""
+        if self._bulk is None:
+            raise ConnectionResetError("the worker is gone")
+        async with self._bulk_turn:
+            self._bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
+            await self._bulk.drain()
+
+    async def status(self) -> dict[str, Any]:
+        """Return the worker's counters, between two frames. TimeoutError after CONNECT_S."""
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self.send(link.pack(link.STATUS))
+        return await asyncio.wait_for(answer, limits.CONNECT_S)
+
+    async def close(self) -> None:
+        """End the link without a word to the listener."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    # --- the link's life -------------------------------------------------------------------------
+    async def _run(self) -> None:
+        """Keep the worker reached: once for a supervised worker, again and again for another."""
+        while True:
+            reason = await self._live()
+            self._listener.left(self.worker, reason)
+            if self.worker.supervised:
+                return
+            await asyncio.sleep(_REDIAL_S)
+            self.worker = replace(self.worker, epoch=self.worker.epoch + 1)
+
+    async def _live(self) -> str:
+        """Dial, serve until something ends it, and return what that was."""
+        joined = False
+        try:
+            owner = secrets.token_hex(16)
+            key, address = self.worker.key, self.worker.address
+            self._control = await dial(address, key, link.Purpose(link.CONTROL, owner))
+            self._bulk = await dial(address, key, link.Purpose(link.BULK, owner))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hear())
+                group.create_task(self._hear_bulk())
+                group.create_task(self._watch())
+                if not self.worker.host:  # nobody told us who it is: ask itself
+                    counts = await self.status()
+                    self.worker = replace(self.worker, host=counts["host"], pid=counts["pid"])
+                joined = True
+                self._listener.joined(self)
+        except* (OSError, EOFError, FarspanError, TimeoutError, KeyError) as group_error:
+            reason = str(group_error.exceptions[0]) or "its link broke"
+        finally:
+            for each in (self._control, self._bulk):
+                if each is not None:
+                    each.close()
+            self._control = self._bulk = None
+            for answer in self._asked:
+                answer.cancel()
+            self._asked.clear()
+        if joined or self.worker.supervised:
+            log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
+        return reason
+
+    async def _hear(self) -> None:
+        assert self._control is not None
+        while True:
+            header, payload = await self._control.receive()
+            self._silent = 0
+            if header.kind == link.EVENTS:
+                applied, events = link.unpack_events(payload)
+                self._listener.events(self.worker, header.channel, applied, bytes(events))
+            elif header.kind == link.HEARTBEAT:
+                self.counts = link.unpack_json(payload)
+            elif header.kind == link.CLOSE:
+                self._listener.closed(self.worker, header.channel)
+            elif header.kind == link.STATUS:
+                counts = link.unpack_json(payload)
+                if self._asked and not (answer := self._asked.popleft()).done():
+                    answer.set_result(counts)
+            else:
+                raise ProtocolError(f"kind {header.kind} does not come from a worker")
+
+    async def _hear_bulk(self) -> None:
+        assert self._bulk is not None
+        while True:
+            header, payload = await self._bulk.receive()
+            if header.kind != link.TRANSFER:
+                raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
+            await self._listener.chunk(header.channel, link.unpack_chunk(payload))
+
+    async def _watch(self) -> None:
+        # Counts looks instead of comparing times: a gateway that was itself stopped or starved
+        # for seconds must first read what waits in its sockets.
+        self._silent = 0
+        while self._silent < _CHECKS:
+            await asyncio.sleep(limits.SUSPECT_S / _CHECKS)
+            self._silent += 1
+        raise ConnectionResetError(f"no heartbeat for {limits.SUSPECT_S} s")

@@ -1,0 +1,193 @@
+"""The gateway's state machines by themselves: random histories, no I/O, the clock injected."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from farspan.core import limits
+from farspan.wire import FrameHeader
+from farspan_server import pool as pools
+from farspan_server import session as sessions
+
+
+def frame(sequence: int, device: int = 0, size: int = 10, epoch: int = 1) -> sessions.FrameIn:
+    return sessions.FrameIn(FrameHeader(sequence, epoch, device, 1, sequence), bytes(size))
+
+
+def opened(devices: int = 1) -> sessions.Session:
+    session = sessions.Session(("cpu",) * devices, 60.0)
+    session.handle(sessions.Reserve(), 0)
+    session.handle(sessions.Assigned(), 0)
+    return session
+
+
+def test_acks_of_several_devices_are_merged_in_order() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(50):
+        session, devices = opened(3), [rng.randrange(3) for _ in range(40)]
+        waiting: list[list[int]] = [[], [], []]
+        acked, sent = 0, 0
+        while acked < len(devices):
+            if sent < len(devices) and rng.random() < 0.5:
+                sent += 1
+                device = devices[sent - 1]
+                (out,) = session.handle(frame(sent, device), 0)
+                assert out == sessions.Forward(device, bytes(10))
+                waiting[device].append(sent)
+            device = rng.randrange(3)
+            if waiting[device]:
+                count = rng.randint(1, len(waiting[device]))
+                done, waiting[device] = waiting[device][:count], waiting[device][count:]
+                for out in session.handle(sessions.EventsIn(device, done[-1], b""), 0):
+                    assert isinstance(out, sessions.EventsOut)
+                    assert out.applied > acked
+                    acked = out.applied
+            rest = [s for device in waiting for s in device]
+            assert acked == (min(rest) - 1 if rest else sent)
+
+
+def test_a_frame_sent_again_is_dropped_and_a_gap_ends_the_session() -> None:
+    session = opened()
+    assert len(session.handle(frame(1), 0)) == 1
+    assert session.handle(frame(1), 0) == []
+    (end,) = session.handle(frame(3), 0)
+    assert isinstance(end, sessions.End) and end.kind == "ProtocolError"
+    assert session.handle(frame(2), 0) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [frame(1, epoch=0), frame(1, epoch=2), frame(1, device=1), frame(0, epoch=3)]
+)
+def test_a_frame_of_another_epoch_or_device_ends_the_session(wrong: sessions.FrameIn) -> None:
+    (end,) = opened().handle(wrong, 0)
+    assert isinstance(end, sessions.End) and end.kind == "ProtocolError"
+
+
+def test_credits_bound_frames_and_bytes() -> None:
+    session = opened()
+    for sequence in range(1, limits.CREDIT_FRAMES + 1):
+        assert isinstance(session.handle(frame(sequence), 0)[0], sessions.Forward)
+    assert isinstance(session.handle(frame(limits.CREDIT_FRAMES + 1), 0)[0], sessions.End)
+    session, size = opened(), limits.FRAME_BYTES_MAX
+    for sequence in range(1, limits.CREDIT_BYTES // size + 1):
+        assert isinstance(session.handle(frame(sequence, size=size), 0)[0], sessions.Forward)
+    session.handle(sessions.EventsIn(0, 1, b""), 0)
+    (out,) = session.handle(frame(limits.CREDIT_BYTES // size + 1, size=size), 0)
+    assert isinstance(out, sessions.Forward)
+
+
+def test_a_worker_that_acknowledges_what_it_was_not_sent_is_not_believed() -> None:
+    session = opened(2)
+    session.handle(frame(1, device=0), 0)
+    (end,) = session.handle(sessions.EventsIn(1, 1, b""), 0)
+    assert isinstance(end, sessions.End)
+
+
+def test_events_for_a_client_that_does_not_read_are_bounded() -> None:
+    session = opened()
+    event = sessions.EventsIn(0, 0, bytes(limits.MiB))
+    outs = [session.handle(event, 0)[0] for _ in range(65)]
+    assert isinstance(outs[-2], sessions.EventsOut) and isinstance(outs[-1], sessions.End)
+    session = opened()
+    for _ in range(200):
+        session.handle(event, 0)
+        session.handle(sessions.Written(1, limits.MiB), 0)
+    assert session.state == sessions.OPEN
+
+
+def test_the_lease_ends_at_its_time_and_not_before() -> None:
+    session = opened()
+    assert session.handle(sessions.ClientGone(), 100.0) == []
+    assert session.handle(sessions.Tick(), 159.9) == []
+    (end,) = session.handle(sessions.Tick(), 160.0)
+    assert isinstance(end, sessions.End)
+
+
+def test_frames_before_the_workers_are_held_and_claim_once() -> None:
+    session = sessions.Session(("cpu",), 60.0)
+    assert session.handle(frame(1), 0) == [sessions.Claim()]
+    assert session.handle(frame(2, size=3), 0) == []
+    assert session.state == sessions.WAITING
+    outs = session.handle(sessions.Assigned(), 0)
+    assert outs == [sessions.Forward(0, bytes(10)), sessions.Forward(0, bytes(3))]
+
+
+# --- pool ----------------------------------------------------------------------------------------
+def worker(name: str, epoch: int = 1, kind: str = "cpu", supervised: bool = True) -> pools.Worker:
+    return pools.Worker(name, epoch, "127.0.0.1:1", b"k" * 32, kind, "h", 1, supervised)
+
+
+def test_random_histories_keep_the_pool_sound() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(30):
+        pool, now = pools.Pool(2), 0.0
+        up: dict[str, int] = {}
+        claims: dict[str, pools.Claimed] = {}
+        granted: dict[str, list[str]] = {}
+        deadlines: dict[str, float] = {}
+        for step in range(200):
+            now += rng.random()
+            draw = rng.random()
+            given: pools.Input = pools.Tick()
+            if draw < 0.2:
+                name = f"w{rng.randrange(5)}"
+                up[name] = up.get(name, 0) + 1
+                given = pools.Joined(worker(name, up[name]))
+            elif draw < 0.3 and up:
+                name = rng.choice(sorted(up))
+                given = pools.Left(name, up[name], "died")
+            elif draw < 0.7:
+                kinds = ("cpu",) * rng.randint(1, 2)
+                given = pools.Claimed(f"s{step}", f"t{rng.randrange(2)}", kinds, now + 5)
+                claims[f"s{step}"] = given
+                deadlines[f"s{step}"] = now + 5
+            elif claims:
+                name = rng.choice(sorted(claims))
+                given = pools.Released(name)
+                granted.pop(name, None)
+                deadlines.pop(name, None)
+                del claims[name]
+            for out in pool.handle(given, now):
+                if isinstance(out, pools.Granted):
+                    names = [w.worker for w in out.workers]
+                    assert len(set(names)) == len(claims[out.session].kinds)
+                    granted[out.session] = names
+                    deadlines.pop(out.session)
+                elif isinstance(out, pools.Bereft):
+                    assert granted[out.session][out.device] == out.worker.worker
+                    del granted[out.session], claims[out.session]
+                elif isinstance(out, pools.Denied):
+                    assert now >= deadlines.pop(out.session)
+                    del claims[out.session]
+            for each in {name for names in granted.values() for name in names}:
+                sharers = [session for session, names in granted.items() if each in names]
+                assert len(sharers) <= 2
+                assert len({claims[session].tenant for session in sharers}) == 1
+
+
+def test_nobody_overtakes_in_line() -> None:
+    pool = pools.Pool(1)
+    pool.handle(pools.Claimed("a", "t", ("cpu", "cpu"), 10), 0)
+    (placed,) = pool.handle(pools.Claimed("b", "t", ("cpu",), 10), 0)[:1]
+    assert placed == pools.Placed("b", 2)
+    outs = pool.handle(pools.Joined(worker("w1")), 0)  # enough for b, but a comes first
+    assert not [o for o in outs if isinstance(o, pools.Granted)]
+    outs = pool.handle(pools.Joined(worker("w2")), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["a"]
+    assert pools.Placed("b", 1) in outs
+    assert pools.Want("cpu", 1) in outs
+    outs = pool.handle(pools.Released("a"), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["b"]
+
+
+def test_a_kind_that_is_short_does_not_hold_up_another() -> None:
+    pool = pools.Pool(1)
+    pool.handle(pools.Claimed("gpu", "t", ("cuda",), 10), 0)
+    pool.handle(pools.Claimed("cpu", "t", ("cpu",), 10), 0)
+    outs = pool.handle(pools.Joined(worker("w1")), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["cpu"]

@@ -1,0 +1,163 @@
+"""What a worker has received and not yet run: sessions, their frames, the transfers they wait for.
+
+A state machine without threads, sockets or clock; `server.py` calls it under one lock.
+Order holds within a session; a session that waits for bytes holds up no other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from farspan.core import limits, link
+from farspan.core.command import ErrorInfo, Event, Frame
+from farspan.core.errors import CapacityError, ProtocolError
+
+#: What a Put reads: the bytes of its transfer, or why they will not come.
+Transfer = memoryview | ErrorInfo
+
+
+class Engine(Protocol):
+    """The state machine of one session; `engine.py` holds the real one."""
+
+    def handle(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
+    def close(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One session on this worker. `owner` is whatever sent the OPEN; it gets the events."""
+
+    channel: int
+    body: link.Open
+    engine: Engine
+    owner: Any
+    frames: deque[tuple[Frame, list[int]]] = field(default_factory=deque)
+    transfers: dict[int, link.Assembly | ErrorInfo] = field(default_factory=dict)
+    transfer_bytes: int = 0  # of all assemblies held
+    unsent_bytes: int = 0  # of downloads and sends that wait for their link
+    applied: int = 0  # sequence of the last frame that ran
+    queued: bool = False  # stands in the worker's queue, or runs
+    closed: bool = False
+
+
+class Inbox:
+    """The sessions of a worker. `queue(session)` is called once each time one becomes runnable."""
+
+    def __init__(self, queue: Callable[[Session], None]) -> None:
+        self.sessions: dict[int, Session] = {}
+        self._queue = queue
+        self._ended: deque[int] = deque(maxlen=4_096)  # channels whose late bytes are dropped
+
+    def knows(self, channel: int) -> bool:
+        """Return whether the channel is open or was; bytes for any other come too early."""
+        return channel in self.sessions or channel in self._ended
+
+    def open(self, channel: int, body: link.Open, engine: Engine, owner: Any) -> Session:
+        """Return the new session; raise CapacityError while another tenant is here."""
+        if self.knows(channel):
+            raise ProtocolError(f"channel {channel} has been used")
+        others = {s.body.tenant for s in self.sessions.values()} - {body.tenant}
+        if others:
+            raise CapacityError("the worker serves another tenant; ask for another worker")
+        session = Session(channel, body, engine, owner)
+        self.sessions[channel] = session
+        return session
+
+    def end(self, channel: int) -> Session | None:
+        """Forget a session and what it waits for; return it, or None if it is not here.
+
+        Its engine is the caller's to close, on the thread that runs frames.
+        """
+        self._ended.append(channel)
+        session = self.sessions.pop(channel, None)
+        if session is not None:
+            session.closed = True
+            session.frames.clear()
+            session.transfers.clear()
+        return session
+
+    def refuse(self, channel: int) -> None:
+        """Drop what still comes for a channel that never opened."""
+        self._ended.append(channel)
+
+    def frame(self, session: Session, frame: Frame) -> None:
+        """Take a frame; raise ProtocolError if it is not for this device or breaks the credits."""
+        if frame.device != session.body.device:
+            raise ProtocolError(f"a frame for device {frame.device} on {session.body.device}")
+        if len(session.frames) >= limits.CREDIT_FRAMES:
+            raise ProtocolError(f"more than {limits.CREDIT_FRAMES} frames without an ack")
+        session.frames.append((frame, frame.transfers()))
+        self.wake(session)
+
+    def chunk(self, session: Session, chunk: link.Chunk) -> None:
+        """Take a piece of a transfer, or the reason why it fails.
+
+        One that exceeds the session's memory fails by itself: its Put is poisoned.
+        """
+        held = session.transfers.get(chunk.transfer)
+        if chunk.failed:
+            self._drop(session, chunk.transfer)
+            session.transfers[chunk.transfer] = link.unpack_failure(chunk)
+        elif isinstance(held, ErrorInfo):
+            return  # the rest of one that failed
+        elif held is None:
+            if chunk.offset:
+                raise ProtocolError(f"transfer {chunk.transfer} begins at {chunk.offset}")
+            if len(session.transfers) >= limits.TRANSFERS_MAX:
+                raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
+            budget = session.body.memory_bytes_max
+            if session.transfer_bytes + chunk.total > budget:
+                session.transfers[chunk.transfer] = ErrorInfo(
+                    "OutOfMemoryError",
+                    f"a transfer of {chunk.total} bytes does not fit into the session's {budget}",
+                    0,
+                )
+            else:
+                assembly = session.transfers[chunk.transfer] = link.Assembly(chunk.total)
+                session.transfer_bytes += chunk.total
+                assembly.add(chunk)
+        else:
+            held.add(chunk)
+        self.wake(session)
+
+    def take(self, session: Session) -> tuple[Frame, dict[int, Transfer]] | None:
+        """Return a queued session's next frame with its transfers, or None if it has ended."""
+        if session.closed:
+            return None
+        frame, names = session.frames.popleft()
+        transfers: dict[int, Transfer] = {}
+        for name in names:
+            held = self._drop(session, name)
+            if held is not None:  # twice in a frame: the engine sees it once and refuses
+                transfers[name] = held if isinstance(held, ErrorInfo) else memoryview(held.data)
+        return frame, transfers
+
+    def ran(self, session: Session, frame: Frame) -> None:
+        """Note that a taken frame has run; the session may be queued again."""
+        session.applied = frame.sequence
+        session.queued = False
+        self.wake(session)
+
+    def wake(self, session: Session) -> None:
+        """Queue the session if its next frame can run now and it does not stand there yet."""
+        if session.closed or session.queued or not session.frames:
+            return
+        if session.unsent_bytes > limits.UNSENT_BYTES_MAX:
+            return  # it waits for its reader; other sessions go on
+        held = session.transfers
+        for name in session.frames[0][1]:
+            transfer = held.get(name)
+            if transfer is None or (isinstance(transfer, link.Assembly) and not transfer.done):
+                return
+        session.queued = True
+        self._queue(session)
+
+    def _drop(self, session: Session, transfer: int) -> link.Assembly | ErrorInfo | None:
+        held = session.transfers.pop(transfer, None)
+        if isinstance(held, link.Assembly):
+            session.transfer_bytes -= len(held.data)
+        return held

@@ -1,0 +1,413 @@
+"""The shell of a worker: a listener, one thread that runs frames, a heartbeat. It decides nothing.
+
+`inbox.py` says which session runs next, the engines say what happens, `outbox.py` writes bulk
+bytes. Nothing here knows Ray (`actor.py` does) or an operator. Read `farspan.core.link` first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from farspan import wire
+from farspan.core import limits, link
+from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
+from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
+
+from farspan_worker.inbox import Engine, Inbox, Session
+from farspan_worker.outbox import Parcel, Writer
+from farspan_worker.socket_link import Link, accept, dial, listen
+
+log = logging.getLogger(__name__)
+
+_EVENTS_BYTES = link.EVENTS_BYTES_MAX - 8  # encoded events of one message, beside `applied`
+
+
+class Worker:
+    """A worker in this process. `listen` starts it, `close` ends it.
+
+    key: the epoch's link key. make_engine(memory_bytes_max) returns a new session's engine.
+    """
+
+    def __init__(self, key: bytes, make_engine: Callable[[int], Engine]) -> None:
+        self._key = key
+        self._make_engine = make_engine
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._state = threading.Condition()  # guards all below
+        self._inbox = Inbox(lambda session: self._work.put(partial(self._run, session)))
+        self._control: Link | None = None
+        self._links: set[Link] = set()
+        self._bulk: dict[str, Link] = {}  # by the owner of the control link beside it
+        self._writers: dict[tuple[str, str], Writer] = {}
+        self._counts = {"frames": 0, "commands": 0, "sessions_opened": 0, "busy_s": 0.0}
+        self._openings = threading.BoundedSemaphore(limits.OPENINGS_MAX)
+        self._listener: socket.socket | None = None
+        self._closed = threading.Event()
+
+    # --- lifecycle -------------------------------------------------------------------------------
+    def listen(self, address: str) -> str:
+        """Start all threads and return the address that others dial."""
+        self._listener, actual = listen(address)
+        for name, target in (
+            ("accept", self._accept),
+            ("engine", self._execute),
+            ("heartbeat", self._beat),
+        ):
+            threading.Thread(target=target, name=f"farspan-{name}", daemon=True).start()
+        return actual
+
+    def close(self) -> None:
+        """Stop accepting, end all sessions and links. Waits for nothing that runs."""
+        self._closed.set()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            if self._listener.family == socket.AF_UNIX:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._listener.getsockname())
+        with self._state:
+            links, writers = list(self._links), list(self._writers.values())
+            for channel in list(self._inbox.sessions):
+                self._end(channel)
+            self._state.notify_all()
+        for writer in writers:
+            writer.close()
+        for each in links:
+            each.close()
+        self._work.put(None)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the worker's own counts; needs no engine and never waits for one."""
+        with self._state:
+            sessions = self._inbox.sessions
+            return {
+                **self._counts,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "sessions": len(sessions),
+                "transfer_bytes": sum(s.transfer_bytes for s in sessions.values()),
+                "unsent_bytes": sum(s.unsent_bytes for s in sessions.values()),
+            }
+
+    # --- connections -----------------------------------------------------------------------------
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while not self._closed.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                if self._closed.is_set():
+                    return
+                self._closed.wait(0.1)  # out of file descriptors: others will close some
+                continue
+            if not self._openings.acquire(blocking=False):
+                sock.close()
+                continue
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            opened = accept(sock, self._key)
+        except (FarspanError, OSError) as error:
+            log.warning("a connection was refused: %s", error)
+            sock.close()
+            return
+        finally:
+            self._openings.release()
+        serve = {
+            link.CONTROL: self._serve_control,
+            link.BULK: self._serve_bulk,
+            link.PEER: self._serve_transfers,
+            link.WATCH: self._serve_watch,
+        }.get(opened.purpose.purpose)
+        with self._state:
+            self._links.add(opened)
+        try:
+            if serve is not None and not self._closed.is_set():
+                serve(opened)
+        except (EOFError, OSError):
+            pass  # the peer left: that is how links end
+        except ProtocolError as error:
+            log.warning("a %s link was closed: %s", opened.purpose.purpose, error)
+        finally:
+            with self._state:
+                self._links.discard(opened)
+            opened.close()
+
+    def _serve_control(self, control: Link) -> None:
+        with self._state:
+            before, self._control = self._control, control
+        if before is not None:  # one gateway at a time: the newer one fences the older
+            before.close()
+            self._end_all_of(before)
+        try:
+            while True:
+                header, payload = control.receive()
+                if header.kind == link.FRAME:
+                    self._frame(control, header.channel, payload)
+                elif header.kind == link.OPEN:
+                    self._open(control, header.channel, payload)
+                elif header.kind == link.CLOSE:
+                    with self._state:
+                        self._end(header.channel)
+                elif header.kind == link.STATUS:
+                    self._work.put(partial(self._answer, control))
+                else:
+                    raise ProtocolError(f"kind {header.kind} does not belong on a control link")
+        finally:
+            self._end_all_of(control)
+
+    def _serve_bulk(self, bulk: Link) -> None:
+        owner = bulk.purpose.owner
+        with self._state:
+            self._bulk[owner] = bulk
+            self._state.notify_all()
+        try:
+            self._serve_transfers(bulk)
+        finally:
+            with self._state:
+                if self._bulk.get(owner) is bulk:
+                    del self._bulk[owner]
+
+    def _serve_transfers(self, bulk: Link) -> None:
+        while True:
+            header, payload = bulk.receive()
+            if header.kind != link.TRANSFER:
+                raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
+            chunk = link.unpack_chunk(payload)
+            with self._state:
+                session = self._session_soon(header.channel)
+            if session is not None:
+                with self._losing(session), self._state:
+                    self._inbox.chunk(session, chunk)
+
+    def _session_soon(self, channel: int) -> Session | None:
+        """Return the session of a channel. Its OPEN may be behind its bytes: they come over
+        another connection, which waits here, so that nothing is held for strangers."""
+        known = self._state.wait_for(
+            lambda: self._inbox.knows(channel) or self._closed.is_set(), limits.CONNECT_S
+        )
+        if not known:
+            self._inbox.refuse(channel)
+        return self._inbox.sessions.get(channel)
+
+    def _serve_watch(self, watch: Link) -> None:
+        while True:
+            header, _ = watch.receive()
+            if header.kind != link.STATUS:
+                raise ProtocolError(f"kind {header.kind} does not belong on a watch link")
+            self._work.put(partial(self._answer, watch))
+
+    # --- messages of the control link ------------------------------------------------------------
+    def _open(self, control: Link, channel: int, payload: bytes) -> None:
+        body = link.unpack_open(payload)
+        try:
+            with self._state:
+                engine = self._make_engine(body.memory_bytes_max)
+                self._inbox.open(channel, body, engine, control)
+                self._counts["sessions_opened"] += 1
+                self._state.notify_all()
+        except FarspanError as error:
+            log.warning("session %s was refused: %s", body.session, error)
+            lost = Lost(type(error).__name__, str(error))
+            control.send(link.pack_events(channel, 0, wire.encode_events([lost])))
+
+    def _frame(self, control: Link, channel: int, payload: bytes) -> None:
+        with self._state:
+            session = self._inbox.sessions.get(channel)
+        if session is None or session.owner is not control:
+            return  # a frame that was under way when its session ended
+        with self._losing(session):
+            frame = wire.decode_frame(payload)  # outside of the lock: it may be long
+            with self._state:
+                self._inbox.frame(session, frame)
+
+    @contextlib.contextmanager
+    def _losing(self, session: Session) -> Iterator[None]:
+        """End the session, not the link, if the body finds bytes that are none of ours."""
+        try:
+            yield
+        except FarspanError as error:
+            self._lose(session, type(error).__name__, str(error))
+
+    # --- the end of sessions ---------------------------------------------------------------------
+    def _lose(self, session: Session, kind: str, message: str) -> None:
+        """End a session and tell its gateway why."""
+        log.warning("session %s ends: %s: %s", session.body.session, kind, message)
+        with self._state:
+            if self._end(session.channel) is None:
+                return
+        payload = wire.encode_events([Lost(kind, message)])
+        with contextlib.suppress(OSError):  # a gateway that is gone needs no telling
+            session.owner.send(link.pack_events(session.channel, session.applied, payload))
+
+    def _end(self, channel: int) -> Session | None:
+        session = self._inbox.end(channel)
+        if session is not None:
+            # The engine belongs to the thread that runs frames; it may be at work right now.
+            self._work.put(partial(self._bury, session))
+            self._state.notify_all()
+        return session
+
+    def _bury(self, session: Session) -> None:
+        session.engine.close()
+        with self._state:
+            peers = [k for k in self._writers if k[0] != link.BULK and not self._inbox.sessions]
+            writers = [self._writers.pop(key) for key in peers]
+        for writer in writers:
+            writer.close()
+        with contextlib.suppress(OSError):
+            session.owner.send(link.pack(link.CLOSE, session.channel))
+
+    def _end_all_of(self, owner: Link) -> None:
+        with self._state:
+            if self._control is owner:
+                self._control = None
+            for channel, session in list(self._inbox.sessions.items()):
+                if session.owner is owner:
+                    self._end(channel)
+            writer = self._writers.pop((link.BULK, owner.purpose.owner), None)
+        if writer is not None:
+            writer.close()
+
+    # --- the thread that runs frames -------------------------------------------------------------
+    def _execute(self) -> None:
+        while (step := self._work.get()) is not None:
+            step()
+
+    def _run(self, session: Session) -> None:
+        with self._state:
+            taken = self._inbox.take(session)
+        if taken is None:
+            return
+        frame, transfers = taken
+        begun = time.perf_counter()
+        try:
+            events = session.engine.handle(frame, transfers)
+            self._emit(session, frame, events)
+        except FarspanError as error:
+            self._lose(session, type(error).__name__, str(error))
+            return
+        except OSError:
+            session.owner.close()  # its reader ends the sessions
+            return
+        except Exception as error:  # a defect of ours ends this session, never the worker
+            log.exception("session %s: frame %d", session.body.session, frame.sequence)
+            self._lose(session, "ServiceError", f"the engine failed: {error!r}")
+            return
+        with self._state:
+            self._counts["frames"] += 1
+            self._counts["commands"] += len(frame)
+            self._counts["busy_s"] += time.perf_counter() - begun
+            self._inbox.ran(session, frame)
+
+    def _emit(self, session: Session, frame: Frame, events: list[Event]) -> None:
+        """Send a frame's events; bytes too long for the control link go by their own."""
+        small: list[Event] = []
+        for event in events:
+            if isinstance(event, Send):
+                self._send_to_peer(session, event)
+            elif isinstance(event, Value) and _is_long(event):
+                writer = self._bulk_writer(session.owner)
+                self._post(session, writer, event.request, event.data)
+                small.append(replace(event, data=None))
+            else:
+                small.append(event)
+        batches = list(wire.encode_event_batches(small, _EVENTS_BYTES)) or [b""]
+        for k, batch in enumerate(batches, start=1):
+            # The frame is acknowledged with the last of its events, never before.
+            applied = frame.sequence if k == len(batches) else session.applied
+            session.owner.send(link.pack_events(session.channel, applied, batch))
+
+    def _answer(self, asker: Link) -> None:
+        # Runs between frames, so that no engine changes while it is asked.
+        with self._state:
+            sessions = list(self._inbox.sessions.values())
+        engines = {s.body.session: s.engine.stats() for s in sessions}
+        with contextlib.suppress(OSError):
+            asker.send(link.pack_json(link.STATUS, {**self.counts(), "engines": engines}))
+
+    # --- bulk ------------------------------------------------------------------------------------
+    def _send_to_peer(self, session: Session, event: Send) -> None:
+        peer = next((p for p in session.body.devices if p.index == event.device), None)
+        if peer is None:
+            raise ProtocolError(f"session {session.body.session} has no device {event.device}")
+        with self._state:
+            writer = self._writers.get((peer.address, peer.key))
+            if writer is None:
+                connect = partial(
+                    dial, peer.address, bytes.fromhex(peer.key), link.Purpose(link.PEER)
+                )
+                writer = self._writers[peer.address, peer.key] = self._writer(connect)
+        self._post(session, writer, event.transfer, event.error or event.data)
+
+    def _bulk_writer(self, owner: Link) -> Writer:
+        with self._state:
+            writer = self._writers.get((link.BULK, owner.purpose.owner))
+            if writer is None:
+                writer = self._writer(partial(self._bulk_of, owner.purpose.owner))
+                self._writers[link.BULK, owner.purpose.owner] = writer
+            return writer
+
+    def _bulk_of(self, owner: str) -> Link:
+        with self._state:
+            self._state.wait_for(
+                lambda: owner in self._bulk or self._closed.is_set(), limits.CONNECT_S
+            )
+            if owner not in self._bulk:
+                raise WorkerLostError("the gateway opened no bulk link")
+            return self._bulk[owner]
+
+    def _writer(self, connect: Callable[[], Link]) -> Writer:
+        def lost(session: Session, message: str) -> None:
+            self._lose(session, "WorkerLostError", f"bytes could not be delivered: {message}")
+
+        return Writer(connect, self._parcel_sent, lost)
+
+    def _post(self, session: Session, writer: Writer, transfer: int, data: Any) -> None:
+        held = data if isinstance(data, ErrorInfo) else memoryview(data)
+        parcel = Parcel(session, transfer, held)
+        with self._state:
+            session.unsent_bytes += parcel.nbytes
+        writer.put(parcel)
+
+    def _parcel_sent(self, parcel: Parcel) -> None:
+        with self._state:
+            parcel.session.unsent_bytes -= parcel.nbytes
+            self._inbox.wake(parcel.session)
+
+    # --- heartbeat -------------------------------------------------------------------------------
+    def _beat(self) -> None:
+        while not self._closed.wait(limits.HEARTBEAT_S):
+            beat = link.pack_json(link.HEARTBEAT, self.counts())
+            with self._state:
+                listeners = [
+                    each
+                    for each in self._links
+                    if each is self._control or each.purpose.purpose == link.WATCH
+                ]
+            for each in listeners:
+                with contextlib.suppress(OSError):  # its reader notices too
+                    each.send(beat)
+
+
+def warm_engine() -> Callable[[int], Engine]:
+    """Return what makes a session's engine, with the op table built: no session waits for it."""
+    from farspan_worker.engine import Engine as SessionEngine
+
+    SessionEngine().close()
+    return lambda memory_bytes_max: SessionEngine(memory_bytes_max=memory_bytes_max)
+
+
+def _is_long(value: Value) -> bool:
+    return value.data is not None and memoryview(value.data).nbytes > limits.INLINE_BYTES_MAX
