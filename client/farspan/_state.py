@@ -48,12 +48,12 @@ def connect(
         from .core.op import table_hash
 
         transport = connect_grpc(
-            address.removeprefix("grpc://"),
-            token=token or os.environ.get("FARSPAN_TOKEN"),
+            address,
+            token or os.environ.get("FARSPAN_TOKEN") or "",
             tls=tls,
             devices=devices or "cpu",
             table_hash=table_hash(),
-            timeout=timeout,
+            **({} if timeout is None else {"timeout": timeout, "wait": timeout}),
         )
     else:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
