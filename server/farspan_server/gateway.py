@@ -188,6 +188,8 @@ class Gateway:
                 self._take(live, up)
         except ProtocolError as error:
             self.service.give(live, sessions.Fault("ProtocolError", str(error)))
+        except grpc.aio.UsageError:
+            return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
     def _take(self, live: Live, up: wire.Up) -> None:
