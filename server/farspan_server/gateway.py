@@ -158,8 +158,11 @@ class Gateway:
         try:
             while (message := await live.next()) is not None:
                 down, count, size_bytes = message
-                await context.write(wire.encode(down))
+                async with asyncio.timeout(limits.LEASE_S):
+                    await context.write(wire.encode(down))
                 self.service.give(live, sessions.Written(count, size_bytes))
+        except TimeoutError:
+            log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
             self.service.give(live, sessions.ClientGone())
