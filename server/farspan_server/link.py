@@ -70,7 +70,9 @@ async def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
         if writer is not None:
             writer.transport.abort()
         if isinstance(error, (OSError, EOFError)) and not isinstance(error, FarspanError):
-            raise ConnectError(f"nothing answers at {address}: {error or 'timeout'}") from error
+            raise ConnectError(
+                f"nothing answers at {address}: {str(error) or 'timeout'}"
+            ) from error
         raise
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from farspan_worker import threads
+from farspan_worker import process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,21 +26,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key-file", type=Path, required=True, help="32 bytes in hex, mode 0600")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--json", action="store_true", help="say address and pid on stdout")
+    parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    threads.apply(options.threads or threads.cores())
-    key = bytes.fromhex(options.key_file.read_text().strip())
+    process.die_with_parent(options.parent)
+    process.set_threads(options.threads or process.cores())
+    logging.basicConfig(format="%(asctime)s worker %(levelname)s: %(message)s")
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
-    return run(options.listen, key, stop, as_json=options.json)
+    key = bytes.fromhex(options.key_file.read_text().strip())
+    run(options.listen, key, stop, as_json=options.json)
+    return 0
 
 
-def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> int:
+def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> None:
     """Serve until `stop` is set."""
-    from farspan_worker.engine import Engine
-    from farspan_worker.server import Worker
+    from farspan_worker.server import Worker, warm_engine
 
-    worker = Worker(key, lambda memory_bytes_max: Engine(memory_bytes_max=memory_bytes_max))
+    worker = Worker(key, warm_engine())
     address = worker.listen(listen)
     if as_json:
         ready = {"address": address, "pid": os.getpid(), "host": socket.gethostname()}
@@ -48,7 +52,6 @@ def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> int
         print(f"worker {os.getpid()} listens at {address}", file=sys.stderr)
     stop.wait()
     worker.close()
-    return 0
 
 
 if __name__ == "__main__":

@@ -401,5 +401,13 @@ class Worker:
                     each.send(beat)
 
 
+def warm_engine() -> Callable[[int], Engine]:
+    """Return what makes a session's engine, with the op table built: no session waits for it."""
+    from farspan_worker.engine import Engine as SessionEngine
+
+    SessionEngine().close()
+    return lambda memory_bytes_max: SessionEngine(memory_bytes_max=memory_bytes_max)
+
+
 def _is_long(value: Value) -> bool:
     return value.data is not None and memoryview(value.data).nbytes > limits.INLINE_BYTES_MAX

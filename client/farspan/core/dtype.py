@@ -111,8 +111,6 @@ class Defaults:
     dtype: DType = float32
 
 
-
-
 @functools.cache
 def promote(a: DType, b: DType) -> DType:
     """Return the smallest type that holds both, by torch's lattice for tensors of equal rank."""

@@ -49,6 +49,7 @@ class Op:
     dynamic: bool = False  # the shape depends on the elements: a sync point
     random: bool = False  # the kernel's first argument after xp is a Generator
     overwrites: bool = False  # in place, the old elements of self do not matter (fill_, copy_)
+    detaches: bool = False  # a view that shares memory but has no place in the graph
     absolute: bool = False  # a view whose offset counts from the start of the storage
     opcode: int = -1
     written: tuple[int, ...] = ()  # positions in args of what the op itself writes: (a!)
@@ -103,7 +104,7 @@ class Op:
 class Recipe:
     """Puts flat tensors and scalars back where the schema wants them, for one static form."""
 
-    __slots__ = ("flat", "fill", "slots", "template")
+    __slots__ = ("fill", "flat", "slots", "template")
 
     def __init__(self, op: Op, static: Static) -> None:
         self.template: list[Any] = []

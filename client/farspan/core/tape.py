@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .call import fn
 from .errors import AutogradError
-from .op import Op, VjpPlan
+from .op import OPS, Op, VjpPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -92,21 +92,24 @@ def edge_of(x: Any) -> tuple[Node, int] | None:
         x._generation = base._generation
         x._node, x._index = None, 0
         if base._node is not None:
-            spec = x._spec
-            static = (spec.shape, spec.stride, x._offset)
-            op = _as_strided()
-            node = Node(op, (edge_of(base),))
-            node.plan = op.vjp_plan(static, 1)
-            node.static, node.scalars = static, ()
-            node.specs, node.outs = (base._spec,), (spec,)
-            x._node = node
+            x._node = _window_node("_window", base, x, (edge_of(base),))
     return None if x._node is None else (x._node, x._index)
 
 
-def _as_strided() -> Op:
-    from .op import OPS
-
-    return OPS["_window"]
+def _window_node(
+    name: str, base: Any, view: Any, edges: tuple[tuple[Node, int] | None, ...]
+) -> Node:
+    """Return a node of `_window` or `_window_scatter` over the place of `view` within `base`."""
+    spec = view._spec
+    op = OPS[name]
+    static = (base._spec.stride, spec.shape, spec.stride, view._offset - base._offset)
+    node = Node(op, edges)
+    node.plan = op.vjp_plan(static, sum(1 << i for i, e in enumerate(edges) if e is not None))
+    node.static, node.scalars = static, ()
+    scatters = len(edges) == 2
+    node.specs = (base._spec, spec) if scatters else (base._spec,)
+    node.outs = (base._spec,) if scatters else (spec,)
+    return node
 
 
 def record(
@@ -178,24 +181,10 @@ def record_inplace(
     if base is None:
         target._generation += 1
         return node
-    spec = target._spec
-    window = (spec.shape, spec.stride, target._offset)
-    scatter = _window_scatter()
-    mask = (1 if base._node is not None else 0) | 2
-    scatter_plan = scatter.vjp_plan(window, mask)
-    assert scatter_plan is not None
-    rewritten = Node(scatter, (edge_of(base), (node, 0)))
-    rewritten.plan, rewritten.static, rewritten.scalars = scatter_plan, window, ()
-    rewritten.specs, rewritten.outs = (base._spec, spec), (base._spec,)
-    base._node, base._index = rewritten, 0
+    base._node = _window_node("_window_scatter", base, target, (edge_of(base), (node, 0)))
+    base._index = 0
     base._generation += 1
     return node
-
-
-def _window_scatter() -> Op:
-    from .op import OPS
-
-    return OPS["_window_scatter"]
 
 
 # ------------------------------------------------------------------------------------ backward --

@@ -1,0 +1,86 @@
+"""LocalTransport: engines in this process. The same frames as over the wire, without the bytes.
+
+The only module of the client that imports the worker, and only when `local:` is used. Frames run
+inside `send`, on the caller's thread; the session's lock keeps their order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import TYPE_CHECKING, Any
+
+from .core.command import Acked, Event, Frame, Lost, Send
+from .core.errors import BadValueError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def parse_devices(text: str) -> list[str]:
+    """Return device names for ``"cpu:2"`` -> [cpu, cpu:1], ``"cpu,cuda:2"``. BadValueError."""
+    counts: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(cpu|cuda)(?::(\d{1,3}))?\s*", part)
+        if match is None or match[2] == "0":
+            raise BadValueError(f'devices={text!r}: write e.g. "cpu:2" or "cpu,cuda:4"')
+        counts[match[1]] = counts.get(match[1], 0) + int(match[2] or 1)
+    counts.setdefault("cpu", 1)
+    names = ["cpu" if i == 0 else f"cpu:{i}" for i in range(counts["cpu"])]
+    return names + [f"cuda:{i}" for i in range(counts.get("cuda", 0))]
+
+
+class LocalTransport:
+    """Runs frames at once, in this process."""
+
+    session_id = "local"
+
+    def __init__(self, devices: str) -> None:
+        from farspan_worker.engine import Engine
+
+        names = parse_devices(devices)
+        if any(n.startswith("cuda") for n in names):
+            raise BadValueError('local: has CPU devices only; write devices="cpu:N"')
+        self.engines = [Engine(name) for name in names]
+        host, pid = socket.gethostname(), os.getpid()
+        self.devices = [
+            {"name": n, "kind": n.partition(":")[0], "host": host, "pid": pid, "epoch": 0}
+            for n in names
+        ]
+        self.exported = 0  # storages that numpy can see: then every command runs at once
+        self._transfers: dict[int, Any] = {}
+        self._sink: Callable[[Event], None] = lambda event: None
+        self._frames = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.exported > 0
+
+    def set_sink(self, sink: Callable[[Event], None]) -> None:
+        self._sink = sink
+
+    def send(self, frame: Frame) -> None:
+        self._frames += 1
+        transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
+        try:
+            events = self.engines[frame.device].handle(frame, transfers)
+        except ProtocolError as e:
+            self._sink(Lost("ProtocolError", str(e)))
+            return
+        for event in events:
+            if isinstance(event, Send):
+                self._transfers[event.transfer] = event.error or event.data
+            else:
+                self._sink(event)
+        self._sink(Acked(frame.sequence, frame.sequence))
+
+    def upload(self, transfer: int, device: int, data: memoryview) -> None:
+        self._transfers[transfer] = data
+
+    def stats(self) -> dict[str, int]:
+        return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0}
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()

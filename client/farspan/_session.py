@@ -1,0 +1,481 @@
+"""Session: the client's end of the stream - ids, open frames, waits and errors that come later.
+
+Commands gather in one open frame a device; frames share one sequence. Only `get`, `spec_of` and
+`synchronize` wait. A session may be used from several threads. The transport moves frames and
+delivers events: `_local.LocalTransport` in this process, `_transport.GrpcTransport` over the wire.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .core import command as cmd
+from .core import limits
+from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
+from .core.dtype import Defaults, Device
+from .core.errors import (
+    BY_NAME,
+    DeviceError,
+    FarspanError,
+    ProgramError,
+    ServiceError,
+    SessionClosedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Site = tuple[Any, int]  # code object and instruction offset: cheap to take, resolved when needed
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Transport(Protocol):
+    """What carries frames to the engines and brings events back."""
+
+    session_id: str
+    devices: Sequence[dict[str, Any]]  # {"name", "kind", "host", "pid", "epoch"}
+    #: Whether a frame sent now would be the only one under way, so that waiting for company
+    #: would only add latency.
+    idle: bool
+
+    def set_sink(self, sink: Callable[[Event], None]) -> None: ...
+    def send(self, frame: Frame) -> None: ...
+    def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
+class Ref:
+    """A counted claim on an engine's tensor; when it goes, so does the tensor."""
+
+    __slots__ = ("__weakref__", "device", "id", "session")
+
+    def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
+        self.session = session
+        self.device = device
+        self.id = id_
+        session._held[device][id_] = nbytes
+
+    def __del__(self) -> None:
+        # Runs at any time, inside of other calls too: a deque's append is one atomic step.
+        self.session._freed[self.device].append(self.id)
+
+
+_is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
+
+
+def call_site() -> Site | None:
+    """Return where the innermost frame outside of farspan stands."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        name = code.co_filename
+        own = _is_own.get(name)
+        if own is None:
+            own = _is_own[name] = name.startswith(_OWN)
+        if not own:
+            return code, frame.f_lasti
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def describe_site(site: Site | None) -> str:
+    """Return ``file.py:12 in function: source line`` for a call site."""
+    if site is None:
+        return "an unknown line"
+    code, at = site
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= at < end and number is not None:
+            line = number
+    text = linecache.getline(code.co_filename, line).strip()
+    where = f"{os.path.basename(code.co_filename)}:{line} in {code.co_name}()"
+    return f"{where}: {text}" if text else where
+
+
+class _Wait:
+    """One answer that a thread waits for."""
+
+    __slots__ = ("done", "value")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: Value | None = None
+
+
+class Session:
+    """A connection to devices that hold tensors. Made by `farspan.connect`."""
+
+    def __init__(self, transport: Transport, address: str) -> None:
+        self.transport = transport
+        self.address = address
+        self.id = transport.session_id
+        self.devices = tuple(Device(d["name"]) for d in transport.devices)
+        self._index = {d: i for i, d in enumerate(self.devices)}
+        first_cpu = next((i for i, d in enumerate(self.devices) if d.type == "cpu"), 0)
+        self._index[Device("cpu")] = self._index[Device("cpu", 0)] = first_cpu
+        cuda = next((i for i, d in enumerate(self.devices) if d.type == "cuda"), None)
+        if cuda is not None:
+            self._index[Device("cuda")] = cuda
+        self.default_device = self.devices[first_cpu]
+        self._lock = threading.RLock()
+        self._ids = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._requests = itertools.count(1)
+        self._open = [Frame(i) for i in range(len(self.devices))]
+        self._sites: list[list[Site | None]] = [[] for _ in self.devices]
+        self._freed: list[deque[int]] = [deque() for _ in self.devices]
+        self._pending_bytes = [0] * len(self.devices)
+        self._sequence = 0
+        self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
+        self._waits: dict[int, _Wait] = {}
+        self._errors: deque[FarspanError] = deque(maxlen=256)
+        self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
+        self._lost: FarspanError | None = None
+        self._closed = False
+        self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
+        self._pid = os.getpid()
+        _sessions.add(self)
+        self.debug: str | None = None
+        self._commands = 0
+        self._syncs: dict[Site | None, int] = {}
+        self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
+        self._owed = threading.Event()  # an open frame waits for company
+        transport.set_sink(self._deliver)
+        if getattr(transport, "needs_timer", False):
+            threading.Thread(
+                target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
+            ).start()
+
+    # ---------------------------------------------------------------------------------- issue --
+    def new_id(self) -> int:
+        return next(self._ids)
+
+    def index_of(self, device: Device) -> int:
+        """Return the number of a device. DeviceError if the session has no such device."""
+        found = self._index.get(device)
+        if found is None:
+            have = ", ".join(map(str, self.devices))
+            raise DeviceError(
+                f"this session has no device {str(device)!r}; it has {have}. "
+                f'Ask for more with farspan.connect(..., devices="{device.type}:N")'
+            )
+        return found
+
+    def issue(
+        self,
+        device: int,
+        opcode: int,
+        mode: int,
+        ids: Sequence[int],
+        static: cmd.Static,
+        scalars: Sequence[Any],
+        nbytes: int = 0,
+    ) -> int:
+        """Append a command to the device's open frame and return its number. Does not wait."""
+        site = call_site()
+        with self._lock:
+            if self._over:
+                self._refuse()
+            frame = self._open[device]
+            if frame.default_dtype != Defaults.dtype.code:
+                if frame.opcodes:
+                    self._send(device)
+                    frame = self._open[device]
+                frame.default_dtype = Defaults.dtype.code
+            if self._freed[device]:
+                self._append_frees(frame, device)
+            number = next(self._numbers)
+            frame.opcodes.append(opcode)
+            frame.modes.append(mode)
+            frame.counts.append(len(ids))
+            frame.ids += ids
+            frame.statics.append(static)
+            frame.scalar_counts.append(len(scalars))
+            if scalars:
+                frame.scalars += scalars
+            frame.numbers.append(number)
+            self._sites[device].append(site)
+            self._commands += 1
+            self._pending_bytes[device] += nbytes
+            count = len(frame.opcodes)
+            if (
+                count >= limits.FLUSH_COMMANDS
+                or self._pending_bytes[device] >= limits.FLUSH_WORK_BYTES
+                or self.transport.idle
+            ):
+                self._send(device)
+            elif count == 1:
+                self._owed.set()
+        if self.debug == "sync":
+            self.synchronize()
+        return number
+
+    def put(self, device: int, id_: int, dtype: int, shape: tuple[int, ...], data: Any) -> None:
+        """Make tensor `id_` from bytes: inline if small, else by a transfer beside the stream."""
+        view = memoryview(data)
+        if view.nbytes <= limits.INLINE_BYTES_MAX:
+            with self._lock:
+                frame = self._open[device]
+                if sum(len(p) for p in frame.payloads) + view.nbytes > limits.FLUSH_BYTES * 4:
+                    self._send(device)
+                    frame = self._open[device]
+                payload = len(frame.payloads)
+                frame.payloads.append(bytes(view))
+                static = (dtype, shape, payload, 0)
+                self.issue(device, cmd.PUT, 0, (id_,), static, (), view.nbytes)
+            return
+        transfer = next(self._requests)
+        self.transport.upload(transfer, device, view)
+        self.issue(device, cmd.PUT, 0, (id_,), (dtype, shape, -1, transfer), (), view.nbytes)
+
+    def copy_across(self, source: Ref, id_: int, to: int, dtype: int, shape: Any) -> None:
+        """Copy a tensor to another device of the session, worker to worker. Does not wait."""
+        transfer = next(self._requests)
+        static = (transfer, cmd.GET_SEND, to)
+        with self._lock:
+            self.issue(source.device, cmd.GET, 0, (source.id,), static, ())
+            self.flush(source.device)  # the sender goes first, so the receiver cannot starve
+            self.issue(to, cmd.PUT, 0, (id_,), (dtype, shape, -1, transfer), ())
+
+    def flush(self, device: int | None = None) -> None:
+        """Send what has gathered. Does not wait for it to run."""
+        with self._lock:
+            for i in range(len(self._open)) if device is None else (device,):
+                if self._freed[i]:
+                    self._append_frees(self._open[i], i)
+                if self._open[i].opcodes:
+                    self._send(i)
+
+    def _append_frees(self, frame: Frame, device: int) -> None:
+        freed = self._freed[device]
+        ids = [freed.popleft() for _ in range(min(len(freed), limits.FRAME_IDS_MAX // 4))]
+        held = self._held[device]
+        for id_ in ids:
+            held.pop(id_, None)
+        frame.opcodes.append(cmd.FREE)
+        frame.modes.append(0)
+        frame.counts.append(len(ids))
+        frame.ids += ids
+        frame.statics.append(())
+        frame.scalar_counts.append(0)
+        frame.numbers.append(next(self._numbers))
+        self._sites[device].append(None)
+
+    def _send(self, device: int) -> None:
+        frame = self._open[device]
+        self._open[device] = Frame(device, default_dtype=frame.default_dtype)
+        self._sequence += 1
+        frame.sequence = self._sequence
+        self._in_flight.append((self._sequence, frame.numbers, self._sites[device]))
+        self._sites[device] = []
+        self._pending_bytes[device] = 0
+        self.transport.send(frame)
+
+    # ---------------------------------------------------------------------------------- waits --
+    def get(self, ref: Ref) -> Value:
+        """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
+        return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
+
+    def spec_of(self, ref: Ref) -> Value:
+        """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
+        return self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
+
+    def wait_for(self, ref: Ref) -> None:
+        """Wait until a tensor is computed; raise what it is poisoned by."""
+        self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
+
+    def synchronize(self, device: int | None = None) -> None:
+        """Wait until all commands have run; raise the first error that nobody has seen."""
+        for i in range(len(self.devices)) if device is None else (device,):
+            self._ask(i, (), cmd.GET_SPEC)
+
+    def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
+        request = next(self._requests)
+        wait = self._waits[request] = _Wait()
+        site = call_site()
+        self._syncs[site] = self._syncs.get(site, 0) + 1
+        debug, self.debug = self.debug, None
+        try:
+            with self._lock:
+                self.issue(device, cmd.GET, 0, ids, (request, kind, 0), ())
+                self.flush()
+            while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
+                if self._lost is not None:
+                    break
+        finally:
+            self.debug = debug
+            self._waits.pop(request, None)
+        if wait.value is None:
+            self._refuse()
+        assert wait.value is not None
+        if wait.value.error is not None:
+            raise self._resolve(wait.value.error)
+        self.raise_pending()
+        return wait.value
+
+    def raise_pending(self) -> None:
+        """Raise the first error that came since the last wait; the others are noted on it."""
+        if not self._errors:
+            return
+        error = self._errors.popleft()
+        while self._errors:
+            error.add_note(f"also: {type(self._errors[0]).__name__}: {self._errors.popleft()}")
+        raise error
+
+    def _resolve(self, info: ErrorInfo) -> FarspanError:
+        """Return the error of a poisoned read; reading counts as having seen it."""
+        error = self._known.get(info.command)
+        if error is None:
+            return self._make_error(info)
+        if error in self._errors:
+            self._errors.remove(error)
+        fresh = type(error)(*error.args)
+        fresh.site = error.site
+        return fresh
+
+    # --------------------------------------------------------------------------------- events --
+    def _deliver(self, event: Event) -> None:
+        """Take an event from the transport; runs on its reader thread, or inside `send`."""
+        if isinstance(event, Value):
+            wait = self._waits.get(event.request)
+            if wait is not None:
+                wait.value = event
+                wait.done.set()
+        elif isinstance(event, Acked):
+            flights = self._in_flight
+            while flights and flights[0][0] <= event.applied:
+                flights.popleft()
+        elif isinstance(event, Failed):
+            error = self._make_error(event.error)
+            if len(self._known) >= limits.MEMO_ENTRIES_MAX:
+                self._known.clear()
+            self._known[event.error.command] = error
+            self._errors.append(error)
+        elif isinstance(event, Lost):
+            cls = BY_NAME.get(event.kind, ServiceError)
+            self._lost = cls(event.message)
+            self._over = True
+            for wait in list(self._waits.values()):
+                wait.done.set()
+
+    def _make_error(self, info: ErrorInfo) -> FarspanError:
+        site = self._site_of(info.command)
+        where = describe_site(site)
+        cls = BY_NAME.get(info.kind, ServiceError)
+        error = cls(
+            f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
+        )
+        error.site = where
+        return error
+
+    def _site_of(self, number: int) -> Site | None:
+        for _, numbers, sites in list(self._in_flight):
+            if numbers and numbers[0] <= number <= numbers[-1]:
+                for have, site in zip(numbers, sites, strict=True):
+                    if have == number:
+                        return site
+        return None
+
+    # -------------------------------------------------------------------------------- closing --
+    def _refuse(self) -> None:
+        if os.getpid() != self._pid:
+            raise SessionClosedError(
+                "this session was opened before a fork; a child process must connect for itself"
+            )
+        if self._lost is not None:
+            raise type(self._lost)(*self._lost.args)
+        raise SessionClosedError("this session is closed")
+
+    def close(self) -> None:
+        """End the session and free its tensors. Errors that nobody read are printed."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._lost is None and os.getpid() == self._pid:
+                try:
+                    self.synchronize()
+                except FarspanError as e:
+                    print(f"farspan: an error that nobody read: {type(e).__name__}: {e}",
+                          file=sys.stderr)  # fmt: skip
+            self._closed = self._over = True
+        self.transport.close()
+        from . import _state
+
+        _state.forget(self)
+
+    def __enter__(self) -> Session:
+        from . import _state
+
+        _state.push(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------ reporting --
+    def describe(self) -> dict[str, Any]:
+        """Return ``{"id", "address", "devices": [{"name", "kind", "host", "pid", "epoch"}]}``."""
+        devices = [dict(d) for d in self.transport.devices]
+        return {"id": self.id, "address": self.address, "devices": devices}
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
+        live = {}
+        for device, held, freed in zip(self.devices, self._held, self._freed, strict=True):
+            gone = set(freed)
+            sizes = [n for i, n in list(held.items()) if i not in gone]
+            live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
+        syncs = {describe_site(site): n for site, n in self._syncs.items()}
+        return {
+            "commands": self._commands,
+            **self.transport.stats(),
+            "sync_points": sum(syncs.values()),
+            "sync_sites": syncs,
+            "live": live,
+        }
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(str, self.devices))
+        state = "closed" if self._closed else "lost" if self._lost else "open"
+        return f"<farspan session {self.id} at {self.address}: {names} ({state})>"
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._over = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
+    """Send open frames that have waited FLUSH_DELAY_S for company; ends with its session."""
+    while True:
+        if not owed.wait(1.0):
+            if ref() is None:
+                return
+            continue
+        owed.clear()
+        time.sleep(limits.FLUSH_DELAY_S)
+        session = ref()
+        if session is None or session._closed:
+            return
+        try:
+            session.flush()
+        except ProgramError:
+            raise
+        except FarspanError:
+            return  # the session is lost; whoever uses it next is told so
+        del session

@@ -1,0 +1,97 @@
+"""What is current: the session that factories use, and how `connect` makes one.
+
+The first use of a tensor without a session opens `FARSPAN_ADDRESS`, or `local:` if it is unset.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import Any
+
+from ._session import Session
+from .core.errors import BadValueError, SessionClosedError
+
+_stack: list[Session] = []
+_all: set[Session] = set()
+_lock = threading.Lock()
+
+
+def connect(
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    devices: str | None = None,
+    tls: Any = None,
+    timeout: float | None = None,
+) -> Session:
+    """Open a session and make it the current one.
+
+    address: ``local:`` (this process) or ``grpc://host:port``; default FARSPAN_ADDRESS or local.
+    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"`` or ``"cpu,cuda:4"``.
+    tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway and
+    for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
+
+    >>> import farspan
+    >>> with farspan.connect("local:") as session:
+    ...     float(farspan.ones(3).sum())
+    3.0
+    """
+    address = address or os.environ.get("FARSPAN_ADDRESS") or "local:"
+    if address.startswith("local:"):
+        from ._local import LocalTransport
+
+        transport: Any = LocalTransport(devices or "cpu")
+    elif address.startswith("grpc://"):
+        from ._transport import connect_grpc
+        from .core.op import table_hash
+
+        transport = connect_grpc(
+            address.removeprefix("grpc://"),
+            token=token or os.environ.get("FARSPAN_TOKEN"),
+            tls=tls,
+            devices=devices or "cpu",
+            table_hash=table_hash(),
+            timeout=timeout,
+        )
+    else:
+        raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
+    session = Session(transport, address)
+    push(session)
+    return session
+
+
+def push(session: Session) -> None:
+    """Make a session the current one."""
+    with _lock:
+        if session in _stack:
+            _stack.remove(session)
+        _stack.append(session)
+        _all.add(session)
+
+
+def forget(session: Session) -> None:
+    """Take a closed session out; the one before it becomes current."""
+    with _lock:
+        if session in _stack:
+            _stack.remove(session)
+        _all.discard(session)
+
+
+def current() -> Session:
+    """Return the current session, opening the default one if there is none."""
+    if _stack:
+        session = _stack[-1]
+        if session._pid != os.getpid():
+            raise SessionClosedError(
+                "this session was opened before a fork; a child process must connect for itself"
+            )
+        return session
+    return connect()
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_all):
+        session.close()

@@ -1,0 +1,310 @@
+"""Function: a public name, its overloads, and how a call picks one; `fn` holds them all.
+
+Signatures follow torch's Python rules in this one place: `self` is `input` in functions, numpy's
+aliases (`axis`, `keepdims`, `x1` ...), int lists also as varargs, overloads by argument types.
+A call ends in `Value._apply`, which each kind of value (client proxy, engine array) implements.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from . import schema
+from .command import FUNCTIONAL, INPLACE, OUT
+from .dtype import Device, DType
+from .errors import ArgumentError, UnsupportedError
+from .op import OPS, Op, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Value:
+    """Anything that ops apply to. Subclasses say how: now, later, or on another machine."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _apply(
+        cls, op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
+    ) -> Any:
+        """Run or issue one op; returns its output or a tuple of them."""
+        raise NotImplementedError
+
+
+#: Who runs an op that has no tensor argument (factories): set by the client, once.
+_default: type[Value] = Value
+
+
+def set_default(cls: type[Value]) -> None:
+    """Let `cls` run the ops that take no tensor."""
+    global _default
+    _default = cls
+
+
+_ALIASES: Final = {
+    "input": "self", "axis": "dim", "keepdims": "keepdim", "x": "self", "a": "self", "x1": "self",
+    "x2": "other",
+}  # fmt: skip
+_Kinds = tuple[Any, ...]
+
+
+class Function:
+    """A name of the API: callable, and a method where it stands in a class."""
+
+    __slots__ = ("__name__", "_memo", "form", "overloads")
+
+    def __init__(self, name: str, overloads: Sequence[Op], form: int = FUNCTIONAL) -> None:
+        self.__name__ = name
+        self.overloads = tuple(overloads)
+        self.form = form
+        self._memo: dict[_Kinds, _Choice] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kinds: _Kinds = tuple([_kind(a) for a in args])
+        if kwargs:
+            kinds += (tuple([(k, _kind(v)) for k, v in kwargs.items()]),)
+        choice = self._memo.get(kinds)
+        if choice is None:
+            choice = self._choose(args, kwargs)
+            if len(self._memo) < 1_024:
+                self._memo[kinds] = choice
+        return choice.run(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
+        reasons = []
+        for op in self.overloads:
+            choice, why = _match(self, op, args, kwargs)
+            if choice is not None:
+                return choice
+            reasons.append(why)
+        if len(self.overloads) == 1:
+            raise ArgumentError(f"{self.__name__}(): {reasons[0]}")
+        got = ", ".join([type(a).__name__ for a in args] + [
+            f"{k}={type(v).__name__}" for k, v in kwargs.items()])  # fmt: skip
+        wanted = "".join(f"\n * {o.schema.line}" for o in self.overloads)
+        raise ArgumentError(
+            f"{self.__name__}() received an invalid combination of arguments - got ({got}), "
+            f"but expected one of:{wanted}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<function farspan.{self.__name__}>"
+
+
+class _Choice:
+    """How calls of one combination of argument types run."""
+
+    __slots__ = ("form", "name", "op", "out", "packed", "renamed")
+
+    def __init__(self, function: Function, op: Op, packed: int | None, renamed: Any) -> None:
+        self.op = op
+        self.name = function.__name__
+        self.form = function.form
+        self.packed = packed  # positional ints from here on are one list
+        self.renamed: dict[str, str] = renamed
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.packed is not None:
+            args = (*args[: self.packed], args[self.packed :])
+        out = None
+        if kwargs:
+            kwargs = {self.renamed.get(k, k): v for k, v in kwargs.items()}
+            out = kwargs.pop("out", None)
+        op = self.op
+        if op.body is not None:
+            return run_composite(op, args, kwargs, out, self.form)
+        try:
+            tensors, static, scalars = op.bind(*args, **kwargs)
+        except ArgumentError as e:
+            raise ArgumentError(f"{self.name}(): {e}") from None
+        form = self.form
+        if out is not None:
+            outs = (out,) if isinstance(out, Value) else tuple(out)
+            tensors, form = tensors + outs, OUT
+        cls = type(tensors[0]) if tensors else _default
+        return cls._apply(op, tensors, static, scalars, form)
+
+
+def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:
+    """Run a composite's body; in place and `out=` copy its result over."""
+    assert op.body is not None
+    result = op.body(*args, **kwargs)
+    if form == INPLACE:
+        return fn.copy_(args[0], result)
+    if out is not None:
+        if isinstance(result, tuple):
+            return tuple(_into(o, r) for o, r in zip(out, result, strict=True))
+        return _into(out, result)
+    return result
+
+
+def _into(out: Any, result: Any) -> Any:
+    out._write_out(result)
+    return out
+
+
+def _kind(x: Any) -> Any:
+    """Return what overload resolution looks at: the type; for lists that of the first element."""
+    cls = type(x)
+    if cls is list or cls is tuple:
+        return (cls, type(x[0]) if x else None)
+    return cls
+
+
+def _match(
+    function: Function, op: Op, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[_Choice | None, str]:
+    """Return the way to call `op` with these arguments, or None and the reason."""
+    params = op.args
+    positional = [a for a in params if not a.keyword_only]
+    packed = None
+    first_list = next((i for i, a in enumerate(positional) if a.kind == "i[]"), None)
+    if first_list is not None and first_list <= 1 and len(args) > first_list:
+        rest = args[first_list:]
+        if all(_is_int(x) for x in rest) and (len(rest) > 1 or not positional[first_list].size):
+            if len(rest) > 1 or len(positional) == first_list + 1:
+                packed = first_list
+                args = (*args[:first_list], rest)
+    if len(args) > len(positional):
+        return None, (f"takes {len(positional)} positional arguments but {len(args)} were given")
+    names = {a.name: a for a in params}
+    given: dict[str, Any] = {}
+    renamed: dict[str, str] = {}
+    for a, x in zip(positional, args, strict=False):
+        given[a.name] = x
+    for key, x in kwargs.items():
+        if key == "out" and "out" not in names:
+            continue
+        name = key if key in names else _ALIASES.get(key, key)
+        if name not in names:
+            return None, f"got an unexpected keyword argument '{key}'"
+        if name in given:
+            return None, f"got multiple values for argument '{key}'"
+        if name != key:
+            renamed[key] = name
+        given[name] = x
+    for at, a in enumerate(params):
+        if a.name not in given:
+            if a.default is schema.MISSING and a.kind != "T?":
+                shown = "input" if a.name == "self" else a.name
+                return None, f'missing required argument "{shown}"'
+        elif not _fits(a, given[a.name]):
+            shown = "input" if a.name == "self" else a.name
+            return None, (
+                f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
+                f"not {type(given[a.name]).__name__}"
+            )
+    return _Choice(function, op, packed, renamed), ""
+
+
+def _is_int(x: Any) -> bool:
+    cls = type(x)
+    return cls is int or (cls is not bool and hasattr(x, "__index__") and not _is_array(x))
+
+
+def _is_array(x: Any) -> bool:
+    return getattr(x, "ndim", 0) != 0
+
+
+def _is_number(x: Any) -> bool:
+    if isinstance(x, (bool, int, float, complex, np.generic)):
+        return True
+    return isinstance(x, Value) and not x._spec.shape  # type: ignore[attr-defined]
+
+
+def _fits(arg: schema.Arg, x: Any) -> bool:
+    """Return whether a value may be passed for an argument of this kind."""
+    kind = arg.kind
+    if x is None:
+        return kind[-1] == "?" or kind[0] in "LMG"
+    kind = kind.rstrip("?") if kind != "T?[]" else kind
+    if "[]" in kind:
+        if kind[0] == "i" and arg.size and _is_int(x):
+            return True
+        if kind[0] in "fS" and _is_number(x):
+            return True
+        if not isinstance(x, (list, tuple)):
+            return False
+        inner = _INNER[kind[0]]
+        return all(inner(i) or (i is None and kind == "T?[]") for i in x)
+    return _INNER[kind[0]](x)
+
+
+_INNER: Final[dict[str, Callable[[Any], bool]]] = {
+    "T": lambda x: isinstance(x, Value),
+    "S": _is_number,
+    "f": lambda x: _is_number(x) and not isinstance(x, complex),
+    "i": _is_int,
+    "b": lambda x: isinstance(x, (bool, np.bool_)),
+    "s": lambda x: isinstance(x, str),
+    "d": lambda x: isinstance(x, DType) or x in (float, int, bool, complex),
+    "D": lambda x: isinstance(x, (Device, str, int)),
+    "L": lambda x: True,
+    "M": lambda x: True,
+    "G": lambda x: hasattr(x, "_number"),
+}
+_TYPE_NAMES: Final = {
+    "T": "Tensor", "S": "Number", "f": "float", "i": "int", "b": "bool", "s": "str",
+    "d": "torch.dtype", "D": "torch.device", "L": "torch.layout", "M": "torch.memory_format",
+    "G": "Generator",
+}  # fmt: skip
+
+
+def _type_name(kind: str) -> str:
+    name = _TYPE_NAMES[kind[0]]
+    return f"tuple of {name}s" if "[]" in kind else name
+
+
+class Namespace:
+    """Every function of the table by name, made at first use: ``fn.add``, ``fn.add_``."""
+
+    def __getattr__(self, name: str) -> Function:
+        function = self._make(name)
+        if function is None:
+            raise AttributeError(f"farspan has no operator {name!r}")
+        setattr(self, name, function)
+        return function
+
+    def _make(self, name: str) -> Function | None:
+        table()
+        by_base = _by_base()
+        if name in by_base:
+            ops = by_base[name]
+            form = INPLACE if name[-1] == "_" and ops[0].written else FUNCTIONAL
+            return Function(name, ops, form)
+        if name[-1] == "_" and name[:-1] in by_base and not name.startswith("__"):
+            return Function(name, by_base[name[:-1]], INPLACE)
+        return None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__ or self._make(name) is not None
+
+
+def _by_base() -> dict[str, list[Op]]:
+    if len(OPS) != _grouped["count"]:
+        groups: dict[str, list[Op]] = {}
+        for op in OPS.values():
+            groups.setdefault(op.base, []).append(op)
+        _grouped["count"], _grouped["groups"] = len(OPS), groups
+    return _grouped["groups"]  # type: ignore[no-any-return]
+
+
+_grouped: dict[str, Any] = {"count": 0, "groups": {}}
+fn: Any = Namespace()
+
+
+def unsupported(name: str, why: str) -> Callable[..., Any]:
+    """Return a function that says why `name` is not there."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(f"{name} is not supported: {why}")
+
+    refuse.__name__ = name
+    return refuse

@@ -1,0 +1,282 @@
+"""The `farspan` command: each subcommand says what it needs and starts one thing.
+
+numpy, grpc and ray are imported inside the subcommands: `farspan worker` sets its thread policy
+before numpy loads, and `farspan --help` is quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from farspan_server.config import StaticWorker
+    from farspan_server.fleet import Started
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+_parent = click.option("--parent", type=int, default=0, hidden=True)
+_threads = click.option(
+    "--threads", type=int, default=0, help="Of each worker; 0 divides the cores of this machine."
+)
+
+
+class _Workers(click.ParamType):
+    """`cpu:2,cuda:1` as {"cpu": 2, "cuda": 1}."""
+
+    name = "KIND:COUNT,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, int]:
+        if isinstance(value, dict):
+            return value
+        counts: dict[str, int] = {}
+        for part in str(value).split(","):
+            kind, _, count = part.strip().partition(":")
+            if kind not in ("cpu", "cuda") or not count.isdecimal() or kind in counts:
+                self.fail(f"{value!r}: write cpu:2 or cpu:2,cuda:1", param, ctx)
+            counts[kind] = int(count)
+        return counts
+
+
+_workers = click.option("--workers", type=_Workers(), default="cpu:2", show_default=True)
+_spares = click.option(
+    "--spares", type=int, default=0, show_default=True, help="Warm CPU workers beyond those."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="farspan")
+def main() -> None:
+    """Distributed tensors with PyTorch's API: the service's side."""
+
+
+@main.command()
+@_workers
+@_spares
+@click.option("--port", type=int, default=0, show_default=True, help="0 picks one.")
+@_threads
+@click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
+@_json
+def up(
+    workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool, as_json: bool
+) -> None:
+    """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
+    from farspan_server import up as ups
+
+    plan = ups.Plan(workers, spares, port=port, threads=threads, ray=not no_ray)
+    sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=0, help="0 picks one.")
+@click.option("--token-file", type=_FILE, required=True, help="Lines of token or tenant:token.")
+@click.option("--tls-certificate", type=_FILE, help="PEM; required beyond this machine.")
+@click.option("--tls-key", type=_FILE)
+@click.option("--tls-client-ca", type=_FILE, help="Then clients must show a certificate of it.")
+@click.option("--supervisor-listen", metavar="ADDRESS", help="Where a supervisor reports workers.")
+@click.option("--supervisor-key-file", type=_FILE, help="32 bytes in hex.")
+@click.option(
+    "--worker",
+    "by_hand",
+    multiple=True,
+    metavar="ADDRESS=KEYFILE",
+    help="A worker started by `farspan worker`; may be given several times.",
+)
+@_json
+@_parent
+def serve(as_json: bool, parent: int, **options: Any) -> None:
+    """Run the gateway."""
+    _begin("gateway", parent)
+    sys.exit(asyncio.run(_until_stopped(lambda stop: _serve(stop, as_json, **options))))
+
+
+async def _serve(
+    stop: asyncio.Event,
+    as_json: bool,
+    *,
+    host: str,
+    port: int,
+    token_file: Path,
+    supervisor_listen: str | None,
+    supervisor_key_file: Path | None,
+    by_hand: tuple[str, ...],
+    **tls: Path | None,
+) -> None:
+    from farspan.core.op import table_hash
+
+    from farspan_server.auth import read_tokens
+    from farspan_server.config import GatewayConfig, SupervisorPort
+    from farspan_server.gateway import Gateway
+
+    supervisor = None
+    if supervisor_listen is not None:
+        if supervisor_key_file is None:
+            raise click.UsageError("--supervisor-listen needs --supervisor-key-file")
+        supervisor = SupervisorPort(supervisor_listen, _read_key(supervisor_key_file))
+    config = GatewayConfig(
+        tokens=read_tokens(token_file),
+        table_hash=table_hash(),
+        host=host,
+        port=port,
+        workers=tuple(_static_worker(each) for each in by_hand),
+        supervisor=supervisor,
+        **tls,
+    )
+    gateway = Gateway(config)
+    address = await gateway.start()
+    _say({"address": address, "pid": os.getpid()}, as_json, f"gateway serves at {address}")
+    try:
+        await stop.wait()
+    finally:
+        await gateway.stop()
+
+
+@main.command()
+@click.option("--gateway", required=True, metavar="ADDRESS", help="Its --supervisor-listen.")
+@click.option("--key-file", type=_FILE, required=True, help="Its --supervisor-key-file.")
+@_workers
+@_spares
+@click.option("--ray-address", help="host:port of a Ray cluster; else one is started here.")
+@click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
+@click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
+@_threads
+@_json
+@_parent
+def supervisor(as_json: bool, parent: int, **options: Any) -> None:
+    """Run the supervisor: make workers, watch them, tell the gateway."""
+    _begin("supervisor", parent)
+    say = _own_stdout()
+    launcher, capacity = _launcher(**options)  # Ray wants this thread, before any event loop
+    spares = {"cpu": options["spares"]}
+    gateway, key = options["gateway"], _read_key(options["key_file"])
+
+    async def run(stop: asyncio.Event) -> None:
+        from farspan_server.fleet import Fleet
+        from farspan_server.supervisor import Supervisor
+
+        def ready(workers: list[Started]) -> None:
+            if as_json:
+                say(json.dumps({"pid": os.getpid(), "workers": [w.pid for w in workers]}))
+
+        # Epochs must outgrow those of a supervisor before this one; the time does.
+        fleet = Fleet(capacity, spares, first_epoch=int(time.time()))
+        running = asyncio.create_task(Supervisor(fleet, launcher, gateway, key, ready).run())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=not running.done())
+
+    sys.exit(asyncio.run(_until_stopped(run)))
+
+
+def _launcher(
+    *,
+    workers: dict[str, int],
+    spares: int,
+    ray_address: str | None,
+    ray_token_file: Path | None,
+    no_ray: bool,
+    directory: Path | None,
+    threads: int,
+    **_: Any,
+) -> tuple[Any, dict[str, int]]:
+    """Return what starts workers, and how many there can be of each kind."""
+    from farspan_worker.process import cores
+
+    here = sum(workers.values()) + spares
+    threads = threads or max(1, cores() // max(1, here))
+    listen = "127.0.0.1:0" if directory is None else f"unix:{directory}/worker-{{process}}.sock"
+    if no_ray:
+        from farspan_server.processes import Processes
+
+        return Processes(listen, threads), workers
+    from farspan_server import cluster
+
+    if ray_address is not None:
+        cluster.join(ray_address, ray_token_file)
+        return cluster.Cluster(workers, listen="node", threads=threads), workers
+    if directory is None:
+        raise click.UsageError("a Ray of our own needs --directory; or give --ray-address")
+    cluster.start_local(directory, workers)
+    return cluster.Cluster(workers, listen=listen, threads=threads), workers
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """Run one worker without Ray; see `farspan worker --help`."""
+    from farspan_worker.__main__ import main as run
+
+    sys.exit(run(arguments))
+
+
+# --- what the subcommands share ------------------------------------------------------------------
+def _begin(name: str, parent: int) -> None:
+    """Set up logging to stderr and, if a parent is given, end with it."""
+    from farspan_worker.process import die_with_parent
+
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True
+    )
+    die_with_parent(parent, signal.SIGTERM)
+
+
+async def _until_stopped(run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Run until SIGINT or SIGTERM sets the event; return the exit status."""
+    from farspan.core.errors import FarspanError
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stop.set)
+    try:
+        await run(stop)
+    except (FarspanError, OSError) as error:
+        print(f"farspan: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _own_stdout() -> Callable[[str], None]:
+    """Return a function that writes a line to stdout, and send all else there to stderr.
+
+    Ray prints what its processes have to say; who reads our stdout wants one line.
+    """
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return lambda line: print(line, file=stdout, flush=True)
+
+
+def _say(body: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        print(json.dumps(body), flush=True)
+    else:
+        print(text, file=sys.stderr)
+
+
+def _read_key(path: Path) -> bytes:
+    return bytes.fromhex(path.read_text().strip())
+
+
+def _static_worker(text: str) -> StaticWorker:
+    from farspan_server.config import StaticWorker
+
+    address, _, path = text.rpartition("=")
+    if not address:
+        raise click.BadParameter(f"{text!r}: write ADDRESS=KEYFILE")
+    return StaticWorker(address, _read_key(Path(path)))

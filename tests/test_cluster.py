@@ -1,0 +1,144 @@
+"""Workers as Ray actors on clusters of two and three nodes, with made-up GPUs for placement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farspan.core import limits, link
+from farspan.core.errors import CapacityError
+from farspan_server import cluster
+from farspan_server.cluster import Cluster
+from farspan_server.fleet import Fleet
+from farspan_server.supervisor import Supervisor
+from test_supervisor import KEY, Gateway, alive
+
+pytestmark = pytest.mark.slow
+
+MEMORY = 80 * 2**20  # bytes of a node's object store: Ray's least, and we do not use it
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of a head without workers and two nodes."""
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    from ray.cluster_utils import Cluster as Nodes
+
+    health = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1_000,
+        "health_check_failure_threshold": 3,
+    }
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": health}
+    made = Nodes(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        made.add_node(
+            num_cpus=0, num_gpus=1, resources={"farspan_cpu": 2}, object_store_memory=MEMORY
+        )
+    yield made
+    made.shutdown()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    nodes: Any, path: Path, capacity: dict[str, int], spares: dict[str, int] | None = None
+) -> AsyncIterator[tuple[Gateway, Cluster]]:
+    gateway = Gateway(path)
+    server = await asyncio.start_unix_server(gateway.serve, gateway.address[5:])
+    cluster.join(nodes.address, None)
+    launcher = Cluster(capacity)
+    supervisor = Supervisor(Fleet(capacity, spares), launcher, gateway.address, KEY)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield gateway, launcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
+
+
+def nodes_of(pids: set[int]) -> dict[int, str]:
+    """Return the node on which each of these processes lives, as Ray sees it."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(filters=[("class_name", "=", "WorkerActor")], detail=True)
+    return {actor.pid: actor.node_id for actor in actors if actor.pid in pids}
+
+
+def test_workers_are_spread_over_the_nodes_and_a_killed_one_is_replaced(
+    nodes: Any, tmp_path: Path
+) -> None:
+    async def check() -> None:
+        async with running(nodes, tmp_path, {"cpu": 2}, {"cpu": 1}) as (gateway, _):
+            ups = [await gateway.next(link.WorkerUp) for _ in range(2)]
+            assert sorted(up.worker for up in ups) == ["cpu:0", "cpu:1"]
+            os.kill(ups[0].pid, signal.SIGKILL)
+            gone = await gateway.next(link.WorkerGone)
+            assert (gone.worker, gone.epoch) == (ups[0].worker, ups[0].epoch)
+            again = await gateway.next(link.WorkerUp)
+            assert again.worker == ups[0].worker and again.epoch > ups[1].epoch
+            assert alive(again.pid)
+
+    asyncio.run(check())
+
+
+def test_a_gpu_worker_takes_a_gpu_of_its_node(nodes: Any, tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(nodes, tmp_path, {"cpu": 2, "cuda": 2}) as (gateway, launcher):
+            ups = [await gateway.next(link.WorkerUp) for _ in range(4)]
+            gpus = [up for up in ups if up.kind == "cuda"]
+            assert sorted(up.worker for up in gpus) == ["cuda:0", "cuda:1"]
+            places = await asyncio.to_thread(nodes_of, {up.pid for up in ups})
+            assert len({places[up.pid] for up in gpus}) == 2  # each node has one
+            assert len({places[up.pid] for up in ups if up.kind == "cpu"}) == 2  # spread
+            with pytest.raises(CapacityError):
+                await launcher.start(99, "cuda", KEY)
+
+    asyncio.run(check())
+
+
+def test_a_frozen_actor_is_killed(nodes: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(limits, "SILENT_S", 2.0)
+
+    async def check() -> None:
+        async with running(nodes, tmp_path, {"cpu": 1}) as (gateway, _):
+            first = await gateway.next(link.WorkerUp)
+            os.kill(first.pid, signal.SIGSTOP)
+            assert "no heartbeat" in (await gateway.next(link.WorkerGone)).reason
+            assert (await gateway.next(link.WorkerUp)).epoch > first.epoch
+            await ended(first.pid)
+
+    asyncio.run(check())
+
+
+def test_a_lost_node_is_survived_on_another(nodes: Any, tmp_path: Path) -> None:
+    third = nodes.add_node(num_cpus=0, resources={"farspan_cpu": 1}, object_store_memory=MEMORY)
+
+    async def check() -> None:
+        async with running(nodes, tmp_path, {"cpu": 5}) as (gateway, _):
+            ups = [await gateway.next(link.WorkerUp) for _ in range(5)]
+            places = await asyncio.to_thread(nodes_of, {up.pid for up in ups})
+            (lost,) = [up for up in ups if places[up.pid] == third.node_id]
+            await asyncio.to_thread(nodes.remove_node, third, allow_graceful=False)
+            gone = await gateway.next(link.WorkerGone)
+            assert gone.worker == lost.worker
+            # Ray sets signal handlers here, which only the main thread may.
+            nodes.add_node(num_cpus=0, resources={"farspan_cpu": 1}, object_store_memory=MEMORY)
+            again = await gateway.next(link.WorkerUp)
+            assert again.worker == lost.worker and again.epoch > lost.epoch
+
+    asyncio.run(check())
+
+
+async def ended(pid: int) -> None:
+    """Wait until no process has this pid."""
+    async with asyncio.timeout(10):
+        while alive(pid):
+            await asyncio.sleep(0.05)

@@ -1,0 +1,224 @@
+"""Plans: how one op runs on inputs of given specs - computed once, then reused.
+
+A plan holds the result's metadata (from the op's own rule: a client's shapes are not trusted), the
+casts of its inputs and the kernel. Half precision computes in float32 and is rounded once, as
+torch's CPU kernels do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from farspan.core import limits
+from farspan.core.command import FUNCTIONAL, INPLACE
+from farspan.core.dtype import Defaults, DType, float32
+from farspan.core.errors import ProtocolError, ShapeError
+from farspan.core.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farspan.core.op import Op, Recipe
+
+    from .store import Array, Budget
+
+#: op name -> kernel that computes the same, faster, on this machine (see `farspan_worker.kernels`).
+FAST: dict[str, Any] = {}
+
+
+class Plan:
+    """One op, bound to specs and static arguments."""
+
+    __slots__ = ("casts", "compute", "kernel", "nbytes", "op", "outs", "recipe", "views")
+
+    def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
+        self.op = op
+        self.recipe: Recipe = op.recipe(static)
+        if len(specs) != self.recipe.flat:
+            raise ProtocolError(f"{op.name} got {len(specs)} tensors, not {self.recipe.flat}")
+        args = self.recipe.args(specs, scalars)
+        assert op.meta is not None
+        found = op.meta(*args)
+        self.views: tuple[tuple[Spec, int], ...] = ()
+        self.outs: tuple[Spec, ...] = ()
+        if op.family == "view":
+            self.views = found if not found or isinstance(found[0], tuple) else (found,)
+        else:
+            self.outs = found if isinstance(found, tuple) else (found,)
+        self.nbytes = 0 if op.dynamic else sum(s.nbytes for s in self.outs)
+        self.compute = None if op.moves else op.compute and op.compute(*args)
+        self.casts = self._find_casts(specs)
+        self.kernel = FAST.get(op.name, op.kernel)
+
+    def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
+        if self.op.moves or self.op.written:
+            return []
+        target = self.compute
+        if target is not None and target.is_reduced:
+            target = float32
+        casts = []
+        for at, slot in self.recipe.slots.items():
+            for i in (slot,) if isinstance(slot, int) else slot:
+                if i is None:
+                    continue
+                wanted: DType = specs[i].dtype
+                if target is not None and self._is_operand(at):
+                    wanted = target
+                if wanted.is_reduced:
+                    wanted = float32
+                if wanted is not specs[i].dtype:
+                    casts.append((i, wanted.numpy))
+        return casts
+
+    def _is_operand(self, at: int) -> bool:
+        return self.op.operands is None or self.op.args[at].name in self.op.operands
+
+    def numbers(self, scalars: Sequence[Any]) -> Sequence[Any]:
+        """Return Python numbers as the kernel's integer type can hold them: wrapped, as in C."""
+        dtype = self.compute
+        if dtype is None or dtype.kind != 1 or dtype.itemsize == 8:
+            return scalars
+        info = np.iinfo(dtype.numpy)
+        return [
+            int(np.array(x, np.int64).astype(dtype.numpy))
+            if type(x) is int and not info.min <= x <= info.max
+            else x
+            for x in scalars
+        ]
+
+
+_plans: dict[Any, Plan] = {}
+
+
+def plan_for(op: Op, tensors: Sequence[Array], static: Any, scalars: Sequence[Any]) -> Plan:
+    """Return the plan for these inputs; raises what the op's metadata rule raises."""
+    key = (op, static, Defaults.dtype, *[t._spec for t in tensors])
+    if op.by_value:
+        key += tuple([(type(x), x) for x in scalars])
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) > limits.MEMO_ENTRIES_MAX:
+            _plans.clear()
+        plan = _plans[key] = Plan(op, static, [t._spec for t in tensors], scalars)
+    return plan
+
+
+def run(
+    op: Op,
+    tensors: Sequence[Array],
+    static: Any,
+    scalars: Sequence[Any],
+    form: int,
+    budget: Budget,
+    generator: Any = None,
+) -> list[Array]:
+    """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
+    from .store import Array, Storage
+
+    flat = op.recipe(static).flat
+    targets = tensors[flat:]
+    inputs = tensors[:flat] if targets else tensors
+    plan = plan_for(op, inputs, static, scalars)
+    if op.family == "view":
+        return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
+    budget.check(plan.nbytes)
+    arrays = [t.array for t in inputs]
+    results = compute(plan, arrays, scalars, generator)
+    if op.written:
+        for at in op.written:
+            slot = plan.recipe.slots.get(at, ())
+            for i in (slot,) if isinstance(slot, int) else slot:
+                if i is not None:
+                    inputs[i]._storage.version += 1
+        return []
+    if form == FUNCTIONAL:
+        outs = []
+        for result, spec in zip(results, plan.outs, strict=True):
+            if op.dynamic:  # only now is the shape known
+                budget.check(result.nbytes)
+                spec = spec.with_(shape=result.shape)
+            array = lay_out(result, spec, arrays)
+            outs.append(Array(array, spec, Storage(array, budget)))
+        return outs
+    if form == INPLACE:
+        targets = inputs[:1]
+    for target, result in zip(targets, results, strict=False):
+        store(target, result)
+    return list(targets)
+
+
+def compute(plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: Any) -> Any:
+    """Cast, call the kernel, and return its results as a tuple; as yet in the kernel's layout."""
+    if plan.casts:
+        arrays = list(arrays)
+        for i, dtype in plan.casts:
+            arrays[i] = arrays[i].astype(dtype)
+    if scalars:
+        scalars = plan.numbers(scalars)
+    args = plan.recipe.args(arrays, scalars)
+    if plan.op.random:
+        result = plan.kernel(np, generator, *args)
+    else:
+        result = plan.kernel(np, *args)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def lay_out(result: Any, spec: Spec, inputs: Sequence[Any]) -> Any:
+    """Return `result` as a fresh array with the dtype and strides of `spec`.
+
+    Kernels may return any layout, a scalar, or a view of an input; none of it shows.
+    """
+    dtype = spec.dtype.numpy
+    if type(result) is not np.ndarray:
+        result = np.asarray(result)
+    if result.shape != spec.shape:
+        raise ShapeError(f"a kernel returned shape {result.shape}, not {spec.shape}")
+    if result.dtype != dtype:
+        result = result.astype(dtype)
+    elif any(result is a for a in inputs) or (
+        result.base is not None and any(np.may_share_memory(result, a) for a in inputs)
+    ):
+        result = result.copy()
+    if spec.contiguous:
+        if result.flags.c_contiguous and result.flags.writeable:
+            return result
+        return np.array(result, order="C")
+    wanted = tuple([s * dtype.itemsize for s in spec.stride])
+    if result.strides == wanted and result.flags.writeable:
+        return result
+    out = empty(spec)
+    out[...] = result
+    return out
+
+
+def empty(spec: Spec) -> Any:
+    """Return uninitialised memory with the strides of a dense spec."""
+    order = sorted(range(spec.ndim), key=lambda d: (-spec.stride[d], -spec.shape[d]))
+    back = [0] * spec.ndim
+    for place, d in enumerate(order):
+        back[d] = place
+    return np.empty([spec.shape[d] for d in order], spec.dtype.numpy).transpose(back)
+
+
+def store(target: Array, result: Any) -> None:
+    """Write a result over a tensor's elements, cast to its dtype; its version goes up."""
+    np.copyto(target.array, result, casting="unsafe")
+    target._storage.version += 1
+
+
+def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
+    from .store import Array
+
+    if not op.absolute:
+        size = x._spec.dtype.itemsize
+        if spec.dtype.itemsize != size:  # offsets count elements of the new type
+            offset += x._offset * size // spec.dtype.itemsize
+        else:
+            offset += x._offset
+    out = Array(x._storage.window(spec, offset), spec, x._storage, offset)
+    if not op.detaches:
+        base = x._base or x
+        out._base = base
+        out._generation = base._generation  # type: ignore[attr-defined]
+    return out

@@ -1,0 +1,122 @@
+"""Storage and Array: the engine's tensors - memory that views share, and a window on it.
+
+A storage owns bytes and charges them to the session's budget; an Array is a numpy (or cupy) array
+over a storage plus its place in the graph. Nothing here knows operators; read engine.py next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from farspan.core.call import Value
+from farspan.core.errors import OutOfMemoryError, ProtocolError
+from farspan.core.tape import Variable
+
+from . import plan as plans
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farspan.core.command import ErrorInfo
+    from farspan.core.op import Op
+    from farspan.core.spec import Spec
+
+
+class Budget:
+    """Bytes that a session may hold; every storage charges it before it exists."""
+
+    __slots__ = ("limit", "peak", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # bytes
+        self.used = 0
+        self.peak = 0
+
+    def check(self, nbytes: int) -> None:
+        """Raise OutOfMemoryError if `nbytes` more would not fit."""
+        if self.used + nbytes > self.limit:
+            raise OutOfMemoryError(
+                f"tried to allocate {nbytes} bytes; {self.used} of {self.limit} bytes are in use. "
+                "Nothing was allocated; the session goes on."
+            )
+
+    def take(self, nbytes: int) -> None:
+        self.used += nbytes
+        if self.used > self.peak:
+            self.peak = self.used
+
+
+class Storage:
+    """Memory shared by views. `array` is dense; `flat` is the same memory as bytes."""
+
+    __slots__ = ("_flat", "array", "budget", "nbytes", "version")
+
+    def __init__(self, array: Any, budget: Budget) -> None:
+        self.array = array
+        self.version = 0
+        self.nbytes: int = array.nbytes
+        self.budget = budget
+        self._flat: Any = None
+        budget.take(self.nbytes)
+
+    @property
+    def flat(self) -> Any:
+        """The memory as one row of bytes, in address order."""
+        if self._flat is None:
+            a = self.array
+            order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
+            self._flat = a.transpose(order).reshape(-1).view(np.uint8)
+        return self._flat
+
+    def window(self, spec: Spec, offset: int) -> Any:
+        """Return the array of `spec` that starts `offset` elements into this memory.
+
+        ProtocolError if it would reach outside.
+        """
+        dtype = spec.dtype.numpy
+        size = dtype.itemsize
+        if not spec.numel:
+            return np.empty(spec.shape, dtype)
+        if offset < 0 or (offset + spec.span()) * size > self.nbytes:
+            raise ProtocolError("a view reaches outside of its storage")
+        strides = tuple([s * size for s in spec.stride])
+        return np.ndarray(spec.shape, dtype, self.flat, offset * size, strides)
+
+    def __del__(self) -> None:
+        self.budget.used -= self.nbytes
+
+
+class Array(Variable, Value):
+    """A tensor in the engine. Ops on it (those of vjp formulas) run at once and are not recorded."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any, spec: Spec, storage: Storage, offset: int = 0) -> None:
+        self.array = array
+        self._spec = spec
+        self._storage = storage
+        self._offset = offset
+        self._node = None
+        self._index = 0
+        self._base = None
+        self._generation = 0
+
+    def _save(self) -> Array:
+        return Array(self.array, self._spec, self._storage, self._offset)
+
+    @classmethod
+    def _apply(
+        cls, op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
+    ) -> Any:
+        results = plans.run(op, tensors, static, scalars, form, tensors[0]._storage.budget)
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+@dataclass(slots=True, eq=False)
+class Poison:
+    """What stands in for a tensor whose command failed, or depended on one that did."""
+
+    error: ErrorInfo
+    spec: Spec | None = None  # its metadata, where known, so that a fill can heal it
