@@ -51,6 +51,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     }.items()
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# torch's tensors of these types have no numpy(); neither have ours.
+_BEYOND_NUMPY = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 
 Path = str | os.PathLike[str]
 
@@ -162,7 +164,7 @@ class _Packer:
         while name in self._arrays or name == "__metadata__":
             name += "_"
         self._names[id(tensor)] = name
-        self._arrays[name] = np.asarray(tensor.detach().cpu().numpy(), order="C")
+        self._arrays[name] = _array(tensor)
         return name
 
 
@@ -241,12 +243,11 @@ def _arrays(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray[An
         described.items(), key=lambda item: (item[1][2], item[1][3])
     ):
         if start != position:
-            kind = "overlaps the one before" if start < position else "leaves a hole before it"
-            raise _bad(
-                f"the data of {name!r} starts at {start} and {kind}, which ends at {position}"
-            )
-        if end - start != math.prod(shape) * dtype.itemsize:
-            raise _bad(f"{name!r} of shape {shape} and dtype {dtype} does not take {end - start} bytes")  # fmt: skip  # noqa: E501
+            kind = "overlaps what is before it" if start < position else "leaves a hole"
+            raise _bad(f"the data of {name!r} starts at {start}, not at {position}, and {kind}")
+        wanted = math.prod(shape) * dtype.itemsize
+        if end - start != wanted:
+            raise _bad(f"{name!r} has {end - start} bytes, but {dtype} {shape} takes {wanted}")
         position = end
     if position != len(data):
         raise _bad(f"its tensors take {position} bytes, but {len(data)} are there")
@@ -280,8 +281,25 @@ def _are_sizes(values: Any) -> bool:
     )
 
 
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return the values as an array; waits. Types that numpy lacks go as integers of their size."""
+    tensor = tensor.detach().cpu()
+    name = str(tensor.dtype).removeprefix("torch.").removeprefix("farspan.")
+    if name not in _BEYOND_NUMPY:
+        return np.asarray(tensor.numpy(), order="C")
+    dtype = _DTYPES[_BEYOND_NUMPY[name]]
+    as_integers = tensor.view(farspan.int16 if dtype.itemsize == 2 else farspan.uint8)
+    return np.asarray(as_integers.numpy(), order="C").view(dtype)
+
+
 def _tensor(array: np.ndarray[Any, Any], map_location: Any) -> Tensor:
-    tensor = farspan.from_numpy(array)
+    name = _NAMES[array.dtype]
+    beyond = {value: key for key, value in _BEYOND_NUMPY.items()}.get(name)
+    if beyond is None:
+        tensor = farspan.from_numpy(array)
+    else:
+        as_integers = array.view(np.int16 if array.dtype.itemsize == 2 else np.uint8)
+        tensor = farspan.from_numpy(as_integers).view(getattr(farspan, beyond))
     return tensor if map_location is None else tensor.to(map_location)
 
 

@@ -229,7 +229,7 @@ class _ParameterContainer(Module):
             value = Parameter(value)
         setattr(self, name, value)
 
-    def _describe(self, items: Iterable[tuple[Any, Any]], after_name: str) -> str:
+    def _describe(self, items: Iterable[tuple[Any, Any]], by_dtype: bool) -> str:
         lines = []
         for key, value in items:
             if not isinstance(value, Tensor):
@@ -238,8 +238,8 @@ class _ParameterContainer(Module):
             kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
             size = "x".join(map(str, value.shape))
             device = f" ({value.device})" if value.device.type == "cuda" else ""
-            dtype = str(value.dtype).partition(".")[2] if after_name else _typename(value)
-            lines.append(f"  ({key}): {kind} containing: [{dtype} of size {size}{device}]")
+            what = value.dtype if by_dtype else _typename(value)
+            lines.append(f"  ({key}): {kind} containing: [{what} of size {size}{device}]")
         return "\n".join(lines)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -294,7 +294,7 @@ class ParameterList(_ParameterContainer):
         return self
 
     def extra_repr(self) -> str:
-        return self._describe(enumerate(self), after_name="dtype")
+        return self._describe(enumerate(self), by_dtype=True)
 
 
 class ParameterDict(_ParameterContainer, MutableMapping[str, Any]):
@@ -367,7 +367,7 @@ class ParameterDict(_ParameterContainer, MutableMapping[str, Any]):
         return self
 
     def extra_repr(self) -> str:
-        return self._describe(self.items(), after_name="")
+        return self._describe(self.items(), by_dtype=False)
 
 
 def _pairs(container: Module, source: Any) -> list[tuple[str, Any]]:

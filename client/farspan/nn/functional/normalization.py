@@ -22,7 +22,7 @@ def batch_norm(
 ) -> Tensor:
     """Return (N, C, *) normalized for each channel; in training updates the running stats."""
     if training:
-        _require_several_values(sizes(input))
+        _require_several_values(input.shape)
         if eps <= 0.0:
             raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
     elif eps < 0.0:
@@ -93,9 +93,11 @@ def group_norm(
     )[0]
 
 
-def _require_several_values(size: list[int]) -> None:
+def _require_several_values(size: Sequence[int]) -> None:
     if size[0] * math.prod(size[2:]) == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input {size}")
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {size}"
+        )
 
 
 def _require_trailing(input: Tensor, shape: list[int]) -> None:
