@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import farspan
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -70,7 +70,7 @@ class Adam(Optimizer):
         amsgrad = group["amsgrad"]
         for params in batches(group):
             states = [self._initialized_state(param, amsgrad) for param in params]
-            _ops.adam_step_(
+            fn._adam_step_(
                 params,
                 [param.grad for param in params],
                 [state["exp_avg"] for state in states],

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import farspan
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -64,7 +64,7 @@ class SGD(Optimizer):
         for params in batches(group, lambda param: momentum != 0 and self._is_first(param)):
             first = momentum != 0 and self._is_first(params[0])
             buffers = [self._buffer(param) for param in params] if momentum != 0 else []
-            _ops.sgd_step_(
+            fn._sgd_step_(
                 params,
                 [param.grad for param in params],
                 buffers,

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import farspan
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def _maybe_inplace(input: Tensor, inplace: bool, fn: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return ``fn(input)``, written back into ``input`` if ``inplace``.
+def _maybe_inplace(input: Tensor, inplace: bool, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``function(input)``, written back into ``input`` if ``inplace``.
 
-    fn then works on a clone, since its backward pass may need the old values.
+    It then works on a clone, since its backward pass may need the old values.
     """
-    return input.copy_(fn(input.clone())) if inplace else fn(input)
+    return input.copy_(function(input.clone())) if inplace else function(input)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -39,7 +39,7 @@ def hardtanh(
 ) -> Tensor:
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
-    return _maybe_inplace(input, inplace, lambda x: _ops.hardtanh(x, min_val, max_val))
+    return _maybe_inplace(input, inplace, lambda x: fn.hardtanh(x, min_val, max_val))
 
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
@@ -48,21 +48,21 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, lambda x: _ops.elu(x, alpha))
+    return _maybe_inplace(input, inplace, lambda x: fn.elu(x, alpha))
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, lambda x: _ops.elu(x, _SELU_ALPHA, _SELU_SCALE))
+    return _maybe_inplace(input, inplace, lambda x: fn.elu(x, _SELU_ALPHA, _SELU_SCALE))
 
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     if alpha == 0:
         raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
-    return _maybe_inplace(input, inplace, lambda x: _ops.elu(x, alpha, 1.0, 1.0 / alpha))
+    return _maybe_inplace(input, inplace, lambda x: fn.elu(x, alpha, 1.0, 1.0 / alpha))
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, lambda x: _ops.leaky_relu(x, negative_slope))
+    return _maybe_inplace(input, inplace, lambda x: fn.leaky_relu(x, negative_slope))
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -81,19 +81,19 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    return _ops.gelu(input, approximate=approximate)
+    return fn.gelu(input, approximate=approximate)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, _ops.silu)
+    return _maybe_inplace(input, inplace, fn.silu)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, _ops.mish)
+    return _maybe_inplace(input, inplace, fn.mish)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    return _ops.softplus(input, beta, threshold)
+    return fn.softplus(input, beta, threshold)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -101,11 +101,11 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, lambda x: _ops.hardtanh(x + 3, 0.0, 6.0) / 6)
+    return _maybe_inplace(input, inplace, lambda x: fn.hardtanh(x + 3, 0.0, 6.0) / 6)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
-    return _maybe_inplace(input, inplace, lambda x: x * _ops.hardtanh(x + 3, 0.0, 6.0) / 6)
+    return _maybe_inplace(input, inplace, lambda x: x * fn.hardtanh(x + 3, 0.0, 6.0) / 6)
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
@@ -115,7 +115,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     if lambd < 0:
         raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd}.")
-    return input - _ops.hardtanh(input, -lambd, lambd)
+    return input - fn.hardtanh(input, -lambd, lambd)
 
 
 def softsign(input: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import farspan
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.nn.functional._arguments import Ints, sizes, tuple_of
 from farspan.nn.functional.padding import pad
 
@@ -92,7 +92,7 @@ def unfold(
     input: Tensor, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1
 ) -> Tensor:
     """Return the sliding blocks of (N, C, H, W) as columns: (N, C*kh*kw, number of blocks)."""
-    return _ops.im2col(
+    return fn.im2col(
         input,
         list(tuple_of(kernel_size, 2, "kernel_size")),
         list(tuple_of(dilation, 2, "dilation")),

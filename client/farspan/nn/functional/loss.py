@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 import farspan
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.nn.functional._arguments import REDUCTIONS, reduced, reduction_name, sizes
 from farspan.nn.functional.distance import pairwise_distance
 
@@ -109,7 +109,7 @@ def nll_loss(
     if input.dim() > 2:
         flat_input = input.movedim(1, -1).reshape(-1, classes)
         flat_target = target.reshape(-1)
-    loss = _ops.nll_loss_forward(
+    loss = fn.nll_loss_forward(
         flat_input, flat_target, weight, REDUCTIONS[reduction], ignore_index
     )[0]
     return loss.reshape(target.shape) if reduction == "none" else loss

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from farspan import _ops
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.nn.functional._arguments import Ints, sizes, tuple_of
 
 
@@ -22,7 +22,7 @@ def max_pool2d(
     """Return the maximum of each window of (N, C, H, W), and where it lies if asked for."""
     _require_dims("max_pool2d", input, (3, 4))
     kernel = tuple_of(kernel_size, 2, "max_pool2d: kernel_size")
-    values, indices = _ops.max_pool2d_with_indices(
+    values, indices = fn.max_pool2d_with_indices(
         input,
         list(kernel),
         list(_stride(stride, kernel)),
@@ -68,7 +68,7 @@ def avg_pool2d(
     if divisor_override == 0:
         raise RuntimeError("divisor must be not zero")
     kernel = tuple_of(kernel_size, 2, "avg_pool2d: kernel_size")
-    return _ops.avg_pool2d(
+    return fn.avg_pool2d(
         input,
         list(kernel),
         list(_stride(stride, kernel)),
@@ -101,7 +101,7 @@ def avg_pool1d(
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     """Return (N, C, H, W) averaged to ``output_size``; None keeps a dimension."""
     _require_dims("adaptive_avg_pool2d", input, (3, 4))
-    return _ops.adaptive_avg_pool2d(input, _output_size(input, output_size))
+    return fn.adaptive_avg_pool2d(input, _output_size(input, output_size))
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: Ints) -> Tensor:
@@ -114,7 +114,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Ints) -> Tensor:
 def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Return the maxima of (N, C, H, W) over windows that give ``output_size``."""
     _require_dims("adaptive_max_pool2d", input, (3, 4))
-    values, indices = _ops.adaptive_max_pool2d(input, _output_size(input, output_size))
+    values, indices = fn.adaptive_max_pool2d(input, _output_size(input, output_size))
     return (values, indices) if return_indices else values
 
 
