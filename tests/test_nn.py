@@ -318,6 +318,40 @@ def test_load_state_dict_without_strict_returns_what_did_not_match() -> None:
     assert results[0] == results[1]
 
 
+def test_members_are_found_by_path_as_in_torch() -> None:
+    mine, theirs = seeded(_net)
+    assert repr(mine.get_submodule("heads.1")) == repr(theirs.get_submodule("heads.1"))
+    assert mine.get_parameter("body.0.weight") is mine.body[0].weight
+    assert mine.get_buffer("body.1.running_mean") is mine.body[1].running_mean
+    for call in (
+        lambda m: m.get_submodule("heads.7"),
+        lambda m: m.get_submodule("scale"),
+        lambda m: m.get_parameter("offset"),
+        lambda m: m.get_buffer("scale"),
+    ):
+        errors = [error_of(lambda m=m, call=call: call(m)) for m in (mine, theirs)]
+        assert type(errors[0]) is type(errors[1]) and str(errors[0]) == str(errors[1])
+
+
+def test_extra_state_is_saved_and_loaded() -> None:
+    class Counting(ft.nn.Module):
+        count = 0
+
+        def get_extra_state(self) -> dict[str, int]:
+            return {"count": self.count}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            self.count = state["count"]
+
+    module = ft.nn.Sequential(Counting())
+    module[0].count = 3
+    twin = ft.nn.Sequential(Counting())
+    twin.load_state_dict(module.state_dict())
+    assert twin[0].count == 3 and list(module.state_dict()) == ["0._extra_state"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"0._extra_state"'):
+        twin.load_state_dict({})
+
+
 def test_setattr_follows_torch() -> None:
     for api in (ft, torch):
         module = api.nn.Linear(2, 2)

@@ -448,6 +448,10 @@ class Module:
 
         return self._apply(convert)
 
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Move without copying: parameters and buffers are uninitialized afterwards."""
+        return self._apply(lambda t: farspan.empty_like(t, device=device), recurse)
+
     def cpu(self) -> Self:
         return self._apply(lambda t: t.cpu())
 

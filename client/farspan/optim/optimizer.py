@@ -243,7 +243,7 @@ def batches(group: Group, key: Callable[[Tensor], Any] = lambda param: None) -> 
     lists: dict[Any, list[Tensor]] = {}
     for param in group["params"]:
         if param.grad is not None:
-            place = (str(param.device), param.dtype, key(param))
+            place = (param.device, param.dtype, key(param))
             lists.setdefault(place, []).append(param)
     yield from lists.values()
 
