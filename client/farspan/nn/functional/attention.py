@@ -98,24 +98,19 @@ def multi_head_attention_forward(
     Boolean masks hide where they are true (torch's convention here, opposite to
     ``scaled_dot_product_attention``); float masks are added.
     """
-    _check_shapes(query, key, value, key_padding_mask, attn_mask, num_heads)
+    _check_shapes(query, key, value, key_padding_mask, attn_mask)
+    _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
+    if is_causal and attn_mask is None:
+        raise RuntimeError(
+            "Need attn_mask if specifying the is_causal hint. You may use the Transformer module "
+            "method `generate_square_subsequent_mask` to create this mask."
+        )
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
     target_len, batch, embed_dim = query.shape
-    if embed_dim != embed_dim_to_check:
-        raise AssertionError(
-            f"was expecting embedding dimension of {embed_dim_to_check}, but got {embed_dim}"
-        )
-    if embed_dim % num_heads:
-        raise AssertionError(f"embed_dim {embed_dim} not divisible by num_heads {num_heads}")
-    if is_causal and attn_mask is None:
-        raise RuntimeError(
-            "Need attn_mask if specifying the is_causal hint. You may use the Transformer module "
-            "method `generate_square_subsequent_mask` to create this mask."
-        )
     attn = _additive(attn_mask, "attn_mask", query)
     masks = _Masks(
         _checked_3d(attn, batch, num_heads, target_len, key),
@@ -168,7 +163,6 @@ def _check_shapes(
     value: Tensor,
     key_padding_mask: Tensor | None,
     attn_mask: Tensor | None,
-    num_heads: int,
 ) -> None:
     if query.dim() not in (2, 3):
         raise AssertionError(
@@ -196,6 +190,15 @@ def _check_shapes(
             f"key's sequence and batch dims {key.shape[:-1]} do not match value's "
             f"{value.shape[:-1]}"
         )
+
+
+def _check_heads(embed_dim: int, expected: int, num_heads: int) -> None:
+    if embed_dim != expected:
+        raise AssertionError(
+            f"was expecting embedding dimension of {expected}, but got {embed_dim}"
+        )
+    if embed_dim % num_heads:
+        raise AssertionError(f"embed_dim {embed_dim} not divisible by num_heads {num_heads}")
 
 
 def _additive(mask: Tensor | None, name: str, query: Tensor) -> Tensor | None:
