@@ -93,6 +93,10 @@ def __getattr__(name: str) -> _Any:
         import importlib
 
         found = importlib.import_module(f"{__name__}.{name}")
+    elif name in ("load", "save"):
+        from . import _io
+
+        found = getattr(_io, name)
     else:
         try:
             found = getattr(_fn, name)
