@@ -23,10 +23,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import farspan
 import grpc
 import numpy as np
-
-import farspan
 
 MIB = 1 << 20
 BULK_BYTES = 64 * MIB
@@ -117,9 +116,7 @@ def serve_bare() -> None:
             "Swallow": grpc.stream_unary_rpc_method_handler(swallow),
             "Pour": grpc.unary_stream_rpc_method_handler(pour),
         }
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("bare", methods),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", methods),))
         print(server.add_insecure_port("127.0.0.1:0"), flush=True)
         await server.start()
         await server.wait_for_termination()
@@ -217,7 +214,8 @@ BARS: list[tuple[str, str, str | None, float, bool]] = [
 def report(rounds: list[dict[str, float]]) -> None:
     """Print medians of all rounds, then the bars."""
     medians = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
-    print(f"\nmedians of {len(rounds)} rounds; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"\nmedians of {len(rounds)} rounds; {load}")
     for name, value in medians.items():
         print(f"  {name:32s} {value:12.1f}")
     print("\nbars")
