@@ -8,6 +8,7 @@ the session's decision (`idle` helps it); what a frame means is not known here.
 from __future__ import annotations
 
 import logging
+import json
 import os
 import queue
 import threading
@@ -203,8 +204,8 @@ class GrpcTransport:
             "bytes_down": counts.bytes_down,
         }
 
-    def worker_status(self) -> list[str]:
-        """Return what each worker counted itself, one JSON text a device. Waits."""
+    def worker_stats(self) -> list[dict[str, Any]]:
+        """Return what each worker counted itself of this session, by device. Waits."""
         self._check()
         asked = wire.encode(wire.DescribeRequest(self.session_id, worker_status=True))
         try:
@@ -212,7 +213,8 @@ class GrpcTransport:
             answer = method(asked, metadata=self._metadata, timeout=limits.CONNECT_S)
         except grpc.RpcError as error:
             raise self._explain(error) from None
-        return list(wire.decode(wire.DescribeReply, answer).worker_status)
+        texts = wire.decode(wire.DescribeReply, answer).worker_status
+        return [dict(json.loads(text).get("engine", {})) for text in texts]
 
     # --- sending ---------------------------------------------------------------------------------
     def send(self, frame: Frame) -> int:
