@@ -7,8 +7,8 @@ the session's decision (`idle` helps it); what a frame means is not known here.
 
 from __future__ import annotations
 
-import logging
 import json
+import logging
 import os
 import queue
 import threading
