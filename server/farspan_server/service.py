@@ -448,4 +448,6 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def _names(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{kind}:{kinds[:k].count(kind)}" for k, kind in enumerate(kinds))
+    """Return the devices' names as torch has them: the first cpu is plain ``cpu``."""
+    names = (f"{kind}:{kinds[:k].count(kind)}" for k, kind in enumerate(kinds))
+    return tuple("cpu" if name == "cpu:0" else name for name in names)

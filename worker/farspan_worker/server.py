@@ -321,6 +321,8 @@ class Worker:
                 writer = self._bulk_writer(session.owner)
                 self._post(session, writer, event.request, event.data)
                 small.append(replace(event, data=None))
+            elif isinstance(event, Value) and event.data is None and event.error is None:
+                small.append(replace(event, data=b""))  # a spec: no bytes will follow
             else:
                 small.append(event)
         batches = list(wire.encode_event_batches(small, _EVENTS_BYTES)) or [b""]
