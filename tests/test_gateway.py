@@ -167,7 +167,7 @@ class Cluster:
         return future.result(10)
 
     def worker(self) -> tuple[Worker, str]:
-        worker = Worker(KEY, lambda memory_bytes_max: Bytes())
+        worker = Worker(KEY, lambda name, memory_bytes_max: Bytes())
         self.workers.append(worker)
         return worker, worker.listen("127.0.0.1:0")
 

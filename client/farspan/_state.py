@@ -48,8 +48,8 @@ def connect(
         from .core.op import table_hash
 
         transport = connect_grpc(
-            address.removeprefix("grpc://"),
-            token=token or os.environ.get("FARSPAN_TOKEN"),
+            address,
+            token or os.environ.get("FARSPAN_TOKEN"),
             tls=tls,
             devices=devices or "cpu",
             table_hash=table_hash(),

@@ -313,7 +313,8 @@ class Service:
             for index, worker in enumerate(workers)
         )
         for index, each in enumerate(live.links):
-            body = link.Open(live.id, live.tenant, index, peers, self.config.memory_bytes_max)
+            memory = self.config.memory_bytes_max
+            body = link.Open(live.id, live.tenant, index, peers, memory, live.names[index])
             each.send(link.pack_open(live.channel, body))
         live.post(devices=True)
         self.give(live, sessions.Assigned())
@@ -448,6 +449,6 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def _names(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the devices' names as torch has them: the first cpu is plain ``cpu``."""
-    names = (f"{kind}:{kinds[:k].count(kind)}" for k, kind in enumerate(kinds))
-    return tuple("cpu" if name == "cpu:0" else name for name in names)
+    """Return the devices' names: the first CPU is ``cpu``, as torch calls it."""
+    numbered = [(kind, kinds[:k].count(kind)) for k, kind in enumerate(kinds)]
+    return tuple("cpu" if each == ("cpu", 0) else f"{each[0]}:{each[1]}" for each in numbered)

@@ -197,7 +197,7 @@ class Engine:
     def _get(self, ids: list[int], static: Static) -> None:
         request, kind, device = _unpack(static, 3)
         if not ids:  # a barrier: all before it has run
-            self._events.append(Value(request, 0, ()))
+            self._events.append(Value(request, 0, (), b""))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -207,7 +207,7 @@ class Engine:
                 self._events.append(Value(request, 0, (), error=x.error))
             return
         spec = x._spec
-        data = None
+        data: bytes | memoryview = b""
         if kind != cmd.GET_SPEC:
             # A copy: later commands of this very frame may write to the tensor.
             copied = np.array(x.array, order="C", copy=True)

@@ -15,6 +15,7 @@ from farspan.core.command import (
     FREE,
     GET,
     GET_SEND,
+    GET_SPEC,
     PUT,
     Frame,
     Scalar,
@@ -177,7 +178,8 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = ids <= 1 and are_ints(static, 3) and 0 <= static[1] <= GET_SEND
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_SEND
+        ok = ok and (ids == 1 or (ids == 0 and static[1] == GET_SPEC))  # none: a barrier
     elif opcode == PUT:
         ok = ids == 1 and len(static) == 4 and are_ints((static[0], *static[2:]), 3)
         ok = ok and -1 <= static[2] < payloads and static[3] >= 0
