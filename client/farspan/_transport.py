@@ -486,7 +486,7 @@ def target_of(address: str) -> str:
 
 
 def _channel_maker(target: str, tls: Any) -> Callable[[], grpc.Channel]:
-    options = dict(OPTIONS)
+    options: dict[str, Any] = dict(OPTIONS)
     if tls is None or tls is False:
         return lambda: grpc.insecure_channel(target, options=list(options.items()))
     given = {"ca": tls} if isinstance(tls, str | os.PathLike) else {} if tls is True else dict(tls)
