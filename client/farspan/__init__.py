@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any as _Any
 
-from . import core as _core  # noqa: F401
+from . import core as _core
 from ._autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from ._creation import (
     as_tensor,
@@ -93,6 +93,10 @@ def __getattr__(name: str) -> _Any:
         import importlib
 
         found = importlib.import_module(f"{__name__}.{name}")
+    elif name in ("load", "save"):
+        from . import _io
+
+        found = getattr(_io, name)
     else:
         try:
             found = getattr(_fn, name)

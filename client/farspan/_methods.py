@@ -143,7 +143,8 @@ def _cast_method(name: str) -> Callable[..., Any]:
 def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the tensor with another dtype and/or device; itself if nothing changes.
 
-    ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; ``copy=True`` always copies.
+    ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; ``copy=True`` copies in
+    any case.
     """
     from .core.errors import ArgumentError
 

@@ -29,9 +29,9 @@ def connect(
     """Open a session and make it the current one.
 
     address: ``local:`` (this process) or ``grpc://host:port``; default FARSPAN_ADDRESS or local.
-    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"`` or ``"cpu,cuda:4"``.
-    tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway and
-    for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
+    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"``, ``"cpu,cuda:4"``.
+    tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway,
+    and for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
     >>> import farspan
     >>> with farspan.connect("local:") as session:

@@ -251,10 +251,11 @@ class Engine:
             for out in outs:
                 self._set(out, Poison(bad.error))
             return
+        for x in roots:
+            if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
+                x._node = tape.Leaf()
         edges = [tape.edge_of(x) for x in roots]
         wanted = [tape.edge_of(x) for x in stops]
-        if None in edges:
-            raise ProtocolError("a backward pass from a tensor without a graph")
         shared = {id(x._storage) for x in seeds}
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:

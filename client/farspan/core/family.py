@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 def common_dtype(*values: Any) -> DType:
     """Return torch's result type of specs and Python numbers; anything else is passed over."""
-    dims, zeros, numbers = [], [], []
+    dims: list[DType] = []
+    zeros: list[DType] = []
+    numbers: list[str] = []
     for v in values:
         if isinstance(v, Spec):
             (dims if v.shape else zeros).append(v.dtype)

@@ -7,7 +7,7 @@ from ..family import axes, integral_to_int64, reduction
 from ..spec import wrap_dims
 
 
-def spread(g, spec, dim, keepdim):  # type: ignore[no-untyped-def]
+def spread(g, spec, dim, keepdim):
     """Return the gradient of a sum, given back to every element that went into it."""
     if not keepdim:
         for d in wrap_dims(dim, spec.ndim):
