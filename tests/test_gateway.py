@@ -239,8 +239,8 @@ def test_what_is_put_is_got_and_acknowledged(cluster: Cluster) -> None:
     assert transport.stats()["frames"] == 2 and transport.stats()["bytes_up"] > 50
     (device,) = transport.devices
     assert device["name"] == "cpu" and device["pid"] == os.getpid() and device["host"]
-    (status,) = transport.worker_status()
-    assert '"commands": 2' in status
+    (status,) = transport.worker_stats()
+    assert status["commands"] == 2
 
 
 # --- opening -------------------------------------------------------------------------------------

@@ -94,10 +94,10 @@ def train(lib: Any, dtype: Any, epochs: int, advance: Any) -> tuple[Any, History
     return model, history
 
 
-# ----------------------------------------------------------------------------------- surroundings --
+# ----------------------------------------------------------------------------------- surroundings
 @contextlib.contextmanager
 def service(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Yield the address and token of the service to use; start one for the time if none is given."""
+    """Yield the address and token of the service to use; start one if none is given."""
     if options.address:
         token = Path(options.token_file).read_text().strip() if options.token_file else ""
         yield options.address, token
@@ -189,7 +189,8 @@ def run(options: argparse.Namespace) -> History:
 def report(session: Any, history: History) -> None:
     """Print what the worker and the client counted, and the time."""
     for device, stats in zip(session.describe()["devices"], session.worker_stats(), strict=True):
-        print(f"the worker of {device['name']} (pid {device['pid']}) ran {stats['commands']} commands")
+        worker = f"the worker of {device['name']} (pid {device['pid']})"
+        print(f"{worker} counted {stats['commands']} commands of this session")
     stats = session.stats()
     steps = len(history.losses)
     print(
@@ -197,7 +198,9 @@ def report(session: Any, history: History) -> None:
         f"{stats['bytes_up'] / 1e6:.1f} MB up, {stats['bytes_down'] / 1e6:.2f} MB down, "
         f"{stats['sync_points']} waits"
     )
-    print(f"{steps} steps in {history.seconds:.1f} s: {1e3 * history.seconds / steps:.2f} ms a step")
+    print(
+        f"{steps} steps in {history.seconds:.1f} s: {1e3 * history.seconds / steps:.2f} ms a step"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
