@@ -1,4 +1,7 @@
-"""Writes client/farspan/_pb from the .proto files; `--check` says whether it is fresh.
+"""Writes what is generated and committed; `--check` says whether it is fresh.
+
+From the .proto files: client/farspan/_pb. From the op table (`tables.py`): core/_binders.py and
+docs/ops.md; `--tables` writes only these and needs no protoc.
 
 The committed code comes from an old protoc (grpcio-tools 1.66, protoc 5.27) because generated code
 runs on protobuf runtimes of its own version and newer, never older.
@@ -12,6 +15,8 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+
+import tables
 
 PROTOS = Path(__file__).resolve().parent
 TARGET = PROTOS.parent / "client" / "farspan" / "_pb"
@@ -39,11 +44,22 @@ def meaning(module: Path) -> str:
     return found.group(1) if found else ""
 
 
+def write_tables() -> None:
+    """Write the files that follow from the op table."""
+    for path, text in tables.texts().items():
+        path.write_text(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when stale")
-    check = parser.parse_args().check
-    if not check:
+    parser.add_argument("--tables", action="store_true", help="only what the op table gives")
+    options = parser.parse_args()
+    if options.tables and not options.check:
+        write_tables()
+        return 0
+    if not options.check:
+        write_tables()
         version = metadata.version("grpcio-tools")
         if not version.startswith(PINNED + "."):
             raise SystemExit(f"generate with grpcio-tools {PINNED}.*, this is {version}")
@@ -53,6 +69,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as fresh:
         modules = compile_protos(Path(fresh))
         stale = [str(m) for m in modules if meaning(Path(fresh) / m) != meaning(TARGET / m)]
+    for path, text in tables.texts().items():
+        if not path.exists() or path.read_text() != text:
+            stale.append(path.name)
     if stale:
         print(f"stale, run protos/generate.py: {', '.join(stale)}", file=sys.stderr)
     return 1 if stale else 0

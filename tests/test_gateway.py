@@ -167,7 +167,7 @@ class Cluster:
         return future.result(10)
 
     def worker(self) -> tuple[Worker, str]:
-        worker = Worker(KEY, lambda memory_bytes_max: Bytes())
+        worker = Worker(KEY, lambda name, memory_bytes_max: Bytes())
         self.workers.append(worker)
         return worker, worker.listen("127.0.0.1:0")
 
@@ -235,7 +235,7 @@ def test_what_is_put_is_got_and_acknowledged(cluster: Cluster) -> None:
     assert transport.idle and transport.pending() == 0
     assert transport.stats()["frames"] == 2 and transport.stats()["bytes_up"] > 50
     (device,) = transport.devices
-    assert device["name"] == "cpu:0" and device["pid"] == os.getpid() and device["host"]
+    assert device["name"] == "cpu" and device["pid"] == os.getpid() and device["host"]
     (status,) = transport.worker_status()
     assert '"commands": 2' in status
 

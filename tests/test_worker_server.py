@@ -48,7 +48,7 @@ class Rig:
     def __init__(self, address: str, answer: Any = None) -> None:
         self.engines: list[Recorder] = []
 
-        def make(memory_bytes_max: int) -> Recorder:
+        def make(name: str, memory_bytes_max: int) -> Recorder:
             self.engines.append(Recorder(answer))
             return self.engines[-1]
 

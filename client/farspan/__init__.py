@@ -1,1 +1,106 @@
-"""farspan: a distributed tensor service with the API of PyTorch."""
+"""farspan: a distributed tensor service with PyTorch's API. `import farspan as torch`."""
+
+from __future__ import annotations
+
+from typing import Any as _Any
+
+from . import core as _core
+from ._autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from ._creation import (
+    as_tensor,
+    channels_last,
+    contiguous_format,
+    from_numpy,
+    layout,
+    memory_format,
+    preserve_format,
+    strided,
+    tensor,
+)
+from ._format import set_printoptions
+from ._functions import (
+    FACTORIES as _FACTORIES,
+)
+from ._functions import (
+    Generator,
+    can_cast,
+    default_generator,
+    get_default_device,
+    get_default_dtype,
+    get_rng_state,
+    initial_seed,
+    is_complex,
+    is_floating_point,
+    is_tensor,
+    manual_seed,
+    numel,
+    promote_types,
+    result_type,
+    seed,
+    set_debug,
+    set_default_device,
+    set_default_dtype,
+    set_rng_state,
+)
+from ._functions import factory as _factory
+from ._state import connect
+from ._state import current as current_session
+from ._tensor import Size, Tensor
+from .core.call import fn as _fn
+from .core.dtype import Device as device
+from .core.dtype import DType as dtype
+from .core.dtype import (
+    bfloat16,
+    complex64,
+    complex128,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
+from .core.dtype import (
+    bool_ as bool,
+)
+from .core.errors import (
+    FarspanError,
+    OutOfMemoryError,
+    ProgramError,
+    ServiceError,
+    WorkerLostError,
+)
+
+half, float, double = float16, float32, float64
+short, int, long = int16, int32, int64
+cfloat, cdouble = complex64, complex128
+inf, nan, pi, e = _core_inf, _core_nan, _core_pi, _core_e = (
+    __import__("math").inf, __import__("math").nan, __import__("math").pi, __import__("math").e,
+)  # fmt: skip
+newaxis = None
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """Return a function of the table, or a submodule, at its first use."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name in _FACTORIES:
+        found: _Any = _factory(name)
+    elif name in ("nn", "optim", "autograd", "utils", "cuda", "linalg"):
+        import importlib
+
+        found = importlib.import_module(f"{__name__}.{name}")
+    elif name in ("load", "save"):
+        from . import _io
+
+        found = getattr(_io, name)
+    else:
+        try:
+            found = getattr(_fn, name)
+        except AttributeError:
+            raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
+    globals()[name] = found
+    return found

@@ -84,5 +84,3 @@ class LocalTransport:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
-
-

@@ -58,22 +58,30 @@ class Ref:
 
     __slots__ = ("__weakref__", "device", "id", "session")
 
-    def __init__(self, session: Session, device: int, id_: int) -> None:
+    def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
         self.session = session
         self.device = device
         self.id = id_
+        session._held[device][id_] = nbytes
 
     def __del__(self) -> None:
         # Runs at any time, inside of other calls too: a deque's append is one atomic step.
         self.session._freed[self.device].append(self.id)
 
 
+_is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
+
+
 def call_site() -> Site | None:
     """Return where the innermost frame outside of farspan stands."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_OWN):
+        name = code.co_filename
+        own = _is_own.get(name)
+        if own is None:
+            own = _is_own[name] = name.startswith(_OWN)
+        if not own:
             return code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -133,11 +141,13 @@ class Session:
         self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
         self._lost: FarspanError | None = None
         self._closed = False
+        self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
+        _sessions.add(self)
         self.debug: str | None = None
         self._commands = 0
         self._syncs: dict[Site | None, int] = {}
-        self._live = weakref.WeakSet[Any]()
+        self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
         transport.set_sink(self._deliver)
         if getattr(transport, "needs_timer", False):
@@ -173,7 +183,7 @@ class Session:
         """Append a command to the device's open frame and return its number. Does not wait."""
         site = call_site()
         with self._lock:
-            if self._lost is not None or self._closed or os.getpid() != self._pid:
+            if self._over:
                 self._refuse()
             frame = self._open[device]
             if frame.default_dtype != Defaults.dtype.code:
@@ -248,6 +258,9 @@ class Session:
     def _append_frees(self, frame: Frame, device: int) -> None:
         freed = self._freed[device]
         ids = [freed.popleft() for _ in range(min(len(freed), limits.FRAME_IDS_MAX // 4))]
+        held = self._held[device]
+        for id_ in ids:
+            held.pop(id_, None)
         frame.opcodes.append(cmd.FREE)
         frame.modes.append(0)
         frame.counts.append(len(ids))
@@ -275,6 +288,10 @@ class Session:
     def spec_of(self, ref: Ref) -> Value:
         """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
         return self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
+
+    def wait_for(self, ref: Ref) -> None:
+        """Wait until a tensor is computed; raise what it is poisoned by."""
+        self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
 
     def synchronize(self, device: int | None = None) -> None:
         """Wait until all commands have run; raise the first error that nobody has seen."""
@@ -346,6 +363,7 @@ class Session:
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
             self._lost = cls(event.message)
+            self._over = True
             for wait in list(self._waits.values()):
                 wait.done.set()
 
@@ -388,7 +406,7 @@ class Session:
                 except FarspanError as e:
                     print(f"farspan: an error that nobody read: {type(e).__name__}: {e}",
                           file=sys.stderr)  # fmt: skip
-            self._closed = True
+            self._closed = self._over = True
         self.transport.close()
         from . import _state
 
@@ -411,13 +429,11 @@ class Session:
 
     def stats(self) -> dict[str, Any]:
         """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
-        live: dict[str, dict[str, int]] = {
-            str(d): {"tensors": 0, "bytes": 0} for d in self.devices
-        }
-        for t in list(self._live):
-            entry = live[str(t.device)]
-            entry["tensors"] += 1
-            entry["bytes"] += t.nbytes
+        live = {}
+        for device, held, freed in zip(self.devices, self._held, self._freed, strict=True):
+            gone = set(freed)
+            sizes = [n for i, n in list(held.items()) if i not in gone]
+            live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
         syncs = {describe_site(site): n for site, n in self._syncs.items()}
         return {
             "commands": self._commands,
@@ -431,6 +447,17 @@ class Session:
         names = ", ".join(map(str, self.devices))
         state = "closed" if self._closed else "lost" if self._lost else "open"
         return f"<farspan session {self.id} at {self.address}: {names} ({state})>"
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._over = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:

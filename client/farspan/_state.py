@@ -29,9 +29,9 @@ def connect(
     """Open a session and make it the current one.
 
     address: ``local:`` (this process) or ``grpc://host:port``; default FARSPAN_ADDRESS or local.
-    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"`` or ``"cpu,cuda:4"``.
-    tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway and
-    for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
+    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"``, ``"cpu,cuda:4"``.
+    tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway,
+    and for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
     >>> import farspan
     >>> with farspan.connect("local:") as session:
@@ -48,12 +48,12 @@ def connect(
         from .core.op import table_hash
 
         transport = connect_grpc(
-            address.removeprefix("grpc://"),
-            token=token or os.environ.get("FARSPAN_TOKEN"),
+            address,
+            token or os.environ.get("FARSPAN_TOKEN") or "",
             tls=tls,
             devices=devices or "cpu",
             table_hash=table_hash(),
-            timeout=timeout,
+            **({} if timeout is None else {"timeout": timeout, "wait": timeout}),
         )
     else:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')

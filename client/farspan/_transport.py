@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -125,9 +124,9 @@ class GrpcTransport:
         self._early: list[Event] = []  # events that came before there was a sink
         self._sink: Sink = self._early.append
         self._counts = Counts()
-        self._fetches = 0  # values whose bytes are on their way
         self._data: grpc.Channel | None = None
-        self._fetchers: ThreadPoolExecutor | None = None
+        self._fetchers = 0
+        self._to_fetch: queue.SimpleQueue[Value | None] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[wire.Up | bytes | None] = queue.SimpleQueue()
         self._control = self._make_channel()
         self._call: Any = None
@@ -399,29 +398,31 @@ class GrpcTransport:
                     progress.add(chunk.nbytes)
 
             method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+            call = method.future(messages(), metadata=self._metadata)
             try:
-                method(messages(), metadata=self._metadata)
+                call.result()
             except grpc.RpcError as error:
                 raise self._explain(error) from None
+            finally:
+                call.cancel()  # after an interrupt nothing may read `data` any more
         self._counts.bytes_up += view.nbytes
 
     def _fetch(self, value: Value) -> None:
-        with self._changed:
-            if self._fetchers is None:
-                self._fetchers = ThreadPoolExecutor(DOWNLOADS_AT_ONCE, "farspan-download")
-            self._fetches += 1
-        self._fetchers.submit(self._deliver_fetched, value)
+        self._to_fetch.put(value)
+        if self._fetchers < DOWNLOADS_AT_ONCE:
+            self._fetchers += 1
+            name = f"farspan-download-{self._fetchers}"
+            threading.Thread(target=self._fetch_all, name=name, daemon=True).start()
 
-    def _deliver_fetched(self, value: Value) -> None:
-        try:
-            complete = replace(value, data=self._download(value.request))
-        except Exception as error:  # whoever waits for the value must hear of it
-            explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
-            info = ErrorInfo(type(explained).__name__, str(explained), -1)
-            complete = replace(value, error=info)
-        with self._changed:
-            self._fetches -= 1
-        self._sink(complete)
+    def _fetch_all(self) -> None:
+        while (value := self._to_fetch.get()) is not None:
+            try:
+                complete = replace(value, data=self._download(value.request))
+            except Exception as error:  # whoever waits for the value must hear of it
+                explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
+                info = ErrorInfo(type(explained).__name__, str(explained), -1)
+                complete = replace(value, error=info)
+            self._sink(complete)
 
     def _download(self, request: int) -> memoryview:
         method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
@@ -457,8 +458,8 @@ class GrpcTransport:
             if threading.current_thread() is not self._reader:
                 self._reader.join(CLOSE_S)
             self._call.cancel()
-        if self._fetchers is not None:
-            self._fetchers.shutdown(wait=False, cancel_futures=True)
+        for _ in range(self._fetchers):
+            self._to_fetch.put(None)
         for channel in (self._control, self._data):
             if channel is not None:
                 channel.close()

@@ -158,8 +158,11 @@ class Gateway:
         try:
             while (message := await live.next()) is not None:
                 down, count, size_bytes = message
-                await context.write(wire.encode(down))
+                async with asyncio.timeout(limits.LEASE_S):
+                    await context.write(wire.encode(down))
                 self.service.give(live, sessions.Written(count, size_bytes))
+        except TimeoutError:
+            log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
             self.service.give(live, sessions.ClientGone())
@@ -188,6 +191,8 @@ class Gateway:
                 self._take(live, up)
         except ProtocolError as error:
             self.service.give(live, sessions.Fault("ProtocolError", str(error)))
+        except grpc.aio.UsageError:
+            return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
     def _take(self, live: Live, up: wire.Up) -> None:

@@ -134,6 +134,7 @@ class Service:
         self.config = config
         self.supervisor: SupervisorLink | None = None
         self._pool = pools.Pool(config.sessions_per_worker_max)
+        self._pool_inputs: deque[pools.Input] = deque()
         self._sessions: dict[str, Live] = {}
         self._channels: dict[int, Live] = {}
         self._links: dict[str, WorkerLink] = {}
@@ -276,21 +277,30 @@ class Service:
 
     # --- the pool --------------------------------------------------------------------------------
     def _tell_pool(self, given: pools.Input) -> None:
-        for out in self._pool.handle(given, time.monotonic()):
-            match out:
-                case pools.Granted(session, workers):
-                    self._start(self._sessions[session], workers)
-                case pools.Placed(session, place):
-                    self._sessions[session].post(line=place)
-                case pools.Denied(session, message):
-                    fault = sessions.Fault("CapacityError", message)
-                    self.give(self._sessions[session], fault)
-                case pools.Bereft(session, device, worker, reason):
-                    self._bereave(session, device, worker, reason)
-                case pools.Replace(worker, reason):
-                    self._supervise(link.Retire(worker.worker, worker.epoch, reason))
-                case pools.Want(kind, count):
-                    self._supervise(link.Wanted(kind, count))
+        # What follows may tell the pool more; that waits its turn, so that outputs stay in order.
+        self._pool_inputs.append(given)
+        if len(self._pool_inputs) > 1:
+            return
+        while self._pool_inputs:
+            for out in self._pool.handle(self._pool_inputs[0], time.monotonic()):
+                self._obey_pool(out)
+            self._pool_inputs.popleft()
+
+    def _obey_pool(self, out: pools.Output) -> None:
+        match out:
+            case pools.Granted(session, workers) if session in self._sessions:
+                self._start(self._sessions[session], workers)
+            case pools.Placed(session, place) if session in self._sessions:
+                self._sessions[session].post(line=place)
+            case pools.Denied(session, message) if session in self._sessions:
+                fault = sessions.Fault("CapacityError", message)
+                self.give(self._sessions[session], fault)
+            case pools.Bereft(session, device, worker, reason):
+                self._bereave(session, device, worker, reason)
+            case pools.Replace(worker, reason):
+                self._supervise(link.Retire(worker.worker, worker.epoch, reason))
+            case pools.Want(kind, count):
+                self._supervise(link.Wanted(kind, count))
 
     def _supervise(self, body: link.Fleet) -> None:
         if self.supervisor is not None:
@@ -303,7 +313,8 @@ class Service:
             for index, worker in enumerate(workers)
         )
         for index, each in enumerate(live.links):
-            body = link.Open(live.id, live.tenant, index, peers, self.config.memory_bytes_max)
+            memory = self.config.memory_bytes_max
+            body = link.Open(live.id, live.tenant, index, peers, memory, live.names[index])
             each.send(link.pack_open(live.channel, body))
         live.post(devices=True)
         self.give(live, sessions.Assigned())
@@ -438,4 +449,6 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def _names(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{kind}:{kinds[:k].count(kind)}" for k, kind in enumerate(kinds))
+    """Return the devices' names: the first CPU is ``cpu``, as torch calls it."""
+    numbered = [(kind, kinds[:k].count(kind)) for k, kind in enumerate(kinds)]
+    return tuple("cpu" if each == ("cpu", 0) else f"{each[0]}:{each[1]}" for each in numbered)

@@ -101,13 +101,16 @@ class WorkerLink:
                 group.create_task(self._hear())
                 group.create_task(self._hear_bulk())
                 group.create_task(self._watch())
-                if not self.worker.host:  # nobody told us who it is: ask itself
+                if not self.worker.supervised:  # nobody told us who it is: ask itself
                     counts = await self.status()
                     self.worker = replace(self.worker, host=counts["host"], pid=counts["pid"])
                 joined = True
                 self._listener.joined(self)
-        except* (OSError, EOFError, FarspanError, TimeoutError, KeyError) as group_error:
-            reason = str(group_error.exceptions[0]) or "its link broke"
+        except* (OSError, EOFError, FarspanError) as errors:
+            reason = str(errors.exceptions[0]) or "its link broke"
+        except* Exception:  # a defect of ours ends this link, never the gateway
+            log.exception("worker %s", self.worker.worker)
+            reason = "its link failed"
         finally:
             for each in (self._control, self._bulk):
                 if each is not None:

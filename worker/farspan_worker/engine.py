@@ -71,6 +71,11 @@ class Engine:
         self.applied = frame.sequence
         return self._events
 
+    def adopt(self, id_: int, array: Any, spec: Spec) -> None:
+        """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
+        self.budget.check(array.nbytes)
+        self._set(id_, Array(array, spec, Storage(array, self.budget)))
+
     def close(self) -> None:
         """Drop every tensor."""
         self.tensors.clear()
@@ -192,7 +197,7 @@ class Engine:
     def _get(self, ids: list[int], static: Static) -> None:
         request, kind, device = _unpack(static, 3)
         if not ids:  # a barrier: all before it has run
-            self._events.append(Value(request, 0, ()))
+            self._events.append(Value(request, 0, (), b""))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -202,7 +207,7 @@ class Engine:
                 self._events.append(Value(request, 0, (), error=x.error))
             return
         spec = x._spec
-        data = None
+        data: bytes | memoryview = b""
         if kind != cmd.GET_SPEC:
             # A copy: later commands of this very frame may write to the tensor.
             copied = np.array(x.array, order="C", copy=True)
@@ -246,10 +251,11 @@ class Engine:
             for out in outs:
                 self._set(out, Poison(bad.error))
             return
+        for x in roots:
+            if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
+                x._node = tape.Leaf()
         edges = [tape.edge_of(x) for x in roots]
         wanted = [tape.edge_of(x) for x in stops]
-        if None in edges:
-            raise ProtocolError("a backward pass from a tensor without a graph")
         shared = {id(x._storage) for x in seeds}
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:

@@ -43,10 +43,10 @@ class Plan:
         self.views: tuple[tuple[Spec, int], ...] = ()
         self.outs: tuple[Spec, ...] = ()
         if op.family == "view":
-            self.views = found if isinstance(found[0], tuple) else (found,)
+            self.views = found if not found or isinstance(found[0], tuple) else (found,)
         else:
             self.outs = found if isinstance(found, tuple) else (found,)
-        self.nbytes = sum(s.nbytes for s in self.outs)
+        self.nbytes = 0 if op.dynamic else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
         self.kernel = FAST.get(op.name, op.kernel)
@@ -120,7 +120,7 @@ def run(
     targets = tensors[flat:]
     inputs = tensors[:flat] if targets else tensors
     plan = plan_for(op, inputs, static, scalars)
-    if plan.views:
+    if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
     arrays = [t.array for t in inputs]
@@ -135,6 +135,9 @@ def run(
     if form == FUNCTIONAL:
         outs = []
         for result, spec in zip(results, plan.outs, strict=True):
+            if op.dynamic:  # only now is the shape known
+                budget.check(result.nbytes)
+                spec = spec.with_(shape=result.shape)
             array = lay_out(result, spec, arrays)
             outs.append(Array(array, spec, Storage(array, budget)))
         return outs

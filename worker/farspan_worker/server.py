@@ -35,10 +35,10 @@ _EVENTS_BYTES = link.EVENTS_BYTES_MAX - 8  # encoded events of one message, besi
 class Worker:
     """A worker in this process. `listen` starts it, `close` ends it.
 
-    key: the epoch's link key. make_engine(memory_bytes_max) returns a new session's engine.
+    key: the epoch's link key. make_engine(device, memory_bytes_max) returns a session's engine.
     """
 
-    def __init__(self, key: bytes, make_engine: Callable[[int], Engine]) -> None:
+    def __init__(self, key: bytes, make_engine: Callable[[str, int], Engine]) -> None:
         self._key = key
         self._make_engine = make_engine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -213,7 +213,7 @@ class Worker:
         body = link.unpack_open(payload)
         try:
             with self._state:
-                engine = self._make_engine(body.memory_bytes_max)
+                engine = self._make_engine(body.name, body.memory_bytes_max)
                 self._inbox.open(channel, body, engine, control)
                 self._counts["sessions_opened"] += 1
                 self._state.notify_all()
@@ -401,12 +401,12 @@ class Worker:
                     each.send(beat)
 
 
-def warm_engine() -> Callable[[int], Engine]:
+def warm_engine() -> Callable[[str, int], Engine]:
     """Return what makes a session's engine, with the op table built: no session waits for it."""
     from farspan_worker.engine import Engine as SessionEngine
 
     SessionEngine().close()
-    return lambda memory_bytes_max: SessionEngine(memory_bytes_max=memory_bytes_max)
+    return SessionEngine
 
 
 def _is_long(value: Value) -> bool:

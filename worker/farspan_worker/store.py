@@ -89,7 +89,7 @@ class Storage:
 
 
 class Array(Variable, Value):
-    """A tensor in the engine. Ops on it (those of vjp formulas) run at once and are not recorded."""
+    """A tensor in the engine. Ops on it (those of formulas) run at once and are not recorded."""
 
     __slots__ = ("array",)
 

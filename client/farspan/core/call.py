@@ -146,9 +146,8 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
 
 
 def _into(out: Any, result: Any) -> Any:
-    if out._spec.shape != result._spec.shape:
-        fn.resize_(out, result._spec.shape)
-    return fn.copy_(out, result)
+    out._write_out(result)
+    return out
 
 
 def _kind(x: Any) -> Any:
@@ -174,9 +173,7 @@ def _match(
                 packed = first_list
                 args = (*args[:first_list], rest)
     if len(args) > len(positional):
-        return None, (
-            f"takes {len(positional)} positional arguments but {len(args)} were given"
-        )
+        return None, (f"takes {len(positional)} positional arguments but {len(args)} were given")
     names = {a.name: a for a in params}
     given: dict[str, Any] = {}
     renamed: dict[str, str] = {}

@@ -134,7 +134,7 @@ def scalar(x: Any, default: Any, numbers: list[Any]) -> str | None:
     if isinstance(x, (bool, int, float, complex)):
         base = next(t for t in (bool, int, float, complex) if isinstance(x, t))
         if kind is not complex:
-            return scalar(base(x), None, numbers)
+            return scalar(base(x), None, numbers)  # type: ignore[arg-type]
         numbers.append(x)
         return "c"
     if hasattr(x, "item"):  # a tensor of one element: waits for its value, as torch does

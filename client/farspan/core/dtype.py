@@ -7,7 +7,7 @@ use. Promotion: https://pytorch.org/docs/stable/tensor_attributes.html#type-prom
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -89,7 +89,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        half: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return half
     return np.dtype(name)
 
 
@@ -109,8 +110,6 @@ class Defaults:
     """
 
     dtype: DType = float32
-
-
 
 
 @functools.cache
@@ -196,7 +195,7 @@ class Device:
     """Where a tensor lives, as torch names it: ``cpu``, ``cpu:1``, ``cuda:0``. Interned."""
 
     __slots__ = ("index", "type")
-    _interned: dict[tuple[str, int | None], Device] = {}
+    _interned: ClassVar[dict[tuple[str, int | None], Device]] = {}
     type: str
     index: int | None
 
@@ -204,7 +203,7 @@ class Device:
         if isinstance(type, Device):
             return type
         if isinstance(type, int):
-            type, index = "cuda", type
+            return cls("cuda", type)
         if not isinstance(type, str):
             raise TypeError(f"device(): argument 'type' must be str, not {type.__class__.__name__}")
         if ":" in type:
@@ -220,7 +219,7 @@ class Device:
         found = cls._interned.get(key)
         if found is None:
             found = object.__new__(cls)
-            found.type, found.index = key
+            found.type, found.index = type, index
             found = cls._interned.setdefault(key, found)
         return found
 

@@ -10,8 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import schema
-from .dtype import CPU, Defaults, Device, DType, bool_, int64, result_dtype, scalar_dtype, to_floating
-from .errors import DTypeError, DeviceError
+from .dtype import (
+    CPU,
+    Defaults,
+    Device,
+    DType,
+    bool_,
+    int64,
+    result_dtype,
+    scalar_dtype,
+    to_floating,
+)
+from .errors import DeviceError, DTypeError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -21,7 +31,9 @@ if TYPE_CHECKING:
 
 def common_dtype(*values: Any) -> DType:
     """Return torch's result type of specs and Python numbers; anything else is passed over."""
-    dims, zeros, numbers = [], [], []
+    dims: list[DType] = []
+    zeros: list[DType] = []
+    numbers: list[str] = []
     for v in values:
         if isinstance(v, Spec):
             (dims if v.shape else zeros).append(v.dtype)
@@ -38,16 +50,16 @@ def common_dtype(*values: Any) -> DType:
 
 def common_device(specs: Sequence[Spec]) -> Device:
     """Return the one device of the inputs; a 0-d CPU tensor goes along with any. DeviceError."""
-    device: Device | None = None
+    home: Spec | None = None
     for s in specs:
-        if device is None or (device.type == "cpu" and not home.shape):
-            device, home = s.device, s
-        elif s.device is not device and not (s.device.type == "cpu" and not s.shape):
+        if home is None or (home.device.type == "cpu" and not home.shape):
+            home = s
+        elif s.device is not home.device and not (s.device.type == "cpu" and not s.shape):
             raise DeviceError(
                 "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{device} and {s.device}!"
+                f"{home.device} and {s.device}!"
             )
-    return device or CPU
+    return CPU if home is None else home.device
 
 
 def pointwise(

@@ -321,6 +321,7 @@ class Open:
     device: int  # the session's index of this worker
     devices: tuple[Peer, ...]
     memory_bytes_max: int
+    name: str = "cpu"  # of the session's device on this worker, as the client's specs have it
 
 
 def pack_purpose(purpose: Purpose) -> bytes:
@@ -356,6 +357,7 @@ def unpack_open(payload: bytes | memoryview) -> Open:
             device=int(body["device"]),
             devices=devices,
             memory_bytes_max=int(body["memory_bytes_max"]),
+            name=str(body["name"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None

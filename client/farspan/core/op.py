@@ -18,6 +18,7 @@ from . import limits, schema
 from .command import FIRST_OPCODE
 from .dtype import DTYPES, Device, DType
 from .errors import ProtocolError
+from .schema import Arg, Schema
 from .spec import Spec
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Formula = Callable[..., Any] if TYPE_CHECKING else object
 class Op:
     """One row of the table. Compared by identity; `opcode` is its number on the wire."""
 
-    schema: schema.Schema
+    schema: Schema
     family: str  # pointwise, reduction, view, structured, random, step, composite
     meta: Callable[..., Meta] | None = None  # (*args with Specs for tensors) -> Meta
     kernel: Callable[..., Any] | None = None  # (xp, *args with arrays for tensors) -> array(s)
@@ -66,7 +67,7 @@ class Op:
         return self.schema.base
 
     @property
-    def args(self) -> tuple[schema.Arg, ...]:
+    def args(self) -> tuple[Arg, ...]:
         return self.schema.args
 
     @property
@@ -104,7 +105,7 @@ class Op:
 class Recipe:
     """Puts flat tensors and scalars back where the schema wants them, for one static form."""
 
-    __slots__ = ("flat", "fill", "slots", "template")
+    __slots__ = ("fill", "flat", "slots", "template")
 
     def __init__(self, op: Op, static: Static) -> None:
         self.template: list[Any] = []

@@ -67,7 +67,7 @@ class Schema:
 
 
 _LINE: Final = re.compile(r"(?:(\w+)::)?([\w.]+)\((.*)\) -> (.*)")
-_TYPE: Final = re.compile(r"(\w+)(\(\w+(?:!|->\w+|\|\w+)*!?\))?(\?)?(?:\[(\d*)\](\?)?)?")
+_TYPE: Final = re.compile(r"(\w+)(\([^)]*\))?(\?)?(?:\[(\d*)\](\?)?)?")
 
 
 def parse(line: str) -> Schema:
@@ -84,8 +84,13 @@ def parse(line: str) -> Schema:
             continue
         args.append(_parse_arg(text, keyword_only))
     returns = _split(result[1:-1]) if result.startswith("(") else [result]
-    kinds = tuple(_parse_kind(r.split(" ")[0])[0] for r in returns if r)
+    kinds = tuple(_parse_kind(_type_of(r))[0] for r in returns if r)
     return Schema(line, namespace or "aten", name, tuple(args), kinds)
+
+
+def _type_of(result: str) -> str:
+    """Return the type of a result, which may have a name: ``Tensor(a!) values``."""
+    return re.sub(r" (?=\w+$)\w+", "", result) if not result.endswith((")", "]")) else result
 
 
 def _split(text: str) -> list[str]:

@@ -34,9 +34,7 @@ class Spec:
     contiguous: bool  # in C order
 
     @staticmethod
-    def make(
-        shape: Shape, dtype: DType, device: Device = CPU, stride: Shape | None = None
-    ) -> Spec:
+    def make(shape: Shape, dtype: DType, device: Device = CPU, stride: Shape | None = None) -> Spec:
         """Return the one Spec with these fields; without `stride` it is C-contiguous."""
         if stride is None:
             stride = contiguous_stride(shape)
@@ -110,9 +108,7 @@ def check_shape(shape: Sequence[int]) -> None:
         raise BadValueError(f"a tensor has at most {limits.RANK_MAX} dims, got {len(shape)}")
     for n in shape:
         if n < 0:
-            raise ShapeError(
-                f"Trying to create tensor with negative dimension {n}: {list(shape)}"
-            )
+            raise ShapeError(f"Trying to create tensor with negative dimension {n}: {list(shape)}")
     if math.prod(shape) > limits.NUMEL_MAX:
         raise ShapeError(f"a tensor of shape {list(shape)} has more than 2^62 elements")
 
@@ -261,9 +257,7 @@ def view_stride(spec: Spec, shape: Shape) -> Shape | None:
     run, base = 1, spec.stride[-1] if spec.stride else 1
     for d in range(len(spec.shape) - 1, -1, -1):
         run *= spec.shape[d]
-        ends = d == 0 or (
-            spec.shape[d - 1] != 1 and spec.stride[d - 1] != run * base
-        )
+        ends = d == 0 or (spec.shape[d - 1] != 1 and spec.stride[d - 1] != run * base)
         if ends:
             left = run
             done = 1

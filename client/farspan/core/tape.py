@@ -56,6 +56,12 @@ class Node:
 
     op: Op | None
     edges: tuple[tuple[Node, int] | None, ...]
+    plan: VjpPlan  # which formulas run
+    static: Static
+    scalars: tuple[Any, ...]
+    specs: tuple[Spec, ...]  # of the inputs
+    outs: tuple[Spec, ...]  # of the outputs
+    number: int  # of the command, in the engine
 
     def __init__(self, op: Op | None, edges: tuple[tuple[Node, int] | None, ...] = ()) -> None:
         self.op = op
@@ -104,7 +110,9 @@ def _window_node(
     op = OPS[name]
     static = (base._spec.stride, spec.shape, spec.stride, view._offset - base._offset)
     node = Node(op, edges)
-    node.plan = op.vjp_plan(static, sum(1 << i for i, e in enumerate(edges) if e is not None))
+    plan = op.vjp_plan(static, sum(1 << i for i, e in enumerate(edges) if e is not None))
+    assert plan is not None
+    node.plan = plan
     node.static, node.scalars = static, ()
     scatters = len(edges) == 2
     node.specs = (base._spec, spec) if scatters else (base._spec,)
@@ -335,8 +343,10 @@ def backward_of(
                 continue
             pairs = [(slot, part)] if isinstance(slot, int) else zip(slot, part, strict=True)
             for i, gradient in pairs:
-                edge = None if i is None else node.edges[i]
-                if edge is not None and gradient is not None:
+                if i is None or gradient is None:
+                    continue
+                edge = node.edges[i]
+                if edge is not None:
                     sent.append((edge, fit(gradient, node.specs[i])))
     return sent
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..call import fn
-from ..dtype import bool_
-from ..family import floating, pointwise
+from ..dtype import DType, bool_
+from ..family import composite, floating, pointwise, structured
 
 pointwise(
     "add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
@@ -40,3 +42,33 @@ pointwise(
     lambda xp, self, other: self == other,
     result=bool_,
 )
+
+
+def _cast_kernel(xp: Any, self: Any, dtype: DType) -> Any:
+    """Cast as C does: a float goes to an int by truncation, a complex loses its imaginary part."""
+    if self.dtype.kind == "c" and not dtype.is_complex:
+        self = self.real
+    if self.dtype.name == "bfloat16":
+        self = self.astype("float32")
+    return self != 0 if dtype is bool_ else self.astype(dtype.numpy)
+
+
+structured(
+    "farspan::_cast(Tensor self, ScalarType dtype) -> Tensor",
+    meta=lambda self, dtype: (self if self.dense else self.contiguous_).with_(dtype=dtype),
+    kernel=_cast_kernel,
+    vjp={"self": lambda g: g},
+    moves=True,
+)
+structured(
+    "conj_physical(Tensor self) -> Tensor",
+    meta=lambda self: self if self.dense else self.contiguous_,
+    kernel=lambda xp, self: xp.conj(self) if self.dtype.kind == "c" else self,
+    vjp={"self": lambda g: fn.conj_physical(g)},
+)
+
+
+@composite("conj(Tensor(a) self) -> Tensor(a)")
+def conj(self: Any) -> Any:
+    """The conjugate; torch marks a view lazily, here complex tensors are conjugated at once."""
+    return fn.conj_physical(self) if self._spec.dtype.is_complex else self

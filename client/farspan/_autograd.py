@@ -1,0 +1,478 @@
+"""Backward, as the client sees it: which gradients there will be, and who computes them.
+
+A plain pass is one command: the engine walks its tape, the client only wraps the results' ids. A
+pass that needs Python in its middle (hooks), a graph of its own (`create_graph`) or several devices
+is walked here, by the same code over proxies; it issues ordinary commands and does not wait.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from . import _dispatch
+from ._dispatch import mode, wrap
+from ._session import Ref
+from .core import command as cmd
+from .core import tape
+from .core.call import fn
+from .core.errors import AutogradError, BadValueError, ShapeError
+from .core.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ._tensor import Tensor
+    from .core.dtype import Device
+
+Edge = tuple[tape.Node, int]
+_retained: weakref.WeakKeyDictionary[tape.Node, dict[int, weakref.ref[Any]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class PythonNode(tape.Node):
+    """A node whose backward is a Python function on the client."""
+
+    __slots__ = ("function", "label")
+
+    def __init__(
+        self,
+        label: str,
+        edges: tuple[Edge | None, ...],
+        outs: tuple[Spec, ...],
+        function: Callable[[list[Any]], Sequence[Any]],
+    ) -> None:
+        super().__init__(None, edges)
+        self.label = label
+        self.outs = outs
+        self.function = function
+
+    def run_python(self, gradients: list[Any]) -> list[tuple[Edge, Any]]:
+        """Return (edge, gradient) pairs for the inputs that need one."""
+        results = self.function(gradients)
+        pairs = zip(self.edges, results, strict=True)
+        return [(e, g) for e, g in pairs if e is not None and g is not None]
+
+
+def crossing(x: Tensor, device: Device) -> Tensor:
+    """Return a copy of x on another device of its session; its gradient comes back the same way."""
+    session = x._ref.session
+    to = session.index_of(device)
+    place = session.devices[to]
+    spec = Spec.make(x._spec.shape, x._spec.dtype, place)
+    id_ = session.new_id()
+    out = wrap(Ref(session, to, id_, spec.nbytes), spec)
+    session.copy_across(x._ref, id_, to, spec.dtype.code, spec.shape)
+    out._copied = True  # type: ignore[attr-defined]
+    edge = tape.edge_of(x)
+    if edge is not None and mode.grad:
+        home = x._spec.device
+        out._node = PythonNode(
+            "ToCopyBackward0", (edge,), (spec,), lambda gradients: [crossing(gradients[0], home)]
+        )
+    return out
+
+
+# ------------------------------------------------------------------------------------ the pass --
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Add the gradients of `tensors` to the `grad` of the leaves (or only of `inputs`)."""
+    roots = _as_list(tensors)
+    seeds = _seeds(roots, _as_list(grad_tensors, len(roots)))
+    edges = _edges(roots)
+    keep = create_graph if retain_graph is None else retain_graph
+    if inputs is not None:
+        targets = _as_list(inputs)
+        if not targets:
+            raise AutogradError("`inputs` argument to `backward()` cannot be empty.")
+        wanted = _edges(targets)
+    else:
+        leaves = tape.leaves_of(edges)
+        targets = [leaf.variable() for leaf in leaves]
+        wanted = [(leaf, 0) for leaf in leaves]
+    pairs = [(t, w) for t, w in zip(targets, wanted, strict=True) if t is not None]
+    retained = _retained_of(edges)
+    found = _run(edges, seeds, roots, pairs + retained, keep, create_graph)
+    for (t, _), gradient in zip(pairs, found, strict=False):
+        if gradient is not None:
+            _accumulate(t, gradient, create_graph)
+    for (t, _), gradient in zip(retained, found[len(pairs) :], strict=True):
+        if gradient is not None:
+            t._grad = gradient
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Any, ...]:
+    """Return the gradients of `outputs` with respect to `inputs`, weighted by `grad_outputs`.
+
+    One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
+    """
+    if is_grads_batched:
+        raise BadValueError("grad(): is_grads_batched=True is not supported yet")
+    roots = _as_list(outputs)
+    targets = _as_list(inputs)
+    seeds = _seeds(roots, _as_list(grad_outputs, len(roots)))
+    edges = _edges(roots)
+    for t in targets:
+        if not t.requires_grad:
+            raise AutogradError("One of the differentiated Tensors does not require grad")
+    wanted = _edges(targets)
+    keep = create_graph if retain_graph is None else retain_graph
+    pairs = list(zip(targets, wanted, strict=True))
+    found = _run(edges, seeds, roots, pairs, keep, create_graph)
+    for i, (t, g) in enumerate(zip(targets, found, strict=True)):
+        if g is None and materialize_grads:
+            found[i] = fn.zeros_like(t)
+        elif g is None and not allow_unused:
+            raise AutogradError(
+                "One of the differentiated Tensors appears to not have been used in the graph. "
+                "Set allow_unused=True if this is the desired behavior."
+            )
+    return tuple(found)
+
+
+def _run(
+    edges: list[Edge],
+    seeds: list[Tensor],
+    roots: list[Tensor],
+    pairs: Sequence[tuple[Tensor, Edge]],
+    keep: bool,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Return the gradient of each pair's edge, or None where the roots do not reach it."""
+    wanted = [edge for _, edge in pairs]
+    needed = tape.needed_nodes(edges, wanted)
+    reached = needed | {node for node, _ in edges}
+    for node in list(needed):
+        reached |= {e[0] for e in node.edges if e is not None}
+    plain = not create_graph
+    device = roots[0]._spec.device
+    for node in needed:
+        if node.op is None:
+            plain = plain and type(node) is tape.Leaf
+        else:
+            tape.check_node(node)
+        if any(s.device is not device for s in node.outs):
+            plain = False
+    if any(node.hooks for node in reached):
+        plain = False
+    plain = plain and all(r._spec.device is device for r in roots)
+    if not plain:
+        return _walk_here(edges, seeds, wanted, keep, create_graph)
+    session = roots[0]._ref.session
+    chosen = [(t, edge) for t, edge in pairs if edge[0] in reached]
+    outs = {}
+    ids = [r._ref.id for r in roots] + [s._ref.id for s in seeds]
+    for t, edge in chosen:
+        if edge not in outs:
+            spec = _gradient_spec(t._spec)
+            id_ = session.new_id()
+            outs[edge] = wrap(Ref(session, t._ref.device, id_, spec.nbytes), spec)
+            ids += [t._ref.id, id_]
+    static = (len(roots), int(keep))
+    if outs:
+        session.issue(roots[0]._ref.device, cmd.BACKWARD, 0, ids, static, ())
+    if not keep:
+        for node in needed:
+            tape.release(node)
+    return [outs.get(edge) for edge in wanted]
+
+
+def _gradient_spec(spec: Spec) -> Spec:
+    """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
+    return spec if spec.dense else spec.contiguous_
+
+
+def _walk_here(
+    edges: list[Edge], seeds: list[Tensor], wanted: list[Edge], keep: bool, create_graph: bool
+) -> list[Tensor | None]:
+    before, mode.grad = mode.grad, create_graph
+    try:
+        found = tape.walk(
+            list(zip(edges, seeds, strict=True)), wanted, _unpack, keep=keep, through=_run_hooks
+        )
+    finally:
+        mode.grad = before
+    return [found.get(edge) for edge in wanted]
+
+
+def _unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
+    """Return a saved value as a tensor with the place in the graph that it had."""
+    ref, spec, offset, storage = saved
+    x = wrap(ref, spec, offset, storage)
+    held = node.saved[name]
+    at = next(i for i, s in enumerate(held) if s is saved) if isinstance(held, list) else 0
+    edge: Edge | None
+    if name == "out":
+        edge = (node, at)
+    else:
+        assert node.op is not None
+        position = next(i for i, a in enumerate(node.op.args) if a.name == name)
+        slot = node.op.recipe(node.static).slots[position]
+        index = slot if isinstance(slot, int) else slot[at]
+        edge = None if index is None else node.edges[index]
+    if edge is not None:
+        x._node, x._index = edge
+    return x
+
+
+def _run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
+    for hook in list((node.hooks or {}).get(index, ())):
+        replaced = hook(gradient)
+        if replaced is not None:
+            gradient = replaced
+    return gradient
+
+
+def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
+    if leaf._grad is None:
+        leaf._grad = (
+            gradient
+            if create_graph
+            else fn.detach(gradient)
+            if (gradient._node is not None)
+            else gradient
+        )
+    elif create_graph:
+        leaf._grad = fn.add(leaf._grad, gradient)
+    else:
+        before, mode.grad = mode.grad, False
+        try:
+            fn.add_(leaf._grad, gradient)
+        finally:
+            mode.grad = before
+
+
+# ------------------------------------------------------------------------------------- helpers --
+def _as_list(x: Any, count: int = 0) -> list[Any]:
+    from ._tensor import Tensor
+
+    if x is None:
+        return [None] * count
+    return [x] if isinstance(x, Tensor) else list(x)
+
+
+def _edges(tensors: Iterable[Tensor]) -> list[Edge]:
+    edges = []
+    for i, t in enumerate(tensors):
+        edge = tape.edge_of(t)
+        if edge is None:
+            raise AutogradError(
+                f"element {i} of tensors does not require grad and does not have a grad_fn"
+            )
+        edges.append(edge)
+    return edges
+
+
+def _seeds(roots: list[Tensor], given: list[Tensor | None]) -> list[Tensor]:
+    if len(given) != len(roots):
+        raise AutogradError(f"got {len(roots)} tensors and {len(given)} gradients")
+    seeds = []
+    for i, (root, seed) in enumerate(zip(roots, given, strict=True)):
+        if seed is None:
+            if root.requires_grad and root._spec.numel != 1:
+                raise AutogradError("grad can be implicitly created only for scalar outputs")
+            seed = fn.ones_like(root)
+        elif seed._spec.shape != root._spec.shape:
+            raise ShapeError(
+                f"Mismatch in shape: grad_output[{i}] has a shape of {seed.shape} and "
+                f"output[{i}] has a shape of {root.shape}."
+            )
+        seeds.append(seed)
+    return seeds
+
+
+def _retained_of(edges: list[Edge]) -> list[tuple[Tensor, Edge]]:
+    """Return the tensors with `retain_grad` that the roots reach, with their edges."""
+    if not _retained:
+        return []
+    found = []
+    seen = set()
+    stack = [node for node, _ in edges]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for index, ref in _retained.get(node, {}).items():
+            t = ref()
+            if t is not None:
+                found.append((t, (node, index)))
+        stack += [e[0] for e in node.edges if e is not None]
+    return found
+
+
+def remember_retained(t: Tensor) -> None:
+    """Note that `t` wants its gradient kept."""
+    edge = tape.edge_of(t)
+    assert edge is not None
+    _retained.setdefault(edge[0], {})[edge[1]] = weakref.ref(t)
+
+
+class RemovableHandle:
+    """Takes a hook away again: by ``remove()``, or at the end of a ``with``."""
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+def add_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `hook` with the complete gradient of `t` in every pass that reaches it."""
+    edge = tape.edge_of(t)
+    if edge is None:
+        raise AutogradError("cannot register a hook on a tensor that doesn't require gradient")
+    node, index = edge
+    if node.hooks is None:
+        node.hooks = {}
+    hooks = node.hooks.setdefault(index, [])
+    hooks.append(hook)
+    return RemovableHandle(hooks, hook)
+
+
+#: torch numbers the nodes of overloads by their order in derivatives.yaml.
+_SECOND = {"sum.dim_IntList", "mean.dim", "pow.Tensor_Tensor", "var.dim", "max.dim", "min.dim",
+           "std.dim", "prod.dim_int", "norm.ScalarOpt_dim"}  # fmt: skip
+
+
+class GradFn:
+    """A node of the graph as users see it: ``name()``, ``next_functions``."""
+
+    def __init__(self, node: tape.Node) -> None:
+        self._node = node
+
+    def name(self) -> str:
+        node = self._node
+        if isinstance(node, PythonNode):
+            return node.label
+        if node.op is None:
+            return "AccumulateGrad"
+        base = {"_window": "as_strided", "_window_scatter": "copy_slices"}.get(
+            node.op.base, node.op.base
+        )
+        words = "".join(w[:1].upper() + w[1:] for w in base.split("_"))
+        return f"{words}Backward{int(node.op.name in _SECOND)}"
+
+    @property
+    def next_functions(self) -> tuple[tuple[GradFn | None, int], ...]:
+        return tuple((None, 0) if e is None else (GradFn(e[0]), e[1]) for e in self._node.edges)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GradFn) and other._node is self._node
+
+    def __hash__(self) -> int:
+        return hash(self._node)
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} object at {id(self._node):#x}>"
+
+
+# ------------------------------------------------------------------------------------ grad mode --
+class _GradContext:
+    """Sets the grad mode inside of a ``with`` or of a decorated function."""
+
+    wanted = True
+
+    def __init__(self, function: Any = None) -> None:
+        self._before: list[bool] = []
+
+    def __new__(cls, function: Any = None) -> Any:
+        context = super().__new__(cls)
+        if callable(function):
+            context.__init__()  # type: ignore[misc]
+            return context(function)
+        return context
+
+    def __enter__(self) -> None:
+        self._before.append(mode.grad)
+        mode.grad = self.wanted
+
+    def __exit__(self, *exc: object) -> None:
+        mode.grad = self._before.pop()
+
+    def __call__(self, function: Any) -> Any:
+        import functools
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with type(self)._of(self.wanted):
+                return function(*args, **kwargs)
+
+        return inside
+
+    @staticmethod
+    def _of(wanted: bool) -> _GradContext:
+        context = _GradContext()
+        context.wanted = wanted
+        return context
+
+
+class no_grad(_GradContext):
+    """Nothing inside is recorded."""
+
+    wanted = False
+
+
+class enable_grad(_GradContext):
+    """Ops inside are recorded, also within `no_grad`."""
+
+    wanted = True
+
+
+class inference_mode(_GradContext):
+    """As `no_grad`."""
+
+    wanted = False
+
+    def __new__(cls, mode: Any = True) -> Any:
+        context = super().__new__(cls, mode if callable(mode) else None)
+        if mode is False:
+            context.wanted = _dispatch.mode.grad
+        return context
+
+    def __init__(self, mode: Any = True) -> None:
+        super().__init__()
+
+
+class set_grad_enabled(_GradContext):
+    """Set the mode now; as a context, set it back at its end."""
+
+    def __new__(cls, mode: bool) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self.wanted = bool(mode)
+        self._before = [_dispatch.mode.grad]
+        _dispatch.mode.grad = self.wanted
+
+    def __enter__(self) -> None:
+        _dispatch.mode.grad = self.wanted
+
+
+def is_grad_enabled() -> bool:
+    """Return whether ops are recorded now, in this thread."""
+    return mode.grad

@@ -1,0 +1,191 @@
+"""Tensors from Python data and numpy, and the plain objects that go with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _interop, _state
+from ._dispatch import wrap
+from ._session import Ref
+from .core import dtype as dtypes
+from .core.call import fn
+from .core.dtype import Defaults, Device, DType
+from .core.errors import ArgumentError, BadValueError
+from .core.spec import Spec
+
+if TYPE_CHECKING:
+    from ._session import Session
+    from ._tensor import Tensor
+
+
+class layout:
+    """How elements are arranged; there is only `strided`."""
+
+    def __repr__(self) -> str:
+        return "torch.strided"
+
+
+class memory_format:
+    """An order of dims in memory, by its code on the wire."""
+
+    def __init__(self, name: str, code: int) -> None:
+        self.name, self.code = name, code
+
+    def __repr__(self) -> str:
+        return f"torch.{self.name}"
+
+
+strided = layout()
+contiguous_format = memory_format("contiguous_format", 0)
+preserve_format = memory_format("preserve_format", 1)
+channels_last = memory_format("channels_last", 2)
+channels_last_3d = memory_format("channels_last_3d", 3)
+
+
+def tensor(
+    data: Any,
+    *,
+    dtype: DType | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """Return a tensor holding a copy of `data`: numbers, nested lists, arrays or tensors.
+
+    Floats become the default dtype, ints int64. Does not wait. Raises ValueError for ragged lists.
+
+    >>> import farspan
+    >>> farspan.tensor([[1.0, 2.0], [3.0, 4.0]])
+    tensor([[1., 2.],
+            [3., 4.]])
+    """
+    from ._tensor import Tensor
+
+    if isinstance(data, Tensor):
+        result = fn.clone(fn.detach(data)).to(dtype=dtype or data.dtype, device=device)
+    else:
+        array, found = _as_array(data, dtype)
+        session = _session_for(device)
+        result = upload(session, array, found, _place(session, device))
+    return result.requires_grad_() if requires_grad else result
+
+
+def _as_array(data: Any, dtype: DType | None) -> tuple[np.ndarray[Any, Any], DType]:
+    if isinstance(data, (np.ndarray, np.generic)):
+        found = dtype or dtypes.from_numpy(data.dtype)
+        return np.asarray(data), found
+    data = _without_tensors(data)
+    try:
+        array = np.asarray(data)
+    except ValueError as e:
+        raise BadValueError(f"tensor(): the nested lists are not all of one length: {e}") from None
+    if array.dtype == object:
+        bad = next((x for x in array.reshape(-1) if not isinstance(x, (bool, int, float, complex))),
+                   None)  # fmt: skip
+        if bad is None:
+            raise BadValueError("Overflow when unpacking long long")
+        raise ArgumentError(f"new(): invalid data type {type(bad).__name__!r}")
+    if array.dtype.kind in "USO":
+        raise ArgumentError(f"new(): invalid data type {array.dtype.name!r}")
+    if dtype is None:
+        if array.size == 0 and array.dtype == np.float64:
+            dtype = Defaults.dtype
+        else:
+            kind = array.dtype.kind
+            dtype = {"b": dtypes.bool_, "f": Defaults.dtype,
+                     "c": Defaults.dtype.to_complex()}.get(kind, dtypes.int64)  # fmt: skip
+            if kind == "u" and array.dtype.itemsize == 8:
+                raise BadValueError("Overflow when unpacking long long")
+    return array, dtype
+
+
+def _without_tensors(data: Any) -> Any:
+    """Replace tensors and arrays nested in lists by their values; reading tensors waits."""
+    from ._tensor import Tensor
+
+    if isinstance(data, Tensor):
+        return data.tolist()
+    if isinstance(data, (list, tuple)):
+        return [_without_tensors(x) if isinstance(x, (list, tuple, Tensor)) else x for x in data]
+    if hasattr(data, "__array__"):
+        return np.asarray(data)
+    return data
+
+
+def _session_for(device: Any) -> Session:
+    return _state.current()
+
+
+def _place(session: Session, device: Any) -> Device:
+    from ._functions import default_device
+
+    wanted = default_device() if device is None else Device(device)
+    return session.default_device if wanted is None else session.devices[session.index_of(wanted)]
+
+
+def upload(session: Session, array: np.ndarray[Any, Any], dtype: DType, device: Device) -> Tensor:
+    """Return a tensor with a copy of the array's values, cast to `dtype`."""
+    with np.errstate(all="ignore"):
+        values = np.ascontiguousarray(array.astype(dtype.numpy, copy=False)).reshape(array.shape)
+    index = session.index_of(device)
+    spec = Spec.make(tuple(array.shape), dtype, device)
+    id_ = session.new_id()
+    result = wrap(Ref(session, index, id_, spec.nbytes), spec)
+    data = memoryview(values.reshape(-1).view(np.uint8)) if values.size else memoryview(b"")
+    session.put(index, id_, dtype.code, spec.shape, data)
+    return result
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor of the array's values. On `local:` both share the array's memory."""
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(f"expected np.ndarray (got {type(array).__name__})")
+    if any(s < 0 for s in array.strides):
+        raise BadValueError(
+            "At least one stride in the given numpy array is negative, and tensors with negative "
+            "strides are not currently supported. (You can probably work around this by making a "
+            "copy of your array with array.copy().)"
+        )
+    found = dtypes.from_numpy(array.dtype)
+    session = _state.current()
+    size = array.dtype.itemsize
+    if array.flags.writeable and array.size and not any(s % size for s in array.strides):
+        spec = Spec.make(
+            tuple(array.shape), found, session.default_device,
+            tuple(s // size for s in array.strides),
+        )  # fmt: skip
+        index = session.index_of(session.default_device)
+        ref = Ref(session, index, session.new_id(), spec.nbytes)
+        if _interop.adopt(session, array, ref, spec):
+            return wrap(ref, spec)
+    return upload(session, array, found, session.default_device)
+
+
+def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
+    """Return `data` as a tensor; itself, or its memory, where nothing has to change."""
+    from ._tensor import Tensor
+
+    if isinstance(data, Tensor):
+        return data.to(dtype=dtype, device=device)  # type: ignore[attr-defined, no-any-return]
+    if isinstance(data, np.ndarray) and dtype is None and device is None:
+        return from_numpy(data)
+    return tensor(data, dtype=dtype, device=device)
+
+
+def legacy_tensor(*args: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
+    """``Tensor(2, 3)`` is uninitialised memory of that shape, ``Tensor([1, 2])`` the values."""
+    if (len(args) == 1 and not isinstance(args[0], (int, tuple))) or (
+        len(args) == 1 and type(args[0]) is tuple and args[0] and not isinstance(args[0][0], int)
+    ):
+        from ._tensor import Size, Tensor
+
+        if isinstance(args[0], Size):
+            return fn.empty(args[0], dtype=dtype or Defaults.dtype)  # type: ignore[no-any-return]
+        if isinstance(args[0], Tensor):
+            return fn.detach(args[0])  # type: ignore[no-any-return]
+        return tensor(args[0], dtype=dtype or Defaults.dtype, device=device)
+    if len(args) == 1 and type(args[0]) is tuple:
+        return tensor(args[0], dtype=dtype or Defaults.dtype, device=device)
+    return fn.empty(list(args) or [0], dtype=dtype or Defaults.dtype)  # type: ignore[no-any-return]

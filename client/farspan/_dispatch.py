@@ -1,0 +1,361 @@
+"""What one call costs the client: metadata from a memo, an id, a graph node, one command.
+
+`apply` is the only way a tensor comes into being from an op. It never waits, except where the shape
+of the result depends on values (`nonzero` and its kind). Read `_session.py` for where commands go.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import _state
+from ._session import Ref, Session
+from .core import limits, tape
+from .core.call import fn
+from .core.command import FUNCTIONAL, INPLACE
+from .core.dtype import DTYPES, Defaults, Device, DType
+from .core.errors import AutogradError, DeviceError, ProgramError, ShapeError
+from .core.family import common_device
+from .core.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._tensor import Tensor
+    from .core.op import Op
+
+
+class _Mode(threading.local):
+    """Whether ops are recorded; each thread has its own, as in torch."""
+
+    grad = True
+    inference = False
+
+
+mode = _Mode()
+
+
+class Storage:
+    """The client's view of memory that tensors share: its size and how often it was written."""
+
+    __slots__ = ("__weakref__", "exported", "nbytes", "version")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.version = 0
+        self.exported = False
+
+
+class _Known:
+    """The memoised metadata of one op on inputs of given specs."""
+
+    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "views")
+
+    def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
+        self.device = common_device(specs) if specs else None
+        #: flat inputs that live elsewhere: 0-d CPU tensors that go along
+        self.moved = [i for i, s in enumerate(specs) if s.device is not self.device]
+        if self.moved:
+            return
+        assert op.meta is not None
+        found = op.meta(*op.recipe(static).args(specs, scalars))
+        self.views: tuple[tuple[Spec, int], ...] = ()
+        if op.family == "view":
+            self.views = found if not found or isinstance(found[0], tuple) else (found,)
+            self.outs: tuple[Spec, ...] = tuple([s for s, _ in self.views])
+        else:
+            self.outs = found if isinstance(found, tuple) else (found,)
+        self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
+        self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
+        if not specs:
+            self.device = self.outs[0].device
+
+
+_memo: dict[Any, _Known] = {}
+
+
+def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
+    """Return the metadata of an op's results; raises what the op's metadata rule raises."""
+    key = (op, static, Defaults.dtype, *specs)
+    if op.by_value:
+        key += tuple([(type(x), x) for x in scalars])
+    found = _memo.get(key)
+    if found is None:
+        if len(_memo) > limits.MEMO_ENTRIES_MAX:
+            _memo.clear()
+        try:
+            found = _Known(op, static, specs, scalars)
+        except ProgramError as e:
+            raise type(e)(f"{op.base}(): {e}") from None
+        _memo[key] = found
+    return found
+
+
+def apply(
+    cls: type[Tensor],
+    op: Op,
+    tensors: Sequence[Tensor],
+    static: Any,
+    scalars: tuple[Any, ...],
+    form: int,
+) -> Any:
+    """Issue one op; return its output, or a tuple of them."""
+    if form == INPLACE:
+        return _apply_inplace(op, tensors, static, scalars)
+    if form != FUNCTIONAL:
+        return _apply_out(cls, op, tensors, static, scalars)
+    facts = _memo.get((op, static, Defaults.dtype, *[t._spec for t in tensors]))
+    if facts is None:
+        facts = known(op, static, [t._spec for t in tensors], scalars)
+    if facts.moved:
+        moved = [t if i not in facts.moved else _move(t, facts.device)
+                 for i, t in enumerate(tensors)]  # fmt: skip
+        return apply(cls, op, moved, static, scalars, form)
+    session, ids, mask = _inputs(tensors)
+    device = tensors[0]._ref.device if tensors else session.index_of(facts.device)  # type: ignore[arg-type]
+    if op.random and device and facts.device.type == "cpu":  # type: ignore[union-attr]
+        return _apply_random(cls, op, tensors, static, scalars, facts)
+    plan = None
+    if mask and mode.grad and facts.differentiable:
+        plan = op.vjp_plan(static, mask)
+    bits = plan.mask << 2 if plan is not None else 0
+    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
+        # The common case, spelled out: one result with memory of its own.
+        spec = facts.outs[0]
+        id_ = next(session._ids)
+        ids.append(id_)
+        session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
+        result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
+        if plan is not None:
+            tape.record(op, plan, tensors, (result,), static, scalars)
+        return result
+    outs = [session.new_id() for _ in facts.outs]
+    session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
+    if op.written:
+        _bump(op, static, tensors)
+        return None
+    if op.dynamic:
+        results = [_sized(session, device, i, facts.device) for i in outs]  # type: ignore[arg-type]
+    elif facts.views:
+        results = [
+            _view(tensors[0], op, Ref(session, device, i), spec, offset)
+            for i, (spec, offset) in zip(outs, facts.views, strict=True)
+        ]
+    else:
+        results = [
+            wrap(Ref(session, device, i, spec.nbytes), spec)
+            for i, spec in zip(outs, facts.outs, strict=True)
+        ]
+    if plan is not None:
+        tape.record(op, plan, tensors, results, static, scalars)
+        if len(facts.views) > 1:
+            for r in results:
+                r._multiview = True
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _move(t: Tensor, device: Device | None) -> Tensor:
+    from ._methods import move
+
+    return t if t._spec.device is device else move(t, device)  # type: ignore[arg-type,no-any-return]
+
+
+def _inputs(tensors: Sequence[Tensor]) -> tuple[Session, list[int], int]:
+    """Return the session, the ids, and the mask of inputs that need a gradient."""
+    if not tensors:
+        return _state.current(), [], 0
+    session = tensors[0]._ref.session
+    ids = []
+    mask = 0
+    for i, t in enumerate(tensors):
+        ref = t._ref
+        if ref.session is not session:
+            raise DeviceError(
+                f"tensors of two sessions in one operation: session {session.id} at "
+                f"{session.address} and session {ref.session.id} at {ref.session.address}"
+            )
+        ids.append(ref.id)
+        if t._base is not None and t._generation != t._base._generation:
+            tape.edge_of(t)
+        if t._node is not None:
+            mask |= 1 << i
+    return session, ids, mask
+
+
+def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) -> Tensor:
+    """Return the proxy of a tensor that a session holds."""
+    from ._tensor import Tensor
+
+    t = Tensor._new(ref, spec, storage or Storage(spec.nbytes))
+    if offset:
+        t._offset = offset
+    return t
+
+
+def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
+    if not op.absolute:
+        size = x._spec.dtype.itemsize
+        own = x._offset
+        offset += own if spec.dtype.itemsize == size else own * size // spec.dtype.itemsize
+    if op.absolute and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
+                        > x._storage.nbytes):  # fmt: skip
+        raise ShapeError(
+            f"setStorage: sizes {list(spec.shape)}, strides {list(spec.stride)}, storage offset "
+            f"{offset} are out of bounds for storage of size {x._storage.nbytes}"
+        )
+    out = wrap(ref, spec, offset, x._storage)
+    if not op.detaches:
+        base = x if x._base is None else x._base
+        out._base = base
+        out._generation = base._generation
+    return out
+
+
+def _sized(session: Session, device: int, id_: int, place: Device) -> Tensor:
+    """Return the proxy of a result whose shape only the worker knows. Waits."""
+    ref = Ref(session, device, id_)
+    answer = session.spec_of(ref)
+    spec = Spec.make(tuple(answer.shape), DTYPES[answer.dtype], place)
+    session._held[device][id_] = spec.nbytes
+    return wrap(ref, spec)
+
+
+def _bump(op: Op, static: Any, tensors: Sequence[Tensor]) -> None:
+    slots = op.recipe(static).slots
+    for at in op.written:
+        slot = slots.get(at, ())
+        for i in (slot,) if isinstance(slot, int) else slot:
+            if i is not None:
+                tensors[i]._storage.version += 1
+
+
+def _apply_random(
+    cls: type[Tensor], op: Op, tensors: Any, static: Any, scalars: Any, facts: _Known
+) -> Any:
+    """Draw on the session's first CPU device, which keeps the generator, and send the numbers on.
+
+    So a program draws the same numbers however its tensors are spread.
+    """
+    home = tensors[0]._ref.session.default_device if tensors else None
+    if tensors:
+        near = [_move(t, home) for t in tensors]
+        result = apply(cls, op, near, static, scalars, FUNCTIONAL)
+    else:
+        at = str(facts.device)
+        near_static = tuple(["cpu" if x == at else x for x in static])
+        result = apply(cls, op, (), near_static, scalars, FUNCTIONAL)
+    if isinstance(result, tuple):
+        return tuple(_move(r, facts.device) for r in result)
+    return _move(result, facts.device)
+
+
+# ------------------------------------------------------------------------------------ in place --
+def check_writable(target: Tensor) -> None:
+    """Raise what torch raises where `target` may not be written in place."""
+    spec = target._spec
+    for n, s in zip(spec.shape, spec.stride, strict=True):
+        if s == 0 and n > 1:
+            raise ShapeError(
+                "unsupported operation: more than one element of the written-to tensor refers to a "
+                "single memory location. Please clone() the tensor before performing the operation."
+            )
+    if not mode.grad:
+        return
+    base = target._base
+    if target._node is not None:
+        if type(target._node) is tape.Leaf:
+            raise AutogradError(
+                "a leaf Variable that requires grad is being used in an in-place operation."
+            )
+        if target._multiview:
+            raise AutogradError(
+                f"Output {target._index} of {target.grad_fn.name()} is a view and is being "
+                "modified inplace. This view is the output of a function that returns multiple "
+                "views. Such functions do not allow the output views to be modified inplace. You "
+                "should replace the inplace operation by an out-of-place one."
+            )
+    if base is not None and type(base._node) is tape.Leaf:
+        raise AutogradError(
+            "a view of a leaf Variable that requires grad is being used in an in-place operation."
+        )
+
+
+def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any) -> Tensor:
+    """Store an op's result into its first tensor; its graph is rewritten."""
+    target = tensors[0]
+    facts = known(op, static, [t._spec for t in tensors], scalars)
+    if facts.moved:
+        tensors = [t if i not in facts.moved else _move(t, facts.device)
+                   for i, t in enumerate(tensors)]  # fmt: skip
+        return _apply_inplace(op, tensors, static, scalars)
+    out = facts.outs[0]
+    if out.shape != target._spec.shape:
+        raise ShapeError(
+            f"output with shape {list(target._spec.shape)} doesn't match the broadcast shape "
+            f"{list(out.shape)}"
+        )
+    check_cast(out.dtype, target._spec.dtype)
+    check_writable(target)
+    session, ids, mask = _inputs(tensors)
+    device = session.index_of(target._spec.device)
+    if op.random and device and target._spec.device.type == "cpu":
+        return fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
+    plan = None
+    if mask and mode.grad and target._spec.dtype.kind >= 2:
+        plan = op.vjp_plan(static, mask)
+        if plan is not None and 0 in plan.saved_args:
+            # The formula needs the old value: compute aside from a clone, then copy over.
+            old = fn.clone(target)
+            result = apply(type(target), op, (old, *tensors[1:]), static, scalars, FUNCTIONAL)
+            return fn.copy_(target, result)
+    bits = INPLACE if plan is None else plan.mask << 2 | INPLACE
+    session.issue(device, op.opcode, bits, ids, static, scalars)
+    target._storage.version += 1
+    if plan is not None:
+        tape.record_inplace(op, plan, tensors, static, scalars)
+    return target
+
+
+def check_cast(have: DType, want: DType) -> None:
+    """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
+    if have.kind > want.kind and not (have.kind == 1 and want.kind == 1):
+        from .core.errors import DTypeError
+
+        raise DTypeError(
+            f"result type {_LONG_NAMES[have.name]} can't be cast to the desired output type "
+            f"{_LONG_NAMES[want.name]}"
+        )
+
+
+_LONG_NAMES = {
+    "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int",
+    "int64": "Long", "float16": "Half", "bfloat16": "BFloat16", "float32": "Float",
+    "float64": "Double", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
+}  # fmt: skip
+
+
+def _apply_out(
+    cls: type[Tensor], op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any
+) -> Any:
+    """Compute aside and write into the `out=` tensors, which take the result's shape."""
+    flat = op.recipe(static).flat
+    inputs, outs = tensors[:flat], tensors[flat:]
+    if mode.grad and any(t.requires_grad for t in tensors):
+        raise AutogradError(
+            f"{op.base}(): functions with out=... arguments don't support automatic "
+            "differentiation, but one of the arguments requires grad."
+        )
+    results = apply(cls, op, inputs, static, scalars, FUNCTIONAL)
+    for out, result in zip(outs, results if type(results) is tuple else (results,), strict=True):
+        write_out(out, result)
+    return outs[0] if len(outs) == 1 else tuple(outs)
+
+
+def write_out(out: Tensor, result: Tensor) -> None:
+    """Put a result into an `out=` tensor: over its elements, or in their place if shapes differ."""
+    check_cast(result._spec.dtype, out._spec.dtype)
+    if out._spec.shape == result._spec.shape:
+        fn.copy_(out, result)
+    else:
+        out._become(result if result.dtype is out.dtype else fn._cast(result, out.dtype))

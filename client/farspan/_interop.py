@@ -1,0 +1,94 @@
+"""Where tensors meet numpy and the terminal: sharing memory on `local:`, and printing."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _format
+from .core.call import fn
+from .core.dtype import Defaults
+
+if TYPE_CHECKING:
+    from ._tensor import Tensor
+
+
+def export(x: Tensor) -> np.ndarray[Any, Any] | None:
+    """Return an array that shares the tensor's memory, or None if that is in another process.
+
+    Waits. While such an array lives, every command of the session has run when its call returns,
+    so that neither side sees the other's memory late.
+    """
+    session = x._ref.session
+    engines = getattr(session.transport, "engines", None)
+    if engines is None:
+        return None
+    session.wait_for(x._ref)
+    array = engines[x._ref.device].tensors[x._ref.id].array
+    shared = array.view()
+    _expose(session.transport, shared)
+    return shared
+
+
+def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any) -> bool:
+    """Let a tensor of a local session live in the array's own memory; False if it cannot."""
+    engines = getattr(session.transport, "engines", None)
+    if engines is None or not array.flags.writeable:
+        return False
+    session.flush()
+    engines[ref.device].adopt(ref.id, array, spec)
+    session.transport.exported += 1  # for good: whoever holds the array may look at any time
+    return True
+
+
+def _expose(transport: Any, array: np.ndarray[Any, Any]) -> None:
+    transport.exported += 1
+    weakref.finalize(array, _hide, transport)
+
+
+def _hide(transport: Any) -> None:
+    transport.exported -= 1
+
+
+def show(x: Tensor) -> str:
+    """Return the tensor as torch prints it; only the elements shown are moved. Waits."""
+    from .nn.parameter import Parameter
+
+    edge = x.grad_fn
+    device = x.device
+    plain = device.type == "cpu" and device.index is None
+    return _format.format_tensor(
+        tuple(x._spec.shape),
+        x.dtype.name,
+        lambda indices: _fetch_some(x, indices),
+        device_suffix="" if plain else f", device='{device}'",
+        requires_grad=x.requires_grad,
+        grad_fn=None if edge is None else edge.name(),
+        is_parameter=isinstance(x, Parameter),
+        default_dtype=Defaults.dtype.name,
+    )
+
+
+def _fetch_some(x: Tensor, indices: Any) -> np.ndarray[Any, Any]:
+    """Return the elements at the product of the indices of each dim."""
+    from ._dispatch import mode
+    from .core.dtype import float32
+
+    before, mode.grad = mode.grad, False
+    try:
+        part = fn.detach(x)
+        for dim, wanted in enumerate(indices):
+            n = x._spec.shape[dim]
+            if len(wanted) == n:
+                continue
+            edge = next((i for i, k in enumerate(wanted) if k != i), len(wanted))
+            head = fn.narrow(part, dim, 0, edge)
+            tail = fn.narrow(part, dim, n - (len(wanted) - edge), len(wanted) - edge)
+            part = fn.cat([head, tail], dim)
+        if part.dtype.is_reduced:
+            part = fn._cast(part, float32)
+        return part._fetch()
+    finally:
+        mode.grad = before

@@ -1,0 +1,240 @@
+"""Binds the op table to Tensor: every function with a tensor first is a method; operators too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .core.call import Function, Value, fn
+from .core.dtype import DTYPES, Device, DType
+from .core.op import OPS, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BINARY = {
+    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "pow", "matmul": "matmul", "and": "bitwise_and",
+    "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift", "eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt",
+    "ge": "ge",
+}  # fmt: skip
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+_UNARY = {"neg": "neg", "abs": "abs", "invert": "bitwise_not"}
+_NO_METHOD = {"scalar_tensor", "from_numpy"}  # factories that take no tensor first
+
+
+def bind_methods(cls: type) -> None:
+    """Give the class the table's methods and Python's operators."""
+    names = {op.base for op in table().values() if op.args and op.args[0].name == "self"}
+    for name in sorted(names):
+        if name in cls.__dict__ or name in _NO_METHOD:
+            continue
+        function: Function = getattr(fn, name)
+        setattr(cls, name, function)
+        if not name.endswith("_") and name + "_" not in cls.__dict__ and name + "_" not in names:
+            setattr(cls, name + "_", getattr(fn, name + "_"))
+    for python, name in _BINARY.items():
+        if name not in fn:
+            continue
+        setattr(cls, f"__{python}__", _operator(name))
+        if python not in _COMPARISONS:
+            setattr(cls, f"__r{python}__", _reflected(name))
+            setattr(cls, f"__i{python}__", _inplace(name))
+    for python, name in _UNARY.items():
+        setattr(cls, f"__{python}__", _unary(name))
+    for name, method in _METHODS.items():
+        setattr(cls, name, method)
+    for name, dtype in _CASTS.items():
+        setattr(cls, name, _cast_method(dtype))
+    for name in ("T", "mT", "H", "mH", "real", "imag"):
+        setattr(cls, name, property(_unary({"T": "numpy_T", "H": "matrix_H"}.get(name, name))))
+
+
+def _is_operand(x: Any) -> bool:
+    return isinstance(x, (Value, bool, int, float, complex, np.generic))
+
+
+def _operator(name: str) -> Callable[[Any, Any], Any]:
+    """Return a binary operator; two tensors skip the choice among overloads."""
+    function = getattr(fn, name)
+    op = OPS.get(f"{name}.Tensor")
+    if op is None or op.body is not None or [a.kind for a in op.args[:2]] != ["T", "T"]:
+
+        def method(self: Any, other: Any) -> Any:
+            return function(self, other) if _is_operand(other) else NotImplemented
+
+        return method
+    static = op.bind(None, None)[1]
+
+    def fast(self: Any, other: Any) -> Any:
+        if isinstance(other, Value):
+            return type(self)._apply(op, (self, other), static, (), 0)
+        return function(self, other) if _is_operand(other) else NotImplemented
+
+    return fast
+
+
+def _reflected(name: str) -> Callable[[Any, Any], Any]:
+    def method(self: Any, other: Any) -> Any:
+        if isinstance(other, np.ndarray):
+            from ._creation import from_numpy
+
+            return getattr(fn, name)(from_numpy(other), self)
+        if not _is_operand(other):
+            return NotImplemented
+        reflected = _REFLECTED.get(name)
+        if reflected is not None:
+            return reflected(self, other)
+        return getattr(fn, name)(other, self)
+
+    return method
+
+
+_REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda x, n: fn.add(x, n),
+    "mul": lambda x, n: fn.mul(x, n),
+    "sub": lambda x, n: fn.rsub(x, n),
+    "div": lambda x, n: fn.mul(fn.reciprocal(x), n),
+    "bitwise_and": lambda x, n: fn.bitwise_and(x, n),
+    "bitwise_or": lambda x, n: fn.bitwise_or(x, n),
+    "bitwise_xor": lambda x, n: fn.bitwise_xor(x, n),
+    "floor_divide": lambda x, n: fn.floor_divide(fn.full_like(x, n), x),
+}
+
+
+def _inplace(name: str) -> Callable[[Any, Any], Any]:
+    inplace = name + "_"
+
+    def method(self: Any, other: Any) -> Any:
+        if name == "matmul" or not _is_operand(other):
+            return NotImplemented
+        return getattr(fn, inplace)(self, other)
+
+    return method
+
+
+def _unary(name: str) -> Callable[[Any], Any]:
+    def method(self: Any) -> Any:
+        return getattr(fn, name)(self)
+
+    return method
+
+
+# --------------------------------------------------------------------------------- conversions --
+_CASTS = {
+    "float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16",
+    "int": "int32", "long": "int64", "short": "int16", "char": "int8", "byte": "uint8",
+    "bool": "bool", "cfloat": "complex64", "cdouble": "complex128",
+}  # fmt: skip
+
+
+def _cast_method(name: str) -> Callable[..., Any]:
+    dtype = next(d for d in DTYPES if d.name == name)
+
+    def method(self: Any, memory_format: Any = None) -> Any:
+        return self if self.dtype is dtype else fn._cast(self, dtype)
+
+    method.__doc__ = f"Return the tensor as {name}; itself if it is that already."
+    return method
+
+
+def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the tensor with another dtype and/or device; itself if nothing changes.
+
+    ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; ``copy=True`` copies in
+    any case.
+    """
+    from .core.errors import ArgumentError
+
+    dtype = kwargs.pop("dtype", None)
+    device = kwargs.pop("device", None)
+    copy = kwargs.pop("copy", False)
+    other = kwargs.pop("other", None)
+    for name in ("non_blocking", "memory_format"):
+        kwargs.pop(name, None)
+    if kwargs:
+        raise ArgumentError(f"to() received an unexpected keyword argument {next(iter(kwargs))!r}")
+    for i, a in enumerate(args):
+        if isinstance(a, DType):
+            dtype = a
+        elif isinstance(a, (str, Device)) or (i == 0 and type(a) is int):
+            device = a
+        elif isinstance(a, Value):
+            other = a
+        elif type(a) is bool:
+            copy = a if i == len(args) - 1 and i >= 2 else copy
+        elif a is not None:
+            raise ArgumentError(f"to() received an invalid argument {a!r}")
+    if other is not None:
+        dtype, device = dtype or other.dtype, device or other.device
+    return convert(self, dtype, Device(device) if device is not None else None, copy)
+
+
+def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = False) -> Any:
+    """Return the tensor with this dtype on this device."""
+    if device is not None:
+        session = self._ref.session
+        if device is Device("cpu", 0) or (device.type == "cuda" and device.index is None):
+            device = session.devices[session.index_of(device)]
+    result = self
+    if dtype is not None and dtype is not self.dtype:
+        result = fn._cast(result, dtype)
+    if device is not None and device is not self.device:
+        result = move(result, device)
+    if copy and result is self:
+        result = fn.clone(self)
+    return result
+
+
+def move(x: Any, device: Device) -> Any:
+    """Return a copy of x on another device of its session: worker to worker, differentiable."""
+    from . import _autograd
+
+    return _autograd.crossing(x, device)
+
+
+def cpu(self: Any, memory_format: Any = None) -> Any:
+    """Return the tensor on the first CPU device."""
+    return convert(self, None, self._ref.session.default_device)
+
+
+def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
+    """Return the tensor on a GPU of its session."""
+    return convert(self, None, Device("cuda" if device is None else device))
+
+
+def type_(self: Any, dtype: Any = None, non_blocking: bool = False) -> Any:
+    """Return the type's name, or the tensor cast to `dtype`."""
+    names = {
+        "float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
+        "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
+        "bool": "Bool", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
+    }  # fmt: skip
+    if dtype is None:
+        return f"torch.{names[self.dtype.name]}Tensor"
+    if isinstance(dtype, str):
+        short = dtype.removeprefix("torch.").removesuffix("Tensor")
+        dtype = next(d for d in DTYPES if names[d.name] == short)
+    return convert(self, dtype, None)
+
+
+def type_as(self: Any, other: Any) -> Any:
+    """Return the tensor with the dtype and device of `other`."""
+    return convert(self, other.dtype, other.device)
+
+
+def new_tensor(self: Any, data: Any, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False) -> Any:  # fmt: skip
+    """Return a fresh tensor of `data` with this one's dtype and device."""
+    from ._creation import tensor
+
+    return tensor(data, dtype=dtype or self.dtype, device=device or self.device,
+                  requires_grad=requires_grad)  # fmt: skip
+
+
+_METHODS = {
+    "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
+    "new_tensor": new_tensor,
+}  # fmt: skip

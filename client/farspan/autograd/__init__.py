@@ -1,0 +1,14 @@
+"""farspan.autograd: `backward` and `grad`, and the modes that switch recording."""
+
+from .._autograd import (
+    backward,
+    enable_grad,
+    grad,
+    inference_mode,
+    no_grad,
+    set_grad_enabled,
+)
+
+__all__ = [
+    "backward", "enable_grad", "grad", "inference_mode", "no_grad", "set_grad_enabled",
+]  # fmt: skip

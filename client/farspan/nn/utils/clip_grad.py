@@ -1,0 +1,64 @@
+"""Bounds on gradients. Nothing here waits, except with ``error_if_nonfinite``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import farspan
+from farspan._tensor import Tensor
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Return the norm of all tensors seen as one vector, on the first one's device."""
+    listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    if not listed:
+        return farspan.tensor(0.0)
+    norm_type = float(norm_type)
+    with farspan.no_grad():
+        norms = [tensor.norm(norm_type).to(listed[0].device) for tensor in listed]
+        total = farspan.stack(norms).norm(norm_type)
+        if error_if_nonfinite and not bool(total.isfinite()):
+            raise RuntimeError(
+                f"The total norm of order {norm_type} for gradients from `parameters` is "
+                "non-finite, so it cannot be clipped. To disable this error and scale the "
+                "gradients by the non-finite norm anyway, set `error_if_nonfinite=False`"
+            )
+    return total
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Scale all gradients so that their total norm is at most ``max_norm``; return that norm."""
+    grads = _grads(parameters)
+    total = get_total_norm(grads, norm_type, error_if_nonfinite)
+    with farspan.no_grad():
+        # The factor is clamped rather than tested: a test would have to wait for the norm.
+        factor = (float(max_norm) / (total + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(factor.to(grad.device))
+    return total
+
+
+def clip_grad_value_(
+    parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None
+) -> None:
+    """Bound every element of all gradients to [-clip_value, clip_value]."""
+    bound = float(clip_value)
+    with farspan.no_grad():
+        for grad in _grads(parameters):
+            grad.clamp_(min=-bound, max=bound)
+
+
+def _grads(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    listed = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [param.grad for param in listed if param.grad is not None]

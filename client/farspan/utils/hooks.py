@@ -1,0 +1,36 @@
+"""RemovableHandle: what every ``register_…_hook`` returns."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import MutableMapping
+from typing import Any
+
+__all__ = ["RemovableHandle"]
+
+_ids = itertools.count()
+
+
+class RemovableHandle:
+    """A registration that ``remove()`` (or leaving a ``with`` block) takes back.
+
+    tables: the dictionaries that hold the hook or a flag of it under ``handle.id``. They are
+    referenced weakly, so a handle never keeps a module alive; removing twice does nothing.
+    """
+
+    def __init__(self, *tables: MutableMapping[int, Any]) -> None:
+        self.id = next(_ids)
+        self._tables = [weakref.ref(table) for table in tables]
+
+    def remove(self) -> None:
+        for reference in self._tables:
+            table = reference()
+            if table is not None:
+                table.pop(self.id, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()

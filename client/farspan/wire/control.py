@@ -1,0 +1,343 @@
+"""Control messages and chunks <-> bytes: opening, acks, lists, bulk tensor bytes.
+
+One frozen class a message; what a field means and may hold stands in stream.proto.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import EncodeError
+
+from farspan._pb.farspan.v1 import stream_pb2 as pb
+from farspan.core import limits
+from farspan.core.errors import ProtocolError
+from farspan.wire.checks import ID_END, at_most, parse
+
+MAJOR: Final = 1
+MINOR: Final = 0
+SERVICE: Final = "farspan.v1.Farspan"
+
+#: Largest message on the control stream: one full frame or event list and its envelope.
+CONTROL_BYTES_MAX: Final = limits.FRAME_BYTES_MAX + 64 * limits.KiB
+#: Largest message on the data connection: one chunk and its envelope.
+DATA_BYTES_MAX: Final = limits.CHUNK_BYTES + 4 * limits.KiB
+
+
+@dataclass(slots=True, frozen=True)
+class Device:
+    """Where a device of a session runs."""
+
+    name: str
+    kind: str
+    host: str
+    pid: int
+    epoch: int
+
+
+@dataclass(slots=True, frozen=True)
+class Hello:
+    """Opens a session; stream.proto says what each field means and may hold."""
+
+    table_hash: str
+    devices: str = ""
+    wait_ms: int = 0
+    client: str = ""
+    features: tuple[str, ...] = ()
+    major: int = MAJOR
+    minor: int = MINOR
+
+
+@dataclass(slots=True, frozen=True)
+class Welcome:
+    """The session is open."""
+
+    session: str
+    epoch: int
+    kinds: tuple[str, ...]
+    credit_frames: int = limits.CREDIT_FRAMES
+    credit_bytes: int = limits.CREDIT_BYTES
+    lease_ms: int = 0
+    features: tuple[str, ...] = ()
+    major: int = MAJOR
+    minor: int = MINOR
+
+
+@dataclass(slots=True, frozen=True)
+class Up:
+    """A message of the client on the control stream."""
+
+    hello: Hello | None = None
+    frames: tuple[bytes, ...] = ()
+    reserve: bool = False
+    close: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Down:
+    """A message of the gateway on the control stream. Events come before the ack beside them."""
+
+    welcome: Welcome | None = None
+    events: tuple[bytes, ...] = ()
+    line: int = 0
+    devices: tuple[Device, ...] = ()
+    applied: int = 0
+    durable: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class TransferHeader:
+    """What an upload is."""
+
+    session: str
+    device: int
+    transfer: int
+    total_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class DownloadRequest:
+    """Which value's bytes to send."""
+
+    session: str
+    request: int
+
+
+@dataclass(slots=True, frozen=True)
+class UploadReply:
+    """How many bytes were taken."""
+
+    received_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class ListRequest:
+    """Which sessions has my tenant?"""
+
+
+@dataclass(slots=True, frozen=True)
+class DescribeRequest:
+    """What is this session?"""
+
+    session: str
+    worker_status: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class CloseRequest:
+    """End this session."""
+
+    session: str
+
+
+@dataclass(slots=True, frozen=True)
+class CloseReply:
+    """It has ended."""
+
+
+@dataclass(slots=True, frozen=True)
+class SessionInfo:
+    """A session as others may see it."""
+
+    session: str
+    state: str
+    opened_at_s: float
+    frames: int
+    commands: int
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class ListReply:
+    """The caller's sessions."""
+
+    sessions: tuple[SessionInfo, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class DescribeReply:
+    """One session; a JSON object a device if asked for."""
+
+    session: SessionInfo | None
+    worker_status: tuple[str, ...] = ()
+
+
+_T = TypeVar("_T")
+_PARTS: Final[dict[str, type[Any]]] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "devices": Device,
+    "sessions": SessionInfo,
+    "session": SessionInfo,
+    "line": int,
+}
+#: The most bytes of any message that is not on the control stream or a chunk.
+_UNARY_BYTES_MAX: Final = limits.MiB
+_ENTRIES_MAX: Final = {"devices": limits.DEVICES_PER_SESSION_MAX, "features": 64, "sessions": 1000}
+_TEXT_BYTES_MAX: Final = {
+    "session": 64,
+    "table_hash": 128,
+    "devices": 256,
+    "client": 128,
+    "features": 64,
+    "worker_status": 64 * limits.KiB,
+}
+
+
+def encode(message: Any) -> bytes:
+    """Return the bytes of a control message: one of the classes above."""
+    try:
+        data: bytes = _FAST_OUT.get(type(message), _filled)(message).SerializeToString()
+    except (TypeError, ValueError, OverflowError, EncodeError) as error:
+        raise ProtocolError(f"{type(message).__name__}: cannot be sent: {error}") from None
+    return data
+
+
+def decode(kind: type[_T], data: bytes) -> _T:
+    """Return the control message of class `kind` in `data`; raise ProtocolError if it is none."""
+    bound = CONTROL_BYTES_MAX if kind in (Up, Down) else _UNARY_BYTES_MAX
+    message = parse(getattr(pb, kind.__name__), data, bound, kind.__name__)
+    result: _T = _FAST_IN[kind](message) if kind in _FAST_IN else _read(kind, message)
+    return result
+
+
+def _up(message: Any) -> Up:
+    # The stream's messages are read field by field: through `_read` they took four times as long.
+    hello = _read(Hello, message.hello) if message.HasField("hello") else None
+    return Up(hello, tuple(message.frames), message.reserve, message.close)
+
+
+def _down(message: Any) -> Down:
+    devices: tuple[Device, ...] = ()
+    if message.devices:
+        at_most("devices", len(message.devices), limits.DEVICES_PER_SESSION_MAX)
+        devices = tuple(_read(Device, device) for device in message.devices)
+    at_most("applied", message.applied, ID_END - 1)
+    at_most("durable", message.durable, ID_END - 1)
+    return Down(
+        _read(Welcome, message.welcome) if message.HasField("welcome") else None,
+        tuple(message.events),
+        message.line.place if message.HasField("line") else 0,
+        devices,
+        message.applied,
+        message.durable,
+    )
+
+
+def _from_down(down: Down) -> Any:
+    if down.welcome is not None or down.line or down.devices:
+        return _filled(down)
+    return pb.Down(events=down.events, applied=down.applied, durable=down.durable)
+
+
+def _from_up(up: Up) -> Any:
+    if up.hello is not None:
+        return _filled(up)
+    return pb.Up(frames=up.frames, reserve=up.reserve, close=up.close)
+
+
+_FAST_IN: Final[dict[Any, Any]] = {Up: _up, Down: _down}
+_FAST_OUT: Final[dict[Any, Any]] = {Up: _from_up, Down: _from_down}
+
+
+def _filled(value: Any) -> Any:
+    out = getattr(pb, type(value).__name__)()
+    for f in fields(value):
+        part = getattr(value, f.name)
+        if isinstance(part, tuple):
+            target = getattr(out, f.name)
+            if part and isinstance(part[0], Device | SessionInfo):
+                target.extend(_filled(entry) for entry in part)
+            else:
+                target.extend(part)
+        elif isinstance(part, Hello | Welcome | SessionInfo):
+            getattr(out, f.name).CopyFrom(_filled(part))
+        elif f.name == "line":
+            if part:
+                out.line.place = part
+        elif part is not None:
+            setattr(out, f.name, part)
+    return out
+
+
+def _read(kind: type[Any], message: Any) -> Any:
+    values: dict[str, Any] = {}
+    for f in fields(kind):
+        part = getattr(message, f.name)
+        if isinstance(part, str | int | float):
+            values[f.name] = _bounded(f.name, part)
+        elif f.name == "line":
+            values[f.name] = part.place
+        elif hasattr(part, "HasField"):
+            present = message.HasField(f.name)
+            values[f.name] = _read(_PARTS[f.name], part) if present else None
+        else:
+            at_most(f.name, len(part), _ENTRIES_MAX.get(f.name, limits.FRAME_COMMANDS_MAX))
+            nested = _PARTS.get(f.name)
+            values[f.name] = tuple(
+                _bounded(f.name, entry) if isinstance(entry, str | bytes) else _read(nested, entry)
+                for entry in part
+            )
+    return kind(**values)
+
+
+def _bounded(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        at_most(f"{name} bytes", len(value), _TEXT_BYTES_MAX.get(name, 256))
+    elif isinstance(value, bytes):
+        at_most(f"{name} bytes", len(value), limits.FRAME_BYTES_MAX)
+    elif isinstance(value, int):
+        at_most(name, value, ID_END - 1)
+    return value
+
+
+# --- chunks --------------------------------------------------------------------------------------
+
+_DATA_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
+
+
+def encode_chunk(data: memoryview) -> bytes:
+    """Return a Chunk message with these bytes, copying them once.
+
+    Written by hand: through protobuf's object the bytes would be copied twice more.
+    """
+    size = data.nbytes
+    at_most("chunk bytes", size, limits.CHUNK_BYTES)
+    prefix = bytearray(_DATA_TAG)
+    while size > 0x7F:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    prefix.append(size)
+    return b"".join((prefix, data))
+
+
+def decode_chunk(message: bytes) -> memoryview:
+    """Return the bytes of a Chunk message without a copy; raise ProtocolError if it has none."""
+    at_most("chunk bytes", len(message), DATA_BYTES_MAX)
+    if message[:1] == _DATA_TAG:
+        size = shift = 0
+        for at, byte in enumerate(message[1:6], 2):
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                if at + size == len(message) and size <= limits.CHUNK_BYTES:
+                    return memoryview(message)[at:]
+                break
+    raise ProtocolError("chunk: expected one of data")
+
+
+def encode_transfer_header(header: TransferHeader) -> bytes:
+    """Return the first message of an upload."""
+    data: bytes = pb.Chunk(header=_filled(header)).SerializeToString()
+    return data
+
+
+def decode_transfer_header(message: bytes) -> TransferHeader:
+    """Return the header in the first message of an upload."""
+    chunk = parse(pb.Chunk, message, 4 * limits.KiB, "chunk")
+    if chunk.WhichOneof("kind") != "header":
+        raise ProtocolError("chunk: expected the header first")
+    header: TransferHeader = _read(TransferHeader, chunk.header)
+    at_most("device", header.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    return header

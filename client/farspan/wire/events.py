@@ -1,0 +1,115 @@
+"""Events <-> bytes: what a worker says to a client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.message import EncodeError
+
+from farspan._pb.farspan.v1 import stream_pb2 as pb
+from farspan.core import limits
+from farspan.core.command import ErrorInfo, Event, Failed, Lost, Value
+from farspan.core.errors import ProtocolError
+from farspan.wire.checks import ID_END, at_most, is_shape, parse
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """Return the bytes of Value, Failed and Lost events; Acked and Send travel otherwise."""
+    message = pb.EventList()
+    at_most("events", len(events), limits.EVENTS_QUEUED_MAX)
+    try:
+        for event in events:
+            _put_event(message.events.add(), event)
+        data: bytes = message.SerializeToString()
+    except (TypeError, ValueError, OverflowError, EncodeError) as error:
+        raise ProtocolError(f"events: one cannot be sent: {error}") from None
+    at_most("event list bytes", len(data), limits.FRAME_BYTES_MAX)
+    return data
+
+
+def encode_event_batches(events: Sequence[Event], bytes_max: int) -> Iterator[bytes]:
+    """Yield the events in order as encoded lists of at most `bytes_max` bytes each.
+
+    bytes_max: at least INLINE_BYTES_MAX + 8 KiB, so that any single event fits.
+    """
+    batch: list[Event] = []
+    room = bytes_max
+    for event in events:
+        data = event.data if isinstance(event, Value) else None
+        size = 2 * limits.KiB + (0 if data is None else memoryview(data).nbytes)
+        error = event.error if isinstance(event, (Value, Failed)) else None
+        size += len(error.message) * 4 if error else 0
+        if batch and (size > room or len(batch) == limits.EVENTS_QUEUED_MAX):
+            yield encode_events(batch)
+            batch, room = [], bytes_max
+        batch.append(event)
+        room -= size
+    if batch:
+        yield encode_events(batch)
+
+
+def decode_events(data: bytes | memoryview) -> list[Event]:
+    """Return the events in `data`; raise ProtocolError for anything else."""
+    message = parse(pb.EventList, data, limits.FRAME_BYTES_MAX, "events")
+    at_most("events", len(message.events), limits.EVENTS_QUEUED_MAX)
+    return [_event(event) for event in message.events]
+
+
+def _put_event(out: Any, event: Event) -> None:
+    if isinstance(event, Value):
+        at_most("rank", len(event.shape), limits.RANK_MAX)
+        value = out.value
+        value.request = event.request
+        value.dtype = event.dtype
+        value.shape.extend(event.shape)
+        if event.data is not None:
+            at_most("inline bytes", memoryview(event.data).nbytes, limits.INLINE_BYTES_MAX)
+            value.data = bytes(event.data)
+        if event.error is not None:
+            _put_error(value.error, event.error)
+        out.value.SetInParent()
+    elif isinstance(event, Failed):
+        _put_error(out.failed, event.error)
+    elif isinstance(event, Lost):
+        _put_error(out.lost, ErrorInfo(event.kind, event.message, -1))
+    else:
+        raise ProtocolError(f"events: {type(event).__name__} does not travel to a client")
+
+
+def _put_error(out: Any, error: ErrorInfo) -> None:
+    at_most("kind bytes", len(error.kind), 64)
+    data = error.message.encode("utf-8", "replace")
+    out.kind = error.kind
+    # A message quotes what the user passed, so it may be any length; its beginning says most.
+    out.message = data[: limits.STRING_BYTES_MAX].decode("utf-8", "ignore")
+    out.command = error.command
+    out.SetInParent()
+
+
+def _event(event: Any) -> Event:
+    kind = event.WhichOneof("kind")
+    if kind == "failed":
+        return Failed(_error(event.failed))
+    if kind == "lost":
+        error = _error(event.lost)
+        return Lost(error.kind, error.message)
+    if kind != "value":
+        raise ProtocolError("events: one of no known kind")
+    value = event.value
+    at_most("request", value.request, ID_END - 1)
+    at_most("dtype", value.dtype, 255)
+    at_most("rank", len(value.shape), limits.RANK_MAX)
+    shape = tuple(value.shape)
+    if not is_shape(shape):
+        raise ProtocolError("events: a value with more elements than there can be")
+    data = value.data if value.HasField("data") else None
+    at_most("inline bytes", len(data or b""), limits.INLINE_BYTES_MAX)
+    error = _error(value.error) if value.HasField("error") else None
+    return Value(value.request, value.dtype, shape, data, error)
+
+
+def _error(error: Any) -> ErrorInfo:
+    at_most("kind bytes", len(error.kind), 64)
+    at_most("message bytes", len(error.message), limits.STRING_BYTES_MAX)
+    return ErrorInfo(error.kind, error.message, error.command)

@@ -1,0 +1,304 @@
+"""Frames <-> bytes: columns of protobuf, statics interned a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import EncodeError
+
+from farspan._pb.farspan.v1 import stream_pb2 as pb
+from farspan.core import limits
+from farspan.core.command import (
+    BACKWARD,
+    FIRST_OPCODE,
+    FREE,
+    GET,
+    GET_SEND,
+    GET_SPEC,
+    PUT,
+    Frame,
+    Scalar,
+    Static,
+)
+from farspan.core.errors import ProtocolError
+from farspan.wire.checks import ID_END, are_ints, at_most, is_shape, parse
+from farspan.wire.statics import decode_static, encode_static
+
+_OPCODE_MAX: Final = 2**16 - 1
+_WIDE_MODE: Final = 2**64 - 1
+_WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
+
+
+@dataclass(slots=True, frozen=True)
+class FrameHeader:
+    """What a gateway may know of a frame."""
+
+    sequence: int
+    epoch: int
+    device: int
+    command_count: int
+    first_number: int
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return the bytes of a frame; the same frame gives the same bytes in one process.
+
+    Raises ProtocolError if a bound of core/limits.py is passed or a column has a wrong type.
+    """
+    _check_frame(frame)
+    body = pb.Commands()
+    try:
+        body.opcodes.extend(frame.opcodes)
+        body.counts.extend(frame.counts)
+        body.ids.extend(frame.ids)
+        body.scalar_counts.extend(frame.scalar_counts)
+        _put_modes(body, frame.modes)
+        _put_statics(body, frame.statics)
+        if frame.scalars:
+            _put_scalars(body, frame.scalars)
+        first = frame.numbers[0] if frame.numbers else 0
+        if frame.numbers != list(range(first, first + len(frame.numbers))):
+            body.numbers.extend(frame.numbers)
+        if frame.payloads:
+            body.payload_bytes.extend(memoryview(p).nbytes for p in frame.payloads)
+            body.payloads = b"".join(frame.payloads)
+        data: bytes = pb.Frame(
+            sequence=frame.sequence,
+            epoch=frame.epoch,
+            device=frame.device,
+            command_count=len(frame.opcodes),
+            first_number=first,
+            default_dtype=frame.default_dtype,
+            body=body.SerializeToString(),
+        ).SerializeToString()
+    except (TypeError, ValueError, OverflowError, EncodeError) as error:
+        raise ProtocolError(f"frame: a column cannot be sent: {error}") from None
+    if len(data) > limits.FRAME_BYTES_MAX:
+        raise ProtocolError(f"frame: {len(data)} bytes; at most {limits.FRAME_BYTES_MAX}")
+    return data
+
+
+def decode_frame(data: bytes | memoryview) -> Frame:
+    """Return the frame in `data`; its payloads are views of a private copy.
+
+    Raises ProtocolError for anything that `encode_frame` could not have made.
+    """
+    message = _frame_message(data)
+    body = parse(pb.Commands, message.body, limits.FRAME_BYTES_MAX, "frame")
+    count = message.command_count
+    columns = (body.opcodes, body.modes, body.counts, body.statics, body.scalar_counts)
+    if any(len(column) != count for column in columns):
+        raise ProtocolError(f"frame: a column has not {count} entries")
+    at_most("ids", len(body.ids), limits.FRAME_IDS_MAX)
+    at_most("static_table", len(body.static_table), count)
+    at_most("wide_modes", len(body.wide_modes), count)
+    at_most("scalar_kinds", len(body.scalar_kinds), limits.FRAME_IDS_MAX)
+    at_most("payload_bytes", len(body.payload_bytes), count)
+    if len(body.numbers) not in (0, count):
+        raise ProtocolError(f"frame: {len(body.numbers)} numbers for {count} commands")
+    first = message.first_number
+    if count and body.numbers and body.numbers[0] != first:
+        raise ProtocolError("frame: first_number is not the first of numbers")
+    frame = Frame(
+        device=message.device,
+        sequence=message.sequence,
+        epoch=message.epoch,
+        default_dtype=message.default_dtype,
+        opcodes=body.opcodes[:],
+        modes=_modes(body),
+        counts=body.counts[:],
+        ids=body.ids[:],
+        statics=_statics(body),
+        scalar_counts=body.scalar_counts[:],
+        scalars=_scalars(body) if body.scalar_kinds else [],
+        numbers=body.numbers[:] if body.numbers else list(range(first, first + count)),
+        payloads=_payloads(body),
+    )
+    _check_frame(frame)
+    return frame
+
+
+def frame_header(data: bytes | memoryview) -> FrameHeader:
+    """Return the header of a frame without looking at its commands."""
+    message = _frame_message(data)
+    return FrameHeader(
+        message.sequence,
+        message.epoch,
+        message.device,
+        message.command_count,
+        message.first_number,
+    )
+
+
+def _frame_message(data: bytes | memoryview) -> Any:
+    message = parse(pb.Frame, data, limits.FRAME_BYTES_MAX, "frame")
+    at_most("command_count", message.command_count, limits.FRAME_COMMANDS_MAX)
+    at_most("device", message.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    at_most("default_dtype", message.default_dtype, 255)
+    for name in ("sequence", "epoch", "first_number"):
+        at_most(name, getattr(message, name), ID_END - 1)
+    return message
+
+
+def _check_frame(frame: Frame) -> None:
+    """Raise ProtocolError unless the columns fit each other and every bound."""
+    count = len(frame.opcodes)
+    at_most("commands", count, limits.FRAME_COMMANDS_MAX)
+    for column in (frame.modes, frame.counts, frame.statics, frame.scalar_counts, frame.numbers):
+        if len(column) != count:
+            raise ProtocolError(f"frame: a column has {len(column)} entries for {count} commands")
+    at_most("payloads", len(frame.payloads), count)
+    for payload in frame.payloads:
+        at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
+    for name, total, column in (
+        ("ids", len(frame.ids), frame.counts),
+        ("scalars", len(frame.scalars), frame.scalar_counts),
+    ):
+        at_most(name, total, limits.FRAME_IDS_MAX)
+        if sum(column) != total:
+            raise ProtocolError(f"frame: the commands name {sum(column)} {name}, there are {total}")
+    if not count:
+        return
+    at_most("opcode", max(frame.opcodes), _OPCODE_MAX)
+    at_most("ids of one command", max(frame.counts), limits.TENSORS_PER_COMMAND_MAX)
+    at_most("number", max(frame.numbers), ID_END - 1)
+    if frame.ids:
+        at_most("id", max(frame.ids), ID_END - 1)
+        if min(frame.ids) < 0:
+            raise ProtocolError("frame: a negative id")
+    if min(frame.opcodes) < FIRST_OPCODE:
+        for opcode, static, ids in zip(frame.opcodes, frame.statics, frame.counts, strict=True):
+            if opcode < FIRST_OPCODE:
+                _check_protocol_command(opcode, static, ids, len(frame.payloads))
+
+
+def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
+    """Raise ProtocolError unless a Free, Get, Put or Backward has the static it must have."""
+    if opcode == FREE:
+        ok = static == ()
+    elif opcode == GET:
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_SEND
+        ok = ok and (ids == 1 or (ids == 0 and static[1] == GET_SPEC))  # none: a barrier
+    elif opcode == PUT:
+        ok = ids == 1 and len(static) == 4 and are_ints((static[0], *static[2:]), 3)
+        ok = ok and -1 <= static[2] < payloads and static[3] >= 0
+        ok = ok and is_shape(static[1])
+    elif opcode == BACKWARD:
+        ok = len(static) == 2 and are_ints(static[:1], 1) and 0 < 2 * static[0] <= ids
+    else:
+        ok = False
+    if not ok:
+        raise ProtocolError(f"frame: command {opcode} has not the arguments it must have")
+
+
+def _put_modes(body: Any, modes: list[int]) -> None:
+    if not modes or max(modes) < _WIDE_MODE:
+        body.modes.extend(modes)
+        return
+    wide = [mode for mode in modes if mode >= _WIDE_MODE]
+    body.modes.extend(min(mode, _WIDE_MODE) for mode in modes)
+    body.wide_modes.extend(mode.to_bytes((mode.bit_length() + 7) // 8, "little") for mode in wide)
+    for mode in body.wide_modes:
+        at_most("bytes of a mode", len(mode), _WIDE_MODE_BYTES_MAX)
+
+
+def _modes(body: Any) -> list[int]:
+    modes: list[int] = body.modes[:]
+    if modes.count(_WIDE_MODE) != len(body.wide_modes):
+        raise ProtocolError("frame: wide modes are missing or left over")
+    if body.wide_modes:
+        wide = iter(body.wide_modes)
+        for k, mode in enumerate(modes):
+            if mode == _WIDE_MODE:
+                data = next(wide)
+                at_most("bytes of a mode", len(data), _WIDE_MODE_BYTES_MAX)
+                modes[k] = int.from_bytes(data, "little")
+                if modes[k] < _WIDE_MODE:
+                    raise ProtocolError("frame: a wide mode that is not wide")
+    return modes
+
+
+def _payloads(body: Any) -> list[bytes | memoryview]:
+    sizes = body.payload_bytes[:]
+    view = memoryview(body.payloads)
+    if sum(sizes) != len(view):
+        raise ProtocolError("frame: the payloads have not the length they should have")
+    payloads: list[bytes | memoryview] = []
+    offset = 0
+    for size in sizes:
+        payloads.append(view[offset : offset + size])
+        offset += size
+    return payloads
+
+
+# --- statics -------------------------------------------------------------------------------------
+
+
+def _put_statics(body: Any, statics: list[Static]) -> None:
+    by_identity: dict[int, int] = {}  # the frame keeps them alive, so an id names one object
+    table: dict[bytes, int] = {}
+    index = []
+    for static in statics:
+        place = by_identity.get(id(static))
+        if place is None:
+            place = table.setdefault(encode_static(static), len(table))
+            by_identity[id(static)] = place
+        index.append(place)
+    body.statics.extend(index)
+    body.static_table.extend(table)
+
+
+def _statics(body: Any) -> list[Static]:
+    table = [decode_static(data) for data in body.static_table]
+    index = body.statics[:]
+    if index and max(index) >= len(table):
+        raise ProtocolError("frame: a static that is not in the table")
+    return [table[k] for k in index]
+
+
+# --- scalars -------------------------------------------------------------------------------------
+
+_SCALAR_KIND: Final = {bool: 0, int: 1, float: 2, complex: 3}
+_SCALAR_TYPES: Final = (bool, int, float, complex)
+
+
+def _put_scalars(body: Any, scalars: list[Scalar]) -> None:
+    try:
+        kinds = bytes([_SCALAR_KIND[type(s)] for s in scalars])
+    except KeyError as error:
+        raise ProtocolError(f"frame: a scalar of {error}; expected a Python number") from None
+    body.scalar_kinds = kinds
+    for kind, value in zip(kinds, scalars, strict=True):
+        if kind < 2:
+            body.scalar_ints.append(int(value))  # type: ignore[arg-type]
+        elif kind == 2:
+            body.scalar_floats.append(value)
+        else:
+            body.scalar_floats.extend((value.real, value.imag))
+
+
+def _scalars(body: Any) -> list[Scalar]:
+    kinds: bytes = body.scalar_kinds
+    tally = [kinds.count(kind) for kind in range(4)]
+    if (
+        sum(tally) != len(kinds)
+        or tally[0] + tally[1] != len(body.scalar_ints)
+        or tally[2] + 2 * tally[3] != len(body.scalar_floats)
+    ):
+        raise ProtocolError("frame: the scalars do not match their kinds")
+    ints, floats = iter(body.scalar_ints[:]), iter(body.scalar_floats[:])
+    scalars: list[Scalar] = []
+    for kind in kinds:
+        if kind == 2:
+            scalars.append(next(floats))
+        elif kind == 1:
+            scalars.append(next(ints))
+        elif kind == 0:
+            value = next(ints)
+            if value not in (0, 1):
+                raise ProtocolError(f"frame: a bool of value {value}")
+            scalars.append(value == 1)
+        else:
+            scalars.append(complex(next(floats), next(floats)))
+    return scalars

@@ -1,0 +1,316 @@
+"""What holds for every op of the table, with torch as the oracle. Adding an op adds no code here.
+
+schema    our line is torch's                 meta      shape, dtype and strides are torch's
+value     the kernel computes what torch does vjp       gradients equal torch's and differences,
+replay    the same frames give the same bits            at first and second order
+in place  `op_` equals `op`                   wire      decode(encode(frame)) == frame
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import farspan
+import numpy as np
+import pytest
+import samples
+import torch
+from farspan._tensor import Tensor
+from farspan.core.call import fn
+from farspan.core.op import Op, table
+from samples import ALL, ROWS, BFloat16, Call, Maker, Row, Strided, default_calls
+
+torch.set_num_threads(1)
+samples.load()
+TABLE = table()
+PRIMITIVES = [n for n, op in TABLE.items() if op.body is None]
+ATEN = [n for n, op in TABLE.items() if op.schema.namespace == "aten"]
+
+
+@pytest.fixture(autouse=True)
+def session() -> Any:
+    with farspan.connect("local:") as s:
+        yield s
+
+
+def oracle(op: Op) -> Any:
+    """Return torch's op of this name."""
+    return getattr(getattr(torch.ops.aten, op.base), op.schema.overload)
+
+
+def to_torch(x: Any) -> Any:
+    if isinstance(x, Strided):
+        t = to_torch(x.values)
+        return t.movedim(0, -1).contiguous().movedim(-1, 0)
+    if isinstance(x, BFloat16):
+        return torch.from_numpy(x.values.copy()).bfloat16()
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x.copy())
+    if isinstance(x, (list, tuple)):
+        return type(x)(to_torch(i) for i in x)
+    return getattr(torch, x.name) if isinstance(x, farspan.dtype) else x
+
+
+def to_ours(x: Any) -> Any:
+    if isinstance(x, Strided):
+        t = to_ours(x.values)
+        return t.movedim(0, -1).contiguous().movedim(-1, 0)
+    if isinstance(x, BFloat16):
+        return farspan.tensor(x.values, dtype=farspan.bfloat16)
+    if isinstance(x, np.ndarray):
+        return farspan.tensor(x)
+    if isinstance(x, (list, tuple)):
+        return type(x)(to_ours(i) for i in x)
+    return x
+
+
+def run_ours(op: Op, c: Call, args: Any, kwargs: Any) -> Any:
+    if op.body is not None:
+        return op.body(*args, **kwargs)
+    tensors, static, scalars = op.bind(*args, **kwargs)
+    return Tensor._apply(op, tensors, static, scalars, 0)
+
+
+def convert(c: Call, how: Any) -> tuple[Any, Any]:
+    return [how(a) for a in c.args], {k: how(v) for k, v in c.kwargs.items()}
+
+
+def as_tuple(x: Any) -> tuple[Any, ...]:
+    return tuple(x) if isinstance(x, (list, tuple)) else (x,)
+
+
+def values_of(x: Any) -> Any:
+    """Return a farspan tensor as a torch tensor, for comparing."""
+    array = x.detach()._fetch()
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(array.copy())
+
+
+def assert_same(ours: Any, theirs: Any, row: Row, what: str) -> None:
+    for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
+        if b is None:
+            assert a is None, what
+            continue
+        assert str(a.dtype) == str(b.dtype), f"{what}: dtype {a.dtype}, torch's is {b.dtype}"
+        assert tuple(a.shape) == tuple(b.shape), f"{what}: {a.shape}, torch's is {b.shape}"
+        if row.values:
+            torch.testing.assert_close(
+                values_of(a), b.detach(), rtol=row.rtol, atol=row.atol, equal_nan=True,
+                msg=lambda m: f"{what}: {m}",
+            )  # fmt: skip
+
+
+def calls_of(op: Op, dtype: str) -> list[Call]:
+    row = ROWS.get(op.name, Row())
+    return row.make(Maker(dtype)) if row.make else default_calls(op, Maker(dtype))
+
+
+def has_samples(op: Op) -> bool:
+    row = ROWS.get(op.name)
+    return (row is not None and row.make is not None) or op.family in ("pointwise", "reduction")
+
+
+# ---------------------------------------------------------------------------------------- laws --
+@pytest.mark.parametrize("name", ATEN)
+def test_schema_is_torchs(name: str) -> None:
+    op = TABLE[name]
+    line = "aten::" + op.schema.line.removeprefix("aten::")
+    assert str(oracle(op)._schema) == line
+
+
+def test_every_op_has_samples() -> None:
+    assert [n for n, op in TABLE.items() if not has_samples(op)] == []
+
+
+CASES = [(n, d) for n in TABLE for d in (ROWS.get(n, Row()).dtypes or ALL)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
+    op = TABLE[name]
+    row = ROWS.get(name, Row())
+    ran = 0
+    for c in calls_of(op, dtype):
+        reference = REFERENCES.get(name) or oracle(op)
+        args, kwargs = convert(c, to_torch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                theirs = reference(*args, **kwargs)
+            except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+                continue  # torch has no kernel for this dtype, or refuses the value
+        args, kwargs = convert(c, to_ours)
+        ours = run_ours(op, c, args, kwargs)
+        assert_same(ours, theirs, row, f"{name} {dtype} {c}")
+        if row.strides and op.body is None:
+            for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
+                if a is not None and a.numel():
+                    mine = [s for n, s in zip(a.shape, a.stride(), strict=True) if n != 1]
+                    want = [s for n, s in zip(b.shape, b.stride(), strict=True) if n != 1]
+                    assert mine == want, f"{name} {dtype} {c}: strides"
+        ran += 1
+    SKIPS[name, dtype] = ran
+
+
+#: (op, dtype) -> samples that ran; torch refuses the rest.
+SKIPS: dict[tuple[str, str], int] = {}
+#: farspan:: ops have no namesake in torch; they are compared with these.
+REFERENCES: dict[str, Any] = {
+    "_cast": lambda x, dtype: x.to(dtype),
+    "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
+    "_window_scatter": lambda x, src, base, size, stride, offset: torch.as_strided_scatter(
+        x, src, size, stride, offset
+    ),
+}
+
+
+DIFFERENTIABLE = [
+    n
+    for n, op in TABLE.items()
+    if (op.vjp or op.body is not None) and ROWS.get(n, Row()).grad and n not in REFERENCES
+]
+
+
+def leaves(args: Any) -> list[Any]:
+    found = []
+    for a in args:
+        if isinstance(a, (list, tuple)):
+            found += leaves(a)
+        elif hasattr(a, "requires_grad") and (a.is_floating_point() or a.is_complex()):
+            found.append(a)
+    return found
+
+
+def cotangents(outs: list[Any]) -> list[Any]:
+    rng = np.random.default_rng(3)
+    made = []
+    for o in outs:
+        values = rng.uniform(-1, 1, tuple(o.shape))
+        if "complex" in str(o.dtype):
+            values = values + 1j * rng.uniform(-1, 1, tuple(o.shape))
+        made.append(np.asarray(values))
+    return made
+
+
+def gradients(lib: Any, run: Any, args: Any, kwargs: Any, order: int) -> tuple[list[Any], Any]:
+    """Return first- or second-order gradients of sum(out * cotangent) for all tensor inputs."""
+    xs = leaves([*args, *kwargs.values()])
+    for x in xs:
+        x.requires_grad_()
+    made = as_tuple(run())
+    outs = [o for o in made if o is not None and o.requires_grad]
+    if not outs:
+        return [], xs
+    seeds = [lib.tensor(v, dtype=o.dtype) for v, o in zip(cotangents(outs), outs, strict=True)]
+    first = lib.autograd.grad(outs, xs, seeds, create_graph=order > 1, allow_unused=True)
+    if order == 1:
+        return list(first), xs
+    again = [g for g in first if g is not None and g.requires_grad]
+    if not again:
+        return [], xs
+    seeds = [lib.tensor(v, dtype=o.dtype) for v, o in zip(cotangents(again), again, strict=True)]
+    return list(lib.autograd.grad(again, xs, seeds, allow_unused=True)), xs
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
+    op = TABLE[name]
+    row = ROWS.get(name, Row())
+    if order == 2 and not row.second:
+        pytest.skip(row.reason)
+    if op.schema.namespace != "aten":
+        pytest.skip("no oracle: see test_gradients_are_differences")
+    for c in calls_of(op, dtype):
+        args, kwargs = convert(c, to_torch)
+        try:
+            theirs, _ = gradients(torch, lambda a=args, k=kwargs: oracle(op)(*a, **k), args, kwargs,
+                                  order)  # fmt: skip
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            continue
+        args, kwargs = convert(c, to_ours)
+        ours, _ = gradients(
+            farspan, lambda a=args, k=kwargs: run_ours(op, c, a, k), args, kwargs, order
+        )
+        what = f"order {order} of {name}: {c}"
+        if not ours and all(t is None or not t.any() for t in theirs):
+            continue
+        assert len(ours) == len(theirs), what
+        for a, b in zip(ours, theirs, strict=True):
+            if a is None or b is None:  # torch may give zeros where we give nothing
+                assert (a is None or not values_of(a).any()) and (b is None or not b.any()), what
+            else:
+                assert_same(a, b, Row(rtol=1e-6, atol=1e-8), what)
+
+
+@pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if n in PRIMITIVES])
+def test_gradients_are_differences(name: str) -> None:
+    """<grad, v> equals (f(x + e v) - f(x - e v)) / 2e for a random direction v."""
+    op = TABLE[name]
+    rng = np.random.default_rng(5)
+    for c in calls_of(op, "float64"):
+        args, kwargs = convert(c, to_ours)
+        try:
+            grads, xs = gradients(
+                farspan, lambda a=args, k=kwargs: run_ours(op, c, a, k), args, kwargs, 1
+            )
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            continue
+        if not grads:
+            continue
+        directions = [farspan.tensor(rng.uniform(-1, 1, tuple(x.shape))) for x in xs]
+        slope = sum(
+            float((g * v).sum()) for g, v in zip(grads, directions, strict=True) if g is not None
+        )
+
+        def shifted(e: float) -> float:
+            with farspan.no_grad():
+                for x, v in zip(xs, directions, strict=True):
+                    x.add_(v, alpha=e)
+                outs = [o for o in as_tuple(run_ours(op, c, args, kwargs))
+                        if o is not None and o.is_floating_point()]  # fmt: skip
+                total = sum(
+                    float((o * farspan.tensor(s)).sum())
+                    for o, s in zip(outs, cotangents(outs), strict=True)
+                )
+                for x, v in zip(xs, directions, strict=True):
+                    x.sub_(v, alpha=e)
+            return total
+
+        e = 1e-6
+        numeric = (shifted(e) - shifted(-e)) / (2 * e)
+        assert slope == pytest.approx(numeric, rel=2e-3, abs=2e-4), f"{name}: {c}"
+
+
+INPLACE = [
+    n
+    for n, op in TABLE.items()
+    if op.args and op.args[0].name == "self" and op.args[0].kind == "T"
+    and op.family in ("pointwise", "structured") and hasattr(torch.ops.aten, op.base + "_")
+    and not op.random
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace_form_equals_functional_form(name: str) -> None:
+    op = TABLE[name]
+    for c in calls_of(op, "float32"):
+        args, kwargs = convert(c, to_ours)
+        try:
+            expected = run_ours(op, c, args, kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            continue
+        if isinstance(expected, tuple):
+            continue
+        target = args[0]
+        if expected.shape != target.shape or expected.dtype is not target.dtype:
+            with pytest.raises((RuntimeError, TypeError)):
+                getattr(fn, op.base + "_")(*args, **kwargs)
+            continue
+        result = getattr(fn, op.base + "_")(*args, **kwargs)
+        assert result is target
+        torch.testing.assert_close(values_of(target), values_of(expected), rtol=0, atol=0,
+                                   equal_nan=True)  # fmt: skip
