@@ -199,7 +199,7 @@ class Cluster:
             time.sleep(0.01)
 
     def connect(self, **more: Any) -> Client:
-        given = {"table_hash": HASH, "wait": 5.0, "token": TOKEN, **more}
+        given = {"table_hash": HASH, "timeout": 5.0, "token": TOKEN, **more}
         self.clients.append(connect_grpc(self.address, **given))
         return Client(self.clients[-1])
 
@@ -558,7 +558,7 @@ def test_closing_gives_the_worker_back(cluster: Cluster) -> None:
     cluster.start(1, sessions_per_worker_max=1)
     first = cluster.connect(devices="cpu")
     with pytest.raises(CapacityError, match="asked for 1 cpu; the gateway has 1 cpu"):
-        cluster.connect(devices="cpu", wait=0.3)
+        cluster.connect(devices="cpu", timeout=0.5)
     waiting: list[Client] = []
     thread = threading.Thread(target=lambda: waiting.append(cluster.connect(devices="cpu")))
     thread.start()
@@ -575,7 +575,7 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
     cluster.start(1, sessions_per_worker_max=1)
     cluster.connect(devices="cpu")
     with pytest.raises(CapacityError):
-        cluster.connect(devices="cpu", wait=0.3)
+        cluster.connect(devices="cpu", timeout=0.5)
     assert "waiting for workers: place 1 in line" in caplog.text
 
 
@@ -585,7 +585,7 @@ def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster)
     first.transport._call.cancel()
     first.lost()
     cluster.until(lambda: _states(cluster) == ["detached"])
-    second = cluster.connect(devices="cpu", wait=5.0)
+    second = cluster.connect(devices="cpu")
     second.transport.send(put(1, b"x"))
     second.synchronize()
     assert _states(cluster) == ["open"]
@@ -596,7 +596,7 @@ def test_two_tenants_never_share_a_worker(cluster: Cluster) -> None:
     cluster.connect(devices="cpu")
     cluster.connect(devices="cpu")  # the same tenant shares it
     with pytest.raises(CapacityError):
-        cluster.connect(devices="cpu", wait=0.3, token=OTHER)
+        cluster.connect(devices="cpu", timeout=0.5, token=OTHER)
 
 
 def test_a_gateway_that_stops_tells_its_clients(cluster: Cluster) -> None:

@@ -49,11 +49,11 @@ def connect(
 
         transport = connect_grpc(
             address,
-            token or os.environ.get("FARSPAN_TOKEN") or "",
+            token or os.environ.get("FARSPAN_TOKEN"),
             tls=tls,
             devices=devices or "cpu",
             table_hash=table_hash(),
-            **({} if timeout is None else {"timeout": timeout, "wait": timeout}),
+            timeout=timeout,
         )
     else:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')

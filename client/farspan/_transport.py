@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ log = logging.getLogger("farspan")
 CREDIT_WAIT_S: Final = 600.0
 #: Seconds until a waiting `send` says that it waits.
 CREDIT_NOTICE_S: Final = 5.0
+LINE_S: Final = 600.0  # seconds in line for workers, unless the caller says otherwise
 CLOSE_S: Final = 2.0
 DOWNLOADS_AT_ONCE: Final = 4
 
@@ -74,21 +74,24 @@ class Counts:
 
 def connect_grpc(
     address: str,
-    token: str,
+    token: str | None,
     *,
     tls: bool | str | Mapping[str, str] | None = None,
     devices: str | None = None,
     table_hash: str,
-    timeout: float = limits.CONNECT_S,
-    wait: float = 600.0,
+    timeout: float | None = None,
 ) -> GrpcTransport:
     """Return the transport of a new session.
 
     address: ``grpc://host:port``. tls: a CA file, or ``{"ca", "cert", "key", "server_name"}``, or
-    True for the system's authorities. devices: as ``"cpu:2"``; then waits in line for them, at most
-    `wait` seconds; None takes one cpu at the first frame. timeout: seconds for the gateway to
-    answer. Raises ConnectError, AuthError, VersionError, CapacityError or BadValueError.
+    True for the system's authorities. devices: as ``"cpu:2"``; then waits in line for them; None
+    takes one cpu at the first frame. timeout: seconds for the gateway to answer and, after that,
+    for workers to become free; None waits CONNECT_S and LINE_S.
+    Raises ConnectError, AuthError, VersionError, CapacityError or BadValueError.
     """
+    if not token:
+        raise AuthError(f"{address}: no token given; pass token= or set FARSPAN_TOKEN")
+    wait = LINE_S if timeout is None else timeout
     transport = GrpcTransport(address, token, tls)
     try:
         hello = wire.Hello(
@@ -97,7 +100,7 @@ def connect_grpc(
             wait_ms=int(wait * 1000),
             client=f"farspan/{os.getpid()}",
         )
-        transport._open(hello, timeout, wait)
+        transport._open(hello, limits.CONNECT_S if timeout is None else timeout, wait)
     except BaseException:
         transport.close()
         raise
@@ -107,9 +110,12 @@ def connect_grpc(
 class GrpcTransport:
     """One session's connections. Made by `connect_grpc`; any thread may use it."""
 
+    #: A command that waits for company must be sent by somebody's timer.
+    needs_timer = True
+
     def __init__(self, address: str, token: str, tls: Any) -> None:
-        self.address = address
         self._target = target_of(address)
+        self.address = f"grpc://{self._target}"
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._make_channel = _channel_maker(self._target, tls)
         self._pid = os.getpid()
@@ -134,7 +140,6 @@ class GrpcTransport:
 
     # --- opening ---------------------------------------------------------------------------------
     def _open(self, hello: wire.Hello, timeout: float, wait: float) -> None:
-        begun = time.monotonic()
         method = self._control.stream_stream(f"/{wire.SERVICE}/Session")
         self._outgoing.put(wire.Up(hello=hello))
         self._call = method(self._messages(), metadata=self._metadata, wait_for_ready=False)
@@ -142,8 +147,9 @@ class GrpcTransport:
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
             if hello.devices:
-                left = wait + timeout - (time.monotonic() - begun)
-                self._await(lambda: bool(self._devices), left, "no worker was assigned")
+                # The gateway ends the wait; the client only outlasts it.
+                outlast = wait + limits.CONNECT_S
+                self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
 
     def _await(self, ready: Callable[[], bool], timeout: float, failure: str) -> None:
         """Wait on the condition; raise what the session was lost to, or ConnectError."""
@@ -179,7 +185,8 @@ class GrpcTransport:
         with self._changed:
             if not self._devices:
                 self._outgoing.put(wire.Up(reserve=True))
-            self._await(lambda: bool(self._devices), CREDIT_WAIT_S, "no worker was assigned")
+            outlast = LINE_S + limits.CONNECT_S
+            self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
             return [
                 {"name": d.name, "kind": d.kind, "host": d.host, "pid": d.pid, "epoch": d.epoch}
                 for d in self._devices
