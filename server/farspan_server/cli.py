@@ -7,9 +7,11 @@ before numpy loads, and `farspan --help` is quick.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -151,10 +153,11 @@ async def _serve(
 @click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
+@click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_json
 @_parent
-def supervisor(as_json: bool, parent: int, **options: Any) -> None:
+def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> None:
     """Run the supervisor: make workers, watch them, tell the gateway."""
     _begin("supervisor", parent)
     say = _own_stdout()
@@ -171,12 +174,14 @@ def supervisor(as_json: bool, parent: int, **options: Any) -> None:
                 say(json.dumps({"pid": os.getpid(), "workers": [w.pid for w in workers]}))
 
         # Epochs must outgrow those of a supervisor before this one; the time does.
-        fleet = Fleet(capacity, spares, first_epoch=int(time.time()))
+        fleet = Fleet(capacity, spares, first_epoch or int(time.time()))
         running = asyncio.create_task(Supervisor(fleet, launcher, gateway, key, ready).run())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
         await asyncio.gather(running, return_exceptions=not running.done())
+        if parent and os.getppid() != parent and options["directory"]:
+            shutil.rmtree(options["directory"], ignore_errors=True)  # nobody else will
 
     sys.exit(asyncio.run(_until_stopped(run)))
 
@@ -223,6 +228,50 @@ def worker(arguments: tuple[str, ...]) -> None:
     from farspan_worker.__main__ import main as run
 
     sys.exit(run(arguments))
+
+
+@main.command()
+@click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
+@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
+@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
+@_json
+def status(address: str, token_file: Path | None, ca: Path | None, as_json: bool) -> None:
+    """Show your sessions on a gateway."""
+    from farspan.core.errors import FarspanError
+
+    from farspan_server import status as asking
+
+    token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
+    try:
+        found = asking.sessions(address, token[0].rpartition(":")[2], ca)
+    except FarspanError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
+    else:
+        click.echo(asking.table(found) if found else "no session")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    default=("localhost", "127.0.0.1"),
+    show_default=True,
+    help="A name or address by which clients reach the gateway; may be given several times.",
+)
+def certs(directory: Path, hosts: tuple[str, ...]) -> None:
+    """Make a development authority with a server and a client certificate in DIRECTORY."""
+    from farspan_server.certs import make_certificates
+
+    try:
+        made = make_certificates(directory, hosts)
+    except FileExistsError as error:
+        raise click.ClickException(f"{error.filename} is there already") from None
+    for each in dataclasses.astuple(made):
+        click.echo(each)
 
 
 # --- what the subcommands share ------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Up:
             *("--workers", ",".join(f"{kind}:{n}" for kind, n in plan.workers.items())),
             *("--spares", str(plan.spares)),
             *("--directory", str(self._directory), "--threads", str(plan.threads)),
+            *("--first-epoch", "1"),  # this gateway has seen none
             *([] if plan.ray else ["--no-ray"]),
         )
         pids = {

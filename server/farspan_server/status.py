@@ -1,0 +1,50 @@
+"""What `farspan status` asks a gateway: its caller's sessions, over the same API as any client."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import grpc
+from farspan import wire
+from farspan.core import limits
+from farspan.core.errors import AuthError, ConnectError, ServiceError
+
+
+def sessions(address: str, token: str, ca: Path | None = None) -> tuple[wire.SessionInfo, ...]:
+    """Return the sessions of the token's tenant; raise ConnectError, AuthError or ServiceError."""
+    target = address.removeprefix("grpc://")
+    options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+    if ca is None:
+        channel = grpc.insecure_channel(target, options)
+    else:
+        credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+        channel = grpc.secure_channel(target, credentials, options)
+    with channel:
+        call = channel.unary_unary(f"/{wire.SERVICE}/List")
+        try:
+            answer = call(
+                wire.encode(wire.ListRequest()),
+                timeout=limits.CONNECT_S,
+                metadata=[("authorization", f"Bearer {token}")],
+            )
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise AuthError(f"{address} refuses this token") from None
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise ConnectError(f"no gateway answers at {address}") from None
+            raise ServiceError(f"{address}: {error.details()}") from None
+    return wire.decode(wire.ListReply, answer).sessions
+
+
+def table(found: tuple[wire.SessionInfo, ...], now_s: float | None = None) -> str:
+    """Return the sessions as lines of text."""
+    now_s = time.time() if now_s is None else now_s
+    rows = [("session", "state", "age s", "frames", "commands", "devices")]
+    for each in found:
+        devices = " ".join(f"{d.name}={d.host}/{d.pid}" for d in each.devices) or "-"
+        age = f"{max(0.0, now_s - each.opened_at_s):.0f}"
+        rows.append((each.session, each.state, age, str(each.frames), str(each.commands), devices))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,166 @@
+"""`farspan up` as a user runs it: one line of JSON, a service behind it, and nothing left after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farspan.core.op import table_hash
+
+WITHOUT_RAY = ("--no-ray",)
+START_S = 60.0
+END_S = 15.0
+
+
+@contextlib.contextmanager
+def up(*options: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Run `farspan up` with its temporary files below `directory`."""
+    command = [sys.executable, "-m", "farspan_server", "up", "--json", "--workers", "cpu:1"]
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    errors = (directory / "stderr").open("w+")
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (directory / "stderr").read_text()
+        yield process, json.loads(line)
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(END_S) == 0
+        assert process.stdout.read() == ""  # exactly one line
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(END_S)
+        errors.close()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    # Shorter than pytest's own: sockets far below it have a bound of about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="u-") as path:
+        yield Path(path)
+
+
+def left(directory: Path) -> list[str]:
+    """Return the commands of processes that were started with a file below `directory`."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={directory}".encode() in status.read_bytes():
+                found.append((status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def nothing_is_left(directory: Path) -> bool:
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        if not left(directory) and not list(directory.glob("farspan-*")):
+            return True
+        time.sleep(0.1)
+    raise AssertionError([*left(directory), *directory.iterdir()])
+
+
+def connect(ready: dict[str, Any]) -> Any:
+    from farspan._transport import connect_grpc
+
+    token = Path(ready["token_file"]).read_text().strip()
+    return connect_grpc(ready["address"], token, devices="cpu", table_hash=table_hash())
+
+
+def check_service(ready: dict[str, Any]) -> None:
+    pids = ready["pids"]
+    assert set(pids) == {"gateway", "supervisor", "workers"}
+    assert Path(ready["token_file"]).stat().st_mode & 0o777 == 0o600
+    transport = connect(ready)
+    (device,) = transport.devices
+    assert (device["kind"], device["pid"], device["epoch"]) == ("cpu", pids["workers"][0], 1)
+    transport.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_serves_and_a_signal_ends_all_of_it(directory: Path, number: int) -> None:
+    with up(*WITHOUT_RAY, directory=directory) as (process, ready):
+        check_service(ready)
+        process.send_signal(number)
+        assert process.wait(END_S) == 0
+    assert nothing_is_left(directory)
+
+
+def test_sigkill_of_up_leaves_no_process_and_no_file(directory: Path) -> None:
+    with up(*WITHOUT_RAY, directory=directory) as (process, _):
+        process.kill()
+        process.wait(END_S)
+        assert nothing_is_left(directory)
+
+
+def test_the_end_of_a_part_ends_up_with_a_reason(directory: Path) -> None:
+    with up(*WITHOUT_RAY, directory=directory) as (process, ready):
+        os.kill(ready["pids"]["supervisor"], signal.SIGKILL)
+        assert process.wait(END_S) == 1
+    assert "the supervisor ended with status -9" in (directory / "stderr").read_text()
+    assert nothing_is_left(directory)
+
+
+def test_status_shows_the_callers_sessions(directory: Path) -> None:
+    with up(*WITHOUT_RAY, directory=directory) as (_, ready):
+        command = [sys.executable, "-m", "farspan_server", "status", "--address", ready["address"]]
+        command += ["--token-file", ready["token_file"]]
+        transport = connect(ready)
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert transport.session_id in shown.stdout
+        transport.close()
+
+
+@pytest.mark.slow
+def test_up_with_ray_serves_and_sigterm_ends_all_of_it(directory: Path) -> None:
+    with up(directory=directory) as (process, ready):
+        check_service(ready)
+        process.terminate()
+        assert process.wait(END_S) == 0
+        assert nothing_is_left(directory)
+
+
+@pytest.mark.slow
+def test_sigkill_of_up_leaves_nothing_of_ray_either(directory: Path) -> None:
+    with up(directory=directory) as (process, _):
+        process.kill()
+        process.wait(END_S)
+        assert nothing_is_left(directory)
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_is_replaced_for_the_next_session(directory: Path) -> None:
+    with up(directory=directory) as (_, ready):
+        first = ready["pids"]["workers"][0]
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + START_S
+        while True:
+            transport = connect(ready)
+            (device,) = transport.devices
+            transport.close()
+            if device["pid"] != first:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert device["epoch"] > 1
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_supervisor_leaves_nothing_of_ray(directory: Path) -> None:
+    with up(directory=directory) as (process, ready):
+        os.kill(ready["pids"]["supervisor"], signal.SIGKILL)
+        assert process.wait(END_S) == 1
+        assert nothing_is_left(directory)
