@@ -36,10 +36,7 @@ from farspan.nn.layers.attention import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
-from farspan.nn.layers.conv import (
-    Conv1d,
-    Conv2d,
-)
+from farspan.nn.layers.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from farspan.nn.layers.dropout import (
     AlphaDropout,
     Dropout,
@@ -93,6 +90,7 @@ from farspan.nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from farspan.nn.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from farspan.nn.module import Module
 from farspan.nn.parameter import Buffer, Parameter
 
@@ -101,6 +99,9 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -117,6 +118,8 @@ __all__ = [
     "Buffer",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
@@ -125,6 +128,7 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
     "Hardshrink",
@@ -136,6 +140,7 @@ __all__ = [
     "Identity",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -158,6 +163,7 @@ __all__ = [
     "ParameterList",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "ReLU6",
     "Sequential",

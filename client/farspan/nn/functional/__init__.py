@@ -38,7 +38,13 @@ from farspan.nn.functional.attention import (
     multi_head_attention_forward,
     scaled_dot_product_attention,
 )
-from farspan.nn.functional.convolution import conv1d, conv2d, unfold
+from farspan.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+    unfold,
+)
 from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
 from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
 from farspan.nn.functional.embedding import embedding, one_hot
@@ -89,6 +95,8 @@ __all__ = [
     "celu",
     "conv1d",
     "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
