@@ -7,10 +7,9 @@ from typing import Any
 
 import farspan
 import pytest
+import samples
 import torch
 from farspan.core.op import Op, table
-
-import samples
 from samples import ROWS, Call, Maker, Row, default_calls
 from test_laws import REFUSALS, assert_same, has_samples, to_ours, to_torch
 
