@@ -3,4 +3,6 @@
 The order gives the opcodes, so two ends of a wire must have one table: they compare its hash.
 """
 
-from . import pointwise, reduce, shape, create, linalg  # noqa: F401, I001
+from . import (  # noqa: F401, I001
+    pointwise, reduce, view, reshape, move, arrange, pad, create, linalg,
+)  # fmt: skip
