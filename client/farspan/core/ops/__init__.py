@@ -3,4 +3,14 @@
 The order gives the opcodes, so two ends of a wire must have one table: they compare its hash.
 """
 
-from . import pointwise, reduce, shape, create, linalg, optim  # noqa: F401, I001
+# ruff: noqa: F401, I001
+from . import pointwise
+from . import reduce
+from . import view
+from . import reshape
+from . import move
+from . import arrange
+from . import pad
+from . import create
+from . import linalg
+from . import optim
