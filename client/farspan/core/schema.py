@@ -117,8 +117,8 @@ def _parse_kind(text: str) -> tuple[str, bool, int | None]:
 
 
 def _parse_arg(text: str, keyword_only: bool) -> Arg:
-    text, equals, default = text.partition("=")
-    declared, _, name = text.rpartition(" ")
+    head, equals, default = text.partition("=")  # a default may have spaces: [1, 1]
+    declared, _, name = head.rpartition(" ")
     kind, written, size = _parse_kind(declared)
     value = _parse_default(default, kind) if equals else MISSING
     return Arg(name, kind, value, keyword_only, written, size)

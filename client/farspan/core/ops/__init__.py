@@ -14,3 +14,4 @@ from . import pad
 from . import create
 from . import linalg
 from . import optim
+from . import conv
