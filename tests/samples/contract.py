@@ -88,8 +88,14 @@ def _multi_dot(make):
     ]
 
 
-@samples("matrix_power", "linalg_matrix_power", rtol=1e-4, atol=1e-3, half=(5e-2, 2.0),
-         reason="torch multiplies in another order; half precision rounds each product")  # fmt: skip
+@samples(
+    "matrix_power",
+    "linalg_matrix_power",
+    rtol=1e-4,
+    atol=1e-3,
+    half=(5e-2, 2.0),
+    reason="torch multiplies in another order; half precision rounds each product",
+)
 def _matrix_power(make):
     calls = [call(make(3, 3, low=-2, high=2), n) for n in (0, 1, 2, 3, 5)]
     return [*calls, call(make(2, 3, 3, low=-2, high=2), 2), call(make(0, 0), 3)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
@@ -186,9 +187,7 @@ def _parse(equation: str, specs: Sequence[Spec]) -> tuple[list[str], str]:
     terms = inputs.split(",")
     if len(terms) != len(specs):
         few = "fewer" if len(specs) < len(terms) else "more"
-        raise ShapeError(
-            f"einsum(): {few} operands were provided than specified in the equation"
-        )
+        raise ShapeError(f"einsum(): {few} operands were provided than specified in the equation")
     spare = [chr(192 + i) for i in range(64)]  # labels of the dims under an ellipsis
     sizes: dict[str, int] = {}
     labels = []
@@ -283,9 +282,7 @@ def tensordot(self: Any, other: Any, dims_self: Sequence[int], dims_other: Seque
     return fn.einsum("".join(left) + "," + "".join(right) + "->" + "".join(out), [self, other])
 
 
-@composite(
-    "bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor"
-)
+@composite("bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor")
 def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     shape = weight._spec.shape
     for i, x in enumerate((input1, input2), 1):
@@ -325,7 +322,7 @@ def linalg_multi_dot(tensors: Sequence[Any]) -> Any:
     for i, x in enumerate(factors):
         if x._spec.ndim != 2:
             raise ShapeError(f"multi_dot(): tensor {i} must be 2D but got {x._spec.ndim}D")
-    for i, (x, y) in enumerate(zip(factors, factors[1:], strict=False)):
+    for i, (x, y) in enumerate(pairwise(factors)):
         if x._spec.shape[1] != y._spec.shape[0]:
             raise ShapeError(
                 f"multi_dot(): tensors {i} and {i + 1} with shapes {list(tensors[i]._spec.shape)} "
@@ -375,9 +372,7 @@ def linalg_matrix_power(self: Any, n: int) -> Any:
     """By repeated squaring; a negative power is one of the inverse."""
     spec = self._spec
     if spec.ndim < 2:
-        raise ShapeError(
-            "linalg.matrix_power: The input tensor A must have at least 2 dimensions."
-        )
+        raise ShapeError("linalg.matrix_power: The input tensor A must have at least 2 dimensions.")
     if spec.shape[-1] != spec.shape[-2]:
         raise ShapeError(
             "linalg.matrix_power: A must be batches of square matrices, but they are "
