@@ -15,3 +15,4 @@ from . import create
 from . import linalg
 from . import optim
 from . import conv
+from . import contract
