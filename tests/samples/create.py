@@ -1,6 +1,7 @@
 """Inputs for factories."""
 
 import farspan
+
 from samples import Strided, call, samples
 
 ANY = ("float32",)
@@ -15,7 +16,12 @@ def _sizes(make):
 
 @samples("zeros_like", "ones_like", **_FILLS)
 def _like(make):
-    return [call(make(2, 3)), call(make()), call(Strided(make(2, 3))), call(make(2), dtype=farspan.int32)]
+    return [
+        call(make(2, 3)),
+        call(make()),
+        call(Strided(make(2, 3))),
+        call(make(2), dtype=farspan.int32),
+    ]
 
 
 @samples("empty_like", values=False, **_FILLS)
@@ -41,7 +47,11 @@ def _full(make):
 
 @samples("full_like", **_FILLS)
 def _full_like(make):
-    return [call(make(2, 3), 2), call(Strided(make(2, 3)), 1), call(make(2), 2.5, dtype=farspan.float64)]
+    return [
+        call(make(2, 3), 2),
+        call(Strided(make(2, 3)), 1),
+        call(make(2), 2.5, dtype=farspan.float64),
+    ]
 
 
 @samples("new_full", **_FILLS)

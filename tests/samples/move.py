@@ -85,7 +85,10 @@ def _window(make):
 
 @samples("_window_add", dtypes=("float32",))
 def _window_add(make):
-    return [call(make(2, 2), [6], [1], [2, 2], [2, 1], 1), call(make(2, 3), [4], [1], [2, 3], [0, 1], 0)]
+    return [
+        call(make(2, 2), [6], [1], [2, 2], [2, 1], 1),
+        call(make(2, 3), [4], [1], [2, 3], [0, 1], 0),
+    ]
 
 
 @samples("_window_scatter", dtypes=("float32",))
@@ -188,7 +191,10 @@ def _pad3d(make):
 
 @samples("_border_pad_backward", dtypes=("float32",))
 def _border_pad_backward(make):
-    return [call(make(2, 7), [2, 4], [1, 2], "reflect"), call(make(2, 7), [2, 4], [1, 2], "replicate")]
+    return [
+        call(make(2, 7), [2, 4], [1, 2], "reflect"),
+        call(make(2, 7), [2, 4], [1, 2], "replicate"),
+    ]
 
 
 @samples("pixel_shuffle", dtypes=ONE)

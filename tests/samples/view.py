@@ -121,7 +121,11 @@ def _movedim_int(make):
 
 @samples("movedim.intlist", "moveaxis.intlist", dtypes=ONE)
 def _movedim(make):
-    return [call(make(2, 3, 4), [0, 1], [2, 0]), call(make(2, 3, 4), [-1], [0]), call(make(2), [], [])]
+    return [
+        call(make(2, 3, 4), [0, 1], [2, 0]),
+        call(make(2, 3, 4), [-1], [0]),
+        call(make(2), [], []),
+    ]
 
 
 @samples("narrow", dtypes=ONE)
