@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -236,8 +239,8 @@ def test_what_is_put_is_got_and_acknowledged(cluster: Cluster) -> None:
     assert transport.stats()["frames"] == 2 and transport.stats()["bytes_up"] > 50
     (device,) = transport.devices
     assert device["name"] == "cpu" and device["pid"] == os.getpid() and device["host"]
-    (status,) = transport.worker_status()
-    assert '"commands": 2' in status
+    (status,) = transport.worker_stats()
+    assert status["commands"] == 2
 
 
 # --- opening -------------------------------------------------------------------------------------
@@ -523,6 +526,19 @@ def test_a_download_nobody_fetches_holds_up_no_one(cluster: Cluster, monkeypatch
     assert len(busy.value(2).data) == size
 
 
+def test_long_transfers_show_progress_on_a_terminal_only(monkeypatch, capsys) -> None:
+    from farspan import _progress
+
+    monkeypatch.setattr(limits, "PROGRESS_AFTER_S", -1.0)
+    monkeypatch.setattr(_progress, "_rich_bar", lambda: None)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=terminal: shown)
+        with _progress.Progress("to device 0", 4 * limits.MiB) as progress:
+            progress.add(2 * limits.MiB)
+        shown = capsys.readouterr().err
+        assert ("to device 0: 2 of 4 MiB" in shown) == terminal, shown
+
+
 # --- endings -------------------------------------------------------------------------------------
 def test_a_dead_worker_is_a_worker_lost_error_and_the_gateway_serves_on(cluster: Cluster) -> None:
     client = cluster.start(2).connect(devices="cpu:2")
@@ -597,6 +613,49 @@ def test_two_tenants_never_share_a_worker(cluster: Cluster) -> None:
     cluster.connect(devices="cpu")  # the same tenant shares it
     with pytest.raises(CapacityError):
         cluster.connect(devices="cpu", timeout=0.5, token=OTHER)
+
+
+def test_a_transport_refuses_to_serve_a_forked_process(cluster: Cluster) -> None:
+    client = cluster.start().connect()
+    client.transport._pid -= 1
+    with pytest.raises(SessionClosedError, match=r"before fork"):
+        client.transport.send(put(1, b"x"))
+    with pytest.raises(SessionClosedError):
+        client.transport.upload(1, 0, b"x")
+    client.transport.close()  # leaves the parent's connections alone
+    client.transport._pid += 1
+    client.transport.send(put(1, b"x"))
+    client.synchronize()
+
+
+FROZEN = """
+import asyncio, sys
+from farspan_server.config import GatewayConfig
+from farspan_server.gateway import Gateway
+async def main():
+    gateway = Gateway(GatewayConfig(tokens={sys.argv[1]: "anna"}, table_hash=sys.argv[2]))
+    print(await gateway.start(), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_frozen_gateway_is_noticed(cluster: Cluster) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FROZEN, TOKEN, HASH]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        cluster.address = process.stdout.readline().strip()
+        client = cluster.connect()
+        process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        assert client.lost(timeout=25).kind == "ConnectError"
+        assert time.monotonic() - begun < 20  # keepalive 10 s, ping timeout 5 s
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_gateway_that_stops_tells_its_clients(cluster: Cluster) -> None:

@@ -200,6 +200,20 @@ def test_transformer_encoder_equals_torch(norm_first: bool) -> None:
     assert_same(mine(to_ft(x)), theirs(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_transformer_equals_torch(norm_first: bool) -> None:
+    mine, theirs = seeded(lambda t: t.nn.Transformer(8, 2, 1, 2, 16, 0.0, norm_first=norm_first))
+    assert repr(mine) == repr(theirs)
+    assert_same(mine.state_dict(), theirs.state_dict())
+    src, tgt = randn(4, 3, 8), randn(5, 3, 8)
+    results = []
+    for api, module in ((ft, mine), (torch, theirs)):
+        mask = api.nn.Transformer.generate_square_subsequent_mask(5)
+        x, y = to_ft([src, tgt]) if api is ft else [src, tgt]
+        results.append(module(x, y, tgt_mask=mask))
+    assert_same(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
 INITS: dict[str, Any] = {
     "uniform_": ((-1, 2), (5, 6)),
     "normal_": ((1, 2), (5, 6)),

@@ -71,7 +71,8 @@ def test_arrows_point_one_way(path: Path) -> None:
         assert "/wire/" in where
     if "ray" in roots(names):
         assert path.name in ("actor.py", "supervisor.py", "cluster.py")
-    assert "torch" not in roots(names)
+    # The demo's `--backend torch` is the one place that may run on the oracle.
+    assert "torch" not in roots(names) or path.name == "demo.py"
     assert not roots(names) & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from . import core as _core
@@ -83,16 +84,19 @@ newaxis = None
 __version__ = "0.1.0"
 
 
+_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+
+
 def __getattr__(name: str) -> _Any:
     """Return a function of the table, or a submodule, at its first use."""
     if name.startswith("__"):
         raise AttributeError(name)
     if name in _FACTORIES:
         found: _Any = _factory(name)
-    elif name in ("nn", "optim", "autograd", "utils", "cuda", "linalg"):
-        import importlib
-
-        found = importlib.import_module(f"{__name__}.{name}")
+    elif name in _SUBMODULES:
+        found = _import_module(f"{__name__}.{name}")
+    elif name in ("save", "load"):
+        found = getattr(_import_module(f"{__name__}._io"), name)
     elif name in ("load", "save"):
         from . import _io
 

@@ -14,7 +14,7 @@ from ._session import Ref, Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
-from .core.dtype import DTYPES, Defaults, Device, DType
+from .core.dtype import CPU, DTYPES, Defaults, Device, DType
 from .core.errors import AutogradError, DeviceError, ProgramError, ShapeError
 from .core.family import common_device
 from .core.spec import Spec
@@ -69,7 +69,7 @@ class _Known:
         self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
         if not specs:
-            self.device = self.outs[0].device
+            self.device = self.outs[0].device if self.outs else CPU
 
 
 _memo: dict[Any, _Known] = {}

@@ -81,6 +81,9 @@ class LocalTransport:
     def stats(self) -> dict[str, int]:
         return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0}
 
+    def worker_stats(self) -> list[dict[str, Any]]:
+        return [dict(engine.stats()) for engine in self.engines]
+
     def close(self) -> None:
         for engine in self.engines:
             engine.close()

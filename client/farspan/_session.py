@@ -50,6 +50,7 @@ class Transport(Protocol):
     def send(self, frame: Frame) -> None: ...
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
+    def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
 
@@ -426,6 +427,11 @@ class Session:
         """Return ``{"id", "address", "devices": [{"name", "kind", "host", "pid", "epoch"}]}``."""
         devices = [dict(d) for d in self.transport.devices]
         return {"id": self.id, "address": self.address, "devices": devices}
+
+    def worker_stats(self) -> list[dict[str, Any]]:
+        """Return what each device's worker counts of this session: commands, bytes, tensors."""
+        self.flush()
+        return self.transport.worker_stats()
 
     def stats(self) -> dict[str, Any]:
         """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""

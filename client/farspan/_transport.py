@@ -7,6 +7,7 @@ the session's decision (`idle` helps it); what a frame means is not known here.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -210,8 +211,8 @@ class GrpcTransport:
             "bytes_down": counts.bytes_down,
         }
 
-    def worker_status(self) -> list[str]:
-        """Return what each worker counted itself, one JSON text a device. Waits."""
+    def worker_stats(self) -> list[dict[str, Any]]:
+        """Return what each worker counted itself of this session, by device. Waits."""
         self._check()
         asked = wire.encode(wire.DescribeRequest(self.session_id, worker_status=True))
         try:
@@ -219,7 +220,8 @@ class GrpcTransport:
             answer = method(asked, metadata=self._metadata, timeout=limits.CONNECT_S)
         except grpc.RpcError as error:
             raise self._explain(error) from None
-        return list(wire.decode(wire.DescribeReply, answer).worker_status)
+        texts = wire.decode(wire.DescribeReply, answer).worker_status
+        return [dict(json.loads(text).get("engine", {})) for text in texts]
 
     # --- sending ---------------------------------------------------------------------------------
     def send(self, frame: Frame) -> int:
@@ -486,7 +488,7 @@ def target_of(address: str) -> str:
 
 
 def _channel_maker(target: str, tls: Any) -> Callable[[], grpc.Channel]:
-    options = dict(OPTIONS)
+    options: dict[str, Any] = dict(OPTIONS)
     if tls is None or tls is False:
         return lambda: grpc.insecure_channel(target, options=list(options.items()))
     given = {"ca": tls} if isinstance(tls, str | os.PathLike) else {} if tls is True else dict(tls)

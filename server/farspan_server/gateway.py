@@ -132,7 +132,7 @@ class Gateway:
         return tenant
 
     async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
-        return wire.ListReply(tuple(self.service.list(tenant)))
+        return wire.ListReply(tuple(self.service.sessions_of(tenant)))
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)

@@ -221,7 +221,7 @@ class Service:
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
-    def list(self, tenant: str) -> list[wire.SessionInfo]:
+    def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
         """Return the tenant's sessions, oldest first."""
         mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
         return mine[:1000]

@@ -92,6 +92,7 @@ class Row:
     dtypes: tuple[str, ...] | None = None
     rtol: float | None = None
     atol: float | None = None
+    half: tuple[float, float] | None = None  # (rtol, atol) for float16 and bfloat16
     grad: bool = True  # compare gradients where the op has formulas
     second: bool = True  # and second order
     values: bool = True  # False: random or uninitialised

@@ -245,28 +245,27 @@ class Worker:
         """End a session and tell its gateway why."""
         log.warning("session %s ends: %s: %s", session.body.session, kind, message)
         with self._state:
-            if self._end(session.channel) is None:
-                return
-        payload = wire.encode_events([Lost(kind, message)])
-        with contextlib.suppress(OSError):  # a gateway that is gone needs no telling
-            session.owner.send(link.pack_events(session.channel, session.applied, payload))
+            self._end(session.channel, wire.encode_events([Lost(kind, message)]))
 
-    def _end(self, channel: int) -> Session | None:
+    def _end(self, channel: int, last_words: bytes = b"") -> None:
         session = self._inbox.end(channel)
         if session is not None:
             # The engine belongs to the thread that runs frames; it may be at work right now.
-            self._work.put(partial(self._bury, session))
+            self._work.put(partial(self._bury, session, last_words))
             self._state.notify_all()
-        return session
 
-    def _bury(self, session: Session) -> None:
+    def _bury(self, session: Session, last_words: bytes) -> None:
+        """Close the engine and tell the gateway: why, if there is a why, then that it is done."""
         session.engine.close()
         with self._state:
             peers = [k for k in self._writers if k[0] != link.BULK and not self._inbox.sessions]
             writers = [self._writers.pop(key) for key in peers]
         for writer in writers:
             writer.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a gateway that is gone needs no telling
+            if last_words:
+                words = link.pack_events(session.channel, session.applied, last_words)
+                session.owner.send(words)
             session.owner.send(link.pack(link.CLOSE, session.channel))
 
     def _end_all_of(self, owner: Link) -> None:

@@ -277,7 +277,8 @@ class Namespace:
         by_base = _by_base()
         if name in by_base:
             ops = by_base[name]
-            form = INPLACE if name[-1] == "_" and ops[0].written else FUNCTIONAL
+            stores = name[-1] == "_" and ops[0].written and ops[0].schema.returns
+            form = INPLACE if stores else FUNCTIONAL  # a step writes by itself, returning nothing
             return Function(name, ops, form)
         if name[-1] == "_" and name[:-1] in by_base and not name.startswith("__"):
             return Function(name, by_base[name[:-1]], INPLACE)

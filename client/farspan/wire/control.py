@@ -170,7 +170,6 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "devices": Device,
     "sessions": SessionInfo,
     "session": SessionInfo,
-    "line": int,
 }
 #: The most bytes of any message that is not on the control stream or a chunk.
 _UNARY_BYTES_MAX: Final = limits.MiB
@@ -267,16 +266,15 @@ def _read(kind: type[Any], message: Any) -> Any:
         part = getattr(message, f.name)
         if isinstance(part, str | int | float):
             values[f.name] = _bounded(f.name, part)
-        elif f.name == "line":
-            values[f.name] = part.place
         elif hasattr(part, "HasField"):
             present = message.HasField(f.name)
             values[f.name] = _read(_PARTS[f.name], part) if present else None
         else:
             at_most(f.name, len(part), _ENTRIES_MAX.get(f.name, limits.FRAME_COMMANDS_MAX))
-            nested = _PARTS.get(f.name)
             values[f.name] = tuple(
-                _bounded(f.name, entry) if isinstance(entry, str | bytes) else _read(nested, entry)
+                _bounded(f.name, entry)
+                if isinstance(entry, str | bytes)
+                else _read(_PARTS[f.name], entry)
                 for entry in part
             )
     return kind(**values)

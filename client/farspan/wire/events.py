@@ -92,8 +92,8 @@ def _event(event: Any) -> Event:
     if kind == "failed":
         return Failed(_error(event.failed))
     if kind == "lost":
-        error = _error(event.lost)
-        return Lost(error.kind, error.message)
+        lost = _error(event.lost)
+        return Lost(lost.kind, lost.message)
     if kind != "value":
         raise ProtocolError("events: one of no known kind")
     value = event.value

@@ -38,7 +38,13 @@ from farspan.nn.functional.attention import (
     multi_head_attention_forward,
     scaled_dot_product_attention,
 )
-from farspan.nn.functional.convolution import conv1d, conv2d, unfold
+from farspan.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+    unfold,
+)
 from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
 from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
 from farspan.nn.functional.embedding import embedding, one_hot
@@ -61,7 +67,13 @@ from farspan.nn.functional.loss import (
     soft_margin_loss,
     triplet_margin_loss,
 )
-from farspan.nn.functional.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from farspan.nn.functional.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from farspan.nn.functional.padding import pad
 from farspan.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -73,6 +85,7 @@ from farspan.nn.functional.pooling import (
     max_pool1d,
     max_pool2d,
 )
+from farspan.nn.functional.resize import interpolate, pixel_shuffle, pixel_unshuffle
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -89,6 +102,8 @@ __all__ = [
     "celu",
     "conv1d",
     "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
@@ -108,6 +123,8 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -126,6 +143,8 @@ __all__ = [
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",

@@ -101,10 +101,7 @@ def multi_head_attention_forward(
     _check_shapes(query, key, value, key_padding_mask, attn_mask)
     _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
     if is_causal and attn_mask is None:
-        raise RuntimeError(
-            "Need attn_mask if specifying the is_causal hint. You may use the Transformer module "
-            "method `generate_square_subsequent_mask` to create this mask."
-        )
+        raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -121,17 +118,12 @@ def multi_head_attention_forward(
     if bias_k is not None and bias_v is not None:
         if static_k is not None or static_v is not None:
             raise AssertionError("bias cannot be added to static key or value.")
-        k = farspan.cat([k, bias_k.repeat(1, batch, 1)])
-        v = farspan.cat([v, bias_v.repeat(1, batch, 1)])
-        masks = masks.grown()
+        k, v, masks = _with_bias_key(k, v, bias_k, bias_v, masks)
     q = _split_heads(q, batch, num_heads)
     k = _split_heads(k, batch, num_heads) if static_k is None else static_k
     v = _split_heads(v, batch, num_heads) if static_v is None else static_v
     if add_zero_attn:
-        shape = (batch * num_heads, 1, embed_dim // num_heads)
-        zeros = farspan.zeros(shape, dtype=k.dtype, device=k.device)
-        k, v = farspan.cat([k, zeros], dim=1), farspan.cat([v, zeros], dim=1)
-        masks = masks.grown()
+        k, v, masks = _with_zero_key(k, v, masks)
     mask = _merged(masks, batch, num_heads, k.shape[1])
     mixed, attention = _attend(q, k, v, mask, dropout_p if training else 0.0)
 
@@ -145,6 +137,22 @@ def multi_head_attention_forward(
     if average_attn_weights:
         attention = attention.mean(dim=1)
     return out, (attention if batched else attention.squeeze(0))
+
+
+def _with_bias_key(
+    k: Tensor, v: Tensor, bias_k: Tensor, bias_v: Tensor, masks: _Masks
+) -> tuple[Tensor, Tensor, _Masks]:
+    """Return keys and values (L, N, E) with the learned pair at their end."""
+    batch = k.shape[1]
+    k = farspan.cat([k, bias_k.repeat(1, batch, 1)])
+    v = farspan.cat([v, bias_v.repeat(1, batch, 1)])
+    return k, v, masks.grown()
+
+
+def _with_zero_key(k: Tensor, v: Tensor, masks: _Masks) -> tuple[Tensor, Tensor, _Masks]:
+    """Return the heads' keys and values (N * heads, L, head_dim) with zeros at their end."""
+    zeros = farspan.zeros((k.shape[0], 1, k.shape[2]), dtype=k.dtype, device=k.device)
+    return farspan.cat([k, zeros], dim=1), farspan.cat([v, zeros], dim=1), masks.grown()
 
 
 def _attend(

@@ -1,4 +1,4 @@
-"""Convolutions over one operator, aten::convolution, and unfold."""
+"""Convolutions, plain and transposed, over one operator, aten::convolution; and unfold."""
 
 from __future__ import annotations
 
@@ -67,6 +67,74 @@ def _conv(
     out = farspan.convolution(
         x, weight, bias, list(steps), list(amounts), list(spacing), False, zeros, groups
     )
+    return out if batched else out.squeeze(0)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """Return the gradient of conv1d with respect to its input; weight (C, out/groups, K)."""
+    return _conv_transpose(
+        1, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """Return the gradient of conv2d with respect to its input; weight (C, out/groups, K, K)."""
+    return _conv_transpose(
+        2, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def _conv_transpose(
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> Tensor:
+    if input.dim() not in (ndim + 1, ndim + 2):
+        raise RuntimeError(
+            f"Expected {ndim + 1}D (unbatched) or {ndim + 2}D (batched) input to "
+            f"conv_transpose{ndim}d, but got input of size: {sizes(input)}"
+        )
+    batched = input.dim() == ndim + 2
+    x = input if batched else input.unsqueeze(0)
+    if x.shape[1] != weight.shape[0]:
+        raise RuntimeError(
+            f"Given transposed=1, weight of size {sizes(weight)}, expected input{sizes(x)} to "
+            f"have {weight.shape[0]} channels, but got {x.shape[1]} channels instead"
+        )
+    steps, amounts, spacing, extra = (
+        list(tuple_of(value, ndim, name))
+        for name, value in (
+            ("stride", stride),
+            ("padding", padding),
+            ("dilation", dilation),
+            ("output_padding", output_padding),
+        )
+    )
+    out = farspan.convolution(x, weight, bias, steps, amounts, spacing, True, extra, groups)
     return out if batched else out.squeeze(0)
 
 

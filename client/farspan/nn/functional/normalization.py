@@ -1,4 +1,4 @@
-"""batch_norm, layer_norm, group_norm over torch's whole operators, and rms_norm."""
+"""batch_norm, layer_norm, group_norm over torch's whole operators; instance_norm, rms_norm."""
 
 from __future__ import annotations
 
@@ -32,6 +32,40 @@ def batch_norm(
     return farspan.native_batch_norm(
         input, weight, bias, running_mean, running_var, training, momentum, eps
     )[0]
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (N, C, *) normalized for each channel of each sample."""
+    batch, channels, *rest = input.shape
+    if use_input_stats and math.prod(rest) == 1:
+        raise ValueError(
+            f"Expected more than 1 spatial element when training, got input size {input.shape}"
+        )
+
+    def repeated(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.repeat(batch)
+
+    # Every sample's channel is a channel of one big sample, as in torch.
+    mean, variance = repeated(running_mean), repeated(running_var)
+    wide = input.contiguous().reshape(1, batch * channels, *rest)
+    out = farspan.native_batch_norm(
+        wide, repeated(weight), repeated(bias), mean, variance, use_input_stats, momentum, eps
+    )[0]
+    if use_input_stats:
+        with farspan.no_grad():
+            for running, updated in ((running_mean, mean), (running_var, variance)):
+                if running is not None and updated is not None:
+                    running.copy_(updated.reshape(batch, channels).mean(0))
+    return out.reshape(input.shape)
 
 
 def layer_norm(

@@ -1,8 +1,9 @@
-"""Conv1d and Conv2d."""
+"""Convolutions, plain and transposed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from farspan._tensor import Tensor
@@ -12,7 +13,7 @@ from farspan.nn.functional._arguments import Ints, tuple_of
 from farspan.nn.layers.linear import new_parameter, reset_bias
 from farspan.nn.module import Module
 
-__all__ = ["Conv1d", "Conv2d"]
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -57,12 +58,14 @@ class _ConvNd(Module):
         self.padding = self._checked_padding(padding)
         self.groups = groups
         self.padding_mode = padding_mode
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = new_parameter(True, *shape, device=device, dtype=dtype)
+        self.weight = new_parameter(True, *self._weight_shape(), device=device, dtype=dtype)
         self.register_parameter(
             "bias", new_parameter(bias, out_channels, device=device, dtype=dtype)
         )
         self.reset_parameters()
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def _checked_padding(self, padding: Ints | str) -> tuple[int, ...] | str:
         if not isinstance(padding, str):
@@ -109,6 +112,8 @@ class _ConvNd(Module):
             parts.append(f"padding={self.padding}")
         if self.dilation != (1,) * self._ndim:
             parts.append(f"dilation={self.dilation}")
+        if any(getattr(self, "output_padding", ())):
+            parts.append(f"output_padding={self.output_padding}")
         if self.groups != 1:
             parts.append(f"groups={self.groups}")
         if self.bias is None:
@@ -130,3 +135,94 @@ class Conv2d(_ConvNd):
 
     _ndim = 2
     _conv = staticmethod(F.conv2d)
+
+
+class _ConvTransposeNd(_ConvNd):
+    """What the transposed convolutions share: the other order of arguments and output sizes."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        output_padding: Ints = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Ints = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.output_padding = tuple_of(output_padding, self._ndim, "output_padding")
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return self._conv(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self._output_padding(input, output_size),
+            self.groups,
+            self.dilation,
+        )
+
+    def _output_padding(self, input: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
+        """Return what has to be added at the end to reach ``output_size``."""
+        if output_size is None:
+            return self.output_padding
+        wanted = list(output_size)[-self._ndim :]
+        smallest = [
+            (size - 1) * step - 2 * pad + spacing * (kernel - 1) + 1
+            for size, step, pad, spacing, kernel in zip(
+                input.shape[-self._ndim :],
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.kernel_size,
+                strict=True,
+            )
+        ]
+        largest = [low + step - 1 for low, step in zip(smallest, self.stride, strict=True)]
+        if len(wanted) != self._ndim or any(
+            not low <= want <= high
+            for low, want, high in zip(smallest, wanted, largest, strict=True)
+        ):
+            raise ValueError(
+                f"requested an output size of {wanted}, but valid sizes range from {smallest} to "
+                f"{largest} (for an input of {input.shape[2:]})"
+            )
+        return tuple(want - low for want, low in zip(wanted, smallest, strict=True))
+
+
+class ConvTranspose1d(_ConvTransposeNd):
+    """The gradient of Conv1d with respect to its input, as a layer."""
+
+    _ndim = 1
+    _conv = staticmethod(F.conv_transpose1d)
+
+
+class ConvTranspose2d(_ConvTransposeNd):
+    """The gradient of Conv2d with respect to its input, as a layer."""
+
+    _ndim = 2
+    _conv = staticmethod(F.conv_transpose2d)

@@ -12,7 +12,15 @@ from farspan.nn import init
 from farspan.nn.layers.linear import new_parameter
 from farspan.nn.module import Module
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm", "RMSNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "LayerNorm",
+    "RMSNorm",
+]
 
 
 class _Affine(Module):
@@ -133,6 +141,69 @@ class BatchNorm2d(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
+
+
+class _InstanceNorm(_BatchNorm):
+    """Shares BatchNorm's state; by default it has none of it."""
+
+    _dims: tuple[int, int]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in self._dims:
+            unbatched, batched = self._dims
+            raise ValueError(
+                f"expected {unbatched}D or {batched}D input (got {input.dim()}D input)"
+            )
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        batched = input.dim() == self._dims[1]
+        x = input if batched else input.unsqueeze(0)
+        channels = x.shape[1]
+        if self.affine and channels != self.num_features:
+            raise ValueError(
+                f"expected input's size at dim={int(batched)} to match num_features "
+                f"({self.num_features}), but got: {channels}."
+            )
+        out = F.instance_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum,
+            self.eps,
+        )
+        return out if batched else out.squeeze(0)
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalizes each channel of each sample of (N, C, L)."""
+
+    _dims = (2, 3)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Normalizes each channel of each sample of (N, C, H, W)."""
+
+    _dims = (3, 4)
 
 
 def _as_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
