@@ -1,9 +1,11 @@
-"""What is written from the op table: the binders that every call runs, and docs/ops.md."""
+"""What is written from the op table: binders, the stub of its functions, docs/ops.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+
+import stubs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,6 +17,7 @@ def texts() -> dict[Path, str]:
     ops = list(table().values())
     return {
         ROOT / "client/farspan/core/_binders.py": _binders(ops),
+        ROOT / "client/farspan/_table.pyi": stubs.text(ops),
         ROOT / "docs/ops.md": _page(ops),
     }
 

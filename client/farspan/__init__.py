@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from . import core as _core
@@ -73,6 +74,9 @@ from .core.errors import (
     ServiceError,
     WorkerLostError,
 )
+
+if _TYPE_CHECKING:
+    from ._table import *
 
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64

@@ -16,6 +16,7 @@ import numpy as np
 from . import _dispatch, _indexing
 from ._dispatch import Storage
 from ._session import Ref
+from ._table import TableMethods
 from .core import tape
 from .core.call import Value, fn, set_default
 from .core.dtype import DTYPES, Device, DType
@@ -59,7 +60,7 @@ class TensorMeta(type):
         return super().__call__(*args, **kwargs)
 
 
-class Tensor(Value, metaclass=TensorMeta):
+class Tensor(Value, TableMethods, metaclass=TensorMeta):
     """A tensor on a device of a session, with torch.Tensor's interface."""
 
     _ref: Ref

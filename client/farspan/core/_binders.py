@@ -165,3 +165,63 @@ def full(size, fill_value, *, dtype=None, layout=None, device=None, pin_memory=N
 
 def mm(self, mat2):
     return (self, mat2,), (), ()
+
+
+def bmm(self, mat2):
+    return (self, mat2,), (), ()
+
+
+def _batched_mm(self, other):
+    return (self, other,), (), ()
+
+
+def mv(self, vec):
+    return (self, vec,), (), ()
+
+
+def dot(self, tensor):
+    return (self, tensor,), (), ()
+
+
+def linear(input, weight, bias=None):
+    return (input, weight, *(() if bias is None else (bias,)),), (bias is not None,), ()
+
+
+def addmm(self, mat1, mat2, *, beta=1, alpha=1):
+    n = []
+    s = (c.scalar(beta, 1, n), c.scalar(alpha, 1, n),)
+    return (self, mat1, mat2,), s, tuple(n)
+
+
+def baddbmm(self, batch1, batch2, *, beta=1, alpha=1):
+    n = []
+    s = (c.scalar(beta, 1, n), c.scalar(alpha, 1, n),)
+    return (self, batch1, batch2,), s, tuple(n)
+
+
+def addmv(self, mat, vec, *, beta=1, alpha=1):
+    n = []
+    s = (c.scalar(beta, 1, n), c.scalar(alpha, 1, n),)
+    return (self, mat, vec,), s, tuple(n)
+
+
+def addr(self, vec1, vec2, *, beta=1, alpha=1):
+    n = []
+    s = (c.scalar(beta, 1, n), c.scalar(alpha, 1, n),)
+    return (self, vec1, vec2,), s, tuple(n)
+
+
+def linalg_cross(self, other, *, dim=-1):
+    return (self, other,), (c.integer(dim),), ()
+
+
+def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
+    n = []
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first),)
+    return (*self, *grads, *momentum_buffers,), s, tuple(n)
+
+
+def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled),)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps,), s, tuple(n)
