@@ -171,7 +171,8 @@ def run(options: argparse.Namespace) -> History:
             session = stack.enter_context(farspan.connect("local:"))
         else:
             address, token = stack.enter_context(service(options))
-            session = stack.enter_context(farspan.connect(address, token=token))
+            opened = farspan.connect(address, token=token, tls=options.ca)
+            session = stack.enter_context(opened)
         if session is not None:
             print(f"training at {session.address}")
             print(json.dumps(session.describe()))
@@ -207,6 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="farspan demo", description=__doc__.splitlines()[0])
     parser.add_argument("--address", help="of a running gateway; default: start one for the time")
     parser.add_argument("--token-file", help="a file with that gateway's token")
+    parser.add_argument("--ca", help="the authority of that gateway's certificate, if it has one")
     parser.add_argument("--backend", choices=("farspan", "local", "torch"), default="farspan")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--epochs", type=int, default=EPOCHS)

@@ -241,6 +241,17 @@ def worker(arguments: tuple[str, ...]) -> None:
     sys.exit(run(arguments))
 
 
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Train a CNN on handwritten digits on a worker; see `farspan demo --help`."""
+    # A client's program, so a process of its own: the server's side imports no client.
+    os.execv(sys.executable, [sys.executable, "-m", "farspan.demo", *arguments])
+
+
 @main.command()
 @click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
 @click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")

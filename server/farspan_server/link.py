@@ -41,8 +41,11 @@ class Link:
 
     async def receive(self) -> tuple[link.Header, bytes]:
         """Return the next message; raise EOFError at the end, ProtocolError at nonsense."""
-        header = link.unpack_header(await self._reader.readexactly(link.HEADER_BYTES))
-        return header, await self._reader.readexactly(header.payload_bytes)
+        try:
+            header = link.unpack_header(await self._reader.readexactly(link.HEADER_BYTES))
+            return header, await self._reader.readexactly(header.payload_bytes)
+        except asyncio.IncompleteReadError:
+            raise EOFError("the connection was closed by the other side") from None
 
     def close(self) -> None:
         """End the connection; a pending `receive` raises. May be called twice."""
