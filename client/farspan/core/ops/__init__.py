@@ -3,4 +3,5 @@
 The order gives the opcodes, so two ends of a wire must have one table: they compare its hash.
 """
 
-from . import pointwise, reduce, shape, create, linalg  # noqa: F401, I001
+from . import arithmetic, compare, functions, complexes, activation, reduce, shape, create, linalg  # noqa: F401, I001
+from . import aliases  # noqa: F401, I001
