@@ -62,17 +62,6 @@ def main() -> None:
     """Distributed tensors with PyTorch's API: the service's side."""
 
 
-@main.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def demo(arguments: tuple[str, ...]) -> None:
-    """Train a CNN on digits, on a worker; see `farspan demo --help`."""
-    # A client's program, in a process that has nothing of the server's.
-    os.execv(sys.executable, [sys.executable, "-m", "farspan.demo", *arguments])
-
-
 @main.command()
 @_workers
 @_spares

@@ -51,6 +51,7 @@ class Schema:
     name: str  # with the overload: "add.Tensor"
     args: tuple[Arg, ...]
     returns: tuple[str, ...]  # kinds
+    return_names: tuple[str, ...] = ()  # of several results, where torch names them
 
     @property
     def base(self) -> str:
@@ -85,7 +86,8 @@ def parse(line: str) -> Schema:
         args.append(_parse_arg(text, keyword_only))
     returns = _split(result[1:-1]) if result.startswith("(") else [result]
     kinds = tuple(_parse_kind(_type_of(r))[0] for r in returns if r)
-    return Schema(line, namespace or "aten", name, tuple(args), kinds)
+    names = tuple(r.rpartition(" ")[2] for r in returns if " " in r and r[-1] not in ")]")
+    return Schema(line, namespace or "aten", name, tuple(args), kinds, names)
 
 
 def _type_of(result: str) -> str:

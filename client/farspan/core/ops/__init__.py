@@ -4,7 +4,11 @@ The order gives the opcodes, so two ends of a wire must have one table: they com
 """
 
 # ruff: noqa: F401, I001
-from . import pointwise
+from . import arithmetic
+from . import compare
+from . import functions
+from . import complexes
+from . import activation
 from . import reduce
 from . import view
 from . import reshape
@@ -16,3 +20,4 @@ from . import linalg
 from . import optim
 from . import conv
 from . import contract
+from . import aliases
