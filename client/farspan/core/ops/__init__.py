@@ -16,3 +16,4 @@ from . import linalg
 from . import optim
 from . import conv
 from . import contract
+from . import random
