@@ -127,6 +127,8 @@ def _parse_arg(text: str, keyword_only: bool) -> Arg:
 
 
 def _parse_default(text: str, kind: str) -> Any:
+    if kind[0] == "d":  # torch's own number of a type: what the op makes when none is asked for
+        return None
     constants = {"None": None, "True": True, "False": False, "contiguous_format": 0, "Mean": 1}
     if text in constants:
         return constants[text]

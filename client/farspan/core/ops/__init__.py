@@ -21,3 +21,4 @@ from . import optim
 from . import conv
 from . import contract
 from . import aliases
+from . import random
