@@ -19,7 +19,7 @@ from ..errors import ArgumentError, BadValueError, DTypeError, ParameterError, S
 from ..family import common_device, composite, creation, factory_spec, structured
 from ..op import Op, declare
 from ..spec import Spec, broadcast_shapes
-from .create import _FORMAT, _OPTIONS, _like
+from .create import _FORMAT, _OPTIONS, _like_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def _factory(name: str, kernel_name: str, kinds: str, fill: Callable[..., Any]) 
 
     def like_meta(self: Spec, dtype: Any, *rest: Any) -> Spec:
         _refuse(kernel_name, dtype or self.dtype, kinds)
-        return _like(self, dtype, *rest)
+        return _like_spec(self, dtype, *rest)
 
     def kernel(xp: Any, gen: Any, size: Any, dtype: Any, *rest: Any) -> Any:
         return fill(gen, tuple(size), (dtype or Defaults.dtype).numpy)
@@ -142,7 +142,7 @@ creation(
 
 def _randint_like_meta(self: Spec, low: int, high: int, *options: Any) -> Spec:
     _check_interval(low, high)
-    return _like(self, *options)
+    return _like_spec(self, *options)
 
 
 def _randint_like_kernel(
