@@ -4,6 +4,7 @@ Every function here is a composite: it checks its arguments and calls operators 
 The files are grouped by subject; import the names from here.
 """
 
+from farspan.core.call import fn
 from farspan.nn.functional.activation import (
     celu,
     elu,
@@ -38,17 +39,9 @@ from farspan.nn.functional.attention import (
     multi_head_attention_forward,
     scaled_dot_product_attention,
 )
-from farspan.nn.functional.convolution import (
-    conv1d,
-    conv2d,
-    conv_transpose1d,
-    conv_transpose2d,
-    unfold,
-)
 from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
 from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
 from farspan.nn.functional.embedding import embedding, one_hot
-from farspan.nn.functional.linear import bilinear, linear
 from farspan.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -74,7 +67,6 @@ from farspan.nn.functional.normalization import (
     layer_norm,
     rms_norm,
 )
-from farspan.nn.functional.padding import pad
 from farspan.nn.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -85,7 +77,14 @@ from farspan.nn.functional.pooling import (
     max_pool1d,
     max_pool2d,
 )
-from farspan.nn.functional.resize import interpolate, pixel_shuffle, pixel_unshuffle
+from farspan.nn.functional.resize import interpolate, unfold
+
+# Operators of the table that are torch's functions as they stand.
+linear, bilinear, pad = fn.linear, fn.bilinear, fn.pad
+conv1d, conv2d, conv3d = fn.conv1d, fn.conv2d, fn.conv3d
+conv_transpose1d, conv_transpose2d = fn.conv_transpose1d, fn.conv_transpose2d
+pixel_shuffle, pixel_unshuffle = fn.pixel_shuffle, fn.pixel_unshuffle
+
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -102,6 +101,7 @@ __all__ = [
     "celu",
     "conv1d",
     "conv2d",
+    "conv3d",
     "conv_transpose1d",
     "conv_transpose2d",
     "cosine_embedding_loss",

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 from farspan.nn.functional.dropout import dropout
-from farspan.nn.functional.linear import linear
-from farspan.nn.functional.padding import pad
 
 _NEGATIVE_INFINITY = float("-inf")
 
@@ -63,7 +62,7 @@ class _Masks(NamedTuple):
 
     def grown(self) -> _Masks:
         """Return the masks with one more visible key at the end."""
-        return _Masks(*(None if mask is None else pad(mask, (0, 1)) for mask in self))
+        return _Masks(*(None if mask is None else fn.pad(mask, (0, 1)) for mask in self))
 
 
 def multi_head_attention_forward(
@@ -128,7 +127,7 @@ def multi_head_attention_forward(
     mixed, attention = _attend(q, k, v, mask, dropout_p if training else 0.0)
 
     mixed = mixed.transpose(0, 1).reshape(target_len * batch, embed_dim)
-    out = linear(mixed, out_proj_weight, out_proj_bias).reshape(target_len, batch, -1)
+    out = fn.linear(mixed, out_proj_weight, out_proj_bias).reshape(target_len, batch, -1)
     if not batched:
         out = out.squeeze(1)
     if not need_weights:
@@ -246,14 +245,14 @@ def _project(
         if packed is None:
             raise AssertionError("use_separate_proj_weight is False but in_proj_weight is None")
         if query is key and key is value:
-            q, k, v = linear(query, packed, bias).chunk(3, -1)
+            q, k, v = fn.linear(query, packed, bias).chunk(3, -1)
             return q, k, v
         separate = list(packed.chunk(3))
     for name, weight in zip("qkv", separate, strict=True):
         if weight is None:
             raise AssertionError(f"use_separate_proj_weight is True but {name}_proj_weight is None")
     biases = [None, None, None] if bias is None else list(bias.chunk(3))
-    q, k, v = map(linear, (query, key, value), separate, biases)
+    q, k, v = map(fn.linear, (query, key, value), separate, biases)
     return q, k, v
 
 

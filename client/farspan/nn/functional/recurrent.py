@@ -11,7 +11,7 @@ from typing import Any
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.nn.functional.linear import linear
+from farspan.core.call import fn
 
 # step(gates of the input, state, weight_hh, bias_hh) -> next state. A state is (h,) or (h, c).
 State = tuple[Tensor, ...]
@@ -20,18 +20,18 @@ Step = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 def tanh_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     """Return tanh(gates + W h + b)."""
-    return ((gates + linear(state[0], weight, bias)).tanh(),)
+    return ((gates + fn.linear(state[0], weight, bias)).tanh(),)
 
 
 def relu_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     """Return relu(gates + W h + b)."""
-    return ((gates + linear(state[0], weight, bias)).relu(),)
+    return ((gates + fn.linear(state[0], weight, bias)).relu(),)
 
 
 def lstm_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     """Return (h, c) of a long short-term memory; the gates' order is in, forget, cell, out."""
     hidden, cell = state
-    enter, forget, new, leave = (gates + linear(hidden, weight, bias)).chunk(4, 1)
+    enter, forget, new, leave = (gates + fn.linear(hidden, weight, bias)).chunk(4, 1)
     cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
     return leave.sigmoid() * cell.tanh(), cell
 
@@ -40,7 +40,7 @@ def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -
     """Return h of a gated recurrent unit; the gates' order is reset, update, new."""
     (hidden,) = state
     reset, update, new = gates.chunk(3, 1)
-    own_reset, own_update, own_new = linear(hidden, weight, bias).chunk(3, 1)
+    own_reset, own_update, own_new = fn.linear(hidden, weight, bias).chunk(3, 1)
     update = (update + own_update).sigmoid()
     new = (new + (reset + own_reset).sigmoid() * own_new).tanh()
     return (new + update * (hidden - new),)
@@ -63,12 +63,12 @@ def run_layer(
     """
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
     assert weight_ih is not None and weight_hh is not None
-    gates = linear(input, weight_ih, bias_ih).unbind(0)
+    gates = fn.linear(input, weight_ih, bias_ih).unbind(0)
     outputs: list[Tensor] = []
     for now in reversed(gates) if reverse else gates:
         state = step(now, state, weight_hh, bias_hh)
         if weight_hr is not None:
-            state = (linear(state[0], weight_hr), *state[1:])
+            state = (fn.linear(state[0], weight_hr), *state[1:])
         outputs.append(state[0])
     if reverse:
         outputs.reverse()

@@ -1,4 +1,4 @@
-"""interpolate and pixel_shuffle: other spatial sizes from the same values.
+"""interpolate and unfold: other spatial sizes from the same values.
 
 Where a value comes from, and with what share, depends on sizes alone, so it is computed here and
 sent along as small tensors; the work itself is index_select and sums.
@@ -14,6 +14,8 @@ import numpy as np
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.call import fn
+from farspan.nn.functional._arguments import Ints, tuple_of
 from farspan.nn.functional.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
@@ -122,32 +124,14 @@ def _linear_along(
     return _select(input, dim, low) * (1 - share) + _select(input, dim, high) * share
 
 
-def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
-    """Return (*, C r^2, H, W) as (*, C, H r, W r)."""
-    *lead, channels, height, width = input.shape
-    r = upscale_factor
-    if r <= 0 or channels % (r * r):
-        raise RuntimeError(
-            "pixel_shuffle expects its input's 'channel' dimension to be divisible by the square "
-            f"of upscale_factor, but input.size(-3)={channels} is not divisible by {r * r}"
-        )
-    n = len(lead)
-    blocks = input.reshape(*lead, channels // (r * r), r, r, height, width)
-    order = [*range(n), n, n + 3, n + 1, n + 4, n + 2]
-    return blocks.permute(order).reshape(*lead, channels // (r * r), height * r, width * r)
-
-
-def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
-    """Return (*, C, H r, W r) as (*, C r^2, H, W)."""
-    *lead, channels, height, width = input.shape
-    r = downscale_factor
-    for name, size in (("height", height), ("width", width)):
-        if r <= 0 or size % r:
-            raise RuntimeError(
-                f"pixel_unshuffle expects {name} to be divisible by downscale_factor, but "
-                f"input.size({-2 if name == 'height' else -1})={size} is not divisible by {r}"
-            )
-    n = len(lead)
-    blocks = input.reshape(*lead, channels, height // r, r, width // r, r)
-    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3]
-    return blocks.permute(order).reshape(*lead, channels * r * r, height // r, width // r)
+def unfold(
+    input: Tensor, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1
+) -> Tensor:
+    """Return the sliding blocks of (N, C, H, W) as columns: (N, C*kh*kw, number of blocks)."""
+    return fn.im2col(
+        input,
+        list(tuple_of(kernel_size, 2, "kernel_size")),
+        list(tuple_of(dilation, 2, "dilation")),
+        list(tuple_of(padding, 2, "padding")),
+        list(tuple_of(stride, 2, "stride")),
+    )
