@@ -22,3 +22,5 @@ from . import conv
 from . import contract
 from . import aliases
 from . import random
+from . import decompose
+from . import solve
