@@ -12,6 +12,16 @@ from .core.dtype import DType as dtype
 
 Number = bool | int | float | complex
 
+def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
+    """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def abs(input: Tensor, *, out: Any = ...) -> Tensor:
+    """abs(Tensor self) -> Tensor"""
+def absolute(input: Tensor, *, out: Any = ...) -> Tensor:
+    """absolute(Tensor self) -> Tensor"""
+def acos(input: Tensor, *, out: Any = ...) -> Tensor:
+    """acos(Tensor self) -> Tensor"""
+def acosh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """acosh(Tensor self) -> Tensor"""
 @overload
 def add(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -20,6 +30,10 @@ def add(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) ->
     """add.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """addbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+    """addcdiv(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+    """addcmul(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -30,6 +44,12 @@ def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
     """adjoint(Tensor(a) self) -> Tensor(a)"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
+def allclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
+    """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
+def alpha_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
+    """alpha_dropout(Tensor input, float p, bool train) -> Tensor"""
+def angle(input: Tensor, *, out: Any = ...) -> Tensor:
+    """angle(Tensor self) -> Tensor"""
 @overload
 def arange(end: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """arange(Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
@@ -39,8 +59,32 @@ def arange(start: Number, end: Number, *, dtype: dtype | None = ..., layout: Any
 @overload
 def arange(start: Number, end: Number, step: Number = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """arange.start_step(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def arccos(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arccos(Tensor self) -> Tensor"""
+def arccosh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arccosh(Tensor self) -> Tensor"""
+def arcsin(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arcsin(Tensor self) -> Tensor"""
+def arcsinh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arcsinh(Tensor self) -> Tensor"""
+def arctan(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arctan(Tensor self) -> Tensor"""
+def arctan2(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """arctan2(Tensor self, Tensor other) -> Tensor"""
+def arctanh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """arctanh(Tensor self) -> Tensor"""
 def as_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
     """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+def asin(input: Tensor, *, out: Any = ...) -> Tensor:
+    """asin(Tensor self) -> Tensor"""
+def asinh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """asinh(Tensor self) -> Tensor"""
+def atan(input: Tensor, *, out: Any = ...) -> Tensor:
+    """atan(Tensor self) -> Tensor"""
+def atan2(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """atan2(Tensor self, Tensor other) -> Tensor"""
+def atanh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """atanh(Tensor self) -> Tensor"""
 @overload
 def atleast_1d(input: Tensor, *, out: Any = ...) -> Tensor:
     """atleast_1d(Tensor self) -> Tensor"""
@@ -61,8 +105,49 @@ def atleast_3d(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ..
     """atleast_3d.Sequence(Tensor[] tensors) -> Tensor[]"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+@overload
+def bernoulli(input: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """bernoulli(Tensor self, *, Generator? generator=None) -> Tensor"""
+@overload
+def bernoulli(input: Tensor, p: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor"""
+@overload
+def bernoulli(input: Tensor, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor"""
+@overload
+def bitwise_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def bitwise_and(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """bitwise_and.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def bitwise_left_shift(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_left_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def bitwise_left_shift(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """bitwise_left_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+def bitwise_not(input: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_not(Tensor self) -> Tensor"""
+@overload
+def bitwise_or(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_or.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def bitwise_or(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """bitwise_or.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def bitwise_right_shift(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_right_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def bitwise_right_shift(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """bitwise_right_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def bitwise_xor(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """bitwise_xor.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def bitwise_xor(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
 def block_diag(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """block_diag(Tensor[] tensors) -> Tensor"""
 def bmm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
@@ -75,14 +160,52 @@ def cartesian_prod(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """cartesian_prod(Tensor[] tensors) -> Tensor"""
 def cat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """cat(Tensor[] tensors, int dim=0) -> Tensor"""
+def cauchy(input: Tensor, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
+def ceil(input: Tensor, *, out: Any = ...) -> Tensor:
+    """ceil(Tensor self) -> Tensor"""
+def celu(input: Tensor, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+    """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
 def chain_matmul(matrices: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """chain_matmul(Tensor[] matrices) -> Tensor"""
+def cholesky(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
+    """cholesky(Tensor self, bool upper=False) -> Tensor"""
+def cholesky_inverse(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
+    """cholesky_inverse(Tensor self, bool upper=False) -> Tensor"""
+def cholesky_solve(input: Tensor, input2: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
+    """cholesky_solve(Tensor self, Tensor input2, bool upper=False) -> Tensor"""
 def chunk(input: Tensor, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
+@overload
+def clamp(input: Tensor, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+    """clamp.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+@overload
+def clamp(input: Tensor, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+    """clamp(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
+@overload
+def clamp_max(input: Tensor, max: Tensor, *, out: Any = ...) -> Tensor:
+    """clamp_max.Tensor(Tensor self, Tensor max) -> Tensor"""
+@overload
+def clamp_max(input: Tensor, max: Number, *, out: Any = ...) -> Tensor:
+    """clamp_max(Tensor self, Scalar max) -> Tensor"""
+@overload
+def clamp_min(input: Tensor, min: Tensor, *, out: Any = ...) -> Tensor:
+    """clamp_min.Tensor(Tensor self, Tensor min) -> Tensor"""
+@overload
+def clamp_min(input: Tensor, min: Number, *, out: Any = ...) -> Tensor:
+    """clamp_min(Tensor self, Scalar min) -> Tensor"""
+@overload
+def clip(input: Tensor, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+    """clip.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+@overload
+def clip(input: Tensor, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+    """clip(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
 def clone(input: Tensor, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
 def column_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """column_stack(Tensor[] tensors) -> Tensor"""
+def complex(real: Tensor, imag: Tensor, *, out: Any = ...) -> Tensor:
+    """complex(Tensor real, Tensor imag) -> Tensor"""
 def concat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """concat(Tensor[] tensors, int dim=0) -> Tensor"""
 def concatenate(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -125,8 +248,22 @@ def convolution_backward(grad_output: Tensor, input: Tensor, weight: Tensor, bia
     """convolution_backward(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
 def copy(input: Tensor, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
     """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
+@overload
+def copysign(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """copysign.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def copysign(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """copysign.Scalar(Tensor self, Scalar other) -> Tensor"""
+def cos(input: Tensor, *, out: Any = ...) -> Tensor:
+    """cos(Tensor self) -> Tensor"""
+def cosh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """cosh(Tensor self) -> Tensor"""
 def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+def deg2rad(input: Tensor, *, out: Any = ...) -> Tensor:
+    """deg2rad(Tensor self) -> Tensor"""
+def det(input: Tensor, *, out: Any = ...) -> Tensor:
+    """det(Tensor self) -> Tensor"""
 def detach(input: Tensor, *, out: Any = ...) -> Tensor:
     """detach(Tensor(a) self) -> Tensor(a)"""
 def diag(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
@@ -141,8 +278,36 @@ def diagonal_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, off
     """diagonal_backward(Tensor grad_output, SymInt[] input_sizes, int offset, int dim1, int dim2) -> Tensor"""
 def diagonal_scatter(input: Tensor, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
     """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
+def digamma(input: Tensor, *, out: Any = ...) -> Tensor:
+    """digamma(Tensor self) -> Tensor"""
+@overload
+def div(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """div.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def div(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """div.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def div(input: Tensor, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+    """div.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+@overload
+def div(input: Tensor, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+    """div.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
+@overload
+def divide(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def divide(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def divide(input: Tensor, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+    """divide.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+@overload
+def divide(input: Tensor, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+    """divide.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
 def dot(input: Tensor, tensor: Tensor, *, out: Any = ...) -> Tensor:
     """dot(Tensor self, Tensor tensor) -> Tensor"""
+def dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
+    """dropout(Tensor input, float p, bool train) -> Tensor"""
 @overload
 def dsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -153,32 +318,58 @@ def dstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """dstack(Tensor[] tensors) -> Tensor"""
 def einsum(equation: str, tensors: Sequence[Tensor], *, path: Sequence[int] | int | None = ..., out: Any = ...) -> Tensor:
     """einsum(str equation, Tensor[] tensors, *, int[]? path=None) -> Tensor"""
+def elu(input: Tensor, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
+    """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+def elu_backward(grad_output: Tensor, alpha: Number, scale: Number, input_scale: Number, is_result: bool, self_or_result: Tensor, *, out: Any = ...) -> Tensor:
+    """elu_backward(Tensor grad_output, Scalar alpha, Scalar scale, Scalar input_scale, bool is_result, Tensor self_or_result) -> Tensor"""
 def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_strided(size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """empty_strided(SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
 def eq(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """eq.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def eq(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """eq.Scalar(Tensor self, Scalar other) -> Tensor"""
+def equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Any:
+    """equal(Tensor self, Tensor other) -> bool"""
+def erf(input: Tensor, *, out: Any = ...) -> Tensor:
+    """erf(Tensor self) -> Tensor"""
+def erfc(input: Tensor, *, out: Any = ...) -> Tensor:
+    """erfc(Tensor self) -> Tensor"""
+def erfinv(input: Tensor, *, out: Any = ...) -> Tensor:
+    """erfinv(Tensor self) -> Tensor"""
 def exp(input: Tensor, *, out: Any = ...) -> Tensor:
     """exp(Tensor self) -> Tensor"""
+def exp2(input: Tensor, *, out: Any = ...) -> Tensor:
+    """exp2(Tensor self) -> Tensor"""
 def expand(input: Tensor, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
     """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
 def expand_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+def expm1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """expm1(Tensor self) -> Tensor"""
+def exponential(input: Tensor, lambd: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
 @overload
 def eye(n: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """eye(SymInt n, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 @overload
 def eye(n: int, m: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """eye.m(SymInt n, SymInt m, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def feature_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
+    """feature_dropout(Tensor input, float p, bool train) -> Tensor"""
 @overload
 def fill(input: Tensor, value: Number, *, out: Any = ...) -> Tensor:
     """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
 @overload
 def fill(input: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
     """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+def fix(input: Tensor, *, out: Any = ...) -> Tensor:
+    """fix(Tensor self) -> Tensor"""
 def flatten(input: Tensor, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
     """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
 def flip(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -187,12 +378,82 @@ def fliplr(input: Tensor, *, out: Any = ...) -> Tensor:
     """fliplr(Tensor self) -> Tensor"""
 def flipud(input: Tensor, *, out: Any = ...) -> Tensor:
     """flipud(Tensor self) -> Tensor"""
+@overload
+def float_power(input: Tensor, exponent: Tensor, *, out: Any = ...) -> Tensor:
+    """float_power.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+@overload
+def float_power(input: Tensor, exponent: Number, *, out: Any = ...) -> Tensor:
+    """float_power.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+def floor(input: Tensor, *, out: Any = ...) -> Tensor:
+    """floor(Tensor self) -> Tensor"""
+@overload
+def floor_divide(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """floor_divide(Tensor self, Tensor other) -> Tensor"""
+@overload
+def floor_divide(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """floor_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+def fmax(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """fmax(Tensor self, Tensor other) -> Tensor"""
+def fmin(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """fmin(Tensor self, Tensor other) -> Tensor"""
+@overload
+def fmod(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """fmod.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
+def frac(input: Tensor, *, out: Any = ...) -> Tensor:
+    """frac(Tensor self) -> Tensor"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def ge(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def ge(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """ge.Scalar(Tensor self, Scalar other) -> Tensor"""
+def gelu(input: Tensor, *, approximate: str = ..., out: Any = ...) -> Tensor:
+    """gelu(Tensor self, *, str approximate="none") -> Tensor"""
+def gelu_backward(grad_output: Tensor, input: Tensor, *, approximate: str = ..., out: Any = ...) -> Tensor:
+    """gelu_backward(Tensor grad_output, Tensor self, *, str approximate="none") -> Tensor"""
+def geometric(input: Tensor, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
 def ger(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """ger(Tensor self, Tensor vec2) -> Tensor"""
+def glu(input: Tensor, dim: int = ..., *, out: Any = ...) -> Tensor:
+    """glu(Tensor self, int dim=-1) -> Tensor"""
+@overload
+def greater(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """greater.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def greater(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """greater.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def greater_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """greater_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def greater_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def gt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """gt.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def gt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
+def hardshrink(input: Tensor, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+    """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+def hardsigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
+    """hardsigmoid(Tensor self) -> Tensor"""
+def hardswish(input: Tensor, *, out: Any = ...) -> Tensor:
+    """hardswish(Tensor self) -> Tensor"""
+def hardtanh(input: Tensor, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
+    """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
+def hardtanh_backward(grad_output: Tensor, input: Tensor, min_val: Number, max_val: Number, *, out: Any = ...) -> Tensor:
+    """hardtanh_backward(Tensor grad_output, Tensor self, Scalar min_val, Scalar max_val) -> Tensor"""
+def heaviside(input: Tensor, values: Tensor, *, out: Any = ...) -> Tensor:
+    """heaviside(Tensor self, Tensor values) -> Tensor"""
 @overload
 def hsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -201,42 +462,164 @@ def hsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tu
     """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
 def hstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """hstack(Tensor[] tensors) -> Tensor"""
+def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """hypot(Tensor self, Tensor other) -> Tensor"""
+def imag(input: Tensor, *, out: Any = ...) -> Tensor:
+    """imag(Tensor(a) self) -> Tensor(a)"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """inner(Tensor self, Tensor other) -> Tensor"""
+def inverse(input: Tensor, *, out: Any = ...) -> Tensor:
+    """inverse(Tensor self) -> Tensor"""
+def isclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
+    """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
+def isfinite(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isfinite(Tensor self) -> Tensor"""
+def isinf(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isinf(Tensor self) -> Tensor"""
+def isnan(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isnan(Tensor self) -> Tensor"""
+def isneginf(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isneginf(Tensor self) -> Tensor"""
+def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isposinf(Tensor self) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """kron(Tensor self, Tensor other) -> Tensor"""
+@overload
+def le(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """le.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def le(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """le.Scalar(Tensor self, Scalar other) -> Tensor"""
+def leaky_relu(input: Tensor, negative_slope: Number = ..., *, out: Any = ...) -> Tensor:
+    """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
+def leaky_relu_backward(grad_output: Tensor, input: Tensor, negative_slope: Number, self_is_result: bool, *, out: Any = ...) -> Tensor:
+    """leaky_relu_backward(Tensor grad_output, Tensor self, Scalar negative_slope, bool self_is_result) -> Tensor"""
+@overload
+def lerp(input: Tensor, end: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
+    """lerp.Tensor(Tensor self, Tensor end, Tensor weight) -> Tensor"""
+@overload
+def lerp(input: Tensor, end: Tensor, weight: Number, *, out: Any = ...) -> Tensor:
+    """lerp.Scalar(Tensor self, Tensor end, Scalar weight) -> Tensor"""
+@overload
+def less(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """less.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def less(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """less.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def less_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """less_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def less_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """less_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+def lgamma(input: Tensor, *, out: Any = ...) -> Tensor:
+    """lgamma(Tensor self) -> Tensor"""
+def linalg_cholesky(input: Tensor, *, upper: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
+def linalg_cholesky_ex(input: Tensor, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
 def linalg_cross(input: Tensor, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
+def linalg_det(A: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_det(Tensor A) -> Tensor"""
+def linalg_inv(A: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_inv(Tensor A) -> Tensor"""
+def linalg_inv_ex(A: Tensor, *, check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_inv_ex(Tensor A, *, bool check_errors=False) -> (Tensor inverse, Tensor info)"""
+def linalg_lu(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """linalg_lu(Tensor A, *, bool pivot=True) -> (Tensor P, Tensor L, Tensor U)"""
+def linalg_lu_factor(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_lu_factor(Tensor A, *, bool pivot=True) -> (Tensor LU, Tensor pivots)"""
+def linalg_lu_factor_ex(A: Tensor, *, pivot: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """linalg_lu_factor_ex(Tensor A, *, bool pivot=True, bool check_errors=False) -> (Tensor LU, Tensor pivots, Tensor info)"""
+def linalg_lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = ..., adjoint: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_lu_solve(Tensor LU, Tensor pivots, Tensor B, *, bool left=True, bool adjoint=False) -> Tensor"""
 def linalg_matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
 def linalg_matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
     """linalg_matrix_power(Tensor self, int n) -> Tensor"""
 def linalg_multi_dot(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """linalg_multi_dot(Tensor[] tensors) -> Tensor"""
+def linalg_slogdet(A: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)"""
+def linalg_solve(A: Tensor, B: Tensor, *, left: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_solve(Tensor A, Tensor B, *, bool left=True) -> Tensor"""
+def linalg_solve_ex(A: Tensor, B: Tensor, *, left: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_solve_ex(Tensor A, Tensor B, *, bool left=True, bool check_errors=False) -> (Tensor result, Tensor info)"""
+def linalg_solve_triangular(input: Tensor, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
 def linalg_vecdot(x: Tensor, y: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_vecdot(Tensor x, Tensor y, *, int dim=-1) -> Tensor"""
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"""
 def linspace(start: Number, end: Number, steps: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """linspace(Scalar start, Scalar end, int steps, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def log(input: Tensor, *, out: Any = ...) -> Tensor:
+    """log(Tensor self) -> Tensor"""
+def log10(input: Tensor, *, out: Any = ...) -> Tensor:
+    """log10(Tensor self) -> Tensor"""
+def log1p(input: Tensor, *, out: Any = ...) -> Tensor:
+    """log1p(Tensor self) -> Tensor"""
+def log2(input: Tensor, *, out: Any = ...) -> Tensor:
+    """log2(Tensor self) -> Tensor"""
+def log_normal(input: Tensor, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor"""
+def log_sigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
+    """log_sigmoid(Tensor self) -> Tensor"""
+def logaddexp(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """logaddexp(Tensor self, Tensor other) -> Tensor"""
+def logaddexp2(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """logaddexp2(Tensor self, Tensor other) -> Tensor"""
+def logdet(input: Tensor, *, out: Any = ...) -> Tensor:
+    """logdet(Tensor self) -> Tensor"""
+def logical_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """logical_and(Tensor self, Tensor other) -> Tensor"""
+def logical_not(input: Tensor, *, out: Any = ...) -> Tensor:
+    """logical_not(Tensor self) -> Tensor"""
+def logical_or(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """logical_or(Tensor self, Tensor other) -> Tensor"""
+def logical_xor(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """logical_xor(Tensor self, Tensor other) -> Tensor"""
+def logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+    """logit(Tensor self, float? eps=None) -> Tensor"""
 def logspace(start: Number, end: Number, steps: int, base: float = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """logspace(Scalar start, Scalar end, int steps, float base=10., *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def lt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def lt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = ..., unpack_pivots: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True) -> (Tensor P, Tensor L, Tensor U)"""
 def mH(input: Tensor, *, out: Any = ...) -> Tensor:
     """mH(Tensor(a) self) -> Tensor(a)"""
 def mT(input: Tensor, *, out: Any = ...) -> Tensor:
     """mT(Tensor(a) self) -> Tensor(a)"""
+@overload
+def masked_fill(input: Tensor, mask: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+    """masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor"""
+@overload
+def masked_fill(input: Tensor, mask: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+    """masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor"""
 def matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """matmul(Tensor self, Tensor other) -> Tensor"""
 def matrix_H(input: Tensor, *, out: Any = ...) -> Tensor:
     """matrix_H(Tensor(a) self) -> Tensor(a)"""
 def matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
     """matrix_power(Tensor self, int n) -> Tensor"""
+def maximum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """maximum(Tensor self, Tensor other) -> Tensor"""
 @overload
 def meshgrid(tensors: Sequence[Tensor], *, indexing: str, out: Any = ...) -> tuple[Tensor, ...]:
     """meshgrid.indexing(Tensor[] tensors, *, str indexing) -> Tensor[]"""
 @overload
 def meshgrid(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
     """meshgrid(Tensor[] tensors) -> Tensor[]"""
+def minimum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """minimum(Tensor self, Tensor other) -> Tensor"""
+def mish(input: Tensor, *, out: Any = ...) -> Tensor:
+    """mish(Tensor self) -> Tensor"""
 def mm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
     """mm(Tensor self, Tensor mat2) -> Tensor"""
 @overload
@@ -257,14 +640,38 @@ def mul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def mul(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+def multinomial(input: Tensor, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
+@overload
+def multiply(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """multiply.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def multiply(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
 def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
+def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
+    """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
 @overload
 def narrow(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
     """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
 @overload
 def narrow(input: Tensor, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
     """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+def native_dropout(input: Tensor, p: float, train: bool | None, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)"""
+def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float, *, out: Any = ...) -> Tensor:
+    """native_dropout_backward(Tensor grad_output, Tensor mask, float scale) -> Tensor"""
+@overload
+def ne(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def ne(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """ne.Scalar(Tensor self, Scalar other) -> Tensor"""
+def neg(input: Tensor, *, out: Any = ...) -> Tensor:
+    """neg(Tensor self) -> Tensor"""
+def negative(input: Tensor, *, out: Any = ...) -> Tensor:
+    """negative(Tensor self) -> Tensor"""
 def new_empty(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_empty_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -275,6 +682,26 @@ def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = 
     """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def normal(mean: Tensor, std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """normal.Tensor_float(Tensor mean, float std=1., *, Generator? generator=None) -> Tensor"""
+@overload
+def normal(mean: float, std: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """normal.float_Tensor(float mean, Tensor std, *, Generator? generator=None) -> Tensor"""
+@overload
+def normal(mean: Tensor, std: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """normal.Tensor_Tensor(Tensor mean, Tensor std, *, Generator? generator=None) -> Tensor"""
+@overload
+def normal(mean: float, std: float, size: Sequence[int] | int, *, generator: Generator | None = ..., dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """normal.float_float(float mean, float std, SymInt[] size, *, Generator? generator=None, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def normal_functional(input: Tensor, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
+@overload
+def not_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """not_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def not_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
 def numpy_T(input: Tensor, *, out: Any = ...) -> Tensor:
     """numpy_T(Tensor(a) self) -> Tensor(a)"""
 def ones(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -291,14 +718,99 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tens
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
 def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
+    """polar(Tensor abs, Tensor angle) -> Tensor"""
+def polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
+    """polygamma(int n, Tensor self) -> Tensor"""
+@overload
+def pow(input: Tensor, exponent: Tensor, *, out: Any = ...) -> Tensor:
+    """pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+@overload
+def pow(input: Tensor, exponent: Number, *, out: Any = ...) -> Tensor:
+    """pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+def prelu(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
+    """prelu(Tensor self, Tensor weight) -> Tensor"""
+def rad2deg(input: Tensor, *, out: Any = ...) -> Tensor:
+    """rad2deg(Tensor self) -> Tensor"""
+@overload
+def rand(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """rand(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def rand(size: Sequence[int] | int, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """rand.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def rand_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def rand_like(input: Tensor, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def randint(high: int, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randint(SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randint(low: int, high: int, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randint.low(SymInt low, SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randint(high: int, size: Sequence[int] | int, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randint.generator(SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randint(low: int, high: int, size: Sequence[int] | int, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randint.low_generator(SymInt low, SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randint_like(input: Tensor, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def randint_like(input: Tensor, low: int, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def randn(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randn(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randn(size: Sequence[int] | int, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randn.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randn_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def randn_like(input: Tensor, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+@overload
+def random(input: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """random(Tensor self, *, Generator? generator=None) -> Tensor"""
+@overload
+def random(input: Tensor, from_: int, to: int | None, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """random.from(Tensor self, int from, int? to, *, Generator? generator=None) -> Tensor"""
+@overload
+def random(input: Tensor, to: int, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """random.to(Tensor self, int to, *, Generator? generator=None) -> Tensor"""
+@overload
+def randperm(n: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randperm(SymInt n, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def randperm(n: int, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """randperm.generator(SymInt n, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def ravel(input: Tensor, *, out: Any = ...) -> Tensor:
     """ravel(Tensor(a) self) -> Tensor(a)"""
+def real(input: Tensor, *, out: Any = ...) -> Tensor:
+    """real(Tensor(a) self) -> Tensor(a)"""
+def reciprocal(input: Tensor, *, out: Any = ...) -> Tensor:
+    """reciprocal(Tensor self) -> Tensor"""
 def reflection_pad1d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
 def reflection_pad2d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
 def reflection_pad3d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+def relu(input: Tensor, *, out: Any = ...) -> Tensor:
+    """relu(Tensor self) -> Tensor"""
+def relu6(input: Tensor, *, out: Any = ...) -> Tensor:
+    """relu6(Tensor self) -> Tensor"""
+@overload
+def remainder(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """remainder.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def remainder(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
 def repeat(input: Tensor, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
 @overload
@@ -317,12 +829,28 @@ def reshape(input: Tensor, shape: Sequence[int] | int, *, out: Any = ...) -> Ten
     """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
 def reshape_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+def resolve_conj(input: Tensor, *, out: Any = ...) -> Tensor:
+    """resolve_conj(Tensor(a) self) -> Tensor(a)"""
 def roll(input: Tensor, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
 def rot90(input: Tensor, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
+@overload
+def round(input: Tensor, *, out: Any = ...) -> Tensor:
+    """round(Tensor self) -> Tensor"""
+@overload
+def round(input: Tensor, *, decimals: int, out: Any = ...) -> Tensor:
+    """round.decimals(Tensor self, *, int decimals) -> Tensor"""
 def row_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """row_stack(Tensor[] tensors) -> Tensor"""
+def rsqrt(input: Tensor, *, out: Any = ...) -> Tensor:
+    """rsqrt(Tensor self) -> Tensor"""
+@overload
+def rsub(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+    """rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+@overload
+def rsub(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+    """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
 def scalar_tensor(s: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def select(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
@@ -331,12 +859,64 @@ def select_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: 
     """select_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt index) -> Tensor"""
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
+def selu(input: Tensor, *, out: Any = ...) -> Tensor:
+    """selu(Tensor self) -> Tensor"""
+def sgn(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sgn(Tensor self) -> Tensor"""
+def sigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sigmoid(Tensor self) -> Tensor"""
+def sigmoid_backward(grad_output: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
+    """sigmoid_backward(Tensor grad_output, Tensor output) -> Tensor"""
+def sign(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sign(Tensor self) -> Tensor"""
+def signbit(input: Tensor, *, out: Any = ...) -> Tensor:
+    """signbit(Tensor self) -> Tensor"""
+def silu(input: Tensor, *, out: Any = ...) -> Tensor:
+    """silu(Tensor self) -> Tensor"""
+def silu_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
+    """silu_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def sin(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sin(Tensor self) -> Tensor"""
+def sinc(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sinc(Tensor self) -> Tensor"""
+def sinh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sinh(Tensor self) -> Tensor"""
 def slice(input: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
     """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
 def slice_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, start: int, end: int, step: int, *, out: Any = ...) -> Tensor:
     """slice_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt start, SymInt end, SymInt step) -> Tensor"""
 def slice_scatter(input: Tensor, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
     """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
+def slogdet(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+def softplus(input: Tensor, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
+    """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
+def softplus_backward(grad_output: Tensor, input: Tensor, beta: Number, threshold: Number, *, out: Any = ...) -> Tensor:
+    """softplus_backward(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor"""
+def softshrink(input: Tensor, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+    """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+def special_digamma(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_digamma(Tensor self) -> Tensor"""
+def special_erf(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_erf(Tensor self) -> Tensor"""
+def special_erfc(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_erfc(Tensor self) -> Tensor"""
+def special_erfinv(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_erfinv(Tensor self) -> Tensor"""
+def special_exp2(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_exp2(Tensor self) -> Tensor"""
+def special_expit(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_expit(Tensor self) -> Tensor"""
+def special_expm1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_expm1(Tensor self) -> Tensor"""
+def special_gammaln(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammaln(Tensor self) -> Tensor"""
+def special_log1p(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_log1p(Tensor self) -> Tensor"""
+def special_logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+    """special_logit(Tensor self, float? eps=None) -> Tensor"""
+def special_sinc(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_sinc(Tensor self) -> Tensor"""
 @overload
 def split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -345,6 +925,10 @@ def split(input: Tensor, split_size: Sequence[int] | int, dim: int = ..., *, out
     """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+def sqrt(input: Tensor, *, out: Any = ...) -> Tensor:
+    """sqrt(Tensor self) -> Tensor"""
+def square(input: Tensor, *, out: Any = ...) -> Tensor:
+    """square(Tensor self) -> Tensor"""
 @overload
 def squeeze(input: Tensor, *, out: Any = ...) -> Tensor:
     """squeeze(Tensor(a) self) -> Tensor(a)"""
@@ -356,6 +940,18 @@ def squeeze(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tenso
     """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
 def stack(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """stack(Tensor[] tensors, int dim=0) -> Tensor"""
+@overload
+def sub(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+    """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+@overload
+def sub(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+    """sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+@overload
+def subtract(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+    """subtract.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+@overload
+def subtract(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+    """subtract.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
 @overload
 def sum(input: Tensor, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
     """sum(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
@@ -370,6 +966,12 @@ def swapdims(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def t(input: Tensor, *, out: Any = ...) -> Tensor:
     """t(Tensor(a) self) -> Tensor(a)"""
+def tan(input: Tensor, *, out: Any = ...) -> Tensor:
+    """tan(Tensor self) -> Tensor"""
+def tanh(input: Tensor, *, out: Any = ...) -> Tensor:
+    """tanh(Tensor self) -> Tensor"""
+def tanh_backward(grad_output: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
+    """tanh_backward(Tensor grad_output, Tensor output) -> Tensor"""
 @overload
 def tensor_split(input: Tensor, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
@@ -381,10 +983,16 @@ def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = .
     """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
 def tensordot(input: Tensor, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
+def threshold(input: Tensor, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
+    """threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor"""
+def threshold_backward(grad_output: Tensor, input: Tensor, threshold: Number, *, out: Any = ...) -> Tensor:
+    """threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor"""
 def tile(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tile(Tensor self, SymInt[] dims) -> Tensor"""
 def transpose(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+def triangular_solve(input: Tensor, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
 def tril(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
     """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
 def tril_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -393,6 +1001,14 @@ def triu(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
     """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
 def triu_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """triu_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def true_divide(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """true_divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def true_divide(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """true_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+def trunc(input: Tensor, *, out: Any = ...) -> Tensor:
+    """trunc(Tensor self) -> Tensor"""
 def unbind(input: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -401,6 +1017,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int, *, out: Any = ..
     """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
 def unfold_backward(grad_in: Tensor, input_sizes: Sequence[int] | int, dim: int, size: int, step: int, *, out: Any = ...) -> Tensor:
     """unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor"""
+def uniform(input: Tensor, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+    """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
 def vdot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -413,6 +1031,10 @@ def view(input: Tensor, dtype: dtype, *, out: Any = ...) -> Tensor:
     """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
 def view_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+def view_as_complex(input: Tensor, *, out: Any = ...) -> Tensor:
+    """view_as_complex(Tensor(a) self) -> Tensor(a)"""
+def view_as_real(input: Tensor, *, out: Any = ...) -> Tensor:
+    """view_as_real(Tensor(a) self) -> Tensor(a)"""
 @overload
 def vsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -421,6 +1043,18 @@ def vsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tu
     """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
 def vstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """vstack(Tensor[] tensors) -> Tensor"""
+@overload
+def where(condition: Tensor, input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """where.self(Tensor condition, Tensor self, Tensor other) -> Tensor"""
+@overload
+def where(condition: Tensor, input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """where.ScalarOther(Tensor condition, Tensor self, Scalar other) -> Tensor"""
+@overload
+def xlogy(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """xlogy.Tensor(Tensor self, Tensor other) -> Tensor"""
+@overload
+def xlogy(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """xlogy.Scalar_Other(Tensor self, Scalar other) -> Tensor"""
 def zero(input: Tensor, *, out: Any = ...) -> Tensor:
     """zero(Tensor self) -> Tensor"""
 def zeros(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -430,6 +1064,26 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 
 
 class TableMethods:
+    def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _prelu_kernel_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def abs(self, *, out: Any = ...) -> Tensor:
+        """abs(Tensor self) -> Tensor"""
+    def abs_(self, *, out: Any = ...) -> Tensor:
+        """abs(Tensor self) -> Tensor"""
+    def absolute(self, *, out: Any = ...) -> Tensor:
+        """absolute(Tensor self) -> Tensor"""
+    def absolute_(self, *, out: Any = ...) -> Tensor:
+        """absolute(Tensor self) -> Tensor"""
+    def acos(self, *, out: Any = ...) -> Tensor:
+        """acos(Tensor self) -> Tensor"""
+    def acos_(self, *, out: Any = ...) -> Tensor:
+        """acos(Tensor self) -> Tensor"""
+    def acosh(self, *, out: Any = ...) -> Tensor:
+        """acosh(Tensor self) -> Tensor"""
+    def acosh_(self, *, out: Any = ...) -> Tensor:
+        """acosh(Tensor self) -> Tensor"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -446,6 +1100,14 @@ class TableMethods:
         """addbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def addbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """addbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+    def addcdiv(self, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+        """addcdiv(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
+    def addcdiv_(self, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+        """addcdiv(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
+    def addcmul(self, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+        """addcmul(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
+    def addcmul_(self, tensor1: Tensor, tensor2: Tensor, *, value: Number = ..., out: Any = ...) -> Tensor:
+        """addcmul(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor"""
     def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def addmm_(self, mat1: Tensor, mat2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -466,10 +1128,66 @@ class TableMethods:
         """alias(Tensor(a) self) -> Tensor(a)"""
     def alias_(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
+    def allclose(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
+        """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
+    def allclose_(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
+        """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
+    def angle(self, *, out: Any = ...) -> Tensor:
+        """angle(Tensor self) -> Tensor"""
+    def angle_(self, *, out: Any = ...) -> Tensor:
+        """angle(Tensor self) -> Tensor"""
+    def arccos(self, *, out: Any = ...) -> Tensor:
+        """arccos(Tensor self) -> Tensor"""
+    def arccos_(self, *, out: Any = ...) -> Tensor:
+        """arccos(Tensor self) -> Tensor"""
+    def arccosh(self, *, out: Any = ...) -> Tensor:
+        """arccosh(Tensor self) -> Tensor"""
+    def arccosh_(self, *, out: Any = ...) -> Tensor:
+        """arccosh(Tensor self) -> Tensor"""
+    def arcsin(self, *, out: Any = ...) -> Tensor:
+        """arcsin(Tensor self) -> Tensor"""
+    def arcsin_(self, *, out: Any = ...) -> Tensor:
+        """arcsin(Tensor self) -> Tensor"""
+    def arcsinh(self, *, out: Any = ...) -> Tensor:
+        """arcsinh(Tensor self) -> Tensor"""
+    def arcsinh_(self, *, out: Any = ...) -> Tensor:
+        """arcsinh(Tensor self) -> Tensor"""
+    def arctan(self, *, out: Any = ...) -> Tensor:
+        """arctan(Tensor self) -> Tensor"""
+    def arctan_(self, *, out: Any = ...) -> Tensor:
+        """arctan(Tensor self) -> Tensor"""
+    def arctan2(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """arctan2(Tensor self, Tensor other) -> Tensor"""
+    def arctan2_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """arctan2(Tensor self, Tensor other) -> Tensor"""
+    def arctanh(self, *, out: Any = ...) -> Tensor:
+        """arctanh(Tensor self) -> Tensor"""
+    def arctanh_(self, *, out: Any = ...) -> Tensor:
+        """arctanh(Tensor self) -> Tensor"""
     def as_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
     def as_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+    def asin(self, *, out: Any = ...) -> Tensor:
+        """asin(Tensor self) -> Tensor"""
+    def asin_(self, *, out: Any = ...) -> Tensor:
+        """asin(Tensor self) -> Tensor"""
+    def asinh(self, *, out: Any = ...) -> Tensor:
+        """asinh(Tensor self) -> Tensor"""
+    def asinh_(self, *, out: Any = ...) -> Tensor:
+        """asinh(Tensor self) -> Tensor"""
+    def atan(self, *, out: Any = ...) -> Tensor:
+        """atan(Tensor self) -> Tensor"""
+    def atan_(self, *, out: Any = ...) -> Tensor:
+        """atan(Tensor self) -> Tensor"""
+    def atan2(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """atan2(Tensor self, Tensor other) -> Tensor"""
+    def atan2_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """atan2(Tensor self, Tensor other) -> Tensor"""
+    def atanh(self, *, out: Any = ...) -> Tensor:
+        """atanh(Tensor self) -> Tensor"""
+    def atanh_(self, *, out: Any = ...) -> Tensor:
+        """atanh(Tensor self) -> Tensor"""
     def atleast_1d(self, *, out: Any = ...) -> Tensor:
         """atleast_1d(Tensor self) -> Tensor"""
     def atleast_1d_(self, *, out: Any = ...) -> Tensor:
@@ -486,6 +1204,88 @@ class TableMethods:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+    @overload
+    def bernoulli(self, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli(Tensor self, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bernoulli(self, p: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bernoulli(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bernoulli_(self, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli(Tensor self, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bernoulli_(self, p: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bernoulli_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def bitwise_and(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_and(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_and.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_and_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_and_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_and.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_left_shift(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_left_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_left_shift(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_left_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_left_shift_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_left_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_left_shift_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_left_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+    def bitwise_not(self, *, out: Any = ...) -> Tensor:
+        """bitwise_not(Tensor self) -> Tensor"""
+    def bitwise_not_(self, *, out: Any = ...) -> Tensor:
+        """bitwise_not(Tensor self) -> Tensor"""
+    @overload
+    def bitwise_or(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_or.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_or(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_or.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_or_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_or.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_or_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_or.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_right_shift(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_right_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_right_shift(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_right_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_right_shift_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_right_shift.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_right_shift_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_right_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_xor(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_xor.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_xor(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def bitwise_xor_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """bitwise_xor.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def bitwise_xor_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
     def bmm(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """bmm(Tensor self, Tensor mat2) -> Tensor"""
     def bmm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
@@ -494,10 +1294,82 @@ class TableMethods:
         """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
     def broadcast_to_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    def cauchy(self, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
+    def cauchy_(self, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
+    def ceil(self, *, out: Any = ...) -> Tensor:
+        """ceil(Tensor self) -> Tensor"""
+    def ceil_(self, *, out: Any = ...) -> Tensor:
+        """ceil(Tensor self) -> Tensor"""
+    def celu(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
+    def celu_(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
+    def cholesky(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky(Tensor self, bool upper=False) -> Tensor"""
+    def cholesky_(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky(Tensor self, bool upper=False) -> Tensor"""
+    def cholesky_inverse(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky_inverse(Tensor self, bool upper=False) -> Tensor"""
+    def cholesky_inverse_(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky_inverse(Tensor self, bool upper=False) -> Tensor"""
+    def cholesky_solve(self, input2: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky_solve(Tensor self, Tensor input2, bool upper=False) -> Tensor"""
+    def cholesky_solve_(self, input2: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
+        """cholesky_solve(Tensor self, Tensor input2, bool upper=False) -> Tensor"""
     def chunk(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
     def chunk_(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def clamp(self, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+        """clamp.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+    @overload
+    def clamp(self, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """clamp(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
+    @overload
+    def clamp_(self, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+        """clamp.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+    @overload
+    def clamp_(self, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """clamp(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
+    @overload
+    def clamp_max(self, max: Tensor, *, out: Any = ...) -> Tensor:
+        """clamp_max.Tensor(Tensor self, Tensor max) -> Tensor"""
+    @overload
+    def clamp_max(self, max: Number, *, out: Any = ...) -> Tensor:
+        """clamp_max(Tensor self, Scalar max) -> Tensor"""
+    @overload
+    def clamp_max_(self, max: Tensor, *, out: Any = ...) -> Tensor:
+        """clamp_max.Tensor(Tensor self, Tensor max) -> Tensor"""
+    @overload
+    def clamp_max_(self, max: Number, *, out: Any = ...) -> Tensor:
+        """clamp_max(Tensor self, Scalar max) -> Tensor"""
+    @overload
+    def clamp_min(self, min: Tensor, *, out: Any = ...) -> Tensor:
+        """clamp_min.Tensor(Tensor self, Tensor min) -> Tensor"""
+    @overload
+    def clamp_min(self, min: Number, *, out: Any = ...) -> Tensor:
+        """clamp_min(Tensor self, Scalar min) -> Tensor"""
+    @overload
+    def clamp_min_(self, min: Tensor, *, out: Any = ...) -> Tensor:
+        """clamp_min.Tensor(Tensor self, Tensor min) -> Tensor"""
+    @overload
+    def clamp_min_(self, min: Number, *, out: Any = ...) -> Tensor:
+        """clamp_min(Tensor self, Scalar min) -> Tensor"""
+    @overload
+    def clip(self, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+        """clip.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+    @overload
+    def clip(self, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """clip(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
+    @overload
+    def clip_(self, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+        """clip.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+    @overload
+    def clip_(self, min: Number | None = ..., max: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """clip(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
     def clone(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     def clone_(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -522,10 +1394,38 @@ class TableMethods:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
     def copy_(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
+    @overload
+    def copysign(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """copysign.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def copysign(self, other: Number, *, out: Any = ...) -> Tensor:
+        """copysign.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def copysign_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """copysign.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def copysign_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """copysign.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def cos(self, *, out: Any = ...) -> Tensor:
+        """cos(Tensor self) -> Tensor"""
+    def cos_(self, *, out: Any = ...) -> Tensor:
+        """cos(Tensor self) -> Tensor"""
+    def cosh(self, *, out: Any = ...) -> Tensor:
+        """cosh(Tensor self) -> Tensor"""
+    def cosh_(self, *, out: Any = ...) -> Tensor:
+        """cosh(Tensor self) -> Tensor"""
     def cross(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
     def cross_(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+    def deg2rad(self, *, out: Any = ...) -> Tensor:
+        """deg2rad(Tensor self) -> Tensor"""
+    def deg2rad_(self, *, out: Any = ...) -> Tensor:
+        """deg2rad(Tensor self) -> Tensor"""
+    def det(self, *, out: Any = ...) -> Tensor:
+        """det(Tensor self) -> Tensor"""
+    def det_(self, *, out: Any = ...) -> Tensor:
+        """det(Tensor self) -> Tensor"""
     def detach(self, *, out: Any = ...) -> Tensor:
         """detach(Tensor(a) self) -> Tensor(a)"""
     def detach_(self, *, out: Any = ...) -> Tensor:
@@ -550,6 +1450,58 @@ class TableMethods:
         """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
     def diagonal_scatter_(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
+    def digamma(self, *, out: Any = ...) -> Tensor:
+        """digamma(Tensor self) -> Tensor"""
+    def digamma_(self, *, out: Any = ...) -> Tensor:
+        """digamma(Tensor self) -> Tensor"""
+    @overload
+    def div(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """div.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def div(self, other: Number, *, out: Any = ...) -> Tensor:
+        """div.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def div(self, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """div.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def div(self, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """div.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def div_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """div.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def div_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """div.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def div_(self, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """div.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def div_(self, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """div.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def divide(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def divide(self, other: Number, *, out: Any = ...) -> Tensor:
+        """divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def divide(self, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """divide.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def divide(self, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """divide.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def divide_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def divide_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def divide_(self, other: Tensor, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """divide.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"""
+    @overload
+    def divide_(self, other: Number, *, rounding_mode: str | None, out: Any = ...) -> Tensor:
+        """divide.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
     def dot(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
         """dot(Tensor self, Tensor tensor) -> Tensor"""
     def dot_(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
@@ -566,18 +1518,50 @@ class TableMethods:
     @overload
     def dsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    def elu(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
+        """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+    def elu_(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
+        """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
     def empty_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def empty_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
     def eq(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """eq.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def eq(self, other: Number, *, out: Any = ...) -> Tensor:
+        """eq.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
     def eq_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """eq.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def eq_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """eq.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def equal(self, other: Tensor, *, out: Any = ...) -> Any:
+        """equal(Tensor self, Tensor other) -> bool"""
+    def equal_(self, other: Tensor, *, out: Any = ...) -> Any:
+        """equal(Tensor self, Tensor other) -> bool"""
+    def erf(self, *, out: Any = ...) -> Tensor:
+        """erf(Tensor self) -> Tensor"""
+    def erf_(self, *, out: Any = ...) -> Tensor:
+        """erf(Tensor self) -> Tensor"""
+    def erfc(self, *, out: Any = ...) -> Tensor:
+        """erfc(Tensor self) -> Tensor"""
+    def erfc_(self, *, out: Any = ...) -> Tensor:
+        """erfc(Tensor self) -> Tensor"""
+    def erfinv(self, *, out: Any = ...) -> Tensor:
+        """erfinv(Tensor self) -> Tensor"""
+    def erfinv_(self, *, out: Any = ...) -> Tensor:
+        """erfinv(Tensor self) -> Tensor"""
     def exp(self, *, out: Any = ...) -> Tensor:
         """exp(Tensor self) -> Tensor"""
     def exp_(self, *, out: Any = ...) -> Tensor:
         """exp(Tensor self) -> Tensor"""
+    def exp2(self, *, out: Any = ...) -> Tensor:
+        """exp2(Tensor self) -> Tensor"""
+    def exp2_(self, *, out: Any = ...) -> Tensor:
+        """exp2(Tensor self) -> Tensor"""
     def expand(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
         """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
     def expand_(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
@@ -586,6 +1570,14 @@ class TableMethods:
         """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def expand_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def expm1(self, *, out: Any = ...) -> Tensor:
+        """expm1(Tensor self) -> Tensor"""
+    def expm1_(self, *, out: Any = ...) -> Tensor:
+        """expm1(Tensor self) -> Tensor"""
+    def exponential(self, lambd: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
+    def exponential_(self, lambd: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
     @overload
     def fill(self, value: Number, *, out: Any = ...) -> Tensor:
         """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
@@ -598,6 +1590,10 @@ class TableMethods:
     @overload
     def fill_(self, value: Tensor, *, out: Any = ...) -> Tensor:
         """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+    def fix(self, *, out: Any = ...) -> Tensor:
+        """fix(Tensor self) -> Tensor"""
+    def fix_(self, *, out: Any = ...) -> Tensor:
+        """fix(Tensor self) -> Tensor"""
     def flatten(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
         """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
     def flatten_(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -614,14 +1610,146 @@ class TableMethods:
         """flipud(Tensor self) -> Tensor"""
     def flipud_(self, *, out: Any = ...) -> Tensor:
         """flipud(Tensor self) -> Tensor"""
+    @overload
+    def float_power(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
+        """float_power.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+    @overload
+    def float_power(self, exponent: Number, *, out: Any = ...) -> Tensor:
+        """float_power.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+    @overload
+    def float_power_(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
+        """float_power.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+    @overload
+    def float_power_(self, exponent: Number, *, out: Any = ...) -> Tensor:
+        """float_power.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+    def floor(self, *, out: Any = ...) -> Tensor:
+        """floor(Tensor self) -> Tensor"""
+    def floor_(self, *, out: Any = ...) -> Tensor:
+        """floor(Tensor self) -> Tensor"""
+    @overload
+    def floor_divide(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """floor_divide(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def floor_divide(self, other: Number, *, out: Any = ...) -> Tensor:
+        """floor_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def floor_divide_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """floor_divide(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def floor_divide_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """floor_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def fmax(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmax(Tensor self, Tensor other) -> Tensor"""
+    def fmax_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmax(Tensor self, Tensor other) -> Tensor"""
+    def fmin(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmin(Tensor self, Tensor other) -> Tensor"""
+    def fmin_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmin(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def fmod(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmod.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def fmod(self, other: Number, *, out: Any = ...) -> Tensor:
+        """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def fmod_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """fmod.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def fmod_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def frac(self, *, out: Any = ...) -> Tensor:
+        """frac(Tensor self) -> Tensor"""
+    def frac_(self, *, out: Any = ...) -> Tensor:
+        """frac(Tensor self) -> Tensor"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def full_like_(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def ge(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def ge(self, other: Number, *, out: Any = ...) -> Tensor:
+        """ge.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def ge_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def ge_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """ge.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def gelu(self, *, approximate: str = ..., out: Any = ...) -> Tensor:
+        """gelu(Tensor self, *, str approximate="none") -> Tensor"""
+    def gelu_(self, *, approximate: str = ..., out: Any = ...) -> Tensor:
+        """gelu(Tensor self, *, str approximate="none") -> Tensor"""
+    def geometric(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    def geometric_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def ger(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
     def ger_(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
+    def glu(self, dim: int = ..., *, out: Any = ...) -> Tensor:
+        """glu(Tensor self, int dim=-1) -> Tensor"""
+    def glu_(self, dim: int = ..., *, out: Any = ...) -> Tensor:
+        """glu(Tensor self, int dim=-1) -> Tensor"""
+    @overload
+    def greater(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """greater.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def greater(self, other: Number, *, out: Any = ...) -> Tensor:
+        """greater.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def greater_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """greater.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def greater_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """greater.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def greater_equal(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """greater_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def greater_equal(self, other: Number, *, out: Any = ...) -> Tensor:
+        """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def greater_equal_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """greater_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def greater_equal_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def gt(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gt.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def gt(self, other: Number, *, out: Any = ...) -> Tensor:
+        """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def gt_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gt.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def gt_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def hardshrink(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+        """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+    def hardshrink_(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+        """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+    def hardsigmoid(self, *, out: Any = ...) -> Tensor:
+        """hardsigmoid(Tensor self) -> Tensor"""
+    def hardsigmoid_(self, *, out: Any = ...) -> Tensor:
+        """hardsigmoid(Tensor self) -> Tensor"""
+    def hardswish(self, *, out: Any = ...) -> Tensor:
+        """hardswish(Tensor self) -> Tensor"""
+    def hardswish_(self, *, out: Any = ...) -> Tensor:
+        """hardswish(Tensor self) -> Tensor"""
+    def hardtanh(self, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
+        """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
+    def hardtanh_(self, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
+        """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
+    def heaviside(self, values: Tensor, *, out: Any = ...) -> Tensor:
+        """heaviside(Tensor self, Tensor values) -> Tensor"""
+    def heaviside_(self, values: Tensor, *, out: Any = ...) -> Tensor:
+        """heaviside(Tensor self, Tensor values) -> Tensor"""
     @overload
     def hsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -634,14 +1762,114 @@ class TableMethods:
     @overload
     def hsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    def hypot(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """hypot(Tensor self, Tensor other) -> Tensor"""
+    def hypot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """hypot(Tensor self, Tensor other) -> Tensor"""
+    def imag(self, *, out: Any = ...) -> Tensor:
+        """imag(Tensor(a) self) -> Tensor(a)"""
+    def imag_(self, *, out: Any = ...) -> Tensor:
+        """imag(Tensor(a) self) -> Tensor(a)"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
     def inner_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
+    def inverse(self, *, out: Any = ...) -> Tensor:
+        """inverse(Tensor self) -> Tensor"""
+    def inverse_(self, *, out: Any = ...) -> Tensor:
+        """inverse(Tensor self) -> Tensor"""
+    def isclose(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
+        """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
+    def isclose_(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
+        """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
+    def isfinite(self, *, out: Any = ...) -> Tensor:
+        """isfinite(Tensor self) -> Tensor"""
+    def isfinite_(self, *, out: Any = ...) -> Tensor:
+        """isfinite(Tensor self) -> Tensor"""
+    def isinf(self, *, out: Any = ...) -> Tensor:
+        """isinf(Tensor self) -> Tensor"""
+    def isinf_(self, *, out: Any = ...) -> Tensor:
+        """isinf(Tensor self) -> Tensor"""
+    def isnan(self, *, out: Any = ...) -> Tensor:
+        """isnan(Tensor self) -> Tensor"""
+    def isnan_(self, *, out: Any = ...) -> Tensor:
+        """isnan(Tensor self) -> Tensor"""
+    def isneginf(self, *, out: Any = ...) -> Tensor:
+        """isneginf(Tensor self) -> Tensor"""
+    def isneginf_(self, *, out: Any = ...) -> Tensor:
+        """isneginf(Tensor self) -> Tensor"""
+    def isposinf(self, *, out: Any = ...) -> Tensor:
+        """isposinf(Tensor self) -> Tensor"""
+    def isposinf_(self, *, out: Any = ...) -> Tensor:
+        """isposinf(Tensor self) -> Tensor"""
     def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """kron(Tensor self, Tensor other) -> Tensor"""
     def kron_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """kron(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def le(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """le.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def le(self, other: Number, *, out: Any = ...) -> Tensor:
+        """le.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def le_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """le.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def le_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """le.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def leaky_relu(self, negative_slope: Number = ..., *, out: Any = ...) -> Tensor:
+        """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
+    def leaky_relu_(self, negative_slope: Number = ..., *, out: Any = ...) -> Tensor:
+        """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
+    @overload
+    def lerp(self, end: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """lerp.Tensor(Tensor self, Tensor end, Tensor weight) -> Tensor"""
+    @overload
+    def lerp(self, end: Tensor, weight: Number, *, out: Any = ...) -> Tensor:
+        """lerp.Scalar(Tensor self, Tensor end, Scalar weight) -> Tensor"""
+    @overload
+    def lerp_(self, end: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """lerp.Tensor(Tensor self, Tensor end, Tensor weight) -> Tensor"""
+    @overload
+    def lerp_(self, end: Tensor, weight: Number, *, out: Any = ...) -> Tensor:
+        """lerp.Scalar(Tensor self, Tensor end, Scalar weight) -> Tensor"""
+    @overload
+    def less(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """less.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def less(self, other: Number, *, out: Any = ...) -> Tensor:
+        """less.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def less_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """less.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def less_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """less.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def less_equal(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """less_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def less_equal(self, other: Number, *, out: Any = ...) -> Tensor:
+        """less_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def less_equal_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """less_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def less_equal_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """less_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def lgamma(self, *, out: Any = ...) -> Tensor:
+        """lgamma(Tensor self) -> Tensor"""
+    def lgamma_(self, *, out: Any = ...) -> Tensor:
+        """lgamma(Tensor self) -> Tensor"""
+    def linalg_cholesky(self, *, upper: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
+    def linalg_cholesky_(self, *, upper: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
+    def linalg_cholesky_ex(self, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
+    def linalg_cholesky_ex_(self, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
     def linalg_cross(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
         """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
     def linalg_cross_(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
@@ -654,6 +1882,78 @@ class TableMethods:
         """linalg_matrix_power(Tensor self, int n) -> Tensor"""
     def linalg_matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+    def linalg_solve_triangular(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
+    def linalg_solve_triangular_(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
+    def log(self, *, out: Any = ...) -> Tensor:
+        """log(Tensor self) -> Tensor"""
+    def log_(self, *, out: Any = ...) -> Tensor:
+        """log(Tensor self) -> Tensor"""
+    def log10(self, *, out: Any = ...) -> Tensor:
+        """log10(Tensor self) -> Tensor"""
+    def log10_(self, *, out: Any = ...) -> Tensor:
+        """log10(Tensor self) -> Tensor"""
+    def log1p(self, *, out: Any = ...) -> Tensor:
+        """log1p(Tensor self) -> Tensor"""
+    def log1p_(self, *, out: Any = ...) -> Tensor:
+        """log1p(Tensor self) -> Tensor"""
+    def log2(self, *, out: Any = ...) -> Tensor:
+        """log2(Tensor self) -> Tensor"""
+    def log2_(self, *, out: Any = ...) -> Tensor:
+        """log2(Tensor self) -> Tensor"""
+    def log_normal(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor"""
+    def log_normal_(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor"""
+    def log_sigmoid(self, *, out: Any = ...) -> Tensor:
+        """log_sigmoid(Tensor self) -> Tensor"""
+    def log_sigmoid_(self, *, out: Any = ...) -> Tensor:
+        """log_sigmoid(Tensor self) -> Tensor"""
+    def logaddexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logaddexp(Tensor self, Tensor other) -> Tensor"""
+    def logaddexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logaddexp(Tensor self, Tensor other) -> Tensor"""
+    def logaddexp2(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logaddexp2(Tensor self, Tensor other) -> Tensor"""
+    def logaddexp2_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logaddexp2(Tensor self, Tensor other) -> Tensor"""
+    def logdet(self, *, out: Any = ...) -> Tensor:
+        """logdet(Tensor self) -> Tensor"""
+    def logdet_(self, *, out: Any = ...) -> Tensor:
+        """logdet(Tensor self) -> Tensor"""
+    def logical_and(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_and(Tensor self, Tensor other) -> Tensor"""
+    def logical_and_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_and(Tensor self, Tensor other) -> Tensor"""
+    def logical_not(self, *, out: Any = ...) -> Tensor:
+        """logical_not(Tensor self) -> Tensor"""
+    def logical_not_(self, *, out: Any = ...) -> Tensor:
+        """logical_not(Tensor self) -> Tensor"""
+    def logical_or(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_or(Tensor self, Tensor other) -> Tensor"""
+    def logical_or_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_or(Tensor self, Tensor other) -> Tensor"""
+    def logical_xor(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_xor(Tensor self, Tensor other) -> Tensor"""
+    def logical_xor_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """logical_xor(Tensor self, Tensor other) -> Tensor"""
+    def logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+        """logit(Tensor self, float? eps=None) -> Tensor"""
+    def logit_(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+        """logit(Tensor self, float? eps=None) -> Tensor"""
+    @overload
+    def lt(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def lt(self, other: Number, *, out: Any = ...) -> Tensor:
+        """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def lt_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def lt_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mH(self, *, out: Any = ...) -> Tensor:
         """mH(Tensor(a) self) -> Tensor(a)"""
     def mH_(self, *, out: Any = ...) -> Tensor:
@@ -662,6 +1962,18 @@ class TableMethods:
         """mT(Tensor(a) self) -> Tensor(a)"""
     def mT_(self, *, out: Any = ...) -> Tensor:
         """mT(Tensor(a) self) -> Tensor(a)"""
+    @overload
+    def masked_fill(self, mask: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor"""
+    @overload
+    def masked_fill(self, mask: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor"""
+    @overload
+    def masked_fill_(self, mask: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor"""
+    @overload
+    def masked_fill_(self, mask: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor"""
     def matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """matmul(Tensor self, Tensor other) -> Tensor"""
     def matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -674,6 +1986,18 @@ class TableMethods:
         """matrix_power(Tensor self, int n) -> Tensor"""
     def matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """matrix_power(Tensor self, int n) -> Tensor"""
+    def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """maximum(Tensor self, Tensor other) -> Tensor"""
+    def maximum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """maximum(Tensor self, Tensor other) -> Tensor"""
+    def minimum(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """minimum(Tensor self, Tensor other) -> Tensor"""
+    def minimum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """minimum(Tensor self, Tensor other) -> Tensor"""
+    def mish(self, *, out: Any = ...) -> Tensor:
+        """mish(Tensor self) -> Tensor"""
+    def mish_(self, *, out: Any = ...) -> Tensor:
+        """mish(Tensor self) -> Tensor"""
     def mm(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
     def mm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
@@ -714,10 +2038,30 @@ class TableMethods:
     @overload
     def mul_(self, other: Number, *, out: Any = ...) -> Tensor:
         """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def multinomial(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
+    def multinomial_(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def multiply(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """multiply.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def multiply(self, other: Number, *, out: Any = ...) -> Tensor:
+        """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def multiply_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """multiply.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def multiply_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mv(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
     def mv_(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
+    def nan_to_num(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
+        """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
+    def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
+        """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     @overload
     def narrow(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
         """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
@@ -730,6 +2074,26 @@ class TableMethods:
     @overload
     def narrow_(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
         """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    @overload
+    def ne(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def ne(self, other: Number, *, out: Any = ...) -> Tensor:
+        """ne.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def ne_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def ne_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """ne.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def neg(self, *, out: Any = ...) -> Tensor:
+        """neg(Tensor self) -> Tensor"""
+    def neg_(self, *, out: Any = ...) -> Tensor:
+        """neg(Tensor self) -> Tensor"""
+    def negative(self, *, out: Any = ...) -> Tensor:
+        """negative(Tensor self) -> Tensor"""
+    def negative_(self, *, out: Any = ...) -> Tensor:
+        """negative(Tensor self) -> Tensor"""
     def new_empty(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_empty_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -750,6 +2114,22 @@ class TableMethods:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def normal_functional(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
+    def normal_functional_(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
+    @overload
+    def not_equal(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """not_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def not_equal(self, other: Number, *, out: Any = ...) -> Tensor:
+        """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def not_equal_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """not_equal.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def not_equal_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
     def numpy_T(self, *, out: Any = ...) -> Tensor:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def numpy_T_(self, *, out: Any = ...) -> Tensor:
@@ -778,10 +2158,92 @@ class TableMethods:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
     def pixel_unshuffle_(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    @overload
+    def pow(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
+        """pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+    @overload
+    def pow(self, exponent: Number, *, out: Any = ...) -> Tensor:
+        """pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+    @overload
+    def pow_(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
+        """pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
+    @overload
+    def pow_(self, exponent: Number, *, out: Any = ...) -> Tensor:
+        """pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
+    def prelu(self, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """prelu(Tensor self, Tensor weight) -> Tensor"""
+    def prelu_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
+        """prelu(Tensor self, Tensor weight) -> Tensor"""
+    def rad2deg(self, *, out: Any = ...) -> Tensor:
+        """rad2deg(Tensor self) -> Tensor"""
+    def rad2deg_(self, *, out: Any = ...) -> Tensor:
+        """rad2deg(Tensor self) -> Tensor"""
+    @overload
+    def rand_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def rand_like(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def rand_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def rand_like_(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randint_like(self, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randint_like(self, low: int, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randint_like_(self, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randint_like_(self, low: int, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randn_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randn_like(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randn_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def randn_like_(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    @overload
+    def random(self, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random(Tensor self, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def random(self, from_: int, to: int | None, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random.from(Tensor self, int from, int? to, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def random(self, to: int, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random.to(Tensor self, int to, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def random_(self, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random(Tensor self, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def random_(self, from_: int, to: int | None, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random.from(Tensor self, int from, int? to, *, Generator? generator=None) -> Tensor"""
+    @overload
+    def random_(self, to: int, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """random.to(Tensor self, int to, *, Generator? generator=None) -> Tensor"""
     def ravel(self, *, out: Any = ...) -> Tensor:
         """ravel(Tensor(a) self) -> Tensor(a)"""
     def ravel_(self, *, out: Any = ...) -> Tensor:
         """ravel(Tensor(a) self) -> Tensor(a)"""
+    def real(self, *, out: Any = ...) -> Tensor:
+        """real(Tensor(a) self) -> Tensor(a)"""
+    def real_(self, *, out: Any = ...) -> Tensor:
+        """real(Tensor(a) self) -> Tensor(a)"""
+    def reciprocal(self, *, out: Any = ...) -> Tensor:
+        """reciprocal(Tensor self) -> Tensor"""
+    def reciprocal_(self, *, out: Any = ...) -> Tensor:
+        """reciprocal(Tensor self) -> Tensor"""
     def reflection_pad1d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
     def reflection_pad1d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -794,6 +2256,26 @@ class TableMethods:
         """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
     def reflection_pad3d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+    def relu(self, *, out: Any = ...) -> Tensor:
+        """relu(Tensor self) -> Tensor"""
+    def relu_(self, *, out: Any = ...) -> Tensor:
+        """relu(Tensor self) -> Tensor"""
+    def relu6(self, *, out: Any = ...) -> Tensor:
+        """relu6(Tensor self) -> Tensor"""
+    def relu6_(self, *, out: Any = ...) -> Tensor:
+        """relu6(Tensor self) -> Tensor"""
+    @overload
+    def remainder(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """remainder.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def remainder(self, other: Number, *, out: Any = ...) -> Tensor:
+        """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def remainder_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """remainder.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def remainder_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
     def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
     def repeat_(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -830,6 +2312,10 @@ class TableMethods:
         """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def reshape_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def resolve_conj(self, *, out: Any = ...) -> Tensor:
+        """resolve_conj(Tensor(a) self) -> Tensor(a)"""
+    def resolve_conj_(self, *, out: Any = ...) -> Tensor:
+        """resolve_conj(Tensor(a) self) -> Tensor(a)"""
     def roll(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
         """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
     def roll_(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -838,6 +2324,34 @@ class TableMethods:
         """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
     def rot90_(self, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
         """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
+    @overload
+    def round(self, *, out: Any = ...) -> Tensor:
+        """round(Tensor self) -> Tensor"""
+    @overload
+    def round(self, *, decimals: int, out: Any = ...) -> Tensor:
+        """round.decimals(Tensor self, *, int decimals) -> Tensor"""
+    @overload
+    def round_(self, *, out: Any = ...) -> Tensor:
+        """round(Tensor self) -> Tensor"""
+    @overload
+    def round_(self, *, decimals: int, out: Any = ...) -> Tensor:
+        """round.decimals(Tensor self, *, int decimals) -> Tensor"""
+    def rsqrt(self, *, out: Any = ...) -> Tensor:
+        """rsqrt(Tensor self) -> Tensor"""
+    def rsqrt_(self, *, out: Any = ...) -> Tensor:
+        """rsqrt(Tensor self) -> Tensor"""
+    @overload
+    def rsub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def rsub(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+    @overload
+    def rsub_(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def rsub_(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
     def select(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
     def select_(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
@@ -846,6 +2360,42 @@ class TableMethods:
         """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
     def select_scatter_(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
+    def selu(self, *, out: Any = ...) -> Tensor:
+        """selu(Tensor self) -> Tensor"""
+    def selu_(self, *, out: Any = ...) -> Tensor:
+        """selu(Tensor self) -> Tensor"""
+    def sgn(self, *, out: Any = ...) -> Tensor:
+        """sgn(Tensor self) -> Tensor"""
+    def sgn_(self, *, out: Any = ...) -> Tensor:
+        """sgn(Tensor self) -> Tensor"""
+    def sigmoid(self, *, out: Any = ...) -> Tensor:
+        """sigmoid(Tensor self) -> Tensor"""
+    def sigmoid_(self, *, out: Any = ...) -> Tensor:
+        """sigmoid(Tensor self) -> Tensor"""
+    def sign(self, *, out: Any = ...) -> Tensor:
+        """sign(Tensor self) -> Tensor"""
+    def sign_(self, *, out: Any = ...) -> Tensor:
+        """sign(Tensor self) -> Tensor"""
+    def signbit(self, *, out: Any = ...) -> Tensor:
+        """signbit(Tensor self) -> Tensor"""
+    def signbit_(self, *, out: Any = ...) -> Tensor:
+        """signbit(Tensor self) -> Tensor"""
+    def silu(self, *, out: Any = ...) -> Tensor:
+        """silu(Tensor self) -> Tensor"""
+    def silu_(self, *, out: Any = ...) -> Tensor:
+        """silu(Tensor self) -> Tensor"""
+    def sin(self, *, out: Any = ...) -> Tensor:
+        """sin(Tensor self) -> Tensor"""
+    def sin_(self, *, out: Any = ...) -> Tensor:
+        """sin(Tensor self) -> Tensor"""
+    def sinc(self, *, out: Any = ...) -> Tensor:
+        """sinc(Tensor self) -> Tensor"""
+    def sinc_(self, *, out: Any = ...) -> Tensor:
+        """sinc(Tensor self) -> Tensor"""
+    def sinh(self, *, out: Any = ...) -> Tensor:
+        """sinh(Tensor self) -> Tensor"""
+    def sinh_(self, *, out: Any = ...) -> Tensor:
+        """sinh(Tensor self) -> Tensor"""
     def slice(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
     def slice_(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
@@ -854,6 +2404,62 @@ class TableMethods:
         """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
     def slice_scatter_(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
+    def slogdet(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+    def slogdet_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+    def softplus(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
+        """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
+    def softplus_(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
+        """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
+    def softshrink(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+        """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+    def softshrink_(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
+        """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+    def special_digamma(self, *, out: Any = ...) -> Tensor:
+        """special_digamma(Tensor self) -> Tensor"""
+    def special_digamma_(self, *, out: Any = ...) -> Tensor:
+        """special_digamma(Tensor self) -> Tensor"""
+    def special_erf(self, *, out: Any = ...) -> Tensor:
+        """special_erf(Tensor self) -> Tensor"""
+    def special_erf_(self, *, out: Any = ...) -> Tensor:
+        """special_erf(Tensor self) -> Tensor"""
+    def special_erfc(self, *, out: Any = ...) -> Tensor:
+        """special_erfc(Tensor self) -> Tensor"""
+    def special_erfc_(self, *, out: Any = ...) -> Tensor:
+        """special_erfc(Tensor self) -> Tensor"""
+    def special_erfinv(self, *, out: Any = ...) -> Tensor:
+        """special_erfinv(Tensor self) -> Tensor"""
+    def special_erfinv_(self, *, out: Any = ...) -> Tensor:
+        """special_erfinv(Tensor self) -> Tensor"""
+    def special_exp2(self, *, out: Any = ...) -> Tensor:
+        """special_exp2(Tensor self) -> Tensor"""
+    def special_exp2_(self, *, out: Any = ...) -> Tensor:
+        """special_exp2(Tensor self) -> Tensor"""
+    def special_expit(self, *, out: Any = ...) -> Tensor:
+        """special_expit(Tensor self) -> Tensor"""
+    def special_expit_(self, *, out: Any = ...) -> Tensor:
+        """special_expit(Tensor self) -> Tensor"""
+    def special_expm1(self, *, out: Any = ...) -> Tensor:
+        """special_expm1(Tensor self) -> Tensor"""
+    def special_expm1_(self, *, out: Any = ...) -> Tensor:
+        """special_expm1(Tensor self) -> Tensor"""
+    def special_gammaln(self, *, out: Any = ...) -> Tensor:
+        """special_gammaln(Tensor self) -> Tensor"""
+    def special_gammaln_(self, *, out: Any = ...) -> Tensor:
+        """special_gammaln(Tensor self) -> Tensor"""
+    def special_log1p(self, *, out: Any = ...) -> Tensor:
+        """special_log1p(Tensor self) -> Tensor"""
+    def special_log1p_(self, *, out: Any = ...) -> Tensor:
+        """special_log1p(Tensor self) -> Tensor"""
+    def special_logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+        """special_logit(Tensor self, float? eps=None) -> Tensor"""
+    def special_logit_(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
+        """special_logit(Tensor self, float? eps=None) -> Tensor"""
+    def special_sinc(self, *, out: Any = ...) -> Tensor:
+        """special_sinc(Tensor self) -> Tensor"""
+    def special_sinc_(self, *, out: Any = ...) -> Tensor:
+        """special_sinc(Tensor self) -> Tensor"""
     @overload
     def split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -870,6 +2476,14 @@ class TableMethods:
         """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
     def split_with_sizes_(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+    def sqrt(self, *, out: Any = ...) -> Tensor:
+        """sqrt(Tensor self) -> Tensor"""
+    def sqrt_(self, *, out: Any = ...) -> Tensor:
+        """sqrt(Tensor self) -> Tensor"""
+    def square(self, *, out: Any = ...) -> Tensor:
+        """square(Tensor self) -> Tensor"""
+    def square_(self, *, out: Any = ...) -> Tensor:
+        """square(Tensor self) -> Tensor"""
     @overload
     def squeeze(self, *, out: Any = ...) -> Tensor:
         """squeeze(Tensor(a) self) -> Tensor(a)"""
@@ -888,6 +2502,30 @@ class TableMethods:
     @overload
     def squeeze_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
+    @overload
+    def sub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def sub(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+    @overload
+    def sub_(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def sub_(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+    @overload
+    def subtract(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """subtract.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def subtract(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """subtract.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+    @overload
+    def subtract_(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """subtract.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
+    @overload
+    def subtract_(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
+        """subtract.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
     @overload
     def sum(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """sum(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
@@ -916,6 +2554,14 @@ class TableMethods:
         """t(Tensor(a) self) -> Tensor(a)"""
     def t_(self, *, out: Any = ...) -> Tensor:
         """t(Tensor(a) self) -> Tensor(a)"""
+    def tan(self, *, out: Any = ...) -> Tensor:
+        """tan(Tensor self) -> Tensor"""
+    def tan_(self, *, out: Any = ...) -> Tensor:
+        """tan(Tensor self) -> Tensor"""
+    def tanh(self, *, out: Any = ...) -> Tensor:
+        """tanh(Tensor self) -> Tensor"""
+    def tanh_(self, *, out: Any = ...) -> Tensor:
+        """tanh(Tensor self) -> Tensor"""
     @overload
     def tensor_split(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
@@ -938,6 +2584,10 @@ class TableMethods:
         """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
     def tensordot_(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
+    def threshold(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
+        """threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor"""
+    def threshold_(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
+        """threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor"""
     def tile(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tile(Tensor self, SymInt[] dims) -> Tensor"""
     def tile_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -946,6 +2596,10 @@ class TableMethods:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+    def triangular_solve(self, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
+    def triangular_solve_(self, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
     def tril(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
         """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
     def tril_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
@@ -954,6 +2608,22 @@ class TableMethods:
         """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
     def triu_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
         """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
+    @overload
+    def true_divide(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """true_divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def true_divide(self, other: Number, *, out: Any = ...) -> Tensor:
+        """true_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def true_divide_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """true_divide.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def true_divide_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """true_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def trunc(self, *, out: Any = ...) -> Tensor:
+        """trunc(Tensor self) -> Tensor"""
+    def trunc_(self, *, out: Any = ...) -> Tensor:
+        """trunc(Tensor self) -> Tensor"""
     def unbind(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
     def unbind_(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
@@ -966,6 +2636,10 @@ class TableMethods:
         """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
     def unfold_(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
         """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
+    def uniform(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
+    def uniform_(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
+        """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
@@ -990,6 +2664,14 @@ class TableMethods:
         """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def view_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def view_as_complex(self, *, out: Any = ...) -> Tensor:
+        """view_as_complex(Tensor(a) self) -> Tensor(a)"""
+    def view_as_complex_(self, *, out: Any = ...) -> Tensor:
+        """view_as_complex(Tensor(a) self) -> Tensor(a)"""
+    def view_as_real(self, *, out: Any = ...) -> Tensor:
+        """view_as_real(Tensor(a) self) -> Tensor(a)"""
+    def view_as_real_(self, *, out: Any = ...) -> Tensor:
+        """view_as_real(Tensor(a) self) -> Tensor(a)"""
     @overload
     def vsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -1002,6 +2684,18 @@ class TableMethods:
     @overload
     def vsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    @overload
+    def xlogy(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """xlogy.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def xlogy(self, other: Number, *, out: Any = ...) -> Tensor:
+        """xlogy.Scalar_Other(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def xlogy_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """xlogy.Tensor(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def xlogy_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """xlogy.Scalar_Other(Tensor self, Scalar other) -> Tensor"""
     def zero(self, *, out: Any = ...) -> Tensor:
         """zero(Tensor self) -> Tensor"""
     def zero_(self, *, out: Any = ...) -> Tensor:

@@ -21,6 +21,30 @@ def add_Scalar(self, other, alpha=1):
     return (self,), s, tuple(n)
 
 
+def sub_Tensor(self, other, *, alpha=1):
+    n = []
+    s = (c.scalar(alpha, 1, n),)
+    return (self, other,), s, tuple(n)
+
+
+def sub_Scalar(self, other, alpha=1):
+    n = []
+    s = (c.scalar(other, None, n), c.scalar(alpha, 1, n),)
+    return (self,), s, tuple(n)
+
+
+def rsub_Tensor(self, other, *, alpha=1):
+    n = []
+    s = (c.scalar(alpha, 1, n),)
+    return (self, other,), s, tuple(n)
+
+
+def rsub_Scalar(self, other, alpha=1):
+    n = []
+    s = (c.scalar(other, None, n), c.scalar(alpha, 1, n),)
+    return (self,), s, tuple(n)
+
+
 def mul_Tensor(self, other):
     return (self, other,), (), ()
 
@@ -31,20 +55,712 @@ def mul_Scalar(self, other):
     return (self,), s, tuple(n)
 
 
-def exp(self):
+def addcmul(self, tensor1, tensor2, *, value=1):
+    n = []
+    s = (c.scalar(value, 1, n),)
+    return (self, tensor1, tensor2,), s, tuple(n)
+
+
+def addcdiv(self, tensor1, tensor2, *, value=1):
+    n = []
+    s = (c.scalar(value, 1, n),)
+    return (self, tensor1, tensor2,), s, tuple(n)
+
+
+def lerp_Tensor(self, end, weight):
+    return (self, end, weight,), (), ()
+
+
+def lerp_Scalar(self, end, weight):
+    n = []
+    s = (c.scalar(weight, None, n),)
+    return (self, end,), s, tuple(n)
+
+
+def div_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def div_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def div_Tensor_mode(self, other, *, rounding_mode):
+    return (self, other,), (c.string_or_none(rounding_mode),), ()
+
+
+def div_Scalar_mode(self, other, *, rounding_mode):
+    n = []
+    s = (c.scalar(other, None, n), c.string_or_none(rounding_mode),)
+    return (self,), s, tuple(n)
+
+
+def floor_divide(self, other):
+    return (self, other,), (), ()
+
+
+def floor_divide_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def remainder_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def remainder_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def remainder_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def fmod_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def fmod_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def reciprocal(self):
     return (self,), (), ()
 
 
-def eq_Tensor(self, other):
+def pow_Tensor_Tensor(self, exponent):
+    return (self, exponent,), (), ()
+
+
+def pow_Tensor_Scalar(self, exponent):
+    n = []
+    s = (c.scalar(exponent, None, n),)
+    return (self,), s, tuple(n)
+
+
+def pow_Scalar(self, exponent):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (exponent,), s, tuple(n)
+
+
+def neg(self):
+    return (self,), (), ()
+
+
+def abs(self):
+    return (self,), (), ()
+
+
+def sign(self):
+    return (self,), (), ()
+
+
+def sgn(self):
+    return (self,), (), ()
+
+
+def signbit(self):
+    return (self,), (), ()
+
+
+def copysign_Tensor(self, other):
     return (self, other,), (), ()
+
+
+def copysign_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def floor(self):
+    return (self,), (), ()
+
+
+def ceil(self):
+    return (self,), (), ()
+
+
+def trunc(self):
+    return (self,), (), ()
+
+
+def round(self):
+    return (self,), (), ()
+
+
+def round_decimals(self, *, decimals):
+    return (self,), (c.integer(decimals),), ()
+
+
+def frac(self):
+    return (self,), (), ()
 
 
 def _cast(self, dtype):
     return (self,), (c.dtype(dtype),), ()
 
 
+def eq_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def eq_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def ne_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def ne_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def lt_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def lt_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def le_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def le_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def gt_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def gt_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def ge_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def ge_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def logical_and(self, other):
+    return (self, other,), (), ()
+
+
+def logical_or(self, other):
+    return (self, other,), (), ()
+
+
+def logical_xor(self, other):
+    return (self, other,), (), ()
+
+
+def logical_not(self):
+    return (self,), (), ()
+
+
+def bitwise_and_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def bitwise_and_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def bitwise_and_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def bitwise_or_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def bitwise_or_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def bitwise_or_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def bitwise_xor_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def bitwise_xor_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def bitwise_xor_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def bitwise_left_shift_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def bitwise_left_shift_Tensor_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def bitwise_left_shift_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def bitwise_right_shift_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def bitwise_right_shift_Tensor_Scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def bitwise_right_shift_Scalar_Tensor(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def bitwise_not(self):
+    return (self,), (), ()
+
+
+def isnan(self):
+    return (self,), (), ()
+
+
+def isinf(self):
+    return (self,), (), ()
+
+
+def isfinite(self):
+    return (self,), (), ()
+
+
+def isposinf(self):
+    return (self,), (), ()
+
+
+def isneginf(self):
+    return (self,), (), ()
+
+
+def isclose(self, other, rtol=1e-05, atol=1e-08, equal_nan=False):
+    n = []
+    s = (c.number(rtol, 1e-05, n), c.number(atol, 1e-08, n), c.boolean(equal_nan),)
+    return (self, other,), s, tuple(n)
+
+
+def where_self(condition, self, other):
+    return (condition, self, other,), (), ()
+
+
+def where_ScalarOther(condition, self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (condition, self,), s, tuple(n)
+
+
+def where_ScalarSelf(condition, self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (condition, other,), s, tuple(n)
+
+
+def where_Scalar(condition, self, other):
+    n = []
+    s = (c.scalar(self, None, n), c.scalar(other, None, n),)
+    return (condition,), s, tuple(n)
+
+
+def masked_fill_Scalar(self, mask, value):
+    n = []
+    s = (c.scalar(value, None, n),)
+    return (self, mask,), s, tuple(n)
+
+
+def masked_fill_Tensor(self, mask, value):
+    return (self, mask, value,), (), ()
+
+
+def maximum(self, other):
+    return (self, other,), (), ()
+
+
+def minimum(self, other):
+    return (self, other,), (), ()
+
+
+def fmax(self, other):
+    return (self, other,), (), ()
+
+
+def fmin(self, other):
+    return (self, other,), (), ()
+
+
+def clamp_Tensor(self, min=None, max=None):
+    return (self, *(() if min is None else (min,)), *(() if max is None else (max,)),), (min is not None, max is not None,), ()
+
+
+def clamp(self, min=None, max=None):
+    n = []
+    s = (c.scalar(min, None, n), c.scalar(max, None, n),)
+    return (self,), s, tuple(n)
+
+
+def nan_to_num(self, nan=None, posinf=None, neginf=None):
+    n = []
+    s = (c.number(nan, None, n), c.number(posinf, None, n), c.number(neginf, None, n),)
+    return (self,), s, tuple(n)
+
+
+def heaviside(self, values):
+    return (self, values,), (), ()
+
+
+def exp(self):
+    return (self,), (), ()
+
+
+def exp2(self):
+    return (self,), (), ()
+
+
+def expm1(self):
+    return (self,), (), ()
+
+
+def log(self):
+    return (self,), (), ()
+
+
+def log2(self):
+    return (self,), (), ()
+
+
+def log10(self):
+    return (self,), (), ()
+
+
+def log1p(self):
+    return (self,), (), ()
+
+
+def sqrt(self):
+    return (self,), (), ()
+
+
+def sin(self):
+    return (self,), (), ()
+
+
+def cos(self):
+    return (self,), (), ()
+
+
+def tan(self):
+    return (self,), (), ()
+
+
+def asin(self):
+    return (self,), (), ()
+
+
+def acos(self):
+    return (self,), (), ()
+
+
+def atan(self):
+    return (self,), (), ()
+
+
+def sinh(self):
+    return (self,), (), ()
+
+
+def cosh(self):
+    return (self,), (), ()
+
+
+def asinh(self):
+    return (self,), (), ()
+
+
+def acosh(self):
+    return (self,), (), ()
+
+
+def atanh(self):
+    return (self,), (), ()
+
+
+def rsqrt(self):
+    return (self,), (), ()
+
+
+def sigmoid(self):
+    return (self,), (), ()
+
+
+def sigmoid_backward(grad_output, output):
+    return (grad_output, output,), (), ()
+
+
+def tanh(self):
+    return (self,), (), ()
+
+
+def tanh_backward(grad_output, output):
+    return (grad_output, output,), (), ()
+
+
+def sinc(self):
+    return (self,), (), ()
+
+
+def atan2(self, other):
+    return (self, other,), (), ()
+
+
+def hypot(self, other):
+    return (self, other,), (), ()
+
+
+def logaddexp(self, other):
+    return (self, other,), (), ()
+
+
+def logaddexp2(self, other):
+    return (self, other,), (), ()
+
+
+def xlogy_Tensor(self, other):
+    return (self, other,), (), ()
+
+
+def xlogy_Scalar_Self(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def xlogy_Scalar_Other(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def erf(self):
+    return (self,), (), ()
+
+
+def erfc(self):
+    return (self,), (), ()
+
+
+def erfinv(self):
+    return (self,), (), ()
+
+
+def lgamma(self):
+    return (self,), (), ()
+
+
+def digamma(self):
+    return (self,), (), ()
+
+
+def polygamma(n, self):
+    return (self,), (c.integer(n),), ()
+
+
+def logit(self, eps=None):
+    n = []
+    s = (c.number(eps, None, n),)
+    return (self,), s, tuple(n)
+
+
+def view_as_real(self):
+    return (self,), (), ()
+
+
+def view_as_complex(self):
+    return (self,), (), ()
+
+
 def conj_physical(self):
     return (self,), (), ()
+
+
+def angle(self):
+    return (self,), (), ()
+
+
+def complex(real, imag):
+    return (real, imag,), (), ()
+
+
+def polar(abs, angle):
+    return (abs, angle,), (), ()
+
+
+def relu(self):
+    return (self,), (), ()
+
+
+def threshold_backward(grad_output, self, threshold):
+    n = []
+    s = (c.scalar(threshold, None, n),)
+    return (grad_output, self,), s, tuple(n)
+
+
+def threshold(self, threshold, value):
+    n = []
+    s = (c.scalar(threshold, None, n), c.scalar(value, None, n),)
+    return (self,), s, tuple(n)
+
+
+def leaky_relu(self, negative_slope=0.01):
+    n = []
+    s = (c.scalar(negative_slope, 0.01, n),)
+    return (self,), s, tuple(n)
+
+
+def leaky_relu_backward(grad_output, self, negative_slope, self_is_result):
+    n = []
+    s = (c.scalar(negative_slope, None, n), c.boolean(self_is_result),)
+    return (grad_output, self,), s, tuple(n)
+
+
+def hardtanh(self, min_val=-1, max_val=1):
+    n = []
+    s = (c.scalar(min_val, -1, n), c.scalar(max_val, 1, n),)
+    return (self,), s, tuple(n)
+
+
+def hardtanh_backward(grad_output, self, min_val, max_val):
+    n = []
+    s = (c.scalar(min_val, None, n), c.scalar(max_val, None, n),)
+    return (grad_output, self,), s, tuple(n)
+
+
+def hardsigmoid(self):
+    return (self,), (), ()
+
+
+def hardswish(self):
+    return (self,), (), ()
+
+
+def hardshrink(self, lambd=0.5):
+    n = []
+    s = (c.scalar(lambd, 0.5, n),)
+    return (self,), s, tuple(n)
+
+
+def softshrink(self, lambd=0.5):
+    n = []
+    s = (c.scalar(lambd, 0.5, n),)
+    return (self,), s, tuple(n)
+
+
+def _prelu_kernel(self, weight):
+    return (self, weight,), (), ()
+
+
+def elu(self, alpha=1, scale=1, input_scale=1):
+    n = []
+    s = (c.scalar(alpha, 1, n), c.scalar(scale, 1, n), c.scalar(input_scale, 1, n),)
+    return (self,), s, tuple(n)
+
+
+def elu_backward(grad_output, alpha, scale, input_scale, is_result, self_or_result):
+    n = []
+    s = (c.scalar(alpha, None, n), c.scalar(scale, None, n), c.scalar(input_scale, None, n), c.boolean(is_result),)
+    return (grad_output, self_or_result,), s, tuple(n)
+
+
+def softplus(self, beta=1, threshold=20):
+    n = []
+    s = (c.scalar(beta, 1, n), c.scalar(threshold, 20, n),)
+    return (self,), s, tuple(n)
+
+
+def softplus_backward(grad_output, self, beta, threshold):
+    n = []
+    s = (c.scalar(beta, None, n), c.scalar(threshold, None, n),)
+    return (grad_output, self,), s, tuple(n)
+
+
+def log_sigmoid(self):
+    return (self,), (), ()
+
+
+def silu(self):
+    return (self,), (), ()
+
+
+def silu_backward(grad_output, self):
+    return (grad_output, self,), (), ()
+
+
+def mish(self):
+    return (self,), (), ()
+
+
+def gelu(self, *, approximate='none'):
+    return (self,), (c.string(approximate),), ()
+
+
+def gelu_backward(grad_output, self, *, approximate='none'):
+    return (grad_output, self,), (c.string(approximate),), ()
 
 
 def sum(self, *, dtype=None):
@@ -357,11 +1073,11 @@ def eye_m(n, m, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), (c.integer(n), c.integer(m), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
-def tril_indices(row, col, offset=0, *, dtype=4, layout=None, device=None, pin_memory=None):
+def tril_indices(row, col, offset=0, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), (c.integer(row), c.integer(col), c.integer(offset), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
-def triu_indices(row, col, offset=0, *, dtype=4, layout=None, device=None, pin_memory=None):
+def triu_indices(row, col, offset=0, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), (c.integer(row), c.integer(col), c.integer(offset), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
@@ -439,3 +1155,215 @@ def convolution_backward(grad_output, input, weight, bias_sizes, stride, padding
 
 def _contract(equation, self, other):
     return (self, other,), (c.string(equation),), ()
+
+
+def rand(size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def rand_generator(size, *, generator, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def rand_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def rand_like_generator(self, *, generator, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def randn(size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randn_generator(size, *, generator, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randn_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def randn_like_generator(self, *, generator, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def randint(high, size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(high), c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randint_low(low, high, size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(low), c.integer(high), c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randint_generator(high, size, *, generator, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(high), c.integers(size), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randint_low_generator(low, high, size, *, generator, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(low), c.integer(high), c.integers(size), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randint_like(self, high, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.integer(high), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def randint_like_low_dtype(self, low, high, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.integer(low), c.integer(high), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def randperm(n, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def randperm_generator(n, *, generator, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(n), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def uniform(self, from_=0.0, to=1.0, *, generator=None):
+    n = []
+    s = (c.number(from_, 0.0, n), c.number(to, 1.0, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def exponential(self, lambd=1.0, *, generator=None):
+    n = []
+    s = (c.number(lambd, 1.0, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def geometric(self, p, *, generator=None):
+    n = []
+    s = (c.number(p, None, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def cauchy(self, median=0.0, sigma=1.0, *, generator=None):
+    n = []
+    s = (c.number(median, 0.0, n), c.number(sigma, 1.0, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def log_normal(self, mean=1.0, std=2.0, *, generator=None):
+    n = []
+    s = (c.number(mean, 1.0, n), c.number(std, 2.0, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def random(self, *, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def random_from(self, from_, to, *, generator=None):
+    return (self,), (c.integer(from_), c.integer_or_none(to), c.generator(generator),), ()
+
+
+def random_to(self, to, *, generator=None):
+    return (self,), (c.integer(to), c.generator(generator),), ()
+
+
+def normal_functional(self, mean=0.0, std=1.0, *, generator=None):
+    n = []
+    s = (c.number(mean, 0.0, n), c.number(std, 1.0, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def normal_Tensor_float(mean, std=1.0, *, generator=None):
+    n = []
+    s = (c.number(std, 1.0, n), c.generator(generator),)
+    return (mean,), s, tuple(n)
+
+
+def normal_float_Tensor(mean, std, *, generator=None):
+    n = []
+    s = (c.number(mean, None, n), c.generator(generator),)
+    return (std,), s, tuple(n)
+
+
+def normal_Tensor_Tensor(mean, std, *, generator=None):
+    return (mean, std,), (c.generator(generator),), ()
+
+
+def normal_float_float(mean, std, size, *, generator=None, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.number(mean, None, n), c.number(std, None, n), c.integers(size), c.generator(generator), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def bernoulli(self, *, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def bernoulli_Tensor(self, p, *, generator=None):
+    return (self, p,), (c.generator(generator),), ()
+
+
+def bernoulli_p(self, p, *, generator=None):
+    n = []
+    s = (c.number(p, None, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def multinomial(self, num_samples, replacement=False, *, generator=None):
+    return (self,), (c.integer(num_samples), c.boolean(replacement), c.generator(generator),), ()
+
+
+def native_dropout(input, p, train):
+    n = []
+    s = (c.number(p, None, n), c.boolean_or_none(train),)
+    return (input,), s, tuple(n)
+
+
+def native_dropout_backward(grad_output, mask, scale):
+    n = []
+    s = (c.number(scale, None, n),)
+    return (grad_output, mask,), s, tuple(n)
+
+
+def _seed(seed, *, generator=None):
+    return (), (c.integer(seed), c.generator(generator),), ()
+
+
+def _get_rng_state(*, generator=None):
+    return (), (c.generator(generator),), ()
+
+
+def _set_rng_state(state, *, generator=None):
+    return (state,), (c.generator(generator),), ()
+
+
+def linalg_lu_factor_ex(A, *, pivot=True, check_errors=False):
+    return (A,), (c.boolean(pivot), c.boolean(check_errors),), ()
+
+
+def lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
+    return (LU_data, LU_pivots,), (c.boolean(unpack_data), c.boolean(unpack_pivots),), ()
+
+
+def linalg_solve_triangular(self, B, *, upper, left=True, unitriangular=False):
+    return (self, B,), (c.boolean(upper), c.boolean(left), c.boolean(unitriangular),), ()
+
+
+def linalg_cholesky_ex(self, *, upper=False, check_errors=False):
+    return (self,), (c.boolean(upper), c.boolean(check_errors),), ()
+
+
+def linalg_inv_ex(A, *, check_errors=False):
+    return (A,), (c.boolean(check_errors),), ()
+
+
+def linalg_solve_ex(A, B, *, left=True, check_errors=False):
+    return (A, B,), (c.boolean(left), c.boolean(check_errors),), ()
+
+
+def linalg_det(A):
+    return (A,), (), ()
+
+
+def _cofactors(A):
+    return (A,), (), ()
+
+
+def linalg_slogdet(A):
+    return (A,), (), ()
