@@ -6,9 +6,12 @@ inside `send`, on the caller's thread; the session's lock keeps their order.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import signal
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from .core.command import Acked, Event, Frame, Lost, Send
@@ -16,6 +19,8 @@ from .core.errors import BadValueError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger("farspan")
 
 
 def parse_devices(text: str) -> list[str]:
@@ -44,6 +49,7 @@ class LocalTransport:
             raise BadValueError('local: has CPU devices only; write devices="cpu:N"')
         self.engines = [Engine(name) for name in names]
         host, pid = socket.gethostname(), os.getpid()
+        self.kinds = [n.partition(":")[0] for n in names]
         self.devices = [
             {"name": n, "kind": n.partition(":")[0], "host": host, "pid": pid, "epoch": 0}
             for n in names
@@ -62,18 +68,23 @@ class LocalTransport:
 
     def send(self, frame: Frame) -> None:
         self._frames += 1
-        transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
-        try:
-            events = self.engines[frame.device].handle(frame, transfers)
-        except ProtocolError as e:
-            self._sink(Lost("ProtocolError", str(e)))
-            return
-        for event in events:
-            if isinstance(event, Send):
-                self._transfers[event.transfer] = event.error or event.data
-            else:
-                self._sink(event)
-        self._sink(Acked(frame.sequence, frame.sequence))
+        with _Uninterrupted():
+            try:
+                transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
+                events = self.engines[frame.device].handle(frame, transfers)
+            except ProtocolError as e:
+                self._sink(Lost("ProtocolError", str(e)))
+                return
+            except Exception as e:  # a defect of ours ends this session, as in a worker
+                log.exception("frame %d", frame.sequence)
+                self._sink(Lost("ServiceError", f"the engine failed: {e!r}"))
+                return
+            for event in events:
+                if isinstance(event, Send):
+                    self._transfers[event.transfer] = event.error or event.data
+                else:
+                    self._sink(event)
+            self._sink(Acked(frame.sequence, frame.sequence))
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None:
         self._transfers[transfer] = data
@@ -87,3 +98,21 @@ class LocalTransport:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
+
+
+class _Uninterrupted:
+    """Lets a Ctrl-C wait until a frame has run: half of one would leave the engine torn."""
+
+    def __enter__(self) -> None:
+        self._pressed: list[Any] = []
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            if callable(self._before):
+                signal.signal(signal.SIGINT, lambda *pressed: self._pressed.append(pressed))
+
+    def __exit__(self, *exc: object) -> None:
+        if callable(self._before):
+            signal.signal(signal.SIGINT, self._before)
+            if self._pressed:
+                self._before(*self._pressed[0])

@@ -7,6 +7,7 @@ delivers events: `_local.LocalTransport` in this process, `_transport.GrpcTransp
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import linecache
 import os
@@ -23,9 +24,10 @@ from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
 from .core.dtype import Defaults, Device
 from .core.errors import (
     BY_NAME,
+    BadValueError,
     DeviceError,
     FarspanError,
-    ProgramError,
+    ProtocolError,
     ServiceError,
     SessionClosedError,
 )
@@ -41,13 +43,16 @@ class Transport(Protocol):
     """What carries frames to the engines and brings events back."""
 
     session_id: str
-    devices: Sequence[dict[str, Any]]  # {"name", "kind", "host", "pid", "epoch"}
+    kinds: Sequence[str]  # of each device; known without a worker
+    devices: Sequence[dict[str, Any]]  # {"name", "kind", "host", "pid", "epoch"}; takes workers
     #: Whether a frame sent now would be the only one under way, so that waiting for company
     #: would only add latency.
     idle: bool
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
-    def send(self, frame: Frame) -> None: ...
+    def send(self, frame: Frame) -> Any:
+        """Take the frame. If that fails or is interrupted before, its sequence is 0 again."""
+
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
     def worker_stats(self) -> list[dict[str, Any]]: ...
@@ -68,6 +73,12 @@ class Ref:
     def __del__(self) -> None:
         # Runs at any time, inside of other calls too: a deque's append is one atomic step.
         self.session._freed[self.device].append(self.id)
+
+
+def device_names(kinds: Sequence[str]) -> list[str]:
+    """Return the devices' names by kind: the first CPU is ``cpu``, as torch calls it."""
+    names = [f"{kind}:{list(kinds[:i]).count(kind)}" for i, kind in enumerate(kinds)]
+    return ["cpu" if name == "cpu:0" else name for name in names]
 
 
 _is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
@@ -119,7 +130,7 @@ class Session:
         self.transport = transport
         self.address = address
         self.id = transport.session_id
-        self.devices = tuple(Device(d["name"]) for d in transport.devices)
+        self.devices = tuple(map(Device, device_names(transport.kinds)))
         self._index = {d: i for i, d in enumerate(self.devices)}
         first_cpu = next((i for i, d in enumerate(self.devices) if d.type == "cpu"), 0)
         self._index[Device("cpu")] = self._index[Device("cpu", 0)] = first_cpu
@@ -134,13 +145,14 @@ class Session:
         self._open = [Frame(i) for i in range(len(self.devices))]
         self._sites: list[list[Site | None]] = [[] for _ in self.devices]
         self._freed: list[deque[int]] = [deque() for _ in self.devices]
-        self._pending_bytes = [0] * len(self.devices)
+        self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._waits: dict[int, _Wait] = {}
-        self._errors: deque[FarspanError] = deque(maxlen=256)
+        self._errors: deque[FarspanError] = deque()
         self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
         self._lost: FarspanError | None = None
+        self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
@@ -182,10 +194,30 @@ class Session:
         nbytes: int = 0,
     ) -> int:
         """Append a command to the device's open frame and return its number. Does not wait."""
+        number = self._append(device, opcode, mode, ids, static, scalars, nbytes)
+        if self.debug == "sync":
+            self.synchronize()
+        return number
+
+    def _append(
+        self,
+        device: int,
+        opcode: int,
+        mode: int,
+        ids: Sequence[int],
+        static: cmd.Static,
+        scalars: Sequence[Any] = (),
+        nbytes: int = 0,
+        payload: bytes | None = None,
+    ) -> int:
         site = call_site()
         with self._lock:
             if self._over:
                 self._refuse()
+            if len(ids) > limits.TENSORS_PER_COMMAND_MAX:
+                raise BadValueError(
+                    f"one operation on {len(ids)} tensors; at most {limits.TENSORS_PER_COMMAND_MAX}"
+                )
             frame = self._open[device]
             if frame.default_dtype != Defaults.dtype.code:
                 if frame.opcodes:
@@ -194,49 +226,58 @@ class Session:
                 frame.default_dtype = Defaults.dtype.code
             if self._freed[device]:
                 self._append_frees(frame, device)
+            sites, count = self._sites[device], len(frame.opcodes)
             number = next(self._numbers)
-            frame.opcodes.append(opcode)
-            frame.modes.append(mode)
-            frame.counts.append(len(ids))
-            frame.ids += ids
-            frame.statics.append(static)
-            frame.scalar_counts.append(len(scalars))
-            if scalars:
-                frame.scalars += scalars
-            frame.numbers.append(number)
-            self._sites[device].append(site)
+            try:
+                frame.opcodes.append(opcode)
+                frame.modes.append(mode)
+                frame.counts.append(len(ids))
+                frame.ids += ids
+                if payload is not None:
+                    static = (*static, len(frame.payloads), 0)
+                    frame.payloads.append(payload)
+                frame.statics.append(static)
+                frame.scalar_counts.append(len(scalars))
+                if scalars:
+                    frame.scalars += scalars
+                sites.append(site)
+                frame.numbers.append(number)
+            except BaseException:  # Ctrl-C between two columns
+                if len(frame.numbers) == count:
+                    frame.cut(count)
+                    del sites[count:]
+                raise
             self._commands += 1
             self._pending_bytes[device] += nbytes
-            count = len(frame.opcodes)
+            count += 1
             if (
                 count >= limits.FLUSH_COMMANDS
                 or self._pending_bytes[device] >= limits.FLUSH_WORK_BYTES
                 or self.transport.idle
+                or len(frame.ids) >= limits.FLUSH_IDS
+                or len(frame.scalars) >= limits.FLUSH_IDS
             ):
                 self._send(device)
             elif count == 1:
                 self._owed.set()
-        if self.debug == "sync":
-            self.synchronize()
         return number
 
     def put(self, device: int, id_: int, dtype: int, shape: tuple[int, ...], data: Any) -> None:
         """Make tensor `id_` from bytes: inline if small, else by a transfer beside the stream."""
         view = memoryview(data)
-        if view.nbytes <= limits.INLINE_BYTES_MAX:
-            with self._lock:
-                frame = self._open[device]
-                if sum(len(p) for p in frame.payloads) + view.nbytes > limits.FLUSH_BYTES * 4:
-                    self._send(device)
-                    frame = self._open[device]
-                payload = len(frame.payloads)
-                frame.payloads.append(bytes(view))
-                static = (dtype, shape, payload, 0)
-                self.issue(device, cmd.PUT, 0, (id_,), static, (), view.nbytes)
-            return
-        transfer = next(self._requests)
-        self.transport.upload(transfer, device, view)
-        self.issue(device, cmd.PUT, 0, (id_,), (dtype, shape, -1, transfer), (), view.nbytes)
+        nbytes = view.nbytes
+        if nbytes <= limits.INLINE_BYTES_MAX:
+            # Inline bytes weigh more than results: 32 KiB of them end a frame.
+            weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
+            static: cmd.Static = (dtype, shape)
+            self._append(device, cmd.PUT, 0, (id_,), static, (), weight, bytes(view))
+        else:
+            transfer = next(self._requests)
+            self.transport.upload(transfer, device, view)
+            static = (dtype, shape, -1, transfer)
+            self._append(device, cmd.PUT, 0, (id_,), static, (), nbytes)
+        if self.debug == "sync":
+            self.synchronize()
 
     def copy_across(self, source: Ref, id_: int, to: int, dtype: int, shape: Any) -> None:
         """Copy a tensor to another device of the session, worker to worker. Does not wait."""
@@ -251,35 +292,67 @@ class Session:
         """Send what has gathered. Does not wait for it to run."""
         with self._lock:
             for i in range(len(self._open)) if device is None else (device,):
-                if self._freed[i]:
+                if self._over:
+                    self._refuse()
+                while self._freed[i]:
                     self._append_frees(self._open[i], i)
+                    if len(self._open[i].ids) >= limits.FLUSH_IDS:
+                        self._send(i)
                 if self._open[i].opcodes:
                     self._send(i)
 
     def _append_frees(self, frame: Frame, device: int) -> None:
-        freed = self._freed[device]
-        ids = [freed.popleft() for _ in range(min(len(freed), limits.FRAME_IDS_MAX // 4))]
+        freed, count = self._freed[device], len(frame.opcodes)
+        try:
+            ids = [freed.popleft() for _ in range(min(len(freed), limits.FREE_IDS_MAX))]
+            frame.opcodes.append(cmd.FREE)
+            frame.modes.append(0)
+            frame.counts.append(len(ids))
+            frame.ids += ids
+            frame.statics.append(())
+            frame.scalar_counts.append(0)
+            self._sites[device].append(None)
+            frame.numbers.append(next(self._numbers))
+        except BaseException:  # Ctrl-C: the worker may keep a few tensors too long
+            if len(frame.numbers) == count:
+                frame.cut(count)
+                del self._sites[device][count:]
+            raise
         held = self._held[device]
         for id_ in ids:
             held.pop(id_, None)
-        frame.opcodes.append(cmd.FREE)
-        frame.modes.append(0)
-        frame.counts.append(len(ids))
-        frame.ids += ids
-        frame.statics.append(())
-        frame.scalar_counts.append(0)
-        frame.numbers.append(next(self._numbers))
-        self._sites[device].append(None)
 
     def _send(self, device: int) -> None:
-        frame = self._open[device]
-        self._open[device] = Frame(device, default_dtype=frame.default_dtype)
-        self._sequence += 1
-        frame.sequence = self._sequence
-        self._in_flight.append((self._sequence, frame.numbers, self._sites[device]))
-        self._sites[device] = []
-        self._pending_bytes[device] = 0
-        self.transport.send(frame)
+        """Hand the open frame to the transport; if that fails or is interrupted, it stays open."""
+        frame, sites = self._open[device], self._sites[device]
+        most = len(frame)  # commands; fewer where they are too long for one frame on the wire
+        while frame.opcodes:
+            rest = Frame(device, default_dtype=frame.default_dtype)
+            first, rest = (frame, rest) if most >= len(frame) else frame.split(most)
+            first_sites, other_sites = sites[: len(first)], sites[len(first) :]
+            try:
+                self._hand_over(first, first_sites)
+            except ProtocolError:
+                if first.sequence or len(first) == 1:
+                    raise
+                most = len(first) // 2
+            finally:
+                if first.sequence:  # taken, whatever has interrupted us since: never twice
+                    self._open[device], self._sites[device] = rest, other_sites
+                    self._pending_bytes[device] = 0
+                    frame, sites = rest, other_sites
+
+    def _hand_over(self, frame: Frame, sites: list[Site | None]) -> None:
+        frame.sequence = self._sequence + 1
+        flight = (frame.sequence, frame.numbers, sites)
+        try:
+            self._in_flight.append(flight)  # before: on `local:` its events come within `send`
+            self.transport.send(frame)
+        finally:
+            if frame.sequence:
+                self._sequence = frame.sequence
+            elif self._in_flight and self._in_flight[-1] is flight:
+                self._in_flight.pop()
 
     # ---------------------------------------------------------------------------------- waits --
     def get(self, ref: Ref) -> Value:
@@ -304,16 +377,14 @@ class Session:
         wait = self._waits[request] = _Wait()
         site = call_site()
         self._syncs[site] = self._syncs.get(site, 0) + 1
-        debug, self.debug = self.debug, None
         try:
             with self._lock:
-                self.issue(device, cmd.GET, 0, ids, (request, kind, 0), ())
+                self._append(device, cmd.GET, 0, ids, (request, kind, 0))
                 self.flush()
             while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
                 if self._lost is not None:
                     break
         finally:
-            self.debug = debug
             self._waits.pop(request, None)
         if wait.value is None:
             self._refuse()
@@ -325,19 +396,25 @@ class Session:
 
     def raise_pending(self) -> None:
         """Raise the first error that came since the last wait; the others are noted on it."""
-        if not self._errors:
-            return
-        error = self._errors.popleft()
-        while self._errors:
-            error.add_note(f"also: {type(self._errors[0]).__name__}: {self._errors.popleft()}")
-        raise error
+        errors = self._take_errors()
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"also: {type(other).__name__}: {other}")
+            raise errors[0]
+
+    def _take_errors(self) -> list[FarspanError]:
+        errors = []
+        with contextlib.suppress(IndexError):  # no lock: a sender may hold it while it waits
+            while True:
+                errors.append(self._errors.popleft())
+        return errors
 
     def _resolve(self, info: ErrorInfo) -> FarspanError:
         """Return the error of a poisoned read; reading counts as having seen it."""
         error = self._known.get(info.command)
         if error is None:
             return self._make_error(info)
-        if error in self._errors:
+        with contextlib.suppress(ValueError):
             self._errors.remove(error)
         fresh = type(error)(*error.args)
         fresh.site = error.site
@@ -360,7 +437,8 @@ class Session:
             if len(self._known) >= limits.MEMO_ENTRIES_MAX:
                 self._known.clear()
             self._known[event.error.command] = error
-            self._errors.append(error)
+            if len(self._errors) < limits.ERRORS_UNREAD_MAX:  # the first ones say most
+                self._errors.append(error)
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
             self._lost = cls(event.message)
@@ -393,25 +471,42 @@ class Session:
                 "this session was opened before a fork; a child process must connect for itself"
             )
         if self._lost is not None:
+            self._loss_seen = True
             raise type(self._lost)(*self._lost.args)
         raise SessionClosedError("this session is closed")
 
     def close(self) -> None:
-        """End the session and free its tensors. Errors that nobody read are printed."""
-        with self._lock:
-            if self._closed:
-                return
-            if self._lost is None and os.getpid() == self._pid:
-                try:
-                    self.synchronize()
-                except FarspanError as e:
-                    print(f"farspan: an error that nobody read: {type(e).__name__}: {e}",
-                          file=sys.stderr)  # fmt: skip
-            self._closed = self._over = True
-        self.transport.close()
+        """End the session and free its tensors. Waits; errors that nobody read are printed."""
+        self._close(wait=True)
+
+    def _close(self, *, wait: bool) -> None:
         from . import _state
 
         _state.forget(self)
+        if self._closed or os.getpid() != self._pid:
+            self._closed = self._over = True
+            return
+        try:
+            self._tell_unread(wait)
+        finally:
+            with self._lock:
+                self._closed = self._over = True
+            self.transport.close()
+
+    def _tell_unread(self, wait: bool) -> None:
+        """Print the errors that no wait has raised; the last commands may still add some."""
+        if self._lost is None and wait:
+            try:
+                self.synchronize()
+            except FarspanError as error:
+                self._errors.appendleft(error)
+        unread = self._take_errors()
+        if self._lost is not None and not self._loss_seen:
+            unread.append(self._lost)
+        for error in unread:
+            notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+            text = f"farspan: an error that nobody read: {type(error).__name__}: {error}{notes}"
+            print(text, file=sys.stderr)
 
     def __enter__(self) -> Session:
         from . import _state
@@ -419,8 +514,9 @@ class Session:
         _state.push(self)
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        # After a Ctrl-C nobody wants to wait for the rest.
+        self._close(wait=kind is None or issubclass(kind, Exception))
 
     # ------------------------------------------------------------------------------ reporting --
     def describe(self) -> dict[str, Any]:
@@ -461,6 +557,7 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 def _after_fork() -> None:
     for session in list(_sessions):
         session._over = True
+        session._lock = threading.RLock()  # a thread that is not here may have held it
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -480,8 +577,7 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
             return
         try:
             session.flush()
-        except ProgramError:
-            raise
         except FarspanError:
-            return  # the session is lost; whoever uses it next is told so
+            if session._over:
+                return  # whoever uses the session next is told so
         del session

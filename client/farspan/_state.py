@@ -51,7 +51,7 @@ def connect(
             address,
             token or os.environ.get("FARSPAN_TOKEN"),
             tls=tls,
-            devices=devices or "cpu",
+            devices=devices,  # None: one CPU, taken at the first command
             table_hash=table_hash(),
             timeout=timeout,
         )

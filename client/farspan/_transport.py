@@ -228,24 +228,35 @@ class GrpcTransport:
         """Number a frame, queue it and return its sequence number; waits for credits if need be.
 
         Raises the error that the session was lost to, ServiceError after CREDIT_WAIT_S without
-        credits. KeyboardInterrupt while waiting leaves everything as it was.
+        credits, ProtocolError if it is too long; then, and after a KeyboardInterrupt while it
+        waits, nothing was sent and the frame's sequence is 0.
         """
+        frame.sequence = 0
         with self._changed:
-            self._check()
-            frame.sequence = self._sequence + 1
-            frame.epoch = self.epoch
-            data = wire.encode_frame(frame)
+            data = self._encode(frame)
             if not self._has_credit(len(data)):
                 self._wait_for_credit(len(data))
-                frame.sequence = self._sequence + 1
-                data = wire.encode_frame(frame)  # another thread may have sent meanwhile
-            self._sequence += 1
-            self._in_flight.append((self._sequence, data))
-            self._in_flight_bytes += len(data)
-            self._counts.frames += 1
-            self._counts.bytes_up += len(data)
-            self._outgoing.put(data)
-            return self._sequence
+                data = self._encode(frame)  # another thread may have sent meanwhile
+            size = len(data)
+            # From here on it is sent, even if a Ctrl-C comes between two lines.
+            frame.sequence = self._sequence = self._sequence + 1
+            try:
+                self._in_flight.append((frame.sequence, data))
+                self._in_flight_bytes += size
+                self._counts.frames += 1
+                self._counts.bytes_up += size
+            finally:
+                self._outgoing.put(data)
+            return frame.sequence
+
+    def _encode(self, frame: Frame) -> bytes:
+        self._check()
+        frame.sequence = self._sequence + 1
+        frame.epoch = self.epoch
+        try:
+            return wire.encode_frame(frame)
+        finally:
+            frame.sequence = 0
 
     def _has_credit(self, size_bytes: int) -> bool:
         welcome = self._welcome

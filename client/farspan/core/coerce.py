@@ -67,7 +67,9 @@ def boolean_or_none(x: Any) -> bool | None:
 def string(x: Any) -> str:
     if not isinstance(x, str):
         raise ArgumentError(f"must be str, not {type(x).__name__}")
-    return x
+    if len(x) > limits.STRING_BYTES_MAX // 4:  # a character has at most four bytes
+        raise BadValueError(f"a string of {len(x)} characters is longer than an argument may be")
+    return str(x)
 
 
 def string_or_none(x: Any) -> str | None:
@@ -154,10 +156,16 @@ def number(x: Any, default: Any, numbers: list[Any]) -> str | None:
 
 
 def scalars(x: Any, default: Any, numbers: list[Any]) -> tuple[str | None, ...] | None:
-    return None if x is None else tuple([scalar(i, None, numbers) for i in x])
+    return None if x is None else tuple([scalar(i, None, numbers) for i in _short(x)])
 
 
 def numbers(x: Any, default: Any, numbers: list[Any]) -> tuple[str | None, ...] | None:
     if x is not None and not isinstance(x, Sequence):
         x = (x,)
-    return None if x is None else tuple([number(i, None, numbers) for i in x])
+    return None if x is None else tuple([number(i, None, numbers) for i in _short(x)])
+
+
+def _short(x: Sequence[Any]) -> Sequence[Any]:
+    if len(x) > limits.INTS_PER_ATTR_MAX:
+        raise BadValueError(f"a list of {len(x)} numbers; at most {limits.INTS_PER_ATTR_MAX}")
+    return x

@@ -60,6 +60,33 @@ class Frame:
     def __len__(self) -> int:
         return len(self.opcodes)
 
+    def cut(self, count: int) -> None:
+        """Keep the first `count` commands; a command of which columns are missing goes too."""
+        ids, scalars = sum(self.counts[:count]), sum(self.scalar_counts[:count])
+        puts = zip(self.opcodes[:count], self.statics[:count], strict=True)
+        payloads = sum(op == PUT and static[2] >= 0 for op, static in puts)
+        for column in (self.opcodes, self.modes, self.counts, self.statics, self.scalar_counts):
+            del column[count:]  # type: ignore[attr-defined]
+        del self.numbers[count:], self.ids[ids:], self.scalars[scalars:], self.payloads[payloads:]
+
+    def split(self, count: int) -> tuple[Frame, Frame]:
+        """Return a frame of the first `count` commands and one of the others."""
+        first, rest = self._copy(), self._copy()
+        first.cut(count)
+        payloads = len(first.payloads)
+        for column in (rest.opcodes, rest.modes, rest.counts, rest.statics, rest.scalar_counts):
+            del column[:count]  # type: ignore[attr-defined]
+        del rest.numbers[:count], rest.ids[: len(first.ids)], rest.scalars[: len(first.scalars)]
+        del rest.payloads[:payloads]
+        for k, (opcode, static) in enumerate(zip(rest.opcodes, rest.statics, strict=True)):
+            if opcode == PUT and static[2] >= 0:
+                rest.statics[k] = (*static[:2], static[2] - payloads, static[3])
+        return first, rest
+
+    def _copy(self) -> Frame:
+        lists = (getattr(self, name) for name in self.__slots__[4:])
+        return Frame(self.device, self.sequence, self.epoch, self.default_dtype, *map(list, lists))
+
     def transfers(self) -> list[int]:
         """Return the transfers this frame reads: it can run once all of them have arrived."""
         puts = (s for op, s in zip(self.opcodes, self.statics, strict=True) if op == PUT)

@@ -23,6 +23,9 @@ FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
 FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
 FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
+FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
+#: ids gathered: beyond, a frame is sent, so that one more Free and one more command always fit.
+FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
 FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
 FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
@@ -42,6 +45,7 @@ OPENINGS_MAX: Final = 64  # connections of one listener that have not proved the
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
+ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
