@@ -1,9 +1,49 @@
-"""What all tests share."""
+"""What all tests share: a service on this machine, and a session on each kind of transport."""
 
+from __future__ import annotations
+
+import json
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("FARSPAN_ADDRESS", None)
+os.environ.pop("FARSPAN_TOKEN", None)
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[tuple[str, str]]:
+    """Return (address, token) of a gateway with two workers, each a process; all of it ends."""
+    command = ["up", "--no-ray", "--workers", "cpu:2", "--threads", "1", "--json"]
+    up = subprocess.Popen(
+        [sys.executable, "-m", "farspan_server", *command], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert up.stdout is not None
+        ready = json.loads(up.stdout.readline())
+        yield ready["address"], Path(ready["token_file"]).read_text().strip()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(20) == 0
+
+
+@pytest.fixture(params=["local", "grpc"])
+def session(request: pytest.FixtureRequest) -> Iterator[object]:
+    """Return an open session with two CPU devices, current while the test runs."""
+    import farspan
+
+    if request.param == "local":
+        made = farspan.connect("local:", devices="cpu:2")
+    else:
+        address, token = request.getfixturevalue("service")
+        made = farspan.connect(address, token=token, devices="cpu:2", timeout=20)
+    with made:
+        yield made

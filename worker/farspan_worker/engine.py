@@ -46,6 +46,7 @@ class Engine:
         self.applied = 0  # sequence of the last frame
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
+        self._skipped: ErrorInfo | None = None  # why the last skipped store was
         self._number = 0  # of the command that runs
         self._transfers: Mapping[int, Any] = {}
         self._payloads: Sequence[Any] = ()
@@ -119,24 +120,26 @@ class Engine:
     ) -> None:
         form, mask = mode & 3, mode >> 2
         flat = _recipe(op, static).flat
-        if flat > len(ids):
+        if flat > len(ids) or (form == cmd.INPLACE and not flat):
             raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
+        if form > cmd.OUT:
+            raise ProtocolError(f"{op.name} in an unknown form")
         known = len(ids) if form == cmd.OUT else flat
         inputs = self._look_up(ids[:known])
         outs = ids[flat:] if form == cmd.FUNCTIONAL else []
-        if self.poisoned:
-            bad = next((x for x in inputs if type(x) is Poison), None)
-            if bad is not None and not self._heal(op, form, inputs):
-                for out in outs:
-                    self._set(out, Poison(bad.error))
-                return
         try:
+            if self.poisoned:
+                bad = next((x for x in inputs if type(x) is Poison), None)
+                if bad is not None and not self._heal(op, form, inputs):
+                    self._spread(bad.error, op, inputs, static, scalars, outs)
+                    return
             generator = self._generator(op, static) if op.random else None
             results = plans.run(op, inputs, static, scalars, form, self.budget, generator)
         except ProtocolError:
             raise
         except Exception as e:
-            self._fail(e, op.base, outs, _specs_of(op, inputs, static, scalars))
+            specs = [spec for spec, _ in _outputs_of(op, inputs, static, scalars)]
+            self._fail(e, op.base, outs, specs, inputs)
             return
         if form == cmd.FUNCTIONAL:
             if len(results) != len(outs):
@@ -161,21 +164,43 @@ class Engine:
             node = tape.record(op, plan, inputs, results, static, tuple(scalars))
         node.number = self._number
 
+    def _spread(
+        self, error: ErrorInfo, op: Op, inputs: Any, static: Any, scalars: Any, outs: list[int]
+    ) -> None:
+        """Poison what an op with a poisoned input makes; what it stores is not stored."""
+        if not outs:
+            self._skipped = error
+        known = _outputs_of(op, inputs, static, scalars)
+        for out, (spec, offset) in zip_longest(outs, known[: len(outs)], fillvalue=(None, 0)):
+            base = None
+            if op.family == "view" and type(inputs[0]) is Poison:
+                base = inputs[0].base or inputs[0]
+                offset += 0 if op.absolute else inputs[0].offset
+            self._set(out, Poison(error, spec, base, offset))
+
     def _heal(self, op: Op, form: int, inputs: list[Any]) -> bool:
-        """Return whether the op overwrites a poisoned target whole, which heals it."""
+        """Return whether the op overwrites a poisoned target whole, which heals it and its views.
+
+        A window of a poisoned tensor is not enough: the rest would still be unknown.
+        """
         target = inputs[0]
         if form != cmd.INPLACE or not op.overwrites or type(target) is not Poison:
             return False
-        if target.spec is None or any(type(x) is Poison for x in inputs[1:]):
+        if target._spec is None or any(type(x) is Poison for x in inputs[1:]):
             return False
-        array = plans.empty(target.spec.contiguous_)
-        healed = Array(array, target.spec.contiguous_, Storage(array, self.budget))
+        root = target.base or target
+        spec = root._spec
+        if spec is None or not target._spec.dense or target._spec.nbytes != spec.nbytes:
+            return False
+        self.budget.check(spec.nbytes)
+        memory = Storage(plans.empty(spec), self.budget)
         for id_, entry in self.tensors.items():
-            if entry is target:
-                self.tensors[id_] = healed
+            if entry is root or (type(entry) is Poison and entry.base is root and entry._spec):
+                window = memory.window(entry._spec, entry.offset)
+                healed = self.tensors[id_] = Array(window, entry._spec, memory, entry.offset)
                 self.poisoned -= 1
-                break
-        inputs[0] = healed
+                if entry is target:
+                    inputs[0] = healed
         return True
 
     def _generator(self, op: Op, static: Static) -> Generator:
@@ -209,8 +234,16 @@ class Engine:
         spec = x._spec
         data: bytes | memoryview = b""
         if kind != cmd.GET_SPEC:
-            # A copy: later commands of this very frame may write to the tensor.
-            copied = np.array(x.array, order="C", copy=True)
+            try:
+                self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
+                # A copy: later commands of this very frame may write to the tensor.
+                copied = np.array(x.array, order="C", copy=True)
+            except Exception as e:
+                info = ErrorInfo(*describe(e, "reading a tensor", [x]), self._number)
+                failed = Value(request, 0, (), error=info)
+                send = Send(device, request, 0, (), error=info)
+                self._events.append(send if kind == cmd.GET_SEND else failed)
+                return
             data = memoryview(copied.reshape(-1).view(np.uint8))
         if kind == cmd.GET_SEND:
             self._events.append(Send(device, request, spec.dtype.code, spec.shape, data))
@@ -223,12 +256,15 @@ class Engine:
         if not 0 <= code < len(DTYPES) or payload >= len(self._payloads):
             raise ProtocolError("a Put without its bytes")
         data = self._payloads[payload] if payload >= 0 else self._transfers.get(transfer)
-        if isinstance(data, ErrorInfo):
-            self._set(out, Poison(data))
-            return
         if data is None:
             raise ProtocolError(f"transfer {transfer} is not there")
         spec = Spec.make(shape, DTYPES[code], self.device)
+        if isinstance(data, ErrorInfo):
+            if data.command > 0:  # of a command that has been reported where it failed
+                self._set(out, Poison(data, spec))
+            else:
+                self._report(ErrorInfo(data.kind, data.message, self._number), [out], [spec])
+            return
         if len(data) != spec.nbytes:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
@@ -248,8 +284,8 @@ class Engine:
         stops, outs = self._look_up(pairs[::2]), pairs[1::2]
         bad = next((x for x in (*roots, *seeds, *stops) if type(x) is Poison), None)
         if bad is not None:
-            for out in outs:
-                self._set(out, Poison(bad.error))
+            for stop, out in zip(stops, outs, strict=True):
+                self._set(out, Poison(bad.error, _gradient_spec(stop._spec)))
             return
         for x in roots:
             if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
@@ -258,9 +294,15 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage) for x in seeds}
 
+        at: list[tape.Node] = []  # the node whose formulas run
+
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage))
             return saved
+
+        def note(node: tape.Node, index: int, gradient: Array) -> Array:
+            at[:] = [node]
+            return gradient
 
         try:
             found = tape.walk(
@@ -268,22 +310,25 @@ class Engine:
                 {w for w in wanted if w is not None},
                 unpack,
                 keep=bool(keep),
+                through=note,
             )
             for stop, edge, out in zip(stops, wanted, outs, strict=True):
                 gradient = found.get(edge)
                 if gradient is None:
-                    error = ErrorInfo("AutogradError", _SKIPPED, self._number)
-                    self._set(out, Poison(error, stop._spec))
+                    # A store on the way was skipped, so the tapes of client and engine differ.
+                    error = self._skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
+                    self._set(out, Poison(error, _gradient_spec(stop._spec)))
                 else:
                     self._set(out, self._own(gradient, stop._spec, shared))
         except ProtocolError:
             raise
         except Exception as e:
-            self._fail(e, "backward", outs)
+            name = f"{at[0].op.base} in backward" if at and at[0].op else "backward"
+            self._fail(e, name, outs, [_gradient_spec(x._spec) for x in stops])
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
-        spec = gradient._spec.with_(shape=like.shape, stride=like.stride if like.dense else None)
+        spec = gradient._spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
         if gradient._spec is spec and id(gradient._storage) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
                 shared.add(id(gradient._storage))
@@ -310,9 +355,18 @@ class Engine:
         self.tensors[out] = value
 
     def _fail(
-        self, error: Exception, name: str, outs: Sequence[int], specs: Sequence[Spec] = ()
+        self,
+        error: Exception,
+        name: str,
+        outs: Sequence[int],
+        specs: Sequence[Spec | None] = (),
+        inputs: Sequence[Any] = (),
     ) -> None:
-        info = ErrorInfo(*describe(error, name), self._number)
+        self._report(ErrorInfo(*describe(error, name, inputs), self._number), outs, specs)
+
+    def _report(
+        self, info: ErrorInfo, outs: Sequence[int], specs: Sequence[Spec | None] = ()
+    ) -> None:
         for out, spec in zip_longest(outs, specs[: len(outs)]):
             self._set(out, Poison(info, spec))
         if self._failed < limits.ERRORS_PER_FRAME_MAX:
@@ -330,12 +384,20 @@ def _recipe(op: Op, static: Static) -> Any:
         raise ProtocolError(f"arguments that do not fit {op.name}") from None
 
 
-def _specs_of(op: Op, inputs: Any, static: Static, scalars: Any) -> Sequence[Spec]:
-    """Return the specs of a failed op's outputs, if its metadata rule still knows them."""
+def _outputs_of(
+    op: Op, inputs: Any, static: Static, scalars: Any
+) -> Sequence[tuple[Spec | None, int]]:
+    """Return spec and offset of each output, if the metadata rule knows them without the values."""
     try:
-        return plans.plan_for(op, inputs, static, scalars).outs
+        plan = plans.plan_for(op, inputs, static, scalars)
     except Exception:
         return ()
+    return plan.views or ([] if op.dynamic else [(spec, 0) for spec in plan.outs])
+
+
+def _gradient_spec(spec: Spec) -> Spec:
+    """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
+    return spec if spec is None or spec.dense else spec.contiguous_
 
 
 def _unpack(static: Static, count: int) -> Static:
@@ -344,20 +406,25 @@ def _unpack(static: Static, count: int) -> Static:
     return static
 
 
-def describe(error: Exception, name: str) -> tuple[str, str]:
+def describe(error: Exception, name: str, inputs: Sequence[Any] = ()) -> tuple[str, str]:
     """Return the kind and message that a client sees for an exception of a kernel."""
     kind = type(error).__name__
+    said = str(error)
     if isinstance(error, FarspanError) and kind in BY_NAME:
-        return kind, f"{name}: {error}"
-    if isinstance(error, MemoryError):
-        return "OutOfMemoryError", f"{name}: the device has no memory left for this"
-    if isinstance(error, IndexError):
-        return "ValueRangeError", f"{name}: {error}"
-    if isinstance(error, np.linalg.LinAlgError):
-        return "LinalgError", f"{name}: {error}"
-    if isinstance(error, ZeroDivisionError):
-        return "ProgramError", f"{name}: ZeroDivisionError"
-    return "ServiceError", f"{name}: {kind}: {error}"
+        pass
+    elif isinstance(error, MemoryError):
+        kind, said = "OutOfMemoryError", "the device has no memory left for this"
+    elif isinstance(error, IndexError):
+        kind = "ValueRangeError"
+    elif isinstance(error, np.linalg.LinAlgError):
+        kind = "LinalgError"
+    elif isinstance(error, ZeroDivisionError):
+        kind, said = "ProgramError", "ZeroDivisionError"
+    else:
+        kind, said = "ServiceError", f"{kind}: {said}"
+    got = [f"{x._spec.dtype.name}{list(x._spec.shape)}" for x in inputs[:4] if x._spec is not None]
+    more = f" and {len(inputs) - 4} more" if len(inputs) > 4 else ""
+    return kind, f"{name}: {said}" + (f" (it got {', '.join(got)}{more})" if got else "")
 
 
 def default_memory_bytes() -> int:

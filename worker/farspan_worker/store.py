@@ -119,4 +119,6 @@ class Poison:
     """What stands in for a tensor whose command failed, or depended on one that did."""
 
     error: ErrorInfo
-    spec: Spec | None = None  # its metadata, where known, so that a fill can heal it
+    _spec: Spec | None = None  # its metadata, where known, so that a fill can heal it
+    base: Poison | None = None  # what it is a view of
+    offset: int = 0  # elements from the start of its memory, had it any
