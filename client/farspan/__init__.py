@@ -8,6 +8,7 @@ from typing import Any as _Any
 
 from . import core as _core
 from ._autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,

@@ -46,7 +46,7 @@ channels_last_3d = memory_format("channels_last_3d", 3)
 
 def tensor(
     data: Any,
-    *,
+    *more: Any,
     dtype: DType | None = None,
     device: Any = None,
     requires_grad: bool = False,
@@ -63,6 +63,12 @@ def tensor(
     """
     from ._tensor import Tensor
 
+    if more:
+        shape = ", ".join(map(repr, (data, *more)))
+        raise ArgumentError(
+            f"tensor() takes the data as its one positional argument, got {1 + len(more)}; for a "
+            f"tensor of shape ({shape}) write torch.empty({shape}), zeros, ones or rand"
+        )
     if isinstance(data, Tensor):
         result = fn.clone(fn.detach(data)).to(dtype=dtype or data.dtype, device=device)
     else:

@@ -149,10 +149,10 @@ def apply(
         ]
     if plan is not None:
         tape.record(op, plan, tensors, results, static, scalars)
-        if len(facts.views) > 1:
+        if op.lists:
             for r in results:
                 r._multiview = True
-    return results[0] if len(results) == 1 else tuple(results)
+    return results[0] if len(results) == 1 and not op.lists else tuple(results)
 
 
 def _move(t: Tensor, device: Device | None) -> Tensor:
@@ -194,15 +194,14 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
 
 
 def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
-    if not op.absolute:
-        size = x._spec.dtype.itemsize
-        own = x._offset
-        offset += own if spec.dtype.itemsize == size else own * size // spec.dtype.itemsize
-    if op.absolute and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
+    offset += _own_offset(x, spec)
+    if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
                         > x._storage.nbytes):  # fmt: skip
         raise ShapeError(
             f"setStorage: sizes {list(spec.shape)}, strides {list(spec.stride)}, storage offset "
-            f"{offset} are out of bounds for storage of size {x._storage.nbytes}"
+            f"{offset}, and itemsize {spec.dtype.itemsize} requiring a storage size of "
+            f"{(offset + spec.span()) * spec.dtype.itemsize} are out of bounds for storage of size "
+            f"{x._storage.nbytes}"
         )
     out = wrap(ref, spec, offset, x._storage)
     if not op.detaches:
@@ -210,6 +209,20 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         out._base = base
         out._generation = base._generation
     return out
+
+
+def _own_offset(x: Tensor, spec: Spec) -> int:
+    """Return where x begins in its storage, in elements of the view's dtype."""
+    have, want = x._spec.dtype, spec.dtype
+    if have.itemsize == want.itemsize:
+        return x._offset
+    if x._offset * have.itemsize % want.itemsize:
+        raise ShapeError(
+            f"self.storage_offset() must be divisible by {want.itemsize // have.itemsize} to view "
+            f"{_LONG_NAMES[have.name]} as {_LONG_NAMES[want.name]} (different element sizes), but "
+            f"got {x._offset}"
+        )
+    return x._offset * have.itemsize // want.itemsize
 
 
 def _sized(session: Session, device: int, id_: int, place: Device) -> Tensor:

@@ -234,7 +234,17 @@ def new_tensor(self: Any, data: Any, dtype: Any = None, device: Any = None,
                   requires_grad=requires_grad)  # fmt: skip
 
 
+def normal_(self: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
+    """Fill with normal numbers. The function `normal` draws around tensors, so it has no `_`."""
+    return fn.normal_functional_(self, mean, std, generator=generator)
+
+
+def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
+    """Fill with ones with probability p, a number or a tensor, else zeros."""
+    return fn.bernoulli_(self, p, generator=generator)
+
+
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
-    "new_tensor": new_tensor,
+    "new_tensor": new_tensor, "normal_": normal_, "bernoulli_": bernoulli_,
 }  # fmt: skip

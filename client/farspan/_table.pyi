@@ -26,58 +26,229 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = ..., alpha:
     """addmv(Tensor self, Tensor mat, Tensor vec, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
+    """adjoint(Tensor(a) self) -> Tensor(a)"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
+@overload
+def arange(end: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """arange(Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def arange(start: Number, end: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """arange.start(Scalar start, Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def arange(start: Number, end: Number, step: Number = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """arange.start_step(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def as_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+    """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+@overload
+def atleast_1d(input: Tensor, *, out: Any = ...) -> Tensor:
+    """atleast_1d(Tensor self) -> Tensor"""
+@overload
+def atleast_1d(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
+    """atleast_1d.Sequence(Tensor[] tensors) -> Tensor[]"""
+@overload
+def atleast_2d(input: Tensor, *, out: Any = ...) -> Tensor:
+    """atleast_2d(Tensor self) -> Tensor"""
+@overload
+def atleast_2d(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
+    """atleast_2d.Sequence(Tensor[] tensors) -> Tensor[]"""
+@overload
+def atleast_3d(input: Tensor, *, out: Any = ...) -> Tensor:
+    """atleast_3d(Tensor self) -> Tensor"""
+@overload
+def atleast_3d(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
+    """atleast_3d.Sequence(Tensor[] tensors) -> Tensor[]"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+    """bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor"""
+def block_diag(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """block_diag(Tensor[] tensors) -> Tensor"""
 def bmm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
     """bmm(Tensor self, Tensor mat2) -> Tensor"""
+def broadcast_tensors(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
+    """broadcast_tensors(Tensor[] tensors) -> Tensor[]"""
+def broadcast_to(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+def cartesian_prod(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """cartesian_prod(Tensor[] tensors) -> Tensor"""
 def cat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """cat(Tensor[] tensors, int dim=0) -> Tensor"""
+def chain_matmul(matrices: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """chain_matmul(Tensor[] matrices) -> Tensor"""
+def chunk(input: Tensor, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
 def clone(input: Tensor, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
+def column_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """column_stack(Tensor[] tensors) -> Tensor"""
+def concat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
+    """concat(Tensor[] tensors, int dim=0) -> Tensor"""
+def concatenate(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
+    """concatenate(Tensor[] tensors, int dim=0) -> Tensor"""
 def conj(input: Tensor, *, out: Any = ...) -> Tensor:
     """conj(Tensor(a) self) -> Tensor(a)"""
 def conj_physical(input: Tensor, *, out: Any = ...) -> Tensor:
     """conj_physical(Tensor self) -> Tensor"""
+def constant_pad_nd(input: Tensor, pad: Sequence[int] | int, value: Number = ..., *, out: Any = ...) -> Tensor:
+    """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
 def contiguous(input: Tensor, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
-    """contiguous(Tensor(a) self, *, MemoryFormat memory_format=contiguous_format) -> Tensor(a)"""
+    """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
+@overload
+def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], SymInt[1] padding=[0], SymInt[1] dilation=[1], SymInt groups=1) -> Tensor"""
+@overload
+def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv1d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], str padding="valid", SymInt[1] dilation=[1], SymInt groups=1) -> Tensor"""
+@overload
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv2d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] dilation=[1, 1], SymInt groups=1) -> Tensor"""
+@overload
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv2d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=[1, 1], str padding="valid", SymInt[2] dilation=[1, 1], SymInt groups=1) -> Tensor"""
+@overload
+def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv3d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] dilation=[1, 1, 1], SymInt groups=1) -> Tensor"""
+@overload
+def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
+    """conv3d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], str padding="valid", SymInt[3] dilation=[1, 1, 1], SymInt groups=1) -> Tensor"""
+def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+    """conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], SymInt[1] padding=[0], SymInt[1] output_padding=[0], SymInt groups=1, SymInt[1] dilation=[1]) -> Tensor"""
+def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+    """conv_transpose2d.input(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] output_padding=[0, 0], SymInt groups=1, SymInt[2] dilation=[1, 1]) -> Tensor"""
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+    """conv_transpose3d.input(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] output_padding=[0, 0, 0], SymInt groups=1, SymInt[3] dilation=[1, 1, 1]) -> Tensor"""
+def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, transposed: bool, output_padding: Sequence[int] | int, groups: int, *, out: Any = ...) -> Tensor:
+    """convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor"""
+def convolution_backward(grad_output: Tensor, input: Tensor, weight: Tensor, bias_sizes: Sequence[int] | int | None, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, transposed: bool, output_padding: Sequence[int] | int, groups: int, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """convolution_backward(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
 def copy(input: Tensor, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
     """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
 def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
 def detach(input: Tensor, *, out: Any = ...) -> Tensor:
     """detach(Tensor(a) self) -> Tensor(a)"""
+def diag(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+    """diag(Tensor self, int diagonal=0) -> Tensor"""
+def diag_embed(input: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+    """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
+def diagflat(input: Tensor, offset: int = ..., *, out: Any = ...) -> Tensor:
+    """diagflat(Tensor self, int offset=0) -> Tensor"""
+def diagonal(input: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+    """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
+def diagonal_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, offset: int, dim1: int, dim2: int, *, out: Any = ...) -> Tensor:
+    """diagonal_backward(Tensor grad_output, SymInt[] input_sizes, int offset, int dim1, int dim2) -> Tensor"""
+def diagonal_scatter(input: Tensor, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+    """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
 def dot(input: Tensor, tensor: Tensor, *, out: Any = ...) -> Tensor:
     """dot(Tensor self, Tensor tensor) -> Tensor"""
+@overload
+def dsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+@overload
+def dsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+def dstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """dstack(Tensor[] tensors) -> Tensor"""
+def einsum(equation: str, tensors: Sequence[Tensor], *, path: Sequence[int] | int | None = ..., out: Any = ...) -> Tensor:
+    """einsum(str equation, Tensor[] tensors, *, int[]? path=None) -> Tensor"""
 def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def empty_strided(size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """empty_strided(SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def eq(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """eq.Tensor(Tensor self, Tensor other) -> Tensor"""
 def exp(input: Tensor, *, out: Any = ...) -> Tensor:
     """exp(Tensor self) -> Tensor"""
 def expand(input: Tensor, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
     """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
+def expand_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+@overload
+def eye(n: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """eye(SymInt n, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def eye(n: int, m: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """eye.m(SymInt n, SymInt m, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
 def fill(input: Tensor, value: Number, *, out: Any = ...) -> Tensor:
     """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
+@overload
+def fill(input: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+    """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+def flatten(input: Tensor, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
+    """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
+def flip(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """flip(Tensor self, int[] dims) -> Tensor"""
+def fliplr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """fliplr(Tensor self) -> Tensor"""
+def flipud(input: Tensor, *, out: Any = ...) -> Tensor:
+    """flipud(Tensor self) -> Tensor"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+    """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def ger(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """ger(Tensor self, Tensor vec2) -> Tensor"""
+@overload
+def hsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+@overload
+def hsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+def hstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """hstack(Tensor[] tensors) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """inner(Tensor self, Tensor other) -> Tensor"""
+def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """kron(Tensor self, Tensor other) -> Tensor"""
 def linalg_cross(input: Tensor, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
 def linalg_matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
+def linalg_matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
+    """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+def linalg_multi_dot(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """linalg_multi_dot(Tensor[] tensors) -> Tensor"""
 def linalg_vecdot(x: Tensor, y: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_vecdot(Tensor x, Tensor y, *, int dim=-1) -> Tensor"""
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"""
+def linspace(start: Number, end: Number, steps: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """linspace(Scalar start, Scalar end, int steps, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def logspace(start: Number, end: Number, steps: int, base: float = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """logspace(Scalar start, Scalar end, int steps, float base=10., *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def mH(input: Tensor, *, out: Any = ...) -> Tensor:
+    """mH(Tensor(a) self) -> Tensor(a)"""
+def mT(input: Tensor, *, out: Any = ...) -> Tensor:
+    """mT(Tensor(a) self) -> Tensor(a)"""
 def matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """matmul(Tensor self, Tensor other) -> Tensor"""
+def matrix_H(input: Tensor, *, out: Any = ...) -> Tensor:
+    """matrix_H(Tensor(a) self) -> Tensor(a)"""
+def matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
+    """matrix_power(Tensor self, int n) -> Tensor"""
+@overload
+def meshgrid(tensors: Sequence[Tensor], *, indexing: str, out: Any = ...) -> tuple[Tensor, ...]:
+    """meshgrid.indexing(Tensor[] tensors, *, str indexing) -> Tensor[]"""
+@overload
+def meshgrid(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
+    """meshgrid(Tensor[] tensors) -> Tensor[]"""
 def mm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
     """mm(Tensor self, Tensor mat2) -> Tensor"""
+@overload
+def moveaxis(input: Tensor, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+@overload
+def moveaxis(input: Tensor, source: int, destination: int, *, out: Any = ...) -> Tensor:
+    """moveaxis.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+@overload
+def movedim(input: Tensor, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+@overload
 def movedim(input: Tensor, source: int, destination: int, *, out: Any = ...) -> Tensor:
     """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
 @overload
@@ -88,26 +259,101 @@ def mul(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
 def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
+@overload
 def narrow(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
     """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
+@overload
+def narrow(input: Tensor, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
+    """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+def new_empty(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def new_empty_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def new_full(input: Tensor, size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """new_full(Tensor self, SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def numpy_T(input: Tensor, *, out: Any = ...) -> Tensor:
+    """numpy_T(Tensor(a) self) -> Tensor(a)"""
 def ones(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """ones(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def ones_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def outer(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """outer(Tensor self, Tensor vec2) -> Tensor"""
+def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
+    """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tensor:
+    """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
+def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
+    """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def ravel(input: Tensor, *, out: Any = ...) -> Tensor:
+    """ravel(Tensor(a) self) -> Tensor(a)"""
+def reflection_pad1d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+def reflection_pad2d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+def reflection_pad3d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+def repeat(input: Tensor, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
+@overload
+def repeat_interleave(input: Tensor, repeats: int, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+    """repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+@overload
+def repeat_interleave(input: Tensor, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+    """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+def replication_pad1d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+def replication_pad2d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+def replication_pad3d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
 def reshape(input: Tensor, shape: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
+def reshape_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+def roll(input: Tensor, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+    """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
+def rot90(input: Tensor, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+    """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
+def row_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """row_stack(Tensor[] tensors) -> Tensor"""
+def scalar_tensor(s: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def select(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
+def select_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, index: int, *, out: Any = ...) -> Tensor:
+    """select_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt index) -> Tensor"""
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
+    """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
 def slice(input: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
     """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
+def slice_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, start: int, end: int, step: int, *, out: Any = ...) -> Tensor:
+    """slice_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt start, SymInt end, SymInt step) -> Tensor"""
+def slice_scatter(input: Tensor, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
+    """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
+@overload
+def split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
+@overload
+def split(input: Tensor, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+@overload
+def squeeze(input: Tensor, *, out: Any = ...) -> Tensor:
+    """squeeze(Tensor(a) self) -> Tensor(a)"""
+@overload
 def squeeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)"""
+@overload
+def squeeze(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
 def stack(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """stack(Tensor[] tensors, int dim=0) -> Tensor"""
 @overload
@@ -118,18 +364,63 @@ def sum(input: Tensor, dim: Sequence[int] | int | None, keepdim: bool = ..., *, 
     """sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 def sum_to_size(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
+def swapaxes(input: Tensor, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
+    """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
+def swapdims(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
+    """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def t(input: Tensor, *, out: Any = ...) -> Tensor:
     """t(Tensor(a) self) -> Tensor(a)"""
+@overload
+def tensor_split(input: Tensor, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
+@overload
+def tensor_split(input: Tensor, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
+@overload
+def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+def tensordot(input: Tensor, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
+def tile(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """tile(Tensor self, SymInt[] dims) -> Tensor"""
 def transpose(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+def tril(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+    """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
+def tril_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """tril_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def triu(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+    """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
+def triu_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """triu_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def unbind(input: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
+def unfold(input: Tensor, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+    """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
+def unfold_backward(grad_in: Tensor, input_sizes: Sequence[int] | int, dim: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+    """unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
 def vdot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """vdot(Tensor self, Tensor other) -> Tensor"""
+@overload
 def view(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+@overload
+def view(input: Tensor, dtype: dtype, *, out: Any = ...) -> Tensor:
+    """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
+def view_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+@overload
+def vsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+@overload
+def vsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+def vstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
+    """vstack(Tensor[] tensors) -> Tensor"""
 def zero(input: Tensor, *, out: Any = ...) -> Tensor:
     """zero(Tensor self) -> Tensor"""
 def zeros(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -167,10 +458,30 @@ class TableMethods:
         """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def addr_(self, vec1: Tensor, vec2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+    def adjoint(self, *, out: Any = ...) -> Tensor:
+        """adjoint(Tensor(a) self) -> Tensor(a)"""
+    def adjoint_(self, *, out: Any = ...) -> Tensor:
+        """adjoint(Tensor(a) self) -> Tensor(a)"""
     def alias(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
     def alias_(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
+    def as_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+        """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+    def as_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+        """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+    def atleast_1d(self, *, out: Any = ...) -> Tensor:
+        """atleast_1d(Tensor self) -> Tensor"""
+    def atleast_1d_(self, *, out: Any = ...) -> Tensor:
+        """atleast_1d(Tensor self) -> Tensor"""
+    def atleast_2d(self, *, out: Any = ...) -> Tensor:
+        """atleast_2d(Tensor self) -> Tensor"""
+    def atleast_2d_(self, *, out: Any = ...) -> Tensor:
+        """atleast_2d(Tensor self) -> Tensor"""
+    def atleast_3d(self, *, out: Any = ...) -> Tensor:
+        """atleast_3d(Tensor self) -> Tensor"""
+    def atleast_3d_(self, *, out: Any = ...) -> Tensor:
+        """atleast_3d(Tensor self) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -179,6 +490,14 @@ class TableMethods:
         """bmm(Tensor self, Tensor mat2) -> Tensor"""
     def bmm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """bmm(Tensor self, Tensor mat2) -> Tensor"""
+    def broadcast_to(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    def broadcast_to_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    def chunk(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
+    def chunk_(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
     def clone(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     def clone_(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -191,10 +510,14 @@ class TableMethods:
         """conj_physical(Tensor self) -> Tensor"""
     def conj_physical_(self, *, out: Any = ...) -> Tensor:
         """conj_physical(Tensor self) -> Tensor"""
+    def constant_pad_nd(self, pad: Sequence[int] | int, value: Number = ..., *, out: Any = ...) -> Tensor:
+        """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
+    def constant_pad_nd_(self, pad: Sequence[int] | int, value: Number = ..., *, out: Any = ...) -> Tensor:
+        """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
     def contiguous(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
-        """contiguous(Tensor(a) self, *, MemoryFormat memory_format=contiguous_format) -> Tensor(a)"""
+        """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
     def contiguous_(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
-        """contiguous(Tensor(a) self, *, MemoryFormat memory_format=contiguous_format) -> Tensor(a)"""
+        """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
     def copy(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
     def copy_(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
@@ -207,10 +530,46 @@ class TableMethods:
         """detach(Tensor(a) self) -> Tensor(a)"""
     def detach_(self, *, out: Any = ...) -> Tensor:
         """detach(Tensor(a) self) -> Tensor(a)"""
+    def diag(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """diag(Tensor self, int diagonal=0) -> Tensor"""
+    def diag_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """diag(Tensor self, int diagonal=0) -> Tensor"""
+    def diag_embed(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
+    def diag_embed_(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
+    def diagflat(self, offset: int = ..., *, out: Any = ...) -> Tensor:
+        """diagflat(Tensor self, int offset=0) -> Tensor"""
+    def diagflat_(self, offset: int = ..., *, out: Any = ...) -> Tensor:
+        """diagflat(Tensor self, int offset=0) -> Tensor"""
+    def diagonal(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
+    def diagonal_(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
+    def diagonal_scatter(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
+    def diagonal_scatter_(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
     def dot(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
         """dot(Tensor self, Tensor tensor) -> Tensor"""
     def dot_(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
         """dot(Tensor self, Tensor tensor) -> Tensor"""
+    @overload
+    def dsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def dsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    @overload
+    def dsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def dsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    def empty_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    def empty_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def eq(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """eq.Tensor(Tensor self, Tensor other) -> Tensor"""
     def eq_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -223,18 +582,66 @@ class TableMethods:
         """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
     def expand_(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
         """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
+    def expand_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def expand_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    @overload
     def fill(self, value: Number, *, out: Any = ...) -> Tensor:
         """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
+    @overload
+    def fill(self, value: Tensor, *, out: Any = ...) -> Tensor:
+        """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+    @overload
     def fill_(self, value: Number, *, out: Any = ...) -> Tensor:
         """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
+    @overload
+    def fill_(self, value: Tensor, *, out: Any = ...) -> Tensor:
+        """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+    def flatten(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
+        """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
+    def flatten_(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
+        """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
+    def flip(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """flip(Tensor self, int[] dims) -> Tensor"""
+    def flip_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """flip(Tensor self, int[] dims) -> Tensor"""
+    def fliplr(self, *, out: Any = ...) -> Tensor:
+        """fliplr(Tensor self) -> Tensor"""
+    def fliplr_(self, *, out: Any = ...) -> Tensor:
+        """fliplr(Tensor self) -> Tensor"""
+    def flipud(self, *, out: Any = ...) -> Tensor:
+        """flipud(Tensor self) -> Tensor"""
+    def flipud_(self, *, out: Any = ...) -> Tensor:
+        """flipud(Tensor self) -> Tensor"""
+    def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    def full_like_(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
+        """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def ger(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
     def ger_(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
+    @overload
+    def hsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def hsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    @overload
+    def hsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def hsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
     def inner_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
+    def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """kron(Tensor self, Tensor other) -> Tensor"""
+    def kron_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """kron(Tensor self, Tensor other) -> Tensor"""
     def linalg_cross(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
         """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
     def linalg_cross_(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
@@ -243,16 +650,56 @@ class TableMethods:
         """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
     def linalg_matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
+    def linalg_matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
+        """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+    def linalg_matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
+        """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+    def mH(self, *, out: Any = ...) -> Tensor:
+        """mH(Tensor(a) self) -> Tensor(a)"""
+    def mH_(self, *, out: Any = ...) -> Tensor:
+        """mH(Tensor(a) self) -> Tensor(a)"""
+    def mT(self, *, out: Any = ...) -> Tensor:
+        """mT(Tensor(a) self) -> Tensor(a)"""
+    def mT_(self, *, out: Any = ...) -> Tensor:
+        """mT(Tensor(a) self) -> Tensor(a)"""
     def matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """matmul(Tensor self, Tensor other) -> Tensor"""
     def matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """matmul(Tensor self, Tensor other) -> Tensor"""
+    def matrix_H(self, *, out: Any = ...) -> Tensor:
+        """matrix_H(Tensor(a) self) -> Tensor(a)"""
+    def matrix_H_(self, *, out: Any = ...) -> Tensor:
+        """matrix_H(Tensor(a) self) -> Tensor(a)"""
+    def matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
+        """matrix_power(Tensor self, int n) -> Tensor"""
+    def matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
+        """matrix_power(Tensor self, int n) -> Tensor"""
     def mm(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
     def mm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
+    @overload
+    def moveaxis(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+    @overload
+    def moveaxis(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
+        """moveaxis.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+    @overload
+    def moveaxis_(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+    @overload
+    def moveaxis_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
+        """moveaxis.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+    @overload
+    def movedim(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+    @overload
     def movedim(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+    @overload
+    def movedim_(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
+    @overload
     def movedim_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
     @overload
@@ -271,14 +718,42 @@ class TableMethods:
         """mv(Tensor self, Tensor vec) -> Tensor"""
     def mv_(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
+    @overload
     def narrow(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
         """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
+    @overload
+    def narrow(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
+        """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    @overload
     def narrow_(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
         """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
+    @overload
+    def narrow_(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
+        """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    def new_empty(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_empty_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_empty_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_empty_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_full(self, size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_full(Tensor self, SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_full_(self, size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_full(Tensor self, SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_ones(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def new_ones_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+        """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def numpy_T(self, *, out: Any = ...) -> Tensor:
+        """numpy_T(Tensor(a) self) -> Tensor(a)"""
+    def numpy_T_(self, *, out: Any = ...) -> Tensor:
+        """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def ones_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def ones_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -287,26 +762,132 @@ class TableMethods:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def outer_(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
+    def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
+        """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
+    def pad_(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
+        """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def permute_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+    def pixel_shuffle(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
+        """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
+    def pixel_shuffle_(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
+        """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
+    def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
+        """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def pixel_unshuffle_(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
+        """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def ravel(self, *, out: Any = ...) -> Tensor:
+        """ravel(Tensor(a) self) -> Tensor(a)"""
+    def ravel_(self, *, out: Any = ...) -> Tensor:
+        """ravel(Tensor(a) self) -> Tensor(a)"""
+    def reflection_pad1d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+    def reflection_pad1d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+    def reflection_pad2d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+    def reflection_pad2d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+    def reflection_pad3d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+    def reflection_pad3d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+    def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
+    def repeat_(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
+    @overload
+    def repeat_interleave(self, repeats: int, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+        """repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+    @overload
+    def repeat_interleave(self, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+        """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+    @overload
+    def repeat_interleave_(self, repeats: int, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+        """repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+    @overload
+    def repeat_interleave_(self, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+        """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+    def replication_pad1d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+    def replication_pad1d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
+    def replication_pad2d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+    def replication_pad2d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
+    def replication_pad3d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
+    def replication_pad3d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
     def reshape(self, shape: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
     def reshape_(self, shape: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
+    def reshape_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def reshape_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def roll(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+        """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
+    def roll_(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+        """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
+    def rot90(self, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+        """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
+    def rot90_(self, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
+        """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
     def select(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
     def select_(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
+    def select_scatter(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
+        """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
+    def select_scatter_(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
+        """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
     def slice(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
     def slice_(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
+    def slice_scatter(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
+        """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
+    def slice_scatter_(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
+        """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
+    @overload
+    def split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def split(self, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def split_(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def split_(self, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
+    def split_with_sizes(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+    def split_with_sizes_(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def squeeze(self, *, out: Any = ...) -> Tensor:
+        """squeeze(Tensor(a) self) -> Tensor(a)"""
+    @overload
     def squeeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)"""
+    @overload
+    def squeeze(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
+    @overload
+    def squeeze_(self, *, out: Any = ...) -> Tensor:
+        """squeeze(Tensor(a) self) -> Tensor(a)"""
+    @overload
     def squeeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)"""
+    @overload
+    def squeeze_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
     @overload
     def sum(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """sum(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
@@ -323,18 +904,68 @@ class TableMethods:
         """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
     def sum_to_size_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
+    def swapaxes(self, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
+        """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
+    def swapaxes_(self, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
+        """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
+    def swapdims(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
+        """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+    def swapdims_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
+        """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def t(self, *, out: Any = ...) -> Tensor:
         """t(Tensor(a) self) -> Tensor(a)"""
     def t_(self, *, out: Any = ...) -> Tensor:
         """t(Tensor(a) self) -> Tensor(a)"""
+    @overload
+    def tensor_split(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def tensor_split(self, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def tensor_split_(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def tensor_split_(self, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
+    @overload
+    def tensor_split_(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+    def tensordot(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
+    def tensordot_(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
+    def tile(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """tile(Tensor self, SymInt[] dims) -> Tensor"""
+    def tile_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """tile(Tensor self, SymInt[] dims) -> Tensor"""
     def transpose(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+    def tril(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
+    def tril_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
+    def triu(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
+    def triu_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
+        """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
     def unbind(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
     def unbind_(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
+    def unflatten(self, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
+    def unflatten_(self, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
+    def unfold(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+        """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
+    def unfold_(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+        """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
@@ -343,10 +974,34 @@ class TableMethods:
         """vdot(Tensor self, Tensor other) -> Tensor"""
     def vdot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """vdot(Tensor self, Tensor other) -> Tensor"""
+    @overload
     def view(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    @overload
+    def view(self, dtype: dtype, *, out: Any = ...) -> Tensor:
+        """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
+    @overload
     def view_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    @overload
+    def view_(self, dtype: dtype, *, out: Any = ...) -> Tensor:
+        """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
+    def view_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def view_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    @overload
+    def vsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def vsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    @overload
+    def vsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
+    @overload
+    def vsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def zero(self, *, out: Any = ...) -> Tensor:
         """zero(Tensor self) -> Tensor"""
     def zero_(self, *, out: Any = ...) -> Tensor:

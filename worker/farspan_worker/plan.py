@@ -210,12 +210,11 @@ def store(target: Array, result: Any) -> None:
 def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
     from .store import Array
 
-    if not op.absolute:
-        size = x._spec.dtype.itemsize
-        if spec.dtype.itemsize != size:  # offsets count elements of the new type
-            offset += x._offset * size // spec.dtype.itemsize
-        else:
-            offset += x._offset
+    size = x._spec.dtype.itemsize
+    if spec.dtype.itemsize != size:  # offsets count elements of the new type
+        offset += x._offset * size // spec.dtype.itemsize
+    else:
+        offset += x._offset
     out = Array(x._storage.window(spec, offset), spec, x._storage, offset)
     if not op.detaches:
         base = x._base or x

@@ -111,7 +111,7 @@ class Array(Variable, Value):
         cls, op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
     ) -> Any:
         results = plans.run(op, tensors, static, scalars, form, tensors[0]._storage.budget)
-        return results[0] if len(results) == 1 else tuple(results)
+        return results[0] if len(results) == 1 and not op.lists else tuple(results)
 
 
 @dataclass(slots=True, eq=False)

@@ -59,16 +59,12 @@ def view(self, size):
     return (self,), (c.integers(size),), ()
 
 
+def view_dtype(self, dtype):
+    return (self,), (c.dtype(dtype),), ()
+
+
 def expand(self, size, *, implicit=False):
     return (self,), (c.integers(size), c.boolean(implicit),), ()
-
-
-def select_int(self, dim, index):
-    return (self,), (c.integer(dim), c.integer(index),), ()
-
-
-def slice_Tensor(self, dim=0, start=None, end=None, step=1):
-    return (self,), (c.integer(dim), c.integer_or_none(start), c.integer_or_none(end), c.integer(step),), ()
 
 
 def detach(self):
@@ -83,12 +79,16 @@ def unsqueeze(self, dim):
     return (self,), (c.integer(dim),), ()
 
 
+def squeeze(self):
+    return (self,), (), ()
+
+
 def squeeze_dim(self, dim):
     return (self,), (c.integer(dim),), ()
 
 
-def unbind_int(self, dim=0):
-    return (self,), (c.integer(dim),), ()
+def squeeze_dims(self, dim):
+    return (self,), (c.integers(dim),), ()
 
 
 def transpose_int(self, dim0, dim1):
@@ -103,12 +103,36 @@ def permute(self, dims):
     return (self,), (c.integers(dims),), ()
 
 
-def _window(self, base_stride, size, stride, offset):
-    return (self,), (c.integers(base_stride), c.integers(size), c.integers(stride), c.integer(offset),), ()
+def select_int(self, dim, index):
+    return (self,), (c.integer(dim), c.integer(index),), ()
 
 
-def _window_scatter(self, src, base_stride, size, stride, offset):
-    return (self, src,), (c.integers(base_stride), c.integers(size), c.integers(stride), c.integer(offset),), ()
+def slice_Tensor(self, dim=0, start=None, end=None, step=1):
+    return (self,), (c.integer(dim), c.integer_or_none(start), c.integer_or_none(end), c.integer(step),), ()
+
+
+def unbind_int(self, dim=0):
+    return (self,), (c.integer(dim),), ()
+
+
+def split_Tensor(self, split_size, dim=0):
+    return (self,), (c.integer(split_size), c.integer(dim),), ()
+
+
+def split_with_sizes(self, split_sizes, dim=0):
+    return (self,), (c.integers(split_sizes), c.integer(dim),), ()
+
+
+def diagonal(self, offset=0, dim1=0, dim2=1):
+    return (self,), (c.integer(offset), c.integer(dim1), c.integer(dim2),), ()
+
+
+def unfold(self, dimension, size, step):
+    return (self,), (c.integer(dimension), c.integer(size), c.integer(step),), ()
+
+
+def _as_strided(self, size, stride, offset):
+    return (self,), (c.integers(size), c.integers(stride), c.integer(offset),), ()
 
 
 def clone(self, *, memory_format=None):
@@ -123,28 +147,162 @@ def cat(tensors, dim=0):
     return (*tensors,), (len(tensors), c.integer(dim),), ()
 
 
+def stack(tensors, dim=0):
+    return (*tensors,), (len(tensors), c.integer(dim),), ()
+
+
+def select_backward(grad_output, input_sizes, dim, index):
+    return (grad_output,), (c.integers(input_sizes), c.integer(dim), c.integer(index),), ()
+
+
+def slice_backward(grad_output, input_sizes, dim, start, end, step):
+    return (grad_output,), (c.integers(input_sizes), c.integer(dim), c.integer(start), c.integer(end), c.integer(step),), ()
+
+
+def diagonal_backward(grad_output, input_sizes, offset, dim1, dim2):
+    return (grad_output,), (c.integers(input_sizes), c.integer(offset), c.integer(dim1), c.integer(dim2),), ()
+
+
+def unfold_backward(grad_in, input_sizes, dim, size, step):
+    return (grad_in,), (c.integers(input_sizes), c.integer(dim), c.integer(size), c.integer(step),), ()
+
+
+def _window(self, base_stride, size, stride, offset):
+    return (self,), (c.integers(base_stride), c.integers(size), c.integers(stride), c.integer(offset),), ()
+
+
+def _window_add(grad, base_size, base_stride, size, stride, offset):
+    return (grad,), (c.integers(base_size), c.integers(base_stride), c.integers(size), c.integers(stride), c.integer(offset),), ()
+
+
+def _window_scatter(self, src, base_stride, size, stride, offset):
+    return (self, src,), (c.integers(base_stride), c.integers(size), c.integers(stride), c.integer(offset),), ()
+
+
+def repeat(self, repeats):
+    return (self,), (c.integers(repeats),), ()
+
+
+def flip(self, dims):
+    return (self,), (c.integers(dims),), ()
+
+
+def roll(self, shifts, dims=()):
+    return (self,), (c.integers(shifts, 1), c.integers(dims, 1),), ()
+
+
+def tril(self, diagonal=0):
+    return (self,), (c.integer(diagonal),), ()
+
+
+def triu(self, diagonal=0):
+    return (self,), (c.integer(diagonal),), ()
+
+
+def diag_embed(self, offset=0, dim1=-2, dim2=-1):
+    return (self,), (c.integer(offset), c.integer(dim1), c.integer(dim2),), ()
+
+
+def constant_pad_nd(self, pad, value=0):
+    n = []
+    s = (c.integers(pad), c.scalar(value, 0, n),)
+    return (self,), s, tuple(n)
+
+
+def reflection_pad1d(self, padding):
+    return (self,), (c.integers(padding, 2),), ()
+
+
+def replication_pad1d(self, padding):
+    return (self,), (c.integers(padding, 2),), ()
+
+
+def reflection_pad2d(self, padding):
+    return (self,), (c.integers(padding, 4),), ()
+
+
+def replication_pad2d(self, padding):
+    return (self,), (c.integers(padding, 4),), ()
+
+
+def reflection_pad3d(self, padding):
+    return (self,), (c.integers(padding, 6),), ()
+
+
+def replication_pad3d(self, padding):
+    return (self,), (c.integers(padding, 6),), ()
+
+
+def _border_pad_backward(grad, size, padding, mode):
+    return (grad,), (c.integers(size), c.integers(padding), c.string(mode),), ()
+
+
 def zeros(size, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
-def ones(size, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
-def empty_memory_format(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
-    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
 
 
 def zeros_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
     return (self,), (c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
 
 
+def new_zeros(self, size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (self,), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def ones(size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
 def ones_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
     return (self,), (c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
 
 
-def new_zeros(self, size, *, dtype=None, layout=None, device=None, pin_memory=None):
+def new_ones(self, size, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (self,), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def empty_memory_format(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def empty_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    return (self,), (c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),), ()
+
+
+def new_empty(self, size, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (self,), (c.integers(size), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def full(size, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integers(size), c.scalar(fill_value, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def full_like(self, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    n = []
+    s = (c.scalar(fill_value, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory), c.memory_format(memory_format),)
+    return (self,), s, tuple(n)
+
+
+def new_full(self, size, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integers(size), c.scalar(fill_value, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (self,), s, tuple(n)
+
+
+def scalar_tensor(s, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.scalar(s, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def new_empty_strided(self, size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (self,), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
 def fill_Scalar(self, value):
@@ -153,14 +311,58 @@ def fill_Scalar(self, value):
     return (self,), s, tuple(n)
 
 
+def fill_Tensor(self, value):
+    return (self, value,), (), ()
+
+
 def zero(self):
     return (self,), (), ()
 
 
-def full(size, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None):
+def arange(end, *, dtype=None, layout=None, device=None, pin_memory=None):
     n = []
-    s = (c.integers(size), c.scalar(fill_value, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    s = (c.scalar(end, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
     return (), s, tuple(n)
+
+
+def arange_start(start, end, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.scalar(start, None, n), c.scalar(end, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def arange_start_step(start, end, step=1, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.scalar(start, None, n), c.scalar(end, None, n), c.scalar(step, 1, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def linspace(start, end, steps, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.scalar(start, None, n), c.scalar(end, None, n), c.integer(steps), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def logspace(start, end, steps, base=10.0, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.scalar(start, None, n), c.scalar(end, None, n), c.integer(steps), c.number(base, 10.0, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def eye(n, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def eye_m(n, m, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(n), c.integer(m), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def tril_indices(row, col, offset=0, *, dtype=4, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(row), c.integer(col), c.integer(offset), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def triu_indices(row, col, offset=0, *, dtype=4, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(row), c.integer(col), c.integer(offset), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
 def mm(self, mat2):
@@ -225,3 +427,15 @@ def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps
     n = []
     s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled),)
     return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps,), s, tuple(n)
+
+
+def convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
+    return (input, weight, *(() if bias is None else (bias,)),), (bias is not None, c.integers(stride), c.integers(padding), c.integers(dilation), c.boolean(transposed), c.integers(output_padding), c.integer(groups),), ()
+
+
+def convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask):
+    return (grad_output, input, weight,), (c.integers_or_none(bias_sizes), c.integers(stride), c.integers(padding), c.integers(dilation), c.boolean(transposed), c.integers(output_padding), c.integer(groups), tuple(output_mask),), ()
+
+
+def _contract(equation, self, other):
+    return (self, other,), (c.string(equation),), ()

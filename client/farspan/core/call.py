@@ -8,6 +8,7 @@ A call ends in `Value._apply`, which each kind of value (client proxy, engine ar
 from __future__ import annotations
 
 import types
+from collections import namedtuple
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -129,7 +130,8 @@ class _Choice:
             outs = (out,) if isinstance(out, Value) else tuple(out)
             tensors, form = tensors + outs, OUT
         cls = type(tensors[0]) if tensors else _default
-        return cls._apply(op, tensors, static, scalars, form)
+        result = cls._apply(op, tensors, static, scalars, form)
+        return named(op, result) if op.schema.return_names else result
 
 
 def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:
@@ -139,10 +141,30 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     if form == INPLACE:
         return fn.copy_(args[0], result)
     if out is not None:
-        if isinstance(result, tuple):
-            return tuple(_into(o, r) for o, r in zip(out, result, strict=True))
-        return _into(out, result)
-    return result
+        if not isinstance(result, tuple):
+            return _into(out, result)
+        result = tuple(_into(o, r) for o, r in zip(out, result, strict=True))
+    return named(op, result) if op.schema.return_names else result
+
+
+_return_types: dict[Op, Any] = {}
+
+
+def named(op: Op, results: tuple[Any, ...]) -> Any:
+    """Return several results as torch.return_types does: a tuple with the schema's names."""
+    cls = _return_types.get(op)
+    if cls is None:
+        names = op.schema.return_names
+        made = namedtuple(op.base, names)  # type: ignore[misc]
+        made.__module__ = "torch.return_types"
+        made.__repr__ = _show_named  # type: ignore[method-assign]
+        cls = _return_types[op] = made
+    return cls(*results)
+
+
+def _show_named(self: Any) -> str:
+    fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._fields, self, strict=True))
+    return f"torch.return_types.{type(self).__name__}(\n{fields})"
 
 
 def _into(out: Any, result: Any) -> Any:

@@ -9,6 +9,7 @@
     │   ├── ValueRangeError    (IndexError)      an index or value out of range
     │   ├── ArgumentError      (TypeError)       a call that fits no signature
     │   ├── BadValueError      (ValueError)      an argument of the right type, wrong value
+    │   ├── ParameterError     (RuntimeError)    a number that the operator cannot work with
     │   ├── LinalgError        (RuntimeError)    singular, not positive-definite, no convergence
     │   ├── UnsupportedError   (NotImplementedError)
     │   └── OutOfMemoryError   (RuntimeError)    over the session's byte budget
@@ -64,6 +65,10 @@ class ArgumentError(ProgramError, TypeError):
 
 class BadValueError(ProgramError, ValueError):
     """An argument of the right type with a value that is not allowed."""
+
+
+class ParameterError(ProgramError, RuntimeError):
+    """A number that the operator cannot work with: a negative deviation, a probability of 2."""
 
 
 class LinalgError(ProgramError, RuntimeError):

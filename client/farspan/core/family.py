@@ -71,6 +71,7 @@ def pointwise(
     result: Callable[[DType], DType] | DType | None = None,
     operands: str | None = None,
     refuses: str = "",
+    compute: Callable[..., DType] | None = None,
     **facets: Any,
 ) -> Op:
     """Declare an elementwise op: broadcasts, promotes, shards along every dim, fuses.
@@ -78,7 +79,8 @@ def pointwise(
     dtype: from the promoted type of the operands to the one the kernel computes in (default: the
     same). result: from that to the type of the result, or the type itself. operands: names of the
     arguments that promote (default: all tensors and Scalars). refuses: kinds of dtypes, out of
-    "b" bool, "i" int, "c" complex, "f" float, for which torch has no kernel.
+    "b" bool, "i" int, "c" complex, "f" float, for which torch has no kernel. compute: in place of
+    `dtype` where the other arguments decide too; takes them all.
     """
     parsed = schema.parse(line)
     if operands is None:
@@ -88,15 +90,17 @@ def pointwise(
         names = operands.split()
     chosen = [i for i, a in enumerate(parsed.args) if a.name in names]
 
-    def compute(*args: Any) -> DType:
+    def promote(*args: Any) -> DType:
         common = common_dtype(*[args[i] for i in chosen])
         if refuses:
             _refuse(parsed.base, common, refuses)
         return dtype(common) if dtype else common
 
+    computes = compute or promote
+
     def meta(*args: Any) -> Spec:
         specs = [a for a in args if isinstance(a, Spec)]
-        out = compute(*args)
+        out = computes(*args)
         if isinstance(result, DType):
             out = result
         elif result is not None:
@@ -114,7 +118,7 @@ def pointwise(
         meta=meta,
         kernel=kernel,
         vjp=vjp or {},
-        compute=compute,
+        compute=computes,
         operands=frozenset(names),
         dims="pointwise",
         **facets,
@@ -145,12 +149,14 @@ def reduction(
     result: Callable[[DType], DType] | DType | None = None,
     refuses: str = "",
     check: Callable[..., None] | None = None,
+    more: Sequence[DType | None] = (),
     **facets: Any,
 ) -> Op:
     """Declare a reduction over `dim` (absent or None: all). An argument `dtype` overrides.
 
     dtype: from the input's type to the one computed in; result: from that to the result's.
     check(spec, dims): raises for what torch refuses, such as an empty dim without an identity.
+    more: the types of further results of the same shape, such as indices; None: as the first.
     """
     parsed = schema.parse(line)
     at = {a.name: i for i, a in enumerate(parsed.args)}
@@ -161,7 +167,7 @@ def reduction(
         asked = args[at["dtype"]] if "dtype" in at else None
         return asked or (dtype(args[0].dtype) if dtype else args[0].dtype)
 
-    def meta(*args: Any) -> Spec:
+    def meta(*args: Any) -> Spec | tuple[Spec, ...]:
         spec: Spec = args[0]
         dims = wrap_dims(args[at["dim"]] if "dim" in at else None, spec.ndim)
         if check:
@@ -172,7 +178,8 @@ def reduction(
             out = result
         elif result is not None:
             out = result(out)
-        return Spec.make(reduced_shape(spec.shape, dims, keepdim), out, spec.device)
+        first = Spec.make(reduced_shape(spec.shape, dims, keepdim), out, spec.device)
+        return (first, *[first.with_(dtype=d) for d in more]) if more else first
 
     return declare(
         line, "reduction", meta=meta, kernel=kernel, vjp=vjp or {}, compute=compute, **facets

@@ -51,7 +51,7 @@ class Op:
     random: bool = False  # the kernel's first argument after xp is a Generator
     overwrites: bool = False  # in place, the old elements of self do not matter (fill_, copy_)
     detaches: bool = False  # a view that shares memory but has no place in the graph
-    absolute: bool = False  # a view whose offset counts from the start of the storage
+    anywhere: bool = False  # a view of any place in the storage (as_strided): bounds are checked
     opcode: int = -1
     written: tuple[int, ...] = ()  # positions in args of what the op itself writes: (a!)
     _recipes: dict[Any, Recipe] = field(default_factory=dict)
@@ -69,6 +69,11 @@ class Op:
     @property
     def args(self) -> tuple[Arg, ...]:
         return self.schema.args
+
+    @property
+    def lists(self) -> bool:
+        """Whether the result is a list of tensors, even if it holds one."""
+        return self.schema.returns == ("T[]",)
 
     @property
     def bind(self) -> Callable[..., tuple[tuple[Any, ...], Static, tuple[Any, ...]]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .boxmuller import F32, F64, TAU, box_muller_32, box_muller_64, elementwise_libm, fma64
+from .errors import ParameterError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -235,7 +236,7 @@ def randint(
 
     Without high they go up to the dtype's largest (for floats 2**mantissa bits); without both, from
     0 (``random_()``); low = -2**63 without high is the whole int64 range.
-    Raises RuntimeError if the interval holds no number of the dtype.
+    Raises ParameterError if the interval holds no number of the dtype.
     """
     if low is None and high is None:
         return _random_unbounded(gen, shape, dtype)
@@ -251,7 +252,7 @@ def randint(
     else:
         end = high
     if base >= end:
-        raise RuntimeError(
+        raise ParameterError(
             f"random_ expects 'from' to be less than 'to', but got from={asked[0]} >= to={asked[1]}"
         )
     span = end - base
@@ -295,10 +296,10 @@ def bernoulli_tensor(gen: Generator, probs: Array, dtype: np.dtype[Any] | None =
     """Return ones with the probability in probs, else zeros: ``torch.bernoulli(probs)``.
 
     Result: shape of probs; dtype of probs unless given. Takes 53 bits an element if probs is
-    float64, else 24. Raises RuntimeError, before any draw, if a probability is outside [0, 1].
+    float64, else 24. Raises ParameterError, before any draw, if a probability is outside [0, 1].
     """
     if not np.all((probs >= 0) & (probs <= 1)):
-        raise RuntimeError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
+        raise ParameterError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
     flat = probs.reshape(-1)
     if flat.dtype == np.float64:
         ones = gen.doubles(flat.size) < flat
@@ -349,13 +350,13 @@ def multinomial(
     """Return indices drawn with the weights in the last dimension: ``torch.multinomial``.
 
     probs: (categories,) or (rows, categories), floating. Result: the same with num_samples last.
-    Raises RuntimeError if a weight is negative or not finite or a row has no weight.
+    Raises ParameterError if a weight is negative or not finite or a row has no weight.
     """
     weights = probs.astype(np.float32) if probs.dtype.itemsize == 2 else probs
     if not np.all(np.isfinite(weights) & (weights >= 0)):
-        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+        raise ParameterError("probability tensor contains either `inf`, `nan` or element < 0")
     if not np.all(weights.sum(-1) > 0):
-        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+        raise ParameterError("invalid multinomial distribution (sum of probabilities <= 0)")
     if replacement and num_samples > 1:
         return _with_replacement(gen, weights, num_samples)
     # The largest of weight / Exp(1) falls on i with probability weight[i] (the Gumbel trick).

@@ -51,6 +51,7 @@ class Schema:
     name: str  # with the overload: "add.Tensor"
     args: tuple[Arg, ...]
     returns: tuple[str, ...]  # kinds
+    return_names: tuple[str, ...] = ()  # of several results, where torch names them
 
     @property
     def base(self) -> str:
@@ -85,7 +86,8 @@ def parse(line: str) -> Schema:
         args.append(_parse_arg(text, keyword_only))
     returns = _split(result[1:-1]) if result.startswith("(") else [result]
     kinds = tuple(_parse_kind(_type_of(r))[0] for r in returns if r)
-    return Schema(line, namespace or "aten", name, tuple(args), kinds)
+    names = tuple(r.rpartition(" ")[2] for r in returns if " " in r and r[-1] not in ")]")
+    return Schema(line, namespace or "aten", name, tuple(args), kinds, names)
 
 
 def _type_of(result: str) -> str:
@@ -117,14 +119,16 @@ def _parse_kind(text: str) -> tuple[str, bool, int | None]:
 
 
 def _parse_arg(text: str, keyword_only: bool) -> Arg:
-    declared, _, name = text.rpartition(" ")
-    name, equals, default = name.partition("=")
+    head, equals, default = text.partition("=")  # a default may have spaces: [1, 1]
+    declared, _, name = head.rpartition(" ")
     kind, written, size = _parse_kind(declared)
     value = _parse_default(default, kind) if equals else MISSING
     return Arg(name, kind, value, keyword_only, written, size)
 
 
 def _parse_default(text: str, kind: str) -> Any:
+    if kind[0] == "d":  # torch's own number of a type: what the op makes when none is asked for
+        return None
     constants = {"None": None, "True": True, "False": False, "contiguous_format": 0, "Mean": 1}
     if text in constants:
         return constants[text]

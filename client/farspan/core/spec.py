@@ -78,6 +78,16 @@ class Spec:
         """The same tensor laid out in C order."""
         return self if self.contiguous else Spec.make(self.shape, self.dtype, self.device)
 
+    @property
+    def packed(self) -> Spec:
+        """The same tensor without gaps or overlaps, its dims in the same order in memory.
+
+        What `empty_like` and `clone` make (torch's preserve_format).
+        """
+        if self.contiguous or self.dense:
+            return self
+        return self.with_(stride=pointwise_stride(self.shape, (self,)))
+
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
         if not self.numel:

@@ -365,7 +365,8 @@ class _Environment:
         name, call = key
         node = self.node
         if name == "g":
-            return self.gradients if len(node.outs) > 1 else self.gradients[0]
+            several = len(node.outs) > 1 or (node.op is not None and node.op.lists)
+            return self.gradients if several else self.gradients[0]
         if name == "needed":
             return [self._is_needed(at) for at in call.positions]
         if name == "out_spec":
