@@ -548,7 +548,7 @@ def test_a_dead_worker_is_a_worker_lost_error_and_the_gateway_serves_on(cluster:
     client.synchronize()
     bystander.synchronize()
     on = [each.worker.address for each in _live(cluster, client).links]
-    dead = next(w for w in cluster.workers if _address(w) == on[1])
+    dead = next(w for w in cluster.workers if w.address == on[1])
     alive = _live(cluster, bystander).links[0].worker.address == on[0]
     dead.close()
     lost = client.lost()
@@ -751,8 +751,3 @@ def _live(cluster: Cluster, client: Client) -> Any:
 
 def _states(cluster: Cluster) -> list[str]:
     return [live.machine.state for live in cluster.gateway.service._sessions.values()]
-
-
-def _address(worker: Worker) -> str:
-    host, port = worker._listener.getsockname()
-    return f"{host}:{port}"

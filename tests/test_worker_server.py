@@ -116,9 +116,9 @@ def receive_transfer(source: Link) -> tuple[int, int, bytes]:
             return header.channel, chunk.transfer, bytes(assembly.data)
 
 
-@pytest.fixture(params=["tcp", "unix"])
+@pytest.fixture(params=["127.0.0.1:0", "unix:{}/w.sock", "tls:127.0.0.1:0"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "127.0.0.1:0" if request.param == "tcp" else f"unix:{tmp_path}/w.sock"
+    return str(request.param).format(tmp_path)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def rigs(address: str) -> Iterator[Any]:
     made: list[Rig] = []
 
     def make(answer: Any = None) -> Rig:
-        where = address if not made else "127.0.0.1:0"
+        where = address if not made or "unix" not in address else "127.0.0.1:0"
         made.append(Rig(where, answer))
         return made[-1]
 

@@ -1,4 +1,4 @@
-"""An asyncio connection that speaks `farspan.core.link`: dial, accept, send, receive.
+"""An asyncio connection that speaks `farspan.core.link`: dial, listen, send, receive.
 
 For the gateway and the supervisor; the worker's threads have their own in `socket_link.py`.
 Keys are passed in and never logged.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+from collections.abc import Awaitable, Callable
 
 from farspan.core import limits, link
 from farspan.core.errors import AuthError, ConnectError, FarspanError, ProtocolError
+from farspan_worker import tls
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 2 * limits.CHUNK_BYTES  # what a reader may hold before the peer is paused
 
@@ -61,9 +66,13 @@ async def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
             if isinstance(target, str):
                 connecting = asyncio.open_unix_connection(target, limit=_READ_BYTES)
             else:
-                connecting = asyncio.open_connection(*target, limit=_READ_BYTES)
+                context = tls.dialer_context() if link.is_tls(address) else None
+                connecting = asyncio.open_connection(*target, limit=_READ_BYTES, ssl=context)
             reader, writer = await connecting
-            dialer = link.Dialer(key, os.urandom(link.NONCE_BYTES))
+            binding = b""
+            if (session := writer.get_extra_info("ssl_object")) is not None:
+                binding = tls.binding(session.getpeercert(binary_form=True))
+            dialer = link.Dialer(key, os.urandom(link.NONCE_BYTES), binding)
             writer.write(dialer.reply(await reader.readexactly(link.CHALLENGE_BYTES)))
             dialer.accept(await _read_proof(reader))
             writer.write(link.pack_purpose(purpose))
@@ -79,14 +88,57 @@ async def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
         raise
 
 
-async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: bytes) -> Link:
+class Listener:
+    """Accepts connections. `address` is what others dial, once `start` has returned."""
+
+    def __init__(self, address: str, key: bytes) -> None:
+        link.check_listen(address)
+        self.address = address
+        self._key = key
+        self._binding = b""
+        self._server: asyncio.Server | None = None
+
+    async def start(self, serve: Callable[[Link], Awaitable[None]]) -> None:
+        """Listen; `serve(link)` is run for each connection that proves the key."""
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                opened = await accept(reader, writer, self._key, self._binding)
+            except (FarspanError, OSError) as error:
+                log.warning("a connection to %s was refused: %s", self.address, error)
+                return
+            await serve(opened)
+
+        target = link.split_address(self.address)
+        if isinstance(target, str):
+            self._server = await asyncio.start_unix_server(connected, target, limit=_READ_BYTES)
+            os.chmod(target, 0o600)
+            return
+        context = None
+        if link.is_tls(self.address):
+            context, self._binding = tls.listener_context()
+        self._server = await asyncio.start_server(
+            connected, *target, limit=_READ_BYTES, ssl=context
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        self.address = link.join_address(self.address, port)
+
+    def close(self) -> None:
+        """Stop listening; links that are open stay so."""
+        if self._server is not None:
+            self._server.close()
+
+
+async def accept(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: bytes, binding: bytes = b""
+) -> Link:
     """Return the opened link of an accepted connection; raise AuthError, ProtocolError or OSError.
 
     Reads 64 bytes before it knows that the peer holds the key, within CONNECT_S.
     """
     try:
         async with asyncio.timeout(limits.CONNECT_S):
-            listener = link.Listener(key, os.urandom(link.NONCE_BYTES))
+            listener = link.Listener(key, os.urandom(link.NONCE_BYTES), binding)
             writer.write(listener.challenge)
             writer.write(listener.answer(await reader.readexactly(link.REPLY_BYTES)))
             header = link.unpack_header(await reader.readexactly(link.HEADER_BYTES))

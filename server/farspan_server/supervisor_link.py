@@ -6,17 +6,16 @@ When it comes back it names all its workers again; `Synced` says that this was a
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 from contextlib import suppress
 from typing import Protocol
 
 from farspan.core import link
-from farspan.core.errors import FarspanError, ProtocolError
+from farspan.core.errors import ProtocolError
 
 from farspan_server.config import SupervisorPort
-from farspan_server.link import Link, accept
+from farspan_server.link import Link
+from farspan_server.link import Listener as PortListener
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +32,8 @@ class SupervisorLink:
     """One supervisor at a time; a new connection replaces the old one."""
 
     def __init__(self, port: SupervisorPort, listener: Listener) -> None:
-        self._port = port
+        self._port_listener = PortListener(port.address, port.key)
         self._listener = listener
-        self._server: asyncio.Server | None = None
         self._link: Link | None = None
         self._wanted: dict[str, int] = {}
         self.address = ""
@@ -43,19 +41,12 @@ class SupervisorLink:
 
     async def start(self) -> None:
         """Listen; `address` is then what a supervisor dials."""
-        target = link.split_address(self._port.address)
-        if isinstance(target, str):
-            self._server = await asyncio.start_unix_server(self._serve, target)
-            os.chmod(target, 0o600)
-            self.address = self._port.address
-        else:
-            self._server = await asyncio.start_server(self._serve, *target)
-            self.address = f"{target[0]}:{self._server.sockets[0].getsockname()[1]}"
+        await self._port_listener.start(self._serve)
+        self.address = self._port_listener.address
 
     async def stop(self) -> None:
         """Stop listening and end the connection."""
-        if self._server is not None:
-            self._server.close()
+        self._port_listener.close()
         if self._link is not None:
             self._link.close()
 
@@ -66,12 +57,7 @@ class SupervisorLink:
         if self._link is not None:
             self._link.send(link.pack_fleet(body))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            opened = await accept(reader, writer, self._port.key)
-        except (FarspanError, OSError, TimeoutError) as error:
-            log.warning("a supervisor was refused: %s", error)
-            return
+    async def _serve(self, opened: Link) -> None:
         if opened.purpose.purpose != link.SUPERVISOR:
             opened.close()
             return

@@ -29,7 +29,7 @@ class WorkerActor:
 
         self._worker = Worker(key, make_engine or warm_engine())
         # "node" stands for this machine's address among Ray's, whatever that is.
-        at = f"{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
+        at = f"tls:{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
         self._address = self._worker.listen(at)
 
     @ray.method(concurrency_group="control")

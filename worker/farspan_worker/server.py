@@ -25,7 +25,7 @@ from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
 from farspan_worker.inbox import Engine, Inbox, Session
 from farspan_worker.outbox import Parcel, Writer
-from farspan_worker.socket_link import Link, accept, dial, listen
+from farspan_worker.socket_link import Link, Listener, dial
 
 log = logging.getLogger(__name__)
 
@@ -50,31 +50,28 @@ class Worker:
         self._writers: dict[tuple[str, str], Writer] = {}
         self._counts = {"frames": 0, "commands": 0, "sessions_opened": 0, "busy_s": 0.0}
         self._openings = threading.BoundedSemaphore(limits.OPENINGS_MAX)
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
+        self.address = ""  # that others dial, once it listens
         self._closed = threading.Event()
 
     # --- lifecycle -------------------------------------------------------------------------------
     def listen(self, address: str) -> str:
         """Start all threads and return the address that others dial."""
-        self._listener, actual = listen(address)
+        self._listener = Listener(address)
         for name, target in (
             ("accept", self._accept),
             ("engine", self._execute),
             ("heartbeat", self._beat),
         ):
             threading.Thread(target=target, name=f"farspan-{name}", daemon=True).start()
-        return actual
+        self.address = self._listener.address
+        return self.address
 
     def close(self) -> None:
         """Stop accepting, end all sessions and links. Waits for nothing that runs."""
         self._closed.set()
         if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
-            if self._listener.family == socket.AF_UNIX:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._listener.getsockname())
         with self._state:
             links, writers = list(self._links), list(self._writers.values())
             for channel in list(self._inbox.sessions):
@@ -104,7 +101,7 @@ class Worker:
         assert self._listener is not None
         while not self._closed.is_set():
             try:
-                sock, _ = self._listener.accept()
+                sock = self._listener.wait()
             except OSError:
                 if self._closed.is_set():
                     return
@@ -116,8 +113,9 @@ class Worker:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
+        assert self._listener is not None
         try:
-            opened = accept(sock, self._key)
+            opened = self._listener.open(sock, self._key)
         except (FarspanError, OSError) as error:
             log.warning("a connection was refused: %s", error)
             sock.close()

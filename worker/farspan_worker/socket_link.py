@@ -1,4 +1,4 @@
-"""A blocking socket that speaks `farspan.core.link`: dial, accept, send, receive.
+"""A blocking socket that speaks `farspan.core.link`: dial, listen, send, receive.
 
 Any thread may send; one thread receives. Keys are passed in and never logged.
 """
@@ -14,13 +14,17 @@ import threading
 from farspan.core import limits, link
 from farspan.core.errors import AuthError, ConnectError, FarspanError, ProtocolError
 
+from farspan_worker import tls
+
+Sock = socket.socket | tls.TlsSocket
+
 _BUFFER_BYTES = 256 * limits.KiB  # a header and a usual frame in one system call
 
 
 class Link:
-    """One opened connection. Made by `dial` and `accept`."""
+    """One opened connection. Made by `dial` and `Listener.open`."""
 
-    def __init__(self, sock: socket.socket, purpose: link.Purpose) -> None:
+    def __init__(self, sock: Sock, purpose: link.Purpose) -> None:
         self.purpose = purpose
         self._sock = sock
         self._stream = sock.makefile("rb", buffering=_BUFFER_BYTES)
@@ -61,60 +65,86 @@ def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
     target = link.split_address(address)
     try:
         if isinstance(target, str):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(limits.CONNECT_S)
-            sock.connect(target)
+            plain = socket.socket(socket.AF_UNIX)
+            plain.settimeout(limits.CONNECT_S)
+            plain.connect(target)
         else:
-            sock = socket.create_connection(target, timeout=limits.CONNECT_S)
+            plain = socket.create_connection(target, timeout=limits.CONNECT_S)
     except OSError as error:
         raise ConnectError(f"nothing answers at {address}: {error}") from error
     try:
-        dialer = link.Dialer(key, os.urandom(link.NONCE_BYTES))
+        sock: Sock = plain
+        binding = b""
+        if link.is_tls(address):
+            sock = tls.TlsSocket(plain, tls.dialer_context(), listener=False)
+            binding = tls.binding(sock.certificate)
+        dialer = link.Dialer(key, os.urandom(link.NONCE_BYTES), binding)
         sock.sendall(dialer.reply(_read(sock, link.CHALLENGE_BYTES)))
         dialer.accept(_read_proof(sock))
         sock.sendall(link.pack_purpose(purpose))
     except BaseException as error:
-        sock.close()
+        plain.close()
         if isinstance(error, OSError) and not isinstance(error, FarspanError):
             raise ConnectError(f"the opening with {address} failed: {error}") from error
         raise
     return Link(_opened(sock), purpose)
 
 
-def accept(sock: socket.socket, key: bytes) -> Link:
-    """Return the opened link of an accepted socket; raise AuthError, ProtocolError or OSError.
+class Listener:
+    """A listening socket. `address` is what others dial (port 0 is filled in)."""
 
-    Reads 64 bytes before it knows that the peer holds the key, within CONNECT_S.
-    """
-    sock.settimeout(limits.CONNECT_S)
-    listener = link.Listener(key, os.urandom(link.NONCE_BYTES))
-    sock.sendall(listener.challenge)
-    sock.sendall(listener.answer(_read(sock, link.REPLY_BYTES)))
-    header = link.unpack_header(_read(sock, link.HEADER_BYTES))
-    if header.kind != link.PURPOSE:
-        raise ProtocolError(f"link: the first message has kind {header.kind}, not PURPOSE")
-    purpose = link.unpack_purpose(_read(sock, header.payload_bytes))
-    return Link(_opened(sock), purpose)
+    def __init__(self, address: str) -> None:
+        link.check_listen(address)
+        target = link.split_address(address)
+        self._context, self._binding = None, b""
+        if isinstance(target, str):
+            self._sock = socket.socket(socket.AF_UNIX)
+            self._sock.bind(target)
+            os.chmod(target, 0o600)
+            self.address = address
+        else:
+            family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+            self._sock = socket.create_server(target, family=family)
+            self.address = link.join_address(address, self._sock.getsockname()[1])
+            if link.is_tls(address):
+                self._context, self._binding = tls.listener_context()
+        self._sock.listen(128)
+
+    def wait(self) -> socket.socket:
+        """Return the next connection, not yet opened. OSError once the listener is closed."""
+        return self._sock.accept()[0]
+
+    def open(self, plain: socket.socket, key: bytes) -> Link:
+        """Return the link of a connection; raise AuthError, ProtocolError or OSError.
+
+        Reads 64 bytes (and TLS's handshake) before it knows that the peer holds the key, within
+        CONNECT_S.
+        """
+        plain.settimeout(limits.CONNECT_S)
+        sock: Sock = plain
+        if self._context is not None:
+            sock = tls.TlsSocket(plain, self._context, listener=True)
+        listener = link.Listener(key, os.urandom(link.NONCE_BYTES), self._binding)
+        sock.sendall(listener.challenge)
+        sock.sendall(listener.answer(_read(sock, link.REPLY_BYTES)))
+        header = link.unpack_header(_read(sock, link.HEADER_BYTES))
+        if header.kind != link.PURPOSE:
+            raise ProtocolError(f"link: the first message has kind {header.kind}, not PURPOSE")
+        purpose = link.unpack_purpose(_read(sock, header.payload_bytes))
+        return Link(_opened(sock), purpose)
+
+    def close(self) -> None:
+        """Stop listening; a `wait` in another thread raises OSError."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        target = link.split_address(self.address)
+        if isinstance(target, str):
+            with contextlib.suppress(OSError):
+                os.unlink(target)
 
 
-def listen(address: str) -> tuple[socket.socket, str]:
-    """Return a listening socket and the address that others dial (port 0 is filled in)."""
-    target = link.split_address(address)
-    if isinstance(target, str):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.bind(target)
-        os.chmod(target, 0o600)
-        actual = address
-    else:
-        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        sock = socket.create_server(target, family=family)
-        host = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
-        actual = f"{host}:{sock.getsockname()[1]}"
-    sock.listen(128)
-    return sock, actual
-
-
-def _opened(sock: socket.socket) -> socket.socket:
+def _opened(sock: Sock) -> Sock:
     sock.settimeout(None)
     wait = struct.pack("ll", int(limits.CONNECT_S), 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
@@ -124,7 +154,7 @@ def _opened(sock: socket.socket) -> socket.socket:
     return sock
 
 
-def _send_all(sock: socket.socket, parts: list[memoryview]) -> None:
+def _send_all(sock: Sock, parts: list[memoryview]) -> None:
     while parts:
         sent = sock.sendmsg(parts)
         while parts and sent >= len(parts[0]):
@@ -133,14 +163,14 @@ def _send_all(sock: socket.socket, parts: list[memoryview]) -> None:
             parts[0] = parts[0][sent:]
 
 
-def _read_proof(sock: socket.socket) -> bytes:
+def _read_proof(sock: Sock) -> bytes:
     try:
         return _read(sock, link.PROOF_BYTES)
     except ConnectionResetError:
         raise AuthError("the listener refused the key of this link") from None
 
 
-def _read(sock: socket.socket, count: int) -> bytes:
+def _read(sock: Sock, count: int) -> bytes:
     data = bytearray()
     while len(data) < count:
         piece = sock.recv(count - len(data))

@@ -1,6 +1,6 @@
 """The framed link between gateway, workers and supervisor, as bytes: opening, header, bodies.
 
-Sans I/O: callers own sockets, clocks and randomness; nothing here waits. Both sides prove the
+Sans I/O: callers own sockets, TLS, clocks and randomness; nothing here waits. Both sides prove the
 per-epoch key before the first message, and every length is checked before it is read.
 
     listener -> dialer   nonce (32)                    the dialer reads CHALLENGE_BYTES
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import struct
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from farspan.core import limits
 from farspan.core.command import ErrorInfo
-from farspan.core.errors import AuthError, ProtocolError
+from farspan.core.errors import AuthError, BadValueError, ProtocolError
 
 # --- kinds of message ----------------------------------------------------------------------------
 PURPOSE: Final = 0  # dialer -> listener, first: JSON, see Purpose
@@ -74,9 +75,9 @@ PAYLOAD_BYTES_MAX: Final = {
 
 
 # --- the opening ---------------------------------------------------------------------------------
-def _proof(key: bytes, role: bytes, listener_nonce: bytes, dialer_nonce: bytes) -> bytes:
+def _proof(key: bytes, role: bytes, nonces: bytes, binding: bytes) -> bytes:
     # The role stands first, so that neither side can be made to compute the other's proof.
-    message = b"farspan link 1 " + role + b"\0" + listener_nonce + dialer_nonce
+    message = b"farspan link 1 " + role + b"\0" + nonces + binding
     return hmac.digest(key, message, hashlib.sha256)
 
 
@@ -88,41 +89,45 @@ def _checked(key: bytes, nonce: bytes) -> None:
 class Listener:
     """The accepting side of one opening: send `challenge`, read REPLY_BYTES, send `answer(reply)`.
 
-    nonce: NONCE_BYTES fresh random bytes, never used twice.
+    nonce: NONCE_BYTES fresh random bytes, never used twice. binding: the hash of this side's
+    certificate under TLS, else empty; both sides must have seen the same.
     """
 
-    def __init__(self, key: bytes, nonce: bytes) -> None:
+    def __init__(self, key: bytes, nonce: bytes, binding: bytes = b"") -> None:
         _checked(key, nonce)
         self._key = key
+        self._binding = binding
         self.challenge = nonce
 
     def answer(self, reply: bytes) -> bytes:
         """Return the listener's proof; raise AuthError if the dialer's is wrong."""
-        nonce, proof = bytes(reply[:NONCE_BYTES]), bytes(reply[NONCE_BYTES:])
-        if not hmac.compare_digest(proof, _proof(self._key, b"dialer", self.challenge, nonce)):
+        nonces, proof = self.challenge + bytes(reply[:NONCE_BYTES]), bytes(reply[NONCE_BYTES:])
+        if not hmac.compare_digest(proof, _proof(self._key, b"dialer", nonces, self._binding)):
             raise AuthError("link opening: the dialer does not hold this epoch's key")
-        return _proof(self._key, b"listener", self.challenge, nonce)
+        return _proof(self._key, b"listener", nonces, self._binding)
 
 
 class Dialer:
     """The connecting side: read CHALLENGE_BYTES, send `reply(challenge)`, read a proof, `accept`.
 
-    nonce: NONCE_BYTES fresh random bytes, never used twice.
+    nonce: NONCE_BYTES fresh random bytes, never used twice. binding: the hash of the listener's
+    certificate under TLS, else empty.
     """
 
-    def __init__(self, key: bytes, nonce: bytes) -> None:
+    def __init__(self, key: bytes, nonce: bytes, binding: bytes = b"") -> None:
         _checked(key, nonce)
         self._key = key
         self._nonce = nonce
+        self._binding = binding
         self._expected = b""
 
     def reply(self, challenge: bytes) -> bytes:
         """Return the REPLY_BYTES that prove the key for this challenge."""
         if len(challenge) != CHALLENGE_BYTES:
             raise ProtocolError(f"link opening: a challenge of {len(challenge)} bytes")
-        challenge = bytes(challenge)
-        self._expected = _proof(self._key, b"listener", challenge, self._nonce)
-        return self._nonce + _proof(self._key, b"dialer", challenge, self._nonce)
+        nonces = bytes(challenge) + self._nonce
+        self._expected = _proof(self._key, b"listener", nonces, self._binding)
+        return self._nonce + _proof(self._key, b"dialer", nonces, self._binding)
 
     def accept(self, proof: bytes) -> None:
         """Return if the listener holds the key too; raise AuthError if not."""
@@ -446,12 +451,43 @@ def unpack_fleet(payload: bytes | memoryview) -> Fleet:
 def split_address(address: str) -> tuple[str, int] | str:
     """Return (host, port), or the path of a Unix socket for ``"unix:/path"``.
 
+    ``"tls:host:port"`` is a listener that speaks TLS; `is_tls` tells.
+
     >>> split_address("[::1]:7070"), split_address("unix:/run/w.sock")
     (('::1', 7070), '/run/w.sock')
     """
     if address.startswith("unix:"):
         return address.removeprefix("unix:")
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix("tls:").rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f"address {address!r}: expected host:port or unix:/path")
+        raise ValueError(f"address {address!r}: expected host:port, tls:host:port or unix:/path")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(like: str, port: int) -> str:
+    """Return the address `like` with the port that the system chose.
+
+    >>> join_address("tls:[::1]:0", 7070)
+    'tls:[::1]:7070'
+    """
+    return f"{like.rpartition(':')[0]}:{port}"
+
+
+def is_tls(address: str) -> bool:
+    """Return whether the listener at an address speaks TLS."""
+    return address.startswith("tls:")
+
+
+def check_listen(address: str) -> None:
+    """Raise BadValueError if others than this machine could reach a listener without TLS."""
+    target = split_address(address)
+    if isinstance(target, str) or is_tls(address):
+        return
+    try:
+        loopback = ipaddress.ip_address(target[0]).is_loopback
+    except ValueError:
+        loopback = target[0] == "localhost"
+    if not loopback:
+        raise BadValueError(
+            f"listening at {address}: other machines can reach it; write tls:{address}"
+        )
