@@ -179,6 +179,8 @@ REFERENCES: dict[str, Any] = {
     ),
     "_batched_mm": torch.matmul,
     "_contract": torch.einsum,
+    "_lu_unpack": torch.lu_unpack,
+    "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 
 
@@ -254,6 +256,8 @@ def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
         what = f"order {order} of {name}: {c}"
         if not ours and all(t is None or not t.any() for t in theirs):
             continue
+        if not theirs and all(t is None or not t.numel() for t in ours):
+            continue
         assert len(ours) == len(theirs), what
         for a, b in zip(ours, theirs, strict=True):
             if a is None or b is None:  # torch may give zeros where we give nothing
@@ -262,7 +266,10 @@ def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
                 assert_same(a, b, Row(rtol=1e-6, atol=1e-8), what)
 
 
-@pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if n in PRIMITIVES])
+STEPPED = [n for n in DIFFERENTIABLE if n in PRIMITIVES and ROWS.get(n, Row()).differences]
+
+
+@pytest.mark.parametrize("name", STEPPED)
 def test_gradients_are_differences(name: str) -> None:
     """<grad, v> equals (f(x + e v) - f(x - e v)) / 2e for a random direction v."""
     op = TABLE[name]

@@ -95,6 +95,7 @@ class Row:
     half: tuple[float, float] | None = None  # (rtol, atol) for float16 and bfloat16
     grad: bool = True  # compare gradients where the op has formulas
     second: bool = True  # and second order
+    differences: bool = True  # and with differences; False where inputs must keep a symmetry
     values: bool = True  # False: random or uninitialised
     strides: bool = True  # compare result strides with torch's
     reason: str = ""  # why something above is not the default

@@ -1,7 +1,7 @@
 """Inputs for contractions: labels that repeat, broadcast, vanish and permute; chains; powers."""
 
 from samples import Strided, call, samples
-from samples.linalg import LOOSE
+from samples.linalg import LOOSE, NUMBERS
 
 
 @samples("_contract", strides=False, **LOOSE)
@@ -94,6 +94,7 @@ def _multi_dot(make):
     rtol=1e-4,
     atol=1e-3,
     half=(5e-2, 2.0),
+    dtypes=NUMBERS,
     reason="torch multiplies in another order; half precision rounds each product",
 )
 def _matrix_power(make):

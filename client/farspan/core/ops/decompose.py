@@ -7,6 +7,7 @@ torch. Inverse and determinant are in `solve.py`, QR, eigen- and singular values
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
@@ -60,15 +61,15 @@ def lu_of(xp: Any, a: Any, pivot: bool = True) -> tuple[Any, Any, Any]:
     numpy has no LU. All matrices of a batch advance together, a column a step.
     """
     *batch, m, n = a.shape
-    k = min(m, n)
-    lu = a.reshape(-1, m, n).copy()
-    count = len(lu)
+    k, count = min(m, n), math.prod(batch)
+    lu = a.reshape(count, m, n).copy()
     every = xp.arange(count)
     pivots = xp.tile(xp.arange(1, k + 1, dtype="int32"), (count, 1))
     info = xp.zeros(count, "int32")
     for j in range(k):
         if pivot and count:
-            p = j + xp.argmax(abs(lu[:, j:, j]), axis=1)
+            left = lu[:, j:, j]
+            p = j + xp.argmax(abs(left.real) + abs(left.imag), axis=1)  # LAPACK's size of a complex
             pivots[:, j] = p + 1
             rows = lu[every, p].copy()
             lu[every, p] = lu[:, j]
@@ -83,7 +84,7 @@ def lu_of(xp: Any, a: Any, pivot: bool = True) -> tuple[Any, Any, Any]:
 
 def _permutation(xp: Any, pivots: Any, m: int) -> Any:
     """Return P with P @ L @ U == A from row swaps."""
-    flat = pivots.reshape(-1, pivots.shape[-1])
+    flat = pivots.reshape(math.prod(pivots.shape[:-1]), pivots.shape[-1])
     order = xp.tile(xp.arange(m), (len(flat), 1))
     every = xp.arange(len(flat))
     for j in range(flat.shape[1]):
@@ -166,12 +167,23 @@ def _unpack(xp: Any, lu: Any, pivots: Any, data: bool, swaps: bool) -> tuple[Any
 
 
 structured(
-    "lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True)"
-    " -> (Tensor P, Tensor L, Tensor U)",
+    "farspan::_lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True,"
+    " bool unpack_pivots=True) -> (Tensor P, Tensor L, Tensor U)",
     meta=_unpack_meta,
     kernel=_unpack,
     vjp={"LU_data": lambda g: _packed(fn.tril(g[1], -1), fn.triu(g[2]))},
 )
+
+
+@composite(
+    "lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True)"
+    " -> (Tensor P, Tensor L, Tensor U)"
+)
+def lu_unpack(
+    LU_data: Any, LU_pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True
+) -> Any:
+    P, L, U = fn._lu_unpack(LU_data, LU_pivots, unpack_data, unpack_pivots)
+    return fn.detach(P), L, U  # a permutation has no derivative
 
 
 def _packed(L: Any, U: Any) -> Any:
@@ -347,15 +359,10 @@ def _bad_minor(xp: Any, a: Any) -> int:
 def _cholesky_grad(g: Any, out: Any, upper: bool) -> Any:
     """L^-H sym(tril(L^H gL)) L^-1, where sym averages with the adjoint (Murray, 2016)."""
     L, gL = (mH(out[0]), mH(g[0])) if upper else (out[0], g[0])
-    phi = fn.tril(fn.matmul(mH(L), gL))
-    phi = fn.mul(halved_diagonal(fn.add(phi, mH(phi))), 0.5)
+    phi = fn.matmul(mH(L), gL)
+    phi = fn.mul(fn.add(fn.tril(phi), mH(fn.tril(phi, -1))), 0.5)
     inner = fn.linalg_solve_triangular(L, phi, upper=False, left=False)
     return fn.linalg_solve_triangular(mH(L), inner, upper=True)
-
-
-def halved_diagonal(x: Any) -> Any:
-    """Return x with its diagonal halved."""
-    return fn.sub(x, fn.mul(fn.triu(fn.tril(x)), 0.5))
 
 
 structured(

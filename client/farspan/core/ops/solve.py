@@ -86,7 +86,10 @@ def _solve_meta(A: Spec, B: Spec, left: bool, check_errors: bool) -> tuple[Spec,
     batch = broadcast_shapes(A.shape[:-2], shape[:-2])
     info = Spec.make(A.shape[:-2], int32, A.device)
     if vector:
-        return Spec.make((*batch, shape[-2]), A.dtype, A.device), info
+        result = (*batch, shape[-2])
+        if len(result) == 1:
+            return Spec.make(result, A.dtype, A.device), info
+        return by_columns(A, result), info  # torch takes the vectors for columns
     if not left:
         return Spec.make((*batch, *shape[-2:]), A.dtype, A.device), info
     return by_columns(A, (*batch, *shape[-2:])), info
