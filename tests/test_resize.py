@@ -64,7 +64,6 @@ WRONG: dict[str, Any] = {
     "shuffle": lambda t: t.nn.functional.pixel_shuffle(t.zeros(1, 3, 2, 2), 2),
     "instance": lambda t: t.nn.InstanceNorm2d(3)(t.zeros(1, 3, 1, 1)),
     "instance dim": lambda t: t.nn.InstanceNorm2d(3)(t.zeros(1, 3)),
-    "reflection": lambda t: t.nn.ReflectionPad1d(4)(t.zeros(1, 2, 3)),
 }
 
 

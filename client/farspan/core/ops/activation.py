@@ -378,7 +378,8 @@ pointwise(
 def glu(self: Any, dim: int = -1) -> Any:
     if not self._spec.shape:
         raise ShapeError("glu does not support 0-dimensional tensors")
-    n = self._spec.shape[wrap_dim(dim, self._spec.ndim)]
+    dim = wrap_dim(dim, self._spec.ndim)
+    n = self._spec.shape[dim]
     if n % 2:
         raise ShapeError(
             f"Halving dimension must be even, but dimension {dim} is size {n}"
