@@ -8,6 +8,7 @@ in place  `op_` is torch's `op_`               wire      decode(encode(frame)) =
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -124,6 +125,15 @@ def test_schema_is_torchs(name: str) -> None:
     op = TABLE[name]
     line = "aten::" + op.schema.line.removeprefix("aten::")
     assert str(oracle(op)._schema) == line
+
+
+def test_formulas_mention_only_what_there_is() -> None:
+    for op in TABLE.values():
+        names = {a.name for a in op.args}
+        legal = names | {f"{n}_spec" for n in names} | {"g", "out", "out_spec", "needed"}
+        for targets, formula in op.vjp.items():
+            assert set(targets.split()) <= names, op.name
+            assert set(inspect.signature(formula).parameters) <= legal, op.name
 
 
 def test_every_op_has_samples() -> None:

@@ -132,7 +132,7 @@ def apply(
         return result
     outs = [session.new_id() for _ in facts.outs]
     session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
-    if op.written:
+    if op.writes:
         _bump(op, static, tensors)
         return None
     if op.dynamic:

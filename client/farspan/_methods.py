@@ -27,7 +27,7 @@ _NO_METHOD = {"scalar_tensor", "from_numpy"}  # factories that take no tensor fi
 
 def bind_methods(cls: type) -> None:
     """Give the class the table's methods and Python's operators."""
-    names = {op.base for op in table().values() if op.args and op.args[0].name == "self"}
+    names = {op.base for op in table().values() if op.takes_self}
     for name in sorted(names):
         if name in cls.__dict__ or name in _NO_METHOD:
             continue

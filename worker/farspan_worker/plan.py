@@ -52,7 +52,7 @@ class Plan:
         self.kernel = FAST.get(op.name, op.kernel)
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
-        if self.op.moves or self.op.written:
+        if self.op.moves or self.op.writes:
             return []
         target = self.compute
         if target is not None and target.is_reduced:
@@ -72,7 +72,7 @@ class Plan:
         return casts
 
     def _is_operand(self, at: int) -> bool:
-        return self.op.operands is None or self.op.args[at].name in self.op.operands
+        return self.op.casts(self.op.args[at].name)
 
     def numbers(self, scalars: Sequence[Any]) -> Sequence[Any]:
         """Return Python numbers as the kernel's integer type can hold them: wrapped, as in C."""
@@ -125,7 +125,7 @@ def run(
     budget.check(plan.nbytes)
     arrays = [t.array for t in inputs]
     results = compute(plan, arrays, scalars, generator)
-    if op.written:
+    if op.writes:
         for at in op.written:
             slot = plan.recipe.slots.get(at, ())
             for i in (slot,) if isinstance(slot, int) else slot:

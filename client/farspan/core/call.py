@@ -299,7 +299,7 @@ class Namespace:
         by_base = _by_base()
         if name in by_base:
             ops = by_base[name]
-            stores = name[-1] == "_" and ops[0].written and ops[0].schema.returns
+            stores = name[-1] == "_" and ops[0].writes and ops[0].schema.returns
             form = INPLACE if stores else FUNCTIONAL  # a step writes by itself, returning nothing
             return Function(name, ops, form)
         if name[-1] == "_" and name[:-1] in by_base and not name.startswith("__"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import schema
 from .dtype import (
     CPU,
     Defaults,
@@ -82,18 +81,14 @@ def pointwise(
     "b" bool, "i" int, "c" complex, "f" float, for which torch has no kernel. compute: in place of
     `dtype` where the other arguments decide too; takes them all.
     """
-    parsed = schema.parse(line)
-    if operands is None:
-        names = [a.name for a in parsed.args if a.kind in ("T", "S", "T?", "S?")]
-        names = [n for n in names if n not in ("alpha", "value", "eps")]
-    else:
-        names = operands.split()
-    chosen = [i for i, a in enumerate(parsed.args) if a.name in names]
+    chosen: list[int] = []  # positions of the operands; known once the schema is parsed
 
     def promote(*args: Any) -> DType:
+        if not chosen:
+            chosen.extend(i for i, a in enumerate(op.args) if op.casts(a.name))
         common = common_dtype(*[args[i] for i in chosen])
         if refuses:
-            _refuse(parsed.base, common, refuses)
+            _refuse(op.base, common, refuses)
         return dtype(common) if dtype else common
 
     computes = compute or promote
@@ -112,17 +107,25 @@ def pointwise(
         shape = broadcast_shapes(*[s.shape for s in specs])
         return Spec.make(shape, out, device, pointwise_stride(shape, specs))
 
-    return declare(
+    names = None if operands is None else frozenset(operands.split())
+    op = declare(
         line,
         "pointwise",
         meta=meta,
         kernel=kernel,
         vjp=vjp or {},
         compute=computes,
-        operands=frozenset(names),
+        operands=_promoting if names is None else lambda op: names,
         dims="pointwise",
         **facets,
     )
+    return op
+
+
+def _promoting(op: Op) -> frozenset[str]:
+    """Return the names of an elementwise op's tensors and numbers, without its parameters."""
+    apart = ("alpha", "value", "eps")
+    return frozenset(a.name for a in op.args if a.kind[0] in "TS" and a.name not in apart)
 
 
 _KINDS = "bifc"
@@ -158,21 +161,25 @@ def reduction(
     check(spec, dims): raises for what torch refuses, such as an empty dim without an identity.
     more: the types of further results of the same shape, such as indices; None: as the first.
     """
-    parsed = schema.parse(line)
-    at = {a.name: i for i, a in enumerate(parsed.args)}
+    positions: dict[str, int] = {}  # by name; known once the schema is parsed
+
+    def named(args: Sequence[Any], name: str) -> Any:
+        if not positions:
+            positions.update({a.name: i for i, a in enumerate(op.args)})
+        return args[positions[name]] if name in positions else None
 
     def compute(*args: Any) -> DType:
         if refuses:
-            _refuse(parsed.base, args[0].dtype, refuses)
-        asked = args[at["dtype"]] if "dtype" in at else None
+            _refuse(op.base, args[0].dtype, refuses)
+        asked = named(args, "dtype")
         return asked or (dtype(args[0].dtype) if dtype else args[0].dtype)
 
     def meta(*args: Any) -> Spec | tuple[Spec, ...]:
         spec: Spec = args[0]
-        dims = wrap_dims(args[at["dim"]] if "dim" in at else None, spec.ndim)
+        dims = wrap_dims(named(args, "dim"), spec.ndim)
         if check:
             check(spec, dims)
-        keepdim = bool(args[at["keepdim"]]) if "keepdim" in at else False
+        keepdim = bool(named(args, "keepdim"))
         out = compute(*args)
         if isinstance(result, DType):
             out = result
@@ -181,9 +188,10 @@ def reduction(
         first = Spec.make(reduced_shape(spec.shape, dims, keepdim), out, spec.device)
         return (first, *[first.with_(dtype=d) for d in more]) if more else first
 
-    return declare(
+    op = declare(
         line, "reduction", meta=meta, kernel=kernel, vjp=vjp or {}, compute=compute, **facets
     )
+    return op
 
 
 def axes(dim: Any, x: Any) -> tuple[int, ...]:

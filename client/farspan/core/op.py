@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ Formula = Callable[..., Any] if TYPE_CHECKING else object
 class Op:
     """One row of the table. Compared by identity; `opcode` is its number on the wire."""
 
-    schema: Schema
+    line: str  # the schema, verbatim
     family: str  # pointwise, reduction, view, structured, random, step, composite
     meta: Callable[..., Meta] | None = None  # (*args with Specs for tensors) -> Meta
     kernel: Callable[..., Any] | None = None  # (xp, *args with arrays for tensors) -> array(s)
@@ -44,7 +45,8 @@ class Op:
     body: Callable[..., Any] | None = None  # a composite: a function of other ops
     #: The dtype to which tensor arguments are cast before the kernel (args -> DType | None).
     compute: Callable[..., DType | None] | None = None
-    operands: frozenset[str] | None = None  # the arguments that `compute` casts; None: all tensors
+    #: The arguments that `compute` casts, by name: all tensors, or what the family says.
+    operands: Callable[[Op], frozenset[str]] | None = None
     moves: bool = False  # only moves elements: any dtype, no float32 detour for half precision
     by_value: bool = False  # the metadata depends on the values of Python numbers
     dynamic: bool = False  # the shape depends on the elements: a sync point
@@ -53,18 +55,39 @@ class Op:
     detaches: bool = False  # a view that shares memory but has no place in the graph
     anywhere: bool = False  # a view of any place in the storage (as_strided): bounds are checked
     opcode: int = -1
-    written: tuple[int, ...] = ()  # positions in args of what the op itself writes: (a!)
+    name: str = ""  # with the overload: "add.Tensor"
+    base: str = ""
+    writes: bool = False  # the op itself writes to some of its arguments, marked (a!)
     _recipes: dict[Any, Recipe] = field(default_factory=dict)
     _plans: dict[Any, VjpPlan | None] = field(default_factory=dict)
     _bind: Any = None
+    _schema: Schema | None = None
+    _operands: frozenset[str] | None = None
 
     @property
-    def name(self) -> str:
-        return self.schema.name
+    def schema(self) -> Schema:
+        """The parsed line; parsing waits for its first use, since an import declares every op."""
+        if self._schema is None:
+            self._schema = schema.parse(self.line)
+        return self._schema
 
     @property
-    def base(self) -> str:
-        return self.schema.base
+    def written(self) -> tuple[int, ...]:
+        """The positions in `args` of what the op itself writes."""
+        return tuple(i for i, a in enumerate(self.args) if a.written)
+
+    @property
+    def takes_self(self) -> bool:
+        """Whether the first argument is a tensor named self, so that the op is a method."""
+        return _METHOD.search(self.line) is not None
+
+    def casts(self, name: str) -> bool:
+        """Return whether `compute` casts the argument of this name."""
+        if self.operands is None:
+            return True
+        if self._operands is None:
+            self._operands = self.operands(self)
+        return name in self._operands
 
     @property
     def args(self) -> tuple[Arg, ...]:
@@ -219,21 +242,17 @@ def _mentions(formula: Callable[..., Any]) -> tuple[str, ...]:
 
 
 # --------------------------------------------------------------------------------------- table --
+_METHOD: Final = re.compile(r"\(Tensor(\([^)]*\))? self\b")
 OPS: Final[dict[str, Op]] = {}  # by name with overload, in order of declaration
 _by_opcode: list[Op] = []
 
 
 def declare(line: str, family: str, **facets: Any) -> Op:
-    """Add an op to the table and return it. AssertionError if its facets do not fit its schema."""
-    parsed = schema.parse(line)
-    op = Op(parsed, family, **facets)
-    op.written = tuple(i for i, a in enumerate(parsed.args) if a.written)
-    names = {a.name for a in parsed.args}
-    legal = names | {f"{n}_spec" for n in names} | {"g", "out", "out_spec", "needed"}
-    for targets, formula in op.vjp.items():
-        assert set(targets.split()) <= names, f"{op.name}: vjp of unknown input {targets!r}"
-        bad = set(_mentions(formula)) - legal
-        assert not bad, f"{op.name}: the vjp of {targets} mentions {bad}"
+    """Add an op to the table and return it. A law checks that its facets fit its schema."""
+    op = Op(line, family, **facets)
+    op.name = line.partition("(")[0].removeprefix("farspan::")
+    op.base = op.name.partition(".")[0]
+    op.writes = "!" in line
     assert op.name not in OPS, f"{op.name} is declared twice"
     OPS[op.name] = op
     if op.body is None:
@@ -258,7 +277,7 @@ def table() -> Mapping[str, Op]:
 
 def table_hash() -> str:
     """Return a digest of numbers and schemas: two ends with one digest mean the same by a frame."""
-    text = "\n".join(f"{o.opcode} {o.schema.line}" for o in table().values() if o.body is None)
+    text = "\n".join(f"{o.opcode} {o.line}" for o in table().values() if o.body is None)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

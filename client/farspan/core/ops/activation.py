@@ -381,8 +381,6 @@ def glu(self: Any, dim: int = -1) -> Any:
     dim = wrap_dim(dim, self._spec.ndim)
     n = self._spec.shape[dim]
     if n % 2:
-        raise ShapeError(
-            f"Halving dimension must be even, but dimension {dim} is size {n}"
-        )
+        raise ShapeError(f"Halving dimension must be even, but dimension {dim} is size {n}")
     half = n // 2
     return fn.mul(fn.narrow(self, dim, 0, half), fn.sigmoid(fn.narrow(self, dim, half, half)))

@@ -217,12 +217,8 @@ pointwise(
     },
     compute=_divide_dtype,
 )
-pointwise(
-    "floor_divide(Tensor self, Tensor other) -> Tensor", _floor_divide, refuses="c"
-)
-pointwise(
-    "floor_divide.Scalar(Tensor self, Scalar other) -> Tensor", _floor_divide, refuses="c"
-)
+pointwise("floor_divide(Tensor self, Tensor other) -> Tensor", _floor_divide, refuses="c")
+pointwise("floor_divide.Scalar(Tensor self, Scalar other) -> Tensor", _floor_divide, refuses="c")
 pointwise(
     "remainder.Tensor(Tensor self, Tensor other) -> Tensor",
     _remainder,
@@ -336,9 +332,7 @@ pointwise(
     _pow_number,
     {"self": _pow_self_number},
 )
-pointwise(
-    "pow.Scalar(Scalar self, Tensor exponent) -> Tensor", _pow, {"exponent": _pow_exponent}
-)
+pointwise("pow.Scalar(Scalar self, Tensor exponent) -> Tensor", _pow, {"exponent": _pow_exponent})
 
 
 @composite("square(Tensor self) -> Tensor")

@@ -39,9 +39,7 @@ for _name in ("and", "or", "xor"):
         lambda xp, self, other, f=f"logical_{_name}": getattr(xp, f)(self, other),
         result=bool_,
     )
-pointwise(
-    "logical_not(Tensor self) -> Tensor", lambda xp, self: xp.logical_not(self), result=bool_
-)
+pointwise("logical_not(Tensor self) -> Tensor", lambda xp, self: xp.logical_not(self), result=bool_)
 for _name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
     for _form in (".Tensor(Tensor self, Tensor", ".Scalar(Tensor self, Scalar",
                   ".Scalar_Tensor(Scalar self, Tensor"):  # fmt: skip
@@ -59,9 +57,7 @@ for _name, _numpy in {"bitwise_left_shift": "left_shift",
             lambda xp, self, other, f=_numpy: getattr(xp, f)(self, other),
             refuses="bfc",
         )
-pointwise(
-    "bitwise_not(Tensor self) -> Tensor", lambda xp, self: xp.invert(self), refuses="fc"
-)
+pointwise("bitwise_not(Tensor self) -> Tensor", lambda xp, self: xp.invert(self), refuses="fc")
 
 pointwise("isnan(Tensor self) -> Tensor", lambda xp, self: xp.isnan(self), result=bool_)
 pointwise("isinf(Tensor self) -> Tensor", lambda xp, self: xp.isinf(self), result=bool_)
@@ -158,8 +154,7 @@ for _form in ("self(Tensor condition, Tensor self, Tensor",
 def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
     if mask.dtype is not bool_:
         raise DTypeError(
-            "masked_fill_ only supports boolean masks, but got mask with dtype "
-            f"{mask.dtype.name}"
+            f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype.name}"
         )
     if isinstance(value, Spec) and value.shape:
         raise ProgramError(

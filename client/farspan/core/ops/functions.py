@@ -167,12 +167,8 @@ pointwise(
     "logaddexp2(Tensor self, Tensor other) -> Tensor",
     lambda xp, self, other: xp.logaddexp2(self, other),
     {
-        "self": lambda g, self, other: fn.mul(
-            g, fn.sigmoid(fn.mul(fn.sub(self, other), _LN2))
-        ),
-        "other": lambda g, self, other: fn.mul(
-            g, fn.sigmoid(fn.mul(fn.sub(other, self), _LN2))
-        ),
+        "self": lambda g, self, other: fn.mul(g, fn.sigmoid(fn.mul(fn.sub(self, other), _LN2))),
+        "other": lambda g, self, other: fn.mul(g, fn.sigmoid(fn.mul(fn.sub(other, self), _LN2))),
     },
     refuses="bic",
 )
