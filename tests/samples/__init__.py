@@ -135,7 +135,7 @@ def default_calls(op: Any, make: Maker) -> list[Call]:
     number = 2.5 if make.is_floating or make.is_complex else 2
     numbers = [number] * len(scalars)
     if op.family == "reduction":
-        return _reductions(op, make)
+        return reduction_calls(op, make)
     if len(tensors) == 1:
         shapes: list[tuple[tuple[int, ...], ...]] = [((3, 4),), ((),), ((0, 3),), ((2, 3, 4),)]
     elif len(tensors) == 2:
@@ -149,7 +149,8 @@ def default_calls(op: Any, make: Maker) -> list[Call]:
     return calls
 
 
-def _reductions(op: Any, make: Maker) -> list[Call]:
+def reduction_calls(op: Any, make: Maker) -> list[Call]:
+    """Return inputs for a reduction: each kind of dim, keepdim, non-contiguous."""
     names = [a.name for a in op.args]
     calls = []
     if "dim" not in names:

@@ -10,6 +10,8 @@ from . import functions
 from . import complexes
 from . import activation
 from . import reduce
+from . import moments
+from . import scan
 from . import view
 from . import reshape
 from . import move

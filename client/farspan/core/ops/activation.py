@@ -12,7 +12,7 @@ from typing import Any
 from .. import special
 from ..call import fn
 from ..errors import BadValueError, ProgramError, ShapeError
-from ..family import composite, pointwise
+from ..family import composite, pointwise, structured
 from ..spec import wrap_dim
 
 _FLOATING = "bic"  # refused: everything but floating-point
@@ -260,11 +260,11 @@ pointwise(
     operands="grad_output self",
     refuses=_FLOATING,
 )
-pointwise(
+structured(
     "log_sigmoid(Tensor self) -> Tensor",
-    lambda xp, self: xp.minimum(self, 0) - xp.log1p(xp.exp(-xp.abs(self))),
-    {"self": lambda g, self: fn.mul(g, fn.sigmoid(fn.neg(self)))},
-    refuses=_FLOATING,
+    meta=lambda self: self.contiguous_,
+    kernel=lambda xp, self: xp.minimum(self, 0) - xp.log1p(xp.exp(-xp.abs(self))),
+    vjp={"self": lambda g, self: fn.mul(g, fn.sigmoid(fn.neg(self)))},
 )
 
 

@@ -97,12 +97,18 @@ def _angle_dtype(self: Spec) -> DType:
     return self.dtype if self.dtype.kind >= 2 else common_dtype(self, 1.0)
 
 
-pointwise(
+def _angle_meta(self: Spec) -> Spec:
+    """Of complex numbers torch lays the angles out in C order, of real ones as they are."""
+    laid = self.contiguous_ if self.dtype.is_complex or not self.dense else self
+    return laid.with_(dtype=_angle_dtype(self).to_real())
+
+
+structured(
     "angle(Tensor self) -> Tensor",
-    _angle,
-    {"self": _angle_grad},
+    meta=_angle_meta,
+    kernel=_angle,
+    vjp={"self": _angle_grad},
     compute=_angle_dtype,
-    result=lambda d: d.to_real(),
 )
 
 

@@ -154,14 +154,22 @@ pointwise(
     },
     refuses="bic",
 )
+def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
+    if self.dtype.kind != "c":
+        return xp.logaddexp(self, other)
+    larger = self.real >= other.real
+    top, low = xp.where(larger, self, other), xp.where(larger, other, self)
+    return top + xp.log1p(xp.exp(low - top))
+
+
 pointwise(
     "logaddexp(Tensor self, Tensor other) -> Tensor",
-    lambda xp, self, other: xp.logaddexp(self, other),
+    _logaddexp,
     {
-        "self": lambda g, self, other: fn.mul(g, fn.sigmoid(fn.sub(self, other))),
-        "other": lambda g, self, other: fn.mul(g, fn.sigmoid(fn.sub(other, self))),
+        "self": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(self, other)))),
+        "other": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(other, self)))),
     },
-    refuses="bic",
+    refuses="bi",
 )
 pointwise(
     "logaddexp2(Tensor self, Tensor other) -> Tensor",
