@@ -186,7 +186,7 @@ REFERENCES: dict[str, Any] = {
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(
         torch.zeros(n, requires_grad=True), size, stride, offset
-    ).grad_fn(g)[0],
+    ).grad_fn(g),
     "_as_strided": lambda x, size, stride, offset: x.as_strided(size, stride, offset),
     "_border_pad_backward": lambda g, size, padding, mode: torch.nn.functional.pad(
         torch.zeros(size, requires_grad=True), padding, mode

@@ -8,10 +8,15 @@ ANY = ("float32",)
 _FILLS = {"grad": False, "reason": "a constant has no gradient"}
 
 
-@samples("zeros", "ones", "empty.memory_format", dtypes=ANY, **_FILLS)
+@samples("zeros", "ones", dtypes=ANY, **_FILLS)
 def _sizes(make):
     return [call([2, 3]), call([]), call([0, 2]), call([2], dtype=farspan.int64),
             call([2], dtype=farspan.bfloat16)]  # fmt: skip
+
+
+@samples("empty.memory_format", dtypes=ANY, values=False, **_FILLS)
+def _empty(make):
+    return _sizes(make)
 
 
 @samples("zeros_like", "ones_like", **_FILLS)

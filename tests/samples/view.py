@@ -202,7 +202,7 @@ def _same(make):
     return [call(make(2, 3)), call(make()), call(Strided(make(2, 3)))]
 
 
-@samples("t", dtypes=ONE)
+@samples("t", "ravel", dtypes=ONE)
 def _t(make):
     return [call(make(2, 3)), call(make(3)), call(make())]
 

@@ -18,6 +18,10 @@ from . import move
 from . import arrange
 from . import pad
 from . import create
+from . import index
+from . import scatter
+from . import mask
+from . import sort
 from . import linalg
 from . import optim
 from . import conv

@@ -102,7 +102,6 @@ def meshgrid(tensors: Sequence[Any], *, indexing: str = "ij") -> Any:
         lined = fn.reshape(t, [n if d == i else 1 for d, n in enumerate(shape)])
         grids.append(fn.expand(lined, shape))
     if swaps:
-        grids = [fn.transpose(g, 0, 1) for g in grids]
         grids[:2] = grids[1], grids[0]
     return tuple(grids)
 

@@ -313,14 +313,14 @@ _INDICES = _OPTIONS.replace("dtype=None", "dtype=4", 1)
 
 def triangle_numel(row: int, col: int, offset: int) -> int:
     """Return the number of elements of a matrix on and below a diagonal."""
-    if not row or not col:
-        return 0
-    first = min(col, max(0, 1 + offset))
-    last = max(0, min(col, row + offset))
-    rows = max(0, min(row, row + offset))
-    trapezoid = (first + last) * (last - first + 1) // 2 if last >= first else 0
-    full_rows = max(0, rows - (last - first + 1))
-    return trapezoid + full_rows * col
+
+    def up_to(last: int) -> int:
+        """Return the elements in rows that would have 1, 2, ... `last` of them, but only `col`."""
+        full = max(0, last - col)
+        short = max(0, min(last, col))
+        return short * (short + 1) // 2 + full * col
+
+    return up_to(row + offset) - up_to(offset)
 
 
 def _triangle_spec(

@@ -156,9 +156,9 @@ def _circular_pad(x: Any, pad: Sequence[int]) -> Any:
         middle = fn.slice(x, dim, max(-before, 0), n - max(-after, 0), 1)
         parts = [middle]
         if before > 0:
-            parts.insert(0, fn.slice(x, dim, n - before, n, 1))
+            parts.insert(0, fn.slice(middle, dim, -before, None, 1))
         if after > 0:
-            parts.append(fn.slice(x, dim, 0, after, 1))
+            parts.append(fn.slice(middle, dim, 0, after, 1))
         x = fn.cat(parts, dim) if len(parts) > 1 else middle
     return x
 

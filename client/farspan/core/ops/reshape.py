@@ -144,7 +144,7 @@ def numpy_T(self: Any) -> Any:
             "reverse the dimensions of a tensor.",
             stacklevel=4,
         )
-    return fn.t(self) if ndim <= 2 else fn.permute(self, range(ndim)[::-1])
+    return fn.t(self) if ndim <= 2 else fn.permute(self, tuple(range(ndim))[::-1])
 
 
 def _check_matrices(name: str, ndim: int) -> None:
@@ -157,12 +157,16 @@ def _check_matrices(name: str, ndim: int) -> None:
 
 @composite("mT(Tensor(a) self) -> Tensor(a)")
 def mT(self: Any) -> Any:
+    if not self._spec.ndim:
+        return fn.alias(self)
     _check_matrices("mT", self._spec.ndim)
     return fn.transpose(self, -2, -1)
 
 
 @composite("mH(Tensor(a) self) -> Tensor(a)")
 def mH(self: Any) -> Any:
+    if not self._spec.ndim:
+        return fn.conj(self)
     _check_matrices("mH", self._spec.ndim)
     return fn.conj(fn.transpose(self, -2, -1))
 
