@@ -19,7 +19,7 @@ from ..errors import ArgumentError, BadValueError, DTypeError, ParameterError, S
 from ..family import common_device, composite, creation, factory_spec, structured
 from ..op import Op, declare
 from ..spec import Spec, broadcast_shapes
-from .create import _FORMAT, _OPTIONS, _like
+from .create import _FORMAT, _OPTIONS, _like_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def _factory(name: str, kernel_name: str, kinds: str, fill: Callable[..., Any]) 
 
     def like_meta(self: Spec, dtype: Any, *rest: Any) -> Spec:
         _refuse(kernel_name, dtype or self.dtype, kinds)
-        return _like(self, dtype, *rest)
+        return _like_spec(self, dtype, *rest)
 
     def kernel(xp: Any, gen: Any, size: Any, dtype: Any, *rest: Any) -> Any:
         return fill(gen, tuple(size), (dtype or Defaults.dtype).numpy)
@@ -142,7 +142,7 @@ creation(
 
 def _randint_like_meta(self: Spec, low: int, high: int, *options: Any) -> Spec:
     _check_interval(low, high)
-    return _like(self, *options)
+    return _like_spec(self, *options)
 
 
 def _randint_like_kernel(
@@ -207,7 +207,7 @@ def _filling(
         _refuse(kernel_name, self.dtype, kinds)
         if check:
             check(*args[:-1])
-        return self if self.dense else self.contiguous_
+        return self.packed
 
     def kernel(xp: Any, gen: Any, self: Any, *args: Any) -> Any:
         return in_memory_order(self, lambda shape: fill(gen, shape, self.dtype, *args[:-1]))
@@ -320,7 +320,7 @@ def _normal_kernel(xp: Any, gen: Any, self: Any, mean: float, std: float, genera
 def _normal_meta(self: Spec, mean: float, std: float, generator: Any) -> Spec:
     _refuse("normal_kernel_cpu", self.dtype, "bi")
     _check_deviation(mean, std)
-    return self if self.dense else self.contiguous_
+    return self.packed
 
 
 structured(
@@ -465,7 +465,7 @@ def _dropout_kernel(xp: Any, gen: Any, input: Any, p: float, train: bool | None)
 structured(
     "native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)",
     meta=lambda input, p, train: (
-        input if input.dense else input.contiguous_,
+        input.packed,
         input.contiguous_.with_(dtype=bool_),
     ),
     kernel=_dropout_kernel,
