@@ -17,3 +17,4 @@ from . import optim
 from . import conv
 from . import contract
 from . import random
+from . import pool
