@@ -26,7 +26,8 @@ from . import linalg
 from . import optim
 from . import conv
 from . import contract
-from . import aliases
 from . import random
 from . import decompose
 from . import solve
+from . import pool
+from . import aliases

@@ -207,7 +207,7 @@ def _filling(
         _refuse(kernel_name, self.dtype, kinds)
         if check:
             check(*args[:-1])
-        return self if self.dense else self.contiguous_
+        return self.packed
 
     def kernel(xp: Any, gen: Any, self: Any, *args: Any) -> Any:
         return in_memory_order(self, lambda shape: fill(gen, shape, self.dtype, *args[:-1]))
@@ -320,7 +320,7 @@ def _normal_kernel(xp: Any, gen: Any, self: Any, mean: float, std: float, genera
 def _normal_meta(self: Spec, mean: float, std: float, generator: Any) -> Spec:
     _refuse("normal_kernel_cpu", self.dtype, "bi")
     _check_deviation(mean, std)
-    return self if self.dense else self.contiguous_
+    return self.packed
 
 
 structured(
@@ -465,7 +465,7 @@ def _dropout_kernel(xp: Any, gen: Any, input: Any, p: float, train: bool | None)
 structured(
     "native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)",
     meta=lambda input, p, train: (
-        input if input.dense else input.contiguous_,
+        input.packed,
         input.contiguous_.with_(dtype=bool_),
     ),
     kernel=_dropout_kernel,
