@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,21 @@ def test_strangers_are_refused_and_hold_nothing(rigs: Any) -> None:
     rig.open(5)
     rig.frame(5, 1)
     assert rig.applied()[:2] == (5, 1)
+
+
+def test_a_stranger_that_sends_byte_by_byte_is_cut_off(rigs: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(limits, "CONNECT_S", 0.3)
+    rig = rigs()
+    target = link.split_address(rig.address)
+    sock = socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET)
+    sock.connect(target)
+    begun = time.monotonic()
+    with pytest.raises(OSError):
+        while True:
+            sock.sendall(b"\x16")  # 64 of them take longer than the bound, and no wait is long
+            time.sleep(0.02)
+            assert time.monotonic() - begun < 5
+    sock.close()
 
 
 def test_an_oversize_message_closes_the_link_and_the_worker_serves_on(rigs: Any) -> None:

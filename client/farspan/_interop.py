@@ -63,7 +63,7 @@ def show(x: Tensor) -> str:
         tuple(x._spec.shape),
         x.dtype.name,
         lambda indices: _fetch_some(x, indices),
-        device_suffix="" if plain else f", device='{device}'",
+        device_suffix="" if plain else str(device),
         requires_grad=x.requires_grad,
         grad_fn=None if edge is None else edge.name(),
         is_parameter=isinstance(x, Parameter),

@@ -55,8 +55,7 @@ class Link:
 
     def close(self) -> None:
         """End the connection; the thread that receives wakes with EOFError. May be called twice."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        _end(self._sock)
         self._sock.close()
 
 
@@ -120,7 +119,15 @@ class Listener:
         Reads 64 bytes (and TLS's handshake) before it knows that the peer holds the key, within
         CONNECT_S.
         """
-        plain.settimeout(limits.CONNECT_S)
+        # One bound for all of it, or a stranger could send a byte now and then for ever.
+        bound = threading.Timer(limits.CONNECT_S, _end, (plain,))
+        bound.start()
+        try:
+            return self._open(plain, key)
+        finally:
+            bound.cancel()
+
+    def _open(self, plain: socket.socket, key: bytes) -> Link:
         sock: Sock = plain
         if self._context is not None:
             sock = tls.TlsSocket(plain, self._context, listener=True)
@@ -135,13 +142,18 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; a `wait` in another thread raises OSError."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        _end(self._sock)
         self._sock.close()
         target = link.split_address(self.address)
         if isinstance(target, str):
             with contextlib.suppress(OSError):
                 os.unlink(target)
+
+
+def _end(sock: Sock) -> None:
+    """Have every thread that waits on the socket go on, with an error or an end."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _opened(sock: Sock) -> Sock:
