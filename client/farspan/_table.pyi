@@ -12,8 +12,22 @@ from .core.dtype import DType as dtype
 
 Number = bool | int | float | complex
 
+def _adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+    """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
+    """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+    """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
+    """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def abs(input: Tensor, *, out: Any = ...) -> Tensor:
     """abs(Tensor self) -> Tensor"""
 def absolute(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -22,6 +36,16 @@ def acos(input: Tensor, *, out: Any = ...) -> Tensor:
     """acos(Tensor self) -> Tensor"""
 def acosh(input: Tensor, *, out: Any = ...) -> Tensor:
     """acosh(Tensor self) -> Tensor"""
+def adaptive_avg_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
+def adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+def adaptive_max_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
+def adaptive_max_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+def adaptive_max_pool2d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """adaptive_max_pool2d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
 @overload
 def add(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -44,12 +68,36 @@ def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
     """adjoint(Tensor(a) self) -> Tensor(a)"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
+@overload
+def all(input: Tensor, *, out: Any = ...) -> Tensor:
+    """all(Tensor self) -> Tensor"""
+@overload
+def all(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+@overload
+def all(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
 def allclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
     """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
 def alpha_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
     """alpha_dropout(Tensor input, float p, bool train) -> Tensor"""
+def amax(input: Tensor, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+def amin(input: Tensor, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+def aminmax(input: Tensor, *, dim: int | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """aminmax(Tensor self, *, int? dim=None, bool keepdim=False) -> (Tensor min, Tensor max)"""
 def angle(input: Tensor, *, out: Any = ...) -> Tensor:
     """angle(Tensor self) -> Tensor"""
+@overload
+def any(input: Tensor, *, out: Any = ...) -> Tensor:
+    """any(Tensor self) -> Tensor"""
+@overload
+def any(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+@overload
+def any(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
 @overload
 def arange(end: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """arange(Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
@@ -73,6 +121,18 @@ def arctan2(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """arctan2(Tensor self, Tensor other) -> Tensor"""
 def arctanh(input: Tensor, *, out: Any = ...) -> Tensor:
     """arctanh(Tensor self) -> Tensor"""
+def argmax(input: Tensor, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+def argmin(input: Tensor, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+@overload
+def argsort(input: Tensor, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> Tensor:
+    """argsort(Tensor self, int dim=-1, bool descending=False) -> Tensor"""
+@overload
+def argsort(input: Tensor, *, stable: bool, dim: int = ..., descending: bool = ..., out: Any = ...) -> Tensor:
+    """argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor"""
+def argwhere(input: Tensor, *, out: Any = ...) -> Tensor:
+    """argwhere(Tensor self) -> Tensor"""
 def as_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
     """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
 def asin(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -103,6 +163,12 @@ def atleast_3d(input: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def atleast_3d(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
     """atleast_3d.Sequence(Tensor[] tensors) -> Tensor[]"""
+def avg_pool1d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., *, out: Any = ...) -> Tensor:
+    """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
+def avg_pool2d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+    """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
+    """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 @overload
@@ -116,6 +182,8 @@ def bernoulli(input: Tensor, p: float, *, generator: Generator | None = ..., out
     """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor"""
+def bincount(input: Tensor, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
+    """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
 @overload
 def bitwise_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -156,6 +224,8 @@ def broadcast_tensors(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Ten
     """broadcast_tensors(Tensor[] tensors) -> Tensor[]"""
 def broadcast_to(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+def bucketize(input: Tensor, boundaries: Tensor, *, out_int32: bool = ..., right: bool = ..., out: Any = ...) -> Tensor:
+    """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
 def cartesian_prod(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """cartesian_prod(Tensor[] tensors) -> Tensor"""
 def cat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -258,8 +328,22 @@ def cos(input: Tensor, *, out: Any = ...) -> Tensor:
     """cos(Tensor self) -> Tensor"""
 def cosh(input: Tensor, *, out: Any = ...) -> Tensor:
     """cosh(Tensor self) -> Tensor"""
+@overload
+def count_nonzero(input: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+    """count_nonzero(Tensor self, int? dim=None) -> Tensor"""
+@overload
+def count_nonzero(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
 def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+def cummax(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+def cummin(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """cummin(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+def cumprod(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+def cumsum(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
 def deg2rad(input: Tensor, *, out: Any = ...) -> Tensor:
     """deg2rad(Tensor self) -> Tensor"""
 def det(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -280,6 +364,8 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = ..., dim1: int = 
     """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
 def digamma(input: Tensor, *, out: Any = ...) -> Tensor:
     """digamma(Tensor self) -> Tensor"""
+def dist(input: Tensor, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
+    """dist(Tensor self, Tensor other, Scalar p=2) -> Tensor"""
 @overload
 def div(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """div.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -322,6 +408,10 @@ def elu(input: Tensor, alpha: Number = ..., scale: Number = ..., input_scale: Nu
     """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
 def elu_backward(grad_output: Tensor, alpha: Number, scale: Number, input_scale: Number, is_result: bool, self_or_result: Tensor, *, out: Any = ...) -> Tensor:
     """elu_backward(Tensor grad_output, Scalar alpha, Scalar scale, Scalar input_scale, bool is_result, Tensor self_or_result) -> Tensor"""
+def embedding(weight: Tensor, indices: Tensor, padding_idx: int = ..., scale_grad_by_freq: bool = ..., sparse: bool = ..., *, out: Any = ...) -> Tensor:
+    """embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) -> Tensor"""
+def embedding_dense_backward(grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, *, out: Any = ...) -> Tensor:
+    """embedding_dense_backward(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, bool scale_grad_by_freq) -> Tensor"""
 def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -408,6 +498,8 @@ def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None =
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
+    """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
 @overload
 def ge(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -466,6 +558,22 @@ def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """hypot(Tensor self, Tensor other) -> Tensor"""
 def imag(input: Tensor, *, out: Any = ...) -> Tensor:
     """imag(Tensor(a) self) -> Tensor(a)"""
+def index(input: Tensor, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
+    """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+    """index_add(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor"""
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+    """index_copy(Tensor self, int dim, Tensor index, Tensor source) -> Tensor"""
+@overload
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+    """index_fill.int_Scalar(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+@overload
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+    """index_fill.int_Tensor(Tensor self, int dim, Tensor index, Tensor value) -> Tensor"""
+def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+    """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
+    """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """inner(Tensor self, Tensor other) -> Tensor"""
 def inverse(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -474,6 +582,15 @@ def isclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., 
     """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
 def isfinite(input: Tensor, *, out: Any = ...) -> Tensor:
     """isfinite(Tensor self) -> Tensor"""
+@overload
+def isin(elements: Tensor, test_elements: Tensor, *, assume_unique: bool = ..., invert: bool = ..., out: Any = ...) -> Tensor:
+    """isin.Tensor_Tensor(Tensor elements, Tensor test_elements, *, bool assume_unique=False, bool invert=False) -> Tensor"""
+@overload
+def isin(elements: Tensor, test_element: Number, *, assume_unique: bool = ..., invert: bool = ..., out: Any = ...) -> Tensor:
+    """isin.Tensor_Scalar(Tensor elements, Scalar test_element, *, bool assume_unique=False, bool invert=False) -> Tensor"""
+@overload
+def isin(element: Number, test_elements: Tensor, *, assume_unique: bool = ..., invert: bool = ..., out: Any = ...) -> Tensor:
+    """isin.Scalar_Tensor(Scalar element, Tensor test_elements, *, bool assume_unique=False, bool invert=False) -> Tensor"""
 def isinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isinf(Tensor self) -> Tensor"""
 def isnan(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -484,6 +601,8 @@ def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isposinf(Tensor self) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """kron(Tensor self, Tensor other) -> Tensor"""
+def kthvalue(input: Tensor, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
 @overload
 def le(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -550,6 +669,8 @@ def linalg_solve_triangular(input: Tensor, B: Tensor, *, upper: bool, left: bool
     """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
 def linalg_vecdot(x: Tensor, y: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_vecdot(Tensor x, Tensor y, *, int dim=-1) -> Tensor"""
+def linalg_vector_norm(input: Tensor, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"""
 def linspace(start: Number, end: Number, steps: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -566,10 +687,14 @@ def log_normal(input: Tensor, mean: float = ..., std: float = ..., *, generator:
     """log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor"""
 def log_sigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
     """log_sigmoid(Tensor self) -> Tensor"""
+def log_softmax(input: Tensor, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+    """log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
 def logaddexp(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """logaddexp(Tensor self, Tensor other) -> Tensor"""
 def logaddexp2(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """logaddexp2(Tensor self, Tensor other) -> Tensor"""
+def logcumsumexp(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
+    """logcumsumexp(Tensor self, int dim) -> Tensor"""
 def logdet(input: Tensor, *, out: Any = ...) -> Tensor:
     """logdet(Tensor self) -> Tensor"""
 def logical_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -584,6 +709,8 @@ def logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
     """logit(Tensor self, float? eps=None) -> Tensor"""
 def logspace(start: Number, end: Number, steps: int, base: float = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """logspace(Scalar start, Scalar end, int steps, float base=10., *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def logsumexp(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
 @overload
 def lt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -602,26 +729,74 @@ def masked_fill(input: Tensor, mask: Tensor, value: Number, *, out: Any = ...) -
 @overload
 def masked_fill(input: Tensor, mask: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
     """masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor"""
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+    """masked_scatter(Tensor self, Tensor mask, Tensor source) -> Tensor"""
+def masked_scatter_backward(grad_output: Tensor, mask: Tensor, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """masked_scatter_backward(Tensor grad_output, Tensor mask, SymInt[] sizes) -> Tensor"""
+def masked_select(input: Tensor, mask: Tensor, *, out: Any = ...) -> Tensor:
+    """masked_select(Tensor self, Tensor mask) -> Tensor"""
 def matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """matmul(Tensor self, Tensor other) -> Tensor"""
 def matrix_H(input: Tensor, *, out: Any = ...) -> Tensor:
     """matrix_H(Tensor(a) self) -> Tensor(a)"""
 def matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
     """matrix_power(Tensor self, int n) -> Tensor"""
+@overload
+def max(input: Tensor, *, out: Any = ...) -> Tensor:
+    """max(Tensor self) -> Tensor"""
+@overload
+def max(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """max.other(Tensor self, Tensor other) -> Tensor"""
+@overload
+def max(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+def max_pool1d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+    """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""
+def max_pool1d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max_pool1d_with_indices(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> (Tensor, Tensor)"""
+def max_pool2d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+    """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
+def max_pool2d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+def max_pool2d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """max_pool2d_with_indices_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
 def maximum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """maximum(Tensor self, Tensor other) -> Tensor"""
+@overload
+def mean(input: Tensor, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """mean(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def mean(input: Tensor, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def median(input: Tensor, *, out: Any = ...) -> Tensor:
+    """median(Tensor self) -> Tensor"""
+@overload
+def median(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
 @overload
 def meshgrid(tensors: Sequence[Tensor], *, indexing: str, out: Any = ...) -> tuple[Tensor, ...]:
     """meshgrid.indexing(Tensor[] tensors, *, str indexing) -> Tensor[]"""
 @overload
 def meshgrid(tensors: Sequence[Tensor], *, out: Any = ...) -> tuple[Tensor, ...]:
     """meshgrid(Tensor[] tensors) -> Tensor[]"""
+@overload
+def min(input: Tensor, *, out: Any = ...) -> Tensor:
+    """min(Tensor self) -> Tensor"""
+@overload
+def min(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """min.other(Tensor self, Tensor other) -> Tensor"""
+@overload
+def min(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
 def minimum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """minimum(Tensor self, Tensor other) -> Tensor"""
 def mish(input: Tensor, *, out: Any = ...) -> Tensor:
     """mish(Tensor self) -> Tensor"""
 def mm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
     """mm(Tensor self, Tensor mat2) -> Tensor"""
+def mode(input: Tensor, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
 @overload
 def moveaxis(input: Tensor, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
@@ -634,6 +809,8 @@ def movedim(input: Tensor, source: Sequence[int] | int, destination: Sequence[in
 @overload
 def movedim(input: Tensor, source: int, destination: int, *, out: Any = ...) -> Tensor:
     """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+def msort(input: Tensor, *, out: Any = ...) -> Tensor:
+    """msort(Tensor self) -> Tensor"""
 @overload
 def mul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """mul.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -652,6 +829,10 @@ def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
 def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
     """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
+def nanmean(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+def nansum(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 @overload
 def narrow(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
     """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
@@ -682,6 +863,22 @@ def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = 
     """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def nonzero(input: Tensor, *, out: Any = ...) -> Tensor:
+    """nonzero(Tensor self) -> Tensor"""
+def nonzero_numpy(input: Tensor, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """nonzero_numpy(Tensor self) -> Tensor[]"""
+@overload
+def norm(input: Tensor, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
+@overload
+def norm(input: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
+    """norm.Scalar(Tensor self, Scalar p=2) -> Tensor"""
+@overload
+def norm(input: Tensor, p: Number | None, dim: Sequence[int] | int, keepdim: bool, *, dtype: dtype, out: Any = ...) -> Tensor:
+    """norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor"""
+@overload
+def norm(input: Tensor, p: Number | None, *, dtype: dtype, out: Any = ...) -> Tensor:
+    """norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor"""
 @overload
 def normal(mean: Tensor, std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """normal.Tensor_float(Tensor mean, float std=1., *, Generator? generator=None) -> Tensor"""
@@ -704,6 +901,8 @@ def not_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
 def numpy_T(input: Tensor, *, out: Any = ...) -> Tensor:
     """numpy_T(Tensor(a) self) -> Tensor(a)"""
+def one_hot(input: Tensor, num_classes: int = ..., *, out: Any = ...) -> Tensor:
+    """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
 def ones(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """ones(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def ones_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -730,6 +929,14 @@ def pow(input: Tensor, exponent: Number, *, out: Any = ...) -> Tensor:
     """pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
 def prelu(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """prelu(Tensor self, Tensor weight) -> Tensor"""
+@overload
+def prod(input: Tensor, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def prod(input: Tensor, dim: int, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+    """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
 def rad2deg(input: Tensor, *, out: Any = ...) -> Tensor:
     """rad2deg(Tensor self) -> Tensor"""
 @overload
@@ -819,6 +1026,9 @@ def repeat_interleave(input: Tensor, repeats: int, dim: int | None = ..., *, out
 @overload
 def repeat_interleave(input: Tensor, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
     """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
+@overload
+def repeat_interleave(repeats: Tensor, *, output_size: int | None = ..., out: Any = ...) -> Tensor:
+    """repeat_interleave.Tensor(Tensor repeats, *, SymInt? output_size=None) -> Tensor"""
 def replication_pad1d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
 def replication_pad2d(input: Tensor, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -853,6 +1063,24 @@ def rsub(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) -
     """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
 def scalar_tensor(s: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def scatter(input: Tensor, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+    """scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+@overload
+def scatter(input: Tensor, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+    """scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+@overload
+def scatter(input: Tensor, dim: int, index: Tensor, src: Tensor, *, reduce: str, out: Any = ...) -> Tensor:
+    """scatter.reduce(Tensor self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor"""
+@overload
+def scatter(input: Tensor, dim: int, index: Tensor, value: Number, *, reduce: str, out: Any = ...) -> Tensor:
+    """scatter.value_reduce(Tensor self, int dim, Tensor index, Scalar value, *, str reduce) -> Tensor"""
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+    """scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+    """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
+def searchsorted(sorted_sequence: Tensor, input: Tensor, *, out_int32: bool = ..., right: bool = ..., side: str | None = ..., sorter: Tensor | None = ..., out: Any = ...) -> Tensor:
+    """searchsorted.Tensor(Tensor sorted_sequence, Tensor self, *, bool out_int32=False, bool right=False, str? side=None, Tensor? sorter=None) -> Tensor"""
 def select(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
 def select_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, index: int, *, out: Any = ...) -> Tensor:
@@ -889,12 +1117,20 @@ def slice_scatter(input: Tensor, src: Tensor, dim: int = ..., start: int | None 
     """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
 def slogdet(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+def softmax(input: Tensor, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+    """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
 def softplus(input: Tensor, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
     """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
 def softplus_backward(grad_output: Tensor, input: Tensor, beta: Number, threshold: Number, *, out: Any = ...) -> Tensor:
     """softplus_backward(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor"""
 def softshrink(input: Tensor, lambd: Number = ..., *, out: Any = ...) -> Tensor:
     """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+@overload
+def sort(input: Tensor, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+@overload
+def sort(input: Tensor, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
 def special_digamma(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_digamma(Tensor self) -> Tensor"""
 def special_erf(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -941,6 +1177,24 @@ def squeeze(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tenso
 def stack(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """stack(Tensor[] tensors, int dim=0) -> Tensor"""
 @overload
+def std(input: Tensor, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+    """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+@overload
+def std(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+    """std(Tensor self, bool unbiased=True) -> Tensor"""
+@overload
+def std(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+@overload
+def std_mean(input: Tensor, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """std_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+@overload
+def std_mean(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+@overload
+def std_mean(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+@overload
 def sub(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
 @overload
@@ -966,6 +1220,10 @@ def swapdims(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def t(input: Tensor, *, out: Any = ...) -> Tensor:
     """t(Tensor(a) self) -> Tensor(a)"""
+def take(input: Tensor, index: Tensor, *, out: Any = ...) -> Tensor:
+    """take(Tensor self, Tensor index) -> Tensor"""
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+    """take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor"""
 def tan(input: Tensor, *, out: Any = ...) -> Tensor:
     """tan(Tensor self) -> Tensor"""
 def tanh(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -989,6 +1247,8 @@ def threshold_backward(grad_output: Tensor, input: Tensor, threshold: Number, *,
     """threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor"""
 def tile(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tile(Tensor self, SymInt[] dims) -> Tensor"""
+def topk(input: Tensor, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
 def transpose(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def triangular_solve(input: Tensor, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -1019,8 +1279,32 @@ def unfold_backward(grad_in: Tensor, input_sizes: Sequence[int] | int, dim: int,
     """unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor"""
 def uniform(input: Tensor, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
+def unique_consecutive(input: Tensor, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
+def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+def value_selecting_reduction_backward(grad: Tensor, dim: int, indices: Tensor, sizes: Sequence[int] | int, keepdim: bool, *, out: Any = ...) -> Tensor:
+    """value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor"""
+@overload
+def var(input: Tensor, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+    """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+@overload
+def var(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+    """var(Tensor self, bool unbiased=True) -> Tensor"""
+@overload
+def var(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+@overload
+def var_mean(input: Tensor, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+@overload
+def var_mean(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """var_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+@overload
+def var_mean(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
 def vdot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """vdot(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -1050,6 +1334,9 @@ def where(condition: Tensor, input: Tensor, other: Tensor, *, out: Any = ...) ->
 def where(condition: Tensor, input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """where.ScalarOther(Tensor condition, Tensor self, Scalar other) -> Tensor"""
 @overload
+def where(condition: Tensor, *, out: Any = ...) -> tuple[Tensor, ...]:
+    """where(Tensor condition) -> Tensor[]"""
+@overload
 def xlogy(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """xlogy.Tensor(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -1064,10 +1351,26 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 
 
 class TableMethods:
+    def _adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _adaptive_avg_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+        """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _log_softmax_(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+        """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
     def _prelu_kernel_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+        """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _softmax_(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
+        """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def _unique2_(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def abs(self, *, out: Any = ...) -> Tensor:
         """abs(Tensor self) -> Tensor"""
     def abs_(self, *, out: Any = ...) -> Tensor:
@@ -1084,6 +1387,22 @@ class TableMethods:
         """acosh(Tensor self) -> Tensor"""
     def acosh_(self, *, out: Any = ...) -> Tensor:
         """acosh(Tensor self) -> Tensor"""
+    def adaptive_avg_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
+    def adaptive_avg_pool1d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
+    def adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def adaptive_avg_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def adaptive_max_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool1d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -1128,14 +1447,62 @@ class TableMethods:
         """alias(Tensor(a) self) -> Tensor(a)"""
     def alias_(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
+    @overload
+    def all(self, *, out: Any = ...) -> Tensor:
+        """all(Tensor self) -> Tensor"""
+    @overload
+    def all(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def all(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def all_(self, *, out: Any = ...) -> Tensor:
+        """all(Tensor self) -> Tensor"""
+    @overload
+    def all_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def all_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
     def allclose(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
         """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
     def allclose_(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
         """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
+    def amax(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    def amax_(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    def amin(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    def amin_(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    def aminmax(self, *, dim: int | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """aminmax(Tensor self, *, int? dim=None, bool keepdim=False) -> (Tensor min, Tensor max)"""
+    def aminmax_(self, *, dim: int | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """aminmax(Tensor self, *, int? dim=None, bool keepdim=False) -> (Tensor min, Tensor max)"""
     def angle(self, *, out: Any = ...) -> Tensor:
         """angle(Tensor self) -> Tensor"""
     def angle_(self, *, out: Any = ...) -> Tensor:
         """angle(Tensor self) -> Tensor"""
+    @overload
+    def any(self, *, out: Any = ...) -> Tensor:
+        """any(Tensor self) -> Tensor"""
+    @overload
+    def any(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def any(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def any_(self, *, out: Any = ...) -> Tensor:
+        """any(Tensor self) -> Tensor"""
+    @overload
+    def any_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def any_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
     def arccos(self, *, out: Any = ...) -> Tensor:
         """arccos(Tensor self) -> Tensor"""
     def arccos_(self, *, out: Any = ...) -> Tensor:
@@ -1164,6 +1531,30 @@ class TableMethods:
         """arctanh(Tensor self) -> Tensor"""
     def arctanh_(self, *, out: Any = ...) -> Tensor:
         """arctanh(Tensor self) -> Tensor"""
+    def argmax(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    def argmax_(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    def argmin(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    def argmin_(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def argsort(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> Tensor:
+        """argsort(Tensor self, int dim=-1, bool descending=False) -> Tensor"""
+    @overload
+    def argsort(self, *, stable: bool, dim: int = ..., descending: bool = ..., out: Any = ...) -> Tensor:
+        """argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor"""
+    @overload
+    def argsort_(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> Tensor:
+        """argsort(Tensor self, int dim=-1, bool descending=False) -> Tensor"""
+    @overload
+    def argsort_(self, *, stable: bool, dim: int = ..., descending: bool = ..., out: Any = ...) -> Tensor:
+        """argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor"""
+    def argwhere(self, *, out: Any = ...) -> Tensor:
+        """argwhere(Tensor self) -> Tensor"""
+    def argwhere_(self, *, out: Any = ...) -> Tensor:
+        """argwhere(Tensor self) -> Tensor"""
     def as_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
     def as_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
@@ -1200,6 +1591,14 @@ class TableMethods:
         """atleast_3d(Tensor self) -> Tensor"""
     def atleast_3d_(self, *, out: Any = ...) -> Tensor:
         """atleast_3d(Tensor self) -> Tensor"""
+    def avg_pool1d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
+    def avg_pool1d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
+    def avg_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+    def avg_pool2d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -1222,6 +1621,10 @@ class TableMethods:
     @overload
     def bernoulli_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    def bincount(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
+        """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
+    def bincount_(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
+        """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
     @overload
     def bitwise_and(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1294,6 +1697,10 @@ class TableMethods:
         """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
     def broadcast_to_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    def bucketize(self, boundaries: Tensor, *, out_int32: bool = ..., right: bool = ..., out: Any = ...) -> Tensor:
+        """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
+    def bucketize_(self, boundaries: Tensor, *, out_int32: bool = ..., right: bool = ..., out: Any = ...) -> Tensor:
+        """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
     def cauchy(self, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
     def cauchy_(self, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
@@ -1414,10 +1821,38 @@ class TableMethods:
         """cosh(Tensor self) -> Tensor"""
     def cosh_(self, *, out: Any = ...) -> Tensor:
         """cosh(Tensor self) -> Tensor"""
+    @overload
+    def count_nonzero(self, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+        """count_nonzero(Tensor self, int? dim=None) -> Tensor"""
+    @overload
+    def count_nonzero(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
+    @overload
+    def count_nonzero_(self, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+        """count_nonzero(Tensor self, int? dim=None) -> Tensor"""
+    @overload
+    def count_nonzero_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
     def cross(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
     def cross_(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+    def cummax(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+    def cummax_(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+    def cummin(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """cummin(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+    def cummin_(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """cummin(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
+    def cumprod(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+    def cumprod_(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+    def cumsum(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+    def cumsum_(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
     def deg2rad(self, *, out: Any = ...) -> Tensor:
         """deg2rad(Tensor self) -> Tensor"""
     def deg2rad_(self, *, out: Any = ...) -> Tensor:
@@ -1454,6 +1889,10 @@ class TableMethods:
         """digamma(Tensor self) -> Tensor"""
     def digamma_(self, *, out: Any = ...) -> Tensor:
         """digamma(Tensor self) -> Tensor"""
+    def dist(self, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
+        """dist(Tensor self, Tensor other, Scalar p=2) -> Tensor"""
+    def dist_(self, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
+        """dist(Tensor self, Tensor other, Scalar p=2) -> Tensor"""
     @overload
     def div(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """div.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1666,6 +2105,10 @@ class TableMethods:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def full_like_(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
+        """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+    def gather_(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
+        """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
     @overload
     def ge(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1770,6 +2213,38 @@ class TableMethods:
         """imag(Tensor(a) self) -> Tensor(a)"""
     def imag_(self, *, out: Any = ...) -> Tensor:
         """imag(Tensor(a) self) -> Tensor(a)"""
+    def index(self, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
+        """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
+    def index_(self, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
+        """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
+    def index_add(self, dim: int, index: Tensor, source: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """index_add(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor"""
+    def index_add_(self, dim: int, index: Tensor, source: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
+        """index_add(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor"""
+    def index_copy(self, dim: int, index: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+        """index_copy(Tensor self, int dim, Tensor index, Tensor source) -> Tensor"""
+    def index_copy_(self, dim: int, index: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+        """index_copy(Tensor self, int dim, Tensor index, Tensor source) -> Tensor"""
+    @overload
+    def index_fill(self, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """index_fill.int_Scalar(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+    @overload
+    def index_fill(self, dim: int, index: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+        """index_fill.int_Tensor(Tensor self, int dim, Tensor index, Tensor value) -> Tensor"""
+    @overload
+    def index_fill_(self, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """index_fill.int_Scalar(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+    @overload
+    def index_fill_(self, dim: int, index: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
+        """index_fill.int_Tensor(Tensor self, int dim, Tensor index, Tensor value) -> Tensor"""
+    def index_put(self, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+        """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+    def index_put_(self, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+        """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+    def index_select(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
+        """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
+    def index_select_(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
+        """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
     def inner_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -1806,6 +2281,10 @@ class TableMethods:
         """kron(Tensor self, Tensor other) -> Tensor"""
     def kron_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """kron(Tensor self, Tensor other) -> Tensor"""
+    def kthvalue(self, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    def kthvalue_(self, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     @overload
     def le(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1886,6 +2365,10 @@ class TableMethods:
         """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
     def linalg_solve_triangular_(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
         """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
+    def linalg_vector_norm(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    def linalg_vector_norm_(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def log(self, *, out: Any = ...) -> Tensor:
         """log(Tensor self) -> Tensor"""
     def log_(self, *, out: Any = ...) -> Tensor:
@@ -1910,6 +2393,10 @@ class TableMethods:
         """log_sigmoid(Tensor self) -> Tensor"""
     def log_sigmoid_(self, *, out: Any = ...) -> Tensor:
         """log_sigmoid(Tensor self) -> Tensor"""
+    def log_softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+    def log_softmax_(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
     def logaddexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """logaddexp(Tensor self, Tensor other) -> Tensor"""
     def logaddexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -1918,6 +2405,10 @@ class TableMethods:
         """logaddexp2(Tensor self, Tensor other) -> Tensor"""
     def logaddexp2_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """logaddexp2(Tensor self, Tensor other) -> Tensor"""
+    def logcumsumexp(self, dim: int, *, out: Any = ...) -> Tensor:
+        """logcumsumexp(Tensor self, int dim) -> Tensor"""
+    def logcumsumexp_(self, dim: int, *, out: Any = ...) -> Tensor:
+        """logcumsumexp(Tensor self, int dim) -> Tensor"""
     def logdet(self, *, out: Any = ...) -> Tensor:
         """logdet(Tensor self) -> Tensor"""
     def logdet_(self, *, out: Any = ...) -> Tensor:
@@ -1942,6 +2433,10 @@ class TableMethods:
         """logit(Tensor self, float? eps=None) -> Tensor"""
     def logit_(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
         """logit(Tensor self, float? eps=None) -> Tensor"""
+    def logsumexp(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
+    def logsumexp_(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
     @overload
     def lt(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1974,6 +2469,14 @@ class TableMethods:
     @overload
     def masked_fill_(self, mask: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
         """masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor"""
+    def masked_scatter(self, mask: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_scatter(Tensor self, Tensor mask, Tensor source) -> Tensor"""
+    def masked_scatter_(self, mask: Tensor, source: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_scatter(Tensor self, Tensor mask, Tensor source) -> Tensor"""
+    def masked_select(self, mask: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_select(Tensor self, Tensor mask) -> Tensor"""
+    def masked_select_(self, mask: Tensor, *, out: Any = ...) -> Tensor:
+        """masked_select(Tensor self, Tensor mask) -> Tensor"""
     def matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """matmul(Tensor self, Tensor other) -> Tensor"""
     def matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -1986,10 +2489,86 @@ class TableMethods:
         """matrix_power(Tensor self, int n) -> Tensor"""
     def matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """matrix_power(Tensor self, int n) -> Tensor"""
+    @overload
+    def max(self, *, out: Any = ...) -> Tensor:
+        """max(Tensor self) -> Tensor"""
+    @overload
+    def max(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """max.other(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def max(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def max_(self, *, out: Any = ...) -> Tensor:
+        """max(Tensor self) -> Tensor"""
+    @overload
+    def max_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """max.other(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def max_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    def max_pool1d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""
+    def max_pool1d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""
+    def max_pool1d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool1d_with_indices(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool1d_with_indices_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool1d_with_indices(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
+    def max_pool2d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
+    def max_pool2d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool2d_with_indices_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
     def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
     def maximum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def mean(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """mean(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def mean(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def mean_(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """mean(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def mean_(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def median(self, *, out: Any = ...) -> Tensor:
+        """median(Tensor self) -> Tensor"""
+    @overload
+    def median(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def median_(self, *, out: Any = ...) -> Tensor:
+        """median(Tensor self) -> Tensor"""
+    @overload
+    def median_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def min(self, *, out: Any = ...) -> Tensor:
+        """min(Tensor self) -> Tensor"""
+    @overload
+    def min(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """min.other(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def min(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def min_(self, *, out: Any = ...) -> Tensor:
+        """min(Tensor self) -> Tensor"""
+    @overload
+    def min_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """min.other(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def min_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def minimum(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """minimum(Tensor self, Tensor other) -> Tensor"""
     def minimum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2002,6 +2581,10 @@ class TableMethods:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
     def mm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
+    def mode(self, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    def mode_(self, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     @overload
     def moveaxis(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
@@ -2026,6 +2609,10 @@ class TableMethods:
     @overload
     def movedim_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+    def msort(self, *, out: Any = ...) -> Tensor:
+        """msort(Tensor self) -> Tensor"""
+    def msort_(self, *, out: Any = ...) -> Tensor:
+        """msort(Tensor self) -> Tensor"""
     @overload
     def mul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """mul.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2062,6 +2649,14 @@ class TableMethods:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
+    def nanmean(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    def nanmean_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    def nansum(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    def nansum_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def narrow(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
         """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
@@ -2114,6 +2709,38 @@ class TableMethods:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def nonzero(self, *, out: Any = ...) -> Tensor:
+        """nonzero(Tensor self) -> Tensor"""
+    def nonzero_(self, *, out: Any = ...) -> Tensor:
+        """nonzero(Tensor self) -> Tensor"""
+    def nonzero_numpy(self, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """nonzero_numpy(Tensor self) -> Tensor[]"""
+    def nonzero_numpy_(self, *, out: Any = ...) -> tuple[Tensor, ...]:
+        """nonzero_numpy(Tensor self) -> Tensor[]"""
+    @overload
+    def norm(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def norm(self, p: Number = ..., *, out: Any = ...) -> Tensor:
+        """norm.Scalar(Tensor self, Scalar p=2) -> Tensor"""
+    @overload
+    def norm(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool, *, dtype: dtype, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor"""
+    @overload
+    def norm(self, p: Number | None, *, dtype: dtype, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor"""
+    @overload
+    def norm_(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
+    @overload
+    def norm_(self, p: Number = ..., *, out: Any = ...) -> Tensor:
+        """norm.Scalar(Tensor self, Scalar p=2) -> Tensor"""
+    @overload
+    def norm_(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool, *, dtype: dtype, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor"""
+    @overload
+    def norm_(self, p: Number | None, *, dtype: dtype, out: Any = ...) -> Tensor:
+        """norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor"""
     def normal_functional(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
     def normal_functional_(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
@@ -2134,6 +2761,10 @@ class TableMethods:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def numpy_T_(self, *, out: Any = ...) -> Tensor:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
+    def one_hot(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
+        """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
+    def one_hot_(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
+        """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
     def ones_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def ones_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -2174,6 +2805,22 @@ class TableMethods:
         """prelu(Tensor self, Tensor weight) -> Tensor"""
     def prelu_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """prelu(Tensor self, Tensor weight) -> Tensor"""
+    @overload
+    def prod(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def prod(self, dim: int, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def prod_(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def prod_(self, dim: int, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    def put(self, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+        """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
+    def put_(self, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
+        """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     def rad2deg(self, *, out: Any = ...) -> Tensor:
         """rad2deg(Tensor self) -> Tensor"""
     def rad2deg_(self, *, out: Any = ...) -> Tensor:
@@ -2352,6 +2999,38 @@ class TableMethods:
     @overload
     def rsub_(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
         """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
+    @overload
+    def scatter(self, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+        """scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+    @overload
+    def scatter(self, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+    @overload
+    def scatter(self, dim: int, index: Tensor, src: Tensor, *, reduce: str, out: Any = ...) -> Tensor:
+        """scatter.reduce(Tensor self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor"""
+    @overload
+    def scatter(self, dim: int, index: Tensor, value: Number, *, reduce: str, out: Any = ...) -> Tensor:
+        """scatter.value_reduce(Tensor self, int dim, Tensor index, Scalar value, *, str reduce) -> Tensor"""
+    @overload
+    def scatter_(self, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+        """scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+    @overload
+    def scatter_(self, dim: int, index: Tensor, value: Number, *, out: Any = ...) -> Tensor:
+        """scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor"""
+    @overload
+    def scatter_(self, dim: int, index: Tensor, src: Tensor, *, reduce: str, out: Any = ...) -> Tensor:
+        """scatter.reduce(Tensor self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor"""
+    @overload
+    def scatter_(self, dim: int, index: Tensor, value: Number, *, reduce: str, out: Any = ...) -> Tensor:
+        """scatter.value_reduce(Tensor self, int dim, Tensor index, Scalar value, *, str reduce) -> Tensor"""
+    def scatter_add(self, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+        """scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+    def scatter_add_(self, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
+        """scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
+    def scatter_reduce(self, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
+    def scatter_reduce_(self, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
     def select(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
     def select_(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
@@ -2408,6 +3087,10 @@ class TableMethods:
         """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
     def slogdet_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+    def softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+    def softmax_(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
     def softplus(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
         """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
     def softplus_(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
@@ -2416,6 +3099,18 @@ class TableMethods:
         """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
     def softshrink_(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
         """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
+    @overload
+    def sort(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def sort(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def sort_(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def sort_(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
     def special_digamma(self, *, out: Any = ...) -> Tensor:
         """special_digamma(Tensor self) -> Tensor"""
     def special_digamma_(self, *, out: Any = ...) -> Tensor:
@@ -2503,6 +3198,42 @@ class TableMethods:
     def squeeze_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
     @overload
+    def std(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+        """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def std(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+        """std(Tensor self, bool unbiased=True) -> Tensor"""
+    @overload
+    def std(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+    @overload
+    def std_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+        """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def std_(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+        """std(Tensor self, bool unbiased=True) -> Tensor"""
+    @overload
+    def std_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+    @overload
+    def std_mean(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def std_mean(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+    @overload
+    def std_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def std_mean_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def std_mean_(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+    @overload
+    def std_mean_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
     def sub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
     @overload
@@ -2554,6 +3285,14 @@ class TableMethods:
         """t(Tensor(a) self) -> Tensor(a)"""
     def t_(self, *, out: Any = ...) -> Tensor:
         """t(Tensor(a) self) -> Tensor(a)"""
+    def take(self, index: Tensor, *, out: Any = ...) -> Tensor:
+        """take(Tensor self, Tensor index) -> Tensor"""
+    def take_(self, index: Tensor, *, out: Any = ...) -> Tensor:
+        """take(Tensor self, Tensor index) -> Tensor"""
+    def take_along_dim(self, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+        """take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor"""
+    def take_along_dim_(self, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
+        """take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor"""
     def tan(self, *, out: Any = ...) -> Tensor:
         """tan(Tensor self) -> Tensor"""
     def tan_(self, *, out: Any = ...) -> Tensor:
@@ -2592,6 +3331,10 @@ class TableMethods:
         """tile(Tensor self, SymInt[] dims) -> Tensor"""
     def tile_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tile(Tensor self, SymInt[] dims) -> Tensor"""
+    def topk(self, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
+    def topk_(self, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
     def transpose(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
@@ -2640,10 +3383,54 @@ class TableMethods:
         """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
     def uniform_(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
+    def unique_consecutive(self, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
+    def unique_consecutive_(self, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
+    def unique_dim(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def unique_dim_(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+    @overload
+    def var(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+        """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def var(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+        """var(Tensor self, bool unbiased=True) -> Tensor"""
+    @overload
+    def var(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+    @overload
+    def var_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
+        """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    @overload
+    def var_(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
+        """var(Tensor self, bool unbiased=True) -> Tensor"""
+    @overload
+    def var_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
+    @overload
+    def var_mean(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def var_mean(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+    @overload
+    def var_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def var_mean_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
+    @overload
+    def var_mean_(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
+    @overload
+    def var_mean_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
     def vdot(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """vdot(Tensor self, Tensor other) -> Tensor"""
     def vdot_(self, other: Tensor, *, out: Any = ...) -> Tensor:

@@ -98,7 +98,11 @@ def _scatter(make):
 
 @samples("scatter.value")
 def _scatter_value(make):
-    return [call(make(3, 4), 0, DISTINCT, 2), call(make(4), -1, ints(2, 0), 1), call(make(), 0, np.array(0), 1)]
+    return [
+        call(make(3, 4), 0, DISTINCT, 2),
+        call(make(4), -1, ints(2, 0), 1),
+        call(make(), 0, np.array(0), 1),
+    ]
 
 
 @samples("scatter_add")
@@ -140,7 +144,13 @@ def _put(make):
 @samples("nonzero", "argwhere", "nonzero_numpy", "where", strides=False,
          reason="torch's result is transposed in memory; a dynamic one of ours is contiguous")  # fmt: skip
 def _nonzero(make):
-    return [call(make(3, 4)), call(make(5)), call(make()), call(make(0, 2)), call(Strided(make(2, 3)))]
+    return [
+        call(make(3, 4)),
+        call(make(5)),
+        call(make()),
+        call(make(0, 2)),
+        call(Strided(make(2, 3))),
+    ]
 
 
 @samples("masked_select")
@@ -168,12 +178,21 @@ def _embedding(make):
 
 @samples("embedding_dense_backward", dtypes=("float32", "float64", "bfloat16"))
 def _embedding_dense_backward(make):
-    return [call(make(4, 3), make.ints(4), 5, -1, False), call(make(2, 2, 3), make.ints(2, 2), 5, 1, False)]
+    return [
+        call(make(4, 3), make.ints(4), 5, -1, False),
+        call(make(2, 2, 3), make.ints(2, 2), 5, 1, False),
+    ]
 
 
 @samples("one_hot", dtypes=("int64",))
 def _one_hot(make):
-    return [call(make.ints(4), 6), call(make.ints(2, 3), 5), call(make.ints(3)), call(ints(), 3), call(np.array(1), 2)]
+    return [
+        call(make.ints(4), 6),
+        call(make.ints(2, 3), 5),
+        call(make.ints(3)),
+        call(ints(), 3),
+        call(np.array(1), 2),
+    ]
 
 
 @samples("_one_hot", dtypes=("int64",))

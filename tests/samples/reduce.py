@@ -133,7 +133,11 @@ def _var(make):
 
 @samples("var.dim", "std.dim", "var_mean.dim", "std_mean.dim")
 def _var_dim(make):
-    return [call(make(3, 4), (1,)), call(make(2, 3, 4), (0, 2), False, True), call(make(3, 4), None)]
+    return [
+        call(make(3, 4), (1,)),
+        call(make(2, 3, 4), (0, 2), False, True),
+        call(make(3, 4), None),
+    ]
 
 
 @samples("var.correction", "std.correction", "var_mean.correction", "std_mean.correction")

@@ -54,7 +54,9 @@ BOUNDS = np.array([-2.0, -0.5, 0.0, 1.0, 1.0, 2.5])
 
 @samples("bucketize.Tensor", dtypes=REAL)
 def _bucketize(make):
-    bounds = BOUNDS.astype(make.dtype if "int" in make.dtype[-5:] and make.dtype != "uint8" else "float32")
+    bounds = BOUNDS.astype(
+        make.dtype if "int" in make.dtype[-5:] and make.dtype != "uint8" else "float32"
+    )
     return [call(make(3, 4), bounds), call(make(5), bounds, right=True), call(make(5), bounds, out_int32=True),
             call(make(), bounds), call(Strided(make(2, 3)), bounds)]  # fmt: skip
 
@@ -80,7 +82,11 @@ def _searchsorted_scalar(make):
 
 @samples("isin.Tensor_Tensor", dtypes=REAL)
 def _isin(make):
-    return [call(make(3, 4), make(5)), call(make(3), make(2, 2), invert=True), call(make(), make(3))]
+    return [
+        call(make(3, 4), make(5)),
+        call(make(3), make(2, 2), invert=True),
+        call(make(), make(3)),
+    ]
 
 
 @samples("isin.Tensor_Scalar", dtypes=REAL)
@@ -108,7 +114,10 @@ def _repeats(make):
 
 @samples("_unique2", dtypes=("bool", "uint8", "int64", "float32", "bfloat16"))
 def _unique(make):
-    return [call(make(3, 4), True, i, c) for i in (False, True) for c in (False, True)] + [call(make(0)), call(make())]
+    return [call(make(3, 4), True, i, c) for i in (False, True) for c in (False, True)] + [
+        call(make(0)),
+        call(make()),
+    ]
 
 
 @samples("unique_dim", dtypes=("int64", "float32"))
@@ -122,4 +131,10 @@ def _unique_dim(make):
 def _unique_consecutive(make):
     x = make(4, 3)
     x[1] = x[2]
-    return [call(make(9)), call(make(9), True, True), call(x, True, True, 0), call(x, True, True), call(make(0))]
+    return [
+        call(make(9)),
+        call(make(9), True, True),
+        call(x, True, True, 0),
+        call(x, True, True),
+        call(make(0)),
+    ]

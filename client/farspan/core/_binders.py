@@ -771,6 +771,172 @@ def sum_dim_IntList(self, dim, keepdim=False, *, dtype=None):
     return (self,), (c.integers_or_none(dim, 1), c.boolean(keepdim), c.dtype_or_none(dtype),), ()
 
 
+def mean(self, *, dtype=None):
+    return (self,), (c.dtype_or_none(dtype),), ()
+
+
+def mean_dim(self, dim, keepdim=False, *, dtype=None):
+    return (self,), (c.integers_or_none(dim, 1), c.boolean(keepdim), c.dtype_or_none(dtype),), ()
+
+
+def nansum(self, dim=None, keepdim=False, *, dtype=None):
+    return (self,), (c.integers_or_none(dim, 1), c.boolean(keepdim), c.dtype_or_none(dtype),), ()
+
+
+def prod(self, *, dtype=None):
+    return (self,), (c.dtype_or_none(dtype),), ()
+
+
+def prod_dim_int(self, dim, keepdim=False, *, dtype=None):
+    return (self,), (c.integer(dim), c.boolean(keepdim), c.dtype_or_none(dtype),), ()
+
+
+def any(self):
+    return (self,), (), ()
+
+
+def any_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def any_dims(self, dim=None, keepdim=False):
+    return (self,), (c.integers_or_none(dim), c.boolean(keepdim),), ()
+
+
+def all(self):
+    return (self,), (), ()
+
+
+def all_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def all_dims(self, dim=None, keepdim=False):
+    return (self,), (c.integers_or_none(dim), c.boolean(keepdim),), ()
+
+
+def count_nonzero(self, dim=None):
+    return (self,), (c.integer_or_none(dim),), ()
+
+
+def count_nonzero_dim_IntList(self, dim):
+    return (self,), (c.integers(dim),), ()
+
+
+def value_selecting_reduction_backward(grad, dim, indices, sizes, keepdim):
+    return (grad, indices,), (c.integer(dim), c.integers(sizes), c.boolean(keepdim),), ()
+
+
+def max(self):
+    return (self,), (), ()
+
+
+def max_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def amax(self, dim=(), keepdim=False):
+    return (self,), (c.integers(dim, 1), c.boolean(keepdim),), ()
+
+
+def min(self):
+    return (self,), (), ()
+
+
+def min_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def amin(self, dim=(), keepdim=False):
+    return (self,), (c.integers(dim, 1), c.boolean(keepdim),), ()
+
+
+def argmax(self, dim=None, keepdim=False):
+    return (self,), (c.integer_or_none(dim), c.boolean(keepdim),), ()
+
+
+def argmin(self, dim=None, keepdim=False):
+    return (self,), (c.integer_or_none(dim), c.boolean(keepdim),), ()
+
+
+def aminmax(self, *, dim=None, keepdim=False):
+    return (self,), (c.integer_or_none(dim), c.boolean(keepdim),), ()
+
+
+def median(self):
+    return (self,), (), ()
+
+
+def median_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def mode(self, dim=-1, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
+def var_correction(self, dim=None, *, correction=None, keepdim=False):
+    n = []
+    s = (c.integers_or_none(dim, 1), c.scalar(correction, None, n), c.boolean(keepdim),)
+    return (self,), s, tuple(n)
+
+
+def std_correction(self, dim=None, *, correction=None, keepdim=False):
+    n = []
+    s = (c.integers_or_none(dim, 1), c.scalar(correction, None, n), c.boolean(keepdim),)
+    return (self,), s, tuple(n)
+
+
+def linalg_vector_norm(self, ord=2, dim=None, keepdim=False, *, dtype=None):
+    n = []
+    s = (c.scalar(ord, 2, n), c.integers_or_none(dim, 1), c.boolean(keepdim), c.dtype_or_none(dtype),)
+    return (self,), s, tuple(n)
+
+
+def logsumexp(self, dim, keepdim=False):
+    return (self,), (c.integers(dim, 1), c.boolean(keepdim),), ()
+
+
+def _softmax(self, dim, half_to_float):
+    return (self,), (c.integer(dim), c.boolean(half_to_float),), ()
+
+
+def _softmax_backward_data(grad_output, output, dim, input_dtype):
+    return (grad_output, output,), (c.integer(dim), c.dtype(input_dtype),), ()
+
+
+def _log_softmax(self, dim, half_to_float):
+    return (self,), (c.integer(dim), c.boolean(half_to_float),), ()
+
+
+def _log_softmax_backward_data(grad_output, output, dim, input_dtype):
+    return (grad_output, output,), (c.integer(dim), c.dtype(input_dtype),), ()
+
+
+def cumsum(self, dim, *, dtype=None):
+    return (self,), (c.integer(dim), c.dtype_or_none(dtype),), ()
+
+
+def _reversed_cumsum(self, dim):
+    return (self,), (c.integer(dim),), ()
+
+
+def cumprod(self, dim, *, dtype=None):
+    return (self,), (c.integer(dim), c.dtype_or_none(dtype),), ()
+
+
+def logcumsumexp(self, dim):
+    return (self,), (c.integer(dim),), ()
+
+
+def cummax(self, dim):
+    return (self,), (c.integer(dim),), ()
+
+
+def cummin(self, dim):
+    return (self,), (c.integer(dim),), ()
+
+
 def view(self, size):
     return (self,), (c.integers(size),), ()
 
@@ -1081,6 +1247,168 @@ def triu_indices(row, col, offset=0, *, dtype=None, layout=None, device=None, pi
     return (), (c.integer(row), c.integer(col), c.integer(offset), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
 
 
+def index_Tensor(self, indices):
+    return (self, *[x for x in indices if x is not None],), (tuple([x is not None for x in indices]),), ()
+
+
+def index_put(self, indices, values, accumulate=False):
+    return (self, *[x for x in indices if x is not None], values,), (tuple([x is not None for x in indices]), c.boolean(accumulate),), ()
+
+
+def index_select(self, dim, index):
+    return (self, index,), (c.integer(dim),), ()
+
+
+def index_add(self, dim, index, source, *, alpha=1):
+    n = []
+    s = (c.integer(dim), c.scalar(alpha, 1, n),)
+    return (self, index, source,), s, tuple(n)
+
+
+def index_copy(self, dim, index, source):
+    return (self, index, source,), (c.integer(dim),), ()
+
+
+def index_fill_int_Scalar(self, dim, index, value):
+    n = []
+    s = (c.integer(dim), c.scalar(value, None, n),)
+    return (self, index,), s, tuple(n)
+
+
+def index_fill_int_Tensor(self, dim, index, value):
+    return (self, index, value,), (c.integer(dim),), ()
+
+
+def gather(self, dim, index, *, sparse_grad=False):
+    return (self, index,), (c.integer(dim), c.boolean(sparse_grad),), ()
+
+
+def scatter_src(self, dim, index, src):
+    return (self, index, src,), (c.integer(dim),), ()
+
+
+def scatter_value(self, dim, index, value):
+    n = []
+    s = (c.integer(dim), c.scalar(value, None, n),)
+    return (self, index,), s, tuple(n)
+
+
+def scatter_add(self, dim, index, src):
+    return (self, index, src,), (c.integer(dim),), ()
+
+
+def scatter_reduce_two(self, dim, index, src, reduce, *, include_self=True):
+    return (self, index, src,), (c.integer(dim), c.string(reduce), c.boolean(include_self),), ()
+
+
+def take(self, index):
+    return (self, index,), (), ()
+
+
+def put(self, index, source, accumulate=False):
+    return (self, index, source,), (c.boolean(accumulate),), ()
+
+
+def nonzero(self):
+    return (self,), (), ()
+
+
+def masked_select(self, mask):
+    return (self, mask,), (), ()
+
+
+def masked_scatter(self, mask, source):
+    return (self, mask, source,), (), ()
+
+
+def masked_scatter_backward(grad_output, mask, sizes):
+    return (grad_output, mask,), (c.integers(sizes),), ()
+
+
+def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    return (weight, indices,), (c.integer(padding_idx), c.boolean(scale_grad_by_freq), c.boolean(sparse),), ()
+
+
+def embedding_dense_backward(grad_output, indices, num_weights, padding_idx, scale_grad_by_freq):
+    return (grad_output, indices,), (c.integer(num_weights), c.integer(padding_idx), c.boolean(scale_grad_by_freq),), ()
+
+
+def _one_hot(self, num_classes):
+    return (self,), (c.integer(num_classes),), ()
+
+
+def sort(self, dim=-1, descending=False):
+    return (self,), (c.integer(dim), c.boolean(descending),), ()
+
+
+def sort_stable(self, *, stable, dim=-1, descending=False):
+    return (self,), (c.boolean_or_none(stable), c.integer(dim), c.boolean(descending),), ()
+
+
+def topk(self, k, dim=-1, largest=True, sorted=True):
+    return (self,), (c.integer(k), c.integer(dim), c.boolean(largest), c.boolean(sorted),), ()
+
+
+def kthvalue(self, k, dim=-1, keepdim=False):
+    return (self,), (c.integer(k), c.integer(dim), c.boolean(keepdim),), ()
+
+
+def bucketize_Tensor(self, boundaries, *, out_int32=False, right=False):
+    return (self, boundaries,), (c.boolean(out_int32), c.boolean(right),), ()
+
+
+def bucketize_Scalar(self, boundaries, *, out_int32=False, right=False):
+    n = []
+    s = (c.scalar(self, None, n), c.boolean(out_int32), c.boolean(right),)
+    return (boundaries,), s, tuple(n)
+
+
+def searchsorted_Tensor(sorted_sequence, self, *, out_int32=False, right=False, side=None, sorter=None):
+    return (sorted_sequence, self, *(() if sorter is None else (sorter,)),), (c.boolean(out_int32), c.boolean(right), c.string_or_none(side), sorter is not None,), ()
+
+
+def searchsorted_Scalar(sorted_sequence, self, *, out_int32=False, right=False, side=None, sorter=None):
+    n = []
+    s = (c.scalar(self, None, n), c.boolean(out_int32), c.boolean(right), c.string_or_none(side), sorter is not None,)
+    return (sorted_sequence, *(() if sorter is None else (sorter,)),), s, tuple(n)
+
+
+def isin_Tensor_Tensor(elements, test_elements, *, assume_unique=False, invert=False):
+    return (elements, test_elements,), (c.boolean(assume_unique), c.boolean(invert),), ()
+
+
+def isin_Tensor_Scalar(elements, test_element, *, assume_unique=False, invert=False):
+    n = []
+    s = (c.scalar(test_element, None, n), c.boolean(assume_unique), c.boolean(invert),)
+    return (elements,), s, tuple(n)
+
+
+def isin_Scalar_Tensor(element, test_elements, *, assume_unique=False, invert=False):
+    n = []
+    s = (c.scalar(element, None, n), c.boolean(assume_unique), c.boolean(invert),)
+    return (test_elements,), s, tuple(n)
+
+
+def bincount(self, weights=None, minlength=0):
+    return (self, *(() if weights is None else (weights,)),), (weights is not None, c.integer(minlength),), ()
+
+
+def repeat_interleave_Tensor(repeats, *, output_size=None):
+    return (repeats,), (c.integer_or_none(output_size),), ()
+
+
+def _unique2(self, sorted=True, return_inverse=False, return_counts=False):
+    return (self,), (c.boolean(sorted), c.boolean(return_inverse), c.boolean(return_counts),), ()
+
+
+def unique_dim(self, dim, sorted=True, return_inverse=False, return_counts=False):
+    return (self,), (c.integer(dim), c.boolean(sorted), c.boolean(return_inverse), c.boolean(return_counts),), ()
+
+
+def unique_consecutive(self, return_inverse=False, return_counts=False, dim=None):
+    return (self,), (c.boolean(return_inverse), c.boolean(return_counts), c.integer_or_none(dim),), ()
+
+
 def mm(self, mat2):
     return (self, mat2,), (), ()
 
@@ -1337,7 +1665,7 @@ def linalg_lu_factor_ex(A, *, pivot=True, check_errors=False):
     return (A,), (c.boolean(pivot), c.boolean(check_errors),), ()
 
 
-def lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
+def _lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
     return (LU_data, LU_pivots,), (c.boolean(unpack_data), c.boolean(unpack_pivots),), ()
 
 
@@ -1367,3 +1695,35 @@ def _cofactors(A):
 
 def linalg_slogdet(A):
     return (A,), (), ()
+
+
+def max_pool2d_with_indices(self, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
+
+
+def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, padding, dilation, ceil_mode, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
+
+
+def avg_pool2d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
+    return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool2d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    return (grad_output, self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def _adaptive_avg_pool2d(self, output_size):
+    return (self,), (c.integers(output_size, 2),), ()
+
+
+def _adaptive_avg_pool2d_backward(grad_output, self):
+    return (grad_output, self,), (), ()
+
+
+def adaptive_max_pool2d(self, output_size):
+    return (self,), (c.integers(output_size, 2),), ()
+
+
+def adaptive_max_pool2d_backward(grad_output, self, indices):
+    return (grad_output, self, indices,), (), ()

@@ -154,6 +154,8 @@ pointwise(
     },
     refuses="bic",
 )
+
+
 def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
     if self.dtype.kind != "c":
         return xp.logaddexp(self, other)

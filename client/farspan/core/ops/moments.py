@@ -222,7 +222,9 @@ reduction(
 def _softmax_meta(name: str) -> Any:
     def meta(self: Spec, dim: int, half_to_float: bool) -> Spec:
         if self.dtype.kind != 2:
-            raise DTypeError(f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}')
+            raise DTypeError(
+                f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}'
+            )
         if half_to_float:
             raise ProgramError("softmax with half to float conversion is not supported on CPU")
         wrap_dim(dim, self.ndim)

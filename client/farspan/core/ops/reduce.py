@@ -336,9 +336,7 @@ for _name in ("max", "min"):
 def _aminmax_grad(
     g: Any, self: Any, self_spec: Spec, out: Any, dim: int | None, keepdim: bool
 ) -> Any:
-    low, high = (
-        _shared(g[i], self, self_spec, out[i], dim, keepdim) for i in range(2)
-    )
+    low, high = (_shared(g[i], self, self_spec, out[i], dim, keepdim) for i in range(2))
     return fn.add(low, high)
 
 
@@ -394,11 +392,7 @@ reduction(
 reduction(
     "median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
     _median_dim,
-    {
-        "self": lambda g, self_spec, out, dim, keepdim: selected(
-            g, dim, self_spec, out[1], keepdim
-        )
-    },
+    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
     refuses="bc",
     check=_refuse_empty("median"),
     more=(int64,),
@@ -429,11 +423,7 @@ def _mode(xp: Any, self: Any, dim: int, keepdim: bool) -> Any:
 reduction(
     "mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)",
     _mode,
-    {
-        "self": lambda g, self_spec, out, dim, keepdim: selected(
-            g, dim, self_spec, out[1], keepdim
-        )
-    },
+    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
     refuses="c",
     check=_refuse_empty("mode"),
     more=(int64,),
