@@ -178,11 +178,8 @@ SKIPS: dict[tuple[str, str], int] = {}
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
     "_cast": lambda x, dtype: x.to(dtype),
-<<<<<<< HEAD
     "_get_rng_state": torch.get_rng_state,
-=======
     "_reversed_cumsum": lambda x, dim: x.flip(dim).cumsum(dim).flip(dim) if x.ndim else x + 0,
->>>>>>> d0af5e0 (ops: reductions, scans, variances, norms, softmax)
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(
         torch.zeros(n, requires_grad=True), size, stride, offset
