@@ -173,9 +173,9 @@ class Engine:
         known = _outputs_of(op, inputs, static, scalars)
         for out, (spec, offset) in zip_longest(outs, known[: len(outs)], fillvalue=(None, 0)):
             base = None
-            if op.family == "view" and type(inputs[0]) is Poison:
+            if spec is not None and op.family == "view" and inputs[0]._spec is not None:
                 base = inputs[0].base or inputs[0]
-                offset += inputs[0].offset
+                offset = plans.place(inputs[0], spec, offset)
             self._set(out, Poison(error, spec, base, offset))
 
     def _heal(self, op: Op, form: int, inputs: list[Any]) -> bool:
@@ -196,8 +196,8 @@ class Engine:
         memory = Storage(plans.empty(spec), self.budget)
         for id_, entry in self.tensors.items():
             if entry is root or (type(entry) is Poison and entry.base is root and entry._spec):
-                window = memory.window(entry._spec, entry.offset)
-                healed = self.tensors[id_] = Array(window, entry._spec, memory, entry.offset)
+                window = memory.window(entry._spec, entry._offset)
+                healed = self.tensors[id_] = Array(window, entry._spec, memory, entry._offset)
                 self.poisoned -= 1
                 if entry is target:
                     inputs[0] = healed

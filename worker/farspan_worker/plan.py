@@ -207,14 +207,18 @@ def store(target: Array, result: Any) -> None:
     target._storage.version += 1
 
 
+def place(x: Any, spec: Spec, offset: int) -> int:
+    """Return where a view of `x` starts in its storage, in elements of the view's type."""
+    size = x._spec.dtype.itemsize
+    if spec.dtype.itemsize != size:
+        return offset + x._offset * size // spec.dtype.itemsize  # type: ignore[no-any-return]
+    return offset + x._offset  # type: ignore[no-any-return]
+
+
 def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
     from .store import Array
 
-    size = x._spec.dtype.itemsize
-    if spec.dtype.itemsize != size:  # offsets count elements of the new type
-        offset += x._offset * size // spec.dtype.itemsize
-    else:
-        offset += x._offset
+    offset = place(x, spec, offset)
     out = Array(x._storage.window(spec, offset), spec, x._storage, offset)
     if not op.detaches:
         base = x._base or x

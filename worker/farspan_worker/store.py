@@ -121,4 +121,4 @@ class Poison:
     error: ErrorInfo
     _spec: Spec | None = None  # its metadata, where known, so that a fill can heal it
     base: Poison | None = None  # what it is a view of
-    offset: int = 0  # elements from the start of its memory, had it any
+    _offset: int = 0  # elements from the start of its memory, had it any
