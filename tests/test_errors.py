@@ -86,7 +86,7 @@ def test_an_error_in_backward_names_the_op_and_the_line_of_backward(session: Any
     w = torch.ones(1, requires_grad=True)
     y = w.expand(TOO_MANY)  # a view: only its gradient needs memory
     z = torch.ones(3, requires_grad=True)
-    (y * y.detach()).detach()  # noqa: B018 (fails in forward)
+    (y * y.detach()).detach()
     forget_error(session)
     loss = y[0] + z.sum()
     loss.backward()  # here
@@ -328,3 +328,51 @@ def test_the_end_of_the_interpreter_prints_what_nobody_read(service: Any, tmp_pa
         assert done.returncode == 0
         assert "an error that nobody read: OutOfMemoryError: zeros" in done.stderr
         assert "train.py:2 in <module>(): x = farspan.zeros(2**44)  # too much" in done.stderr
+
+
+# --- one bad batch -------------------------------------------------------------------------------
+def _classifier(optimizer: str) -> Any:
+    from farspan import nn, optim
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Embedding(10, 8), nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+    )
+    options = {"SGD": {"momentum": 0.9, "weight_decay": 0.01}}.get(optimizer, {})
+    return net, getattr(optim, optimizer)(net.parameters(), lr=0.1, **options)
+
+
+def _all_numbers(net: Any, optimizer: Any) -> list[Any]:
+    kept = [v for s in optimizer.state.values() for v in s.values()]
+    return [t.tolist() for t in (*net.state_dict().values(), *kept)]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_an_index_out_of_range_in_a_training_loop_destroys_nothing(session: Any, kind: str) -> None:
+    from farspan import nn
+
+    good = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]])
+    bad = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 80]])
+    labels = torch.tensor([0, 1, 0, 1])
+
+    def run(batches: list[Any]) -> list[Any]:
+        net, optimizer = _classifier(kind)
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(batch), labels)  # the line of the loss
+            loss.backward()
+            optimizer.step()
+        try:
+            session.synchronize()
+        except IndexError as error:
+            told.append(error)
+        return _all_numbers(net, optimizer)
+
+    told: list[IndexError] = []
+    undisturbed = run([good, good, good])
+    assert not told
+    assert run([good, bad, good, bad, good]) == undisturbed
+    (error,) = told
+    assert isinstance(error, errors.ValueRangeError)
+    assert str(error).startswith("embedding: ") and "int64[4, 2]" in str(error)
+    assert "run()" in str(error) and "# the line of the loss" in str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import linecache
+import logging
 import os
 import sys
 import threading
@@ -34,6 +35,8 @@ from .core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = logging.getLogger("farspan")
 
 Site = tuple[Any, int]  # code object and instruction offset: cheap to take, resolved when needed
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -573,11 +576,14 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
         owed.clear()
         time.sleep(limits.FLUSH_DELAY_S)
         session = ref()
-        if session is None or session._closed:
-            return
+        if session is None or session._over:
+            return  # whoever uses the session next is told why
+        if not session.transport.ready:
+            owed.set()  # the worker is behind: not this thread shall wait, holding the lock
+            time.sleep(limits.FLUSH_DELAY_S * 10)
+            continue
         try:
             session.flush()
-        except FarspanError:
-            if session._over:
-                return  # whoever uses the session next is told so
+        except FarspanError as error:
+            log.debug("a frame could not be sent yet: %s", error)
         del session

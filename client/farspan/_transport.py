@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -154,11 +155,21 @@ class GrpcTransport:
 
     def _await(self, ready: Callable[[], bool], timeout: float, failure: str) -> None:
         """Wait on the condition; raise what the session was lost to, or ConnectError."""
-        self._changed.wait_for(lambda: ready() or self._lost is not None, timeout)
+        self._wait_until(lambda: ready() or self._lost is not None, timeout)
         if self._lost is not None and not ready():
             raise error_of(self._lost)
         if not ready():
             raise ConnectError(f"{self.address}: {failure} within {timeout:.0f} s")
+
+    def _wait_until(self, ready: Callable[[], bool], timeout: float) -> bool:
+        """Wait on the condition in short steps, so that Ctrl-C is prompt everywhere."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(left, 0.1))
+        return True
 
     # --- what a session is -----------------------------------------------------------------------
     @property
@@ -197,6 +208,11 @@ class GrpcTransport:
     def idle(self) -> bool:
         """Nothing sent waits for its acknowledgement: a frame sent now goes out at once."""
         return not self._in_flight
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame of any size could be sent now without a wait for credits."""
+        return self._has_credit(limits.FRAME_BYTES_MAX)
 
     def pending(self) -> int:
         """Return the number of frames that are not acknowledged yet."""
@@ -270,9 +286,9 @@ class GrpcTransport:
         def ready() -> bool:
             return self._lost is not None or self._has_credit(size_bytes)
 
-        if not self._changed.wait_for(ready, CREDIT_NOTICE_S):
+        if not self._wait_until(ready, CREDIT_NOTICE_S):
             log.warning("waiting for the worker: it is %d frames behind", len(self._in_flight))
-            if not self._changed.wait_for(ready, CREDIT_WAIT_S - CREDIT_NOTICE_S):
+            if not self._wait_until(ready, CREDIT_WAIT_S - CREDIT_NOTICE_S):
                 raise ServiceError(
                     f"{self.address}: the worker took none of {len(self._in_flight)} frames within "
                     f"{CREDIT_WAIT_S:.0f} s; wait for it with synchronize(), or close the session"

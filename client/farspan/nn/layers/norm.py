@@ -90,7 +90,8 @@ class _BatchNorm(_Affine):
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+            # One computed from the input: a batch that failed is not counted, as nothing else of it.
+            self.num_batches_tracked.add_(input.new_ones((), dtype=farspan.int64))
             if self.momentum is None:  # a cumulative average; reading the count waits
                 momentum = 1.0 / float(self.num_batches_tracked.item())
         has_stats = self.running_mean is not None and self.running_var is not None
