@@ -180,6 +180,7 @@ REFERENCES: dict[str, Any] = {
     "_cast": lambda x, dtype: x.to(dtype),
     "_get_rng_state": torch.get_rng_state,
     "_reversed_cumsum": lambda x, dim: x.flip(dim).cumsum(dim).flip(dim) if x.ndim else x + 0,
+    "_one_hot": lambda x, n: torch.nn.functional.one_hot(x, n),
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(
         torch.zeros(n, requires_grad=True), size, stride, offset
@@ -201,7 +202,7 @@ REFERENCES: dict[str, Any] = {
 DIFFERENTIABLE = [
     n
     for n, op in TABLE.items()
-    if (op.vjp or op.body is not None) and ROWS.get(n, Row()).grad and n not in REFERENCES
+    if (op.vjp or op.body is not None) and op.schema.returns != ("b",) and ROWS.get(n, Row()).grad and n not in REFERENCES
 ]
 
 
@@ -270,7 +271,7 @@ def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
         what = f"order {order} of {name}: {c}"
         if not ours and all(t is None or not t.any() for t in theirs):
             continue
-        if not theirs and all(t is None or not t.numel() for t in ours):
+        if not theirs and all(t is None or not values_of(t).any() for t in ours):
             continue
         assert len(ours) == len(theirs), what
         for a, b in zip(ours, theirs, strict=True):
@@ -307,10 +308,10 @@ def test_gradients_are_differences(name: str) -> None:
             with farspan.no_grad():
                 for x, v in zip(xs, directions, strict=True):
                     x.add_(v, alpha=e)
-                outs = [o for o in as_tuple(run_ours(op, c, args, kwargs))
-                        if o is not None and o.is_floating_point()]  # fmt: skip
+                made = as_tuple(run_ours(op, c, args, kwargs))
+                outs = [values_of(o) for o in made if o is not None and o.dtype.kind >= 2]
                 total = sum(
-                    float((o * farspan.tensor(s)).sum())
+                    float((o * torch.tensor(s).conj()).sum().real)
                     for o, s in zip(outs, cotangents(outs), strict=True)
                 )
                 for x, v in zip(xs, directions, strict=True):
@@ -319,6 +320,8 @@ def test_gradients_are_differences(name: str) -> None:
 
         e = 1e-6
         numeric = (shifted(e) - shifted(-e)) / (2 * e)
+        if not np.isfinite(numeric):  # the sum of results with nan or inf has no differences
+            continue
         assert slope == pytest.approx(numeric, rel=2e-3, abs=2e-4), f"{name}: {c}"
 
 
@@ -331,6 +334,13 @@ INPLACE = [
 ]  # fmt: skip
 
 
+def torchs_inplace(op: Op, args: Any, kwargs: Any) -> Any:
+    """Run torch's method; for index_put_ its op, since the method takes no None for a dim."""
+    if op.base == "index_put":
+        return torch.ops.aten.index_put_(*args, **kwargs)
+    return getattr(args[0], op.base + "_")(*args[1:], **kwargs)
+
+
 @pytest.mark.parametrize("name", INPLACE)
 def test_inplace_form_is_torchs(name: str) -> None:
     op = TABLE[name]
@@ -338,7 +348,7 @@ def test_inplace_form_is_torchs(name: str) -> None:
     for c in calls_of(op, "float32"):
         args, kwargs = convert(c, to_torch)
         try:
-            theirs = getattr(args[0], op.base + "_")(*args[1:], **kwargs)
+            theirs = torchs_inplace(op, args, kwargs)
         except REFUSALS:
             theirs = None
         args, kwargs = convert(c, to_ours)

@@ -35,7 +35,7 @@ def within(low: float, high: float, *names: str, **facts) -> None:
 KINKED = (
     "abs", "sign", "sgn", "floor", "ceil", "round", "trunc", "frac", "relu", "hardsigmoid",
     "hardswish", "softplus", "relu6", "selu", "celu", "elu", "silu", "mish", "tanh", "erf",
-    "maximum", "minimum", "fmax", "fmin", "hardtanh", "hardshrink", "softshrink", "leaky_relu",
+    "remainder.Scalar", "fmod.Scalar", "maximum", "minimum", "fmax", "fmin", "hardtanh", "hardshrink", "softshrink", "leaky_relu",
     "lgamma", "digamma",
 )  # fmt: skip
 within(-3, 3, *[n for n in KINKED if n in table()])
@@ -94,7 +94,8 @@ def _logit(make):
 
 @samples("round.decimals")
 def _round_decimals(make):
-    return [call(make(3, 4), decimals=d) for d in (0, 1, 2, -1)] + [call(make(), decimals=1)]
+    m = Within(make.dtype, -3, 3)
+    return [call(m(3, 4), decimals=d) for d in (0, 1, 2, -1)] + [call(m(), decimals=1)]
 
 
 @samples("clamp")
@@ -276,8 +277,8 @@ def _view_as_complex(make):
 
 @samples("complex", "polar", dtypes=FLOATS)
 def _complex(make):
-    return [call(make(3, 4), make(3, 4)), call(make(3, 1), make(4)), call(make(), make()),
-            call(make(0, 2), make(2))]  # fmt: skip
+    m = Within(make.dtype, 0.1, 3)
+    return [call(m(3, 4), m(3, 4)), call(m(3, 1), m(4)), call(m(), m()), call(m(0, 2), m(2))]
 
 
 # -------------------------------------------------------------------------------- activations --

@@ -1,6 +1,7 @@
 """Inputs for sorting, searching and counting. Distinct values where torch leaves ties open."""
 
 import numpy as np
+
 from samples import BFloat16, Strided, call, samples
 
 REAL = ("uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
@@ -23,7 +24,7 @@ def _sort(make):
 
 @samples("sort.stable", "argsort.stable", dtypes=(*REAL, "bool"))
 def _sort_stable(make):
-    nan = [np.array([1, np.nan, -1, np.nan, 2], make.dtype)] if "float" in make.dtype[:5] else []
+    nan = [np.array([1, np.nan, -1, np.nan, 2], make.dtype)] if make.dtype == "float32" else []
     return [call(make(20), stable=True), call(make(20), stable=True, descending=True),
             call(make(3, 5), stable=True, dim=0, descending=True)] + [
         call(x, stable=True, descending=d) for x in nan for d in (False, True)]  # fmt: skip
@@ -120,7 +121,8 @@ def _unique(make):
     ]
 
 
-@samples("unique_dim", dtypes=("int64", "float32"))
+@samples("unique_dim", dtypes=("int64", "float32"), strides=False,
+         reason="torch transposes in memory; a dynamic result of ours is contiguous")  # fmt: skip
 def _unique_dim(make):
     x = make(4, 3)
     x[1] = x[3]

@@ -175,7 +175,7 @@ class Engine:
             base = None
             if op.family == "view" and type(inputs[0]) is Poison:
                 base = inputs[0].base or inputs[0]
-                offset += 0 if op.absolute else inputs[0].offset
+                offset += inputs[0].offset
             self._set(out, Poison(error, spec, base, offset))
 
     def _heal(self, op: Op, form: int, inputs: list[Any]) -> bool:

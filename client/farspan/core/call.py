@@ -64,7 +64,7 @@ class Function:
         self.form = form
         self._memo: dict[_Kinds, _Choice] = {}
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         kinds: _Kinds = tuple([_kind(a) for a in args])
         if kwargs:
             kinds += (tuple([(k, _kind(v)) for k, v in kwargs.items()]),)
@@ -187,13 +187,13 @@ def _match(
     params = op.args
     positional = [a for a in params if not a.keyword_only]
     packed = None
-    first_list = next((i for i, a in enumerate(positional) if a.kind == "i[]"), None)
-    if first_list is not None and first_list <= 1 and len(args) > first_list:
-        rest = args[first_list:]
-        if all(_is_int(x) for x in rest) and (len(rest) > 1 or not positional[first_list].size):
-            if len(rest) > 1 or len(positional) == first_list + 1:
-                packed = first_list
-                args = (*args[:first_list], rest)
+    last = len(positional) - 1
+    if 0 <= last <= 1 and positional[last].kind == "i[]" and len(args) > last:
+        # The list is all that is passed by position (but for self): its ints may stand alone.
+        rest = args[last:]
+        if all(_is_int(x) for x in rest):
+            packed = last
+            args = (*args[:last], rest)
     if len(args) > len(positional):
         return None, (f"takes {len(positional)} positional arguments but {len(args)} were given")
     names = {a.name: a for a in params}

@@ -115,7 +115,7 @@ def pointwise(
         kernel=kernel,
         vjp=vjp or {},
         compute=computes,
-        operands=_promoting if names is None else lambda op: names,
+        operands=names or _promoting,
         dims="pointwise",
         **facets,
     )

@@ -46,7 +46,7 @@ class Op:
     #: The dtype to which tensor arguments are cast before the kernel (args -> DType | None).
     compute: Callable[..., DType | None] | None = None
     #: The arguments that `compute` casts, by name: all tensors, or what the family says.
-    operands: Callable[[Op], frozenset[str]] | None = None
+    operands: frozenset[str] | Callable[[Op], frozenset[str]] | None = None
     moves: bool = False  # only moves elements: any dtype, no float32 detour for half precision
     by_value: bool = False  # the metadata depends on the values of Python numbers
     dynamic: bool = False  # the shape depends on the elements: a sync point
@@ -86,7 +86,8 @@ class Op:
         if self.operands is None:
             return True
         if self._operands is None:
-            self._operands = self.operands(self)
+            named = self.operands
+            self._operands = named if isinstance(named, frozenset) else named(self)
         return name in self._operands
 
     @property

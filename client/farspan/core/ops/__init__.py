@@ -29,5 +29,7 @@ from . import contract
 from . import random
 from . import decompose
 from . import solve
+from . import spectrum
+from . import norms
 from . import pool
 from . import aliases

@@ -202,7 +202,7 @@ pointwise(
             fn.zeros_like(g) if rounding_mode else _div_self(g, other)
         ),
         "other": lambda g, self, other, rounding_mode: (
-            None if rounding_mode else _div_other(g, self, other)
+            fn.zeros_like(other) if rounding_mode else _div_other(g, self, other)
         ),
     },
     compute=_divide_dtype,

@@ -138,10 +138,10 @@ pointwise(
 )
 
 
-def _polar_grad(g: Any, angle: Any, out: Any, needed: Any) -> Any:
-    turned = fn.mul(fn.conj(g), out)
-    length = fn.real(fn.mul(fn.conj(g), fn.polar(fn.ones_like(angle), angle)))
-    return length, fn.neg(fn.imag(turned))
+def _polar_grad(g: Any, out: Any) -> Any:
+    """As torch's, exact for lengths that are not negative."""
+    length = fn.real(fn.mul(fn.conj(g), fn.sgn(out)))
+    return length, fn.neg(fn.imag(fn.mul(fn.conj(g), out)))
 
 
 pointwise(

@@ -420,7 +420,7 @@ structured(
     kernel=_index_fill_kernel,
     vjp={
         "self": lambda g, dim, index: fn.index_fill(g, dim, index, 0),
-        "value": lambda g, dim, index: fn.sum(fn.index_select(g, dim, index)),
+        "value": lambda g, dim, index: fn.sum(fn.sub(g, fn.index_fill(g, dim, index, 0))),
     },
     moves=True,
 )

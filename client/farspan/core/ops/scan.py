@@ -93,23 +93,31 @@ scan(
 
 
 def _inexact(dtype: DType) -> DType:
-    if dtype.kind != 2:
+    if dtype.kind < 2:
         raise DTypeError(f'"logcumsumexp_out_cpu" not implemented for {dtype.name!r}')
     return dtype
 
 
+def _logcumsumexp(xp: Any, self: Any, dim: int) -> Any:
+    if self.dtype.kind != "c" or not self.size:
+        return _accumulate(xp, xp.logaddexp, self, dim) if self.dtype.kind != "c" else self
+    axis = dim if self.ndim else None
+    top = xp.max(self.real, axis=axis, keepdims=True)
+    return xp.log(_accumulate(xp, xp.add, xp.exp(self - top), dim)) + top
+
+
 def _logcumsumexp_grad(g: Any, self: Any, out: Any, dim: int) -> Any:
     """exp(x_j) times the sum over i >= j of g_i exp(-out_i); both moved by the largest out."""
-    if not self._spec.shape:
+    if not self._spec.numel:
         return g
-    top = fn.detach(fn.amax(out, [dim], True)) if self._spec.numel else 0
-    later = fn._reversed_cumsum(fn.mul(g, fn.exp(fn.rsub(out, top))), dim)
-    return fn.mul(fn.exp(fn.sub(self, top)), later)
+    top = fn.detach(fn.amax(fn.real(out), [dim], True))
+    later = fn._reversed_cumsum(fn.mul(g, fn.conj(fn.exp(fn.rsub(out, top)))), dim)
+    return fn.mul(fn.conj(fn.exp(fn.sub(self, top))), later)
 
 
 scan(
     "logcumsumexp(Tensor self, int dim) -> Tensor",
-    lambda xp, self, dim: _accumulate(xp, xp.logaddexp, self, dim),
+    _logcumsumexp,
     {"self": _logcumsumexp_grad},
     _inexact,
 )

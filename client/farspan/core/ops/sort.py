@@ -370,7 +370,7 @@ def _unique_dim_kernel(
     values, inverse, counts = xp.unique(
         self, return_inverse=True, return_counts=True, axis=dim, equal_nan=False
     )
-    return (values, *_maybe(xp, inverse.reshape(-1), counts, (return_inverse, return_counts)))
+    return values, inverse.reshape(-1), counts  # all of them, asked for or not, as in torch
 
 
 structured(
