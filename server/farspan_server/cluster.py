@@ -22,7 +22,7 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least, about: no tensor passes through
 _TAKES = {"cpu": {"farspan_cpu": 1.0}, "cuda": {"GPU": 1.0}}
 
 
-def start_local(directory: Path, workers: dict[str, int], gpus: int = 0) -> None:
+def start_local(directory: Path, workers: dict[str, int]) -> None:
     """Start Ray on this machine, in `directory`, for so many workers; it dies with this thread."""
     token = directory / "ray-token"
     token.touch(mode=0o600)
@@ -33,7 +33,7 @@ def start_local(directory: Path, workers: dict[str, int], gpus: int = 0) -> None
     ray.init(
         address="local",
         num_cpus=0,
-        num_gpus=gpus,
+        num_gpus=None if workers.get("cuda") else 0,  # None: as many as Ray finds
         resources={"farspan_cpu": float(workers.get("cpu", 0))},
         namespace="farspan",
         include_dashboard=False,

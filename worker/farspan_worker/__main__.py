@@ -34,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
-    key = bytes.fromhex(options.key_file.read_text().strip())
-    run(options.listen, key, stop, as_json=options.json)
+    try:
+        key = bytes.fromhex(options.key_file.read_text().strip())
+        run(options.listen, key, stop, as_json=options.json)
+    except (OSError, ValueError) as error:  # the address is taken or wrong, the key cannot be read
+        print(f"farspan worker: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
