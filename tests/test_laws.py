@@ -179,8 +179,7 @@ SKIPS: dict[tuple[str, str], int] = {}
 REFERENCES: dict[str, Any] = {
     "_cast": lambda x, dtype: x.to(dtype),
     "_get_rng_state": torch.get_rng_state,
-    "_reversed_cumsum": lambda x, dim: x.flip(dim).cumsum(dim).flip(dim) if x.ndim else x + 0,
-    "_one_hot": lambda x, n: torch.nn.functional.one_hot(x, n),
+    "_reversed_cumsum": lambda x, dim: x.flip([dim]).cumsum(dim).flip([dim]),
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(
         torch.zeros(n, requires_grad=True), size, stride, offset
