@@ -332,7 +332,14 @@ pointwise(
     _pow_number,
     {"self": _pow_self_number},
 )
-pointwise("pow.Scalar(Scalar self, Tensor exponent) -> Tensor", _pow, {"exponent": _pow_exponent})
+# torch gives this overload alone a result in C order, whatever the exponent's strides.
+structured(
+    "pow.Scalar(Scalar self, Tensor exponent) -> Tensor",
+    meta=lambda self, exponent: exponent.contiguous_.with_(dtype=common_dtype(self, exponent)),
+    kernel=_pow,
+    vjp={"exponent": _pow_exponent},
+    compute=common_dtype,
+)
 
 
 @composite("square(Tensor self) -> Tensor")

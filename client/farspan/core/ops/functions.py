@@ -156,7 +156,8 @@ pointwise(
 )
 
 
-def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
+def add_exponentials(xp: Any, self: Any, other: Any) -> Any:
+    """Return log(exp(self) + exp(other)) without overflow."""
     if self.dtype.kind != "c":
         return xp.logaddexp(self, other)
     larger = self.real >= other.real
@@ -166,7 +167,7 @@ def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
 
 pointwise(
     "logaddexp(Tensor self, Tensor other) -> Tensor",
-    _logaddexp,
+    add_exponentials,
     {
         "self": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(self, other)))),
         "other": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(other, self)))),

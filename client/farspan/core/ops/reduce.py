@@ -52,7 +52,7 @@ def _is_pairwise(x: Any, axis: tuple[int, ...]) -> bool:
                 default=None)  # fmt: skip
     if inner not in axis:
         return False
-    return math.prod(x.shape[d] for d in axis if d != inner) <= _LONG or len(axis) == x.ndim
+    return len(axis) == x.ndim or math.prod(x.shape[d] for d in axis if d != inner) <= _LONG
 
 
 # ------------------------------------------------------------------------------ sums and means --
