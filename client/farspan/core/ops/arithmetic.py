@@ -7,7 +7,7 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import DType, bool_, complex128, float64
-from ..errors import DTypeError
+from ..errors import DivisionError, DTypeError
 from ..family import common_dtype, composite, floating, pointwise, structured
 
 
@@ -134,7 +134,7 @@ def _nonzero(xp: Any, self: Any, other: Any) -> None:
     """Raise where integers would be divided by zero; floats give inf and nan."""
     dtype = getattr(self, "dtype", None) or other.dtype
     if dtype.kind in "iub" and not xp.all(other):
-        raise ZeroDivisionError
+        raise DivisionError("ZeroDivisionError: integers divided by zero")
 
 
 def _floor_divide(xp: Any, self: Any, other: Any) -> Any:
