@@ -36,6 +36,7 @@ from ._functions import (
     is_floating_point,
     is_tensor,
     manual_seed,
+    norm,
     numel,
     promote_types,
     result_type,

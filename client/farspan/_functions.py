@@ -197,6 +197,30 @@ def can_cast(from_: DType, to: DType) -> bool:
     return from_.kind <= to.kind
 
 
+def norm(
+    input: Tensor,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    out: Tensor | None = None,
+    dtype: DType | None = None,
+) -> Tensor:
+    """Return the p-norm over dims, all by default; "fro" is p=2, "nuc" the sum of singular values.
+
+    As torch.norm: ``x.norm()``, ``x.norm(1)``, ``x.norm(2, dim=0, keepdim=True)``.
+    """
+    if p == "nuc":
+        found = fn.linalg_matrix_norm(input, "nuc", (-2, -1) if dim is None else dim, keepdim)
+        return found if out is None else fn.copy_(out, found)  # type: ignore[no-any-return]
+    if isinstance(p, str) and p != "fro":
+        raise BadValueError(f"only valid string values are 'fro' and 'nuc', found {p}")
+    order = 2.0 if p in (None, "fro") else p
+    extra = {} if out is None else {"out": out}
+    return fn.linalg_vector_norm(  # type: ignore[no-any-return]
+        input, order, dim, keepdim, dtype=dtype, **extra
+    )
+
+
 @contextlib.contextmanager
 def device_context(device: Device) -> Iterator[None]:
     """Make tensors on `device` inside of a ``with torch.device(...)``."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._functions import norm
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
 from .core.op import OPS, table
@@ -246,5 +247,5 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
 
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
-    "new_tensor": new_tensor, "normal_": normal_, "bernoulli_": bernoulli_,
+    "new_tensor": new_tensor, "norm": norm, "normal_": normal_, "bernoulli_": bernoulli_,
 }  # fmt: skip

@@ -131,9 +131,15 @@ def load() -> None:
 def default_calls(op: Any, make: Maker) -> list[Call]:
     """Return inputs for an op of a family: shapes that broadcast, 0-d, empty, non-contiguous."""
     tensors = [a for a in op.args if a.kind == "T"]
-    scalars = [a for a in op.args if a.kind == "S" and a.default.__class__ is object]
     number = 2.5 if make.is_floating or make.is_complex else 2
-    numbers = [number] * len(scalars)
+
+    def in_order(arrays: list[Any]) -> Call:
+        """Return the call with these tensors, and a number for each Scalar without a default."""
+        rest = iter(arrays)
+        required = [a for a in op.args if a.kind == "T" or
+                    (a.kind == "S" and a.default.__class__ is object)]  # fmt: skip
+        return call(*[next(rest) if a.kind == "T" else number for a in required])
+
     if op.family == "reduction":
         return reduction_calls(op, make)
     if len(tensors) == 1:
@@ -143,9 +149,9 @@ def default_calls(op: Any, make: Maker) -> list[Call]:
                   ((), ())]  # fmt: skip
     else:
         shapes = [((3, 4),) * len(tensors), *[((2, 3), (3,), ()) for _ in [0] if len(tensors) == 3]]
-    calls = [call(*[make(*s) for s in shape], *numbers) for shape in shapes]
+    calls = [in_order([make(*s) for s in shape]) for shape in shapes]
     if shapes[0][0] == (3, 4):
-        calls.append(call(*[Strided(make(3, 4)) for _ in tensors], *numbers))
+        calls.append(in_order([Strided(make(3, 4)) for _ in tensors]))
     return calls
 
 

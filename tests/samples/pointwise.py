@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from farspan.core.op import table
 from farspan.core.ops.aliases import ALIASES
+
 from samples import FLOATS, ROWS, Maker, Strided, call, default_calls, samples
 
 ALL_FLOATS = ("float16", "bfloat16", *FLOATS)
@@ -365,6 +366,17 @@ def _glu(make):
 
 
 # ------------------------------------------------------------------------------ other names --
+@samples("_cast", dtypes=("bool", "uint8", "int64", "bfloat16", "float16", *FLOATS))
+def _cast(make):
+    import farspan
+
+    wanted = ("bool", "int32", "float16", "bfloat16", "float64", "complex64")
+    return [call(make(3, 4, low=0), getattr(farspan, d)) for d in wanted] + [
+        call(make(), farspan.float32), call(Strided(make(3, 4, low=0)), farspan.int64),
+        call(make(0, 2), farspan.float64),
+    ]  # fmt: skip
+
+
 @samples("square", "deg2rad", "rad2deg")
 def _one_argument(make):
     return [call(make(3, 4)), call(make()), call(make(0, 2)), call(Strided(make(3, 4)))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from farspan.core.op import table
-from samples import FLOATS, BFloat16, Strided, call, reduction_calls, samples
 
+from samples import FLOATS, BFloat16, Strided, call, reduction_calls, samples
 
 
 def distinct(make, *shape):
@@ -178,7 +178,8 @@ def _count(make):
     dtypes=("int64", *FLOATS, "complex64"),
     reason="torch rounds half precision between its steps",
 )
-@samples("mean.dim", "sum.dim_IntList", "amax", "amin")
+@samples("amax", "amin", dtypes=("bool", "uint8", "int64", "float16", "bfloat16", *FLOATS))
+@samples("mean.dim", "sum.dim_IntList")
 def _with_edges(make):
     name = "sum.dim_IntList"
     return [*reduction_calls(table()[name], make), call(make(), 0), call(make(0, 3), 1),

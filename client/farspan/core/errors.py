@@ -11,6 +11,7 @@
     │   ├── BadValueError      (ValueError)      an argument of the right type, wrong value
     │   ├── ParameterError     (RuntimeError)    a number that the operator cannot work with
     │   ├── LinalgError        (RuntimeError)    singular, not positive-definite, no convergence
+    │   ├── DivisionError      (RuntimeError)    integers divided by zero
     │   ├── UnsupportedError   (NotImplementedError)
     │   └── OutOfMemoryError   (RuntimeError)    over the session's byte budget
     └── ServiceError           (RuntimeError)    ours: trying again may help
@@ -73,6 +74,10 @@ class ParameterError(ProgramError, RuntimeError):
 
 class LinalgError(ProgramError, RuntimeError):
     """A matrix without the property that an algorithm needs."""
+
+
+class DivisionError(ProgramError, RuntimeError):
+    """Integers divided by zero; floating-point numbers give inf or nan instead."""
 
 
 class UnsupportedError(ProgramError, NotImplementedError):

@@ -10,8 +10,9 @@ import math
 from typing import Any
 
 from .. import special
+from ..blocks import by_blocks, kept, select
 from ..call import fn
-from ..errors import BadValueError, ProgramError, ShapeError
+from ..errors import BadValueError, DivisionError, ShapeError
 from ..family import composite, pointwise, structured
 from ..spec import wrap_dim
 
@@ -35,20 +36,20 @@ pointwise(
 )
 pointwise(
     "threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor",
-    lambda xp, grad_output, self, threshold: xp.where(self <= threshold, 0, grad_output),
+    lambda xp, grad_output, self, threshold: kept(xp, ~(self <= threshold), grad_output),
     {"grad_output": lambda g, self, threshold: fn.threshold_backward(g, self, threshold)},
     operands="grad_output self",
 )
 pointwise(
     "threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor",
-    lambda xp, self, threshold, value: xp.where(self <= threshold, _one(self, value), self),
+    lambda xp, self, threshold, value: select(xp, self <= threshold, value, self),
     {"self": lambda g, self, threshold: fn.threshold_backward(g, self, threshold)},
     operands="self",
     refuses="bc",
 )
 pointwise(
     "leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor",
-    lambda xp, self, negative_slope: xp.where(self > 0, self, self * negative_slope),
+    lambda xp, self, negative_slope: select(xp, self > 0, self, self * negative_slope),
     {
         "self": lambda g, self, negative_slope: fn.leaky_relu_backward(
             g, self, negative_slope, False
@@ -60,8 +61,8 @@ pointwise(
 pointwise(
     "leaky_relu_backward(Tensor grad_output, Tensor self, Scalar negative_slope, bool"
     " self_is_result) -> Tensor",
-    lambda xp, grad_output, self, negative_slope, self_is_result: xp.where(
-        self > 0, grad_output, grad_output * negative_slope
+    lambda xp, grad_output, self, negative_slope, self_is_result: select(
+        xp, self > 0, grad_output, grad_output * negative_slope
     ),
     {
         "grad_output": lambda g, self, negative_slope, self_is_result: fn.leaky_relu_backward(
@@ -80,8 +81,8 @@ pointwise(
 )
 pointwise(
     "hardtanh_backward(Tensor grad_output, Tensor self, Scalar min_val, Scalar max_val) -> Tensor",
-    lambda xp, grad_output, self, min_val, max_val: xp.where(
-        (self <= min_val) | (self >= max_val), 0, grad_output
+    lambda xp, grad_output, self, min_val, max_val: kept(
+        xp, ~((self <= min_val) | (self >= max_val)), grad_output
     ),
     {
         "grad_output": lambda g, self, min_val, max_val: fn.hardtanh_backward(
@@ -123,7 +124,7 @@ pointwise(
 )
 pointwise(
     "hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor",
-    lambda xp, self, lambd: xp.where((self >= -lambd) & (self <= lambd), 0, self),
+    lambda xp, self, lambd: kept(xp, ~((self >= -lambd) & (self <= lambd)), self),
     {"self": lambda g, self, lambd: fn.masked_fill(g, fn.le(fn.abs(self), lambd), 0)},
     operands="self",
     refuses=_FLOATING,
@@ -137,7 +138,7 @@ pointwise(
 )
 pointwise(
     "_prelu_kernel(Tensor self, Tensor weight) -> Tensor",
-    lambda xp, self, weight: xp.where(self > 0, self, weight * self),
+    lambda xp, self, weight: select(xp, self > 0, self, weight * self),
     {
         "self": lambda g, self, weight: fn.where(fn.gt(self, 0), g, fn.mul(weight, g)),
         "weight": lambda g, self: fn.where(fn.gt(self, 0), 0, fn.mul(self, g)),
@@ -161,18 +162,20 @@ def prelu(self: Any, weight: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------- exponential ones --
+@by_blocks
 def _elu(xp: Any, self: Any, alpha: float, scale: float, input_scale: float) -> Any:
     low = xp.expm1(xp.minimum(self, 0) * input_scale) * (alpha * scale)
-    return xp.where(self > 0, self * scale, low)
+    return select(xp, self > 0, self * scale, low)
 
 
+@by_blocks
 def _elu_backward(xp: Any, g: Any, alpha: float, scale: float, input_scale: float, is_result: bool,
                   x: Any) -> Any:  # fmt: skip
     if is_result:
         low = (x + alpha * scale) * input_scale
     else:
         low = xp.exp(xp.minimum(x, 0) * input_scale) * (alpha * scale * input_scale)
-    return g * xp.where(x > 0, _one(x, scale), low)
+    return g * select(xp, x > 0, scale, low)
 
 
 def _elu_second(g: Any, grad_output: Any, alpha: Any, scale: Any, input_scale: Any, is_result: Any,
@@ -220,19 +223,22 @@ def selu(self: Any) -> Any:
 @composite("celu(Tensor self, Scalar alpha=1.) -> Tensor")
 def celu(self: Any, alpha: float = 1.0) -> Any:
     if alpha == 0:
-        raise ProgramError("ZeroDivisionError: alpha cannot be 0 for CELU")
+        raise DivisionError("ZeroDivisionError: alpha cannot be 0 for CELU")
     return fn.elu(self, alpha, 1.0, 1.0 / alpha)
 
 
+@by_blocks
 def _softplus(xp: Any, self: Any, beta: float, threshold: float) -> Any:
     scaled = self * beta
     bent = xp.log1p(xp.exp(xp.minimum(scaled, _one(self, threshold)))) / beta
-    return xp.where(scaled > threshold, self, bent)
+    return select(xp, scaled > threshold, self, bent)
 
 
+@by_blocks
 def _softplus_backward(xp: Any, grad_output: Any, self: Any, beta: float, threshold: float) -> Any:
     scaled = self * beta
-    return xp.where(scaled > threshold, grad_output, grad_output / (1 + xp.exp(-scaled)))
+    bent = grad_output / (1 + xp.exp(-scaled))
+    return select(xp, scaled > threshold, grad_output, bent)
 
 
 def _softplus_second(g: Any, grad_output: Any, self: Any, beta: float, threshold: float) -> Any:
@@ -273,6 +279,7 @@ def _sigmoid(xp: Any, x: Any) -> Any:
     return 1 / (1 + xp.exp(-x))
 
 
+@by_blocks
 def _silu_backward(xp: Any, grad_output: Any, self: Any) -> Any:
     s = _sigmoid(xp, self)
     return grad_output * (s * (1 + self * (1 - s)))
@@ -287,7 +294,7 @@ def _silu_second(g: Any, grad_output: Any, self: Any) -> Any:
 
 pointwise(
     "silu(Tensor self) -> Tensor",
-    lambda xp, self: self / (1 + xp.exp(-self)),
+    by_blocks(lambda xp, self: self / (1 + xp.exp(-self))),
     {"self": lambda g, self: fn.silu_backward(g, self)},
     refuses="bi",
 )
@@ -310,12 +317,13 @@ def _mish_grad(g: Any, self: Any) -> Any:
 
 pointwise(
     "mish(Tensor self) -> Tensor",
-    lambda xp, self: self * xp.tanh(_softplus(xp, self, 1, 20)),
+    by_blocks(lambda xp, self: self * xp.tanh(_softplus(xp, self, 1, 20))),
     {"self": _mish_grad},
     refuses=_FLOATING,
 )
 
 
+@by_blocks
 def _gelu(xp: Any, self: Any, approximate: str) -> Any:
     if _approximates(approximate):
         inner = self * (_ROOT_TWO_OVER_PI * (1 + _CUBIC * self * self))
@@ -329,6 +337,7 @@ def _approximates(name: str) -> bool:
     return name == "tanh"
 
 
+@by_blocks
 def _gelu_backward(xp: Any, grad_output: Any, self: Any, approximate: str) -> Any:
     square = self * self
     if _approximates(approximate):

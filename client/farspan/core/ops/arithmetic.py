@@ -7,7 +7,7 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import DType, bool_, complex128, float64
-from ..errors import DTypeError
+from ..errors import DivisionError, DTypeError
 from ..family import common_dtype, composite, floating, pointwise, structured
 
 
@@ -134,7 +134,7 @@ def _nonzero(xp: Any, self: Any, other: Any) -> None:
     """Raise where integers would be divided by zero; floats give inf and nan."""
     dtype = getattr(self, "dtype", None) or other.dtype
     if dtype.kind in "iub" and not xp.all(other):
-        raise ZeroDivisionError
+        raise DivisionError("ZeroDivisionError: integers divided by zero")
 
 
 def _floor_divide(xp: Any, self: Any, other: Any) -> Any:
@@ -332,7 +332,14 @@ pointwise(
     _pow_number,
     {"self": _pow_self_number},
 )
-pointwise("pow.Scalar(Scalar self, Tensor exponent) -> Tensor", _pow, {"exponent": _pow_exponent})
+# torch gives this overload alone a result in C order, whatever the exponent's strides.
+structured(
+    "pow.Scalar(Scalar self, Tensor exponent) -> Tensor",
+    meta=lambda self, exponent: exponent.contiguous_.with_(dtype=common_dtype(self, exponent)),
+    kernel=_pow,
+    vjp={"exponent": _pow_exponent},
+    compute=common_dtype,
+)
 
 
 @composite("square(Tensor self) -> Tensor")

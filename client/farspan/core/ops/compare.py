@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..blocks import select
 from ..call import fn
 from ..dtype import bool_
-from ..errors import DTypeError, ProgramError
+from ..errors import ArgumentError, DTypeError, ShapeError
 from ..family import common_device, common_dtype, composite, pointwise, structured
 from ..spec import Spec, broadcast_shapes
 
@@ -144,7 +145,7 @@ for _form in ("self(Tensor condition, Tensor self, Tensor",
         _vjp["other"] = lambda g, condition: fn.where(condition, 0, g)
     pointwise(
         f"where.{_form} other) -> Tensor",
-        lambda xp, condition, self, other: xp.where(condition, self, other),
+        lambda xp, condition, self, other: select(xp, condition, self, other),
         _vjp,
         operands="self other",
         compute=_where_dtype,
@@ -157,7 +158,7 @@ def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
             f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype.name}"
         )
     if isinstance(value, Spec) and value.shape:
-        raise ProgramError(
+        raise ShapeError(
             "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
             f"{value.ndim} dimension(s)."
         )
@@ -169,7 +170,7 @@ def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
 
 
 def _masked_fill(xp: Any, self: Any, mask: Any, value: Any) -> Any:
-    return xp.where(mask, xp.asarray(value).astype(self.dtype), self)
+    return select(xp, mask, xp.asarray(value).astype(self.dtype), self)
 
 
 structured(
@@ -239,7 +240,7 @@ def _clamp(xp: Any, self: Any, min: Any, max: Any) -> Any:
 
 def _clamp_dtype(self: Spec, min: Any, max: Any) -> DType:
     if min is None and max is None:
-        raise ProgramError("torch.clamp: At least one of 'min' or 'max' must not be None")
+        raise ArgumentError("torch.clamp: At least one of 'min' or 'max' must not be None")
     common = common_dtype(self, min, max)
     if common.is_complex:
         raise DTypeError("clamp is not supported for complex types")

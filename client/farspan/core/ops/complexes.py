@@ -7,7 +7,7 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import DType
-from ..errors import DTypeError, ProgramError
+from ..errors import DTypeError, ShapeError
 from ..family import common_dtype, composite, pointwise, structured, view
 from ..spec import Spec
 
@@ -26,9 +26,9 @@ def _view_as_complex_meta(self: Spec) -> tuple[Spec, int]:
             f"tensor of scalar type: {self.dtype.name}"
         )
     if not self.shape or self.shape[-1] != 2:
-        raise ProgramError("Tensor must have a last dimension of size 2")
+        raise ShapeError("Tensor must have a last dimension of size 2")
     if self.stride[-1] != 1 or any(s % 2 for s in self.stride[:-1]):
-        raise ProgramError("Tensor must have a last dimension with stride 1, and even strides")
+        raise ShapeError("Tensor must have a last dimension with stride 1, and even strides")
     stride = tuple(s // 2 for s in self.stride[:-1])
     return self.with_(self.shape[:-1], self.dtype.to_complex(), stride=stride), 0
 
@@ -55,7 +55,7 @@ def real(self: Any) -> Any:
 def imag(self: Any) -> Any:
     """The imaginary part as a view."""
     if not self._spec.dtype.is_complex:
-        raise ProgramError("imag is not implemented for tensors with non-complex dtypes.")
+        raise DTypeError("imag is not implemented for tensors with non-complex dtypes.")
     return fn.select(fn.view_as_real(self), -1, 1)
 
 

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .. import special
+from ..blocks import by_blocks
 from ..call import fn
 from ..errors import BadValueError
 from ..family import composite, floating, pointwise
@@ -81,13 +82,13 @@ pointwise(
 )
 pointwise(
     "sigmoid(Tensor self) -> Tensor",
-    lambda xp, self: 1 / (1 + xp.exp(-self)),
+    by_blocks(lambda xp, self: 1 / (1 + xp.exp(-self))),
     {"self": lambda g, out: fn.sigmoid_backward(g, out)},
     dtype=floating,
 )
 pointwise(
     "sigmoid_backward(Tensor grad_output, Tensor output) -> Tensor",
-    lambda xp, grad_output, output: grad_output * xp.conj((1 - output) * output),
+    by_blocks(lambda xp, grad_output, output: grad_output * xp.conj((1 - output) * output)),
     {
         "grad_output": lambda g, output: fn.sigmoid_backward(g, fn.conj(output)),
         "output": lambda g, grad_output, output: fn.mul(
@@ -103,7 +104,7 @@ pointwise(
 )
 pointwise(
     "tanh_backward(Tensor grad_output, Tensor output) -> Tensor",
-    lambda xp, grad_output, output: grad_output * xp.conj(1 - output * output),
+    by_blocks(lambda xp, grad_output, output: grad_output * xp.conj(1 - output * output)),
     {
         "grad_output": lambda g, output: fn.tanh_backward(g, fn.conj(output)),
         "output": lambda g, grad_output, output: fn.mul(
@@ -156,7 +157,8 @@ pointwise(
 )
 
 
-def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
+def add_exponentials(xp: Any, self: Any, other: Any) -> Any:
+    """Return log(exp(self) + exp(other)) without overflow."""
     if self.dtype.kind != "c":
         return xp.logaddexp(self, other)
     larger = self.real >= other.real
@@ -166,7 +168,7 @@ def _logaddexp(xp: Any, self: Any, other: Any) -> Any:
 
 pointwise(
     "logaddexp(Tensor self, Tensor other) -> Tensor",
-    _logaddexp,
+    add_exponentials,
     {
         "self": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(self, other)))),
         "other": lambda g, self, other: fn.mul(g, fn.conj(fn.sigmoid(fn.sub(other, self)))),
@@ -237,7 +239,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 for _name, _vjp in _SPECIAL.items():
     pointwise(
         f"{_name}(Tensor self) -> Tensor",
-        lambda xp, self, f=_name: getattr(special, f)(xp, self),
+        by_blocks(getattr(special, _name)),
         _vjp,
         dtype=floating,
         refuses="c",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import DType
-from ..errors import DTypeError, ProgramError
+from ..errors import DTypeError
 from ..family import axes, composite, floating, reduction, structured
 from ..spec import Spec, wrap_dim, wrap_dims
 from .reduce import restored, total
@@ -226,7 +226,7 @@ def _softmax_meta(name: str) -> Any:
                 f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}'
             )
         if half_to_float:
-            raise ProgramError("softmax with half to float conversion is not supported on CPU")
+            raise DTypeError("softmax with half to float conversion is not supported on CPU")
         wrap_dim(dim, self.ndim)
         return self.contiguous_
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..dtype import DType, bool_, int64, uint8
-from ..errors import DTypeError, ProgramError, ValueRangeError
+from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import axes, composite, integral_to_int64, reduction, structured
 from ..spec import wrap_dims
 
@@ -52,7 +52,8 @@ def _is_pairwise(x: Any, axis: tuple[int, ...]) -> bool:
                 default=None)  # fmt: skip
     if inner not in axis:
         return False
-    return math.prod(x.shape[d] for d in axis if d != inner) <= _LONG or len(axis) == x.ndim
+    rest = math.prod(x.shape[d] for d in axis if d != inner)
+    return len(axis) == x.ndim or bool(rest <= _LONG)
 
 
 # ------------------------------------------------------------------------------ sums and means --
@@ -203,7 +204,7 @@ def _refuse_empty(name: str) -> Any:
 def _refuse_none(name: str) -> Any:
     def check(spec: Spec, dims: Sequence[int]) -> None:
         if not spec.numel:
-            raise ProgramError(
+            raise ShapeError(
                 f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify "
                 "the reduction dim with the 'dim' argument."
             )

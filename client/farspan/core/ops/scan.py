@@ -13,6 +13,7 @@ from ..errors import DTypeError
 from ..family import integral_to_int64, structured
 from ..op import Op
 from ..spec import Spec, wrap_dim
+from .functions import add_exponentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ def scan(
     dtype: Callable[[DType], DType],
     indices: bool = False,
 ) -> Op:
-    """Declare a scan along `dim`; an argument `dtype` overrides, `indices` come as second result."""
+    """Declare a scan along `dim`; `dtype` overrides, `indices` come as a second result."""
 
     def compute(self: Spec, dim: int, asked: DType | None = None) -> DType:
         return asked or dtype(self.dtype)
@@ -99,11 +100,15 @@ def _inexact(dtype: DType) -> DType:
 
 
 def _logcumsumexp(xp: Any, self: Any, dim: int) -> Any:
-    if self.dtype.kind != "c" or not self.size:
-        return _accumulate(xp, xp.logaddexp, self, dim) if self.dtype.kind != "c" else self
-    axis = dim if self.ndim else None
-    top = xp.max(self.real, axis=axis, keepdims=True)
-    return xp.log(_accumulate(xp, xp.add, xp.exp(self - top), dim)) + top
+    if self.dtype.kind != "c":
+        return _accumulate(xp, xp.logaddexp, self, dim)
+    if not self.size or not self.ndim:
+        return self
+    moved = xp.moveaxis(self, dim, 0).astype(xp.complex128)
+    steps = [moved[0]]
+    for x in moved[1:]:  # step by step along dim, so that the phase is not wrapped to +-pi
+        steps.append(add_exponentials(xp, steps[-1], x))
+    return xp.moveaxis(xp.stack(steps), 0, dim)
 
 
 def _logcumsumexp_grad(g: Any, self: Any, out: Any, dim: int) -> Any:
