@@ -147,7 +147,7 @@ def _index_put_meta(
     self: Spec, indices: Sequence[Spec | None], values: Spec, accumulate: bool
 ) -> Spec:
     _check_indices(self, indices)
-    if self.dtype is not values.dtype:
+    if self.dtype is not values.dtype and not _fills_mask(indices, values, accumulate):
         raise DTypeError(
             "Index put requires the source and destination dtypes match, got "
             f"{self.dtype.name} for the destination and {values.dtype.name} for the source."
@@ -161,6 +161,13 @@ def _index_put_meta(
     if not any(i is not None and i.dtype.name in _MASKS for i in indices):
         _check_values(values.shape, _index_layout(self, indices)[0])
     return self.packed
+
+
+def _fills_mask(indices: Sequence[Spec | None], values: Spec, accumulate: bool) -> bool:
+    """Return whether this is a masked_fill, which casts its value: one mask and one value."""
+    given = [i for i in indices if i is not None]
+    masks = len(given) == 1 and given[0].dtype.name in _MASKS
+    return masks and values.numel == 1 and not accumulate
 
 
 def _check_values(have: Sequence[int], want: Sequence[int]) -> None:
