@@ -341,13 +341,13 @@ def _index_add_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any, alp
     return out
 
 
-def checked_forward(index: Any, n: int, dim: int) -> Any:
-    """Return an index array, all of it in [0, n). ValueRangeError in the words of `scatter`."""
+def checked_forward(index: Any, n: int, dim: int, error: type[Exception] = ShapeError) -> Any:
+    """Return an index array, all of it in [0, n). torch calls it a RuntimeError in most places."""
     if index.size:
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= n:
             bad = low if low < 0 else high
-            raise ValueRangeError(f"index {bad} is out of bounds for dimension {dim} with size {n}")
+            raise error(f"index {bad} is out of bounds for dimension {dim} with size {n}")
     return index
 
 
@@ -369,7 +369,7 @@ structured(
 def _index_copy_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any) -> Any:
     shape = self.shape or (1,)
     dim = dim % len(shape)
-    index = checked_forward(index.reshape(-1), shape[dim], dim)
+    index = checked_forward(index.reshape(-1), shape[dim], dim, ValueRangeError)
     out = self.copy(order="C")
     xp.moveaxis(out.reshape(shape), dim, 0)[index] = xp.moveaxis(
         source.reshape(source.shape or (1,)), dim, 0
