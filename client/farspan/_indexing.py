@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def get(x: Tensor, index: Any) -> Tensor:
     """Return ``x[index]``."""
     if type(index) is int:
-        return _select(x, 0, index, 0)
+        return _select(x, 0, index, 0)  # type: ignore[no-any-return]
     view, tensors = _basic(x, index)
     if not tensors:
-        return view if view is not x else fn.alias(x)
-    return fn.index(view, coordinates(view, tensors))
+        return view if view is not x else fn.alias(x)  # type: ignore[no-any-return]
+    return fn.index(view, coordinates(view, tensors))  # type: ignore[no-any-return]
 
 
 def set(x: Tensor, index: Any, value: Any) -> None:
@@ -122,7 +122,7 @@ def _basic(x: Tensor, index: Any) -> tuple[Any, list[Any]]:
                 view = fn.unsqueeze(view, dim)
                 item = fn.reshape(item, (1,))
             tensors += [None] * (dim - len(tensors)) + [item]
-            dim += item.ndim if _is_mask(item) else 1  # type: ignore[attr-defined]
+            dim += item.ndim if _is_mask(item) else 1
         else:
             view = _select(view, dim, item, place)
     return view, tensors

@@ -74,7 +74,7 @@ def split(
 ) -> tuple[Tensor, ...]:
     """Return views of parts along `dim`: of one size, but the last one, or of these sizes."""
     if not isinstance(split_size_or_sections, (list, tuple)):
-        return fn.split(tensor, int(split_size_or_sections), dim)  # type: ignore[no-any-return]
+        return fn.split(tensor, split_size_or_sections, dim)  # type: ignore[no-any-return]
     return fn.split_with_sizes(tensor, split_size_or_sections, dim)  # type: ignore[no-any-return]
 
 

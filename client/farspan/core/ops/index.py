@@ -154,10 +154,11 @@ def _index_put_meta(
         )
     dim = 0
     for i in indices:
-        masked = i is not None and i.dtype.name in _MASKS
-        if masked:
+        if i is not None and i.dtype.name in _MASKS:
             check_mask(self, i, dim)
-        dim += i.ndim if masked else 1  # type: ignore[union-attr]
+            dim += i.ndim
+        else:
+            dim += 1
     if not any(i is not None and i.dtype.name in _MASKS for i in indices):
         _check_values(values.shape, _index_layout(self, indices)[0])
     return self.packed
