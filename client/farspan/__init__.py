@@ -47,6 +47,22 @@ from ._functions import (
     set_rng_state,
 )
 from ._functions import factory as _factory
+from ._shapes import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    block_diag,
+    broadcast_shapes,
+    broadcast_tensors,
+    cartesian_prod,
+    meshgrid,
+    nonzero,
+    split,
+    unique,
+    unique_consecutive,
+    where,
+)
+from ._shapes import bind as _bind_shapes
 from ._state import connect
 from ._state import current as current_session
 from ._tensor import Size, Tensor
@@ -80,6 +96,7 @@ from .core.errors import (
 if _TYPE_CHECKING:
     from ._table import *
 
+_bind_shapes()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128

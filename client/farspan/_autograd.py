@@ -355,7 +355,8 @@ def add_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHan
 
 #: torch numbers the nodes of overloads by their order in derivatives.yaml.
 _SECOND = {"sum.dim_IntList", "mean.dim", "pow.Tensor_Tensor", "var.dim", "max.dim", "min.dim",
-           "std.dim", "prod.dim_int", "norm.ScalarOpt_dim"}  # fmt: skip
+           "std.dim", "prod.dim_int", "squeeze.dim", "scatter.value",
+           "index_fill.int_Tensor", "norm.ScalarOpt_dim"}  # fmt: skip
 
 
 class GradFn:

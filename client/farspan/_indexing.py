@@ -1,7 +1,8 @@
 """``x[index]`` and ``x[index] = value`` by torch's rules: views where torch gives views.
 
 Ints, slices, None and ... become views. Tensors, arrays, lists and boolean masks become one
-`index` or `index_put_`; reading by a boolean mask waits, since its count is a value.
+`index` or `index_put_`. Two things wait, since they need a value: reading by a mask (the count of
+its true elements) and an integer tensor without dims (which selects, as an int does).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core.call import Value, fn
-from .core.errors import ProgramError, ValueRangeError
+from .core.dtype import bool_, int32, int64, uint8
+from .core.errors import ArgumentError, BadValueError, DTypeError, ValueRangeError
+from .core.ops.index import coordinates
 
 if TYPE_CHECKING:
     from ._tensor import Tensor
@@ -20,34 +23,51 @@ if TYPE_CHECKING:
 def get(x: Tensor, index: Any) -> Tensor:
     """Return ``x[index]``."""
     if type(index) is int:
-        return _select(x, 0, index, 0)
+        return _select(x, 0, index, 0)  # type: ignore[no-any-return]
     view, tensors = _basic(x, index)
     if not tensors:
-        return view if view is not x else fn.alias(x)
-    return fn.index(view, _expand_masks(view, tensors))
+        return view if view is not x else fn.alias(x)  # type: ignore[no-any-return]
+    return fn.index(view, coordinates(view, tensors))  # type: ignore[no-any-return]
 
 
 def set(x: Tensor, index: Any, value: Any) -> None:
     """Do ``x[index] = value``; the value broadcasts and is cast."""
-    view, tensors = _basic(x, index)
-    if not tensors:
-        if isinstance(value, Value):
-            fn.copy_(view, _fit(_on_device(value, x), view._spec.shape))
-        elif isinstance(value, (bool, int, float, complex, np.generic)):
-            fn.fill_(view, value)
-        else:
-            fn.copy_(view, _as_tensor(value, x))
+    if index is False:
         return
-    values = value if isinstance(value, Value) else _as_tensor(value, x)
-    if values.dtype is not x.dtype:
-        if not isinstance(value, Value):
-            values = fn._cast(values, x.dtype)
-        else:
-            raise ProgramError(
-                f"Index put requires the source and destination dtypes match, got "
-                f"{x.dtype!r} for the destination and {values.dtype!r} for the source."
-            )
-    fn.index_put_(view, tensors, _on_device(values, x))
+    view, tensors = _basic(x, index)
+    if not isinstance(value, Value):
+        value = _number(value, x)
+        if not tensors:
+            fn.fill_(view, value)
+            return
+        value = _as_tensor(value, x)
+    value = _on_device(value, x)
+    if tensors:
+        fn.index_put_(view, tensors, value)
+    else:
+        fn.copy_(view, _fit(value, view._spec.shape))
+
+
+def _number(value: Any, x: Tensor) -> Any:
+    """Return a value that is no tensor as a number that x can hold."""
+    if not isinstance(value, (bool, int, float, complex, np.generic)):
+        kind = f"torch.{_LEGACY.get(x.dtype.name, 'Float')}Tensor"
+        raise ArgumentError(f"can't assign a {_type_name(value)} to a {kind}")
+    if isinstance(value, (complex, np.complexfloating)) and not x.dtype.is_complex:
+        kind = x.dtype.name.removesuffix("32")
+        raise DTypeError(f"value cannot be converted to type {kind} without overflow")
+    return value
+
+
+_LEGACY = {
+    "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long",
+    "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool",
+}  # fmt: skip
+
+
+def _type_name(value: Any) -> str:
+    cls = type(value)
+    return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
 
 
 def _on_device(value: Any, x: Tensor) -> Any:
@@ -70,22 +90,24 @@ def _as_tensor(value: Any, x: Tensor) -> Tensor:
     return tensor(value, dtype=x.dtype, device=x.device)
 
 
+# ---------------------------------------------------------------------------- the index's items --
 def _basic(x: Tensor, index: Any) -> tuple[Any, list[Any]]:
     """Apply what makes views; return the view and the index tensors by its dims (or [])."""
-    items = list(index) if type(index) is tuple else [index]
-    items = [_normal(i, x) for i in items]
+    if type(index) is slice and not x._spec.shape:
+        raise ValueRangeError("slice() cannot be applied to a 0-dim tensor.")
+    if type(index) is int or (type(index) is not tuple and _is_int(index)):
+        return _select(x, 0, int(index), 0), []
+    items = [_normal(i, x) for i in _as_tuple(index)]
     consumed = sum(_dims_of(i) for i in items)
     if consumed > x.ndim:
         raise ValueRangeError(f"too many indices for tensor of dimension {x.ndim}")
-    if Ellipsis in [i for i in items if i is Ellipsis]:
-        at = next(k for k, i in enumerate(items) if i is Ellipsis)
-        items[at : at + 1] = [slice(None)] * (x.ndim - consumed)
-        items = [i for i in items if i is not Ellipsis]
     view: Any = x
     dim = 0
     tensors: list[Any] = []
-    for k, item in enumerate(items):
-        if item is None:
+    for place, item in enumerate(items):
+        if item is Ellipsis:
+            dim += x.ndim - consumed
+        elif item is None:
             view = fn.unsqueeze(view, dim)
             dim += 1
         elif item is True or item is False:
@@ -96,28 +118,51 @@ def _basic(x: Tensor, index: Any) -> tuple[Any, list[Any]]:
             view = _slice(view, dim, item)
             dim += 1
         elif isinstance(item, Value):
+            if not item._spec.shape and _is_mask(item):  # type: ignore[attr-defined]
+                view = fn.unsqueeze(view, dim)
+                item = fn.reshape(item, (1,))
             tensors += [None] * (dim - len(tensors)) + [item]
-            dim += max(1, item.ndim) if item.dtype.name in ("bool", "uint8") else 1  # type: ignore[attr-defined]
+            dim += item.ndim if _is_mask(item) else 1
         else:
-            view = _select(view, dim, item, k)
+            view = _select(view, dim, item, place)
     return view, tensors
 
 
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    """Return the items of an index. A short list that holds more than numbers is a tuple, too."""
+    if type(index) is tuple:
+        return index
+    if type(index) is list and len(index) < 32:
+        kinds = (slice, list, tuple, np.ndarray, Value, type(None), type(Ellipsis))
+        if any(isinstance(i, kinds) for i in index):
+            return tuple(index)
+    return (index,)
+
+
+def _is_int(item: Any) -> bool:
+    return isinstance(item, np.integer) or (isinstance(item, int) and not isinstance(item, bool))
+
+
+def _is_mask(item: Any) -> bool:
+    return item.dtype is bool_ or item.dtype is uint8
+
+
 def _normal(item: Any, x: Tensor) -> Any:
+    """Return an item as None, Ellipsis, a bool, an int, a slice, or an index tensor."""
     if item is None or item is Ellipsis or isinstance(item, (slice, bool)):
         return item
     if isinstance(item, Value):
-        if not item._spec.shape and item.dtype.kind == 1:  # type: ignore[attr-defined]
-            return item.item() if not item.requires_grad else item  # type: ignore[attr-defined]
+        if not item._spec.shape and item.dtype in (int32, int64):  # type: ignore[attr-defined]
+            return item.item()  # type: ignore[attr-defined]
         return _checked(item)
-    if isinstance(item, (list, tuple, range, np.ndarray)):
-        from ._creation import tensor
-
-        made = tensor(np.asarray(item) if not isinstance(item, np.ndarray) else item,
-                      device=x.device)  # fmt: skip
-        return _checked(made if made.numel() else made.long())
+    if isinstance(item, np.ndarray) and not item.ndim:
+        item = item[()]
     if isinstance(item, np.bool_):
         return bool(item)
+    if isinstance(item, (list, tuple, range, np.ndarray)):
+        return _checked(_from_list(item, x))
+    if isinstance(item, str):
+        raise ArgumentError("new(): invalid data type 'str'")
     if hasattr(item, "__index__"):
         return int(item.__index__())
     raise ValueRangeError(
@@ -126,8 +171,18 @@ def _normal(item: Any, x: Tensor) -> Any:
     )
 
 
+def _from_list(item: Any, x: Tensor) -> Tensor:
+    """Return lists and arrays as an index tensor: bools are a mask, other numbers become int64."""
+    from ._creation import tensor
+
+    made = tensor(item if isinstance(item, np.ndarray) else list(item), device=x.device)
+    if made.numel() and _is_mask(made):
+        return made
+    return made.to(int64)  # type: ignore[no-any-return, attr-defined]
+
+
 def _checked(item: Any) -> Any:
-    if item.dtype.kind > 1:
+    if item.dtype not in (int64, int32, uint8, bool_):
         raise ValueRangeError("tensors used as indices must be long, int, byte or bool tensors")
     return item
 
@@ -135,29 +190,42 @@ def _checked(item: Any) -> Any:
 def _dims_of(item: Any) -> int:
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
-    if isinstance(item, Value) and item.dtype.name in ("bool", "uint8"):  # type: ignore[attr-defined]
-        return max(0, item.ndim)  # type: ignore[attr-defined]
+    if isinstance(item, Value) and _is_mask(item):
+        return item.ndim  # type: ignore[attr-defined, no-any-return]
     return 1
 
 
 def _one_bool(item: bool, x: Tensor) -> Tensor:
+    """Return the index of a new dim of size 1 that keeps it (True) or empties it (False)."""
     from ._creation import tensor
 
-    return tensor([item], device=x.device)
+    return tensor([0] if item else [], dtype=int64, device=x.device)
 
 
 def _slice(x: Any, dim: int, item: slice) -> Any:
-    step = 1 if item.step is None else int(item.step)
-    if step <= 0:
-        raise ProgramError("slice step must be positive")
-    if item.start is None and item.stop is None and step == 1:
+    start, stop, step = map(_bound, (item.start, item.stop, item.step))
+    step = 1 if step is None else step
+    if step == 0:
+        raise BadValueError("slice step cannot be zero")
+    if step < 0:
+        raise BadValueError("step must be greater than zero")
+    if start is None and stop is None and step == 1:
         return x
-    start = None if item.start is None else int(item.start)
-    stop = None if item.stop is None else int(item.stop)
     return fn.slice(x, dim, start, stop, step)
 
 
-def _select(x: Any, dim: int, index: int, k: int) -> Any:
+def _bound(x: Any) -> int | None:
+    if x is None or type(x) is int:
+        return x
+    try:
+        return int(x.__index__())
+    except AttributeError:
+        raise ArgumentError(
+            "slice indices must be integers or None or have an __index__ method"
+        ) from None
+
+
+def _select(x: Any, dim: int, index: int, place: int) -> Any:
     if not x._spec.shape:
         raise ValueRangeError(
             "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` "
@@ -165,23 +233,5 @@ def _select(x: Any, dim: int, index: int, k: int) -> Any:
         )
     n = x._spec.shape[dim]
     if not -n <= index < n:
-        raise ValueRangeError(f"index {index} is out of bounds for dimension {k} with size {n}")
+        raise ValueRangeError(f"index {index} is out of bounds for dimension {place} with size {n}")
     return fn.select(x, dim, index)
-
-
-def _expand_masks(x: Any, tensors: list[Any]) -> list[Any]:
-    """Return the indices with each boolean mask as the coordinates of its true elements. Waits."""
-    found: list[Any] = []
-    for item in tensors:
-        if item is None or item.dtype.name not in ("bool", "uint8"):
-            found.append(item)
-            continue
-        shape = x._spec.shape[len(found) : len(found) + item.ndim]
-        if tuple(item._spec.shape) != tuple(shape):
-            bad = next(i for i, (a, b) in enumerate(zip(item.shape, shape, strict=True)) if a != b)
-            raise ValueRangeError(
-                f"The shape of the mask {list(item.shape)} at index {bad} does not match the shape "
-                f"of the indexed tensor {list(x.shape)} at index {len(found) + bad}"
-            )
-        found += list(fn.unbind(fn.nonzero(item), 1))
-    return found

@@ -302,6 +302,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return iter(fn.unbind(self, 0))
 
     def __contains__(self, x: Any) -> bool:
+        if not isinstance(x, (Value, bool, int, float, complex, np.generic)):
+            raise DTypeError(
+                "Tensor.__contains__ only supports Tensor or scalar, but you passed in a "
+                f"{type(x)}."
+            )
         return bool(fn.any(fn.eq(self, x)))
 
     def __format__(self, spec: str) -> str:

@@ -207,7 +207,7 @@ def _arange_size(start: Any, end: Any, step: Any, dtype: DType) -> int:
     if (end - start) * (1 if step > 0 else -1) < 0:
         raise ShapeError("upper bound and lower bound inconsistent with step sign")
     if all(isinstance(x, int) for x in (start, end, step)):
-        return -((start - end) // step)
+        return int(-((start - end) // step))
     return math.ceil((float(end) - float(start)) / float(step))
 
 

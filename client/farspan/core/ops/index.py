@@ -147,20 +147,28 @@ def _index_put_meta(
     self: Spec, indices: Sequence[Spec | None], values: Spec, accumulate: bool
 ) -> Spec:
     _check_indices(self, indices)
-    if self.dtype is not values.dtype:
+    if self.dtype is not values.dtype and not _fills_mask(indices, values, accumulate):
         raise DTypeError(
             "Index put requires the source and destination dtypes match, got "
             f"{self.dtype.name} for the destination and {values.dtype.name} for the source."
         )
     dim = 0
     for i in indices:
-        masked = i is not None and i.dtype.name in _MASKS
-        if masked:
+        if i is not None and i.dtype.name in _MASKS:
             check_mask(self, i, dim)
-        dim += i.ndim if masked else 1  # type: ignore[union-attr]
+            dim += i.ndim
+        else:
+            dim += 1
     if not any(i is not None and i.dtype.name in _MASKS for i in indices):
         _check_values(values.shape, _index_layout(self, indices)[0])
     return self.packed
+
+
+def _fills_mask(indices: Sequence[Spec | None], values: Spec, accumulate: bool) -> bool:
+    """Return whether this is a masked_fill, which casts its value: one mask and one value."""
+    given = [i for i in indices if i is not None]
+    masks = len(given) == 1 and given[0].dtype.name in _MASKS
+    return masks and values.numel == 1 and not accumulate
 
 
 def _check_values(have: Sequence[int], want: Sequence[int]) -> None:
@@ -334,13 +342,13 @@ def _index_add_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any, alp
     return out
 
 
-def checked_forward(index: Any, n: int, dim: int) -> Any:
-    """Return an index array, all of it in [0, n). ValueRangeError in the words of `scatter`."""
+def checked_forward(index: Any, n: int, dim: int, error: type[Exception] = ShapeError) -> Any:
+    """Return an index array, all of it in [0, n). torch calls it a RuntimeError in most places."""
     if index.size:
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= n:
             bad = low if low < 0 else high
-            raise ValueRangeError(f"index {bad} is out of bounds for dimension {dim} with size {n}")
+            raise error(f"index {bad} is out of bounds for dimension {dim} with size {n}")
     return index
 
 
@@ -362,7 +370,7 @@ structured(
 def _index_copy_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any) -> Any:
     shape = self.shape or (1,)
     dim = dim % len(shape)
-    index = checked_forward(index.reshape(-1), shape[dim], dim)
+    index = checked_forward(index.reshape(-1), shape[dim], dim, ValueRangeError)
     out = self.copy(order="C")
     xp.moveaxis(out.reshape(shape), dim, 0)[index] = xp.moveaxis(
         source.reshape(source.shape or (1,)), dim, 0

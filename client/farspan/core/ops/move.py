@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import ShapeError
+from ..errors import BadValueError, ShapeError
 from ..family import common_device, common_dtype, structured
 from ..spec import Spec, is_dense, wrap_dim, wrap_dims
 from .view import diagonal_dims, diagonal_size, expand_spec
@@ -49,7 +49,7 @@ structured(
 
 def _cat_meta(tensors: Sequence[Spec], dim: int) -> Spec:
     if not tensors:
-        raise ShapeError("torch.cat(): expected a non-empty list of Tensors")
+        raise BadValueError("torch.cat(): expected a non-empty list of Tensors")
     for i, t in enumerate(tensors):
         if not t.shape:
             raise ShapeError(f"zero-dimensional tensor (at position {i}) cannot be concatenated")

@@ -235,7 +235,7 @@ structured(
         xp, sorted_sequence, self, _check_side(side, right), sorter
     ),
     compute=_search_dtype(0, 1),
-    operands=frozenset(("sorted_sequence", "self")),
+    operands=lambda op: frozenset(("sorted_sequence", "self")),
 )
 structured(
     "searchsorted.Scalar(Tensor sorted_sequence, Scalar self, *, bool out_int32=False, bool"

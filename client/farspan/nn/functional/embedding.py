@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 
 
 def embedding(
@@ -45,14 +46,4 @@ def _renormalize_rows_(weight: Tensor, input: Tensor, max_norm: float, norm_type
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """Return int64 zeros with a one at each index. Waits if ``num_classes`` is left out."""
-    if tensor.dtype != farspan.int64:
-        raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
-    if num_classes == -1:
-        if tensor.numel() == 0:
-            raise RuntimeError("Can not infer total number of classes from empty tensor.")
-        num_classes = int(tensor.max().item()) + 1
-    if num_classes < 1:
-        raise RuntimeError("num_classes should be positive")
-    shape = [*tensor.shape, num_classes]
-    zeros = farspan.zeros(shape, dtype=farspan.int64, device=tensor.device)
-    return zeros.scatter_(-1, tensor.unsqueeze(-1), 1)
+    return fn.one_hot(tensor, num_classes)
