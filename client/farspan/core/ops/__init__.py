@@ -33,3 +33,8 @@ from . import spectrum
 from . import norms
 from . import pool
 from . import aliases
+from . import loss
+from . import nll
+from . import norm
+from . import batch_norm
+from . import unfold
