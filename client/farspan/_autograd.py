@@ -7,6 +7,8 @@ is walked here, by the same code over proxies; it issues ordinary commands and d
 
 from __future__ import annotations
 
+import functools
+import inspect
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -396,15 +398,15 @@ class _GradContext:
 
     wanted = True
 
-    def __init__(self, function: Any = None) -> None:
+    def __init__(self) -> None:
         self._before: list[bool] = []
 
     def __new__(cls, function: Any = None) -> Any:
         context = super().__new__(cls)
-        if callable(function):
-            context.__init__()  # type: ignore[misc]
-            return context(function)
-        return context
+        if not callable(function):
+            return context
+        context.__init__()  # type: ignore[misc]
+        return context(function)  # a decorator without parentheses
 
     def __enter__(self) -> None:
         self._before.append(mode.grad)
@@ -414,20 +416,48 @@ class _GradContext:
         mode.grad = self._before.pop()
 
     def __call__(self, function: Any) -> Any:
-        import functools
+        if inspect.isgeneratorfunction(function):
+            return _resumed(self.wanted, function)
 
         @functools.wraps(function)
         def inside(*args: Any, **kwargs: Any) -> Any:
-            with type(self)._of(self.wanted):
+            with _of(self.wanted):
                 return function(*args, **kwargs)
 
         return inside
 
-    @staticmethod
-    def _of(wanted: bool) -> _GradContext:
-        context = _GradContext()
-        context.wanted = wanted
-        return context
+
+def _of(wanted: bool) -> _GradContext:
+    """Return a fresh context: a decorated function may call itself, or run in two threads."""
+    context = _GradContext()
+    context.wanted = wanted
+    return context
+
+
+def _resumed(wanted: bool, function: Any) -> Any:
+    """Return the generator function with the mode set while it runs, not while it is suspended."""
+
+    @functools.wraps(function)
+    def generator(*args: Any, **kwargs: Any) -> Any:
+        made = function(*args, **kwargs)
+        step, value = made.send, None
+        while True:
+            try:
+                with _of(wanted):
+                    produced = step(value)
+            except StopIteration as end:
+                return end.value
+            try:
+                value = yield produced
+                step = made.send
+            except GeneratorExit:
+                with _of(wanted):
+                    made.close()
+                raise
+            except BaseException as e:
+                step, value = made.throw, e
+
+    return generator
 
 
 class no_grad(_GradContext):
@@ -443,22 +473,21 @@ class enable_grad(_GradContext):
 
 
 class inference_mode(_GradContext):
-    """As `no_grad`."""
+    """As `no_grad`; with ``False``, as if it were not there."""
 
     wanted = False
 
     def __new__(cls, mode: Any = True) -> Any:
-        context = super().__new__(cls, mode if callable(mode) else None)
-        if mode is False:
-            context.wanted = _dispatch.mode.grad
-        return context
+        return super().__new__(cls, mode)
 
     def __init__(self, mode: Any = True) -> None:
         super().__init__()
+        if mode is False:
+            self.wanted = _dispatch.mode.grad
 
 
 class set_grad_enabled(_GradContext):
-    """Set the mode now; as a context, set it back at its end."""
+    """Set the mode now; as a context, set it back at its end; as a decorator, set it inside."""
 
     def __new__(cls, mode: bool) -> Any:
         return object.__new__(cls)
@@ -471,6 +500,10 @@ class set_grad_enabled(_GradContext):
 
     def __enter__(self) -> None:
         _dispatch.mode.grad = self.wanted
+
+    def __call__(self, function: Any) -> Any:
+        _dispatch.mode.grad = self._before[0]
+        return super().__call__(function)
 
 
 def is_grad_enabled() -> bool:

@@ -481,6 +481,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         """Forget the history of this tensor."""
         if self._base is not None:
             raise AutogradError("Can't detach views in-place. Use detach() instead.")
+        self._become(fn.detach(self))  # under a new id: the engine knows the old one's graph
         self._node = None
         return self
 
