@@ -382,7 +382,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         edge = tape.edge_of(self)
         if edge is None or type(edge[0]) is tape.Leaf:
             return None
-        from ._autograd import GradFn
+        from ._grad_fn import GradFn
 
         return GradFn(edge[0])
 
