@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from . import core as _core
-from ._autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
@@ -47,6 +46,7 @@ from ._functions import (
     set_rng_state,
 )
 from ._functions import factory as _factory
+<<<<<<< HEAD
 from ._shapes import (
     atleast_1d,
     atleast_2d,
@@ -63,6 +63,15 @@ from ._shapes import (
     where,
 )
 from ._shapes import bind as _bind_shapes
+=======
+from ._grad_mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+>>>>>>> ops4
 from ._state import connect
 from ._state import current as current_session
 from ._tensor import Size, Tensor

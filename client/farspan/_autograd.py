@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _dispatch
 from ._dispatch import mode, wrap
 from ._session import Ref
 from .core import command as cmd
@@ -351,6 +350,7 @@ def add_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHan
     hooks = node.hooks.setdefault(index, [])
     hooks.append(hook)
     return RemovableHandle(hooks, hook)
+<<<<<<< HEAD
 
 
 #: torch numbers the nodes of overloads by their order in derivatives.yaml.
@@ -477,3 +477,5 @@ class set_grad_enabled(_GradContext):
 def is_grad_enabled() -> bool:
     """Return whether ops are recorded now, in this thread."""
     return mode.grad
+=======
+>>>>>>> ops4

@@ -387,7 +387,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         edge = tape.edge_of(self)
         if edge is None or type(edge[0]) is tape.Leaf:
             return None
-        from ._autograd import GradFn
+        from ._grad_fn import GradFn
 
         return GradFn(edge[0])
 
@@ -486,6 +486,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         """Forget the history of this tensor."""
         if self._base is not None:
             raise AutogradError("Can't detach views in-place. Use detach() instead.")
+        self._become(fn.detach(self))  # under a new id: the engine knows the old one's graph
         self._node = None
         return self
 

@@ -32,10 +32,10 @@ from . import solve
 from . import spectrum
 from . import norms
 from . import pool
-from . import aliases
 from . import loss
 from . import nll
 from . import norm
 from . import batch_norm
 from . import unfold
 from . import attention
+from . import aliases

@@ -144,7 +144,7 @@ def numpy_T(self: Any) -> Any:
             "reverse the dimensions of a tensor.",
             stacklevel=4,
         )
-    return fn.t(self) if ndim <= 2 else fn.permute(self, tuple(range(ndim))[::-1])
+    return fn.permute(self, tuple(range(ndim))[::-1])
 
 
 def _check_matrices(name: str, ndim: int) -> None:

@@ -30,8 +30,7 @@ def _column(x: Any) -> Any:
 
 def _gaps(values: Any) -> Any:
     """Return E with E[i, j] = values[j] - values[i], and 1 on the diagonal."""
-    spec = values._spec
-    eye = fn.eye(spec.shape[-1], dtype=spec.dtype, device=spec.device)
+    eye = fn.diag_embed(fn.ones_like(values))
     return fn.add(fn.sub(_row(values), _column(values)), eye)
 
 
@@ -84,11 +83,9 @@ def _qr_grad(g: Any, out: Any, A_spec: Spec, mode: str) -> Any:
             mH(R), fn.add(fn.matmul(Q, inner), gQ), upper=False, left=False
         )
     skew = fn.tril(fn.sub(mH(inner), inner))
-    skew = fn.sub(skew, fn.mul(fn.triu(skew), 0.5))
+    skew = fn.matmul(Q, fn.sub(skew, fn.mul(fn.triu(skew), 0.5)))
     square = fn.narrow(R, -1, 0, m)
-    left = fn.linalg_solve_triangular(
-        mH(square), fn.matmul(Q, fn.neg(skew)), upper=False, left=False
-    )
+    left = fn.linalg_solve_triangular(mH(square), skew, upper=False, left=False)
     zeros = fn.new_zeros(left, (*A_spec.shape[:-1], n - m))
     return fn.add(fn.cat([left, zeros], -1), fn.matmul(Q, gR))
 
@@ -218,12 +215,13 @@ def _eigh(xp: Any, A: Any, uplo: str, vectors: bool) -> Any:
 
 
 def _eigh_grad(g: Any, out: Any, A: Any, UPLO: str, compute_v: bool) -> Any:
-    """V (diag(gL) + (V^H gV) / E) V^H, for an A that is Hermitian."""
+    """V (diag(gL) + skew(V^H gV) / E) V^H: Hermitian, as A is."""
     L, V = out
     if not compute_v:
         V = fn._linalg_eigh(A, UPLO)[1]
         return _product_of(fn.mul(V, _row(g[0])), mH(V))
-    inner = fn.div(fn.matmul(mH(V), g[1]), _gaps(L))
+    inner = fn.matmul(mH(V), g[1])
+    inner = fn.div(fn.mul(fn.sub(inner, mH(inner)), 0.5), _gaps(L))
     inner = fn.sub(inner, fn.triu(fn.tril(inner)))
     return _product_of(V, fn.add(inner, fn.diag_embed(g[0])), mH(V))
 
