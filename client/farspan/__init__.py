@@ -46,7 +46,6 @@ from ._functions import (
     set_rng_state,
 )
 from ._functions import factory as _factory
-<<<<<<< HEAD
 from ._shapes import (
     atleast_1d,
     atleast_2d,
@@ -63,7 +62,6 @@ from ._shapes import (
     where,
 )
 from ._shapes import bind as _bind_shapes
-=======
 from ._grad_mode import (
     enable_grad,
     inference_mode,
@@ -71,7 +69,6 @@ from ._grad_mode import (
     no_grad,
     set_grad_enabled,
 )
->>>>>>> ops4
 from ._state import connect
 from ._state import current as current_session
 from ._tensor import Size, Tensor

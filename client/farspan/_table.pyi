@@ -16,6 +16,12 @@ def _adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
 def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
+    """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _linalg_eigh(A: Tensor, UPLO: str = ..., compute_v: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """_linalg_eigh(Tensor A, str UPLO="L", bool compute_v=True) -> (Tensor eigenvalues, Tensor eigenvectors)"""
+def _linalg_svd(A: Tensor, full_matrices: bool = ..., compute_uv: bool = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """_linalg_svd(Tensor A, bool full_matrices=False, bool compute_uv=True, *, str? driver=None) -> (Tensor U, Tensor S, Tensor Vh)"""
 def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
@@ -171,6 +177,8 @@ def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequenc
     """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
+    """batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps, bool cudnn_enabled) -> Tensor"""
 @overload
 def bernoulli(input: Tensor, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """bernoulli(Tensor self, *, Generator? generator=None) -> Tensor"""
@@ -182,6 +190,12 @@ def bernoulli(input: Tensor, p: float, *, generator: Generator | None = ..., out
     """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = ..., *, out: Any = ...) -> Tensor:
     """bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor"""
+def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """binary_cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
+def binary_cross_entropy_backward(grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """binary_cross_entropy_backward(Tensor grad_output, Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
+def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
 def bincount(input: Tensor, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
     """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
 @overload
@@ -232,6 +246,8 @@ def cat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """cat(Tensor[] tensors, int dim=0) -> Tensor"""
 def cauchy(input: Tensor, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
+def cdist(x1: Tensor, x2: Tensor, p: float = ..., compute_mode: int | None = ..., *, out: Any = ...) -> Tensor:
+    """cdist(Tensor x1, Tensor x2, float p=2., int? compute_mode=None) -> Tensor"""
 def ceil(input: Tensor, *, out: Any = ...) -> Tensor:
     """ceil(Tensor self) -> Tensor"""
 def celu(input: Tensor, alpha: Number = ..., *, out: Any = ...) -> Tensor:
@@ -272,6 +288,8 @@ def clip(input: Tensor, min: Number | None = ..., max: Number | None = ..., *, o
     """clip(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
 def clone(input: Tensor, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
+def col2im(input: Tensor, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def column_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """column_stack(Tensor[] tensors) -> Tensor"""
 def complex(real: Tensor, imag: Tensor, *, out: Any = ...) -> Tensor:
@@ -328,6 +346,10 @@ def cos(input: Tensor, *, out: Any = ...) -> Tensor:
     """cos(Tensor self) -> Tensor"""
 def cosh(input: Tensor, *, out: Any = ...) -> Tensor:
     """cosh(Tensor self) -> Tensor"""
+def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """cosine_embedding_loss(Tensor input1, Tensor input2, Tensor target, float margin=0., int reduction=1) -> Tensor"""
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = ..., eps: float = ..., *, out: Any = ...) -> Tensor:
+    """cosine_similarity(Tensor x1, Tensor x2, int dim=1, float eps=1e-08) -> Tensor"""
 @overload
 def count_nonzero(input: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """count_nonzero(Tensor self, int? dim=None) -> Tensor"""
@@ -336,6 +358,8 @@ def count_nonzero(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) ->
     """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
 def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+def cross_entropy_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
+    """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
 def cummax(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
 def cummin(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -528,6 +552,8 @@ def greater_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def greater_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enabled: bool = ..., *, out: Any = ...) -> Tensor:
+    """group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enabled=True) -> Tensor"""
 @overload
 def gt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """gt.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -546,6 +572,8 @@ def hardtanh_backward(grad_output: Tensor, input: Tensor, min_val: Number, max_v
     """hardtanh_backward(Tensor grad_output, Tensor self, Scalar min_val, Scalar max_val) -> Tensor"""
 def heaviside(input: Tensor, values: Tensor, *, out: Any = ...) -> Tensor:
     """heaviside(Tensor self, Tensor values) -> Tensor"""
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
 @overload
 def hsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -554,8 +582,12 @@ def hsplit(input: Tensor, indices: Sequence[int] | int, *, out: Any = ...) -> tu
     """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
 def hstack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """hstack(Tensor[] tensors) -> Tensor"""
+def huber_loss(input: Tensor, target: Tensor, reduction: int = ..., delta: float = ..., *, out: Any = ...) -> Tensor:
+    """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
 def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """hypot(Tensor self, Tensor other) -> Tensor"""
+def im2col(input: Tensor, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def imag(input: Tensor, *, out: Any = ...) -> Tensor:
     """imag(Tensor(a) self) -> Tensor(a)"""
 def index(input: Tensor, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
@@ -599,10 +631,16 @@ def isneginf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isneginf(Tensor self) -> Tensor"""
 def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isposinf(Tensor self) -> Tensor"""
+def kl_div(input: Tensor, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
+    """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """kron(Tensor self, Tensor other) -> Tensor"""
 def kthvalue(input: Tensor, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+def l1_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+def layer_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enable: bool = ..., *, out: Any = ...) -> Tensor:
+    """layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor"""
 @overload
 def le(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -637,14 +675,32 @@ def linalg_cholesky(input: Tensor, *, upper: bool = ..., out: Any = ...) -> Tens
     """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
 def linalg_cholesky_ex(input: Tensor, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
+@overload
+def linalg_cond(input: Tensor, p: Number | None = ..., *, out: Any = ...) -> Tensor:
+    """linalg_cond(Tensor self, Scalar? p=None) -> Tensor"""
+@overload
+def linalg_cond(input: Tensor, p: str, *, out: Any = ...) -> Tensor:
+    """linalg_cond.p_str(Tensor self, str p) -> Tensor"""
 def linalg_cross(input: Tensor, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
 def linalg_det(A: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_det(Tensor A) -> Tensor"""
+def linalg_diagonal(A: Tensor, *, offset: int = ..., dim1: int = ..., dim2: int = ..., out: Any = ...) -> Tensor:
+    """linalg_diagonal(Tensor(a) A, *, int offset=0, int dim1=-2, int dim2=-1) -> Tensor(a)"""
+def linalg_eig(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_eig(Tensor self) -> (Tensor eigenvalues, Tensor eigenvectors)"""
+def linalg_eigh(input: Tensor, UPLO: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_eigh(Tensor self, str UPLO="L") -> (Tensor eigenvalues, Tensor eigenvectors)"""
+def linalg_eigvals(input: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_eigvals(Tensor self) -> Tensor"""
+def linalg_eigvalsh(input: Tensor, UPLO: str = ..., *, out: Any = ...) -> Tensor:
+    """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
 def linalg_inv(A: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_inv(Tensor A) -> Tensor"""
 def linalg_inv_ex(A: Tensor, *, check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """linalg_inv_ex(Tensor A, *, bool check_errors=False) -> (Tensor inverse, Tensor info)"""
+def linalg_lstsq(input: Tensor, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
 def linalg_lu(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """linalg_lu(Tensor A, *, bool pivot=True) -> (Tensor P, Tensor L, Tensor U)"""
 def linalg_lu_factor(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -655,10 +711,38 @@ def linalg_lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = ..., 
     """linalg_lu_solve(Tensor LU, Tensor pivots, Tensor B, *, bool left=True, bool adjoint=False) -> Tensor"""
 def linalg_matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
+def linalg_matrix_exp(input: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_matrix_exp(Tensor self) -> Tensor"""
+@overload
+def linalg_matrix_norm(input: Tensor, ord: Number, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """linalg_matrix_norm(Tensor self, Scalar ord, int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def linalg_matrix_norm(input: Tensor, ord: str = ..., dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """linalg_matrix_norm.str_ord(Tensor self, str ord="fro", int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 def linalg_matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
     """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+@overload
+def linalg_matrix_rank(input: Tensor, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_matrix_rank.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+@overload
+def linalg_matrix_rank(input: Tensor, tol: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+    """linalg_matrix_rank(Tensor self, float tol, bool hermitian=False) -> Tensor"""
 def linalg_multi_dot(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """linalg_multi_dot(Tensor[] tensors) -> Tensor"""
+@overload
+def linalg_norm(input: Tensor, ord: Number | None = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """linalg_norm(Tensor self, Scalar? ord=None, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def linalg_norm(input: Tensor, ord: str, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """linalg_norm.ord_str(Tensor self, str ord, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def linalg_pinv(input: Tensor, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_pinv.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+@overload
+def linalg_pinv(input: Tensor, rcond: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+    """linalg_pinv(Tensor self, float rcond, bool hermitian=False) -> Tensor"""
+def linalg_qr(A: Tensor, mode: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_qr(Tensor A, str mode="reduced") -> (Tensor Q, Tensor R)"""
 def linalg_slogdet(A: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """linalg_slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)"""
 def linalg_solve(A: Tensor, B: Tensor, *, left: bool = ..., out: Any = ...) -> Tensor:
@@ -667,6 +751,16 @@ def linalg_solve_ex(A: Tensor, B: Tensor, *, left: bool = ..., check_errors: boo
     """linalg_solve_ex(Tensor A, Tensor B, *, bool left=True, bool check_errors=False) -> (Tensor result, Tensor info)"""
 def linalg_solve_triangular(input: Tensor, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
     """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
+def linalg_svd(A: Tensor, full_matrices: bool = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """linalg_svd(Tensor A, bool full_matrices=True, *, str? driver=None) -> (Tensor U, Tensor S, Tensor Vh)"""
+def linalg_svdvals(A: Tensor, *, driver: str | None = ..., out: Any = ...) -> Tensor:
+    """linalg_svdvals(Tensor A, *, str? driver=None) -> Tensor"""
+def linalg_tensorinv(input: Tensor, ind: int = ..., *, out: Any = ...) -> Tensor:
+    """linalg_tensorinv(Tensor self, int ind=2) -> Tensor"""
+def linalg_tensorsolve(input: Tensor, other: Tensor, dims: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+    """linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor"""
+def linalg_vander(x: Tensor, *, N: int | None = ..., out: Any = ...) -> Tensor:
+    """linalg_vander(Tensor x, *, SymInt? N=None) -> Tensor"""
 def linalg_vecdot(x: Tensor, y: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
     """linalg_vecdot(Tensor x, Tensor y, *, int dim=-1) -> Tensor"""
 def linalg_vector_norm(input: Tensor, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -723,6 +817,8 @@ def mH(input: Tensor, *, out: Any = ...) -> Tensor:
     """mH(Tensor(a) self) -> Tensor(a)"""
 def mT(input: Tensor, *, out: Any = ...) -> Tensor:
     """mT(Tensor(a) self) -> Tensor(a)"""
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """margin_ranking_loss(Tensor input1, Tensor input2, Tensor target, float margin=0., int reduction=1) -> Tensor"""
 @overload
 def masked_fill(input: Tensor, mask: Tensor, value: Number, *, out: Any = ...) -> Tensor:
     """masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor"""
@@ -739,6 +835,8 @@ def matmul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """matmul(Tensor self, Tensor other) -> Tensor"""
 def matrix_H(input: Tensor, *, out: Any = ...) -> Tensor:
     """matrix_H(Tensor(a) self) -> Tensor(a)"""
+def matrix_exp(input: Tensor, *, out: Any = ...) -> Tensor:
+    """matrix_exp(Tensor self) -> Tensor"""
 def matrix_power(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
     """matrix_power(Tensor self, int n) -> Tensor"""
 @overload
@@ -809,6 +907,10 @@ def movedim(input: Tensor, source: Sequence[int] | int, destination: Sequence[in
 @overload
 def movedim(input: Tensor, source: int, destination: int, *, out: Any = ...) -> Tensor:
     """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+def mse_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """mse_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+def mse_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, reduction: int, *, out: Any = ...) -> Tensor:
+    """mse_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction) -> Tensor"""
 def msort(input: Tensor, *, out: Any = ...) -> Tensor:
     """msort(Tensor self) -> Tensor"""
 @overload
@@ -839,10 +941,22 @@ def narrow(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) 
 @overload
 def narrow(input: Tensor, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
     """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""
+def native_batch_norm_backward(grad_out: Tensor, input: Tensor, weight: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, save_mean: Tensor | None, save_invstd: Tensor | None, train: bool, eps: float, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_batch_norm_backward(Tensor grad_out, Tensor input, Tensor? weight, Tensor? running_mean, Tensor? running_var, Tensor? save_mean, Tensor? save_invstd, bool train, float eps, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
 def native_dropout(input: Tensor, p: float, train: bool | None, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)"""
 def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float, *, out: Any = ...) -> Tensor:
     """native_dropout_backward(Tensor grad_output, Tensor mask, float scale) -> Tensor"""
+def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int, eps: float, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_group_norm(Tensor input, Tensor? weight, Tensor? bias, SymInt N, SymInt C, SymInt HxW, int group, float eps) -> (Tensor, Tensor, Tensor)"""
+def native_group_norm_backward(grad_out: Tensor, input: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, N: int, C: int, HxW: int, group: int, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_group_norm_backward(Tensor grad_out, Tensor input, Tensor mean, Tensor rstd, Tensor? weight, SymInt N, SymInt C, SymInt HxW, int group, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
+def native_layer_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None, bias: Tensor | None, eps: float, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)"""
+def native_layer_norm_backward(grad_out: Tensor, input: Tensor, normalized_shape: Sequence[int] | int, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """native_layer_norm_backward(Tensor grad_out, Tensor input, SymInt[] normalized_shape, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
 @overload
 def ne(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -863,6 +977,20 @@ def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = 
     """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+    """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+def nll_loss2d(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+    """nll_loss2d(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+def nll_loss2d_backward(grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, total_weight: Tensor, *, out: Any = ...) -> Tensor:
+    """nll_loss2d_backward(Tensor grad_output, Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index, Tensor total_weight) -> Tensor"""
+def nll_loss2d_forward(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """nll_loss2d_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+def nll_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, total_weight: Tensor, *, out: Any = ...) -> Tensor:
+    """nll_loss_backward(Tensor grad_output, Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index, Tensor total_weight) -> Tensor"""
+def nll_loss_forward(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """nll_loss_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+def nll_loss_nd(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+    """nll_loss_nd(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
 def nonzero(input: Tensor, *, out: Any = ...) -> Tensor:
     """nonzero(Tensor self) -> Tensor"""
 def nonzero_numpy(input: Tensor, *, out: Any = ...) -> tuple[Tensor, ...]:
@@ -911,12 +1039,18 @@ def outer(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """outer(Tensor self, Tensor vec2) -> Tensor"""
 def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
     """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = ..., eps: float = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """pairwise_distance(Tensor x1, Tensor x2, float p=2., float eps=9.9999999999999995e-07, bool keepdim=False) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+def pinverse(input: Tensor, rcond: float = ..., *, out: Any = ...) -> Tensor:
+    """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
 def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
 def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool, full: bool, eps: float, reduction: int, *, out: Any = ...) -> Tensor:
+    """poisson_nll_loss(Tensor input, Tensor target, bool log_input, bool full, float eps, int reduction) -> Tensor"""
 def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
     """polar(Tensor abs, Tensor angle) -> Tensor"""
 def polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
@@ -937,6 +1071,8 @@ def prod(input: Tensor, dim: int, keepdim: bool = ..., *, dtype: dtype | None = 
     """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
     """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
+def qr(input: Tensor, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
 def rad2deg(input: Tensor, *, out: Any = ...) -> Tensor:
     """rad2deg(Tensor self) -> Tensor"""
 @overload
@@ -1041,6 +1177,8 @@ def reshape_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
 def resolve_conj(input: Tensor, *, out: Any = ...) -> Tensor:
     """resolve_conj(Tensor(a) self) -> Tensor(a)"""
+def rms_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., eps: float | None = ..., *, out: Any = ...) -> Tensor:
+    """rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor"""
 def roll(input: Tensor, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
 def rot90(input: Tensor, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -1063,6 +1201,8 @@ def rsub(input: Tensor, other: Number, alpha: Number = ..., *, out: Any = ...) -
     """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
 def scalar_tensor(s: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = ..., dropout_p: float = ..., is_causal: bool = ..., *, scale: float | None = ..., enable_gqa: bool = ..., out: Any = ...) -> Tensor:
+    """scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor"""
 @overload
 def scatter(input: Tensor, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
     """scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor"""
@@ -1117,6 +1257,10 @@ def slice_scatter(input: Tensor, src: Tensor, dim: int = ..., start: int | None 
     """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
 def slogdet(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+def smooth_l1_loss(input: Tensor, target: Tensor, reduction: int = ..., beta: float = ..., *, out: Any = ...) -> Tensor:
+    """smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor"""
+def soft_margin_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
 def softmax(input: Tensor, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
     """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
 def softplus(input: Tensor, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
@@ -1214,6 +1358,8 @@ def sum(input: Tensor, dim: Sequence[int] | int | None, keepdim: bool = ..., *, 
     """sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 def sum_to_size(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
+def svd(input: Tensor, some: bool = ..., compute_uv: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)"""
 def swapaxes(input: Tensor, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
     """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
 def swapdims(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
@@ -1249,6 +1395,8 @@ def tile(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tile(Tensor self, SymInt[] dims) -> Tensor"""
 def topk(input: Tensor, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
+def trace(input: Tensor, *, out: Any = ...) -> Tensor:
+    """trace(Tensor self) -> Tensor"""
 def transpose(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def triangular_solve(input: Tensor, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -1257,6 +1405,8 @@ def tril(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
     """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
 def tril_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """tril_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = ..., p: float = ..., eps: float = ..., swap: bool = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """triplet_margin_loss(Tensor anchor, Tensor positive, Tensor negative, float margin=1., float p=2., float eps=9.9999999999999995e-07, bool swap=False, int reduction=1) -> Tensor"""
 def triu(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
     """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
 def triu_indices(row: int, col: int, offset: int = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -1621,6 +1771,14 @@ class TableMethods:
     @overload
     def bernoulli_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    def binary_cross_entropy(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """binary_cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
+    def binary_cross_entropy_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """binary_cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
+    def binary_cross_entropy_with_logits(self, target: Tensor, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
+    def binary_cross_entropy_with_logits_(self, target: Tensor, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
     def bincount(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
         """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
     def bincount_(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
@@ -1781,6 +1939,10 @@ class TableMethods:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     def clone_(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
+    def col2im(self, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
+    def col2im_(self, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def conj(self, *, out: Any = ...) -> Tensor:
         """conj(Tensor(a) self) -> Tensor(a)"""
     def conj_(self, *, out: Any = ...) -> Tensor:
@@ -1837,6 +1999,10 @@ class TableMethods:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
     def cross_(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
+    def cross_entropy_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
+        """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
+    def cross_entropy_loss_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
+        """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
     def cummax(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
     def cummax_(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -2193,6 +2359,10 @@ class TableMethods:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
     def heaviside_(self, values: Tensor, *, out: Any = ...) -> Tensor:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
+    def hinge_embedding_loss(self, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
+    def hinge_embedding_loss_(self, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
     @overload
     def hsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -2205,10 +2375,18 @@ class TableMethods:
     @overload
     def hsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
+    def huber_loss(self, target: Tensor, reduction: int = ..., delta: float = ..., *, out: Any = ...) -> Tensor:
+        """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
+    def huber_loss_(self, target: Tensor, reduction: int = ..., delta: float = ..., *, out: Any = ...) -> Tensor:
+        """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
     def hypot(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
     def hypot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
+    def im2col(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
+    def im2col_(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def imag(self, *, out: Any = ...) -> Tensor:
         """imag(Tensor(a) self) -> Tensor(a)"""
     def imag_(self, *, out: Any = ...) -> Tensor:
@@ -2277,6 +2455,10 @@ class TableMethods:
         """isposinf(Tensor self) -> Tensor"""
     def isposinf_(self, *, out: Any = ...) -> Tensor:
         """isposinf(Tensor self) -> Tensor"""
+    def kl_div(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
+        """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
+    def kl_div_(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
+        """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
     def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """kron(Tensor self, Tensor other) -> Tensor"""
     def kron_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2285,6 +2467,10 @@ class TableMethods:
         """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def kthvalue_(self, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    def l1_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def l1_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     @overload
     def le(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2349,22 +2535,114 @@ class TableMethods:
         """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
     def linalg_cholesky_ex_(self, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
+    @overload
+    def linalg_cond(self, p: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """linalg_cond(Tensor self, Scalar? p=None) -> Tensor"""
+    @overload
+    def linalg_cond(self, p: str, *, out: Any = ...) -> Tensor:
+        """linalg_cond.p_str(Tensor self, str p) -> Tensor"""
+    @overload
+    def linalg_cond_(self, p: Number | None = ..., *, out: Any = ...) -> Tensor:
+        """linalg_cond(Tensor self, Scalar? p=None) -> Tensor"""
+    @overload
+    def linalg_cond_(self, p: str, *, out: Any = ...) -> Tensor:
+        """linalg_cond.p_str(Tensor self, str p) -> Tensor"""
     def linalg_cross(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
         """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
     def linalg_cross_(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
         """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
+    def linalg_eig(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_eig(Tensor self) -> (Tensor eigenvalues, Tensor eigenvectors)"""
+    def linalg_eig_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_eig(Tensor self) -> (Tensor eigenvalues, Tensor eigenvectors)"""
+    def linalg_eigh(self, UPLO: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_eigh(Tensor self, str UPLO="L") -> (Tensor eigenvalues, Tensor eigenvectors)"""
+    def linalg_eigh_(self, UPLO: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_eigh(Tensor self, str UPLO="L") -> (Tensor eigenvalues, Tensor eigenvectors)"""
+    def linalg_eigvals(self, *, out: Any = ...) -> Tensor:
+        """linalg_eigvals(Tensor self) -> Tensor"""
+    def linalg_eigvals_(self, *, out: Any = ...) -> Tensor:
+        """linalg_eigvals(Tensor self) -> Tensor"""
+    def linalg_eigvalsh(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
+        """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+    def linalg_eigvalsh_(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
+        """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+    def linalg_lstsq(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
+    def linalg_lstsq_(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
     def linalg_matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
     def linalg_matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
+    def linalg_matrix_exp(self, *, out: Any = ...) -> Tensor:
+        """linalg_matrix_exp(Tensor self) -> Tensor"""
+    def linalg_matrix_exp_(self, *, out: Any = ...) -> Tensor:
+        """linalg_matrix_exp(Tensor self) -> Tensor"""
+    @overload
+    def linalg_matrix_norm(self, ord: Number, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_norm(Tensor self, Scalar ord, int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_matrix_norm(self, ord: str = ..., dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_norm.str_ord(Tensor self, str ord="fro", int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_matrix_norm_(self, ord: Number, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_norm(Tensor self, Scalar ord, int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_matrix_norm_(self, ord: str = ..., dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_norm.str_ord(Tensor self, str ord="fro", int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def linalg_matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
         """linalg_matrix_power(Tensor self, int n) -> Tensor"""
     def linalg_matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """linalg_matrix_power(Tensor self, int n) -> Tensor"""
+    @overload
+    def linalg_matrix_rank(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_rank.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_matrix_rank(self, tol: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+        """linalg_matrix_rank(Tensor self, float tol, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_matrix_rank_(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_matrix_rank.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_matrix_rank_(self, tol: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+        """linalg_matrix_rank(Tensor self, float tol, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_norm(self, ord: Number | None = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_norm(Tensor self, Scalar? ord=None, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_norm(self, ord: str, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_norm.ord_str(Tensor self, str ord, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_norm_(self, ord: Number | None = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_norm(Tensor self, Scalar? ord=None, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_norm_(self, ord: str, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """linalg_norm.ord_str(Tensor self, str ord, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def linalg_pinv(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_pinv.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_pinv(self, rcond: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+        """linalg_pinv(Tensor self, float rcond, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_pinv_(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
+        """linalg_pinv.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
+    @overload
+    def linalg_pinv_(self, rcond: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
+        """linalg_pinv(Tensor self, float rcond, bool hermitian=False) -> Tensor"""
     def linalg_solve_triangular(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
         """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
     def linalg_solve_triangular_(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
         """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
+    def linalg_tensorinv(self, ind: int = ..., *, out: Any = ...) -> Tensor:
+        """linalg_tensorinv(Tensor self, int ind=2) -> Tensor"""
+    def linalg_tensorinv_(self, ind: int = ..., *, out: Any = ...) -> Tensor:
+        """linalg_tensorinv(Tensor self, int ind=2) -> Tensor"""
+    def linalg_tensorsolve(self, other: Tensor, dims: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor"""
+    def linalg_tensorsolve_(self, other: Tensor, dims: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor"""
     def linalg_vector_norm(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def linalg_vector_norm_(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -2485,6 +2763,10 @@ class TableMethods:
         """matrix_H(Tensor(a) self) -> Tensor(a)"""
     def matrix_H_(self, *, out: Any = ...) -> Tensor:
         """matrix_H(Tensor(a) self) -> Tensor(a)"""
+    def matrix_exp(self, *, out: Any = ...) -> Tensor:
+        """matrix_exp(Tensor self) -> Tensor"""
+    def matrix_exp_(self, *, out: Any = ...) -> Tensor:
+        """matrix_exp(Tensor self) -> Tensor"""
     def matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
         """matrix_power(Tensor self, int n) -> Tensor"""
     def matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
@@ -2609,6 +2891,10 @@ class TableMethods:
     @overload
     def movedim_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
+    def mse_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """mse_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def mse_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """mse_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def msort(self, *, out: Any = ...) -> Tensor:
         """msort(Tensor self) -> Tensor"""
     def msort_(self, *, out: Any = ...) -> Tensor:
@@ -2709,6 +2995,26 @@ class TableMethods:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def nll_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+    def nll_loss_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+    def nll_loss2d(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss2d(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+    def nll_loss2d_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss2d(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+    def nll_loss2d_forward(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nll_loss2d_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+    def nll_loss2d_forward_(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nll_loss2d_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+    def nll_loss_forward(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nll_loss_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+    def nll_loss_forward_(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nll_loss_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
+    def nll_loss_nd(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss_nd(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
+    def nll_loss_nd_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
+        """nll_loss_nd(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nonzero(self, *, out: Any = ...) -> Tensor:
         """nonzero(Tensor self) -> Tensor"""
     def nonzero_(self, *, out: Any = ...) -> Tensor:
@@ -2781,6 +3087,10 @@ class TableMethods:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def permute_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+    def pinverse(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
+        """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
+    def pinverse_(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
+        """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
     def pixel_shuffle(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_shuffle_(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
@@ -2821,6 +3131,10 @@ class TableMethods:
         """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     def put_(self, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
         """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
+    def qr(self, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
+    def qr_(self, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
     def rad2deg(self, *, out: Any = ...) -> Tensor:
         """rad2deg(Tensor self) -> Tensor"""
     def rad2deg_(self, *, out: Any = ...) -> Tensor:
@@ -3087,6 +3401,14 @@ class TableMethods:
         """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
     def slogdet_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
+    def smooth_l1_loss(self, target: Tensor, reduction: int = ..., beta: float = ..., *, out: Any = ...) -> Tensor:
+        """smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor"""
+    def smooth_l1_loss_(self, target: Tensor, reduction: int = ..., beta: float = ..., *, out: Any = ...) -> Tensor:
+        """smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor"""
+    def soft_margin_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def soft_margin_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
         """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
     def softmax_(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
@@ -3273,6 +3595,10 @@ class TableMethods:
         """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
     def sum_to_size_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
+    def svd(self, some: bool = ..., compute_uv: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)"""
+    def svd_(self, some: bool = ..., compute_uv: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)"""
     def swapaxes(self, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
         """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
     def swapaxes_(self, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
@@ -3335,6 +3661,10 @@ class TableMethods:
         """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
     def topk_(self, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
+    def trace(self, *, out: Any = ...) -> Tensor:
+        """trace(Tensor self) -> Tensor"""
+    def trace_(self, *, out: Any = ...) -> Tensor:
+        """trace(Tensor self) -> Tensor"""
     def transpose(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:

@@ -1697,6 +1697,44 @@ def linalg_slogdet(A):
     return (A,), (), ()
 
 
+def linalg_qr(A, mode='reduced'):
+    return (A,), (c.string(mode),), ()
+
+
+def _linalg_svd(A, full_matrices=False, compute_uv=True, *, driver=None):
+    return (A,), (c.boolean(full_matrices), c.boolean(compute_uv), c.string_or_none(driver),), ()
+
+
+def _linalg_eigh(A, UPLO='L', compute_v=True):
+    return (A,), (c.string(UPLO), c.boolean(compute_v),), ()
+
+
+def linalg_eig(self):
+    return (self,), (), ()
+
+
+def linalg_pinv_atol_rtol_float(self, *, atol=None, rtol=None, hermitian=False):
+    n = []
+    s = (c.number(atol, None, n), c.number(rtol, None, n), c.boolean(hermitian),)
+    return (self,), s, tuple(n)
+
+
+def linalg_lstsq(self, b, rcond=None, *, driver=None):
+    n = []
+    s = (c.number(rcond, None, n), c.string_or_none(driver),)
+    return (self, b,), s, tuple(n)
+
+
+def _cdist_forward(x1, x2, p, compute_mode):
+    n = []
+    s = (c.number(p, None, n), c.integer_or_none(compute_mode),)
+    return (x1, x2,), s, tuple(n)
+
+
+def linalg_matrix_exp(self):
+    return (self,), (), ()
+
+
 def max_pool2d_with_indices(self, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
 
@@ -1727,3 +1765,85 @@ def adaptive_max_pool2d(self, output_size):
 
 def adaptive_max_pool2d_backward(grad_output, self, indices):
     return (grad_output, self, indices,), (), ()
+
+
+def mse_loss(self, target, reduction=1):
+    return (self, target,), (c.integer(reduction),), ()
+
+
+def mse_loss_backward(grad_output, self, target, reduction):
+    return (grad_output, self, target,), (c.integer(reduction),), ()
+
+
+def binary_cross_entropy(self, target, weight=None, reduction=1):
+    return (self, target, *(() if weight is None else (weight,)),), (weight is not None, c.integer(reduction),), ()
+
+
+def binary_cross_entropy_backward(grad_output, self, target, weight=None, reduction=1):
+    return (grad_output, self, target, *(() if weight is None else (weight,)),), (weight is not None, c.integer(reduction),), ()
+
+
+def binary_cross_entropy_with_logits(self, target, weight=None, pos_weight=None, reduction=1):
+    return (self, target, *(() if weight is None else (weight,)), *(() if pos_weight is None else (pos_weight,)),), (weight is not None, pos_weight is not None, c.integer(reduction),), ()
+
+
+def nll_loss_forward(self, target, weight, reduction, ignore_index):
+    return (self, target, *(() if weight is None else (weight,)),), (weight is not None, c.integer(reduction), c.integer(ignore_index),), ()
+
+
+def nll_loss_backward(grad_output, self, target, weight, reduction, ignore_index, total_weight):
+    return (grad_output, self, target, *(() if weight is None else (weight,)), total_weight,), (weight is not None, c.integer(reduction), c.integer(ignore_index),), ()
+
+
+def nll_loss2d_forward(self, target, weight, reduction, ignore_index):
+    return (self, target, *(() if weight is None else (weight,)),), (weight is not None, c.integer(reduction), c.integer(ignore_index),), ()
+
+
+def nll_loss2d_backward(grad_output, self, target, weight, reduction, ignore_index, total_weight):
+    return (grad_output, self, target, *(() if weight is None else (weight,)), total_weight,), (weight is not None, c.integer(reduction), c.integer(ignore_index),), ()
+
+
+def native_layer_norm(input, normalized_shape, weight, bias, eps):
+    n = []
+    s = (c.integers(normalized_shape), weight is not None, bias is not None, c.number(eps, None, n),)
+    return (input, *(() if weight is None else (weight,)), *(() if bias is None else (bias,)),), s, tuple(n)
+
+
+def native_layer_norm_backward(grad_out, input, normalized_shape, mean, rstd, weight, bias, output_mask):
+    return (grad_out, input, mean, rstd, *(() if weight is None else (weight,)), *(() if bias is None else (bias,)),), (c.integers(normalized_shape), weight is not None, bias is not None, tuple(output_mask),), ()
+
+
+def native_group_norm(input, weight, bias, N, C, HxW, group, eps):
+    n = []
+    s = (weight is not None, bias is not None, c.integer(N), c.integer(C), c.integer(HxW), c.integer(group), c.number(eps, None, n),)
+    return (input, *(() if weight is None else (weight,)), *(() if bias is None else (bias,)),), s, tuple(n)
+
+
+def native_group_norm_backward(grad_out, input, mean, rstd, weight, N, C, HxW, group, output_mask):
+    return (grad_out, input, mean, rstd, *(() if weight is None else (weight,)),), (weight is not None, c.integer(N), c.integer(C), c.integer(HxW), c.integer(group), tuple(output_mask),), ()
+
+
+def _native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps):
+    n = []
+    s = (weight is not None, bias is not None, running_mean is not None, running_var is not None, c.boolean(training), c.number(momentum, None, n), c.number(eps, None, n),)
+    return (input, *(() if weight is None else (weight,)), *(() if bias is None else (bias,)), *(() if running_mean is None else (running_mean,)), *(() if running_var is None else (running_var,)),), s, tuple(n)
+
+
+def native_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, eps, output_mask):
+    n = []
+    s = (weight is not None, running_mean is not None, running_var is not None, save_mean is not None, save_invstd is not None, c.boolean(train), c.number(eps, None, n), tuple(output_mask),)
+    return (grad_out, input, *(() if weight is None else (weight,)), *(() if running_mean is None else (running_mean,)), *(() if running_var is None else (running_var,)), *(() if save_mean is None else (save_mean,)), *(() if save_invstd is None else (save_invstd,)),), s, tuple(n)
+
+
+def _update_running_stats_(running_mean, running_var, save_mean, save_invstd, count, momentum, eps):
+    n = []
+    s = (c.integer(count), c.number(momentum, None, n), c.number(eps, None, n),)
+    return (running_mean, running_var, save_mean, save_invstd,), s, tuple(n)
+
+
+def im2col(self, kernel_size, dilation, padding, stride):
+    return (self,), (c.integers(kernel_size, 2), c.integers(dilation, 2), c.integers(padding, 2), c.integers(stride, 2),), ()
+
+
+def col2im(self, output_size, kernel_size, dilation, padding, stride):
+    return (self,), (c.integers(output_size, 2), c.integers(kernel_size, 2), c.integers(dilation, 2), c.integers(padding, 2), c.integers(stride, 2),), ()
