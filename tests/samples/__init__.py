@@ -96,6 +96,7 @@ class Row:
     grad: bool = True  # compare gradients where the op has formulas
     second: bool = True  # and second order
     differences: bool = True  # and with differences; False where inputs must keep a symmetry
+    outputs: int | None = None  # how many of the outputs have gradients; None: all
     values: bool = True  # False: random or uninitialised
     strides: bool = True  # compare result strides with torch's
     reason: str = ""  # why something above is not the default

@@ -33,3 +33,5 @@ from . import spectrum
 from . import norms
 from . import pool
 from . import aliases
+from . import loss
+from . import nll
