@@ -35,3 +35,5 @@ from . import pool
 from . import aliases
 from . import loss
 from . import nll
+from . import norm
+from . import batch_norm
