@@ -37,3 +37,4 @@ from . import loss
 from . import nll
 from . import norm
 from . import batch_norm
+from . import unfold
