@@ -169,7 +169,8 @@ reduction(
 
 
 def _plain_norm(self: Any, p: Any, dim: Any = (), keepdim: bool = False, dtype: Any = None) -> Any:
-    return fn.linalg_vector_norm(self, 2 if p is None else p, dim or None, keepdim, dtype=dtype)
+    over = None if dim in ((), []) else dim  # 0 is a dim
+    return fn.linalg_vector_norm(self, 2 if p is None else p, over, keepdim, dtype=dtype)
 
 
 composite("norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor")(
