@@ -38,3 +38,4 @@ from . import nll
 from . import norm
 from . import batch_norm
 from . import unfold
+from . import attention
