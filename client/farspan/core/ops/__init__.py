@@ -39,3 +39,9 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import aliases
+from . import loss
+from . import nll
+from . import norm
+from . import batch_norm
+from . import unfold
+from . import attention
