@@ -39,3 +39,4 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import aliases
+from . import fourier
