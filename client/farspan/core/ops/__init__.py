@@ -38,10 +38,5 @@ from . import norm
 from . import batch_norm
 from . import unfold
 from . import attention
+from . import fourier
 from . import aliases
-from . import loss
-from . import nll
-from . import norm
-from . import batch_norm
-from . import unfold
-from . import attention
