@@ -74,8 +74,11 @@ class Engine:
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
-        self.budget.check(array.nbytes)
-        self._set(id_, Array(array, spec, Storage(array, self.budget)))
+        span, size = spec.span(), array.itemsize
+        self.budget.check(span * size)
+        # The storage is all between the first and the last element, whatever the array skips.
+        whole = np.lib.stride_tricks.as_strided(array, (span,), (size,))
+        self._set(id_, Array(array, spec, Storage(whole, self.budget)))
 
     def close(self) -> None:
         """Drop every tensor."""
