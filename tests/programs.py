@@ -35,6 +35,8 @@ class Recording:
 
 UNARY = ["neg", "exp", "sin", "relu", "sigmoid", "abs", "tanh", "clone", "detach", "t", "cos"]
 BINARY = ["add", "mul", "div", "sub"]
+KINDS = ["unary"] * 3 + ["binary"] * 4 + ["inplace", "random", "reduce"] * 2
+KINDS += ["view", "backward", "fail", "drop", "mm", "read", "int"]
 INPLACE = ["add_", "mul_", "copy_", "sub_"]
 
 
@@ -46,8 +48,7 @@ def run(seed: int, steps: int = 120) -> Any:
     leaves = [torch.tensor(values.standard_normal((4, 4))).requires_grad_() for _ in range(3)]
     pool = [*leaves, torch.tensor(values.standard_normal((100, 100)))[:4, :4]]
     for _ in range(steps):
-        kind = choose.choice(["unary"] * 3 + ["binary"] * 4 + ["inplace", "random", "reduce"] * 2
-                             + ["view", "backward", "fail", "drop", "mm", "read", "int"])  # fmt: skip
+        kind = choose.choice(KINDS)
         x, y = choose.choice(pool), choose.choice(pool)
         if kind == "unary":
             made = getattr(x, choose.choice(UNARY))()

@@ -1,4 +1,4 @@
-"""The replay law: a session's frames, run again by a fresh engine, give the same bits and events."""
+"""The replay law: frames run again by a fresh engine give the same bits and events."""
 
 from __future__ import annotations
 
