@@ -22,7 +22,10 @@ def spaces(lib: Any) -> list[Any]:
 
 
 def find(lib: Any, name: str) -> Any:
-    return next((getattr(s, name) for s in spaces(lib) if hasattr(s, name)), None)
+    """Return the function of this name from the space where torch has it."""
+    pairs = zip(spaces(lib), spaces(torch), strict=True)
+    there = [s for s, theirs in pairs if hasattr(theirs, name)]
+    return next((getattr(s, name) for s in [*there, *spaces(lib)] if hasattr(s, name)), None)
 
 
 def by_keyword(op: Op, c: Call) -> dict[str, Any]:
