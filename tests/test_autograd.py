@@ -917,6 +917,222 @@ def test_overlapping_windows_add_up(t):
     return frames, grad_of(t, frames, x)
 
 
+# ------------------------------------------------------------------------------------ Functions --
+def square(t):
+    class Square(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return g * x * 3  # wrong on purpose, so that it shows who computed it
+
+    return Square.apply
+
+
+@same
+def test_function_with_a_backward_of_its_own(t):
+    x = leaf(t, 3)
+    y = square(t)(x * 2)
+    y.sum().backward()
+    return y, x.grad, y.grad_fn.name(), y.requires_grad, y.is_leaf
+
+
+@same
+def test_function_differentiated_twice(t):
+    x = leaf(t, 3)
+    (g,) = t.autograd.grad((square(t)(x) * x).sum(), x, create_graph=True)
+    return g, t.autograd.grad((g * g).sum(), x)
+
+
+@same
+def test_function_with_several_inputs_and_results(t):
+    class Mix(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, k, b):
+            ctx.k = k
+            whole = (a > 0).long()
+            ctx.mark_non_differentiable(whole)
+            return a * k, whole, a + b
+
+        @staticmethod
+        def backward(ctx, ga, gw, gs):
+            return ga * ctx.k + gs, None, gs if ctx.needs_input_grad[2] else None
+
+    x, w = leaf(t, 3), leaf(t, 3, seed=1)
+    a, whole, s = Mix.apply(x, 5, w)
+    (s * s).sum().backward(retain_graph=True)  # a is not used: zeros arrive
+    first = x.grad.clone(), w.grad.clone()
+    (a.sum() + s.sum()).backward()
+    plain_result = Mix.apply(x, 2, w.detach())[2]
+    plain_result.sum().backward()
+    return first, x.grad, w.grad, whole.requires_grad
+
+
+@same
+def test_function_with_setup_context_and_none_gradients(t):
+    class Double(t.autograd.Function):
+        @staticmethod
+        def forward(x, y):
+            return x * 2, y * 3
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx, gx, gy):
+            return None if gx is None else gx * 2, None if gy is None else gy * 3
+
+    x, w = leaf(t, 3), leaf(t, 3, seed=1)
+    Double.apply(x, w)[1].sum().backward()
+    return x.grad, w.grad
+
+
+@same
+def test_function_that_saves_its_result(t):
+    class Exp(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x.exp()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0]
+
+    x = leaf(t, 3)
+    y = Exp.apply(x)
+    (g,) = t.autograd.grad(y.sum(), x, create_graph=True)
+    (h,) = t.autograd.grad(g.sum(), x)
+    z = Exp.apply(x)
+    z.mul_(2)
+    return g, h, failure(lambda: z.sum().backward(), "modified by an inplace operation")
+
+
+@same
+def test_function_that_hands_its_input_through(t):
+    class Reverse(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            return -g
+
+    x = leaf(t, 3)
+    (Reverse.apply(x * 2) * 3).sum().backward()
+    return x.grad
+
+
+@same
+def test_function_without_gradients_records_nothing(t):
+    with t.no_grad():
+        quiet = square(t)(leaf(t, 3))
+    return quiet.requires_grad, square(t)(t.ones(3)).requires_grad
+
+
+@same
+def test_function_errors(t):
+    class Short(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            return a + b
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    class Once(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        @t.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return ctx.saved_tensors[0] * 2 * g
+
+    x, w = leaf(t, 3), leaf(t, 3, seed=1)
+    made = square(t)(x).sum()
+    made.backward()
+    (g,) = t.autograd.grad((Once.apply(x) * w).sum(), x, create_graph=True)
+    return [
+        failure(lambda: Short.apply(x, w).sum().backward(), "incorrect number of gradients"),
+        failure(lambda: made.backward(), "second time"),
+        failure(lambda: g.sum().backward(), "once_differentiable"),
+        g,
+    ]
+
+
+@same
+def test_jacobians_and_hessians(t):
+    F = t.autograd.functional
+    x, w = leaf(t, 2, dtype="float64").detach(), leaf(t, 3, seed=1, dtype="float64").detach()
+
+    def outer(a, b):
+        return a[:, None] * b.exp(), (a * a).sum() * b
+
+    def energy(a, b):
+        return (a[:, None] * b.exp()).pow(2).sum()
+
+    return [
+        F.jacobian(outer, (x, w)),
+        F.jacobian(lambda a: a * a.sum(), x),
+        F.hessian(energy, (x, w)),
+        F.hessian(lambda a: (a**3).sum(), x),
+        F.vjp(lambda a: a.exp(), x, t.ones(2, dtype=t.float64)),
+        F.jvp(lambda a: a.exp() * a.sum(), x, t.ones(2, dtype=t.float64)),
+        F.vhp(lambda a: (a**3).sum(), x, t.ones(2, dtype=t.float64)),
+        F.hvp(lambda a: (a**3).sum() * a[0], x, t.ones(2, dtype=t.float64)),
+    ]
+
+
+@same
+def test_checkpoint_computes_again(t):
+    from importlib import import_module
+
+    checkpoint = import_module(f"{t.__name__}.utils.checkpoint")
+    runs = []
+    found = []
+    for reentrant in (True, False):
+        x, w = leaf(t, 3), leaf(t, 3, seed=1)
+
+        def part(a, k, w=w):
+            runs.append(1)
+            return (a * w).exp() * k, a * 2
+
+        y, z = checkpoint.checkpoint(part, x * 2, 3.0, use_reentrant=reentrant)
+        (y.sum() + (z * z).sum()).backward()
+        found += [y, x.grad, w.grad]
+    data, w = t.ones(3), leaf(t, 3, seed=1)
+    checkpoint.checkpoint(lambda a: a * w, data, use_reentrant=False).sum().backward()
+    x = leaf(t, 3)
+    steps = [t.exp, t.sin, t.tanh, t.exp]
+    checkpoint.checkpoint_sequential(steps, 2, x, use_reentrant=True).sum().backward()
+    return len(runs), found, w.grad, x.grad
+
+
+@same
+def test_checkpoint_draws_the_same_numbers_again(t):
+    from importlib import import_module
+
+    checkpoint = import_module(f"{t.__name__}.utils.checkpoint").checkpoint
+    t.manual_seed(3)
+    x = leaf(t, 100)
+    y = checkpoint(lambda a: t.nn.functional.dropout(a * a, 0.5), x, use_reentrant=True)
+    after = t.rand(2)
+    y.sum().backward()
+    return y, x.grad, after, t.rand(2)
+
+
 # ---------------------------------------------------------------------------------- two devices --
 def two_devices(program: Any, second: str) -> Any:
     with farspan.connect("local:", devices="cpu:2"):
