@@ -123,12 +123,6 @@ def _max_meta(
     return out, out.with_(dtype=int64)
 
 
-def _starts(xp: Any, m: int, stride: int, padding: int, dilation: int) -> Any:
-    """Return the first place inside of the image for each window along one dim."""
-    start = xp.arange(m) * stride - padding
-    return xp.where(start < 0, start + (-start + dilation - 1) // dilation * dilation, start)
-
-
 def _max_kernel(
     xp: Any,
     self: Any,
@@ -144,24 +138,41 @@ def _max_kernel(
         pooled_size(n, k, s, p, d, ceil_mode)
         for n, k, s, p, d in zip(self.shape[-2:], kernel, step, edge, gap, strict=True)
     )
-    floats = self.dtype.kind == "f"
-    lowest = -xp.inf if floats else xp.iinfo(self.dtype).min
-    x = _pad(xp, self, out, kernel, step, edge, gap, lowest)
-    width = self.shape[-1]
-    rows, columns = (_starts(xp, out[i], step[i], edge[i], gap[i]) for i in (0, 1))
-    best = xp.full((*self.shape[:-2], *out), lowest, self.dtype)
-    found = xp.empty(best.shape, "int64")
-    found[...] = rows[:, None] * width + columns
+    lowest = -xp.inf if self.dtype.kind == "f" else xp.iinfo(self.dtype).min
+    x = _rows_first(xp, _pad(xp, self, out, kernel, step, edge, gap, lowest), out)
     corner = [xp.arange(m) * s - p for m, s, p in zip(out, step, edge, strict=True)]
-    origin = corner[0][:, None] * width + corner[1]
-    for (i, j), where in _places(out, kernel, step, gap):
-        value = x[where]
+    first = [-(xp.minimum(c, 0) // d) for c, d in zip(corner, gap, strict=True)]
+    best = xp.full_like(x[: out[0], : out[1]], lowest)
+    place = xp.full_like(best, 0, "int16" if math.prod(kernel) < 2**15 else "int64")
+    place += (first[0][:, None] * kernel[1] + first[1]).astype(place.dtype)[:, :, None]
+    has_nan = self.dtype.kind == "f" and bool(xp.isnan(self.sum()))  # or infinities of both signs
+    for k, (_, where) in enumerate(_places(out, kernel, step, gap)):
+        value = x[where[1:]]
         larger = value > best
-        if floats:
-            larger |= xp.isnan(value)  # as in torch, a NaN wins
-        xp.copyto(best, value, where=larger)
-        xp.copyto(found, origin + (i * gap[0] * width + j * gap[1]), where=larger)
-    return best, found
+        if has_nan:
+            larger |= xp.isnan(value)  # as in torch, the last NaN wins
+        xp.copyto(place, k, where=larger)
+        xp.maximum(best, value, out=best)
+    width = self.shape[-1]
+    steps = xp.arange(kernel[0])[:, None] * gap[0] * width + xp.arange(kernel[1]) * gap[1]
+    found = steps.reshape(-1)[place]
+    found += (corner[0][:, None] * width + corner[1])[:, :, None]
+    shape = (*self.shape[:-2], *out)
+    return _planes_first(best, shape), _planes_first(found, shape)
+
+
+def _rows_first(xp: Any, x: Any, out: Ints) -> Any:
+    """Return images as (height, width, planes).
+
+    Where windows are few to a row the planes are also innermost in memory, so that each step of a
+    kernel runs over a long row (measured on 512 planes of 8 x 8: twice as fast).
+    """
+    moved = x.reshape(-1, *x.shape[-2:]).transpose(1, 2, 0)
+    return xp.ascontiguousarray(moved) if out[1] < 32 else moved
+
+
+def _planes_first(x: Any, shape: Ints) -> Any:
+    return x.transpose(2, 0, 1).reshape(shape)
 
 
 def _scatter_to_planes(xp: Any, g: Any, indices: Any, shape: Ints, disjoint: bool) -> Any:
