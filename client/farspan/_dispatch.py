@@ -264,15 +264,8 @@ def _apply_random(
 
 
 # ------------------------------------------------------------------------------------ in place --
-def check_writable(target: Tensor) -> None:
-    """Raise what torch raises where `target` may not be written in place."""
-    spec = target._spec
-    for n, s in zip(spec.shape, spec.stride, strict=True):
-        if s == 0 and n > 1:
-            raise ShapeError(
-                "unsupported operation: more than one element of the written-to tensor refers to a "
-                "single memory location. Please clone() the tensor before performing the operation."
-            )
+def check_graph(target: Tensor) -> None:
+    """Raise what torch raises where writing to `target` would falsify gradients."""
     if not mode.grad:
         return
     base = target._base
@@ -294,9 +287,20 @@ def check_writable(target: Tensor) -> None:
         )
 
 
+def check_memory(spec: Spec) -> None:
+    """Raise if two elements of the tensor are one in memory."""
+    for n, s in zip(spec.shape, spec.stride, strict=True):
+        if s == 0 and n > 1:
+            raise ShapeError(
+                "unsupported operation: more than one element of the written-to tensor refers to a "
+                "single memory location. Please clone() the tensor before performing the operation."
+            )
+
+
 def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any) -> Tensor:
     """Store an op's result into its first tensor; its graph is rewritten."""
     target = tensors[0]
+    check_graph(target)
     facts = known(op, static, [t._spec for t in tensors], scalars)
     if facts.moved:
         tensors = [t if i not in facts.moved else _move(t, facts.device)
@@ -309,7 +313,9 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
             f"{list(out.shape)}"
         )
     check_cast(out.dtype, target._spec.dtype)
-    check_writable(target)
+    itself = op.base == "copy" and tensors[1] is target
+    if not itself and op.base not in ("zero", "fill"):  # which may write an element twice
+        check_memory(target._spec)
     session, ids, mask = _inputs(tensors)
     device = session.index_of(target._spec.device)
     if op.random and device and target._spec.device.type == "cpu":
