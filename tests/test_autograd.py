@@ -651,6 +651,68 @@ def test_hook_may_clip_with_the_values_of_the_gradient(t):
     return x.grad
 
 
+@same
+def test_seed_is_not_shared_where_a_hook_makes_python_walk(t):
+    x, w, seed = leaf(t, 3), leaf(t, 3, seed=1), t.ones(3)
+    x.register_hook(lambda g: None)
+    (x + w).backward(seed)
+    x.grad.mul_(5)
+    return seed, x.grad, w.grad
+
+
+@same
+def test_what_a_hook_returns_is_not_written_to_later(t):
+    x, mine = leaf(t, 3), t.ones(3)
+    x.register_hook(lambda g: mine)
+    (x * 2).sum().backward()
+    (x * 2).sum().backward()
+    return mine, x.grad
+
+
+@same
+def test_retained_gradient_after_a_write_with_a_hook(t):
+    x = leaf(t, 3)
+    a = x * 2
+    a.retain_grad()
+    a.mul_(3)
+    x.register_hook(lambda g: g * 2)
+    (a * a).sum().backward()
+    return a.grad, x.grad
+
+
+@same
+def test_hook_stays_with_the_value_before_a_write(t):
+    x = leaf(t, 3)
+    seen = []
+    a = x * 2
+    a.register_hook(lambda g: seen.append(g.clone()))
+    a.mul_(3)
+    (a * a).sum().backward()
+    return seen, x.grad
+
+
+@same
+def test_hooks_while_the_graph_is_kept_for_a_second_derivative(t):
+    x = leaf(t, 3)
+    y = x * x
+    y.register_hook(lambda g: g * x)
+    (g,) = t.autograd.grad((y * y).sum(), x, create_graph=True)
+    return g, t.autograd.grad(g.sum(), x)
+
+
+@same
+def test_post_accumulate_hooks_see_the_sum(t):
+    x = leaf(t, 3)
+    seen = []
+    handle = x.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    (x * 2).sum().backward()
+    (x * 3).sum().backward()
+    handle.remove()
+    (x * 4).sum().backward()
+    refused = failure(lambda: (x * 2).register_post_accumulate_grad_hook(print), "leaf")
+    return seen, x.grad, refused
+
+
 # -------------------------------------------------------------------------- modes, leaves, rules --
 @same
 def test_grad_modes_as_contexts_and_decorators(t):
@@ -824,6 +886,35 @@ def test_sgd_by_hand(t):
         w.data -= 0.1 * w.grad
         w.grad = None
     return w, w.requires_grad, w.is_leaf
+
+
+@same
+def test_window_of_a_base_with_gaps(t):
+    memory = t.arange(12.0).reshape(3, 4)
+    w = leaf(t, 3)
+    base = memory[:, ::2].detach()
+    base[:, 1] = w
+    base[0].mul_(2)
+    return base, grad_of(t, base, w)
+
+
+@same
+def test_deep_graphs_do_not_recurse(t):
+    x = leaf(t, 2)
+    y = x
+    for _ in range(3000):
+        y = y * 1.0001
+    y.sum().backward()
+    return x.grad
+
+
+@same
+def test_overlapping_windows_add_up(t):
+    x = leaf(t, 6)
+    y = x * 1
+    frames = y.unfold(0, 3, 1)
+    y.mul_(2)
+    return frames, grad_of(t, frames, x)
 
 
 # ---------------------------------------------------------------------------------- two devices --

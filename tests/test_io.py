@@ -181,6 +181,7 @@ BAD: dict[str, bytes] = {
     "missing": _file({"a": {"dtype": "U8", "shape": [0]}}),
     "extra": _file({"a": _entry(more=1)}, b"ab"),
     "dtype": _file({"a": _entry(dtype="O")}, b"ab"),
+    "dtype that tensors lack": _file({"a": _entry(dtype="F8_E4M3")}, b"ab"),
     "dtype type": _file({"a": _entry(dtype=["U8"])}, b"ab"),
     "negative shape": _file({"a": _entry(shape=[-2])}, b"ab"),
     "bool shape": _file({"a": _entry(shape=[2, True])}, b"ab"),

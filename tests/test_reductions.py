@@ -68,6 +68,15 @@ def test_torchs_spellings(call: Any) -> None:
     )
 
 
+def test_nan_wins_a_median_and_never_a_nanmedian() -> None:
+    x = np.array([[3.0, np.nan, 1.0, 2.0], [np.nan] * 4, [4.0, 1.0, 3.0, 2.0]])
+    for name in ("median", "nanmedian"):
+        for arguments in ((), (1,), (0,)):
+            ours, theirs = (getattr(lib.tensor(x), name)(*arguments) for lib in (farspan, torch))
+            values = [v if isinstance(v, tuple) else (v,) for v in (ours, theirs)]
+            np.testing.assert_array_equal(values[0][0].numpy(), values[1][0].numpy())
+
+
 def test_division_of_integers_by_zero_is_an_error() -> None:
     x = farspan.tensor([1, 2])
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):

@@ -17,7 +17,7 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan.core import command as cmd
-from farspan.core import limits
+from farspan.core import errors, limits
 
 
 class Recorder:
@@ -113,6 +113,12 @@ def test_a_session_takes_a_worker_at_its_first_command(service: Any) -> None:
         assert len(session.transport._devices) == 1
 
 
+def test_without_a_free_worker_the_first_wait_ends_in_a_capacity_error(service: Any) -> None:
+    address, token = service
+    with pytest.raises(errors.CapacityError):
+        torch.connect(address, token=token, devices="cpu:3", timeout=1)
+
+
 def test_an_interrupted_block_does_not_wait_for_the_rest(service: Any) -> None:
     address, token = service
     begun = time.monotonic()
@@ -198,22 +204,29 @@ def test_many_ids_many_frees_and_long_arguments_still_fit_into_frames(session: A
     assert _engine(session)["tensors"] == 0
 
 
-def test_a_frame_too_long_for_the_wire_is_split(service: Any) -> None:
-    address, token = service
-    with torch.connect(address, token=token, timeout=20) as session:
-        session.synchronize()
+def test_a_frame_too_long_for_the_wire_is_split_and_one_command_too_long_is_told() -> None:
+    with torch.connect("local:") as session:
+        send, most = session.transport.send, 10
+
+        def narrow(frame: Any) -> None:
+            if len(frame) > most:
+                frame.sequence = 0
+                raise errors.ProtocolError("frame: too long")
+            send(frame)
+
+        session.transport.send = narrow
         recorder = Recorder(session)
-        x = torch.zeros(3_000)
-        sizes = [[k, *[2] * 900, 1_200 - k] for k in range(250)]  # 8 KiB each once encoded
-        with session._lock:  # so that they gather in one frame
-            session.transport._in_flight.append((0, b""))
-            parts = [x.split(each)[-1] for each in sizes]
-            kept = torch.tensor([1.0, 2.0, 3.0])
-            session.transport._in_flight.popleft()
-        assert [len(p) for p in parts] == [1_200 - k for k in range(250)]
-        assert kept.tolist() == [1, 2, 3]
-        assert all(p.sum().item() == 0 for p in parts[::50])
-        assert recorder.frames
+        x = torch.zeros(2)
+        for k in range(100):
+            x = x + torch.tensor([k, 1.0])
+        assert x.tolist() == [4950, 100]
+        assert max(map(len, recorder.frames)) <= 10 and len(recorder.frames) > 20
+        most = 0
+        y = x + 1
+        with pytest.raises(errors.ProtocolError, match="too long"):
+            session.synchronize()
+        most = 10
+        assert y.tolist() == [4951, 101], "nothing was lost"
 
 
 def test_the_default_dtype_may_change_between_commands(session: Any) -> None:

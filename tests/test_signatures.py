@@ -17,12 +17,10 @@ samples.load()
 TABLE = table()
 
 
-def spaces(lib: Any) -> list[Any]:
-    return [lib, lib.nn.functional]
-
-
 def find(lib: Any, name: str) -> Any:
-    return next((getattr(s, name) for s in spaces(lib) if hasattr(s, name)), None)
+    """Return the function from where torch has it: at the top, or in nn.functional."""
+    space = lib if hasattr(torch, name) else lib.nn.functional
+    return getattr(space, name, None)
 
 
 def by_keyword(op: Op, c: Call) -> dict[str, Any]:

@@ -130,6 +130,10 @@ def __getattr__(name: str) -> _Any:
         from . import _io
 
         found = getattr(_io, name)
+    elif name in ("finfo", "iinfo"):
+        from . import _typeinfo
+
+        found = getattr(_typeinfo, name)
     else:
         try:
             found = getattr(_fn, name)

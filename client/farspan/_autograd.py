@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from .core.dtype import Device
 
 Edge = tuple[tape.Node, int]
-_retained: weakref.WeakKeyDictionary[tape.Node, dict[int, weakref.ref[Any]]] = (
-    weakref.WeakKeyDictionary()
-)
+#: Tensors that are no leaves and want their gradient kept, by id.
+_retained: dict[int, weakref.ref[Tensor]] = {}
 
 
 class PythonNode(tape.Node):
@@ -98,12 +97,15 @@ def backward(
     pairs = [(t, w) for t, w in zip(targets, wanted, strict=True) if t is not None]
     retained = _retained_of(edges)
     found = _run(edges, seeds, roots, pairs + retained, keep, create_graph)
-    for (t, _), gradient in zip(pairs, found, strict=False):
-        if gradient is not None:
-            _accumulate(t, gradient, create_graph)
+    arrived = [(t, g) for (t, _), g in zip(pairs, found, strict=False) if g is not None]
+    for t, gradient in arrived:
+        _accumulate(t, gradient, create_graph)
     for (t, _), gradient in zip(retained, found[len(pairs) :], strict=True):
         if gradient is not None:
             t._grad = gradient
+    for t, _ in arrived:
+        if t._hooks:
+            _run_post_hooks(t, create_graph)
 
 
 def grad(
@@ -199,14 +201,37 @@ def _gradient_spec(spec: Spec) -> Spec:
 def _walk_here(
     edges: list[Edge], seeds: list[Tensor], wanted: list[Edge], keep: bool, create_graph: bool
 ) -> list[Tensor | None]:
+    shared = {id(seed._storage) for seed in seeds}  # memory that a gradient may not take over
+
+    def unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
+        x = _unpack(node, name, saved)
+        shared.add(id(x._storage))
+        return x
+
+    def through(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
+        replaced = _run_hooks(node, index, gradient)
+        if node.hooks:  # it may have been kept, or come from anywhere
+            shared.add(id(replaced._storage))
+        return replaced
+
     before, mode.grad = mode.grad, create_graph
     try:
-        found = tape.walk(
-            list(zip(edges, seeds, strict=True)), wanted, _unpack, keep=keep, through=_run_hooks
-        )
+        pairs = list(zip(edges, seeds, strict=True))
+        found = tape.walk(pairs, wanted, unpack, keep=keep, through=through)
+        if not create_graph:
+            found = {edge: _own(gradient, shared) for edge, gradient in found.items()}
     finally:
         mode.grad = before
     return [found.get(edge) for edge in wanted]
+
+
+def _own(gradient: Tensor, shared: set[int]) -> Tensor:
+    """Return the gradient in memory that nothing else looks at, so that sums may go into it."""
+    whole = gradient._spec.dense and gradient._storage.nbytes == gradient._spec.nbytes
+    if whole and gradient._base is None and id(gradient._storage) not in shared:
+        shared.add(id(gradient._storage))
+        return gradient
+    return fn.clone(gradient)  # type: ignore[no-any-return]
 
 
 def _unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
@@ -238,22 +263,25 @@ def _run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
-    if leaf._grad is None:
-        leaf._grad = (
-            gradient
-            if create_graph
-            else fn.detach(gradient)
-            if (gradient._node is not None)
-            else gradient
-        )
-    elif create_graph:
-        leaf._grad = fn.add(leaf._grad, gradient)
-    else:
-        before, mode.grad = mode.grad, False
-        try:
+    before, mode.grad = mode.grad, create_graph
+    try:
+        if leaf._grad is None:
+            leaf._grad = fn.clone(gradient) if create_graph else gradient
+        elif create_graph:
+            leaf._grad = fn.add(leaf._grad, gradient)
+        else:
             fn.add_(leaf._grad, gradient)
-        finally:
-            mode.grad = before
+    finally:
+        mode.grad = before
+
+
+def _run_post_hooks(leaf: Tensor, create_graph: bool) -> None:
+    before, mode.grad = mode.grad, create_graph
+    try:
+        for hook in list(leaf._hooks):
+            hook(leaf)
+    finally:
+        mode.grad = before
 
 
 # ------------------------------------------------------------------------------------- helpers --
@@ -299,27 +327,23 @@ def _retained_of(edges: list[Edge]) -> list[tuple[Tensor, Edge]]:
     """Return the tensors with `retain_grad` that the roots reach, with their edges."""
     if not _retained:
         return []
-    found = []
     seen = set()
     stack = [node for node, _ in edges]
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for index, ref in _retained.get(node, {}).items():
-            t = ref()
-            if t is not None:
-                found.append((t, (node, index)))
-        stack += [e[0] for e in node.edges if e is not None]
-    return found
+        if node not in seen:
+            seen.add(node)
+            stack += [e[0] for e in node.edges if e is not None]
+    # A tensor that was written since has another node than when it asked.
+    tensors = [t for t in [ref() for ref in _retained.values()] if t is not None]
+    found = [(t, tape.edge_of(t)) for t in tensors]
+    return [(t, edge) for t, edge in found if edge is not None and edge[0] in seen]
 
 
 def remember_retained(t: Tensor) -> None:
     """Note that `t` wants its gradient kept."""
-    edge = tape.edge_of(t)
-    assert edge is not None
-    _retained.setdefault(edge[0], {})[edge[1]] = weakref.ref(t)
+    key = id(t)
+    _retained[key] = weakref.ref(t, lambda _: _retained.pop(key, None))
 
 
 class RemovableHandle:
@@ -337,6 +361,16 @@ class RemovableHandle:
 
     def __exit__(self, *exc: object) -> None:
         self.remove()
+
+
+def add_post_hook(leaf: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `hook` with the leaf after every pass that added to its `grad`."""
+    if not leaf.is_leaf:
+        raise AutogradError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+    if leaf._hooks is None:
+        leaf._hooks = []
+    leaf._hooks.append(hook)
+    return RemovableHandle(leaf._hooks, hook)
 
 
 def add_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:

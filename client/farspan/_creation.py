@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _interop, _state
-from ._dispatch import wrap
+from ._dispatch import Storage, wrap
 from ._session import Ref
 from .core import dtype as dtypes
 from .core.call import fn
@@ -164,8 +164,9 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
         )  # fmt: skip
         index = session.index_of(session.default_device)
         ref = Ref(session, index, session.new_id(), spec.nbytes)
-        if _interop.adopt(session, array, ref, spec):
-            return wrap(ref, spec)
+        storage = Storage(spec.span() * size)
+        if _interop.adopt(session, array, ref, spec, storage):
+            return wrap(ref, spec, 0, storage)
     return upload(session, array, found, session.default_device)
 
 

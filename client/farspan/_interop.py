@@ -12,6 +12,7 @@ from .core.call import fn
 from .core.dtype import Defaults
 
 if TYPE_CHECKING:
+    from ._dispatch import Storage
     from ._tensor import Tensor
 
 
@@ -27,25 +28,34 @@ def export(x: Tensor) -> np.ndarray[Any, Any] | None:
         return None
     session.wait_for(x._ref)
     array = engines[x._ref.device].tensors[x._ref.id].array
-    shared = array.view()
-    _expose(session.transport, shared)
-    return shared
+    window = _Window(array)
+    session.transport.exported += 1
+    weakref.finalize(window, _hide, session.transport)
+    return np.asarray(window)
 
 
-def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any) -> bool:
-    """Let a tensor of a local session live in the array's own memory; False if it cannot."""
+def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any, storage: Storage) -> bool:
+    """Let a tensor of a local session live in the array's own memory; False if it cannot.
+
+    While any tensor is on this storage, every command has run when its call returns: whoever
+    holds the array may look at any time.
+    """
     engines = getattr(session.transport, "engines", None)
     if engines is None or not array.flags.writeable:
         return False
     session.flush()
     engines[ref.device].adopt(ref.id, array, spec)
-    session.transport.exported += 1  # for good: whoever holds the array may look at any time
+    session.transport.exported += 1
+    weakref.finalize(storage, _hide, session.transport)
     return True
 
 
-def _expose(transport: Any, array: np.ndarray[Any, Any]) -> None:
-    transport.exported += 1
-    weakref.finalize(array, _hide, transport)
+class _Window:
+    """Lives as long as any array of a tensor's memory; numpy forgets arrays in between views."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self.__array_interface__ = array.__array_interface__
 
 
 def _hide(transport: Any) -> None:

@@ -22,7 +22,7 @@ _BINARY = {
     "ge": "ge",
 }  # fmt: skip
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-_UNARY = {"neg": "neg", "abs": "abs", "invert": "bitwise_not"}
+_UNARY = {"neg": "neg", "pos": "positive", "abs": "abs", "invert": "bitwise_not"}
 _NO_METHOD = {"scalar_tensor", "from_numpy"}  # factories that take no tensor first
 
 

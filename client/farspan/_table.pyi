@@ -18,6 +18,12 @@ def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: An
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
+    """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
+def _fft_c2r(input: Tensor, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
+    """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
+def _fft_r2c(input: Tensor, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
+    """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
 def _linalg_eigh(A: Tensor, UPLO: str = ..., compute_v: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """_linalg_eigh(Tensor A, str UPLO="L", bool compute_v=True) -> (Tensor eigenvalues, Tensor eigenvectors)"""
 def _linalg_svd(A: Tensor, full_matrices: bool = ..., compute_uv: bool = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
@@ -476,6 +482,42 @@ def eye(n: int, m: int, *, dtype: dtype | None = ..., layout: Any | None = ..., 
     """eye.m(SymInt n, SymInt m, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def feature_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
     """feature_dropout(Tensor input, float p, bool train) -> Tensor"""
+def fft_fft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_fft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_fft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_fft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_fftfreq(n: int, d: float = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """fft_fftfreq(int n, float d=1., *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def fft_fftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_fftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+def fft_fftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+def fft_hfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_ifft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_ifft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ifft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_ifftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ifftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+def fft_ifftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+def fft_ihfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_irfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_irfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_irfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_irfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_irfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+def fft_rfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_rfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_rfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_rfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_rfftfreq(n: int, d: float = ..., *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """fft_rfftfreq(int n, float d=1., *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def fft_rfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_rfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
 @overload
 def fill(input: Tensor, value: Number, *, out: Any = ...) -> Tensor:
     """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
@@ -631,6 +673,8 @@ def isneginf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isneginf(Tensor self) -> Tensor"""
 def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isposinf(Tensor self) -> Tensor"""
+def isreal(input: Tensor, *, out: Any = ...) -> Tensor:
+    """isreal(Tensor self) -> Tensor"""
 def kl_div(input: Tensor, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
     """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -641,6 +685,8 @@ def l1_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = .
     """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
 def layer_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enable: bool = ..., *, out: Any = ...) -> Tensor:
     """layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor"""
+def ldexp(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
 @overload
 def le(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -933,6 +979,12 @@ def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..
     """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
 def nanmean(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
     """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def nanmedian(input: Tensor, *, out: Any = ...) -> Tensor:
+    """nanmedian(Tensor self) -> Tensor"""
+@overload
+def nanmedian(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
 def nansum(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
     """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 @overload
@@ -1055,6 +1107,8 @@ def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
     """polar(Tensor abs, Tensor angle) -> Tensor"""
 def polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
     """polygamma(int n, Tensor self) -> Tensor"""
+def positive(input: Tensor, *, out: Any = ...) -> Tensor:
+    """positive(Tensor(a) self) -> Tensor(a)"""
 @overload
 def pow(input: Tensor, exponent: Tensor, *, out: Any = ...) -> Tensor:
     """pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
@@ -1177,6 +1231,8 @@ def reshape_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
 def resolve_conj(input: Tensor, *, out: Any = ...) -> Tensor:
     """resolve_conj(Tensor(a) self) -> Tensor(a)"""
+def resolve_neg(input: Tensor, *, out: Any = ...) -> Tensor:
+    """resolve_neg(Tensor(a) self) -> Tensor(a)"""
 def rms_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., eps: float | None = ..., *, out: Any = ...) -> Tensor:
     """rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor"""
 def roll(input: Tensor, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -1505,6 +1561,18 @@ class TableMethods:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     def _adaptive_avg_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
+        """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
+    def _fft_c2c_(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
+        """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
+    def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
+        """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
+    def _fft_c2r_(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
+        """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
+    def _fft_r2c(self, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
+        """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
+    def _fft_r2c_(self, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
+        """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _log_softmax_(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
@@ -2183,6 +2251,70 @@ class TableMethods:
         """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
     def exponential_(self, lambd: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
+    def fft_fft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_fft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_fft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_fft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_fftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_fftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_fftshift(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+    def fft_fftshift_(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+    def fft_hfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_hfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ifft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ifft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ifft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_ifft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_ifftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_ifftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_ifftshift(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+    def fft_ifftshift_(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
+    def fft_ihfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ihfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_irfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_irfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_irfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_irfft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_irfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_irfftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_irfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_rfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_rfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_rfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_rfft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_rfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
+    def fft_rfftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_rfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     @overload
     def fill(self, value: Number, *, out: Any = ...) -> Tensor:
         """fill.Scalar(Tensor self, Scalar value) -> Tensor"""
@@ -2455,6 +2587,10 @@ class TableMethods:
         """isposinf(Tensor self) -> Tensor"""
     def isposinf_(self, *, out: Any = ...) -> Tensor:
         """isposinf(Tensor self) -> Tensor"""
+    def isreal(self, *, out: Any = ...) -> Tensor:
+        """isreal(Tensor self) -> Tensor"""
+    def isreal_(self, *, out: Any = ...) -> Tensor:
+        """isreal(Tensor self) -> Tensor"""
     def kl_div(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
         """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
     def kl_div_(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
@@ -2471,6 +2607,10 @@ class TableMethods:
         """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def l1_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def ldexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
+    def ldexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
     @overload
     def le(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """le.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2939,6 +3079,18 @@ class TableMethods:
         """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def nanmean_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def nanmedian(self, *, out: Any = ...) -> Tensor:
+        """nanmedian(Tensor self) -> Tensor"""
+    @overload
+    def nanmedian(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def nanmedian_(self, *, out: Any = ...) -> Tensor:
+        """nanmedian(Tensor self) -> Tensor"""
+    @overload
+    def nanmedian_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def nansum(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def nansum_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -3099,6 +3251,10 @@ class TableMethods:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
     def pixel_unshuffle_(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def positive(self, *, out: Any = ...) -> Tensor:
+        """positive(Tensor(a) self) -> Tensor(a)"""
+    def positive_(self, *, out: Any = ...) -> Tensor:
+        """positive(Tensor(a) self) -> Tensor(a)"""
     @overload
     def pow(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
         """pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor"""
@@ -3277,6 +3433,10 @@ class TableMethods:
         """resolve_conj(Tensor(a) self) -> Tensor(a)"""
     def resolve_conj_(self, *, out: Any = ...) -> Tensor:
         """resolve_conj(Tensor(a) self) -> Tensor(a)"""
+    def resolve_neg(self, *, out: Any = ...) -> Tensor:
+        """resolve_neg(Tensor(a) self) -> Tensor(a)"""
+    def resolve_neg_(self, *, out: Any = ...) -> Tensor:
+        """resolve_neg(Tensor(a) self) -> Tensor(a)"""
     def roll(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
         """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
     def roll_(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:

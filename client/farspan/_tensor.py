@@ -469,6 +469,12 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
         return add_hook(self, hook)
 
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Any:
+        """Call `hook(self)` after every backward pass that added to the `grad` of this leaf."""
+        from ._autograd import add_post_hook
+
+        return add_post_hook(self, hook)
+
     @property
     def data(self) -> Tensor:
         """The same values without history."""

@@ -261,7 +261,7 @@ def _shift_number(make):
 
 
 # ---------------------------------------------------------------------------- complex numbers --
-@samples("real", "angle", "resolve_conj")
+@samples("real", "angle", "resolve_conj", "resolve_neg", "isreal", "positive")
 def _parts(make):
     return [call(make(3, 4)), call(make()), call(make(0, 2)), call(Strided(make(3, 4)))]
 
@@ -283,6 +283,11 @@ def _complex(make):
 
 
 # -------------------------------------------------------------------------------- activations --
+@samples("ldexp.Tensor")
+def _ldexp(make):
+    return [call(make(3, 4), make(3, 4)), call(make(), make()), call(make(3, 1), make(4))]
+
+
 @samples("threshold")
 def _threshold(make):
     m = Within(make.dtype, -3, 3)

@@ -87,7 +87,7 @@ def _selecting(make):
     ]
 
 
-@samples("median.dim", "max.dim", "min.dim")
+@samples("median.dim", "nanmedian.dim", "max.dim", "min.dim")
 def _indexed(make):
     return [
         call(distinct(make, 3, 4), 0), call(distinct(make, 3, 4), -1, True),

@@ -74,8 +74,11 @@ class Engine:
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
-        self.budget.check(array.nbytes)
-        self._set(id_, Array(array, spec, Storage(array, self.budget)))
+        span, size = spec.span(), array.itemsize
+        self.budget.check(span * size)
+        # The storage is all between the first and the last element, whatever the array skips.
+        whole = np.lib.stride_tricks.as_strided(array, (span,), (size,))
+        self._set(id_, Array(array, spec, Storage(whole, self.budget)))
 
     def close(self) -> None:
         """Drop every tensor."""
@@ -220,7 +223,9 @@ class Engine:
                 self.poisoned -= 1
 
     def _get(self, ids: list[int], static: Static) -> None:
-        request, kind, device = _unpack(static, 3)
+        request, kind, device = _ints(static, 3)
+        if len(ids) > 1:
+            raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
             self._events.append(Value(request, 0, (), b""))
             return
@@ -251,14 +256,19 @@ class Engine:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
 
     def _put(self, ids: list[int], static: Static) -> None:
-        code, shape, payload, transfer = _unpack(static, 4)
-        (out,) = ids
-        if not 0 <= code < len(DTYPES) or payload >= len(self._payloads):
+        if len(static) != 4 or len(ids) != 1:
+            raise ProtocolError("a Put with the wrong number of arguments")
+        (out,), shape = ids, static[1]
+        code, payload, transfer = _ints((static[0], *static[2:]), 3)
+        if not 0 <= code < len(DTYPES) or not -1 <= payload < len(self._payloads):
             raise ProtocolError("a Put without its bytes")
         data = self._payloads[payload] if payload >= 0 else self._transfers.get(transfer)
         if data is None:
             raise ProtocolError(f"transfer {transfer} is not there")
-        spec = Spec.make(shape, DTYPES[code], self.device)
+        try:
+            spec = Spec.make(shape, DTYPES[code], self.device)
+        except (TypeError, FarspanError):
+            raise ProtocolError("a Put of a shape that cannot be") from None
         if isinstance(data, ErrorInfo):
             if data.command > 0:  # of a command that has been reported where it failed
                 self._set(out, Poison(data, spec))
@@ -277,7 +287,9 @@ class Engine:
         self._set(out, Array(array, spec, Storage(array, self.budget)))
 
     def _backward(self, ids: list[int], static: Static) -> None:
-        count, keep = _unpack(static, 2)
+        count, keep = _ints(static, 2)
+        if not 0 < 2 * count <= len(ids) or len(ids) % 2:
+            raise ProtocolError("a Backward with the wrong number of tensors")
         roots = self._look_up(ids[:count])
         seeds = self._look_up(ids[count : 2 * count])
         pairs = ids[2 * count :]
@@ -400,9 +412,9 @@ def _gradient_spec(spec: Spec) -> Spec:
     return spec if spec is None or spec.dense else spec.contiguous_
 
 
-def _unpack(static: Static, count: int) -> Static:
-    if len(static) != count:
-        raise ProtocolError("a command with the wrong number of arguments")
+def _ints(static: Static, count: int) -> Static:
+    if len(static) != count or not all(isinstance(x, int) for x in static):
+        raise ProtocolError("a command of the protocol with the wrong arguments")
     return static
 
 

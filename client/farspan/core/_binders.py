@@ -871,6 +871,14 @@ def median_dim(self, dim, keepdim=False):
     return (self,), (c.integer(dim), c.boolean(keepdim),), ()
 
 
+def nanmedian(self):
+    return (self,), (), ()
+
+
+def nanmedian_dim(self, dim, keepdim=False):
+    return (self,), (c.integer(dim), c.boolean(keepdim),), ()
+
+
 def mode(self, dim=-1, keepdim=False):
     return (self,), (c.integer(dim), c.boolean(keepdim),), ()
 
@@ -1847,3 +1855,15 @@ def im2col(self, kernel_size, dilation, padding, stride):
 
 def col2im(self, output_size, kernel_size, dilation, padding, stride):
     return (self,), (c.integers(output_size, 2), c.integers(kernel_size, 2), c.integers(dilation, 2), c.integers(padding, 2), c.integers(stride, 2),), ()
+
+
+def _fft_c2c(self, dim, normalization, forward):
+    return (self,), (c.integers(dim), c.integer(normalization), c.boolean(forward),), ()
+
+
+def _fft_r2c(self, dim, normalization, onesided):
+    return (self,), (c.integers(dim), c.integer(normalization), c.boolean(onesided),), ()
+
+
+def _fft_c2r(self, dim, normalization, last_dim_size):
+    return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()

@@ -66,7 +66,7 @@ class Frame:
         puts = zip(self.opcodes[:count], self.statics[:count], strict=True)
         payloads = sum(op == PUT and static[2] >= 0 for op, static in puts)
         for column in (self.opcodes, self.modes, self.counts, self.statics, self.scalar_counts):
-            del column[count:]  # type: ignore[attr-defined]
+            del column[count:]
         del self.numbers[count:], self.ids[ids:], self.scalars[scalars:], self.payloads[payloads:]
 
     def split(self, count: int) -> tuple[Frame, Frame]:
@@ -75,7 +75,7 @@ class Frame:
         first.cut(count)
         payloads = len(first.payloads)
         for column in (rest.opcodes, rest.modes, rest.counts, rest.statics, rest.scalar_counts):
-            del column[:count]  # type: ignore[attr-defined]
+            del column[:count]
         del rest.numbers[:count], rest.ids[: len(first.ids)], rest.scalars[: len(first.scalars)]
         del rest.payloads[:payloads]
         for k, (opcode, static) in enumerate(zip(rest.opcodes, rest.statics, strict=True)):

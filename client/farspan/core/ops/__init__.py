@@ -38,4 +38,5 @@ from . import norm
 from . import batch_norm
 from . import unfold
 from . import attention
+from . import fourier
 from . import aliases

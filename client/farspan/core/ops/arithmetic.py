@@ -347,6 +347,18 @@ def square(self: Any) -> Any:
     return fn.pow(self, 2)
 
 
+@composite("positive(Tensor(a) self) -> Tensor(a)")
+def positive(self: Any) -> Any:
+    if self._spec.dtype is bool_:
+        raise DTypeError("The `+` operator, on a bool tensor is not supported.")
+    return self
+
+
+@composite("ldexp.Tensor(Tensor self, Tensor other) -> Tensor")
+def ldexp(self: Any, other: Any) -> Any:
+    return fn.mul(self, fn.pow(2.0, other))
+
+
 def _double(*values: Any) -> DType:
     return complex128 if common_dtype(*values).is_complex else float64
 

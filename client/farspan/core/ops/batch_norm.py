@@ -224,7 +224,7 @@ declare(
 def native_batch_norm(
     input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
     momentum: float, eps: float,
-) -> tuple[Any, Any, Any]:  # fmt: skip
+) -> Any:  # fmt: skip
     if not training:
         return fn._native_batch_norm(
             input, weight, bias, running_mean, running_var, False, momentum, eps

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..call import fn
-from ..dtype import DType
+from ..dtype import DType, bool_
 from ..errors import DTypeError, ShapeError
 from ..family import common_dtype, composite, pointwise, structured, view
 from ..spec import Spec
@@ -76,6 +76,18 @@ def conj(self: Any) -> Any:
 @composite("resolve_conj(Tensor(a) self) -> Tensor(a)")
 def resolve_conj(self: Any) -> Any:
     return self
+
+
+@composite("resolve_neg(Tensor(a) self) -> Tensor(a)")
+def resolve_neg(self: Any) -> Any:
+    return self
+
+
+@composite("isreal(Tensor self) -> Tensor")
+def isreal(self: Any) -> Any:
+    if not self._spec.dtype.is_complex:
+        return fn.ones_like(self, dtype=bool_)
+    return fn.eq(fn.imag(self), 0)
 
 
 def _angle(xp: Any, self: Any) -> Any:

@@ -61,9 +61,9 @@ def _check(
         )
     channels = weight.shape[0] if transposed else weight.shape[1] * n
     if input.shape[1] != channels:
-        given = f"transposed={int(transposed)}" if transposed else f"groups={n}"
+        words = f"transposed={int(transposed)}" if transposed else f"groups={n}"
         raise ShapeError(
-            f"Given {given}, weight of size {list(weight.shape)}, expected "
+            f"Given {words}, weight of size {list(weight.shape)}, expected "
             f"input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} "
             "channels instead"
         )

@@ -391,11 +391,16 @@ creation(
     random=True,
     by_value=True,
 )
+
+
+def _bernoulli_meta(self: Spec, generator: Any) -> Spec:
+    _refuse("bernoulli_tensor_cpu_p_", self.dtype, "bic")
+    return self.contiguous_
+
+
 structured(
     f"bernoulli(Tensor self, *, {_GENERATOR}) -> Tensor",
-    meta=lambda self, generator: (
-        _refuse("bernoulli_tensor_cpu_p_", self.dtype, "bic") or self.contiguous_
-    ),
+    meta=_bernoulli_meta,
     kernel=lambda xp, gen, self, generator: draw.bernoulli_tensor(gen, self),
     vjp={"self": lambda g: fn.zeros_like(g)},
     moves=True,

@@ -400,6 +400,39 @@ reduction(
 )
 
 
+def _nanmedian_dim(xp: Any, self: Any, dim: int, keepdim: bool) -> Any:
+    """The lower of two middle elements among those that are not nan: sorted, nan comes last."""
+    if not self.ndim or self.dtype.kind != "f":
+        return _median_dim(xp, self, dim, keepdim)
+    order = xp.argsort(self, axis=dim, kind="stable")
+    count = xp.sum(~xp.isnan(self), axis=dim, keepdims=True)
+    at = xp.take_along_axis(order, xp.maximum((count - 1) // 2, 0), dim)
+    values = xp.take_along_axis(self, at, dim)
+    return (values, at) if keepdim else (xp.squeeze(values, dim), xp.squeeze(at, dim))
+
+
+def _nanmedian(xp: Any, self: Any) -> Any:
+    if not self.size:
+        return xp.asarray(xp.nan).astype(self.dtype)
+    return _nanmedian_dim(xp, self.reshape(-1), 0, False)[0]
+
+
+reduction(
+    "nanmedian(Tensor self) -> Tensor",
+    _nanmedian,
+    {"self": lambda g, self, self_spec, out: _shared(g, self, self_spec, out, None, False)},
+    refuses="bc",
+)
+reduction(
+    "nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
+    _nanmedian_dim,
+    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
+    refuses="bc",
+    check=_refuse_empty("nanmedian"),
+    more=(int64,),
+)
+
+
 def _mode(xp: Any, self: Any, dim: int, keepdim: bool) -> Any:
     """The most frequent value, the smallest of several, and the last place where it stands.
 

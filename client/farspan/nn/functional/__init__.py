@@ -41,7 +41,7 @@ from farspan.nn.functional.attention import (
 )
 from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
 from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
-from farspan.nn.functional.embedding import embedding, one_hot
+from farspan.nn.functional.embedding import embedding
 from farspan.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -80,7 +80,7 @@ from farspan.nn.functional.pooling import (
 from farspan.nn.functional.resize import interpolate, unfold
 
 # Operators of the table that are torch's functions as they stand.
-linear, bilinear, pad = fn.linear, fn.bilinear, fn.pad
+linear, bilinear, pad, one_hot = fn.linear, fn.bilinear, fn.pad, fn.one_hot
 conv1d, conv2d, conv3d = fn.conv1d, fn.conv2d, fn.conv3d
 conv_transpose1d, conv_transpose2d = fn.conv_transpose1d, fn.conv_transpose2d
 pixel_shuffle, pixel_unshuffle = fn.pixel_shuffle, fn.pixel_unshuffle

@@ -1,10 +1,9 @@
-"""embedding and one_hot."""
+"""embedding."""
 
 from __future__ import annotations
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.core.call import fn
 
 
 def embedding(
@@ -42,8 +41,3 @@ def _renormalize_rows_(weight: Tensor, input: Tensor, max_norm: float, norm_type
         scale = farspan.where(norms > max_norm, max_norm / (norms + 1e-7), 1.0)
         # A row that occurs twice is written twice with the same values.
         weight.detach().index_copy_(0, index, rows * scale)
-
-
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """Return int64 zeros with a one at each index. Waits if ``num_classes`` is left out."""
-    return fn.one_hot(tensor, num_classes)

@@ -1,4 +1,7 @@
-"""Loss functions. Reductions and messages are torch's; see ``_arguments.reduced``."""
+"""Loss functions: torch's signatures and checks over the table's operators.
+
+The operators take the reduction as ATen's number and say all that follows from shapes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ import farspan
 from farspan._tensor import Tensor
 from farspan.core.call import fn
 from farspan.nn.functional._arguments import REDUCTIONS, reduced, reduction_name, sizes
-from farspan.nn.functional.distance import pairwise_distance
 
 Flag = bool | None
+
+
+def _number(size_average: Flag, reduce: Flag, reduction: str) -> int:
+    """Return ATen's number of a reduction, which torch's two old flags override."""
+    return REDUCTIONS[reduction_name(size_average, reduce, reduction)]
 
 
 def mse_loss(
@@ -25,9 +32,10 @@ def mse_loss(
 ) -> Tensor:
     """Return the squared differences, reduced."""
     _warn_on_broadcast(input, target)
-    difference = input - target
-    loss = difference * difference
-    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+    reduction = reduction_name(size_average, reduce, reduction)
+    if weight is None:
+        return fn.mse_loss(input, target, REDUCTIONS[reduction])
+    return _weighted(fn.mse_loss(input, target, REDUCTIONS["none"]), weight, reduction)
 
 
 def l1_loss(
@@ -40,8 +48,10 @@ def l1_loss(
 ) -> Tensor:
     """Return the absolute differences, reduced."""
     _warn_on_broadcast(input, target)
-    loss = (input - target).abs()
-    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+    reduction = reduction_name(size_average, reduce, reduction)
+    if weight is None:
+        return fn.l1_loss(input, target, REDUCTIONS[reduction])
+    return _weighted(fn.l1_loss(input, target, REDUCTIONS["none"]), weight, reduction)
 
 
 def smooth_l1_loss(
@@ -54,15 +64,7 @@ def smooth_l1_loss(
 ) -> Tensor:
     """Return 0.5 d^2 / beta for differences d below ``beta`` and |d| - beta / 2 above."""
     _warn_on_broadcast(input, target)
-    if beta < 0:
-        raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
-    distance = (input - target).abs()
-    if beta == 0:
-        loss = distance
-    else:
-        near = 0.5 * distance * distance / beta
-        loss = farspan.where(distance < beta, near, distance - 0.5 * beta)
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
+    return fn.smooth_l1_loss(input, target, _number(size_average, reduce, reduction), beta)
 
 
 def huber_loss(
@@ -74,15 +76,11 @@ def huber_loss(
 ) -> Tensor:
     """Return 0.5 d^2 for differences d below ``delta`` and delta (|d| - delta / 2) above."""
     _warn_on_broadcast(input, target)
-    if delta <= 0:
-        raise RuntimeError("huber_loss does not support non-positive values for delta.")
-    distance = (input - target).abs()
-    near = 0.5 * distance * distance
-    far = delta * (distance - 0.5 * delta)
-    loss = farspan.where(distance < delta, near, far)
-    if weight is not None:  # torch's "mean" divides by the count here, not by the weights
-        loss = loss * weight
-    return reduced(loss, reduction_name(None, None, reduction))
+    reduction = reduction_name(None, None, reduction)
+    if weight is None:
+        return fn.huber_loss(input, target, REDUCTIONS[reduction], delta)
+    # torch's "mean" divides by the count here, not by the weights.
+    return reduced(fn.huber_loss(input, target, REDUCTIONS["none"], delta) * weight, reduction)
 
 
 def nll_loss(
@@ -98,37 +96,8 @@ def nll_loss(
 
     "mean" divides by the summed weights of the targets that are not ``ignore_index``.
     """
-    reduction = reduction_name(size_average, reduce, reduction)
-    classes = _check_class_target("nll_loss", input, target)
-    if weight is not None and sizes(weight) != [classes]:
-        raise RuntimeError(
-            "weight tensor should be defined either for all or no classes, "
-            f"but got weight tensor of shape: {sizes(weight)}"
-        )
-    flat_input, flat_target = input, target
-    if input.dim() > 2:
-        flat_input = input.movedim(1, -1).reshape(-1, classes)
-        flat_target = target.reshape(-1)
-    loss = fn.nll_loss_forward(
-        flat_input, flat_target, weight, REDUCTIONS[reduction], ignore_index
-    )[0]
-    return loss.reshape(target.shape) if reduction == "none" else loss
-
-
-def _check_class_target(name: str, input: Tensor, target: Tensor) -> int:
-    """Return the number of classes after checking that ``target`` indexes ``input``."""
-    if input.dim() < 1:
-        raise RuntimeError("Expected at least one dimension for the input of " + name)
-    class_dim = 0 if input.dim() == 1 else 1
-    expected = sizes(input)[:class_dim] + sizes(input)[class_dim + 1 :]
-    if class_dim and target.dim() and input.shape[0] != target.shape[0]:
-        raise ValueError(
-            f"Expected input batch_size ({input.shape[0]}) to match target batch_size "
-            f"({target.shape[0]})."
-        )
-    if sizes(target) != expected:
-        raise RuntimeError(f"Expected target size {expected}, got {sizes(target)}")
-    return input.shape[class_dim]
+    number = _number(size_average, reduce, reduction)
+    return fn.nll_loss_nd(input, target, weight, number, ignore_index)
 
 
 def cross_entropy(
@@ -145,74 +114,8 @@ def cross_entropy(
 
     A target of the input's own shape is read as class probabilities, else as class indices.
     """
-    reduction = reduction_name(size_average, reduce, reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    class_dim = 0 if input.dim() == 1 else 1
-    if sizes(input) == sizes(target):
-        if not target.is_floating_point():
-            raise RuntimeError(
-                f"Expected floating point type for target with class probabilities, got "
-                f"{target.dtype}"
-            )
-        if ignore_index >= 0:
-            raise RuntimeError("ignore_index is not supported for floating point target")
-        return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, class_dim)
-    log_probs = input.log_softmax(class_dim)
-    loss = nll_loss(log_probs, target, weight, None, ignore_index, None, reduction)
-    if label_smoothing == 0.0:
-        return loss
-    smooth = _smooth_part(log_probs, target, weight, ignore_index, reduction, class_dim)
-    share = label_smoothing / input.shape[class_dim]
-    return loss * (1 - label_smoothing) + smooth * share
-
-
-def _along_classes(weight: Tensor, log_probs: Tensor, class_dim: int) -> Tensor:
-    return weight.reshape([-1] + [1] * (log_probs.dim() - class_dim - 1))
-
-
-def _soft_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: str,
-    label_smoothing: float,
-    class_dim: int,
-) -> Tensor:
-    classes = input.shape[class_dim]
-    log_probs = input.log_softmax(class_dim)
-    if label_smoothing > 0.0:
-        target = target * (1 - label_smoothing) + label_smoothing / classes
-    if weight is not None:
-        log_probs = log_probs * _along_classes(weight, log_probs, class_dim)
-    terms = log_probs * target
-    if reduction == "none":
-        return -terms.sum(class_dim)
-    total = -terms.sum()
-    return total / (input.numel() / classes) if reduction == "mean" else total
-
-
-def _smooth_part(
-    log_probs: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    class_dim: int,
-) -> Tensor:
-    """Return the loss against the uniform distribution, times the number of classes."""
-    scaled = log_probs
-    if weight is not None:
-        scaled = log_probs * _along_classes(weight, log_probs, class_dim)
-    ignored = target == ignore_index
-    loss = (-scaled.sum(class_dim)).masked_fill(ignored, 0.0)
-    if reduction != "mean":
-        return reduced(loss, reduction)
-    if weight is None:
-        return loss.sum() / ignored.logical_not().sum()
-    known = target.masked_fill(ignored, 0).reshape(-1)
-    weights = weight.index_select(0, known).masked_fill(ignored.reshape(-1), 0.0)
-    return loss.sum() / weights.sum()
+    number = _number(size_average, reduce, reduction)
+    return fn.cross_entropy_loss(input, target, weight, number, ignore_index, label_smoothing)
 
 
 def binary_cross_entropy(
@@ -229,16 +132,10 @@ def binary_cross_entropy(
             f"Using a target size ({target.shape}) that is different to the input size "
             f"({input.shape}) is deprecated. Please ensure they have the same size."
         )
-    loss = -(target * _bounded_log(input) + (1 - target) * _bounded_log(1 - input))
+    number = _number(size_average, reduce, reduction)
     if weight is not None:
-        loss = loss * weight
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
-
-
-def _bounded_log(x: Tensor) -> Tensor:
-    # log(0) must not enter the graph: its gradient would be 0 * inf.
-    zero = x == 0
-    return x.masked_fill(zero, 1.0).log().clamp_min(-100.0).masked_fill(zero, -100.0)
+        weight = weight.expand(target.shape)
+    return fn.binary_cross_entropy(input, target, weight, number)
 
 
 def binary_cross_entropy_with_logits(
@@ -255,14 +152,8 @@ def binary_cross_entropy_with_logits(
         raise ValueError(
             f"Target size ({target.shape}) must be the same as input size ({input.shape})"
         )
-    # -log(sigmoid(x)) without overflow. Not softplus(-x): that is linear beyond its threshold.
-    minus_log = (-input).clamp_min(0) + (-input.abs()).exp().log1p()
-    if pos_weight is not None:
-        minus_log = minus_log * ((pos_weight - 1) * target + 1)
-    loss = (1 - target) * input + minus_log
-    if weight is not None:
-        loss = loss * weight
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
+    number = _number(size_average, reduce, reduction)
+    return fn.binary_cross_entropy_with_logits(input, target, weight, pos_weight, number)
 
 
 def kl_div(
@@ -283,13 +174,8 @@ def kl_div(
             stacklevel=2,
         )
     batchmean = reduction == "batchmean"
-    reduction = reduction_name(size_average, reduce, "sum" if batchmean else reduction)
-    if log_target:
-        loss = target.exp() * (target - input)
-    else:
-        # 0 log 0 is 0, and so is its gradient.
-        loss = target * target.masked_fill(target == 0, 1.0).log() - target * input
-    total = reduced(loss, reduction)
+    number = _number(size_average, reduce, "sum" if batchmean else reduction)
+    total = fn.kl_div(input, target, number, log_target=log_target)
     return total / input.shape[0] if batchmean and input.dim() else total
 
 
@@ -304,12 +190,8 @@ def poisson_nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the negative log likelihood of counts ``target`` at rate ``input``, reduced."""
-    reduction = reduction_name(size_average, reduce, reduction)
-    loss = input.exp() - target * input if log_input else input - target * (input + eps).log()
-    if full:
-        stirling = target * target.log() - target + 0.5 * (2 * math.pi * target).log()
-        loss = loss + stirling.masked_fill(target <= 1, 0.0)
-    return reduced(loss, reduction)
+    number = _number(size_average, reduce, reduction)
+    return fn.poisson_nll_loss(input, target, log_input, full, eps, number)
 
 
 def gaussian_nll_loss(
@@ -353,9 +235,8 @@ def hinge_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return ``input`` where target is 1 and max(0, margin - input) where it is -1."""
-    distant = (margin - input).clamp_min(0).masked_fill(target == 1, 0.0)
-    close = input.masked_fill(target == -1, 0.0)
-    return reduced(distant + close, reduction_name(size_average, reduce, reduction))
+    number = _number(size_average, reduce, reduction)
+    return fn.hinge_embedding_loss(input, target, margin, number)
 
 
 def soft_margin_loss(
@@ -366,8 +247,7 @@ def soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return log(1 + exp(-target * input)), reduced."""
-    loss = (-target * input).exp().log1p()
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
+    return fn.soft_margin_loss(input, target, _number(size_average, reduce, reduction))
 
 
 def margin_ranking_loss(
@@ -385,8 +265,8 @@ def margin_ranking_loss(
             f"margin_ranking_loss : All input tensors should have same dimension but got sizes: "
             f"input1: {input1.shape}, input2: {input2.shape}, target: {target.shape} "
         )
-    loss = (-target * (input1 - input2) + margin).clamp_min(0)
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
+    number = _number(size_average, reduce, reduction)
+    return fn.margin_ranking_loss(input1, input2, target, margin, number)
 
 
 def cosine_embedding_loss(
@@ -399,13 +279,8 @@ def cosine_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return 1 - cos where target is 1 and max(0, cos - margin) where it is -1."""
-    eps = 1e-12  # ATen adds it to the squared norms
-    product = (input1 * input2).sum(-1)
-    norms = ((input1 * input1).sum(-1) + eps) * ((input2 * input2).sum(-1) + eps)
-    cosine = product / norms.sqrt()
-    close = (1 - cosine).masked_fill(target != 1, 0.0)
-    distant = (cosine - margin).clamp_min(0).masked_fill(target != -1, 0.0)
-    return reduced(close + distant, reduction_name(size_average, reduce, reduction))
+    number = _number(size_average, reduce, reduction)
+    return fn.cosine_embedding_loss(input1, input2, target, margin, number)
 
 
 def triplet_margin_loss(
@@ -423,18 +298,12 @@ def triplet_margin_loss(
     """Return max(0, d(anchor, positive) - d(anchor, negative) + margin), reduced."""
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
-    near = pairwise_distance(anchor, positive, p, eps)
-    far = pairwise_distance(anchor, negative, p, eps)
-    if swap:
-        far = farspan.minimum(far, pairwise_distance(positive, negative, p, eps))
-    loss = (margin + near - far).clamp_min(0)
-    return reduced(loss, reduction_name(size_average, reduce, reduction))
+    number = _number(size_average, reduce, reduction)
+    return fn.triplet_margin_loss(anchor, positive, negative, margin, p, eps, swap, number)
 
 
-def _weighted(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
     """Return the weighted mean, sum or elements of ``loss``."""
-    if weight is None:
-        return reduced(loss, reduction)
     if sizes(weight) != sizes(loss):
         raise ValueError("Weights and input must have the same size.")
     if reduction == "mean":

@@ -1,4 +1,4 @@
-"""batch_norm, layer_norm, group_norm over torch's whole operators; instance_norm, rms_norm."""
+"""batch_norm, layer_norm, group_norm, rms_norm and instance_norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.nn.functional._arguments import sizes
+from farspan.core.call import fn
+
+# Operators of the table that are torch's functions as they stand.
+layer_norm, rms_norm = fn.layer_norm, fn.rms_norm
 
 
 def batch_norm(
@@ -29,7 +32,7 @@ def batch_norm(
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     elif running_mean is None or running_var is None:
         raise RuntimeError("running_mean and running_var must be defined in evaluation mode")
-    return farspan.native_batch_norm(
+    return fn.native_batch_norm(
         input, weight, bias, running_mean, running_var, training, momentum, eps
     )[0]
 
@@ -57,7 +60,7 @@ def instance_norm(
     # Every sample's channel is a channel of one big sample, as in torch.
     mean, variance = repeated(running_mean), repeated(running_var)
     wide = input.contiguous().reshape(1, batch * channels, *rest)
-    out = farspan.native_batch_norm(
+    out = fn.native_batch_norm(
         wide, repeated(weight), repeated(bias), mean, variance, use_input_stats, momentum, eps
     )[0]
     if use_input_stats:
@@ -66,41 +69,6 @@ def instance_norm(
                 if running is not None and updated is not None:
                     running.copy_(updated.reshape(batch, channels).mean(0))
     return out.reshape(input.shape)
-
-
-def layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Return ``input`` normalized over its last dimensions, which are ``normalized_shape``."""
-    shape = list(normalized_shape)
-    _require_trailing(input, shape)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and sizes(tensor) != shape:
-            raise RuntimeError(
-                f"Expected {name} to be of same shape as normalized_shape, but got {name} of "
-                f"shape {sizes(tensor)} and normalized_shape = {shape}"
-            )
-    return farspan.native_layer_norm(input, shape, weight, bias, eps)[0]
-
-
-def rms_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    """Return ``input`` over the root of its mean square over the last dimensions."""
-    shape = list(normalized_shape)
-    _require_trailing(input, shape)
-    if eps is None:
-        eps = farspan.finfo(input.dtype).eps
-    dims = list(range(-len(shape), 0))
-    scaled = input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt()
-    return scaled if weight is None else scaled * weight
 
 
 def group_norm(
@@ -116,33 +84,13 @@ def group_norm(
             f"Expected at least 2 dimensions for input tensor but received {input.dim()}"
         )
     batch, channels, *rest = input.shape
-    if num_groups <= 0 or channels % num_groups:
-        raise RuntimeError(
-            "Expected number of channels in input to be divisible by num_groups, but got input of "
-            f"shape {sizes(input)} and num_groups={num_groups}"
-        )
-    _require_several_values([batch * channels // num_groups, num_groups, *rest])
-    return farspan.native_group_norm(
-        input.contiguous(), weight, bias, batch, channels, math.prod(rest), num_groups, eps
-    )[0]
+    if num_groups > 0:
+        _require_several_values([batch * channels // num_groups, num_groups, *rest])
+    return fn.group_norm(input, num_groups, weight, bias, eps)
 
 
 def _require_several_values(size: Sequence[int]) -> None:
     if size[0] * math.prod(size[2:]) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {size}"
-        )
-
-
-def _require_trailing(input: Tensor, shape: list[int]) -> None:
-    if not shape:
-        raise RuntimeError(
-            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least "
-            "one element, but got normalized_shape = []"
-        )
-    if sizes(input)[-len(shape) :] != shape:
-        trailing = ", ".join(map(str, shape))
-        raise RuntimeError(
-            f"Given normalized_shape={shape}, expected input with shape [*, {trailing}], "
-            f"but got input of size{sizes(input)}"
         )

@@ -90,7 +90,7 @@ class _BatchNorm(_Affine):
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.num_batches_tracked is not None:
-            # One computed from the input: a batch that failed is not counted, as nothing else of it.
+            # A one made from the input: of a batch that failed nothing counts, not even this.
             self.num_batches_tracked.add_(input.new_ones((), dtype=farspan.int64))
             if self.momentum is None:  # a cumulative average; reading the count waits
                 momentum = 1.0 / float(self.num_batches_tracked.item())
