@@ -17,10 +17,15 @@ samples.load()
 TABLE = table()
 
 
+def spaces(lib: Any) -> list[Any]:
+    return [lib, lib.nn.functional]
+
+
 def find(lib: Any, name: str) -> Any:
-    """Return the function from where torch has it: at the top, or in nn.functional."""
-    space = lib if hasattr(torch, name) else lib.nn.functional
-    return getattr(space, name, None)
+    """Return the function of this name from the space where torch has it."""
+    pairs = zip(spaces(lib), spaces(torch), strict=True)
+    there = [s for s, theirs in pairs if hasattr(theirs, name)]
+    return next((getattr(s, name) for s in [*there, *spaces(lib)] if hasattr(s, name)), None)
 
 
 def by_keyword(op: Op, c: Call) -> dict[str, Any]:

@@ -65,17 +65,20 @@ class Transport(Protocol):
 class Ref:
     """A counted claim on an engine's tensor; when it goes, so does the tensor."""
 
-    __slots__ = ("__weakref__", "device", "id", "session")
+    __slots__ = ("__weakref__", "device", "id", "large", "session")
 
     def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
         self.session = session
         self.device = device
         self.id = id_
+        self.large = nbytes >= limits.FREE_BYTES
         session._held[device][id_] = nbytes
 
     def __del__(self) -> None:
         # Runs at any time, inside of other calls too: a deque's append is one atomic step.
         self.session._freed[self.device].append(self.id)
+        if self.large:
+            self.session._free_now[self.device] = True
 
 
 def device_names(kinds: Sequence[str]) -> list[str]:
@@ -148,6 +151,7 @@ class Session:
         self._open = [Frame(i) for i in range(len(self.devices))]
         self._sites: list[list[Site | None]] = [[] for _ in self.devices]
         self._freed: list[deque[int]] = [deque() for _ in self.devices]
+        self._free_now = [False] * len(self.devices)  # much memory waits to be freed
         self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
@@ -227,7 +231,7 @@ class Session:
                     self._send(device)
                     frame = self._open[device]
                 frame.default_dtype = Defaults.dtype.code
-            if self._freed[device]:
+            if self._free_now[device] or len(self._freed[device]) >= limits.FREE_IDS:
                 self._append_frees(frame, device)
             sites, count = self._sites[device], len(frame.opcodes)
             number = next(self._numbers)
@@ -306,6 +310,7 @@ class Session:
 
     def _append_frees(self, frame: Frame, device: int) -> None:
         freed, count = self._freed[device], len(frame.opcodes)
+        self._free_now[device] = False
         try:
             ids = [freed.popleft() for _ in range(min(len(freed), limits.FREE_IDS_MAX))]
             frame.opcodes.append(cmd.FREE)

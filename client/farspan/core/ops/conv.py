@@ -61,9 +61,9 @@ def _check(
         )
     channels = weight.shape[0] if transposed else weight.shape[1] * n
     if input.shape[1] != channels:
-        words = f"transposed={int(transposed)}" if transposed else f"groups={n}"
+        kind = f"transposed={int(transposed)}" if transposed else f"groups={n}"
         raise ShapeError(
-            f"Given {words}, weight of size {list(weight.shape)}, expected "
+            f"Given {kind}, weight of size {list(weight.shape)}, expected "
             f"input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} "
             "channels instead"
         )

@@ -35,10 +35,7 @@ from farspan.nn.functional.activation import (
     tanhshrink,
     threshold,
 )
-from farspan.nn.functional.attention import (
-    multi_head_attention_forward,
-    scaled_dot_product_attention,
-)
+from farspan.nn.functional.attention import multi_head_attention_forward
 from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
 from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
 from farspan.nn.functional.embedding import embedding
@@ -83,6 +80,7 @@ from farspan.nn.functional.resize import interpolate, unfold
 linear, bilinear, pad, one_hot = fn.linear, fn.bilinear, fn.pad, fn.one_hot
 conv1d, conv2d, conv3d = fn.conv1d, fn.conv2d, fn.conv3d
 conv_transpose1d, conv_transpose2d = fn.conv_transpose1d, fn.conv_transpose2d
+scaled_dot_product_attention = fn.scaled_dot_product_attention
 pixel_shuffle, pixel_unshuffle = fn.pixel_shuffle, fn.pixel_unshuffle
 
 

@@ -1,4 +1,4 @@
-"""Attention: scaled_dot_product_attention and the multi-head form with its projections."""
+"""Multi-head attention with its projections."""
 
 from __future__ import annotations
 
@@ -12,46 +12,6 @@ from farspan.core.call import fn
 from farspan.nn.functional.dropout import dropout
 
 _NEGATIVE_INFINITY = float("-inf")
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Return softmax(query @ key.T * scale + mask) @ value over the last two dimensions.
-
-    attn_mask: boolean (true takes part) or additive. A row in which nothing takes part gives 0.
-    """
-    if is_causal and attn_mask is not None:
-        raise RuntimeError(
-            "_scaled_dot_product_attention: Explicit attn_mask should not be set when "
-            "is_causal=True"
-        )
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key = key.repeat_interleave(groups, -3)
-        value = value.repeat_interleave(groups, -3)
-    if is_causal:
-        shape = (query.shape[-2], key.shape[-2])
-        attn_mask = farspan.ones(shape, dtype=farspan.bool, device=query.device).tril()
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * factor) @ key.transpose(-2, -1)
-    if attn_mask is None:
-        weights = scores.softmax(-1)
-    elif attn_mask.dtype == farspan.bool:
-        hidden = attn_mask.logical_not()
-        weights = scores.masked_fill(hidden, _NEGATIVE_INFINITY).softmax(-1)
-        # A row without any partner is 0/0 in the softmax; torch gives zeros.
-        weights = weights.masked_fill(hidden.all(-1, keepdim=True), 0.0)
-    else:
-        weights = (scores + attn_mask).softmax(-1)
-    return dropout(weights, dropout_p) @ value
 
 
 class _Masks(NamedTuple):
