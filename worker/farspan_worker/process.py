@@ -15,16 +15,18 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Return the variables that give a worker this many threads in each of its libraries.
+    """Return the variables that give a worker this many threads, in one pool.
 
-    Pools that spin while another works cost 10 to 50 times; so all of them wait passively.
+    Pools that spin while another works cost 10 to 50 times. OpenMP's can be told to wait
+    passively; OpenBLAS's cannot, so it has one thread (measured, a small CNN on two busy cores:
+    120 ms a step with two, 9 ms with one).
     """
     count = str(max(1, threads))
     return {
         "OMP_NUM_THREADS": count,
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_DYNAMIC": "FALSE",  # a team of another size may add in another order
-        "OPENBLAS_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": count,
         "NUMEXPR_NUM_THREADS": count,
     }
