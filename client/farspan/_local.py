@@ -59,8 +59,10 @@ class LocalTransport:
         self._sink: Callable[[Event], None] = lambda event: None
         self._frames = 0
 
+    idle = False  # gathering costs nothing where nothing travels
+
     @property
-    def idle(self) -> bool:
+    def watched(self) -> bool:
         return self.exported > 0
 
     def set_sink(self, sink: Callable[[Event], None]) -> None:

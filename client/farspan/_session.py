@@ -51,6 +51,8 @@ class Transport(Protocol):
     #: Whether a frame sent now would be the only one under way, so that waiting for company
     #: would only add latency.
     idle: bool
+    #: Whether somebody looks at the memory itself (numpy on local:), so that nothing may wait.
+    watched: bool
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
     def send(self, frame: Frame) -> Any:
@@ -255,12 +257,16 @@ class Session:
                     del sites[count:]
                 raise
             self._commands += 1
-            self._pending_bytes[device] += nbytes
+            pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
             count += 1
             if (
                 count >= limits.FLUSH_COMMANDS
-                or self._pending_bytes[device] >= limits.FLUSH_WORK_BYTES
-                or self.transport.idle
+                or pending >= limits.FLUSH_WORK_BYTES
+                or self.transport.watched
+                or (
+                    (count >= limits.IDLE_COMMANDS or pending >= limits.IDLE_WORK_BYTES)
+                    and self.transport.idle
+                )
                 or len(frame.ids) >= limits.FLUSH_IDS
                 or len(frame.scalars) >= limits.FLUSH_IDS
             ):

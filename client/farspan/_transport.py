@@ -204,6 +204,8 @@ class GrpcTransport:
                 for d in self._devices
             ]
 
+    watched = False
+
     @property
     def idle(self) -> bool:
         """Nothing sent waits for its acknowledgement: a frame sent now goes out at once."""

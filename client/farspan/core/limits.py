@@ -30,6 +30,10 @@ FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
 FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
 FREE_IDS: Final = 64  # small tensors whose ids gather before one command frees them all.
 FREE_BYTES: Final = 64 * KiB  # a tensor of this size is freed by the very next command.
+# With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
+# the reading of its value then travel as one message, each of which costs as much as many commands.
+IDLE_COMMANDS: Final = 8
+IDLE_WORK_BYTES: Final = 256 * KiB  # of results: work worth starting at once.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
