@@ -279,7 +279,10 @@ class Engine:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
             self.budget.check(spec.nbytes)
-            flat = np.frombuffer(data, np.uint8).copy().view(spec.dtype.numpy)
+            flat = np.frombuffer(data, np.uint8)
+            if not isinstance(getattr(data, "obj", None), bytearray):
+                flat = flat.copy()  # a transfer's own bytearray is ours to keep
+            flat = flat.view(spec.dtype.numpy)
         except Exception as e:
             self._fail(e, "tensor", [out])
             return

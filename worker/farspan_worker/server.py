@@ -43,7 +43,10 @@ class Worker:
         self._make_engine = make_engine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._state = threading.Condition()  # guards all below
-        self._inbox = Inbox(lambda session: self._work.put(partial(self._run, session)))
+        self._turn = threading.Lock()  # held by the one thread that runs a step
+        self._reader = 0  # the thread that reads the control link
+        self._lone: Callable[[], None] | None = None  # a step that the reader runs itself
+        self._inbox = Inbox(self._queue)
         self._control: Link | None = None
         self._links: set[Link] = set()
         self._bulk: dict[str, Link] = {}  # by the owner of the control link beside it
@@ -145,6 +148,7 @@ class Worker:
     def _serve_control(self, control: Link) -> None:
         with self._state:
             before, self._control = self._control, control
+            self._reader = threading.get_ident()
         if before is not None:  # one gateway at a time: the newer one fences the older
             before.close()
             self._end_all_of(before)
@@ -229,6 +233,24 @@ class Worker:
             frame = wire.decode_frame(payload)  # outside of the lock: it may be long
             with self._state:
                 self._inbox.frame(session, frame)
+        lone, self._lone = self._lone, None
+        if lone is not None:
+            try:
+                lone()
+            finally:
+                self._turn.release()
+
+    def _queue(self, session: Session) -> None:
+        """Queue a session's next frame; one that comes alone needs no other thread to run it.
+
+        A change of threads is a tenth of the time in which a value is read back.
+        """
+        step = partial(self._run, session)
+        alone = threading.get_ident() == self._reader and self._work.empty()
+        if alone and self._lone is None and self._turn.acquire(blocking=False):
+            self._lone = step
+        else:
+            self._work.put(step)
 
     @contextlib.contextmanager
     def _losing(self, session: Session) -> Iterator[None]:
@@ -280,7 +302,8 @@ class Worker:
     # --- the thread that runs frames -------------------------------------------------------------
     def _execute(self) -> None:
         while (step := self._work.get()) is not None:
-            step()
+            with self._turn:
+                step()
 
     def _run(self, session: Session) -> None:
         with self._state:
