@@ -126,10 +126,10 @@ def __getattr__(name: str) -> _Any:
         found = _import_module(f"{__name__}.{name}")
     elif name in ("save", "load"):
         found = getattr(_import_module(f"{__name__}._io"), name)
-    elif name in ("load", "save"):
-        from . import _io
+    elif name.endswith("Tensor"):
+        from ._legacy import tensor_type
 
-        found = getattr(_io, name)
+        found = tensor_type(name)
     elif name in ("finfo", "iinfo"):
         from . import _typeinfo
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _interop, _state
+from ._data import as_array
 from ._dispatch import Storage, wrap
 from ._session import Ref
 from .core import dtype as dtypes
 from .core.call import fn
-from .core.dtype import Defaults, Device, DType
+from .core.dtype import PLACES, Device, DType
 from .core.errors import ArgumentError, BadValueError
 from .core.spec import Spec
 
@@ -70,54 +72,19 @@ def tensor(
             f"tensor of shape ({shape}) write torch.empty({shape}), zeros, ones or rand"
         )
     if isinstance(data, Tensor):
+        warnings.warn(
+            "To copy construct from a tensor, it is recommended to use "
+            "sourceTensor.detach().clone() or sourceTensor.detach().clone().requires_grad_(True), "
+            "rather than torch.tensor(sourceTensor).",
+            UserWarning,
+            stacklevel=2,
+        )
         result = fn.clone(fn.detach(data)).to(dtype=dtype or data.dtype, device=device)
     else:
-        array, found = _as_array(data, dtype)
+        array, found = as_array(data, dtype)
         session = _session_for(device)
         result = upload(session, array, found, _place(session, device))
     return result.requires_grad_() if requires_grad else result
-
-
-def _as_array(data: Any, dtype: DType | None) -> tuple[np.ndarray[Any, Any], DType]:
-    if isinstance(data, (np.ndarray, np.generic)):
-        found = dtype or dtypes.from_numpy(data.dtype)
-        return np.asarray(data), found
-    data = _without_tensors(data)
-    try:
-        array = np.asarray(data)
-    except ValueError as e:
-        raise BadValueError(f"tensor(): the nested lists are not all of one length: {e}") from None
-    if array.dtype == object:
-        bad = next((x for x in array.reshape(-1) if not isinstance(x, (bool, int, float, complex))),
-                   None)  # fmt: skip
-        if bad is None:
-            raise BadValueError("Overflow when unpacking long long")
-        raise ArgumentError(f"new(): invalid data type {type(bad).__name__!r}")
-    if array.dtype.kind in "USO":
-        raise ArgumentError(f"new(): invalid data type {array.dtype.name!r}")
-    if dtype is None:
-        if array.size == 0 and array.dtype == np.float64:
-            dtype = Defaults.dtype
-        else:
-            kind = array.dtype.kind
-            dtype = {"b": dtypes.bool_, "f": Defaults.dtype,
-                     "c": Defaults.dtype.to_complex()}.get(kind, dtypes.int64)  # fmt: skip
-            if kind == "u" and array.dtype.itemsize == 8:
-                raise BadValueError("Overflow when unpacking long long")
-    return array, dtype
-
-
-def _without_tensors(data: Any) -> Any:
-    """Replace tensors and arrays nested in lists by their values; reading tensors waits."""
-    from ._tensor import Tensor
-
-    if isinstance(data, Tensor):
-        return data.tolist()
-    if isinstance(data, (list, tuple)):
-        return [_without_tensors(x) if isinstance(x, (list, tuple, Tensor)) else x for x in data]
-    if hasattr(data, "__array__"):
-        return np.asarray(data)
-    return data
 
 
 def _session_for(device: Any) -> Session:
@@ -125,9 +92,7 @@ def _session_for(device: Any) -> Session:
 
 
 def _place(session: Session, device: Any) -> Device:
-    from ._functions import default_device
-
-    wanted = default_device() if device is None else Device(device)
+    wanted = PLACES.device if device is None else Device(device)
     return session.default_device if wanted is None else session.devices[session.index_of(wanted)]
 
 
@@ -179,20 +144,3 @@ def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tens
     if isinstance(data, np.ndarray) and dtype is None and device is None:
         return from_numpy(data)
     return tensor(data, dtype=dtype, device=device)
-
-
-def legacy_tensor(*args: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
-    """``Tensor(2, 3)`` is uninitialised memory of that shape, ``Tensor([1, 2])`` the values."""
-    if (len(args) == 1 and not isinstance(args[0], (int, tuple))) or (
-        len(args) == 1 and type(args[0]) is tuple and args[0] and not isinstance(args[0][0], int)
-    ):
-        from ._tensor import Size, Tensor
-
-        if isinstance(args[0], Size):
-            return fn.empty(args[0], dtype=dtype or Defaults.dtype)  # type: ignore[no-any-return]
-        if isinstance(args[0], Tensor):
-            return fn.detach(args[0])  # type: ignore[no-any-return]
-        return tensor(args[0], dtype=dtype or Defaults.dtype, device=device)
-    if len(args) == 1 and type(args[0]) is tuple:
-        return tensor(args[0], dtype=dtype or Defaults.dtype, device=device)
-    return fn.empty(list(args) or [0], dtype=dtype or Defaults.dtype)  # type: ignore[no-any-return]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from . import _state
 from .core import dtype as dtypes
 from .core.call import Function, fn
-from .core.dtype import Defaults, Device, DType
+from .core.dtype import PLACES, Defaults, Device, DType
 from .core.errors import ArgumentError, BadValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ._tensor import Tensor
 
@@ -22,8 +21,6 @@ FACTORIES = (
     "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal",
     "empty_strided", "bartlett_window", "blackman_window", "hamming_window", "hann_window",
 )  # fmt: skip
-
-_default_device: Device | None = None
 
 
 def factory(name: str) -> Callable[..., Tensor]:
@@ -35,7 +32,7 @@ def factory(name: str) -> Callable[..., Tensor]:
         if not like:
             session = _state.current()
             wanted = kwargs.get("device")
-            wanted = _default_device if wanted is None else Device(wanted)
+            wanted = PLACES.device if wanted is None else Device(wanted)
             if wanted is not None:
                 kwargs["device"] = session.devices[session.index_of(wanted)]
         result = make(*args, **kwargs)
@@ -46,20 +43,14 @@ def factory(name: str) -> Callable[..., Tensor]:
     return create
 
 
-def default_device() -> Device | None:
-    """Return the device set by `set_default_device`, if any."""
-    return _default_device
-
-
 def set_default_device(device: Any) -> None:
     """Let factories without `device=` make tensors there."""
-    global _default_device
-    _default_device = None if device is None else Device(device)
+    PLACES.device = None if device is None else Device(device)
 
 
 def get_default_device() -> Device:
     """Return the device of factories without `device=`."""
-    return _default_device or Device("cpu")
+    return PLACES.device or Device("cpu")
 
 
 def set_default_dtype(d: DType) -> None:
@@ -219,17 +210,6 @@ def norm(
     return fn.linalg_vector_norm(  # type: ignore[no-any-return]
         input, order, dim, keepdim, dtype=dtype, **extra
     )
-
-
-@contextlib.contextmanager
-def device_context(device: Device) -> Iterator[None]:
-    """Make tensors on `device` inside of a ``with torch.device(...)``."""
-    before = _default_device
-    set_default_device(device)
-    try:
-        yield
-    finally:
-        set_default_device(before)
 
 
 def set_debug(mode: str | None) -> None:

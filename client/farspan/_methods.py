@@ -208,17 +208,9 @@ def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
 
 def type_(self: Any, dtype: Any = None, non_blocking: bool = False) -> Any:
     """Return the type's name, or the tensor cast to `dtype`."""
-    names = {
-        "float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
-        "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
-        "bool": "Bool", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-    }  # fmt: skip
-    if dtype is None:
-        return f"torch.{names[self.dtype.name]}Tensor"
-    if isinstance(dtype, str):
-        short = dtype.removeprefix("torch.").removesuffix("Tensor")
-        dtype = next(d for d in DTYPES if names[d.name] == short)
-    return convert(self, dtype, None)
+    from ._legacy import dtype_of, type_name
+
+    return type_name(self.dtype) if dtype is None else convert(self, dtype_of(dtype), None)
 
 
 def type_as(self: Any, other: Any) -> Any:

@@ -20,7 +20,14 @@ from ._table import TableMethods
 from .core import tape
 from .core.call import Value, fn, set_default
 from .core.dtype import DTYPES, Device, DType
-from .core.errors import ArgumentError, AutogradError, DTypeError, ProgramError, ShapeError
+from .core.errors import (
+    ArgumentError,
+    AutogradError,
+    BadValueError,
+    DTypeError,
+    ProgramError,
+    ShapeError,
+)
 from .core.spec import Spec
 
 if TYPE_CHECKING:
@@ -45,8 +52,16 @@ class Size(tuple[int, ...]):
         got = tuple.__getitem__(self, i)
         return Size(got) if isinstance(i, slice) else got
 
-    def __add__(self, other: Any) -> Size:
-        return Size(tuple(self) + tuple(other))
+    def __add__(self, other: Any) -> Any:
+        return Size(tuple.__add__(self, other)) if isinstance(other, tuple) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return Size(tuple.__add__(other, self)) if isinstance(other, tuple) else NotImplemented
+
+    def __mul__(self, times: Any) -> Size:
+        return Size(tuple.__mul__(self, times))
+
+    __rmul__ = __mul__
 
 
 class TensorMeta(type):
@@ -54,7 +69,7 @@ class TensorMeta(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls is Tensor:
-            from ._creation import legacy_tensor
+            from ._legacy import legacy_tensor
 
             return legacy_tensor(*args, **kwargs)
         return super().__call__(*args, **kwargs)
@@ -278,13 +293,18 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return bool(self.item())
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._one())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._one())
 
     def __complex__(self) -> complex:
-        return complex(self.item())
+        return complex(self._one())
+
+    def _one(self) -> Any:
+        if self._spec.numel != 1:  # as torch: a ValueError here, a RuntimeError from item()
+            raise BadValueError("only one element tensors can be converted to Python scalars")
+        return self.item()
 
     def __index__(self) -> int:
         if self.dtype.kind > 1 or self._spec.numel != 1:
@@ -310,7 +330,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return bool(fn.any(fn.eq(self, x)))
 
     def __format__(self, spec: str) -> str:
-        if not self._spec.shape and spec:
+        if not self._spec.shape and (spec or type(self) is Tensor):
             return format(self.item(), spec)
         return object.__format__(self, spec) if spec else str(self)
 
@@ -328,7 +348,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         )
 
     def __copy__(self) -> Tensor:
-        return fn.detach(self) if not self.requires_grad else fn.alias(self)
+        """Return a leaf on the same memory, as torch's: without history and without `grad`."""
+        copied = fn.detach(self)
+        copied.__class__ = type(self)
+        copied.__dict__ |= {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        return copied.requires_grad_(self.requires_grad)  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) in memo:

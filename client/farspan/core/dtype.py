@@ -7,6 +7,7 @@ use. Promotion: https://pytorch.org/docs/stable/tensor_attributes.html#type-prom
 from __future__ import annotations
 
 import functools
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -110,6 +111,18 @@ class Defaults:
     """
 
     dtype: DType = float32
+
+
+class _Places(threading.local):
+    """Where factories of this thread make tensors; the stack is of ``with torch.device(...)``."""
+
+    device: Device | None = None
+
+    def __init__(self) -> None:
+        self.before: list[Device | None] = []
+
+
+PLACES: Final = _Places()
 
 
 @functools.cache
@@ -230,6 +243,15 @@ class Device:
         if self.index is None:
             return f"device(type='{self.type}')"
         return f"device(type='{self.type}', index={self.index})"
+
+    def __enter__(self) -> Device:
+        """Let factories without ``device=`` make tensors here, in this thread."""
+        PLACES.before.append(PLACES.device)
+        PLACES.device = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        PLACES.device = PLACES.before.pop()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Device, (self.type, self.index))
