@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import numpy as np
 
 from farspan import wire
 from farspan._progress import Progress
 from farspan.core import limits
 from farspan.core.command import Acked, ErrorInfo, Event, Frame, Lost, Value
+from farspan.core.dtype import DTYPES
 from farspan.core.errors import (
     BY_NAME,
     AuthError,
@@ -455,23 +458,32 @@ class GrpcTransport:
     def _fetch_all(self) -> None:
         while (value := self._to_fetch.get()) is not None:
             try:
-                complete = replace(value, data=self._download(value.request))
+                complete = replace(value, data=self._download(value))
             except Exception as error:  # whoever waits for the value must hear of it
                 explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
                 info = ErrorInfo(type(explained).__name__, str(explained), -1)
                 complete = replace(value, error=info)
             self._sink(complete)
 
-    def _download(self, request: int) -> memoryview:
+    def _download(self, value: Value) -> memoryview:
+        """Return a value's bytes, each put into place as it comes."""
         method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
-        asked = wire.encode(wire.DownloadRequest(self.session_id, request))
-        chunks: list[memoryview] = []
-        with Progress("from the worker", 0) as progress:
+        asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
+        total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
+        whole = memoryview(np.empty(total, np.uint8))
+        at = 0
+        with Progress("from the worker", total) as progress:
             for message in method(asked, metadata=self._metadata):
-                chunks.append(wire.decode_chunk(message))
-                progress.add(chunks[-1].nbytes)
-        self._counts.bytes_down += sum(chunk.nbytes for chunk in chunks)
-        return chunks[0] if len(chunks) == 1 else memoryview(b"".join(chunks))
+                chunk = wire.decode_chunk(message)
+                if at + chunk.nbytes > total:
+                    raise ProtocolError(f"download: more than the {total} bytes of the value")
+                whole[at : at + chunk.nbytes] = chunk
+                at += chunk.nbytes
+                progress.add(chunk.nbytes)
+        if at != total:
+            raise ProtocolError(f"download: {at} of {total} bytes came")
+        self._counts.bytes_down += total
+        return whole
 
     def _data_channel(self) -> grpc.Channel:
         with self._changed:
