@@ -256,7 +256,7 @@ def test_a_hostile_session_ends_and_others_are_served(service: Any) -> None:
                 torch.ones(3).sum().item()
                 opcode, ids, *rest = (*REFUSED[name], ())[:3]
                 opcode = OPS[opcode].opcode if isinstance(opcode, str) else opcode
-                bad._append(0, opcode, 0, ids, *rest)
+                bad.issue(0, opcode, 0, ids, *rest)
                 with pytest.raises(ProtocolError):
                     bad.synchronize()
                 with pytest.raises(ProtocolError):

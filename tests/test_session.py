@@ -40,7 +40,7 @@ class Recorder:
 def blocked(session: Any) -> Iterator[None]:
     """Hold up the worker inside: the first frame waits for bytes that come at the end."""
     transfer, id_ = next(session._requests), session.new_id()
-    session._append(0, cmd.PUT, 0, (id_,), (1, (1,), -1, transfer))
+    session.issue(0, cmd.PUT, 0, (id_,), (1, (1,), -1, transfer))
     session.flush()
     try:
         yield
@@ -133,7 +133,7 @@ def test_an_interrupted_block_does_not_wait_for_the_rest(service: Any) -> None:
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         with torch.connect(address, token=token, timeout=10) as session:
-            session._append(0, cmd.PUT, 0, (session.new_id(),), (1, (1,), -1, 99))
+            session.issue(0, cmd.PUT, 0, (session.new_id(),), (1, (1,), -1, 99))
             raise KeyboardInterrupt
     assert time.monotonic() - begun < 4
 

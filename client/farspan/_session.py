@@ -32,6 +32,14 @@ from .core.errors import (
     ServiceError,
     SessionClosedError,
 )
+from .core.limits import (
+    FLUSH_COMMANDS,
+    FLUSH_IDS,
+    FLUSH_WORK_BYTES,
+    FREE_IDS,
+    IDLE_COMMANDS,
+    IDLE_WORK_BYTES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,8 +101,11 @@ _is_own: dict[str, bool] = {}  # by file name: asked for several frames of every
 
 
 def call_site() -> Site | None:
-    """Return where the innermost frame outside of farspan stands."""
-    frame = sys._getframe(2)
+    """Return where the innermost frame outside of farspan stands.
+
+    The caller's caller and its caller are ours in any case, so the search begins above them.
+    """
+    frame = sys._getframe(3)
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
@@ -199,26 +210,14 @@ class Session:
         mode: int,
         ids: Sequence[int],
         static: cmd.Static,
-        scalars: Sequence[Any],
-        nbytes: int = 0,
-    ) -> int:
-        """Append a command to the device's open frame and return its number. Does not wait."""
-        number = self._append(device, opcode, mode, ids, static, scalars, nbytes)
-        if self.debug == "sync":
-            self.synchronize()
-        return number
-
-    def _append(
-        self,
-        device: int,
-        opcode: int,
-        mode: int,
-        ids: Sequence[int],
-        static: cmd.Static,
         scalars: Sequence[Any] = (),
         nbytes: int = 0,
         payload: bytes | None = None,
     ) -> int:
+        """Append a command to the device's open frame and return its number. Does not wait.
+
+        payload: the bytes of an inline Put. This is what every operation pays: keep it short.
+        """
         site = call_site()
         with self._lock:
             if self._over:
@@ -233,7 +232,7 @@ class Session:
                     self._send(device)
                     frame = self._open[device]
                 frame.default_dtype = Defaults.dtype.code
-            if self._free_now[device] or len(self._freed[device]) >= limits.FREE_IDS:
+            if self._free_now[device] or len(self._freed[device]) >= FREE_IDS:
                 self._append_frees(frame, device)
             sites, count = self._sites[device], len(frame.opcodes)
             number = next(self._numbers)
@@ -260,19 +259,18 @@ class Session:
             pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
             count += 1
             if (
-                count >= limits.FLUSH_COMMANDS
-                or pending >= limits.FLUSH_WORK_BYTES
+                count >= FLUSH_COMMANDS
+                or pending >= FLUSH_WORK_BYTES
                 or self.transport.watched
-                or (
-                    (count >= limits.IDLE_COMMANDS or pending >= limits.IDLE_WORK_BYTES)
-                    and self.transport.idle
-                )
-                or len(frame.ids) >= limits.FLUSH_IDS
-                or len(frame.scalars) >= limits.FLUSH_IDS
+                or ((count >= IDLE_COMMANDS or pending >= IDLE_WORK_BYTES) and self.transport.idle)
+                or len(frame.ids) >= FLUSH_IDS
+                or len(frame.scalars) >= FLUSH_IDS
             ):
                 self._send(device)
             elif count == 1:
                 self._owed.set()
+        if self.debug is not None and opcode != cmd.GET:
+            self.synchronize()
         return number
 
     def put(self, device: int, id_: int, dtype: int, shape: tuple[int, ...], data: Any) -> None:
@@ -283,14 +281,12 @@ class Session:
             # Inline bytes weigh more than results: 32 KiB of them end a frame.
             weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
             static: cmd.Static = (dtype, shape)
-            self._append(device, cmd.PUT, 0, (id_,), static, (), weight, bytes(view))
+            self.issue(device, cmd.PUT, 0, (id_,), static, (), weight, bytes(view))
         else:
             transfer = next(self._requests)
             self.transport.upload(transfer, device, view)
             static = (dtype, shape, -1, transfer)
-            self._append(device, cmd.PUT, 0, (id_,), static, (), nbytes)
-        if self.debug == "sync":
-            self.synchronize()
+            self.issue(device, cmd.PUT, 0, (id_,), static, (), nbytes)
 
     def copy_across(self, source: Ref, id_: int, to: int, dtype: int, shape: Any) -> None:
         """Copy a tensor to another device of the session, worker to worker. Does not wait."""
@@ -393,7 +389,7 @@ class Session:
         self._syncs[site] = self._syncs.get(site, 0) + 1
         try:
             with self._lock:
-                self._append(device, cmd.GET, 0, ids, (request, kind, 0))
+                self.issue(device, cmd.GET, 0, ids, (request, kind, 0))
                 self.flush()
             while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
                 if self._lost is not None:
