@@ -183,6 +183,7 @@ class Session:
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
         transport.set_sink(self._deliver)
+        self._flusher_awake = False
         if getattr(transport, "needs_timer", False):
             threading.Thread(
                 target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
@@ -267,7 +268,7 @@ class Session:
                 or len(frame.scalars) >= FLUSH_IDS
             ):
                 self._send(device)
-            elif count == 1:
+            elif count == 1 and not self._flusher_awake:
                 self._owed.set()
         if self.debug is not None and opcode != cmd.GET:
             self.synchronize()
@@ -309,6 +310,15 @@ class Session:
                         self._send(i)
                 if self._open[i].opcodes:
                     self._send(i)
+
+    def _flush_old(self) -> None:
+        """Send what is open, unless the worker is behind: the flusher shall not hold the lock."""
+        if not any(frame.opcodes for frame in self._open) or not self.transport.ready:
+            return
+        try:
+            self.flush()
+        except FarspanError as error:
+            log.debug("a frame could not be sent yet: %s", error)
 
     def _append_frees(self, frame: Frame, device: int) -> None:
         freed, count = self._freed[device], len(frame.opcodes)
@@ -574,23 +584,31 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
-    """Send open frames that have waited FLUSH_DELAY_S for company; ends with its session."""
+    """Send open frames that have waited FLUSH_DELAY_S for company; ends with its session.
+
+    While commands come it looks by itself, every FLUSH_DELAY_S: waking it by each of them would put
+    a change of threads into the way of every value that is read.
+    """
     while True:
         if not owed.wait(1.0):
             if ref() is None:
                 return
             continue
         owed.clear()
-        time.sleep(limits.FLUSH_DELAY_S)
         session = ref()
-        if session is None or session._over:
-            return  # whoever uses the session next is told why
-        if not session.transport.ready:
-            owed.set()  # the worker is behind: not this thread shall wait, holding the lock
-            time.sleep(limits.FLUSH_DELAY_S * 10)
-            continue
-        try:
-            session.flush()
-        except FarspanError as error:
-            log.debug("a frame could not be sent yet: %s", error)
+        if session is None:
+            return
+        session._flusher_awake = True
+        quiet = 0
+        while quiet < limits.FLUSH_QUIET_ROUNDS:
+            issued = session._commands
+            del session
+            time.sleep(limits.FLUSH_DELAY_S)
+            session = ref()
+            if session is None or session._over:
+                return  # whoever uses the session next is told why
+            quiet = quiet + 1 if session._commands == issued else 0
+            session._flush_old()
+        session._flusher_awake = False
+        session._flush_old()  # what came before the flag was seen
         del session

@@ -30,6 +30,7 @@ FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
 FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
 FREE_IDS: Final = 64  # small tensors whose ids gather before one command frees them all.
 FREE_BYTES: Final = 64 * KiB  # a tensor of this size is freed by the very next command.
+FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the flusher sleeps.
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
 IDLE_COMMANDS: Final = 8
