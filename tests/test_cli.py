@@ -17,6 +17,7 @@ from farspan.core.errors import FarspanError
 from farspan.core.op import table_hash
 
 FARSPAN = (sys.executable, "-m", "farspan_server")
+CLIENT = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
 
 
 @contextlib.contextmanager
@@ -38,13 +39,14 @@ def secret(path: Path) -> Path:
     return path
 
 
-def test_a_worker_and_a_gateway_by_hand_serve_a_session_over_tls(tmp_path: Path) -> None:
+def test_a_worker_and_a_gateway_by_hand_serve_a_session_over_mutual_tls(tmp_path: Path) -> None:
     from farspan._transport import connect_grpc
 
     key, token, certs = secret(tmp_path / "key"), secret(tmp_path / "token"), tmp_path / "certs"
     shown = subprocess.run([*FARSPAN, "certs", certs], capture_output=True, text=True, check=True)
     assert all(Path(line).exists() for line in shown.stdout.split())
-    tls = ("--tls-certificate", certs / "server.pem", "--tls-key", certs / "server.key")
+    tls = ("--tls-certificate", certs / "server.pem", "--tls-key", certs / "server.key",
+           "--tls-client-ca", certs / "ca.pem")  # fmt: skip
     with running("worker", "--listen", "tls:127.0.0.1:0", "--key-file", key) as worker:
         by_hand = f"{worker['address']}={key}"
         with running("serve", "--token-file", token, "--worker", by_hand, *tls) as gateway:
@@ -53,19 +55,32 @@ def test_a_worker_and_a_gateway_by_hand_serve_a_session_over_tls(tmp_path: Path)
                 token.read_text(),
                 devices="cpu",
                 table_hash=table_hash(),
-                tls=str(certs / "ca.pem"),
+                tls={name: str(certs / file) for name, file in CLIENT.items()},
             )
+            asked = ("status", "--address", gateway["address"], "--token-file", token)
+            mutual = ("--cert", certs / "client.pem", "--key", certs / "client.key")
+            text = subprocess.run(
+                [*FARSPAN, *asked, "--ca", certs / "ca.pem", *mutual],
+                capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            assert str(worker["pid"]) in text
             (device,) = transport.devices
             assert device["pid"] == worker["pid"]
             transport.close()
-            with pytest.raises(FarspanError):  # without TLS
-                connect_grpc(gateway["address"], token.read_text(), table_hash=table_hash())
+            for less in (None, str(certs / "ca.pem")):  # without TLS, without a certificate
+                with pytest.raises(FarspanError):
+                    connect_grpc(gateway["address"], token.read_text(), table_hash=table_hash(),
+                                 tls=less)  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("up", "--workers", "tpu:1"), "write cpu:2"),
+        (("up", "--workers", "cpu:0"), "no worker at all"),
+        (("up", "--port", "99999"), "0<=x<=65535"),
+        (("up", "--workers", "cuda:1", "--no-ray"), "Ray assigns the GPUs"),
+        (("demo", "--address", "grpc://127.0.0.1:1"), "no token given"),
         (("serve", "--token-file", "/dev/null"), "no token given"),
         (("serve", "--token-file", "{token}", "--host", "0.0.0.0"), "certificate"),
         (("serve", "--token-file", "{token}", "--supervisor-listen", "x:1"), "needs"),

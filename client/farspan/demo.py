@@ -215,7 +215,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("farspan-demo"), help="a folder")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    history = run(options)
+    try:
+        history = run(options)
+    except farspan.ServiceError as error:
+        sys.exit(f"farspan demo: {type(error).__name__}: {error}")
     print(f"wrote {options.out / 'digits.png'} and {options.out / 'digits.safetensors'}")
     print(f"held-out accuracy {history.accuracies[-1]:.1f} %")
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 _parent = click.option("--parent", type=int, default=0, hidden=True)
+_port = click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 picks one."
+)
 _threads = click.option(
     "--threads", type=int, default=0, help="Of each worker; 0 divides the cores of this machine."
 )
@@ -47,6 +50,8 @@ class _Workers(click.ParamType):
             if kind not in ("cpu", "cuda") or not count.isdecimal() or kind in counts:
                 self.fail(f"{value!r}: write cpu:2 or cpu:2,cuda:1", param, ctx)
             counts[kind] = int(count)
+        if not any(counts.values()):
+            self.fail(f"{value!r} is no worker at all; write cpu:2 or cpu:2,cuda:1", param, ctx)
         return counts
 
 
@@ -65,7 +70,7 @@ def main() -> None:
 @main.command()
 @_workers
 @_spares
-@click.option("--port", type=int, default=0, show_default=True, help="0 picks one.")
+@_port
 @_threads
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_json
@@ -81,7 +86,7 @@ def up(
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=0, help="0 picks one.")
+@_port
 @click.option("--token-file", type=_FILE, required=True, help="Lines of token or tenant:token.")
 @click.option("--tls-certificate", type=_FILE, help="PEM; required beyond this machine.")
 @click.option("--tls-key", type=_FILE)
@@ -159,9 +164,14 @@ async def _serve(
 @_parent
 def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> None:
     """Run the supervisor: make workers, watch them, tell the gateway."""
+    from farspan.core.errors import FarspanError
+
     _begin("supervisor", parent)
     say = _own_stdout()
-    launcher, capacity = _launcher(**options)  # Ray wants this thread, before any event loop
+    try:
+        launcher, capacity = _launcher(**options)  # Ray wants this thread, before any event loop
+    except FarspanError as error:
+        raise click.ClickException(str(error)) from None
     spares = {"cpu": options["spares"]}
     gateway, key = options["gateway"], _read_key(options["key_file"])
 
@@ -204,6 +214,8 @@ def _launcher(
     threads = threads or max(1, cores() // max(1, here))
     listen = "127.0.0.1:0" if directory is None else f"unix:{directory}/worker-{{process}}.sock"
     if no_ray:
+        if workers.get("cuda"):
+            raise click.UsageError("--no-ray starts CPU workers only; Ray assigns the GPUs")
         from farspan_server.processes import Processes
 
         return Processes(listen, threads), workers
@@ -245,8 +257,10 @@ def demo(arguments: tuple[str, ...]) -> None:
 @click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
 @click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
 @click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
+@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
+@click.option("--key", type=_FILE, help="That certificate's key.")
 @_json
-def status(address: str, token_file: Path | None, ca: Path | None, as_json: bool) -> None:
+def status(address: str, token_file: Path | None, as_json: bool, **tls: Path | None) -> None:
     """Show your sessions on a gateway."""
     from farspan.core.errors import FarspanError
 
@@ -254,7 +268,7 @@ def status(address: str, token_file: Path | None, ca: Path | None, as_json: bool
 
     token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
     try:
-        found = asking.sessions(address, token[0].rpartition(":")[2], ca)
+        found = asking.sessions(address, token[0].rpartition(":")[2], **tls)
     except FarspanError as error:
         raise click.ClickException(str(error)) from None
     if as_json:

@@ -42,6 +42,9 @@ def start_local(directory: Path, workers: dict[str, int]) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         _temp_dir=str(directory / "ray"),
     )
+    found, wanted = int(ray.cluster_resources().get("GPU", 0)), workers.get("cuda", 0)
+    if found < wanted:  # a placement group would wait for a GPU to be plugged in
+        raise CapacityError(f"{wanted} cuda worker(s) asked for; this machine has {found} GPU(s)")
 
 
 def join(address: str, token: Path | None) -> None:

@@ -11,14 +11,22 @@ from farspan.core import limits
 from farspan.core.errors import AuthError, ConnectError, ServiceError
 
 
-def sessions(address: str, token: str, ca: Path | None = None) -> tuple[wire.SessionInfo, ...]:
+def sessions(
+    address: str,
+    token: str,
+    ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+) -> tuple[wire.SessionInfo, ...]:
     """Return the sessions of the token's tenant; raise ConnectError, AuthError or ServiceError."""
     target = address.removeprefix("grpc://")
     options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
     if ca is None:
         channel = grpc.insecure_channel(target, options)
     else:
-        credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+        credentials = grpc.ssl_channel_credentials(
+            ca.read_bytes(), key and key.read_bytes(), cert and cert.read_bytes()
+        )
         channel = grpc.secure_channel(target, credentials, options)
     with channel:
         call = channel.unary_unary(f"/{wire.SERVICE}/List")

@@ -21,7 +21,9 @@ from farspan_worker import process
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker and return the exit status."""
-    parser = argparse.ArgumentParser(prog="farspan worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="farspan worker", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port or unix:/path")
     parser.add_argument("--key-file", type=Path, required=True, help="32 bytes in hex, mode 0600")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
