@@ -94,7 +94,9 @@ def backward(
         leaves = tape.leaves_of(edges)
         targets = [leaf.variable() for leaf in leaves]
         wanted = [(leaf, 0) for leaf in leaves]
-    pairs = [(t, w) for t, w in zip(targets, wanted, strict=True) if t is not None]
+    # A tensor that is gone, or no longer requires a gradient, gets none.
+    alive = ((t, w) for t, w in zip(targets, wanted, strict=True) if t is not None)
+    pairs = [(t, w) for t, w in alive if t._node is not None]
     retained = _retained_of(edges)
     found = _run(edges, seeds, roots, pairs + retained, keep, create_graph)
     arrived = [(t, g) for (t, _), g in zip(pairs, found, strict=False) if g is not None]

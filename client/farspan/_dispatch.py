@@ -15,7 +15,7 @@ from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
 from .core.dtype import CPU, DTYPES, Defaults, Device, DType
-from .core.errors import AutogradError, DeviceError, ProgramError, ShapeError
+from .core.errors import AutogradError, DeviceError, DTypeError, ProgramError, ShapeError
 from .core.family import common_device
 from .core.spec import Spec
 
@@ -39,12 +39,11 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "exported", "nbytes", "version")
+    __slots__ = ("__weakref__", "nbytes", "version")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.version = 0
-        self.exported = False
 
 
 class _Known:
@@ -208,6 +207,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         base = x if x._base is None else x._base
         out._base = base
         out._generation = base._generation
+        if x._in_no_grad or not mode.grad:
+            out._in_no_grad = True
     return out
 
 
@@ -297,6 +298,18 @@ def check_memory(spec: Spec) -> None:
             )
 
 
+def _check_view_of_no_grad(target: Tensor, mask: int) -> None:
+    """Raise where a recorded write would go through a view that no gradient goes through."""
+    if mask or (target._base is not None and tape.edge_of(target._base) is not None):
+        raise AutogradError(
+            "A view was created in no_grad mode and is being modified inplace with grad mode "
+            "enabled. Given that this use case is ambiguous and error-prone, it is forbidden. You "
+            "can clarify your code by moving both the view and the inplace either both inside the "
+            "no_grad block (if you don't want the inplace to be tracked) or both outside (if you "
+            "want the inplace to be tracked)."
+        )
+
+
 def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any) -> Tensor:
     """Store an op's result into its first tensor; its graph is rewritten."""
     target = tensors[0]
@@ -320,11 +333,14 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     device = session.index_of(target._spec.device)
     if op.random and device and target._spec.device.type == "cpu":
         return fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
+    if target._in_no_grad and mode.grad:
+        _check_view_of_no_grad(target, mask)
     plan = None
     if mask and mode.grad and target._spec.dtype.kind >= 2:
         plan = op.vjp_plan(static, mask)
-        if plan is not None and 0 in plan.saved_args:
-            # The formula needs the old value: compute aside from a clone, then copy over.
+        if plan is None or 0 in plan.saved_args:
+            # The formula needs the old value; or there is none, as of a comparison, and the
+            # gradient ends here: compute aside from a clone, then copy over.
             old = fn.clone(target)
             result = apply(type(target), op, (old, *tensors[1:]), static, scalars, FUNCTIONAL)
             return fn.copy_(target, result)
@@ -338,9 +354,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
 
 def check_cast(have: DType, want: DType) -> None:
     """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
-    if have.kind > want.kind and not (have.kind == 1 and want.kind == 1):
-        from .core.errors import DTypeError
-
+    if have.kind > want.kind:
         raise DTypeError(
             f"result type {_LONG_NAMES[have.name]} can't be cast to the desired output type "
             f"{_LONG_NAMES[want.name]}"

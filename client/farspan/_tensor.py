@@ -88,6 +88,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _base: Tensor | None = None
     _generation = 0
     _multiview = False
+    _in_no_grad = False  # a view made in no_grad mode, or of one
+    _leaf: tape.Leaf | None = None  # its node while `requires_grad` is switched off
     _grad: Tensor | None = None
     _retains = False
     _hooks: Any = None
@@ -393,11 +395,12 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                     "a computed variable in a subgraph that doesn't require differentiation use "
                     "var_no_grad = var.detach()."
                 )
-            self._node = None
+            if have:  # graphs that hold the node know it again when it is switched on
+                self._leaf, self._node = self._node, None  # type: ignore[assignment]
         elif not have:
             if self.dtype.kind < 2:
                 raise DTypeError("only Tensors of floating point dtype can require gradients")
-            self._node = tape.Leaf(weakref.ref(self))
+            self._node = self._leaf or tape.Leaf(weakref.ref(self))
         return self
 
     @property
@@ -517,7 +520,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         if self._base is not None:
             raise AutogradError("Can't detach views in-place. Use detach() instead.")
         self._become(fn.detach(self))  # under a new id: the engine knows the old one's graph
-        self._node = None
+        self._node = self._leaf = None
         return self
 
     def is_inference(self) -> bool:
