@@ -35,7 +35,7 @@ def test_a_step_function_in_place_ends_the_gradient(name: str) -> None:
     assert x.grad.tolist() == [2.0, 0.0, 0.0]  # torch has no formula and raises
 
 
-# -------------------------------------------------------------------------- views of no_grad mode --
+# ------------------------------------------------------------------------- views of no_grad mode --
 @same
 def test_a_view_made_in_no_grad_mode_is_not_written_outside_of_it(t):
     x, w = t.ones(4, requires_grad=True), t.ones(2, requires_grad=True)
