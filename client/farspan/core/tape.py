@@ -220,18 +220,20 @@ def needed_nodes(
 
 def leaves_of(roots: Iterable[tuple[Node, int]]) -> list[Leaf]:
     """Return the leaves that gradients from the roots reach, in order of their creation."""
+    found = [node for node in reachable(roots) if type(node) is Leaf]
+    return sorted(found, key=lambda n: n.sequence)
+
+
+def reachable(roots: Iterable[tuple[Node, int]]) -> set[Node]:
+    """Return every node that a gradient of the roots may come to."""
     seen: set[Node] = set()
     stack = [node for node, _ in roots]
-    found = []
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(node) is Leaf:
-            found.append(node)
-        stack += [e[0] for e in node.edges if e is not None]
-    return sorted(found, key=lambda n: n.sequence)
+        if node not in seen:
+            seen.add(node)
+            stack += [e[0] for e in node.edges if e is not None]
+    return seen
 
 
 def walk(
@@ -292,6 +294,12 @@ def release(node: Node) -> None:
         node.saved = {}
         node.versions = ()
         node.freed = True
+
+
+def let_go(roots: Iterable[tuple[Node, int]]) -> None:
+    """Release every node that the roots reach."""
+    for node in reachable(roots):
+        release(node)
 
 
 FREED_MESSAGE = (
