@@ -145,3 +145,46 @@ def test_a_graph_that_is_kept_by_a_walk_can_be_walked_again() -> None:
     assert w.grad.allclose(3 * w.exp())
     with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
+
+
+# ------------------------------------------------------------------------- complex and its parts --
+@same
+def test_writes_through_the_parts_of_a_complex_tensor(t):
+    w = t.tensor([[1 + 2j, 3 - 1j], [0.5 - 1j, -2 + 0.5j]], requires_grad=True)
+    a = t.tensor([2.0, -3.0], requires_grad=True)
+    results = []
+    for write in (
+        lambda z: t.view_as_real(z).mul_(2),
+        lambda z: z.real.mul_(a),
+        lambda z: z[1:].imag.mul_(a),
+        lambda z: t.view_as_real(z[:, 1])[0].mul_(a),
+        lambda z: z.real[0].mul_(z.imag[1].clone()),
+    ):
+        z = w * 1
+        shown = t.view_as_real(z)[:, 0]
+        write(z)
+        total = z.abs().sum() + (shown * shown).sum()
+        results += [z, *t.autograd.grad(total, (w, a), allow_unused=True)]
+    return results
+
+
+@same
+def test_writes_through_a_complex_view_of_parts(t):
+    w = t.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, -1.0]], requires_grad=True)
+    base = w * 1
+    z = t.view_as_complex(base)
+    z[1:].mul_(2j)
+    base[0].exp_()
+    total = (base * base).sum() + z.abs().sum()
+    return base, z, t.autograd.grad(total, w)
+
+
+@same
+def test_a_view_as_another_dtype_is_no_part_of_the_graph(t):
+    x = t.ones(4, requires_grad=True)
+    y = x * 2
+    bits = y.view(t.int32)
+    y.mul_(3)
+    bits[0] = 0
+    y.sum().backward()
+    return y, bits.requires_grad, x.grad

@@ -17,6 +17,7 @@ from .core import tape
 from .core.call import fn
 from .core.errors import AutogradError, BadValueError, ShapeError
 from .core.spec import Spec
+from .core.tape import Edge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ._tensor import Tensor
     from .core.dtype import Device
 
-Edge = tuple[tape.Node, int]
 #: Tensors that are no leaves and want their gradient kept, by id.
 _retained: dict[int, weakref.ref[Tensor]] = {}
 
