@@ -19,6 +19,11 @@ os.environ.pop("FARSPAN_ADDRESS", None)
 os.environ.pop("FARSPAN_TOKEN", None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes run the tests: two, but one for those that start clusters."""
+    return 0 if config.option.markexpr == "slow" else 2
+
+
 @pytest.fixture(scope="session")
 def service() -> Iterator[tuple[str, str]]:
     """Return (address, token) of a gateway with two workers, each a process; all of it ends."""

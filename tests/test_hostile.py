@@ -70,6 +70,9 @@ REFUSED: dict[str, Any] = {
     "backward of too many": (cmd.BACKWARD, [1, 1], (9, 0)),
     "backward of an odd count": (cmd.BACKWARD, [1, 1, 1], (1, 0)),
     "backward of minus one": (cmd.BACKWARD, [1, 1], (-1, 0)),
+    "link of one": (cmd.LINK, [1]),
+    "link of nothing known": (cmd.LINK, [1, 77]),
+    "link with rubbish": (cmd.LINK, [1, 1], (3,)),
     "backward with rubbish": (cmd.BACKWARD, [1, 1], (None, "x")),
 }
 FAILS: dict[str, Any] = {

@@ -17,6 +17,7 @@ from farspan.core.command import (
     FREE,
     GET,
     GET_BYTES,
+    LINK,
     PUT,
     Acked,
     ErrorInfo,
@@ -51,7 +52,7 @@ def frames(draw: st.DrawFn) -> Frame:
     frame.payloads = draw(st.lists(st.binary(max_size=30), max_size=2))
     first = draw(st.integers(0, 2**61))
     for k in range(draw(st.integers(len(frame.payloads), 8))):
-        opcode = draw(st.sampled_from([FREE, GET, PUT, BACKWARD, 16, 900, 65_535]))
+        opcode = draw(st.sampled_from([FREE, GET, PUT, BACKWARD, LINK, 16, 900, 65_535]))
         count = draw(st.integers(0, 5))
         static = draw(STATICS)
         if opcode == FREE:
@@ -61,6 +62,8 @@ def frames(draw: st.DrawFn) -> Frame:
         elif opcode == PUT:
             place = draw(st.integers(-1, len(frame.payloads) - 1))
             count, static = 1, (draw(st.integers(0, 11)), draw(SHAPES), place, draw(IDS))
+        elif opcode == LINK:
+            count, static = 2, ()
         elif opcode == BACKWARD:
             count, static = 2 + 2 * count, (1, draw(st.booleans()))
         scalars = draw(st.lists(SCALARS, max_size=3))

@@ -35,7 +35,11 @@ def test_a_step_function_in_place_ends_the_gradient(name: str) -> None:
     assert x.grad.tolist() == [2.0, 0.0, 0.0]  # torch has no formula and raises
 
 
+<<<<<<< HEAD
 # --- views of no_grad mode-
+=======
+# ------------------------------------------------------------------------- views of no_grad mode --
+>>>>>>> rev2
 @same
 def test_a_view_made_in_no_grad_mode_is_not_written_outside_of_it(t):
     x, w = t.ones(4, requires_grad=True), t.ones(2, requires_grad=True)
@@ -69,3 +73,125 @@ def test_a_leaf_switched_off_and_on_gets_each_gradient_once(t):
     x.requires_grad_(False).requires_grad_(True)
     (z + (x * 3).sum()).backward()
     return x.grad
+<<<<<<< HEAD
+=======
+
+
+# ----------------------------------------------------------------------------------- `.data =` --
+@same
+def test_new_data_keeps_the_place_in_the_graph(t):
+    p = t.tensor([1.0, 2.0], requires_grad=True)
+    seen = []
+    p.register_hook(lambda g: seen.append(g))
+    before = p.exp().sum()  # in torch p * p would use the new data, as it saves p itself
+    p.data = t.tensor([5.0, 6.0])
+    (before + (p * p * p).sum()).backward()
+    p.data = p.data - 0.5 * p.grad
+    return p, p.grad, seen
+
+
+@same
+def test_gradient_of_data_that_was_replaced(t):
+    p = t.tensor([1.0, 2.0], requires_grad=True)
+    y = p * 3
+    loss = (y * 5).sum()
+    p.data = t.tensor([5.0, 6.0])
+    y.data = t.tensor([7.0, 8.0])
+    late = (y * 3 + p * y.detach()).sum()
+    return t.autograd.grad(loss, p, retain_graph=True), t.autograd.grad(late, p)
+
+
+@same
+def test_two_tensors_of_one_data_are_two_leaves(t):
+    p, q = t.ones(2, requires_grad=True), t.tensor([3.0, 4.0])
+    p.data = q
+    w = t.ones(2, requires_grad=True)
+    q.mul_(w)
+    (p * q).sum().backward()
+    return p, q, p.grad, w.grad, q.requires_grad
+
+
+@same
+def test_what_data_may_be(t):
+    p = t.ones(2, requires_grad=True)
+
+    def integers() -> None:
+        p.data = t.arange(2)
+
+    def number() -> None:
+        p.data = 3
+
+    return failure(integers, "floating point"), failure(number, "has to be a tensor")
+
+
+# ------------------------------------------------------------------------------- what is let go --
+def bytes_held() -> int:
+    return farspan._state.current().worker_stats()[0]["bytes"]
+
+
+def test_a_pass_walked_by_the_client_frees_what_the_worker_saved() -> None:
+    w = farspan.ones(1_000, requires_grad=True)
+    w.register_hook(lambda g: g * 1)
+    losses = []
+    held = []
+    for _ in range(3):
+        losses.append((w.exp().exp().exp()).sum())
+        losses[-1].backward()
+        held.append(bytes_held())
+    assert held[2] - held[1] < 1_000
+
+
+def test_a_graph_that_is_kept_by_a_walk_can_be_walked_again() -> None:
+    w = farspan.ones(3, requires_grad=True)
+    handle = w.register_hook(lambda g: g * 2)
+    loss = w.exp().sum()
+    loss.backward(retain_graph=True)
+    handle.remove()
+    loss.backward()
+    assert w.grad.allclose(3 * w.exp())
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
+# ------------------------------------------------------------------------- complex and its parts --
+@same
+def test_writes_through_the_parts_of_a_complex_tensor(t):
+    w = t.tensor([[1 + 2j, 3 - 1j], [0.5 - 1j, -2 + 0.5j]], requires_grad=True)
+    a = t.tensor([2.0, -3.0], requires_grad=True)
+    results = []
+    for write in (
+        lambda z: t.view_as_real(z).mul_(2),
+        lambda z: z.real.mul_(a),
+        lambda z: z[1:].imag.mul_(a),
+        lambda z: t.view_as_real(z[:, 1])[0].mul_(a),
+        lambda z: z.real[0].mul_(z.imag[1].clone()),
+    ):
+        z = w * 1
+        shown = t.view_as_real(z)[:, 0]
+        write(z)
+        total = z.abs().sum() + (shown * shown).sum()
+        results += [z, *t.autograd.grad(total, (w, a), allow_unused=True)]
+    return results
+
+
+@same
+def test_writes_through_a_complex_view_of_parts(t):
+    w = t.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, -1.0]], requires_grad=True)
+    base = w * 1
+    z = t.view_as_complex(base)
+    z[1:].mul_(2j)
+    base[0].exp_()
+    total = (base * base).sum() + z.abs().sum()
+    return base, z, t.autograd.grad(total, w)
+
+
+@same
+def test_a_view_as_another_dtype_is_no_part_of_the_graph(t):
+    x = t.ones(4, requires_grad=True)
+    y = x * 2
+    bits = y.view(t.int32)
+    y.mul_(3)
+    bits[0] = 0
+    y.sum().backward()
+    return y, bits.requires_grad, x.grad
+>>>>>>> rev2

@@ -17,6 +17,7 @@ from .core import tape
 from .core.call import fn
 from .core.errors import AutogradError, BadValueError, ShapeError
 from .core.spec import Spec
+from .core.tape import Edge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ._tensor import Tensor
     from .core.dtype import Device
 
-Edge = tuple[tape.Node, int]
 #: Tensors that are no leaves and want their gradient kept, by id.
 _retained: dict[int, weakref.ref[Tensor]] = {}
 
@@ -98,7 +98,7 @@ def backward(
     alive = ((t, w) for t, w in zip(targets, wanted, strict=True) if t is not None)
     pairs = [(t, w) for t, w in alive if t._node is not None]
     retained = _retained_of(edges)
-    found = _run(edges, seeds, roots, pairs + retained, keep, create_graph)
+    found = _run(edges, seeds, roots, pairs + retained, keep, create_graph, whole=inputs is None)
     arrived = [(t, g) for (t, _), g in zip(pairs, found, strict=False) if g is not None]
     for t, gradient in arrived:
         _accumulate(t, gradient, create_graph)
@@ -155,8 +155,12 @@ def _run(
     pairs: Sequence[tuple[Tensor, Edge]],
     keep: bool,
     create_graph: bool,
+    whole: bool = False,
 ) -> list[Tensor | None]:
-    """Return the gradient of each pair's edge, or None where the roots do not reach it."""
+    """Return the gradient of each pair's edge, or None where the roots do not reach it.
+
+    whole: the pass goes to all leaves, so that nothing of the graph is of use after it.
+    """
     wanted = [edge for _, edge in pairs]
     needed = tape.needed_nodes(edges, wanted)
     reached = needed | {node for node, _ in edges}
@@ -175,7 +179,10 @@ def _run(
         plain = False
     plain = plain and all(r._spec.device is device for r in roots)
     if not plain:
-        return _walk_here(edges, seeds, wanted, keep, create_graph)
+        found = _walk_here(edges, seeds, wanted, keep, create_graph)
+        if whole and not keep:
+            _let_go(roots, seeds)
+        return found
     session = roots[0]._ref.session
     chosen = [(t, edge) for t, edge in pairs if edge[0] in reached]
     outs = {}
@@ -193,6 +200,15 @@ def _run(
         for node in needed:
             tape.release(node)
     return [outs.get(edge) for edge in wanted]
+
+
+def _let_go(roots: list[Tensor], seeds: list[Tensor]) -> None:
+    """Let the engines forget what they saved for a pass that was walked here."""
+    session = roots[0]._ref.session
+    for device in {root._ref.device for root in roots}:
+        mine = [i for i, root in enumerate(roots) if root._ref.device == device]
+        ids = [roots[i]._ref.id for i in mine] + [seeds[i]._ref.id for i in mine]
+        session.issue(device, cmd.BACKWARD, 0, ids, (len(mine), 0), ())
 
 
 def _gradient_spec(spec: Spec) -> Spec:
@@ -329,13 +345,7 @@ def _retained_of(edges: list[Edge]) -> list[tuple[Tensor, Edge]]:
     """Return the tensors with `retain_grad` that the roots reach, with their edges."""
     if not _retained:
         return []
-    seen = set()
-    stack = [node for node, _ in edges]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += [e[0] for e in node.edges if e is not None]
+    seen = tape.reachable(edges)
     # A tensor that was written since has another node than when it asked.
     tensors = [t for t in [ref() for ref in _retained.values()] if t is not None]
     found = [(t, tape.edge_of(t)) for t in tensors]

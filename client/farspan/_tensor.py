@@ -17,6 +17,7 @@ from . import _dispatch, _indexing
 from ._dispatch import Storage
 from ._session import Ref
 from ._table import TableMethods
+from .core import command as cmd
 from .core import tape
 from .core.call import Value, fn, set_default
 from .core.dtype import DTYPES, Device, DType
@@ -116,6 +117,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         self._ref, self._spec, self._storage = other._ref, other._spec, other._storage
         self._offset = other._offset
         self._base = None
+        self._in_no_grad = False
 
     def _write_out(self, result: Tensor) -> None:
         _dispatch.write_out(self, result)
@@ -509,7 +511,18 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     @data.setter
     def data(self, new: Tensor) -> None:
-        self._become(new)
+        if not isinstance(new, Tensor):
+            raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
+        if self.requires_grad and new.dtype.kind < 2:
+            raise DTypeError(
+                "data set to a tensor that requires gradients must be floating point or complex "
+                "dtype"
+            )
+        fresh = fn.detach(new)  # under an id of its own: the engine must tell the two apart
+        have, other = self._ref, fresh._ref
+        if self._node is not None and (have.session, have.device) == (other.session, other.device):
+            have.session.issue(have.device, cmd.LINK, 0, (have.id, other.id), (), ())
+        self._become(fresh)
 
     @property
     def _version(self) -> int:

@@ -99,7 +99,7 @@ class Engine:
         ids = frame.ids
         at = number = 0
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
-                   cmd.BACKWARD: self._backward}  # fmt: skip
+                   cmd.BACKWARD: self._backward, cmd.LINK: self._link}  # fmt: skip
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -306,6 +306,9 @@ class Engine:
             if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
                 x._node = tape.Leaf()
         edges = [tape.edge_of(x) for x in roots]
+        if not pairs and not keep:
+            tape.let_go(edges)
+            return
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage) for x in seeds}
 
@@ -340,6 +343,17 @@ class Engine:
         except Exception as e:
             name = f"{at[0].op.base} in backward" if at and at[0].op else "backward"
             self._fail(e, name, outs, [_gradient_spec(x._spec) for x in stops])
+
+    def _link(self, ids: list[int], static: Static) -> None:
+        """Let a tensor take another's place in the graph: `.data =` gave that one its memory."""
+        if len(ids) != 2 or static:
+            raise ProtocolError("a Link of other than two tensors")
+        old, new = self._look_up(ids)
+        if type(old) is Poison or type(new) is Poison:
+            return  # there is no graph; an op that uses `new` makes its leaf
+        if tape.edge_of(old) is None:
+            old._node = tape.Leaf()
+        new._node, new._index = old._node, old._index
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""

@@ -15,8 +15,10 @@ FREE: Final = 0  # ids: tensors to forget
 GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as below
 PUT: Final = 2  # ids: (out,)           static: (dtype code, shape, payload index | -1, transfer)
 BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; static: (roots, keep)
+#              Without pairs and `keep` it lets go of what the tape saved on the way to the roots.
 DEFINE: Final = 4  # reserved for programs
 CALL: Final = 5  # reserved for programs
+LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
 FIRST_OPCODE: Final = 16
 
 GET_BYTES: Final = 0  # answer the client with the bytes

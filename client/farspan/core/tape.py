@@ -84,10 +84,11 @@ class Leaf(Node):
         self.variable = variable  # the client's weak reference to the tensor
 
 
+Edge = tuple[Node, int]  # an output of a node: where the gradient of what it made goes
 _sequence = itertools.count()
 
 
-def edge_of(x: Any) -> tuple[Node, int] | None:
+def edge_of(x: Any) -> Edge | None:
     """Return the place where a gradient of `x` goes, or None.
 
     A view whose base was rewritten since gets a new node here: it is a strided window of what the
@@ -96,28 +97,73 @@ def edge_of(x: Any) -> tuple[Node, int] | None:
     base = x._base
     if base is not None and x._generation != base._generation:
         x._generation = base._generation
-        x._node, x._index = None, 0
-        if base._node is not None:
-            x._node = _window_node("_window", base, x, (edge_of(base),))
+        x._node, x._index = _window_of(base, x) or (None, 0)
     return None if x._node is None else (x._node, x._index)
 
 
-def _window_node(
-    name: str, base: Any, view: Any, edges: tuple[tuple[Node, int] | None, ...]
-) -> Node:
-    """Return a node of `_window` or `_window_scatter` over the place of `view` within `base`."""
-    spec = view._spec
+def _window_of(base: Any, view: Any) -> Edge | None:
+    """Return the place of `view`, as a strided window of what `base` is now."""
+    whole, part, static = _window(base, view)
+    edge = edge_of(base)
+    if whole is not base._spec:
+        edge = _node_of("view_as_real", (), (base._spec,), whole, (edge,))
+    edge = _node_of("_window", static, (whole,), part, (edge,))
+    if part is not view._spec:
+        edge = _node_of("view_as_complex", (), (part,), view._spec, (edge,))
+    return edge
+
+
+def _scattered(base: Any, view: Any, written: Edge) -> Edge | None:
+    """Return the place of `base`, as what it was with `written` in the window `view`."""
+    whole, part, static = _window(base, view)
+    old: Edge | None = edge_of(base)
+    new: Edge | None = written
+    if whole is not base._spec:
+        old = _node_of("view_as_real", (), (base._spec,), whole, (old,))
+    if part is not view._spec:
+        new = _node_of("view_as_real", (), (view._spec,), part, (new,))
+    edge = _node_of("_window_scatter", static, (whole, part), whole, (old, new))
+    if whole is not base._spec:
+        edge = _node_of("view_as_complex", (), (whole,), base._spec, (edge,))
+    return edge
+
+
+def _window(base: Any, view: Any) -> tuple[Spec, Spec, Static]:
+    """Return base and view in elements that both have, and the window's place among them.
+
+    If one is complex and the other shows its parts, these are the parts.
+    """
+    whole, part = base._spec, view._spec
+    if whole.dtype is not part.dtype:
+        whole, part = _parts(whole), _parts(part)
+    start, begin = (
+        x._offset * x._spec.dtype.itemsize // spec.dtype.itemsize
+        for x, spec in ((view, part), (base, whole))
+    )
+    return whole, part, (whole.stride, part.shape, part.stride, start - begin)
+
+
+def _parts(spec: Spec) -> Spec:
+    if not spec.dtype.is_complex:
+        return spec
+    stride = (*[2 * s for s in spec.stride], 1)
+    return spec.with_((*spec.shape, 2), spec.dtype.to_real(), stride=stride)
+
+
+def _node_of(
+    name: str, static: Static, specs: tuple[Spec, ...], out: Spec, edges: tuple[Edge | None, ...]
+) -> Edge | None:
+    """Return the place of the result of an op that saves nothing; None if no edge leads on."""
+    mask = sum(1 << i for i, e in enumerate(edges) if e is not None)
+    if not mask:
+        return None
     op = OPS[name]
-    static = (base._spec.stride, spec.shape, spec.stride, view._offset - base._offset)
     node = Node(op, edges)
-    plan = op.vjp_plan(static, sum(1 << i for i, e in enumerate(edges) if e is not None))
-    assert plan is not None
-    node.plan = plan
-    node.static, node.scalars = static, ()
-    scatters = len(edges) == 2
-    node.specs = (base._spec, spec) if scatters else (base._spec,)
-    node.outs = (base._spec,) if scatters else (spec,)
-    return node
+    plan = op.vjp_plan(static, mask)
+    assert plan is not None and not plan.saved_args and not plan.saves_out
+    node.plan, node.static, node.scalars = plan, static, ()
+    node.specs, node.outs = specs, (out,)
+    return node, 0
 
 
 def record(
@@ -127,7 +173,7 @@ def record(
     outputs: Sequence[Any],
     static: Static,
     scalars: tuple[Any, ...],
-    edges: tuple[tuple[Node, int] | None, ...] | None = None,
+    edges: tuple[Edge | None, ...] | None = None,
 ) -> Node:
     """Give the outputs a node that knows how to send gradients to the inputs in `plan.mask`."""
     mask = plan.mask
@@ -145,7 +191,7 @@ def record(
     return node
 
 
-def edges_of(inputs: Sequence[Any], mask: int) -> tuple[tuple[Node, int] | None, ...]:
+def edges_of(inputs: Sequence[Any], mask: int) -> tuple[Edge | None, ...]:
     """Return the edges to the inputs in `mask`."""
     return tuple([edge_of(x) if mask >> i & 1 else None for i, x in enumerate(inputs)])
 
@@ -189,16 +235,13 @@ def record_inplace(
     if base is None:
         target._generation += 1
         return node
-    base._node = _window_node("_window_scatter", base, target, (edge_of(base), (node, 0)))
-    base._index = 0
+    base._node, base._index = _scattered(base, target, (node, 0)) or (None, 0)
     base._generation += 1
     return node
 
 
 # ------------------------------------------------------------------------------------ backward --
-def needed_nodes(
-    roots: Iterable[tuple[Node, int]], wanted: Collection[tuple[Node, int]]
-) -> set[Node]:
+def needed_nodes(roots: Iterable[Edge], wanted: Collection[Edge]) -> set[Node]:
     """Return the nodes on a path from the roots to a wanted edge, whose formulas have to run."""
     targets = {node for node, _ in wanted}
     needed: set[Node] = set()
@@ -218,30 +261,32 @@ def needed_nodes(
     return needed
 
 
-def leaves_of(roots: Iterable[tuple[Node, int]]) -> list[Leaf]:
+def leaves_of(roots: Iterable[Edge]) -> list[Leaf]:
     """Return the leaves that gradients from the roots reach, in order of their creation."""
-    seen: set[Node] = set()
-    stack = [node for node, _ in roots]
-    found = []
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(node) is Leaf:
-            found.append(node)
-        stack += [e[0] for e in node.edges if e is not None]
+    found = [node for node in reachable(roots) if type(node) is Leaf]
     return sorted(found, key=lambda n: n.sequence)
 
 
+def reachable(roots: Iterable[Edge]) -> set[Node]:
+    """Return every node that a gradient of the roots may come to."""
+    seen: set[Node] = set()
+    stack = [node for node, _ in roots]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += [e[0] for e in node.edges if e is not None]
+    return seen
+
+
 def walk(
-    roots: Sequence[tuple[tuple[Node, int], Any]],
-    wanted: Collection[tuple[Node, int]],
+    roots: Sequence[tuple[Edge, Any]],
+    wanted: Collection[Edge],
     unpack: Callable[[Node, str, Any], Any],
     *,
     keep: bool,
     through: Callable[[Node, int, Any], Any] | None = None,
-) -> dict[tuple[Node, int], Any]:
+) -> dict[Edge, Any]:
     """Return the gradients of the wanted edges, given those of the roots.
 
     Nodes run from the latest recorded to the earliest, so contributions to one gradient are added
@@ -255,7 +300,7 @@ def walk(
     pending: dict[Node, list[Any]] = {}
     heap: list[tuple[int, Node]] = []
 
-    def send(edge: tuple[Node, int], gradient: Any) -> None:
+    def send(edge: Edge, gradient: Any) -> None:
         node, index = edge
         if node not in needed and node not in wanted_nodes:
             return
@@ -268,7 +313,7 @@ def walk(
 
     for edge, gradient in roots:
         send(edge, gradient)
-    results: dict[tuple[Node, int], Any] = {}
+    results: dict[Edge, Any] = {}
     while heap:
         _, node = heapq.heappop(heap)
         gradients = pending.pop(node)
@@ -292,6 +337,12 @@ def release(node: Node) -> None:
         node.saved = {}
         node.versions = ()
         node.freed = True
+
+
+def let_go(roots: Iterable[Edge]) -> None:
+    """Release every node that the roots reach."""
+    for node in reachable(roots):
+        release(node)
 
 
 FREED_MESSAGE = (
@@ -318,7 +369,7 @@ def check_node(node: Node) -> None:
 
 def backward_of(
     node: Node, gradients: list[Any], unpack: Callable[[Node, str, Any], Any]
-) -> Iterable[tuple[tuple[Node, int], Any]]:
+) -> Iterable[tuple[Edge, Any]]:
     """Run the node's formulas; return (edge, gradient) pairs, shaped as the inputs were."""
     if node.op is None:
         return node.run_python(gradients)  # type: ignore[attr-defined, no-any-return]
@@ -333,7 +384,7 @@ def backward_of(
         ]
     env = _Environment(node, gradients, unpack)
     recipe = node.op.recipe(node.static)
-    sent: list[tuple[tuple[Node, int], Any]] = []
+    sent: list[tuple[Edge, Any]] = []
     for call in node.plan.calls:
         result = call.formula(*[env[name, call] for name in call.mentions])
         parts = result if len(call.positions) > 1 else (result,)

@@ -16,6 +16,7 @@ from farspan.core.command import (
     GET,
     GET_SEND,
     GET_SPEC,
+    LINK,
     PUT,
     Frame,
     Scalar,
@@ -174,7 +175,7 @@ def _check_frame(frame: Frame) -> None:
 
 
 def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
-    """Raise ProtocolError unless a Free, Get, Put or Backward has the static it must have."""
+    """Raise ProtocolError unless a command of the protocol has the static it must have."""
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
@@ -187,7 +188,7 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     elif opcode == BACKWARD:
         ok = len(static) == 2 and are_ints(static[:1], 1) and 0 < 2 * static[0] <= ids
     else:
-        ok = False
+        ok = opcode == LINK and ids == 2 and static == ()
     if not ok:
         raise ProtocolError(f"frame: command {opcode} has not the arguments it must have")
 

@@ -97,7 +97,7 @@ def _long(dtype: DType) -> str:
     }[dtype.name]  # fmt: skip
 
 
-view("view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)", _view_dtype_meta)
+view("view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)", _view_dtype_meta, detaches=True)
 
 
 def expand_spec(self: Spec, size: Sequence[int], implicit: bool = False) -> tuple[Spec, int]:
