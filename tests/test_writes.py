@@ -35,11 +35,7 @@ def test_a_step_function_in_place_ends_the_gradient(name: str) -> None:
     assert x.grad.tolist() == [2.0, 0.0, 0.0]  # torch has no formula and raises
 
 
-<<<<<<< HEAD
-# --- views of no_grad mode-
-=======
 # ------------------------------------------------------------------------- views of no_grad mode --
->>>>>>> rev2
 @same
 def test_a_view_made_in_no_grad_mode_is_not_written_outside_of_it(t):
     x, w = t.ones(4, requires_grad=True), t.ones(2, requires_grad=True)
@@ -73,8 +69,6 @@ def test_a_leaf_switched_off_and_on_gets_each_gradient_once(t):
     x.requires_grad_(False).requires_grad_(True)
     (z + (x * 3).sum()).backward()
     return x.grad
-<<<<<<< HEAD
-=======
 
 
 # ----------------------------------------------------------------------------------- `.data =` --
@@ -194,4 +188,3 @@ def test_a_view_as_another_dtype_is_no_part_of_the_graph(t):
     bits[0] = 0
     y.sum().backward()
     return y, bits.requires_grad, x.grad
->>>>>>> rev2
