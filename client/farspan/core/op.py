@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ from .schema import Arg, Schema
 from .spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .command import Static
 
@@ -166,10 +167,8 @@ class Recipe:
                 scalars += len(value)
             elif arg.is_number:
                 value = None if arg.default is schema.MISSING else arg.default
-            elif arg.kind[0] == "d" and value is not None:
-                value = DTYPES[value]
-            elif arg.kind[0] == "D" and value is not None:
-                value = Device(value)
+            elif value is not None:
+                value = _exactly(arg.kind[0], value)
             self.template.append(value)
         self.flat = tensors
 
@@ -187,6 +186,21 @@ class Recipe:
             if type(value) is _NumberList:
                 args[at] = [scalars[i] for i in value]
         return args
+
+
+#: By kind: makes a static value exactly of its type. True equals 1, so that a memo may find the one
+#: for the other; what comes out of a recipe must not depend on which of them came first.
+_EXACT: Final[dict[str, Callable[[Any], Any]]] = {
+    "i": int, "b": bool, "s": str, "d": lambda code: DTYPES[code], "D": Device, "L": lambda x: x,
+    "M": int, "G": int,
+}  # fmt: skip
+
+
+def _exactly(letter: str, value: Any) -> Any:
+    """Return the value, or a tuple of values, exactly of the type its kind has."""
+    if isinstance(value, tuple):
+        return tuple([_EXACT[letter](v) for v in value])
+    return _EXACT[letter](value)
 
 
 class _NumberList(list[int]):
