@@ -188,3 +188,34 @@ def test_a_view_as_another_dtype_is_no_part_of_the_graph(t):
     bits[0] = 0
     y.sum().backward()
     return y, bits.requires_grad, x.grad
+
+
+# ------------------------------------------------------------------------------------- failures --
+def test_memory_that_runs_out_in_a_backward_pass_fails_that_pass_alone() -> None:
+    session = farspan._state.current()
+    budget = session.transport.engines[0].budget
+    a, b = (farspan.ones(1_000, requires_grad=True) for _ in "ab")
+    y, seed = a + b, farspan.ones(1_000)
+    session.synchronize()
+    limit, budget.limit = budget.limit, budget.used + 5_000  # for one copy of the seed, not two
+    y.backward(seed)
+    with pytest.raises(farspan.OutOfMemoryError):
+        session.synchronize()
+    budget.limit = limit
+    for leaf in (a, b):
+        with pytest.raises(farspan.OutOfMemoryError):
+            leaf.grad.tolist()
+        leaf.grad = None
+    (a + b).backward(seed)
+    assert a.grad.sum().item() == b.grad.sum().item() == 1_000
+
+
+def test_views_of_a_healed_tensor_are_its_views_in_the_graph_too() -> None:
+    bad = farspan.linalg.inv(farspan.zeros(2, 2))
+    row, w = bad[0], farspan.ones(2, requires_grad=True)
+    bad.fill_(0.0)
+    row.copy_(w)
+    (bad * 2).sum().backward()
+    with pytest.raises(farspan.FarspanError):
+        farspan._state.current().synchronize()
+    assert w.grad.tolist() == [2.0, 2.0]
