@@ -188,3 +188,66 @@ def test_a_view_as_another_dtype_is_no_part_of_the_graph(t):
     bits[0] = 0
     y.sum().backward()
     return y, bits.requires_grad, x.grad
+
+
+# ------------------------------------------------------------------------------------- failures --
+def test_memory_that_runs_out_in_a_backward_pass_fails_that_pass_alone() -> None:
+    owner = farspan._state.current()
+    budget = owner.transport.engines[0].budget
+    a, b = (farspan.ones(1_000, requires_grad=True) for _ in "ab")
+    y, seed = a + b, farspan.ones(1_000)
+    owner.synchronize()
+    limit, budget.limit = budget.limit, budget.used + 5_000  # for one copy of the seed, not two
+    y.backward(seed)
+    with pytest.raises(farspan.OutOfMemoryError):
+        owner.synchronize()
+    budget.limit = limit
+    for leaf in (a, b):
+        with pytest.raises(farspan.OutOfMemoryError):
+            leaf.grad.tolist()
+        leaf.grad = None
+    (a + b).backward(seed)
+    assert a.grad.sum().item() == b.grad.sum().item() == 1_000
+
+
+def test_views_of_a_healed_tensor_are_its_views_in_the_graph_too() -> None:
+    bad = farspan.linalg.inv(farspan.zeros(2, 2))
+    row, w = bad[0], farspan.ones(2, requires_grad=True)
+    bad.fill_(0.0)
+    row.copy_(w)
+    (bad * 2).sum().backward()
+    with pytest.raises(farspan.FarspanError):
+        farspan._state.current().synchronize()
+    assert w.grad.tolist() == [2.0, 2.0]
+
+
+# ------------------------------------------------------------------------- results saved in part --
+@same
+def test_results_that_no_formula_needs_may_be_written(t):
+    f = t.nn.functional
+    x = t.linspace(-2, 2, 96).sin().reshape(2, 3, 4, 4).requires_grad_()
+    results = []
+    for y in (
+        t.nn.BatchNorm2d(3)(x),
+        t.nn.LayerNorm(4)(x),
+        t.nn.GroupNorm(3, 3)(x),
+        f.max_pool2d(x, 2),
+        f.adaptive_max_pool2d(x, 2),
+        x.max(1)[0],
+        x.median(2).values,
+        x.sort(3)[0],
+        x.topk(2, 3).values,
+        x.kthvalue(2, 1).values,
+        x.cummax(2)[0],
+    ):
+        y.mul_(2)
+        f.relu(y, inplace=True)
+        results += [y, t.autograd.grad(y.sum(), x)[0]]
+    return results
+
+
+def test_dropout_may_be_followed_by_a_write() -> None:
+    x = farspan.ones(100, requires_grad=True)
+    y = farspan.nn.functional.dropout(x, 0.5)
+    y.mul_(3).sum().backward()
+    assert set(x.grad.tolist()) == {0.0, 6.0}

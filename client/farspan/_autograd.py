@@ -259,8 +259,8 @@ def _unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
     held = node.saved[name]
     at = next(i for i, s in enumerate(held) if s is saved) if isinstance(held, list) else 0
     edge: Edge | None
-    if name == "out":
-        edge = (node, at)
+    if name in node.plan.saved_outs:
+        edge = (node, at if name == "out" else int(name[4:]))
     else:
         assert node.op is not None
         position = next(i for i, a in enumerate(node.op.args) if a.name == name)

@@ -197,13 +197,20 @@ class Engine:
             return False
         self.budget.check(spec.nbytes)
         memory = Storage(plans.empty(spec), self.budget)
+        base = Array(memory.window(spec, root._offset), spec, memory, root._offset)
         for id_, entry in self.tensors.items():
-            if entry is root or (type(entry) is Poison and entry.base is root and entry._spec):
+            if entry is root:
+                healed = base
+            elif type(entry) is Poison and entry.base is root and entry._spec:
                 window = memory.window(entry._spec, entry._offset)
-                healed = self.tensors[id_] = Array(window, entry._spec, memory, entry._offset)
-                self.poisoned -= 1
-                if entry is target:
-                    inputs[0] = healed
+                healed = Array(window, entry._spec, memory, entry._offset)
+                healed._base = base
+            else:
+                continue
+            self.tensors[id_] = healed
+            self.poisoned -= 1
+            if entry is target:
+                inputs[0] = healed
         return True
 
     def _generator(self, op: Op, static: Static) -> Generator:
@@ -330,19 +337,23 @@ class Engine:
                 keep=bool(keep),
                 through=note,
             )
-            for stop, edge, out in zip(stops, wanted, outs, strict=True):
+            results: list[Array | Poison] = []
+            for stop, edge in zip(stops, wanted, strict=True):
                 gradient = found.get(edge)
                 if gradient is None:
                     # A store on the way was skipped, so the tapes of client and engine differ.
                     error = self._skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
-                    self._set(out, Poison(error, _gradient_spec(stop._spec)))
+                    results.append(Poison(error, _gradient_spec(stop._spec)))
                 else:
-                    self._set(out, self._own(gradient, stop._spec, shared))
+                    results.append(self._own(gradient, stop._spec, shared))
         except ProtocolError:
             raise
         except Exception as e:
             name = f"{at[0].op.base} in backward" if at and at[0].op else "backward"
             self._fail(e, name, outs, [_gradient_spec(x._spec) for x in stops])
+            return
+        for out, result in zip(outs, results, strict=True):
+            self._set(out, result)
 
     def _link(self, ids: list[int], static: Static) -> None:
         """Let a tensor take another's place in the graph: `.data =` gave that one its memory."""

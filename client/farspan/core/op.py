@@ -219,7 +219,7 @@ class VjpCall:
 class VjpPlan:
     """Which formulas run for one mask of inputs, and so what is saved for them."""
 
-    __slots__ = ("calls", "mask", "saved_args", "saves_out")
+    __slots__ = ("calls", "mask", "saved_args", "saved_outs")
 
     def __init__(self, op: Op, recipe: Recipe, mask: int) -> None:
         names = [a.name for a in op.args]
@@ -240,7 +240,11 @@ class VjpPlan:
         self.saved_args = tuple(
             at for at, a in enumerate(op.args) if a.is_tensor and a.name in mentioned
         )
-        self.saves_out = "out" in mentioned
+        #: what of the results is saved, by its name in formulas: `out` is all, `out_1` the second
+        self.saved_outs = tuple(sorted(m for m in mentioned if _OUT.fullmatch(m)))
+
+
+_OUT: Final = re.compile(r"out(_\d+)?")
 
 
 def mask_of(slot: int | tuple[int | None, ...] | None) -> int:

@@ -160,7 +160,7 @@ def _node_of(
     op = OPS[name]
     node = Node(op, edges)
     plan = op.vjp_plan(static, mask)
-    assert plan is not None and not plan.saved_args and not plan.saves_out
+    assert plan is not None and not plan.saved_args and not plan.saved_outs
     node.plan, node.static, node.scalars = plan, static, ()
     node.specs, node.outs = specs, (out,)
     return node, 0
@@ -183,7 +183,7 @@ def record(
     node.plan, node.static, node.scalars = plan, static, scalars
     node.specs = tuple([x._spec for x in inputs])
     node.outs = tuple([x._spec for x in outputs])
-    if plan.saved_args or plan.saves_out:
+    if plan.saved_args or plan.saved_outs:
         _save(node, op, plan, inputs, outputs, static)
     for i, out in enumerate(outputs):
         if out._spec.dtype.kind >= 2:
@@ -213,10 +213,11 @@ def _save(
             chosen = [None if i is None else inputs[i] for i in slot]
             node.saved[op.args[at].name] = [None if x is None else x._save() for x in chosen]
             versions += [(x._storage, x._storage.version) for x in chosen if x is not None]
-    if plan.saves_out:
-        kept = [x._save() for x in outputs]
-        node.saved["out"] = kept if len(kept) > 1 else kept[0]
-        versions += [(x._storage, x._storage.version) for x in outputs]
+    for name in plan.saved_outs:
+        results = outputs if name == "out" else (outputs[int(name[4:])],)
+        kept = [x._save() for x in results]
+        node.saved[name] = kept if len(kept) > 1 else kept[0]
+        versions += [(x._storage, x._storage.version) for x in results]
     node.versions = tuple(versions)
 
 

@@ -81,10 +81,10 @@ def _kernel(
 
 def _grad(
     g: Any, input: Any, weight: Any, running_mean: Any, running_var: Any, training: bool,
-    eps: float, out: Any, needed: Any,
+    eps: float, out_1: Any, out_2: Any, needed: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     found = fn.native_batch_norm_backward(
-        g[0], input, weight, running_mean, running_var, out[1], out[2], training, eps, needed
+        g[0], input, weight, running_mean, running_var, out_1, out_2, training, eps, needed
     )
     return given(found, needed)
 

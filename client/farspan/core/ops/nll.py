@@ -145,10 +145,10 @@ def _nll_backward_kernel(
 
 def _declare(name: str, meta: Any) -> None:
     def grad(
-        g: Any, self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, out: Any
+        g: Any, self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, out_1: Any
     ) -> Any:
         backward = getattr(fn, f"{name}_backward")
-        return backward(g[0], self, target, weight, reduction, ignore_index, out[1])
+        return backward(g[0], self, target, weight, reduction, ignore_index, out_1)
 
     def again(
         g: Any, grad_output_spec: Spec, target: Any, weight: Any, reduction: int, ignore_index: int

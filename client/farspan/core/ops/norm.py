@@ -216,10 +216,17 @@ def _layer_backward_kernel(
 
 
 def _layer_grad(
-    g: Any, input: Any, normalized_shape: Ints, weight: Any, bias: Any, out: Any, needed: Any
+    g: Any,
+    input: Any,
+    normalized_shape: Ints,
+    weight: Any,
+    bias: Any,
+    out_1: Any,
+    out_2: Any,
+    needed: Any,
 ) -> tuple[Any, ...]:
     found = fn.native_layer_norm_backward(
-        g[0], input, normalized_shape, out[1], out[2], weight, bias, needed
+        g[0], input, normalized_shape, out_1, out_2, weight, bias, needed
     )
     return given(found, needed)
 
@@ -354,10 +361,19 @@ def _group_backward_kernel(
 
 
 def _group_grad(
-    g: Any, input: Any, weight: Any, N: int, C: int, HxW: int, group: int, out: Any, needed: Any
+    g: Any,
+    input: Any,
+    weight: Any,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    out_1: Any,
+    out_2: Any,
+    needed: Any,
 ) -> tuple[Any, ...]:
     found = fn.native_group_norm_backward(
-        g[0], input, out[1], out[2], weight, N, C, HxW, group, needed
+        g[0], input, out_1, out_2, weight, N, C, HxW, group, needed
     )
     return given(found, needed)
 

@@ -224,9 +224,9 @@ structured(
     meta=_max_meta,
     kernel=_max_kernel,
     vjp={
-        "self": lambda g, self, kernel_size, stride, padding, dilation, ceil_mode, out: (
+        "self": lambda g, self, kernel_size, stride, padding, dilation, ceil_mode, out_1: (
             fn.max_pool2d_with_indices_backward(
-                g[0], self, kernel_size, stride, padding, dilation, ceil_mode, out[1]
+                g[0], self, kernel_size, stride, padding, dilation, ceil_mode, out_1
             )
         )
     },
@@ -522,7 +522,7 @@ structured(
     "adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)",
     meta=_adaptive_max_meta,
     kernel=_adaptive_max_kernel,
-    vjp={"self": lambda g, self, out: fn.adaptive_max_pool2d_backward(g[0], self, out[1])},
+    vjp={"self": lambda g, self, out_1: fn.adaptive_max_pool2d_backward(g[0], self, out_1)},
 )
 structured(
     "adaptive_max_pool2d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor",

@@ -475,8 +475,8 @@ structured(
     ),
     kernel=_dropout_kernel,
     vjp={
-        "input": lambda g, out, p, train: fn.native_dropout_backward(
-            g[0], out[1], 1.0 if train is False else 0.0 if p == 1 else 1 / (1 - p)
+        "input": lambda g, out_1, p, train: fn.native_dropout_backward(
+            g[0], out_1, 1.0 if train is False else 0.0 if p == 1 else 1 / (1 - p)
         )
     },
     random=True,

@@ -281,8 +281,8 @@ for _name in ("max", "min"):
         f"{_name}.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
         _with_index(_name),
         {
-            "self": lambda g, self_spec, out, dim, keepdim: selected(
-                g, dim, self_spec, out[1], keepdim
+            "self": lambda g, self_spec, out_1, dim, keepdim: selected(
+                g, dim, self_spec, out_1, keepdim
             )
         },
         refuses="c",
@@ -393,7 +393,7 @@ reduction(
 reduction(
     "median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
     _median_dim,
-    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
+    {"self": lambda g, self_spec, out_1, dim, keepdim: selected(g, dim, self_spec, out_1, keepdim)},
     refuses="bc",
     check=_refuse_empty("median"),
     more=(int64,),
@@ -426,7 +426,7 @@ reduction(
 reduction(
     "nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
     _nanmedian_dim,
-    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
+    {"self": lambda g, self_spec, out_1, dim, keepdim: selected(g, dim, self_spec, out_1, keepdim)},
     refuses="bc",
     check=_refuse_empty("nanmedian"),
     more=(int64,),
@@ -457,7 +457,7 @@ def _mode(xp: Any, self: Any, dim: int, keepdim: bool) -> Any:
 reduction(
     "mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)",
     _mode,
-    {"self": lambda g, self_spec, out, dim, keepdim: selected(g, dim, self_spec, out[1], keepdim)},
+    {"self": lambda g, self_spec, out_1, dim, keepdim: selected(g, dim, self_spec, out_1, keepdim)},
     refuses="c",
     check=_refuse_empty("mode"),
     more=(int64,),

@@ -146,10 +146,10 @@ def _running(name: str) -> Any:
     return kernel
 
 
-def _running_grad(g: Any, self_spec: Spec, out: Any, dim: int) -> Any:
+def _running_grad(g: Any, self_spec: Spec, out_1: Any, dim: int) -> Any:
     if not self_spec.shape:
         return g[0]
-    return fn.scatter_add(fn.zeros_like(g[0]), dim, out[1], g[0])
+    return fn.scatter_add(fn.zeros_like(g[0]), dim, out_1, g[0])
 
 
 for _name, _ufunc in {"cummax": "maximum", "cummin": "minimum"}.items():

@@ -40,9 +40,9 @@ def _sort_kernel(xp: Any, self: Any, dim: int, descending: bool) -> tuple[Any, A
     return values, order
 
 
-def _scatter_back(g: Any, self_spec: Spec, dim: int, out: Any) -> Any:
+def _scatter_back(g: Any, self_spec: Spec, dim: int, out_1: Any) -> Any:
     """Return the gradient of values that were picked: each goes back to where it came from."""
-    return fn.scatter(fn.new_zeros(g[0], self_spec.shape), dim, out[1], g[0])
+    return fn.scatter(fn.new_zeros(g[0], self_spec.shape), dim, out_1, g[0])
 
 
 structured(
@@ -138,8 +138,8 @@ def _kthvalue_kernel(xp: Any, self: Any, k: int, dim: int, keepdim: bool) -> tup
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
-def _kthvalue_grad(g: Any, self_spec: Spec, dim: int, keepdim: bool, out: Any) -> Any:
-    grad, places = g[0], out[1]
+def _kthvalue_grad(g: Any, self_spec: Spec, dim: int, keepdim: bool, out_1: Any) -> Any:
+    grad, places = g[0], out_1
     if not keepdim and self_spec.shape:
         grad, places = fn.unsqueeze(grad, dim), fn.unsqueeze(places, dim)
     return fn.scatter(fn.new_zeros(grad, self_spec.shape), dim, places, grad)
