@@ -59,6 +59,11 @@ isinstance(torch.ones(2), torch.LongTensor)
 torch.ones(2).type()
 torch.ones(2).type("torch.DoubleTensor")
 torch.ones(2).type(torch.LongTensor)
+torch.tensor([1, 2]) == np.array([1, 3])
+np.array([1, 3]) == torch.tensor([1, 2])
+torch.tensor([1, 2]) < np.array([1, 3])
+2.5 // torch.tensor([1, 2])
+np.float64(7) // torch.tensor([2, 3])
 (1,) + torch.Size([2])
 torch.Size([1]) + (2,)
 2 * torch.Size([1, 2])
@@ -89,6 +94,23 @@ def outcome(module: Any, expression: str) -> tuple[str, str]:
 def test_expressions_say_what_torch_says(expression: str) -> None:
     with farspan.connect("local:"):
         assert outcome(farspan, expression) == outcome(real, expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "torch.tensor([True]) - 2",
+        "2 - torch.tensor([True])",
+        "torch.ones(1) - True",
+        "torch.ones(1) - torch.tensor([True])",
+        "torch.tensor([True]) - torch.tensor([True])",
+    ],
+)
+def test_bools_are_not_subtracted(expression: str) -> None:
+    with farspan.connect("local:"):
+        kind, text = outcome(farspan, expression)
+        wanted, said = outcome(real, expression)
+        assert kind == wanted and text.endswith(said)
 
 
 def test_a_list_of_scalars_is_read_in_one_wait() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._functions import norm
+from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
 from .core.op import OPS, table
@@ -39,7 +39,8 @@ def bind_methods(cls: type) -> None:
     for python, name in _BINARY.items():
         if name not in fn:
             continue
-        setattr(cls, f"__{python}__", _operator(name))
+        equality = python in ("eq", "ne")
+        setattr(cls, f"__{python}__", _equality(name) if equality else _operator(name))
         if python not in _COMPARISONS:
             setattr(cls, f"__r{python}__", _reflected(name))
             setattr(cls, f"__i{python}__", _inplace(name))
@@ -77,6 +78,21 @@ def _operator(name: str) -> Callable[[Any, Any], Any]:
     return fast
 
 
+def _equality(name: str) -> Callable[[Any, Any], Any]:
+    """Return == or !=, element by element of an array too: numpy leaves those two to us."""
+    compare = _operator(name)
+
+    def method(self: Any, other: Any) -> Any:
+        found = compare(self, other)
+        if found is NotImplemented and isinstance(other, np.ndarray):
+            from ._creation import tensor
+
+            return compare(self, tensor(other))
+        return found
+
+    return method
+
+
 def _reflected(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
         if isinstance(other, np.ndarray):
@@ -101,7 +117,7 @@ _REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
     "bitwise_and": lambda x, n: fn.bitwise_and(x, n),
     "bitwise_or": lambda x, n: fn.bitwise_or(x, n),
     "bitwise_xor": lambda x, n: fn.bitwise_xor(x, n),
-    "floor_divide": lambda x, n: fn.floor_divide(fn.full_like(x, n), x),
+    "floor_divide": lambda x, n: fn.floor_divide(fn.full_like(x, n, dtype=result_type(x, n)), x),
 }
 
 

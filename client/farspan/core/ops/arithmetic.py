@@ -24,6 +24,11 @@ def _no_bools(*args: Any) -> DType:
             "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
             "`logical_xor()` operator instead."
         )
+    if any(x is True or x is False or getattr(x, "dtype", None) is bool_ for x in args[:2]):
+        raise DTypeError(
+            "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying "
+            "to invert a mask, use the `~` or `logical_not()` operator instead."
+        )
     return common
 
 
