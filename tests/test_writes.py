@@ -225,12 +225,12 @@ def test_views_of_a_healed_tensor_are_its_views_in_the_graph_too() -> None:
 @same
 def test_results_that_no_formula_needs_may_be_written(t):
     f = t.nn.functional
-    x = t.linspace(-2, 2, 96).sin().reshape(2, 3, 4, 4).requires_grad_()
+    x = t.linspace(-2, 2, 96, dtype=t.float64).sin().reshape(2, 3, 4, 4).requires_grad_()
     results = []
     for y in (
-        t.nn.BatchNorm2d(3)(x),
-        t.nn.LayerNorm(4)(x),
-        t.nn.GroupNorm(3, 3)(x),
+        t.nn.BatchNorm2d(3).double()(x),
+        t.nn.LayerNorm(4).double()(x),
+        t.nn.GroupNorm(3, 3).double()(x),
         f.max_pool2d(x, 2),
         f.adaptive_max_pool2d(x, 2),
         x.max(1)[0],
