@@ -251,3 +251,45 @@ def test_dropout_may_be_followed_by_a_write() -> None:
     y = farspan.nn.functional.dropout(x, 0.5)
     y.mul_(3).sum().backward()
     assert set(x.grad.tolist()) == {0.0, 6.0}
+
+
+# --------------------------------------------------------------------------- overlapping memory --
+@same
+def test_writes_over_a_part_of_their_own_input_are_refused(t):
+    x, square = t.arange(6.0), t.arange(4.0).reshape(2, 2)
+    tails = (
+        failure(lambda: x[1:].add_(x[:-1]), "single memory location"),
+        failure(lambda: x[1:].copy_(x[:-1]), "single memory location"),
+        failure(lambda: square.mul_(square.T), "single memory location"),
+        failure(lambda: t.add(x[:-1], 1, out=x[1:]), "single memory location"),
+    )
+    x[3:].add_(x[:3])
+    x[::2].sub_(x[1::2])  # both have gaps
+    x.mul_(x).copy_(x.view(6))
+    t.neg(x, out=x)
+    return *tails, x, square
+
+
+# ------------------------------------------------------------------------ numbers beside tensors --
+@same
+def test_what_subtraction_and_alpha_refuse(t):
+    mask, ints, x = t.tensor([True, False]), t.arange(2), t.ones(2)
+    return [
+        failure(lambda: 1 - mask, "with a bool tensor"),
+        failure(lambda: mask - mask, "with two bool tensors"),
+        failure(lambda: x - mask, "with a bool tensor"),
+        failure(lambda: x - True, "with a bool tensor"),
+        failure(lambda: ints.sub_(mask), "with a bool tensor"),
+        failure(lambda: t.add(ints, 1, alpha=1.5), "must not be a floating"),
+        failure(lambda: t.sub(ints, ints, alpha=1.5), "must not be a floating"),
+        failure(lambda: t.add(x, x, alpha=True), "Boolean alpha"),
+        failure(lambda: t.add(x, x, alpha=1j), "complex number"),
+        t.add(mask, mask, alpha=True),
+        t.add(ints, x, alpha=1.5),
+    ]
+
+
+@same
+def test_a_number_divided_by_integers_and_rounded_down(t):
+    ints = t.tensor([2, 3], dtype=t.int32)
+    return [5.5 // ints, 5 // ints, True // ints, 7.5 // ints[0], 7 // ints[0], 7 // t.ones(2)]

@@ -57,14 +57,7 @@ class _Known:
         self.moved = [i for i, s in enumerate(specs) if s.device is not self.device]
         if self.moved:
             return
-        assert op.meta is not None
-        found = op.meta(*op.recipe(static).args(specs, scalars))
-        self.views: tuple[tuple[Spec, int], ...] = ()
-        if op.family == "view":
-            self.views = found if not found or isinstance(found[0], tuple) else (found,)
-            self.outs: tuple[Spec, ...] = tuple([s for s, _ in self.views])
-        else:
-            self.outs = found if isinstance(found, tuple) else (found,)
+        self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
         self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
         if not specs:
@@ -310,6 +303,30 @@ def _check_view_of_no_grad(target: Tensor, mask: int) -> None:
         )
 
 
+def check_overlap(target: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Raise if an input and what is written share some memory but are not the same elements.
+
+    The rule of `get_overlap_status` in ATen/MemoryOverlap.cpp: where one of them has gaps, nobody
+    looks closely.
+    """
+    spec = target._spec
+    for x in inputs:
+        if x._storage is not target._storage or x is target:
+            continue
+        have = x._spec
+        if not (have.numel and spec.numel and have.dense and spec.dense):
+            continue
+        begin, at = x._offset * have.dtype.itemsize, target._offset * spec.dtype.itemsize
+        if begin + have.nbytes <= at or at + spec.nbytes <= begin:
+            continue
+        if begin != at or have.nbytes != spec.nbytes or have.stride != spec.stride:
+            raise ShapeError(
+                "unsupported operation: some elements of the input tensor and the written-to "
+                "tensor refer to a single memory location. Please clone() the tensor before "
+                "performing the operation."
+            )
+
+
 def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any) -> Tensor:
     """Store an op's result into its first tensor; its graph is rewritten."""
     target = tensors[0]
@@ -329,6 +346,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     itself = op.base == "copy" and tensors[1] is target
     if not itself and op.base not in ("zero", "fill"):  # which may write an element twice
         check_memory(target._spec)
+    if op.family == "pointwise" or op.base == "copy":
+        check_overlap(target, tensors[1:])
     session, ids, mask = _inputs(tensors)
     device = session.index_of(target._spec.device)
     if op.random and device and target._spec.device.type == "cpu":
@@ -379,6 +398,9 @@ def _apply_out(
             f"{op.base}(): functions with out=... arguments don't support automatic "
             "differentiation, but one of the arguments requires grad."
         )
+    if op.family == "pointwise":
+        for out in outs:
+            check_overlap(out, inputs)
     results = apply(cls, op, inputs, static, scalars, FUNCTIONAL)
     for out, result in zip(outs, results if type(results) is tuple else (results,), strict=True):
         write_out(out, result)

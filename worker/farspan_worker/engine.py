@@ -174,7 +174,8 @@ class Engine:
         if not outs:
             self._skipped = error
         known = _outputs_of(op, inputs, static, scalars)
-        for out, (spec, offset) in zip_longest(outs, known[: len(outs)], fillvalue=(None, 0)):
+        unknown: list[tuple[Spec | None, int]] = [(None, 0)] * (len(outs) - len(known))
+        for out, (spec, offset) in zip(outs, (*known, *unknown), strict=False):
             base = None
             if spec is not None and op.family == "view" and inputs[0]._spec is not None:
                 base = inputs[0].base or inputs[0]
@@ -256,7 +257,7 @@ class Engine:
                 send = Send(device, request, 0, (), error=info)
                 self._events.append(send if kind == cmd.GET_SEND else failed)
                 return
-            data = memoryview(copied.reshape(-1).view(np.uint8))
+            data = copied.reshape(-1).view(np.uint8).data
         if kind == cmd.GET_SEND:
             self._events.append(Send(device, request, spec.dtype.code, spec.shape, data))
         else:
@@ -312,7 +313,7 @@ class Engine:
         for x in roots:
             if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
                 x._node = tape.Leaf()
-        edges = [tape.edge_of(x) for x in roots]
+        edges = [(x._node, x._index) for x in roots]
         if not pairs and not keep:
             tape.let_go(edges)
             return
@@ -339,7 +340,7 @@ class Engine:
             )
             results: list[Array | Poison] = []
             for stop, edge in zip(stops, wanted, strict=True):
-                gradient = found.get(edge)
+                gradient = None if edge is None else found.get(edge)
                 if gradient is None:
                     # A store on the way was skipped, so the tapes of client and engine differ.
                     error = self._skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)

@@ -38,18 +38,11 @@ class Plan:
         if len(specs) != self.recipe.flat:
             raise ProtocolError(f"{op.name} got {len(specs)} tensors, not {self.recipe.flat}")
         args = self.recipe.args(specs, scalars)
-        assert op.meta is not None
-        found = op.meta(*args)
-        self.views: tuple[tuple[Spec, int], ...] = ()
-        self.outs: tuple[Spec, ...] = ()
-        if op.family == "view":
-            self.views = found if not found or isinstance(found[0], tuple) else (found,)
-        else:
-            self.outs = found if isinstance(found, tuple) else (found,)
-        self.nbytes = 0 if op.dynamic else sum(s.nbytes for s in self.outs)
+        self.outs, self.views = op.infer(args)
+        self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
-        self.kernel = FAST.get(op.name, op.kernel)
+        self.kernel: Any = FAST.get(op.name, op.kernel)
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:

@@ -116,6 +116,15 @@ class Op:
             found = self._recipes[static] = Recipe(self, static)
         return found
 
+    def infer(self, args: Sequence[Any]) -> tuple[tuple[Spec, ...], tuple[tuple[Spec, int], ...]]:
+        """Return the specs of the results, and for views also (spec, offset from self) of each."""
+        assert self.meta is not None
+        found: Any = self.meta(*args)
+        if self.family != "view":
+            return (found if isinstance(found, tuple) else (found,)), ()
+        views = found if not found or isinstance(found[0], tuple) else (found,)
+        return tuple([spec for spec, _ in views]), views
+
     def vjp_plan(self, static: Static, mask: int) -> VjpPlan | None:
         """Return what backward needs for the inputs in `mask`, or None if none is reached."""
         key = (static, mask)

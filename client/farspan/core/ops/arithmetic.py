@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..call import fn
-from ..dtype import DType, bool_, complex128, float64
+from ..dtype import COMPLEX_KIND, FLOAT_KIND, DType, bool_, complex128, float64
 from ..errors import DivisionError, DTypeError
 from ..family import common_dtype, composite, floating, pointwise, structured
 
@@ -17,54 +17,74 @@ def scaled(x: Any, factor: Any) -> Any:
 
 
 # --------------------------------------------------------------------------- sums and products --
-def _no_bools(*args: Any) -> DType:
-    common = common_dtype(*args[:2])
-    if common is bool_:
+def _sum_dtype(self: Any, other: Any, alpha: Any) -> DType:
+    """Return the type in which `self + alpha * other` is computed; refuses an alpha above it."""
+    common = common_dtype(self, other)
+    if isinstance(alpha, bool):
+        if common is not bool_:
+            raise DTypeError("Boolean alpha only supported for Boolean results.")
+    elif isinstance(alpha, float) and common.kind < FLOAT_KIND:
+        raise DTypeError(
+            "For integral input tensors, argument alpha must not be a floating point number."
+        )
+    elif isinstance(alpha, complex) and common.kind < COMPLEX_KIND:
+        raise DTypeError(
+            "For non-complex input tensors, argument alpha must not be a complex number."
+        )
+    return common
+
+
+def _difference_dtype(self: Any, other: Any, alpha: Any) -> DType:
+    """As `_sum_dtype`; refuses bools, as torch does."""
+    bools = [isinstance(x, bool) or getattr(x, "dtype", None) is bool_ for x in (self, other)]
+    if all(bools):
         raise DTypeError(
             "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
             "`logical_xor()` operator instead."
         )
-    if any(x is True or x is False or getattr(x, "dtype", None) is bool_ for x in args[:2]):
+    if any(bools):
         raise DTypeError(
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying "
             "to invert a mask, use the `~` or `logical_not()` operator instead."
         )
-    return common
+    return _sum_dtype(self, other, alpha)
 
 
 pointwise(
     "add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: self + other if alpha == 1 else self + alpha * other,
     {"self": lambda g: g, "other": lambda g, alpha: scaled(g, alpha)},
+    compute=_sum_dtype,
 )
 pointwise(
     "add.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: self + other * alpha,
     {"self": lambda g: g},
+    compute=_sum_dtype,
 )
 pointwise(
     "sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: self - other if alpha == 1 else self - alpha * other,
     {"self": lambda g: g, "other": lambda g, alpha: fn.neg(scaled(g, alpha))},
-    compute=_no_bools,
+    compute=_difference_dtype,
 )
 pointwise(
     "sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: self - other * alpha,
     {"self": lambda g: g},
-    compute=_no_bools,
+    compute=_difference_dtype,
 )
 pointwise(
     "rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: other - self if alpha == 1 else other - alpha * self,
     {"self": lambda g, alpha: fn.neg(scaled(g, alpha)), "other": lambda g: g},
-    compute=_no_bools,
+    compute=_difference_dtype,
 )
 pointwise(
     "rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor",
     lambda xp, self, other, alpha: other - self if alpha == 1 else other - alpha * self,
     {"self": lambda g, alpha: fn.neg(scaled(g, alpha))},
-    compute=_no_bools,
+    compute=_difference_dtype,
 )
 pointwise(
     "mul.Tensor(Tensor self, Tensor other) -> Tensor",
