@@ -7,6 +7,7 @@ inside `send`, on the caller's thread; the session's lock keeps their order.
 from __future__ import annotations
 
 import logging
+import itertools
 import os
 import re
 import signal
@@ -36,14 +37,16 @@ def parse_devices(text: str) -> list[str]:
     return names + [f"cuda:{i}" for i in range(counts.get("cuda", 0))]
 
 
+_numbers = itertools.count(1)
+
+
 class LocalTransport:
     """Runs frames at once, in this process."""
-
-    session_id = "local"
 
     def __init__(self, devices: str) -> None:
         from farspan_worker.engine import Engine
 
+        self.session_id = f"local-{next(_numbers)}"
         names = parse_devices(devices)
         if any(n.startswith("cuda") for n in names):
             raise BadValueError('local: has CPU devices only; write devices="cpu:N"')
