@@ -13,7 +13,7 @@ import pytest
 from farspan import wire
 from farspan.core import command as cmd
 from farspan.core.command import Failed, Frame, Value
-from farspan.core.errors import FarspanError, ProtocolError
+from farspan.core.errors import FarspanError, ProtocolError, UnsupportedError
 from farspan.core.op import OPS, table
 from farspan_worker.engine import Engine
 
@@ -278,3 +278,8 @@ def test_a_bool_in_an_ints_place_leaves_nothing_behind() -> None:
     op.recipe(wrong)
     args = op.recipe(right).args(["self"], ())
     assert args == ["self", 1, 0, 3, 1] and {type(a) for a in args[1:]} == {int}
+
+
+def test_an_engine_refuses_a_device_that_it_has_no_kernels_for() -> None:
+    with pytest.raises(UnsupportedError, match="CPU workers only"):
+        Engine("cuda:0")

@@ -16,7 +16,7 @@ from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device
-from farspan.core.errors import BY_NAME, FarspanError, ProtocolError
+from farspan.core.errors import BY_NAME, FarspanError, ProtocolError, UnsupportedError
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
@@ -38,6 +38,11 @@ class Engine:
     def __init__(self, device: str = "cpu", memory_bytes_max: int | None = None) -> None:
         table()
         self.device = Device(device)
+        if self.device.type != "cpu":
+            raise UnsupportedError(
+                f"this release computes on CPU workers only; it has no kernels for {device}. "
+                'Ask for devices="cpu" or "cpu:N"'
+            )
         self.budget = Budget(memory_bytes_max or default_memory_bytes())
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
