@@ -293,3 +293,13 @@ def test_what_subtraction_and_alpha_refuse(t):
 def test_a_number_divided_by_integers_and_rounded_down(t):
     ints = t.tensor([2, 3], dtype=t.int32)
     return [5.5 // ints, 5 // ints, True // ints, 7.5 // ints[0], 7 // ints[0], 7 // t.ones(2)]
+
+
+def test_generators_that_are_gone_hold_no_state() -> None:
+    owner = farspan._state.current()
+    for seed in range(5):
+        generator = farspan.Generator().manual_seed(seed)
+        farspan.rand(3, generator=generator)
+    owner.synchronize()
+    owner.synchronize()
+    assert len(owner.transport.engines[0].generators) == 1

@@ -150,7 +150,7 @@ def apply(
 def _move(t: Tensor, device: Device | None) -> Tensor:
     from ._methods import move
 
-    return t if t._spec.device is device else move(t, device)  # type: ignore[arg-type,no-any-return]
+    return t if t._spec.device is device else move(t, device)  # type: ignore[arg-type]
 
 
 def _inputs(tensors: Sequence[Tensor]) -> tuple[Session, list[int], int]:
@@ -351,7 +351,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     session, ids, mask = _inputs(tensors)
     device = session.index_of(target._spec.device)
     if op.random and device and target._spec.device.type == "cpu":
-        return fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
+        fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
+        return target
     if target._in_no_grad and mode.grad:
         _check_view_of_no_grad(target, mask)
     plan = None
@@ -362,7 +363,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
             # gradient ends here: compute aside from a clone, then copy over.
             old = fn.clone(target)
             result = apply(type(target), op, (old, *tensors[1:]), static, scalars, FUNCTIONAL)
-            return fn.copy_(target, result)
+            fn.copy_(target, result)
+            return target
     bits = INPLACE if plan is None else plan.mask << 2 | INPLACE
     session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1

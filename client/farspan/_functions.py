@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _state
@@ -83,6 +84,8 @@ class Generator:
                 raise BadValueError("this Generator belongs to another session")
             self._session = session
             self._id = session.new_id()
+            home = session.index_of(session.default_device)
+            weakref.finalize(self, session._freed[home].append, self._id)
             fn._seed(self._seed, generator=self)
         assert self._id is not None
         return self._id

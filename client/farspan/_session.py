@@ -61,6 +61,7 @@ class Transport(Protocol):
     idle: bool
     #: Whether somebody looks at the memory itself (numpy on local:), so that nothing may wait.
     watched: bool
+    ready: bool  # whether a frame sent now would not have to wait
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
     def send(self, frame: Frame) -> Any:
@@ -523,9 +524,9 @@ class Session:
         unread = self._take_errors()
         if self._lost is not None and not self._loss_seen:
             unread.append(self._lost)
-        for error in unread:
-            notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-            text = f"farspan: an error that nobody read: {type(error).__name__}: {error}{notes}"
+        for e in unread:
+            notes = "".join(f"\n  {note}" for note in getattr(e, "__notes__", ()))
+            text = f"farspan: an error that nobody read: {type(e).__name__}: {e}{notes}"
             print(text, file=sys.stderr)
 
     def __enter__(self) -> Session:

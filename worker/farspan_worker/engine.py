@@ -232,7 +232,10 @@ class Engine:
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:
         for i in ids:
-            if type(self.tensors.pop(i, None)) is Poison:
+            gone = self.tensors.pop(i, None)
+            if gone is None:
+                self.generators.pop(i, None)
+            elif type(gone) is Poison:
                 self.poisoned -= 1
 
     def _get(self, ids: list[int], static: Static) -> None:

@@ -216,5 +216,5 @@ def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
     if not op.detaches:
         base = x._base or x
         out._base = base
-        out._generation = base._generation  # type: ignore[attr-defined]
+        out._generation = base._generation
     return out

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 # Opcodes below FIRST_OPCODE are commands of the protocol; from there on, rows of the op table.
-FREE: Final = 0  # ids: tensors to forget
+FREE: Final = 0  # ids: tensors and generators to forget
 GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as below
 PUT: Final = 2  # ids: (out,)           static: (dtype code, shape, payload index | -1, transfer)
 BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; static: (roots, keep)
