@@ -6,8 +6,8 @@ inside `send`, on the caller's thread; the session's lock keeps their order.
 
 from __future__ import annotations
 
-import logging
 import itertools
+import logging
 import os
 import re
 import signal
