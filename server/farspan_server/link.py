@@ -30,6 +30,8 @@ class Link:
         self.purpose = purpose
         self._reader = reader
         self._writer = writer
+        # Two chunks: the next one is read from the client while this one goes to the worker.
+        writer.transport.set_write_buffer_limits(high=2 * limits.CHUNK_BYTES)
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Queue the parts as one piece; never waits. `drain` bounds what is queued."""
