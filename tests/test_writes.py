@@ -6,7 +6,8 @@ from typing import Any
 
 import farspan
 import pytest
-from test_autograd import failure, same, session  # noqa: F401  (the fixture is used by all)
+import torch
+from test_autograd import failure, leaf, same, session  # noqa: F401  (the fixture is used by all)
 
 
 # ----------------------------------------------------------------------------- ends of gradients --
@@ -202,10 +203,10 @@ def test_memory_that_runs_out_in_a_backward_pass_fails_that_pass_alone() -> None
     with pytest.raises(farspan.OutOfMemoryError):
         owner.synchronize()
     budget.limit = limit
-    for leaf in (a, b):
+    for x in (a, b):
         with pytest.raises(farspan.OutOfMemoryError):
-            leaf.grad.tolist()
-        leaf.grad = None
+            x.grad.tolist()
+        x.grad = None
     (a + b).backward(seed)
     assert a.grad.sum().item() == b.grad.sum().item() == 1_000
 
@@ -303,3 +304,28 @@ def test_generators_that_are_gone_hold_no_state() -> None:
     owner.synchronize()
     owner.synchronize()
     assert len(owner.transport.engines[0].generators) == 1
+
+
+# -------------------------------------------------------------------------------- in-place names --
+def test_in_place_methods_are_the_ones_that_torch_has() -> None:
+    ours = {n for n in dir(farspan.Tensor) if n.endswith("_") and not n.startswith("_")}
+    assert sorted(ours - set(dir(torch.Tensor))) == []
+
+
+@same
+def test_a_tensor_becomes_its_own_view(t):
+    w = leaf(t, 2, 2)
+    y = w * 2
+    row = y[0]
+    y.t_()
+    y[0].mul_(3)
+    plain = t.arange(6.0).view(1, 2, 3)
+    other = plain[0]
+    plain.squeeze_(0).transpose_(0, 1).unsqueeze_(-1)
+    plain[0] = 7
+    with t.no_grad():
+        w.t_()
+    total = (y * t.arange(4.0).view(2, 2)).sum() + (row * row).sum()
+    refused = failure(lambda: w.t_(), "leaf")
+    total.backward()
+    return y, row, plain, other, w.is_leaf, w.requires_grad, refused, w
