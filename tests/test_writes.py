@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import farspan
@@ -329,3 +330,41 @@ def test_a_tensor_becomes_its_own_view(t):
     refused = failure(lambda: w.t_(), "leaf")
     total.backward()
     return y, row, plain, other, w.is_leaf, w.requires_grad, refused, w
+
+
+# ------------------------------------------------------------------------------------- lifetimes --
+def test_a_training_loop_leaves_nothing_behind_without_the_collector() -> None:
+    nn = farspan.nn
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout())
+    optimizer = farspan.optim.Adam(model.parameters(), lr=1e-3)
+    model[0].weight.register_hook(lambda g: g * 1)
+    owner = farspan._state.current()
+    x = farspan.randn(16, 4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        y = model(x)
+        y[0].mul_(2)
+        loss = (y * y).sum()
+        loss.backward(create_graph=True)
+        (loss + sum((p.grad * p.grad).sum() for p in model.parameters())).backward()
+        optimizer.step()
+
+    def held() -> tuple[int, int]:
+        owner.synchronize()
+        stats = owner.worker_stats()[0]
+        return stats["tensors"], stats["bytes"]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            step()
+        optimizer.zero_grad()
+        before = held()
+        for _ in range(20):
+            step()
+        optimizer.zero_grad()
+        assert held() == before
+    finally:
+        gc.enable()
