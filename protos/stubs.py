@@ -29,6 +29,8 @@ Number = bool | int | float | complex
 
 def text(ops: Iterable[Any]) -> str:
     """Return the stub's text."""
+    from farspan.core.inplace import has_inplace
+
     groups: dict[str, list[Any]] = defaultdict(list)
     for op in ops:
         if keyword.iskeyword(op.base) or op.schema.namespace != "aten":
@@ -42,7 +44,7 @@ def text(ops: Iterable[Any]) -> str:
         taking = [op for op in groups[base] if op.args and op.args[0].name == "self"]
         if taking:
             parts.append(_functions(base, taking, "    ", method=True))
-            if not base.endswith("_") and base + "_" not in groups:
+            if has_inplace(taking[0]) and base + "_" not in groups:
                 parts.append(_functions(base + "_", taking, "    ", method=True))
     return "\n".join(parts) + "\n"
 

@@ -58,6 +58,7 @@ REFUSED: dict[str, Any] = {
     "too many outputs": ("neg", [1, 2, 3]),
     "unknown form": ("neg", [1, 2], (), (), 3),
     "in place on nothing": ("ones", [2], ((2,), None, None, None, None), (), cmd.INPLACE),
+    "in place with two results": ("sort.stable", [1], (None, 0, False), (), cmd.INPLACE | 4),
     "get of nothing known": (cmd.GET, [77], (1, 0, 0)),
     "get with rubbish": (cmd.GET, [1], ("x",)),
     "put without bytes": (cmd.PUT, [2], (8, (3,), 5, 0)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import farspan
 import pytest
-from test_autograd import failure, same, session  # noqa: F401  (the fixture is used by all)
+import torch
+from test_autograd import failure, leaf, same, session  # noqa: F401  (the fixture is used by all)
 
 
 # ----------------------------------------------------------------------------- ends of gradients --
@@ -202,10 +204,10 @@ def test_memory_that_runs_out_in_a_backward_pass_fails_that_pass_alone() -> None
     with pytest.raises(farspan.OutOfMemoryError):
         owner.synchronize()
     budget.limit = limit
-    for leaf in (a, b):
+    for x in (a, b):
         with pytest.raises(farspan.OutOfMemoryError):
-            leaf.grad.tolist()
-        leaf.grad = None
+            x.grad.tolist()
+        x.grad = None
     (a + b).backward(seed)
     assert a.grad.sum().item() == b.grad.sum().item() == 1_000
 
@@ -303,3 +305,66 @@ def test_generators_that_are_gone_hold_no_state() -> None:
     owner.synchronize()
     owner.synchronize()
     assert len(owner.transport.engines[0].generators) == 1
+
+
+# -------------------------------------------------------------------------------- in-place names --
+def test_in_place_methods_are_the_ones_that_torch_has() -> None:
+    ours = {n for n in dir(farspan.Tensor) if n.endswith("_") and not n.startswith("_")}
+    assert sorted(ours - set(dir(torch.Tensor))) == []
+
+
+@same
+def test_a_tensor_becomes_its_own_view(t):
+    w = leaf(t, 2, 2)
+    y = w * 2
+    row = y[0]
+    y.t_()
+    y[0].mul_(3)
+    plain = t.arange(6.0).view(1, 2, 3)
+    other = plain[0]
+    plain.squeeze_(0).transpose_(0, 1).unsqueeze_(-1)
+    plain[0] = 7
+    with t.no_grad():
+        w.t_()
+    total = (y * t.arange(4.0).view(2, 2)).sum() + (row * row).sum()
+    refused = failure(lambda: w.t_(), "leaf")
+    total.backward()
+    return y, row, plain, other, w.is_leaf, w.requires_grad, refused, w
+
+
+# ------------------------------------------------------------------------------------- lifetimes --
+def test_a_training_loop_leaves_nothing_behind_without_the_collector() -> None:
+    nn = farspan.nn
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout())
+    optimizer = farspan.optim.Adam(model.parameters(), lr=1e-3)
+    model[0].weight.register_hook(lambda g: g * 1)
+    owner = farspan._state.current()
+    x = farspan.randn(16, 4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        y = model(x)
+        y[0].mul_(2)
+        loss = (y * y).sum()
+        loss.backward(create_graph=True)
+        (loss + sum((p.grad * p.grad).sum() for p in model.parameters())).backward()
+        optimizer.step()
+
+    def held() -> tuple[int, int]:
+        owner.synchronize()
+        stats = owner.worker_stats()[0]
+        return stats["tensors"], stats["bytes"]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            step()
+        optimizer.zero_grad()
+        before = held()
+        for _ in range(20):
+            step()
+        optimizer.zero_grad()
+        assert held() == before
+    finally:
+        gc.enable()

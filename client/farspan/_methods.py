@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
+from .core.inplace import VIEWS, has_inplace
 from .core.op import OPS, table
 
 if TYPE_CHECKING:
@@ -28,14 +30,16 @@ _NO_METHOD = {"scalar_tensor", "from_numpy"}  # factories that take no tensor fi
 
 def bind_methods(cls: type) -> None:
     """Give the class the table's methods and Python's operators."""
-    names = {op.base for op in table().values() if op.takes_self}
-    for name in sorted(names):
+    names = {op.base: op for op in table().values() if op.takes_self}
+    for name, op in sorted(names.items()):
         if name in cls.__dict__ or name in _NO_METHOD:
             continue
         function: Function = getattr(fn, name)
         setattr(cls, name, function)
-        if not name.endswith("_") and name + "_" not in cls.__dict__ and name + "_" not in names:
+        if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
             setattr(cls, name + "_", getattr(fn, name + "_"))
+    for name in VIEWS:
+        setattr(cls, name + "_", _seen(name))
     for python, name in _BINARY.items():
         if name not in fn:
             continue
@@ -129,6 +133,26 @@ def _inplace(name: str) -> Callable[[Any, Any], Any]:
             return NotImplemented
         return getattr(fn, inplace)(self, other)
 
+    return method
+
+
+def _seen(name: str) -> Callable[..., Any]:
+    """Return a method that makes the tensor what its view is: ``x.t_()``."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check_graph(self)
+        view = getattr(fn, name)(self, *args, **kwargs)
+        base = self._base
+        if not mode.grad:
+            self.data = view  # keeps its place in the graph
+        else:
+            self._become(view)
+            self._node, self._index = view._node, view._index
+        if base is not None:
+            self._base, self._generation = view._base, view._generation
+        return self
+
+    method.__name__ = name + "_"
     return method
 
 

@@ -1559,35 +1559,19 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 class TableMethods:
     def _adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
-    def _adaptive_avg_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
-        """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
-    def _fft_c2c_(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
         """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
-    def _fft_c2r_(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
-        """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
     def _fft_r2c(self, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
-        """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
-    def _fft_r2c_(self, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
         """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
-    def _log_softmax_(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
-        """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
-        """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
-    def _prelu_kernel_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
-    def _softmax_(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
-        """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
-        """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
-    def _unique2_(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def abs(self, *, out: Any = ...) -> Tensor:
         """abs(Tensor self) -> Tensor"""
@@ -1607,19 +1591,11 @@ class TableMethods:
         """acosh(Tensor self) -> Tensor"""
     def adaptive_avg_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
-    def adaptive_avg_pool1d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
     def adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
-    def adaptive_avg_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     def adaptive_max_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
-    def adaptive_max_pool1d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
     def adaptive_max_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
-    def adaptive_max_pool2d_(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -1659,11 +1635,7 @@ class TableMethods:
         """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def adjoint(self, *, out: Any = ...) -> Tensor:
         """adjoint(Tensor(a) self) -> Tensor(a)"""
-    def adjoint_(self, *, out: Any = ...) -> Tensor:
-        """adjoint(Tensor(a) self) -> Tensor(a)"""
     def alias(self, *, out: Any = ...) -> Tensor:
-        """alias(Tensor(a) self) -> Tensor(a)"""
-    def alias_(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
     @overload
     def all(self, *, out: Any = ...) -> Tensor:
@@ -1674,34 +1646,15 @@ class TableMethods:
     @overload
     def all(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
-    @overload
-    def all_(self, *, out: Any = ...) -> Tensor:
-        """all(Tensor self) -> Tensor"""
-    @overload
-    def all_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
-    @overload
-    def all_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
     def allclose(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
-        """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
-    def allclose_(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Any:
         """allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool"""
     def amax(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
-    def amax_(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
     def amin(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
-    def amin_(self, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
     def aminmax(self, *, dim: int | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """aminmax(Tensor self, *, int? dim=None, bool keepdim=False) -> (Tensor min, Tensor max)"""
-    def aminmax_(self, *, dim: int | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
-        """aminmax(Tensor self, *, int? dim=None, bool keepdim=False) -> (Tensor min, Tensor max)"""
     def angle(self, *, out: Any = ...) -> Tensor:
-        """angle(Tensor self) -> Tensor"""
-    def angle_(self, *, out: Any = ...) -> Tensor:
         """angle(Tensor self) -> Tensor"""
     @overload
     def any(self, *, out: Any = ...) -> Tensor:
@@ -1711,15 +1664,6 @@ class TableMethods:
         """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
     @overload
     def any(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
-    @overload
-    def any_(self, *, out: Any = ...) -> Tensor:
-        """any(Tensor self) -> Tensor"""
-    @overload
-    def any_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor"""
-    @overload
-    def any_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
     def arccos(self, *, out: Any = ...) -> Tensor:
         """arccos(Tensor self) -> Tensor"""
@@ -1751,11 +1695,7 @@ class TableMethods:
         """arctanh(Tensor self) -> Tensor"""
     def argmax(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
-    def argmax_(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
     def argmin(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
-    def argmin_(self, dim: int | None = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
     @overload
     def argsort(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> Tensor:
@@ -1763,15 +1703,7 @@ class TableMethods:
     @overload
     def argsort(self, *, stable: bool, dim: int = ..., descending: bool = ..., out: Any = ...) -> Tensor:
         """argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor"""
-    @overload
-    def argsort_(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> Tensor:
-        """argsort(Tensor self, int dim=-1, bool descending=False) -> Tensor"""
-    @overload
-    def argsort_(self, *, stable: bool, dim: int = ..., descending: bool = ..., out: Any = ...) -> Tensor:
-        """argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor"""
     def argwhere(self, *, out: Any = ...) -> Tensor:
-        """argwhere(Tensor self) -> Tensor"""
-    def argwhere_(self, *, out: Any = ...) -> Tensor:
         """argwhere(Tensor self) -> Tensor"""
     def as_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
@@ -1799,23 +1731,13 @@ class TableMethods:
         """atanh(Tensor self) -> Tensor"""
     def atleast_1d(self, *, out: Any = ...) -> Tensor:
         """atleast_1d(Tensor self) -> Tensor"""
-    def atleast_1d_(self, *, out: Any = ...) -> Tensor:
-        """atleast_1d(Tensor self) -> Tensor"""
     def atleast_2d(self, *, out: Any = ...) -> Tensor:
-        """atleast_2d(Tensor self) -> Tensor"""
-    def atleast_2d_(self, *, out: Any = ...) -> Tensor:
         """atleast_2d(Tensor self) -> Tensor"""
     def atleast_3d(self, *, out: Any = ...) -> Tensor:
         """atleast_3d(Tensor self) -> Tensor"""
-    def atleast_3d_(self, *, out: Any = ...) -> Tensor:
-        """atleast_3d(Tensor self) -> Tensor"""
     def avg_pool1d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., *, out: Any = ...) -> Tensor:
         """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
-    def avg_pool1d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., *, out: Any = ...) -> Tensor:
-        """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
     def avg_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
-        """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
-    def avg_pool2d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
         """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
@@ -1841,15 +1763,9 @@ class TableMethods:
         """bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def binary_cross_entropy(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
         """binary_cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
-    def binary_cross_entropy_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """binary_cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor"""
     def binary_cross_entropy_with_logits(self, target: Tensor, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
         """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
-    def binary_cross_entropy_with_logits_(self, target: Tensor, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
     def bincount(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
-        """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
-    def bincount_(self, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
         """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
     @overload
     def bitwise_and(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -1917,15 +1833,9 @@ class TableMethods:
         """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
     def bmm(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """bmm(Tensor self, Tensor mat2) -> Tensor"""
-    def bmm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
-        """bmm(Tensor self, Tensor mat2) -> Tensor"""
     def broadcast_to(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
-    def broadcast_to_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
     def bucketize(self, boundaries: Tensor, *, out_int32: bool = ..., right: bool = ..., out: Any = ...) -> Tensor:
-        """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
-    def bucketize_(self, boundaries: Tensor, *, out_int32: bool = ..., right: bool = ..., out: Any = ...) -> Tensor:
         """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
     def cauchy(self, median: float = ..., sigma: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor"""
@@ -1937,23 +1847,13 @@ class TableMethods:
         """ceil(Tensor self) -> Tensor"""
     def celu(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
         """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
-    def celu_(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
-        """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
     def cholesky(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
-        """cholesky(Tensor self, bool upper=False) -> Tensor"""
-    def cholesky_(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
         """cholesky(Tensor self, bool upper=False) -> Tensor"""
     def cholesky_inverse(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
         """cholesky_inverse(Tensor self, bool upper=False) -> Tensor"""
-    def cholesky_inverse_(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
-        """cholesky_inverse(Tensor self, bool upper=False) -> Tensor"""
     def cholesky_solve(self, input2: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
         """cholesky_solve(Tensor self, Tensor input2, bool upper=False) -> Tensor"""
-    def cholesky_solve_(self, input2: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
-        """cholesky_solve(Tensor self, Tensor input2, bool upper=False) -> Tensor"""
     def chunk(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
-    def chunk_(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]"""
     @overload
     def clamp(self, min: Tensor | None = ..., max: Tensor | None = ..., *, out: Any = ...) -> Tensor:
@@ -2005,15 +1905,9 @@ class TableMethods:
         """clip(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor"""
     def clone(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
-    def clone_(self, *, memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     def col2im(self, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
-    def col2im_(self, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def conj(self, *, out: Any = ...) -> Tensor:
-        """conj(Tensor(a) self) -> Tensor(a)"""
-    def conj_(self, *, out: Any = ...) -> Tensor:
         """conj(Tensor(a) self) -> Tensor(a)"""
     def conj_physical(self, *, out: Any = ...) -> Tensor:
         """conj_physical(Tensor self) -> Tensor"""
@@ -2021,11 +1915,7 @@ class TableMethods:
         """conj_physical(Tensor self) -> Tensor"""
     def constant_pad_nd(self, pad: Sequence[int] | int, value: Number = ..., *, out: Any = ...) -> Tensor:
         """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
-    def constant_pad_nd_(self, pad: Sequence[int] | int, value: Number = ..., *, out: Any = ...) -> Tensor:
-        """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
     def contiguous(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
-        """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
-    def contiguous_(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
         """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
     def copy(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
@@ -2057,27 +1947,13 @@ class TableMethods:
     @overload
     def count_nonzero(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
-    @overload
-    def count_nonzero_(self, dim: int | None = ..., *, out: Any = ...) -> Tensor:
-        """count_nonzero(Tensor self, int? dim=None) -> Tensor"""
-    @overload
-    def count_nonzero_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
     def cross(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
-        """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
-    def cross_(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
     def cross_entropy_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
         """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
-    def cross_entropy_loss_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
-        """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
     def cummax(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
-    def cummax_(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
     def cummin(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """cummin(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
-    def cummin_(self, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """cummin(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
     def cumprod(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
@@ -2093,39 +1969,23 @@ class TableMethods:
         """deg2rad(Tensor self) -> Tensor"""
     def det(self, *, out: Any = ...) -> Tensor:
         """det(Tensor self) -> Tensor"""
-    def det_(self, *, out: Any = ...) -> Tensor:
-        """det(Tensor self) -> Tensor"""
     def detach(self, *, out: Any = ...) -> Tensor:
-        """detach(Tensor(a) self) -> Tensor(a)"""
-    def detach_(self, *, out: Any = ...) -> Tensor:
         """detach(Tensor(a) self) -> Tensor(a)"""
     def diag(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
         """diag(Tensor self, int diagonal=0) -> Tensor"""
-    def diag_(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
-        """diag(Tensor self, int diagonal=0) -> Tensor"""
     def diag_embed(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
-        """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
-    def diag_embed_(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
     def diagflat(self, offset: int = ..., *, out: Any = ...) -> Tensor:
         """diagflat(Tensor self, int offset=0) -> Tensor"""
-    def diagflat_(self, offset: int = ..., *, out: Any = ...) -> Tensor:
-        """diagflat(Tensor self, int offset=0) -> Tensor"""
     def diagonal(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
-    def diagonal_(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
-        """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
     def diagonal_scatter(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
-        """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
-    def diagonal_scatter_(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
     def digamma(self, *, out: Any = ...) -> Tensor:
         """digamma(Tensor self) -> Tensor"""
     def digamma_(self, *, out: Any = ...) -> Tensor:
         """digamma(Tensor self) -> Tensor"""
     def dist(self, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
-        """dist(Tensor self, Tensor other, Scalar p=2) -> Tensor"""
-    def dist_(self, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
         """dist(Tensor self, Tensor other, Scalar p=2) -> Tensor"""
     @overload
     def div(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2177,27 +2037,15 @@ class TableMethods:
         """divide.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor"""
     def dot(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
         """dot(Tensor self, Tensor tensor) -> Tensor"""
-    def dot_(self, tensor: Tensor, *, out: Any = ...) -> Tensor:
-        """dot(Tensor self, Tensor tensor) -> Tensor"""
     @overload
     def dsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
     @overload
     def dsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
-    @overload
-    def dsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """dsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
-    @overload
-    def dsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def elu(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
         """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
-    def elu_(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
-        """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
     def empty_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    def empty_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
     def eq(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2212,8 +2060,6 @@ class TableMethods:
     def eq_(self, other: Number, *, out: Any = ...) -> Tensor:
         """eq.Scalar(Tensor self, Scalar other) -> Tensor"""
     def equal(self, other: Tensor, *, out: Any = ...) -> Any:
-        """equal(Tensor self, Tensor other) -> bool"""
-    def equal_(self, other: Tensor, *, out: Any = ...) -> Any:
         """equal(Tensor self, Tensor other) -> bool"""
     def erf(self, *, out: Any = ...) -> Tensor:
         """erf(Tensor self) -> Tensor"""
@@ -2237,11 +2083,7 @@ class TableMethods:
         """exp2(Tensor self) -> Tensor"""
     def expand(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
         """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
-    def expand_(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
-        """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
     def expand_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
-    def expand_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def expm1(self, *, out: Any = ...) -> Tensor:
         """expm1(Tensor self) -> Tensor"""
@@ -2253,67 +2095,35 @@ class TableMethods:
         """exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor"""
     def fft_fft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_fft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_fft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_fft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_fft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_fft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
-    def fft_fft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_fft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
     def fft_fftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_fftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
-    def fft_fftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_fftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_fftshift(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
-    def fft_fftshift_(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
         """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_hfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_hfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_ifft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_ifft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_ifft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
-    def fft_ifft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_ifft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
     def fft_ifftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_ifftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
-    def fft_ifftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_ifftshift(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
-    def fft_ifftshift_(self, dim: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_ihfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_ihfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_irfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_irfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_irfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_irfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
-    def fft_irfft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_irfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
     def fft_irfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_irfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
-    def fft_irfftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_irfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_rfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_rfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
-    def fft_rfft_(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_rfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_rfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_rfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
-    def fft_rfft2_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_rfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
     def fft_rfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
-        """fft_rfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
-    def fft_rfftn_(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_rfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     @overload
     def fill(self, value: Number, *, out: Any = ...) -> Tensor:
@@ -2333,19 +2143,11 @@ class TableMethods:
         """fix(Tensor self) -> Tensor"""
     def flatten(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
         """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
-    def flatten_(self, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
-        """flatten.using_ints(Tensor(a) self, int start_dim=0, int end_dim=-1) -> Tensor(a)"""
     def flip(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """flip(Tensor self, int[] dims) -> Tensor"""
-    def flip_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """flip(Tensor self, int[] dims) -> Tensor"""
     def fliplr(self, *, out: Any = ...) -> Tensor:
         """fliplr(Tensor self) -> Tensor"""
-    def fliplr_(self, *, out: Any = ...) -> Tensor:
-        """fliplr(Tensor self) -> Tensor"""
     def flipud(self, *, out: Any = ...) -> Tensor:
-        """flipud(Tensor self) -> Tensor"""
-    def flipud_(self, *, out: Any = ...) -> Tensor:
         """flipud(Tensor self) -> Tensor"""
     @overload
     def float_power(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
@@ -2377,11 +2179,7 @@ class TableMethods:
         """floor_divide.Scalar(Tensor self, Scalar other) -> Tensor"""
     def fmax(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """fmax(Tensor self, Tensor other) -> Tensor"""
-    def fmax_(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """fmax(Tensor self, Tensor other) -> Tensor"""
     def fmin(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """fmin(Tensor self, Tensor other) -> Tensor"""
-    def fmin_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """fmin(Tensor self, Tensor other) -> Tensor"""
     @overload
     def fmod(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2401,11 +2199,7 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    def full_like_(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
-        """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
-    def gather_(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
         """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
     @overload
     def ge(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2421,19 +2215,13 @@ class TableMethods:
         """ge.Scalar(Tensor self, Scalar other) -> Tensor"""
     def gelu(self, *, approximate: str = ..., out: Any = ...) -> Tensor:
         """gelu(Tensor self, *, str approximate="none") -> Tensor"""
-    def gelu_(self, *, approximate: str = ..., out: Any = ...) -> Tensor:
-        """gelu(Tensor self, *, str approximate="none") -> Tensor"""
     def geometric(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def geometric_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def ger(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
-    def ger_(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
-        """ger(Tensor self, Tensor vec2) -> Tensor"""
     def glu(self, dim: int = ..., *, out: Any = ...) -> Tensor:
-        """glu(Tensor self, int dim=-1) -> Tensor"""
-    def glu_(self, dim: int = ..., *, out: Any = ...) -> Tensor:
         """glu(Tensor self, int dim=-1) -> Tensor"""
     @overload
     def greater(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2473,19 +2261,11 @@ class TableMethods:
         """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
     def hardshrink(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
         """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
-    def hardshrink_(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
-        """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
     def hardsigmoid(self, *, out: Any = ...) -> Tensor:
-        """hardsigmoid(Tensor self) -> Tensor"""
-    def hardsigmoid_(self, *, out: Any = ...) -> Tensor:
         """hardsigmoid(Tensor self) -> Tensor"""
     def hardswish(self, *, out: Any = ...) -> Tensor:
         """hardswish(Tensor self) -> Tensor"""
-    def hardswish_(self, *, out: Any = ...) -> Tensor:
-        """hardswish(Tensor self) -> Tensor"""
     def hardtanh(self, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
-        """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
-    def hardtanh_(self, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
         """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
     def heaviside(self, values: Tensor, *, out: Any = ...) -> Tensor:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
@@ -2493,23 +2273,13 @@ class TableMethods:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
     def hinge_embedding_loss(self, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
         """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
-    def hinge_embedding_loss_(self, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
     @overload
     def hsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
     @overload
     def hsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
-    @overload
-    def hsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
-    @overload
-    def hsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """hsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def huber_loss(self, target: Tensor, reduction: int = ..., delta: float = ..., *, out: Any = ...) -> Tensor:
-        """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
-    def huber_loss_(self, target: Tensor, reduction: int = ..., delta: float = ..., *, out: Any = ...) -> Tensor:
         """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
     def hypot(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
@@ -2517,15 +2287,9 @@ class TableMethods:
         """hypot(Tensor self, Tensor other) -> Tensor"""
     def im2col(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
-    def im2col_(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def imag(self, *, out: Any = ...) -> Tensor:
         """imag(Tensor(a) self) -> Tensor(a)"""
-    def imag_(self, *, out: Any = ...) -> Tensor:
-        """imag(Tensor(a) self) -> Tensor(a)"""
     def index(self, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
-        """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
-    def index_(self, indices: Sequence[Tensor | None], *, out: Any = ...) -> Tensor:
         """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
     def index_add(self, dim: int, index: Tensor, source: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """index_add(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor"""
@@ -2553,59 +2317,31 @@ class TableMethods:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
     def index_select(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
         """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
-    def index_select_(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
-        """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """inner(Tensor self, Tensor other) -> Tensor"""
-    def inner_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """inner(Tensor self, Tensor other) -> Tensor"""
     def inverse(self, *, out: Any = ...) -> Tensor:
         """inverse(Tensor self) -> Tensor"""
-    def inverse_(self, *, out: Any = ...) -> Tensor:
-        """inverse(Tensor self) -> Tensor"""
     def isclose(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
-        """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
-    def isclose_(self, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
         """isclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> Tensor"""
     def isfinite(self, *, out: Any = ...) -> Tensor:
         """isfinite(Tensor self) -> Tensor"""
-    def isfinite_(self, *, out: Any = ...) -> Tensor:
-        """isfinite(Tensor self) -> Tensor"""
     def isinf(self, *, out: Any = ...) -> Tensor:
-        """isinf(Tensor self) -> Tensor"""
-    def isinf_(self, *, out: Any = ...) -> Tensor:
         """isinf(Tensor self) -> Tensor"""
     def isnan(self, *, out: Any = ...) -> Tensor:
         """isnan(Tensor self) -> Tensor"""
-    def isnan_(self, *, out: Any = ...) -> Tensor:
-        """isnan(Tensor self) -> Tensor"""
     def isneginf(self, *, out: Any = ...) -> Tensor:
-        """isneginf(Tensor self) -> Tensor"""
-    def isneginf_(self, *, out: Any = ...) -> Tensor:
         """isneginf(Tensor self) -> Tensor"""
     def isposinf(self, *, out: Any = ...) -> Tensor:
         """isposinf(Tensor self) -> Tensor"""
-    def isposinf_(self, *, out: Any = ...) -> Tensor:
-        """isposinf(Tensor self) -> Tensor"""
     def isreal(self, *, out: Any = ...) -> Tensor:
-        """isreal(Tensor self) -> Tensor"""
-    def isreal_(self, *, out: Any = ...) -> Tensor:
         """isreal(Tensor self) -> Tensor"""
     def kl_div(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
         """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
-    def kl_div_(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
-        """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
     def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """kron(Tensor self, Tensor other) -> Tensor"""
-    def kron_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """kron(Tensor self, Tensor other) -> Tensor"""
     def kthvalue(self, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    def kthvalue_(self, k: int, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def l1_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
-    def l1_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def ldexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2624,8 +2360,6 @@ class TableMethods:
     def le_(self, other: Number, *, out: Any = ...) -> Tensor:
         """le.Scalar(Tensor self, Scalar other) -> Tensor"""
     def leaky_relu(self, negative_slope: Number = ..., *, out: Any = ...) -> Tensor:
-        """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
-    def leaky_relu_(self, negative_slope: Number = ..., *, out: Any = ...) -> Tensor:
         """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
     @overload
     def lerp(self, end: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
@@ -2669,11 +2403,7 @@ class TableMethods:
         """lgamma(Tensor self) -> Tensor"""
     def linalg_cholesky(self, *, upper: bool = ..., out: Any = ...) -> Tensor:
         """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
-    def linalg_cholesky_(self, *, upper: bool = ..., out: Any = ...) -> Tensor:
-        """linalg_cholesky(Tensor self, *, bool upper=False) -> Tensor"""
     def linalg_cholesky_ex(self, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
-        """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
-    def linalg_cholesky_ex_(self, *, upper: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """linalg_cholesky_ex(Tensor self, *, bool upper=False, bool check_errors=False) -> (Tensor L, Tensor info)"""
     @overload
     def linalg_cond(self, p: Number | None = ..., *, out: Any = ...) -> Tensor:
@@ -2681,43 +2411,21 @@ class TableMethods:
     @overload
     def linalg_cond(self, p: str, *, out: Any = ...) -> Tensor:
         """linalg_cond.p_str(Tensor self, str p) -> Tensor"""
-    @overload
-    def linalg_cond_(self, p: Number | None = ..., *, out: Any = ...) -> Tensor:
-        """linalg_cond(Tensor self, Scalar? p=None) -> Tensor"""
-    @overload
-    def linalg_cond_(self, p: str, *, out: Any = ...) -> Tensor:
-        """linalg_cond.p_str(Tensor self, str p) -> Tensor"""
     def linalg_cross(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
-        """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
-    def linalg_cross_(self, other: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
         """linalg_cross(Tensor self, Tensor other, *, int dim=-1) -> Tensor"""
     def linalg_eig(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """linalg_eig(Tensor self) -> (Tensor eigenvalues, Tensor eigenvectors)"""
-    def linalg_eig_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """linalg_eig(Tensor self) -> (Tensor eigenvalues, Tensor eigenvectors)"""
     def linalg_eigh(self, UPLO: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """linalg_eigh(Tensor self, str UPLO="L") -> (Tensor eigenvalues, Tensor eigenvectors)"""
-    def linalg_eigh_(self, UPLO: str = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """linalg_eigh(Tensor self, str UPLO="L") -> (Tensor eigenvalues, Tensor eigenvectors)"""
     def linalg_eigvals(self, *, out: Any = ...) -> Tensor:
         """linalg_eigvals(Tensor self) -> Tensor"""
-    def linalg_eigvals_(self, *, out: Any = ...) -> Tensor:
-        """linalg_eigvals(Tensor self) -> Tensor"""
     def linalg_eigvalsh(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
-        """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
-    def linalg_eigvalsh_(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
         """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
     def linalg_lstsq(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
-    def linalg_lstsq_(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
     def linalg_matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
-    def linalg_matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """linalg_matmul(Tensor self, Tensor other) -> Tensor"""
     def linalg_matrix_exp(self, *, out: Any = ...) -> Tensor:
-        """linalg_matrix_exp(Tensor self) -> Tensor"""
-    def linalg_matrix_exp_(self, *, out: Any = ...) -> Tensor:
         """linalg_matrix_exp(Tensor self) -> Tensor"""
     @overload
     def linalg_matrix_norm(self, ord: Number, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -2725,15 +2433,7 @@ class TableMethods:
     @overload
     def linalg_matrix_norm(self, ord: str = ..., dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """linalg_matrix_norm.str_ord(Tensor self, str ord="fro", int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def linalg_matrix_norm_(self, ord: Number, dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """linalg_matrix_norm(Tensor self, Scalar ord, int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def linalg_matrix_norm_(self, ord: str = ..., dim: Sequence[int] | int = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """linalg_matrix_norm.str_ord(Tensor self, str ord="fro", int[] dim=[-2, -1], bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def linalg_matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
-        """linalg_matrix_power(Tensor self, int n) -> Tensor"""
-    def linalg_matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """linalg_matrix_power(Tensor self, int n) -> Tensor"""
     @overload
     def linalg_matrix_rank(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
@@ -2742,22 +2442,10 @@ class TableMethods:
     def linalg_matrix_rank(self, tol: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
         """linalg_matrix_rank(Tensor self, float tol, bool hermitian=False) -> Tensor"""
     @overload
-    def linalg_matrix_rank_(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
-        """linalg_matrix_rank.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
-    @overload
-    def linalg_matrix_rank_(self, tol: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
-        """linalg_matrix_rank(Tensor self, float tol, bool hermitian=False) -> Tensor"""
-    @overload
     def linalg_norm(self, ord: Number | None = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """linalg_norm(Tensor self, Scalar? ord=None, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def linalg_norm(self, ord: str, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """linalg_norm.ord_str(Tensor self, str ord, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def linalg_norm_(self, ord: Number | None = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """linalg_norm(Tensor self, Scalar? ord=None, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def linalg_norm_(self, ord: str, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """linalg_norm.ord_str(Tensor self, str ord, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def linalg_pinv(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
@@ -2765,27 +2453,13 @@ class TableMethods:
     @overload
     def linalg_pinv(self, rcond: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
         """linalg_pinv(Tensor self, float rcond, bool hermitian=False) -> Tensor"""
-    @overload
-    def linalg_pinv_(self, *, atol: float | None = ..., rtol: float | None = ..., hermitian: bool = ..., out: Any = ...) -> Tensor:
-        """linalg_pinv.atol_rtol_float(Tensor self, *, float? atol=None, float? rtol=None, bool hermitian=False) -> Tensor"""
-    @overload
-    def linalg_pinv_(self, rcond: float, hermitian: bool = ..., *, out: Any = ...) -> Tensor:
-        """linalg_pinv(Tensor self, float rcond, bool hermitian=False) -> Tensor"""
     def linalg_solve_triangular(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
-        """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
-    def linalg_solve_triangular_(self, B: Tensor, *, upper: bool, left: bool = ..., unitriangular: bool = ..., out: Any = ...) -> Tensor:
         """linalg_solve_triangular(Tensor self, Tensor B, *, bool upper, bool left=True, bool unitriangular=False) -> Tensor"""
     def linalg_tensorinv(self, ind: int = ..., *, out: Any = ...) -> Tensor:
         """linalg_tensorinv(Tensor self, int ind=2) -> Tensor"""
-    def linalg_tensorinv_(self, ind: int = ..., *, out: Any = ...) -> Tensor:
-        """linalg_tensorinv(Tensor self, int ind=2) -> Tensor"""
     def linalg_tensorsolve(self, other: Tensor, dims: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
         """linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor"""
-    def linalg_tensorsolve_(self, other: Tensor, dims: Sequence[int] | int | None = ..., *, out: Any = ...) -> Tensor:
-        """linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor"""
     def linalg_vector_norm(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    def linalg_vector_norm_(self, ord: Number = ..., dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def log(self, *, out: Any = ...) -> Tensor:
         """log(Tensor self) -> Tensor"""
@@ -2809,27 +2483,15 @@ class TableMethods:
         """log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor"""
     def log_sigmoid(self, *, out: Any = ...) -> Tensor:
         """log_sigmoid(Tensor self) -> Tensor"""
-    def log_sigmoid_(self, *, out: Any = ...) -> Tensor:
-        """log_sigmoid(Tensor self) -> Tensor"""
     def log_softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
-        """log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
-    def log_softmax_(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
         """log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
     def logaddexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """logaddexp(Tensor self, Tensor other) -> Tensor"""
-    def logaddexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """logaddexp(Tensor self, Tensor other) -> Tensor"""
     def logaddexp2(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """logaddexp2(Tensor self, Tensor other) -> Tensor"""
-    def logaddexp2_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """logaddexp2(Tensor self, Tensor other) -> Tensor"""
     def logcumsumexp(self, dim: int, *, out: Any = ...) -> Tensor:
         """logcumsumexp(Tensor self, int dim) -> Tensor"""
-    def logcumsumexp_(self, dim: int, *, out: Any = ...) -> Tensor:
-        """logcumsumexp(Tensor self, int dim) -> Tensor"""
     def logdet(self, *, out: Any = ...) -> Tensor:
-        """logdet(Tensor self) -> Tensor"""
-    def logdet_(self, *, out: Any = ...) -> Tensor:
         """logdet(Tensor self) -> Tensor"""
     def logical_and(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """logical_and(Tensor self, Tensor other) -> Tensor"""
@@ -2853,8 +2515,6 @@ class TableMethods:
         """logit(Tensor self, float? eps=None) -> Tensor"""
     def logsumexp(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
-    def logsumexp_(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
     @overload
     def lt(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """lt.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2869,11 +2529,7 @@ class TableMethods:
         """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mH(self, *, out: Any = ...) -> Tensor:
         """mH(Tensor(a) self) -> Tensor(a)"""
-    def mH_(self, *, out: Any = ...) -> Tensor:
-        """mH(Tensor(a) self) -> Tensor(a)"""
     def mT(self, *, out: Any = ...) -> Tensor:
-        """mT(Tensor(a) self) -> Tensor(a)"""
-    def mT_(self, *, out: Any = ...) -> Tensor:
         """mT(Tensor(a) self) -> Tensor(a)"""
     @overload
     def masked_fill(self, mask: Tensor, value: Number, *, out: Any = ...) -> Tensor:
@@ -2893,23 +2549,13 @@ class TableMethods:
         """masked_scatter(Tensor self, Tensor mask, Tensor source) -> Tensor"""
     def masked_select(self, mask: Tensor, *, out: Any = ...) -> Tensor:
         """masked_select(Tensor self, Tensor mask) -> Tensor"""
-    def masked_select_(self, mask: Tensor, *, out: Any = ...) -> Tensor:
-        """masked_select(Tensor self, Tensor mask) -> Tensor"""
     def matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """matmul(Tensor self, Tensor other) -> Tensor"""
-    def matmul_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """matmul(Tensor self, Tensor other) -> Tensor"""
     def matrix_H(self, *, out: Any = ...) -> Tensor:
         """matrix_H(Tensor(a) self) -> Tensor(a)"""
-    def matrix_H_(self, *, out: Any = ...) -> Tensor:
-        """matrix_H(Tensor(a) self) -> Tensor(a)"""
     def matrix_exp(self, *, out: Any = ...) -> Tensor:
         """matrix_exp(Tensor self) -> Tensor"""
-    def matrix_exp_(self, *, out: Any = ...) -> Tensor:
-        """matrix_exp(Tensor self) -> Tensor"""
     def matrix_power(self, n: int, *, out: Any = ...) -> Tensor:
-        """matrix_power(Tensor self, int n) -> Tensor"""
-    def matrix_power_(self, n: int, *, out: Any = ...) -> Tensor:
         """matrix_power(Tensor self, int n) -> Tensor"""
     @overload
     def max(self, *, out: Any = ...) -> Tensor:
@@ -2920,34 +2566,15 @@ class TableMethods:
     @overload
     def max(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def max_(self, *, out: Any = ...) -> Tensor:
-        """max(Tensor self) -> Tensor"""
-    @overload
-    def max_(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """max.other(Tensor self, Tensor other) -> Tensor"""
-    @overload
-    def max_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def max_pool1d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
-        """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""
-    def max_pool1d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
         """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""
     def max_pool1d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max_pool1d_with_indices(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> (Tensor, Tensor)"""
-    def max_pool1d_with_indices_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """max_pool1d_with_indices(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> (Tensor, Tensor)"""
     def max_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
-        """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
-    def max_pool2d_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
         """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
     def max_pool2d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
-    def max_pool2d_with_indices_(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
     def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """maximum(Tensor self, Tensor other) -> Tensor"""
-    def maximum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
     @overload
     def mean(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -2956,22 +2583,10 @@ class TableMethods:
     def mean(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
-    def mean_(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """mean(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def mean_(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
     def median(self, *, out: Any = ...) -> Tensor:
         """median(Tensor self) -> Tensor"""
     @overload
     def median(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def median_(self, *, out: Any = ...) -> Tensor:
-        """median(Tensor self) -> Tensor"""
-    @overload
-    def median_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     @overload
     def min(self, *, out: Any = ...) -> Tensor:
@@ -2982,30 +2597,13 @@ class TableMethods:
     @overload
     def min(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def min_(self, *, out: Any = ...) -> Tensor:
-        """min(Tensor self) -> Tensor"""
-    @overload
-    def min_(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """min.other(Tensor self, Tensor other) -> Tensor"""
-    @overload
-    def min_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def minimum(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """minimum(Tensor self, Tensor other) -> Tensor"""
-    def minimum_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """minimum(Tensor self, Tensor other) -> Tensor"""
     def mish(self, *, out: Any = ...) -> Tensor:
         """mish(Tensor self) -> Tensor"""
-    def mish_(self, *, out: Any = ...) -> Tensor:
-        """mish(Tensor self) -> Tensor"""
     def mm(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
         """mm(Tensor self, Tensor mat2) -> Tensor"""
-    def mm_(self, mat2: Tensor, *, out: Any = ...) -> Tensor:
-        """mm(Tensor self, Tensor mat2) -> Tensor"""
     def mode(self, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    def mode_(self, dim: int = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     @overload
     def moveaxis(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -3014,30 +2612,14 @@ class TableMethods:
     def moveaxis(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """moveaxis.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
     @overload
-    def moveaxis_(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """moveaxis.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
-    @overload
-    def moveaxis_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
-        """moveaxis.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
-    @overload
     def movedim(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
     @overload
     def movedim(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
         """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
-    @overload
-    def movedim_(self, source: Sequence[int] | int, destination: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)"""
-    @overload
-    def movedim_(self, source: int, destination: int, *, out: Any = ...) -> Tensor:
-        """movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)"""
     def mse_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """mse_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
-    def mse_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """mse_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def msort(self, *, out: Any = ...) -> Tensor:
-        """msort(Tensor self) -> Tensor"""
-    def msort_(self, *, out: Any = ...) -> Tensor:
         """msort(Tensor self) -> Tensor"""
     @overload
     def mul(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3053,8 +2635,6 @@ class TableMethods:
         """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
     def multinomial(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
-    def multinomial_(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
-        """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
     @overload
     def multiply(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """multiply.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -3069,15 +2649,11 @@ class TableMethods:
         """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mv(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
-    def mv_(self, vec: Tensor, *, out: Any = ...) -> Tensor:
-        """mv(Tensor self, Tensor vec) -> Tensor"""
     def nan_to_num(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nanmean(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    def nanmean_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """nanmean(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def nanmedian(self, *, out: Any = ...) -> Tensor:
@@ -3085,27 +2661,13 @@ class TableMethods:
     @overload
     def nanmedian(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def nanmedian_(self, *, out: Any = ...) -> Tensor:
-        """nanmedian(Tensor self) -> Tensor"""
-    @overload
-    def nanmedian_(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def nansum(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    def nansum_(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def narrow(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
         """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
     @overload
     def narrow(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
-        """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
-    @overload
-    def narrow_(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
-        """narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a)"""
-    @overload
-    def narrow_(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
         """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
     @overload
     def ne(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3129,51 +2691,27 @@ class TableMethods:
         """negative(Tensor self) -> Tensor"""
     def new_empty(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
-    def new_empty_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
-        """new_empty(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_empty_strided(self, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
-        """new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
-    def new_empty_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_full(self, size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_full(Tensor self, SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
-    def new_full_(self, size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
-        """new_full(Tensor self, SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_ones(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
-        """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
-    def new_ones_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
-    def new_zeros_(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
-        """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def nll_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
-        """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
-    def nll_loss_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
         """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nll_loss2d(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
         """nll_loss2d(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
-    def nll_loss2d_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
-        """nll_loss2d(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nll_loss2d_forward(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """nll_loss2d_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
-    def nll_loss2d_forward_(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """nll_loss2d_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
     def nll_loss_forward(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """nll_loss_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
-    def nll_loss_forward_(self, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """nll_loss_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index) -> (Tensor output, Tensor total_weight)"""
     def nll_loss_nd(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
-        """nll_loss_nd(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
-    def nll_loss_nd_(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
         """nll_loss_nd(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nonzero(self, *, out: Any = ...) -> Tensor:
         """nonzero(Tensor self) -> Tensor"""
-    def nonzero_(self, *, out: Any = ...) -> Tensor:
-        """nonzero(Tensor self) -> Tensor"""
     def nonzero_numpy(self, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """nonzero_numpy(Tensor self) -> Tensor[]"""
-    def nonzero_numpy_(self, *, out: Any = ...) -> tuple[Tensor, ...]:
         """nonzero_numpy(Tensor self) -> Tensor[]"""
     @overload
     def norm(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
@@ -3187,21 +2725,7 @@ class TableMethods:
     @overload
     def norm(self, p: Number | None, *, dtype: dtype, out: Any = ...) -> Tensor:
         """norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor"""
-    @overload
-    def norm_(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
-    @overload
-    def norm_(self, p: Number = ..., *, out: Any = ...) -> Tensor:
-        """norm.Scalar(Tensor self, Scalar p=2) -> Tensor"""
-    @overload
-    def norm_(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool, *, dtype: dtype, out: Any = ...) -> Tensor:
-        """norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor"""
-    @overload
-    def norm_(self, p: Number | None, *, dtype: dtype, out: Any = ...) -> Tensor:
-        """norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor"""
     def normal_functional(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
-        """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
-    def normal_functional_(self, mean: float = ..., std: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor"""
     @overload
     def not_equal(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3217,43 +2741,23 @@ class TableMethods:
         """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
     def numpy_T(self, *, out: Any = ...) -> Tensor:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
-    def numpy_T_(self, *, out: Any = ...) -> Tensor:
-        """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def one_hot(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
-        """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
-    def one_hot_(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
         """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
     def ones_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    def ones_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def outer(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
-        """outer(Tensor self, Tensor vec2) -> Tensor"""
-    def outer_(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
         """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
-    def pad_(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
-        """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
-    def permute_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def pinverse(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
         """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
-    def pinverse_(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
-        """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
     def pixel_shuffle(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
-        """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
-    def pixel_shuffle_(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
-    def pixel_unshuffle_(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
-        """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
     def positive(self, *, out: Any = ...) -> Tensor:
-        """positive(Tensor(a) self) -> Tensor(a)"""
-    def positive_(self, *, out: Any = ...) -> Tensor:
         """positive(Tensor(a) self) -> Tensor(a)"""
     @overload
     def pow(self, exponent: Tensor, *, out: Any = ...) -> Tensor:
@@ -3269,27 +2773,17 @@ class TableMethods:
         """pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor"""
     def prelu(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """prelu(Tensor self, Tensor weight) -> Tensor"""
-    def prelu_(self, weight: Tensor, *, out: Any = ...) -> Tensor:
-        """prelu(Tensor self, Tensor weight) -> Tensor"""
     @overload
     def prod(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
     @overload
     def prod(self, dim: int, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def prod_(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def prod_(self, dim: int, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def put(self, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
         """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     def put_(self, index: Tensor, source: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
         """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     def qr(self, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
-    def qr_(self, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
     def rad2deg(self, *, out: Any = ...) -> Tensor:
         """rad2deg(Tensor self) -> Tensor"""
@@ -3302,34 +2796,16 @@ class TableMethods:
     def rand_like(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
-    def rand_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
-    def rand_like_(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
     def randint_like(self, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
     def randint_like(self, low: int, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
-    def randint_like_(self, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
-    def randint_like_(self, low: int, high: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
     def randn_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
     def randn_like(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
-    def randn_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    @overload
-    def randn_like_(self, *, generator: Generator | None, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
     def random(self, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
@@ -3351,11 +2827,7 @@ class TableMethods:
         """random.to(Tensor self, int to, *, Generator? generator=None) -> Tensor"""
     def ravel(self, *, out: Any = ...) -> Tensor:
         """ravel(Tensor(a) self) -> Tensor(a)"""
-    def ravel_(self, *, out: Any = ...) -> Tensor:
-        """ravel(Tensor(a) self) -> Tensor(a)"""
     def real(self, *, out: Any = ...) -> Tensor:
-        """real(Tensor(a) self) -> Tensor(a)"""
-    def real_(self, *, out: Any = ...) -> Tensor:
         """real(Tensor(a) self) -> Tensor(a)"""
     def reciprocal(self, *, out: Any = ...) -> Tensor:
         """reciprocal(Tensor self) -> Tensor"""
@@ -3363,23 +2835,15 @@ class TableMethods:
         """reciprocal(Tensor self) -> Tensor"""
     def reflection_pad1d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
-    def reflection_pad1d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
     def reflection_pad2d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
-    def reflection_pad2d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
     def reflection_pad3d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
-    def reflection_pad3d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
     def relu(self, *, out: Any = ...) -> Tensor:
         """relu(Tensor self) -> Tensor"""
     def relu_(self, *, out: Any = ...) -> Tensor:
         """relu(Tensor self) -> Tensor"""
     def relu6(self, *, out: Any = ...) -> Tensor:
-        """relu6(Tensor self) -> Tensor"""
-    def relu6_(self, *, out: Any = ...) -> Tensor:
         """relu6(Tensor self) -> Tensor"""
     @overload
     def remainder(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3395,55 +2859,29 @@ class TableMethods:
         """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
     def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
-    def repeat_(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
     @overload
     def repeat_interleave(self, repeats: int, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
         """repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
     @overload
     def repeat_interleave(self, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
         """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
-    @overload
-    def repeat_interleave_(self, repeats: int, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
-        """repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
-    @overload
-    def repeat_interleave_(self, repeats: Tensor, dim: int | None = ..., *, output_size: int | None = ..., out: Any = ...) -> Tensor:
-        """repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor"""
     def replication_pad1d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
-    def replication_pad1d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor"""
     def replication_pad2d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
-    def replication_pad2d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor"""
     def replication_pad3d(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
-    def replication_pad3d_(self, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor"""
     def reshape(self, shape: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
-    def reshape_(self, shape: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)"""
     def reshape_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
-    def reshape_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def resolve_conj(self, *, out: Any = ...) -> Tensor:
         """resolve_conj(Tensor(a) self) -> Tensor(a)"""
-    def resolve_conj_(self, *, out: Any = ...) -> Tensor:
-        """resolve_conj(Tensor(a) self) -> Tensor(a)"""
     def resolve_neg(self, *, out: Any = ...) -> Tensor:
-        """resolve_neg(Tensor(a) self) -> Tensor(a)"""
-    def resolve_neg_(self, *, out: Any = ...) -> Tensor:
         """resolve_neg(Tensor(a) self) -> Tensor(a)"""
     def roll(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
         """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
-    def roll_(self, shifts: Sequence[int] | int, dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
-        """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
     def rot90(self, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
-        """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
-    def rot90_(self, k: int = ..., dims: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
         """rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor"""
     @overload
     def round(self, *, out: Any = ...) -> Tensor:
@@ -3466,12 +2904,6 @@ class TableMethods:
         """rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
     @overload
     def rsub(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
-        """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
-    @overload
-    def rsub_(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
-        """rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
-    @overload
-    def rsub_(self, other: Number, alpha: Number = ..., *, out: Any = ...) -> Tensor:
         """rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor"""
     @overload
     def scatter(self, dim: int, index: Tensor, src: Tensor, *, out: Any = ...) -> Tensor:
@@ -3507,15 +2939,9 @@ class TableMethods:
         """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
     def select(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
-    def select_(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
-        """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
     def select_scatter(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
-    def select_scatter_(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
-        """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
     def selu(self, *, out: Any = ...) -> Tensor:
-        """selu(Tensor self) -> Tensor"""
-    def selu_(self, *, out: Any = ...) -> Tensor:
         """selu(Tensor self) -> Tensor"""
     def sgn(self, *, out: Any = ...) -> Tensor:
         """sgn(Tensor self) -> Tensor"""
@@ -3531,11 +2957,7 @@ class TableMethods:
         """sign(Tensor self) -> Tensor"""
     def signbit(self, *, out: Any = ...) -> Tensor:
         """signbit(Tensor self) -> Tensor"""
-    def signbit_(self, *, out: Any = ...) -> Tensor:
-        """signbit(Tensor self) -> Tensor"""
     def silu(self, *, out: Any = ...) -> Tensor:
-        """silu(Tensor self) -> Tensor"""
-    def silu_(self, *, out: Any = ...) -> Tensor:
         """silu(Tensor self) -> Tensor"""
     def sin(self, *, out: Any = ...) -> Tensor:
         """sin(Tensor self) -> Tensor"""
@@ -3551,35 +2973,19 @@ class TableMethods:
         """sinh(Tensor self) -> Tensor"""
     def slice(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
-    def slice_(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
-        """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
     def slice_scatter(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
-        """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
-    def slice_scatter_(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
     def slogdet(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
-    def slogdet_(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)"""
     def smooth_l1_loss(self, target: Tensor, reduction: int = ..., beta: float = ..., *, out: Any = ...) -> Tensor:
-        """smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor"""
-    def smooth_l1_loss_(self, target: Tensor, reduction: int = ..., beta: float = ..., *, out: Any = ...) -> Tensor:
         """smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor"""
     def soft_margin_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
-    def soft_margin_loss_(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
-        """soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
     def softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
-        """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
-    def softmax_(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
         """softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
     def softplus(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
         """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
-    def softplus_(self, beta: Number = ..., threshold: Number = ..., *, out: Any = ...) -> Tensor:
-        """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
     def softshrink(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
-        """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
-    def softshrink_(self, lambd: Number = ..., *, out: Any = ...) -> Tensor:
         """softshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
     @overload
     def sort(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -3587,55 +2993,27 @@ class TableMethods:
     @overload
     def sort(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def sort_(self, dim: int = ..., descending: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
-    @overload
-    def sort_(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
-        """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
     def special_digamma(self, *, out: Any = ...) -> Tensor:
-        """special_digamma(Tensor self) -> Tensor"""
-    def special_digamma_(self, *, out: Any = ...) -> Tensor:
         """special_digamma(Tensor self) -> Tensor"""
     def special_erf(self, *, out: Any = ...) -> Tensor:
         """special_erf(Tensor self) -> Tensor"""
-    def special_erf_(self, *, out: Any = ...) -> Tensor:
-        """special_erf(Tensor self) -> Tensor"""
     def special_erfc(self, *, out: Any = ...) -> Tensor:
-        """special_erfc(Tensor self) -> Tensor"""
-    def special_erfc_(self, *, out: Any = ...) -> Tensor:
         """special_erfc(Tensor self) -> Tensor"""
     def special_erfinv(self, *, out: Any = ...) -> Tensor:
         """special_erfinv(Tensor self) -> Tensor"""
-    def special_erfinv_(self, *, out: Any = ...) -> Tensor:
-        """special_erfinv(Tensor self) -> Tensor"""
     def special_exp2(self, *, out: Any = ...) -> Tensor:
-        """special_exp2(Tensor self) -> Tensor"""
-    def special_exp2_(self, *, out: Any = ...) -> Tensor:
         """special_exp2(Tensor self) -> Tensor"""
     def special_expit(self, *, out: Any = ...) -> Tensor:
         """special_expit(Tensor self) -> Tensor"""
-    def special_expit_(self, *, out: Any = ...) -> Tensor:
-        """special_expit(Tensor self) -> Tensor"""
     def special_expm1(self, *, out: Any = ...) -> Tensor:
-        """special_expm1(Tensor self) -> Tensor"""
-    def special_expm1_(self, *, out: Any = ...) -> Tensor:
         """special_expm1(Tensor self) -> Tensor"""
     def special_gammaln(self, *, out: Any = ...) -> Tensor:
         """special_gammaln(Tensor self) -> Tensor"""
-    def special_gammaln_(self, *, out: Any = ...) -> Tensor:
-        """special_gammaln(Tensor self) -> Tensor"""
     def special_log1p(self, *, out: Any = ...) -> Tensor:
-        """special_log1p(Tensor self) -> Tensor"""
-    def special_log1p_(self, *, out: Any = ...) -> Tensor:
         """special_log1p(Tensor self) -> Tensor"""
     def special_logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
         """special_logit(Tensor self, float? eps=None) -> Tensor"""
-    def special_logit_(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
-        """special_logit(Tensor self, float? eps=None) -> Tensor"""
     def special_sinc(self, *, out: Any = ...) -> Tensor:
-        """special_sinc(Tensor self) -> Tensor"""
-    def special_sinc_(self, *, out: Any = ...) -> Tensor:
         """special_sinc(Tensor self) -> Tensor"""
     @overload
     def split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
@@ -3643,15 +3021,7 @@ class TableMethods:
     @overload
     def split(self, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def split_(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def split_(self, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
     def split_with_sizes(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
-    def split_with_sizes_(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
     def sqrt(self, *, out: Any = ...) -> Tensor:
         """sqrt(Tensor self) -> Tensor"""
@@ -3689,15 +3059,6 @@ class TableMethods:
     def std(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
     @overload
-    def std_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
-        """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
-    @overload
-    def std_(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
-        """std(Tensor self, bool unbiased=True) -> Tensor"""
-    @overload
-    def std_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
-    @overload
     def std_mean(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """std_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
     @overload
@@ -3705,15 +3066,6 @@ class TableMethods:
         """std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
     @overload
     def std_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
-    @overload
-    def std_mean_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
-        """std_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
-    @overload
-    def std_mean_(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
-    @overload
-    def std_mean_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
     @overload
     def sub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -3745,19 +3097,9 @@ class TableMethods:
     @overload
     def sum(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def sum_(self, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """sum(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
-    @overload
-    def sum_(self, dim: Sequence[int] | int | None, keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
-        """sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     def sum_to_size(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
-    def sum_to_size_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """sum_to_size(Tensor self, SymInt[] size) -> Tensor"""
     def svd(self, some: bool = ..., compute_uv: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
-        """svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)"""
-    def svd_(self, some: bool = ..., compute_uv: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)"""
     def swapaxes(self, axis0: int, axis1: int, *, out: Any = ...) -> Tensor:
         """swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)"""
@@ -3773,11 +3115,7 @@ class TableMethods:
         """t(Tensor(a) self) -> Tensor(a)"""
     def take(self, index: Tensor, *, out: Any = ...) -> Tensor:
         """take(Tensor self, Tensor index) -> Tensor"""
-    def take_(self, index: Tensor, *, out: Any = ...) -> Tensor:
-        """take(Tensor self, Tensor index) -> Tensor"""
     def take_along_dim(self, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
-        """take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor"""
-    def take_along_dim_(self, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor"""
     def tan(self, *, out: Any = ...) -> Tensor:
         """tan(Tensor self) -> Tensor"""
@@ -3796,42 +3134,21 @@ class TableMethods:
     @overload
     def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def tensor_split_(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def tensor_split_(self, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def tensor_split_(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
     def tensordot(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
-    def tensordot_(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
     def threshold(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
         """threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor"""
-    def threshold_(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
-        """threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor"""
     def tile(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """tile(Tensor self, SymInt[] dims) -> Tensor"""
-    def tile_(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tile(Tensor self, SymInt[] dims) -> Tensor"""
     def topk(self, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
-    def topk_(self, k: int, dim: int = ..., largest: bool = ..., sorted: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)"""
     def trace(self, *, out: Any = ...) -> Tensor:
-        """trace(Tensor self) -> Tensor"""
-    def trace_(self, *, out: Any = ...) -> Tensor:
         """trace(Tensor self) -> Tensor"""
     def transpose(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def triangular_solve(self, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
-    def triangular_solve_(self, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
     def tril(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
         """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
@@ -3859,15 +3176,9 @@ class TableMethods:
         """trunc(Tensor self) -> Tensor"""
     def unbind(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
-    def unbind_(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
     def unflatten(self, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
-    def unflatten_(self, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
     def unfold(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
-        """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
-    def unfold_(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
         """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
     def uniform(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
@@ -3875,11 +3186,7 @@ class TableMethods:
         """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
     def unique_consecutive(self, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
-    def unique_consecutive_(self, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
-        """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
     def unique_dim(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
-        """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
-    def unique_dim_(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
@@ -3895,15 +3202,6 @@ class TableMethods:
     def var(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
     @overload
-    def var_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
-        """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
-    @overload
-    def var_(self, unbiased: bool = ..., *, out: Any = ...) -> Tensor:
-        """var(Tensor self, bool unbiased=True) -> Tensor"""
-    @overload
-    def var_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
-        """var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor"""
-    @overload
     def var_mean(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
     @overload
@@ -3912,18 +3210,7 @@ class TableMethods:
     @overload
     def var_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
-    @overload
-    def var_mean_(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
-        """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> (Tensor, Tensor)"""
-    @overload
-    def var_mean_(self, unbiased: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """var_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)"""
-    @overload
-    def var_mean_(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
-        """var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
     def vdot(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """vdot(Tensor self, Tensor other) -> Tensor"""
-    def vdot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """vdot(Tensor self, Tensor other) -> Tensor"""
     @overload
     def view(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -3931,35 +3218,17 @@ class TableMethods:
     @overload
     def view(self, dtype: dtype, *, out: Any = ...) -> Tensor:
         """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
-    @overload
-    def view_(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
-        """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
-    @overload
-    def view_(self, dtype: dtype, *, out: Any = ...) -> Tensor:
-        """view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)"""
     def view_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
-        """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
-    def view_as_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def view_as_complex(self, *, out: Any = ...) -> Tensor:
         """view_as_complex(Tensor(a) self) -> Tensor(a)"""
-    def view_as_complex_(self, *, out: Any = ...) -> Tensor:
-        """view_as_complex(Tensor(a) self) -> Tensor(a)"""
     def view_as_real(self, *, out: Any = ...) -> Tensor:
-        """view_as_real(Tensor(a) self) -> Tensor(a)"""
-    def view_as_real_(self, *, out: Any = ...) -> Tensor:
         """view_as_real(Tensor(a) self) -> Tensor(a)"""
     @overload
     def vsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
     @overload
     def vsplit(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
-    @overload
-    def vsplit_(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
-        """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
-    @overload
-    def vsplit_(self, indices: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     @overload
     def xlogy(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3978,6 +3247,4 @@ class TableMethods:
     def zero_(self, *, out: Any = ...) -> Tensor:
         """zero(Tensor self) -> Tensor"""
     def zeros_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
-        """zeros_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
-    def zeros_like_(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """zeros_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""

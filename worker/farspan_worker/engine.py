@@ -130,6 +130,8 @@ class Engine:
         flat = _recipe(op, static).flat
         if flat > len(ids) or (form == cmd.INPLACE and not flat):
             raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
+        if form == cmd.INPLACE and len(op.schema.returns) != 1:
+            raise ProtocolError(f"{op.name} in place has no place for its results")
         if form > cmd.OUT:
             raise ProtocolError(f"{op.name} in an unknown form")
         known = len(ids) if form == cmd.OUT else flat
