@@ -167,6 +167,9 @@ class Worker:
                 else:
                     raise ProtocolError(f"kind {header.kind} does not belong on a control link")
         finally:
+            with self._state:
+                if self._reader == threading.get_ident():
+                    self._reader = 0  # the number may go to a thread that reads something else
             self._end_all_of(control)
 
     def _serve_bulk(self, bulk: Link) -> None:
