@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import linecache
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 log = logging.getLogger("farspan")
-
-Site = tuple[Any, int]  # code object and instruction offset: cheap to take, resolved when needed
-_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class Transport(Protocol):
@@ -96,41 +93,6 @@ def device_names(kinds: Sequence[str]) -> list[str]:
     """Return the devices' names by kind: the first CPU is ``cpu``, as torch calls it."""
     names = [f"{kind}:{list(kinds[:i]).count(kind)}" for i, kind in enumerate(kinds)]
     return ["cpu" if name == "cpu:0" else name for name in names]
-
-
-_is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
-
-
-def call_site() -> Site | None:
-    """Return where the innermost frame outside of farspan stands.
-
-    The caller's caller and its caller are ours in any case, so the search begins above them.
-    """
-    frame = sys._getframe(3)
-    while frame is not None:
-        code = frame.f_code
-        name = code.co_filename
-        own = _is_own.get(name)
-        if own is None:
-            own = _is_own[name] = name.startswith(_OWN)
-        if not own:
-            return code, frame.f_lasti
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def describe_site(site: Site | None) -> str:
-    """Return ``file.py:12 in function: source line`` for a call site."""
-    if site is None:
-        return "an unknown line"
-    code, at = site
-    line = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= at < end and number is not None:
-            line = number
-    text = linecache.getline(code.co_filename, line).strip()
-    where = f"{os.path.basename(code.co_filename)}:{line} in {code.co_name}()"
-    return f"{where}: {text}" if text else where
 
 
 class _Wait:
