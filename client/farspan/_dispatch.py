@@ -49,7 +49,7 @@ class Storage:
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "views")
+    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
@@ -60,6 +60,8 @@ class _Known:
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
         self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
+        #: one result with memory of its own, whose shape is known
+        self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -112,8 +114,7 @@ def apply(
     if mask and mode.grad and facts.differentiable:
         plan = op.vjp_plan(static, mask)
     bits = plan.mask << 2 if plan is not None else 0
-    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
-        # The common case, spelled out: one result with memory of its own.
+    if facts.plain:  # the common case, spelled out
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
@@ -122,6 +123,8 @@ def apply(
         if plan is not None:
             tape.record(op, plan, tensors, (result,), static, scalars)
         return result
+    # What a storage does not have is found before anything is sent.
+    offsets = [_offset_of(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
     session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
@@ -132,7 +135,7 @@ def apply(
     elif facts.views:
         results = [
             _view(tensors[0], op, Ref(session, device, i), spec, offset)
-            for i, (spec, offset) in zip(outs, facts.views, strict=True)
+            for i, spec, offset in zip(outs, facts.outs, offsets, strict=True)
         ]
     else:
         results = [
@@ -185,7 +188,8 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     return t
 
 
-def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
+def _offset_of(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
+    """Return where a view of x begins in its storage, in elements. ShapeError if not inside."""
     offset += _own_offset(x, spec)
     if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
                         > x._storage.nbytes):  # fmt: skip
@@ -195,6 +199,10 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
             f"{(offset + spec.span()) * spec.dtype.itemsize} are out of bounds for storage of size "
             f"{x._storage.nbytes}"
         )
+    return offset
+
+
+def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
     out = wrap(ref, spec, offset, x._storage)
     if not op.detaches:
         base = x if x._base is None else x._base

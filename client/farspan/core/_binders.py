@@ -1867,3 +1867,27 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def _combinations(n, r, with_replacement, device=None):
+    return (), (c.integer(n), c.integer(r), c.boolean(with_replacement), c.device_or_none(device),), ()
+
+
+def _functional_assert_async_msg(self, assert_msg, dep_token):
+    return (self, dep_token,), (c.string(assert_msg),), ()
+
+
+def histc(self, bins=100, min=0, max=0):
+    n = []
+    s = (c.integer(bins), c.scalar(min, 0, n), c.scalar(max, 0, n),)
+    return (self,), s, tuple(n)
+
+
+def _histogramdd_bin_edges(self, bins, *, range=None, weight=None, density=False):
+    n = []
+    s = (c.integers(bins), c.numbers(range, None, n), weight is not None, c.boolean(density),)
+    return (self, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def _histogramdd_from_bin_tensors(self, bins, *, weight=None, density=False):
+    return (self, *bins, *(() if weight is None else (weight,)),), (len(bins), weight is not None, c.boolean(density),), ()

@@ -139,7 +139,7 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     assert op.body is not None
     result = op.body(*args, **kwargs)
     if form == INPLACE:
-        return fn.copy_(args[0], result)
+        return result if result is args[0] else fn.copy_(args[0], result)
     if out is not None:
         if not isinstance(result, tuple):
             return _into(out, result)

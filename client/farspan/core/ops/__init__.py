@@ -39,4 +39,7 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import copies
+from . import differences
+from . import statistics
 from . import aliases

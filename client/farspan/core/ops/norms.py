@@ -258,14 +258,6 @@ def linalg_diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) 
     return fn.diagonal(A, offset, dim1, dim2)
 
 
-@composite("linalg_vander(Tensor x, *, SymInt? N=None) -> Tensor")
-def linalg_vander(x: Any, *, N: int | None = None) -> Any:
-    count = x._spec.shape[-1] if N is None else N
-    ones = fn.ones_like(fn.unsqueeze(x, -1))
-    powers = fn.expand(fn.unsqueeze(x, -1), (*x._spec.shape, max(count - 1, 0)))
-    return fn.cat([ones, fn.cumprod(powers, -1)], -1)
-
-
 @composite("linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor")
 def linalg_tensorsolve(self: Any, other: Any, dims: Sequence[int] | None = None) -> Any:
     spec = self._spec
