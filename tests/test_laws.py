@@ -185,6 +185,16 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
 
 #: (op, dtype) -> samples that ran; torch refuses the rest.
 SKIPS: dict[tuple[str, str], int] = {}
+
+
+def segment_ids(x: Any, size: int, offsets: bool) -> Any:
+    """Return how many segments end at or before each place; one past the last before the first."""
+    ends = x[..., 1:] if offsets else x.cumsum(-1)
+    at = torch.arange(size)
+    ids = (at[:, None] >= ends[..., None, :]).sum(-1)
+    return torch.where(at < x[..., :1], ends.shape[-1], ids) if offsets else ids
+
+
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
     "_cast": lambda x, dtype: x.to(dtype),
@@ -208,6 +218,7 @@ REFERENCES: dict[str, Any] = {
     "_lu_unpack": torch.lu_unpack,
     "_combinations": lambda n, r, repeats: torch.combinations(torch.arange(n), r, repeats),
     "_unravel_index": lambda x, shape: torch.stack(torch.unravel_index(x, shape), -1),
+    "_segment_ids": lambda x, n, offsets, unsafe: segment_ids(x, n, offsets),
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 

@@ -40,6 +40,10 @@ def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _lu_with_info(input: Tensor, pivot: bool = ..., check_errors: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """_lu_with_info(Tensor self, bool pivot=True, bool check_errors=True) -> (Tensor LU, Tensor pivots, Tensor info)"""
+def _pdist_forward(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
 def _reshape_copy(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -348,6 +352,8 @@ def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Seq
 @overload
 def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
     """conv3d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], str padding="valid", SymInt[3] dilation=[1, 1, 1], SymInt groups=1) -> Tensor"""
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+    """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], SymInt[1] padding=[0], SymInt[1] output_padding=[0], SymInt groups=1, SymInt[1] dilation=[1]) -> Tensor"""
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -598,6 +604,8 @@ def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
 def frac(input: Tensor, *, out: Any = ...) -> Tensor:
     """frac(Tensor self) -> Tensor"""
+def frobenius_norm(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """frobenius_norm.dim(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -616,6 +624,8 @@ def gelu_backward(grad_output: Tensor, input: Tensor, *, approximate: str = ...,
     """gelu_backward(Tensor grad_output, Tensor self, *, str approximate="none") -> Tensor"""
 def geometric(input: Tensor, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+def geqrf(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """geqrf(Tensor self) -> (Tensor a, Tensor tau)"""
 def ger(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """ger(Tensor self, Tensor vec2) -> Tensor"""
 def glu(input: Tensor, dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -722,6 +732,8 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Tensor, *, out: An
     """index_fill.int_Tensor(Tensor self, int dim, Tensor index, Tensor value) -> Tensor"""
 def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
     """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+    """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
 def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
     """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -817,10 +829,18 @@ def linalg_eigvals(input: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_eigvals(Tensor self) -> Tensor"""
 def linalg_eigvalsh(input: Tensor, UPLO: str = ..., *, out: Any = ...) -> Tensor:
     """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+def linalg_householder_product(input: Tensor, tau: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_householder_product(Tensor input, Tensor tau) -> Tensor"""
 def linalg_inv(A: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_inv(Tensor A) -> Tensor"""
 def linalg_inv_ex(A: Tensor, *, check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """linalg_inv_ex(Tensor A, *, bool check_errors=False) -> (Tensor inverse, Tensor info)"""
+def linalg_ldl_factor(input: Tensor, *, hermitian: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_ldl_factor(Tensor self, *, bool hermitian=False) -> (Tensor LD, Tensor pivots)"""
+def linalg_ldl_factor_ex(input: Tensor, *, hermitian: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """linalg_ldl_factor_ex(Tensor self, *, bool hermitian=False, bool check_errors=False) -> (Tensor LD, Tensor pivots, Tensor info)"""
+def linalg_ldl_solve(LD: Tensor, pivots: Tensor, B: Tensor, *, hermitian: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_ldl_solve(Tensor LD, Tensor pivots, Tensor B, *, bool hermitian=False) -> Tensor"""
 def linalg_lstsq(input: Tensor, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
 def linalg_lu(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
@@ -933,6 +953,8 @@ def lt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def lt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+def lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Any = ...) -> Tensor:
+    """lu_solve(Tensor self, Tensor LU_data, Tensor LU_pivots) -> Tensor"""
 def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = ..., unpack_pivots: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True) -> (Tensor P, Tensor L, Tensor U)"""
 def mH(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1131,6 +1153,8 @@ def nonzero(input: Tensor, *, out: Any = ...) -> Tensor:
     """nonzero(Tensor self) -> Tensor"""
 def nonzero_numpy(input: Tensor, *, out: Any = ...) -> tuple[Tensor, ...]:
     """nonzero_numpy(Tensor self) -> Tensor[]"""
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = ..., out: Any = ...) -> Tensor:
+    """nonzero_static(Tensor self, *, SymInt size, int fill_value=-1) -> Tensor"""
 @overload
 def norm(input: Tensor, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
     """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
@@ -1163,6 +1187,12 @@ def not_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def not_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def nuclear_norm(input: Tensor, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """nuclear_norm(Tensor self, bool keepdim=False) -> Tensor"""
+@overload
+def nuclear_norm(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """nuclear_norm.dim(Tensor self, int[2] dim, bool keepdim=False) -> Tensor"""
 def numpy_T(input: Tensor, *, out: Any = ...) -> Tensor:
     """numpy_T(Tensor(a) self) -> Tensor(a)"""
 def one_hot(input: Tensor, num_classes: int = ..., *, out: Any = ...) -> Tensor:
@@ -1171,12 +1201,18 @@ def ones(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | 
     """ones(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def ones_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def orgqr(input: Tensor, input2: Tensor, *, out: Any = ...) -> Tensor:
+    """orgqr(Tensor self, Tensor input2) -> Tensor"""
+def ormqr(input: Tensor, input2: Tensor, input3: Tensor, left: bool = ..., transpose: bool = ..., *, out: Any = ...) -> Tensor:
+    """ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False) -> Tensor"""
 def outer(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """outer(Tensor self, Tensor vec2) -> Tensor"""
 def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
     """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = ..., eps: float = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
     """pairwise_distance(Tensor x1, Tensor x2, float p=2., float eps=9.9999999999999995e-07, bool keepdim=False) -> Tensor"""
+def pdist(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """pdist(Tensor self, float p=2.) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
 def permute_copy(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -1300,6 +1336,8 @@ def remainder(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def remainder(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
+def renorm(input: Tensor, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+    """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
 def repeat(input: Tensor, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
 @overload
@@ -1369,6 +1407,8 @@ def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: 
     """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
 def searchsorted(sorted_sequence: Tensor, input: Tensor, *, out_int32: bool = ..., right: bool = ..., side: str | None = ..., sorter: Tensor | None = ..., out: Any = ...) -> Tensor:
     """searchsorted.Tensor(Tensor sorted_sequence, Tensor self, *, bool out_int32=False, bool right=False, str? side=None, Tensor? sorter=None) -> Tensor"""
+def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = ..., indices: Tensor | None = ..., offsets: Tensor | None = ..., axis: int = ..., unsafe: bool = ..., initial: Number | None = ..., out: Any = ...) -> Tensor:
+    """segment_reduce(Tensor data, str reduce, *, Tensor? lengths=None, Tensor? indices=None, Tensor? offsets=None, int axis=0, bool unsafe=False, Scalar? initial=None) -> Tensor"""
 def select(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
 def select_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, index: int, *, out: Any = ...) -> Tensor:
@@ -1718,6 +1758,10 @@ class TableMethods:
         """_histogramdd_from_bin_tensors(Tensor self, Tensor[] bins, *, Tensor? weight=None, bool density=False) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _lu_with_info(self, pivot: bool = ..., check_errors: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """_lu_with_info(Tensor self, bool pivot=True, bool check_errors=True) -> (Tensor LU, Tensor pivots, Tensor info)"""
+    def _pdist_forward(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
     def _reshape_copy(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -2078,6 +2122,8 @@ class TableMethods:
         """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
     def contiguous(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
         """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
+    def conv_tbc(self, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+        """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
     def copy(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
     def copy_(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
@@ -2372,6 +2418,8 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def frac_(self, *, out: Any = ...) -> Tensor:
         """frac(Tensor self) -> Tensor"""
+    def frobenius_norm(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """frobenius_norm.dim(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
@@ -2394,6 +2442,8 @@ class TableMethods:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def geometric_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    def geqrf(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """geqrf(Tensor self) -> (Tensor a, Tensor tau)"""
     def ger(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
     def glu(self, dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -2528,6 +2578,8 @@ class TableMethods:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
     def index_put_(self, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+    def index_reduce(self, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
     def index_select(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
         """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2634,6 +2686,10 @@ class TableMethods:
         """linalg_eigvals(Tensor self) -> Tensor"""
     def linalg_eigvalsh(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
         """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+    def linalg_ldl_factor(self, *, hermitian: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_ldl_factor(Tensor self, *, bool hermitian=False) -> (Tensor LD, Tensor pivots)"""
+    def linalg_ldl_factor_ex(self, *, hermitian: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """linalg_ldl_factor_ex(Tensor self, *, bool hermitian=False, bool check_errors=False) -> (Tensor LD, Tensor pivots, Tensor info)"""
     def linalg_lstsq(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
     def linalg_matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2740,6 +2796,8 @@ class TableMethods:
     @overload
     def lt_(self, other: Number, *, out: Any = ...) -> Tensor:
         """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def lu_solve(self, LU_data: Tensor, LU_pivots: Tensor, *, out: Any = ...) -> Tensor:
+        """lu_solve(Tensor self, Tensor LU_data, Tensor LU_pivots) -> Tensor"""
     def mH(self, *, out: Any = ...) -> Tensor:
         """mH(Tensor(a) self) -> Tensor(a)"""
     def mT(self, *, out: Any = ...) -> Tensor:
@@ -2934,6 +2992,8 @@ class TableMethods:
         """nonzero(Tensor self) -> Tensor"""
     def nonzero_numpy(self, *, out: Any = ...) -> tuple[Tensor, ...]:
         """nonzero_numpy(Tensor self) -> Tensor[]"""
+    def nonzero_static(self, *, size: int, fill_value: int = ..., out: Any = ...) -> Tensor:
+        """nonzero_static(Tensor self, *, SymInt size, int fill_value=-1) -> Tensor"""
     @overload
     def norm(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
@@ -2960,16 +3020,28 @@ class TableMethods:
     @overload
     def not_equal_(self, other: Number, *, out: Any = ...) -> Tensor:
         """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def nuclear_norm(self, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """nuclear_norm(Tensor self, bool keepdim=False) -> Tensor"""
+    @overload
+    def nuclear_norm(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """nuclear_norm.dim(Tensor self, int[2] dim, bool keepdim=False) -> Tensor"""
     def numpy_T(self, *, out: Any = ...) -> Tensor:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def one_hot(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
         """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
     def ones_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    def orgqr(self, input2: Tensor, *, out: Any = ...) -> Tensor:
+        """orgqr(Tensor self, Tensor input2) -> Tensor"""
+    def ormqr(self, input2: Tensor, input3: Tensor, left: bool = ..., transpose: bool = ..., *, out: Any = ...) -> Tensor:
+        """ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False) -> Tensor"""
     def outer(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
         """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
+    def pdist(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """pdist(Tensor self, float p=2.) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def permute_copy(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
@@ -3086,6 +3158,8 @@ class TableMethods:
     @overload
     def remainder_(self, other: Number, *, out: Any = ...) -> Tensor:
         """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def renorm(self, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+        """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
     def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
     @overload

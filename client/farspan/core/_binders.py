@@ -1891,3 +1891,31 @@ def _histogramdd_bin_edges(self, bins, *, range=None, weight=None, density=False
 
 def _histogramdd_from_bin_tensors(self, bins, *, weight=None, density=False):
     return (self, *bins, *(() if weight is None else (weight,)),), (len(bins), weight is not None, c.boolean(density),), ()
+
+
+def _segment_ids(lengths, size, offsets, unsafe):
+    return (lengths,), (c.integer(size), c.boolean(offsets), c.boolean(unsafe),), ()
+
+
+def nonzero_static(self, *, size, fill_value=-1):
+    return (self,), (c.integer(size), c.integer(fill_value),), ()
+
+
+def linalg_householder_product(input, tau):
+    return (input, tau,), (), ()
+
+
+def ormqr(self, input2, input3, left=True, transpose=False):
+    return (self, input2, input3,), (c.boolean(left), c.boolean(transpose),), ()
+
+
+def geqrf(self):
+    return (self,), (), ()
+
+
+def linalg_ldl_factor_ex(self, *, hermitian=False, check_errors=False):
+    return (self,), (c.boolean(hermitian), c.boolean(check_errors),), ()
+
+
+def linalg_ldl_solve(LD, pivots, B, *, hermitian=False):
+    return (LD, pivots, B,), (c.boolean(hermitian),), ()

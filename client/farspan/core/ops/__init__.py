@@ -42,4 +42,6 @@ from . import fourier
 from . import copies
 from . import differences
 from . import statistics
+from . import segments
+from . import reflect
 from . import aliases

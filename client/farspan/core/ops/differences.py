@@ -341,6 +341,7 @@ def _unravel_index(indices: Any, shape: Sequence[int]) -> Any:
     """Return the coordinates of flat places along a new last dim; what is outside wraps around."""
     if any(n < 0 for n in shape):
         raise BadValueError(f"'shape' cannot have negative values, but got {tuple(shape)}")
+    indices = fn._cast(indices, int64)
     steps = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
     parts = [
         fn.remainder(fn.floor_divide(indices, step), n)
