@@ -219,6 +219,7 @@ REFERENCES: dict[str, Any] = {
     "_combinations": lambda n, r, repeats: torch.combinations(torch.arange(n), r, repeats),
     "_unravel_index": lambda x, shape: torch.stack(torch.unravel_index(x, shape), -1),
     "_segment_ids": lambda x, n, offsets, unsafe: segment_ids(x, n, offsets),
+    "_from_front": lambda x, n: torch.where(x < 0, x + n, x),
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 

@@ -41,7 +41,12 @@ def _segment_ids(make):
     return [call(lengths, 5, False, False), call(np.array([1, 2, 4], make.dtype), 6, True, True)]
 
 
-@samples("renorm", dtypes=("float16", "bfloat16", "float32", "float64", "complex64"), rtol=1e-4, atol=1e-5)
+@samples(
+    "renorm",
+    dtypes=("float16", "bfloat16", "float32", "float64", "complex64"),
+    rtol=1e-4,
+    atol=1e-5,
+)
 def _renorm(make):
     return [call(make(3, 4), 2, 0, 2.5), call(make(2, 3, 4), 1, 1, 5), call(make(3, 4), 3.5, -1, 100),
             call(Strided(make(3, 4)), 2, 1, 0.5), call(make(3, 0), 2, 0, 1)]  # fmt: skip
@@ -78,4 +83,7 @@ def _nonzero_static(make):
 @samples("conv_tbc", dtypes=FLOATS, rtol=1e-4, atol=1e-5, second=False,
          reason="torch has no second derivative")  # fmt: skip
 def _conv_tbc(make):
-    return [call(make(5, 2, 3), make(2, 3, 4), make(4)), call(make(5, 2, 3), make(3, 3, 1), make(1), 2)]
+    return [
+        call(make(5, 2, 3), make(2, 3, 4), make(4)),
+        call(make(5, 2, 3), make(3, 3, 1), make(1), 2),
+    ]

@@ -1187,14 +1187,6 @@ def scalar_tensor(s, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), s, tuple(n)
 
 
-def empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return (), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
-def new_empty_strided(self, size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return (self,), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
 def fill_Scalar(self, value):
     n = []
     s = (c.scalar(value, None, n),)
@@ -1289,6 +1281,10 @@ def index_fill_int_Tensor(self, dim, index, value):
 
 def gather(self, dim, index, *, sparse_grad=False):
     return (self, index,), (c.integer(dim), c.boolean(sparse_grad),), ()
+
+
+def _from_front(self, size):
+    return (self,), (c.integer(size),), ()
 
 
 def scatter_src(self, dim, index, src):

@@ -80,11 +80,14 @@ class Function:
 
     def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
         reasons = []
-        for op in self.overloads:
-            choice, why = _match(self, op, args, kwargs)
-            if choice is not None:
-                return choice
-            reasons.append(why)
+        # A tensor stands for a number only where no overload takes it as a tensor.
+        for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
+            reasons = []
+            for op in self.overloads:
+                choice, why = _match(self, op, args, kwargs, numbers)
+                if choice is not None:
+                    return choice
+                reasons.append(why)
         if len(self.overloads) == 1:
             raise ArgumentError(f"{self.__name__}(): {reasons[0]}")
         got = ", ".join([type(a).__name__ for a in args] + [
@@ -181,7 +184,11 @@ def _kind(x: Any) -> Any:
 
 
 def _match(
-    function: Function, op: Op, args: Sequence[Any], kwargs: dict[str, Any]
+    function: Function,
+    op: Op,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    is_number: Callable[[Any], bool],
 ) -> tuple[_Choice | None, str]:
     """Return the way to call `op` with these arguments, or None and the reason."""
     params = op.args
@@ -217,7 +224,7 @@ def _match(
             if a.default is schema.MISSING and a.kind != "T?":
                 shown = "input" if a.name == "self" else a.name
                 return None, f'missing required argument "{shown}"'
-        elif not _fits(a, given[a.name]):
+        elif not _fits(a, given[a.name], is_number):
             shown = "input" if a.name == "self" else a.name
             return None, (
                 f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
@@ -235,13 +242,17 @@ def _is_array(x: Any) -> bool:
     return getattr(x, "ndim", 0) != 0
 
 
+def _is_plain_number(x: Any) -> bool:
+    return isinstance(x, (bool, int, float, complex, np.generic))
+
+
 def _is_number(x: Any) -> bool:
-    if isinstance(x, (bool, int, float, complex, np.generic)):
+    if _is_plain_number(x):
         return True
     return isinstance(x, Value) and not x._spec.shape  # type: ignore[attr-defined]
 
 
-def _fits(arg: schema.Arg, x: Any) -> bool:
+def _fits(arg: schema.Arg, x: Any, is_number: Callable[[Any], bool]) -> bool:
     """Return whether a value may be passed for an argument of this kind."""
     kind = arg.kind
     if x is None:
@@ -250,12 +261,14 @@ def _fits(arg: schema.Arg, x: Any) -> bool:
     if "[]" in kind:
         if kind[0] == "i" and arg.size and _is_int(x):
             return True
-        if kind[0] in "fS" and _is_number(x):
+        if kind[0] in "fS" and is_number(x):
             return True
         if not isinstance(x, (list, tuple)):
             return False
-        inner = _INNER[kind[0]]
+        inner = is_number if kind[0] == "S" else _INNER[kind[0]]
         return all(inner(i) or (i is None and kind == "T?[]") for i in x)
+    if kind[0] in "fS" and not is_number(x):
+        return False
     return _INNER[kind[0]](x)
 
 

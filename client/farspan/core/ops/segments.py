@@ -76,7 +76,7 @@ def _ids_meta(lengths: Spec, size: int, offsets: bool, unsafe: bool) -> Spec:
 
 
 def _ids_kernel(xp: Any, lengths: Any, size: int, offsets: bool, unsafe: bool) -> Any:
-    """Return which segment each of `size` elements is in; what is in none gets one past the last."""
+    """Return which segment each of `size` elements is in; one past the last for none."""
     rows = lengths.reshape(math.prod(lengths.shape[:-1]), -1).astype("int64")
     if offsets:
         ends, starts = rows[:, 1:], rows[:, :1]
@@ -231,7 +231,7 @@ def frobenius_norm(self: Any, dim: Sequence[int], keepdim: bool = False) -> Any:
     return fn.linalg_vector_norm(self, 2.0, dim, keepdim)
 
 
-# ---------------------------------------------------------------------------------- odds and ends --
+# -------------------------------------------------------------------------------- odds and ends --
 def _nonzero_static_meta(self: Spec, size: int, fill_value: int) -> Spec:
     if size < 0:
         raise ShapeError("nonzero_static: 'size' must be an non-negative integer")
