@@ -11,6 +11,7 @@ from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,
+    channels_last_3d,
     contiguous_format,
     from_numpy,
     layout,
@@ -54,11 +55,14 @@ from ._shapes import (
     broadcast_shapes,
     broadcast_tensors,
     cartesian_prod,
+    cdist,
+    lu,
     meshgrid,
     nonzero,
     split,
     unique,
     unique_consecutive,
+    unravel_index,
     where,
 )
 from ._shapes import bind as _bind_shapes
@@ -113,7 +117,16 @@ newaxis = None
 __version__ = "0.1.0"
 
 
-_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "return_types", "utils")
+#: functions that wait for their first use, by the module that has them
+_LAZY = {
+    **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
+    **dict.fromkeys(("lobpcg", "pca_lowrank", "svd_lowrank"), "_lowrank"),
+    **dict.fromkeys(
+        ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
+         "is_signed", "typename"), "_queries"),
+    "resize_as_": "_resize",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> _Any:
@@ -124,6 +137,8 @@ def __getattr__(name: str) -> _Any:
         found: _Any = _factory(name)
     elif name in _SUBMODULES:
         found = _import_module(f"{__name__}.{name}")
+    elif name in _LAZY:
+        found = getattr(_import_module(f"{__name__}.{_LAZY[name]}"), name)
     elif name in ("save", "load"):
         found = getattr(_import_module(f"{__name__}._io"), name)
     elif name.endswith("Tensor"):

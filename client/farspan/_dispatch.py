@@ -39,11 +39,12 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "nbytes", "version")
+    __slots__ = ("__weakref__", "borrowed", "nbytes", "version")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, borrowed: bool = False) -> None:
         self.nbytes = nbytes
         self.version = 0
+        self.borrowed = borrowed  # the memory of somebody's array: it cannot grow
 
 
 class _Known:

@@ -2582,6 +2582,8 @@ class TableMethods:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
     def index_reduce(self, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
         """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
+    def index_reduce_(self, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
     def index_select(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
         """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3161,6 +3163,8 @@ class TableMethods:
     def remainder_(self, other: Number, *, out: Any = ...) -> Tensor:
         """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
     def renorm(self, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+        """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
+    def renorm_(self, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
         """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
     def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """repeat(Tensor self, SymInt[] repeats) -> Tensor"""

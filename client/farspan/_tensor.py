@@ -539,9 +539,6 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     def is_inference(self) -> bool:
         return False
 
-    def share_memory_(self) -> Tensor:
-        return self
-
     def data_ptr(self) -> int:
         """Return a number that is equal for tensors that begin at the same element."""
         return id(self._storage) * 16 + self._offset * self.itemsize

@@ -1915,3 +1915,9 @@ def linalg_ldl_factor_ex(self, *, hermitian=False, check_errors=False):
 
 def linalg_ldl_solve(LD, pivots, B, *, hermitian=False):
     return (LD, pivots, B,), (c.boolean(hermitian),), ()
+
+
+def _lobpcg(A, B, X, iK, k, niter, tol, largest):
+    n = []
+    s = (B is not None, iK is not None, c.integer(k), c.integer(niter), c.number(tol, None, n), c.boolean(largest),)
+    return (A, *(() if B is None else (B,)), X, *(() if iK is None else (iK,)),), s, tuple(n)

@@ -7,8 +7,8 @@ A call ends in `Value._apply`, which each kind of value (client proxy, engine ar
 
 from __future__ import annotations
 
+import operator
 import types
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -150,24 +150,49 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     return named(op, result) if op.schema.return_names else result
 
 
-_return_types: dict[Op, Any] = {}
+class ReturnType(tuple[Any, ...]):
+    """Several results with names, as C gives Python: ``torch.return_types.max``."""
+
+    __slots__ = ()
+    _names: tuple[str, ...] = ()
+    n_fields = n_sequence_fields = n_unnamed_fields = 0
+
+    def __new__(cls, sequence: Any) -> ReturnType:
+        if not isinstance(sequence, (tuple, list)):
+            raise TypeError("constructor requires a sequence")
+        if len(sequence) != cls.n_fields:
+            raise TypeError(
+                f"{cls.__module__}.{cls.__name__}() takes a {cls.n_fields}-sequence "
+                f"({len(sequence)}-sequence given)"
+            )
+        return tuple.__new__(cls, sequence)
+
+    def __repr__(self) -> str:
+        fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._names, self, strict=True))
+        return f"{self.__module__}.{type(self).__name__}(\n{fields})"
+
+    def __reduce__(self) -> Any:
+        return type(self), (tuple(self),)
+
+
+_return_types: dict[str, type[ReturnType]] = {}  # by the op's name without overload
+
+
+def return_type(op: Op) -> type[ReturnType]:
+    """Return the class of the op's results; overloads share it."""
+    found = _return_types.get(op.base)
+    if found is None:
+        names = op.schema.return_names
+        space = {name: property(operator.itemgetter(i)) for i, name in enumerate(names)}
+        facts = {"n_fields": len(names), "n_sequence_fields": len(names), "_names": names}
+        made = {"__slots__": (), "__module__": "torch.return_types", **facts, **space}
+        found = _return_types[op.base] = type(op.base, (ReturnType,), made)
+    return found
 
 
 def named(op: Op, results: tuple[Any, ...]) -> Any:
     """Return several results as torch.return_types does: a tuple with the schema's names."""
-    cls = _return_types.get(op)
-    if cls is None:
-        names = op.schema.return_names
-        made = namedtuple(op.base, names)  # type: ignore[misc]
-        made.__module__ = "torch.return_types"
-        made.__repr__ = _show_named  # type: ignore[method-assign]
-        cls = _return_types[op] = made
-    return cls(*results)
-
-
-def _show_named(self: Any) -> str:
-    fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._fields, self, strict=True))
-    return f"torch.return_types.{type(self).__name__}(\n{fields})"
+    return tuple.__new__(_return_types.get(op.base) or return_type(op), results)
 
 
 def _into(out: Any, result: Any) -> Any:

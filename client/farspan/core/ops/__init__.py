@@ -44,4 +44,5 @@ from . import differences
 from . import statistics
 from . import segments
 from . import reflect
+from . import subspace
 from . import aliases

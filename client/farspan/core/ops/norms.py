@@ -212,15 +212,6 @@ structured(
 
 @composite("cdist(Tensor x1, Tensor x2, float p=2., int? compute_mode=None) -> Tensor")
 def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
-    modes = {
-        "use_mm_for_euclid_dist_if_necessary": 0,
-        "use_mm_for_euclid_dist": 1,
-        "donot_use_mm_for_euclid_dist": 2,
-    }
-    if isinstance(compute_mode, str):
-        if compute_mode not in modes:
-            raise ShapeError(f"{compute_mode} is not a valid value for compute_mode")
-        compute_mode = modes[compute_mode]
     return fn._cdist_forward(x1, x2, p, compute_mode)
 
 
