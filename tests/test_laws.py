@@ -220,6 +220,11 @@ REFERENCES: dict[str, Any] = {
     "_unravel_index": lambda x, shape: torch.stack(torch.unravel_index(x, shape), -1),
     "_segment_ids": lambda x, n, offsets, unsafe: segment_ids(x, n, offsets),
     "_from_front": lambda x, n: torch.where(x < 0, x + n, x),
+    "_linalg_householder_product": torch.linalg.householder_product,
+    "_ormqr": torch.ormqr,
+    "_lobpcg": lambda a, b, x, ik, k, n, tol, largest: torch.lobpcg(
+        a, k, b, x, largest=largest, tol=tol, niter=n
+    ),
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 

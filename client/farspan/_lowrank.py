@@ -59,8 +59,6 @@ def pca_lowrank(
     q: how many, by default 6 or as many as there are. ValueError where q or niter cannot be.
     """
     m, n = A._spec.shape[-2:]
-    if not A.dtype.is_floating_point:
-        raise BadValueError(f"input expected to be floating point tensor, but got {A.dtype}")
     if q is None:
         q = min(6, m, n)
     elif not 0 <= q <= min(m, n):

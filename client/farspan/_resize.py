@@ -103,7 +103,7 @@ def set_(
     size: Any = None,
     stride: Any = None,
 ) -> Tensor:
-    """Let the tensor share the memory of `source`, whole or as this size and stride; or empty it."""
+    """Let the tensor share the memory of `source`, whole or as this shape; without it, be empty."""
     from ._tensor import Tensor
 
     if source is None:

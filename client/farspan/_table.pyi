@@ -1660,6 +1660,12 @@ def unique_consecutive(input: Tensor, return_inverse: bool = ..., return_counts:
     """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
 def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+def unsafe_chunk(input: Tensor, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]"""
+def unsafe_split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
+def unsafe_split_with_sizes(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
 def unsqueeze_copy(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
@@ -3522,6 +3528,12 @@ class TableMethods:
         """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
     def unique_dim(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def unsafe_chunk(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]"""
+    def unsafe_split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
+    def unsafe_split_with_sizes(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:

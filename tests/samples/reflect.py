@@ -11,13 +11,13 @@ def symmetric(make, *shape):
     return a + np.swapaxes(a, -1, -2)
 
 
-@samples("linalg_householder_product", "orgqr", **LOOSE)
+@samples("linalg_householder_product", "_linalg_householder_product", "orgqr", **LOOSE)
 def _product(make):
     return [call(make(4, 3), make(3)), call(make(4, 3), make(2)), call(make(2, 3, 3), make(2, 3)),
             call(make(3, 2), make(0)), call(make(0, 0), make(0)), call(Strided(make(3, 3)), make(3))]  # fmt: skip
 
 
-@samples("ormqr", **LOOSE)
+@samples("ormqr", "_ormqr", **LOOSE)
 def _ormqr(make):
     return [
         call(make(4, 3), make(3), make(4, 2)),
@@ -59,3 +59,15 @@ def _lu_solve(make):
 @samples("_lu_with_info", **LOOSE)
 def _lu_with_info(make):
     return [call(make(3, 3)), call(make(2, 3, 4))]
+
+
+def definite(make, n):
+    a = make(n, n)
+    return (a @ a.T + np.diag(np.arange(n) * 3)).astype(make.dtype)
+
+
+@samples(
+    "_lobpcg", dtypes=("float64",), rtol=1e-6, atol=1e-6, differences=False, reason="symmetric"
+)
+def _lobpcg(make):
+    return [call(definite(make, 12), None, make(12, 2), None, 2, 100, 1e-12, True)]

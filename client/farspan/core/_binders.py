@@ -1897,11 +1897,11 @@ def nonzero_static(self, *, size, fill_value=-1):
     return (self,), (c.integer(size), c.integer(fill_value),), ()
 
 
-def linalg_householder_product(input, tau):
+def _linalg_householder_product(input, tau):
     return (input, tau,), (), ()
 
 
-def ormqr(self, input2, input3, left=True, transpose=False):
+def _ormqr(self, input2, input3, left=True, transpose=False):
     return (self, input2, input3,), (c.boolean(left), c.boolean(transpose),), ()
 
 

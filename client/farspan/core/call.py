@@ -79,7 +79,7 @@ class Function:
         return self if instance is None else types.MethodType(self, instance)
 
     def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
-        reasons = []
+        reasons: list[str] = []
         # A tensor stands for a number only where no overload takes it as a tensor.
         for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
             reasons = []

@@ -175,8 +175,8 @@ def reduction(
             _refuse(op.base, args[0].dtype, refuses)
         wanted = named(args, "dtype")
         if wanted is not None:
-            return asked(wanted) if asked else wanted  # type: ignore[no-any-return]
-        return dtype(args[0].dtype) if dtype else args[0].dtype  # type: ignore[no-any-return]
+            return asked(wanted) if asked else wanted
+        return dtype(args[0].dtype) if dtype else args[0].dtype
 
     def meta(*args: Any) -> Spec | tuple[Spec, ...]:
         spec: Spec = args[0]

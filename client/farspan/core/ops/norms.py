@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..dtype import float32
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, broadcast_shapes, wrap_dim
@@ -317,7 +318,8 @@ def _matrix_exp_grad(g: Any, self: Any) -> Any:
 
 
 def _matrix_exp_meta(self: Spec) -> Spec:
-    check_matrix("linalg.matrix_exp", self)
+    wide = self.with_(dtype=float32) if self.dtype.is_reduced else self
+    check_matrix("linalg.matrix_exp", wide)  # halves too, unlike LAPACK's
     return self.contiguous_
 
 

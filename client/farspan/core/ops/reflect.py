@@ -125,11 +125,18 @@ def _product_grad(g: Any, input: Any, tau: Any) -> Any:
 
 
 structured(
-    "linalg_householder_product(Tensor input, Tensor tau) -> Tensor",
+    "farspan::_linalg_householder_product(Tensor input, Tensor tau) -> Tensor",
     meta=_product_meta,
     kernel=_product,
     vjp={"input tau": _product_grad},
 )
+
+
+@composite("linalg_householder_product(Tensor input, Tensor tau) -> Tensor")
+def linalg_householder_product(input: Any, tau: Any) -> Any:
+    if tau._spec.numel:
+        return fn._linalg_householder_product(input, tau)
+    return fn._linalg_householder_product(fn.detach(input), fn.detach(tau))  # nothing reflects
 
 
 @composite("orgqr(Tensor self, Tensor input2) -> Tensor")
@@ -188,12 +195,22 @@ def _ormqr_grad(
 
 
 structured(
-    "ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False)"
-    " -> Tensor",
+    "farspan::_ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool"
+    " transpose=False) -> Tensor",
     meta=_ormqr_meta,
     kernel=_ormqr,
     vjp={"self input2 input3": _ormqr_grad},
 )
+
+
+@composite(
+    "ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False)"
+    " -> Tensor"
+)
+def ormqr(self: Any, input2: Any, input3: Any, left: bool = True, transpose: bool = False) -> Any:
+    if not input2._spec.numel:  # nothing reflects
+        self, input2 = fn.detach(self), fn.detach(input2)
+    return fn._ormqr(self, input2, input3, left, transpose)
 
 
 def _geqrf_meta(self: Spec) -> tuple[Spec, Spec]:
@@ -373,13 +390,14 @@ def _ldl_solve_one(xp: Any, a: Any, pivots: Any, b: Any, hermitian: bool) -> Any
 def _ldl_solve(xp: Any, LD: Any, pivots: Any, B: Any, hermitian: bool) -> Any:
     batch = broadcast_shapes(LD.shape[:-2], B.shape[:-2])
     shapes = (LD.shape[-2:], pivots.shape[-1:], B.shape[-2:])
+    if not (LD.size and B.size):
+        return xp.zeros((*batch, *B.shape[-2:]), LD.dtype)
     flat = [
         xp.broadcast_to(x, (*batch, *s)).reshape(-1, *s)
         for x, s in zip((LD, pivots, B), shapes, strict=True)
-    ] if LD.size and B.size else []  # fmt: skip
-    if not flat:
-        return xp.zeros((*batch, *B.shape[-2:]), LD.dtype)
-    solved = [_ldl_solve_one(xp, *one, hermitian) for one in zip(*flat, strict=True)]
+    ]
+    each: Any = zip(*flat, strict=True)
+    solved = [_ldl_solve_one(xp, a, p, b, hermitian) for a, p, b in each]
     return xp.stack(solved).reshape(*batch, *B.shape[-2:])
 
 

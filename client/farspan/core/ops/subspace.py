@@ -85,8 +85,8 @@ def _lobpcg(
     E, V = xp.empty((count, k), A.dtype), xp.empty((count, m, k), A.dtype)
     try:
         for i, (a, b, x, p) in enumerate(zip(rows(A), rows(B), rows(X), rows(iK), strict=True)):
-            wide = [None if t is None else t.astype("float64") for t in (a, b, p, x)]
-            found, vectors = _iterate(xp, *wide, niter, tol, largest)
+            wide: Any = [None if t is None else t.astype("float64") for t in (a, b, p, x)]
+            found, vectors = _iterate(xp, *wide, niter, tol, largest)  # type: ignore[call-arg]
             E[i], V[i] = found[:k], vectors[:, :k]
     except xp.linalg.LinAlgError:
         raise LinalgError("lobpcg: the iteration broke down on a degenerate subspace") from None
