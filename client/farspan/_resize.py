@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 
 def grow(x: Tensor, nbytes: int) -> None:
-    """Make the memory that x is on at least `nbytes` long. Does not wait."""
-    if nbytes <= x._storage.nbytes:
-        return
-    if x._storage.borrowed:
-        raise ShapeError("Trying to resize storage that is not resizable")
+    """Make the memory that x is on at least `nbytes` long; a write to it. Does not wait."""
+    memory = x._storage
+    if nbytes > memory.nbytes:
+        if memory.borrowed:
+            raise ShapeError("Trying to resize storage that is not resizable")
+        memory.nbytes = nbytes
     x._ref.session.issue(x._ref.device, cmd.GROW, 0, (x._ref.id,), (nbytes,), ())
-    x._storage.nbytes = nbytes
+    memory.version += 1
 
 
 def _shown(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> Tensor:
@@ -36,8 +37,7 @@ def _shown(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -
     spec = Spec.make(tuple(size), x.dtype, x.device, tuple(stride))
     if offset < 0:
         raise ShapeError(f"Tensor: invalid storage offset {offset}")
-    if spec.numel:
-        grow(x, (offset + spec.span()) * spec.dtype.itemsize)
+    grow(x, (offset + spec.span()) * spec.dtype.itemsize if spec.numel else 0)
     before, mode.grad = mode.grad, False
     try:
         return fn._as_strided(x, size, stride, offset - x._offset)  # type: ignore[no-any-return]
@@ -106,13 +106,15 @@ def set_(
     """Let the tensor share the memory of `source`, whole or as this shape; without it, be empty."""
     from ._tensor import Tensor
 
+    if isinstance(source, UntypedStorage):
+        source, whole = source._tensor, source.nbytes() // self.element_size()
+        size = (whole - storage_offset,) if size is None else size
     if source is None:
         self._become(fn.new_empty(self, (0,)))
         return self
     if not isinstance(source, Tensor):
         raise ArgumentError(
-            f"set_(): source must be a Tensor, not {type(source).__name__}: a storage by itself "
-            "has no name in the session"
+            f"set_(): source must be a Tensor or its untyped_storage(), not {type(source).__name__}"
         )
     if source.dtype is not self.dtype:
         raise DTypeError(
@@ -133,4 +135,54 @@ def set_(
     return self
 
 
-METHODS = {"resize_": resize_, "resize_as_": resize_as_, "set_": set_}
+class UntypedStorage:
+    """The memory of a tensor: how long it is, and whether it is another one's too.
+
+    Its bytes are in the worker: what reads them one by one is not there.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def nbytes(self) -> int:
+        return self._tensor._storage.nbytes
+
+    size = __len__ = nbytes
+
+    def data_ptr(self) -> int:
+        """Return a number that is equal for tensors that share this memory."""
+        return id(self._tensor._storage) * 16
+
+    @property
+    def device(self) -> Any:
+        return self._tensor.device
+
+    def element_size(self) -> int:
+        return 1
+
+    def resize_(self, size: int) -> UntypedStorage:
+        """Make the memory at least `size` bytes long."""
+        grow(self._tensor, size)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntypedStorage) and other.data_ptr() == self.data_ptr()
+
+    def __hash__(self) -> int:
+        return hash(self.data_ptr())
+
+    def __repr__(self) -> str:
+        return f"[torch.storage.UntypedStorage(device={self.device}) of size {self.nbytes()}]"
+
+
+def untyped_storage(self: Tensor) -> UntypedStorage:
+    """Return the memory that the tensor is on."""
+    return UntypedStorage(self)
+
+
+METHODS = {
+    "resize_": resize_,
+    "resize_as_": resize_as_,
+    "set_": set_,
+    "untyped_storage": untyped_storage,
+}

@@ -543,9 +543,6 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         """Return a number that is equal for tensors that begin at the same element."""
         return id(self._storage) * 16 + self._offset * self.itemsize
 
-    def untyped_storage(self) -> Storage:
-        return self._storage
-
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:
         return _indexing.get(self, index)

@@ -379,14 +379,20 @@ class Engine:
         new._node, new._index = old._node, old._index
 
     def _grow(self, ids: list[int], static: Static) -> None:
-        """Make the memory of a tensor longer; every tensor on it goes along (`resize_`)."""
+        """Make the memory of a tensor longer if need be; every tensor on it goes along.
+
+        It counts as a write, as torch counts `resize_`.
+        """
         (nbytes,) = _ints(static, 1)
         if len(ids) != 1:
             raise ProtocolError("a Grow of other than one tensor")
         (x,) = self._look_up(ids)
-        if type(x) is Poison or nbytes <= x._storage.nbytes:
+        if type(x) is Poison:
             return
         memory = x._storage
+        memory.version += 1
+        if nbytes <= memory.nbytes:
+            return
         there = [(i, t) for i, t in self.tensors.items()
                  if type(t) is Array and t._storage is memory]  # fmt: skip
         try:
