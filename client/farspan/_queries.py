@@ -5,10 +5,11 @@ What is sparse, quantized or nested is not there: its names are, and say so.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from .core.call import Value, unsupported
-from .core.errors import AutogradError, DTypeError, ShapeError, UnsupportedError
+from .core.errors import AutogradError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,11 +117,14 @@ def _dim_order(self: Tensor, *, ambiguity_check: Any = False) -> tuple[int, ...]
     """
     shape, stride = self._spec.shape, self._spec.stride
     order = sorted(range(len(shape)), key=lambda d: (-stride[d], -shape[d], d))
-    if ambiguity_check is True and len(set(stride)) < len(stride):
-        raise ShapeError(
-            "The tensor does not have unique dim order, or cannot map to exact one of the given "
-            "memory formats."
-        )
+    if ambiguity_check is True:
+        if 1 in shape or any(a == b for a, b in itertools.pairwise(stride)):
+            raise ShapeError(
+                "The tensor does not have unique dim order, or cannot map to exact one of the "
+                "given memory formats."
+            )
+        if 0 in stride and len(stride) > 1:
+            raise ShapeError("The tensor does not have unique dim order.")
     return tuple(order)
 
 
@@ -184,7 +188,7 @@ _REMOVED = {"eig": "linalg.eig", "symeig": "linalg.eigh", "solve": "linalg.solve
 
 def _removed(name: str, instead: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedError(
+        raise RuntimeError(  # as torch's
             f"{name} was removed from PyTorch long ago; write torch.{instead} instead"
         )
 
@@ -192,7 +196,22 @@ def _removed(name: str, instead: str) -> Callable[..., Any]:
     return refuse
 
 
+def _reversed(self: Tensor) -> Tensor:
+    """Return the tensor with every dim turned around."""
+    from .core.call import fn
+
+    return fn.flip(self, tuple(range(len(self._spec.shape))))  # type: ignore[no-any-return]
+
+
+def _delete_item(self: Tensor, index: Any) -> None:
+    raise TypeError("Tensor does not support deleting items")
+
+
 METHODS: dict[str, Any] = {
+    "__reversed__": _reversed, "__delitem__": _delete_item,
+    "__div__": lambda self, other: self / other, "__rdiv__": lambda self, other: other / self,
+    "__idiv__": lambda self, other: self.__itruediv__(other), "__long__": lambda self: int(self),
+    "__nonzero__": lambda self: bool(self),
     "is_conj": is_conj, "is_neg": is_neg, "is_nonzero": is_nonzero, "is_same_size": is_same_size,
     "is_set_to": is_set_to, "is_shared": _is_shared, "share_memory_": _share_memory_,
     "is_pinned": _is_pinned, "pin_memory": _pin_memory, "record_stream": _record_stream,

@@ -278,7 +278,9 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     __array_priority__ = 1000
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        """Share memory by DLPack; on `local:` only."""
+        """Share memory by DLPack; on `local:` only. BufferError if it requires a gradient."""
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
         from ._interop import export
 
         array = export(self)

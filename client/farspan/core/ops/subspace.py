@@ -100,7 +100,8 @@ def _lobpcg_grad(g: Any, A: Any, B: Any, out: Any) -> Any:
     E, X = out
     values, V = fn.linalg_eigh(A)
     apart = fn.sub(fn.unsqueeze(E, -2), fn.unsqueeze(values, -1))
-    own = fn.le(fn.abs(apart), fn.mul(fn.amax(fn.abs(values), [-1], True).unsqueeze(-1), 1e-5))
+    scale = fn.unsqueeze(fn.amax(fn.abs(values), [-1], True), -1)
+    own = fn.le(fn.abs(apart), fn.mul(scale, 1e-5))
     weight = fn.masked_fill(fn.reciprocal(fn.masked_fill(apart, own, 1)), own, 0)
     turned = fn.matmul(V, fn.mul(weight, fn.matmul(mH(V), g[1])))
     whole = fn.matmul(fn.add(turned, fn.mul(X, fn.unsqueeze(g[0], -2))), mH(X))
