@@ -30,7 +30,7 @@ def test_questions_that_need_no_values(torch: Any) -> Any:
         x.is_shared(), x.share_memory_().is_shared(), x.is_pinned(), m.t().dim_order(),
         torch.zeros(2, 3, 4).permute(1, 2, 0).dim_order(), x.is_distributed(), x.is_sparse_csr,
         x.is_xla, x.is_mps, x.is_vulkan, x.is_xpu, x.is_ipu, x.is_maia, x.is_mtia, x.grad_dtype,
-        torch.typename(x), torch.typename(3), torch.typename(np.zeros(1))
+        torch.typename(x), torch.typename(3), torch.typename(np.zeros(1)),
         repr(torch.channels_last_3d), x.dense_dim(), x.sparse_dim(), x.to_dense() is x,
         x.dequantize() is x,
         failure(lambda: torch.is_nonzero(x), "more than one value"),
