@@ -253,7 +253,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                 )
         if self.dtype.name == "bfloat16":
             raise ArgumentError("Got unsupported ScalarType BFloat16")
-        from ._interop import export
+        from ._interop import export, guard
 
         shared = None if force and self.device.type != "cpu" else export(self)
         if shared is not None:
@@ -261,8 +261,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         array = self._fetch()
         if force or getattr(self, "_copied", False):
             return array.copy()
-        array.flags.writeable = False
-        return array
+        return guard(array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
