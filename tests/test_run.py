@@ -17,7 +17,7 @@ def run(tmp_path: Path, program: str, *args: str, **env: str) -> subprocess.Comp
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(program))
     return subprocess.run(
-        [sys.executable, "-m", "farspan", "run", *args[:0], str(script), *args],
+        [sys.executable, "-m", "farspan", "run", str(script), *args],
         capture_output=True, text=True, timeout=60, env={**os.environ, **env},
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_its_children_inherit_the_name(tmp_path: Path) -> None:
             print(queue.get())
             child.join()
             code = "import torch; print(torch.__name__, float(torch.ones(2).sum()))"
-            print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+            print(subprocess.check_output([sys.executable, "-c", code], text=True))
     """
     assert output(run(tmp_path, program))[:2] == ["farspan", "farspan 2.0"]
 
@@ -96,7 +96,7 @@ def test_a_module_of_a_package_runs(tmp_path: Path) -> None:
 def test_the_program_s_end_is_the_command_s(tmp_path: Path) -> None:
     assert run(tmp_path, "import sys; sys.exit(7)").returncode == 7
     failed = run(tmp_path, "import torch\ntorch.ones(2) @ torch.ones(3)")
-    assert failed.returncode == 1 and "RuntimeError" in failed.stderr or "ShapeError" in failed.stderr
+    assert failed.returncode == 1 and "ShapeError" in failed.stderr
     missing = run(tmp_path, "import torch.nowhere")
     assert "No module named 'torch.nowhere'" in missing.stderr
 
@@ -146,7 +146,7 @@ def test_a_program_runs_on_a_service(tmp_path: Path, service: tuple[str, str]) -
         print(farspan.current_session().address[:7], a.sum(), x.sum().item())
     """
     done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
-    assert output(done) == ["grpc://", "6.0", "3.0"] or output(done) == ["grpc:// 6.0 3.0"]
+    assert output(done) == ["grpc:// 6.0 3.0"]
     assert done.stderr.count("is a copy") == 1
 
 
@@ -192,3 +192,24 @@ LIBRARIES: dict[str, Any] = {
         print(evaluator.state.metrics["accuracy"] > 0.95)
     """,
 }
+
+
+# Installed with the tests; under `farspan run` they find farspan where they import torch.
+ANSWERS = {
+    "einops": ["torch.Size([3, 8]) [7.5, 11.5, 15.5]", "12.0 torch.Size([6, 4])"],
+    "torchdiffeq": ["True True"],
+    "ignite": ["True"],
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_libraries_written_on_torch_run(name: str, tmp_path: Path) -> None:
+    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__name__ == 'farspan'")
+    assert output(done) == ANSWERS[name]
+
+
+def test_an_adaptive_adjoint_runs_over_grpc(tmp_path: Path, service: tuple[str, str]) -> None:
+    address, token = service
+    program = LIBRARIES["torchdiffeq"]
+    done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
+    assert output(done) == ANSWERS["torchdiffeq"]

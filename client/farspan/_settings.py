@@ -50,9 +50,7 @@ def is_deterministic_algorithms_warn_only_enabled() -> bool:
 def set_deterministic_debug_mode(debug_mode: int | str) -> None:
     """Set the mode: 0 or "default", 1 or "warn", 2 or "error"."""
     if not isinstance(debug_mode, (int, str)):
-        raise ArgumentError(
-            f"debug_mode must be str or int, but got {type(debug_mode).__name__}"
-        )
+        raise ArgumentError(f"debug_mode must be str or int, but got {type(debug_mode).__name__}")
     if isinstance(debug_mode, str):
         if debug_mode not in _MODES:
             raise DTypeError(

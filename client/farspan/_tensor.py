@@ -505,8 +505,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     @property
     def data(self) -> Tensor:
-        """The same values without history."""
-        return fn.detach(self)
+        """The same values without history; writes to it are not noticed by backward passes."""
+        return fn._data(self)
 
     @data.setter
     def data(self, new: Tensor) -> None:
@@ -543,10 +543,10 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     def data_ptr(self) -> int:
         """Return a number that is equal for tensors that begin at the same element."""
-        return id(self._storage) * 16 + self._offset * self.itemsize
+        return id(self._storage.memory) * 16 + self._offset * self.itemsize
 
     def untyped_storage(self) -> Storage:
-        return self._storage
+        return self._storage.memory
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:

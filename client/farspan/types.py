@@ -8,7 +8,6 @@ from typing import IO, Any
 
 from ._tensor import Size, Tensor
 from .core.dtype import Device as _Device
-from .core.dtype import DType as _dtype  # noqa: N813
 
 __all__ = ["Device", "FileLike", "Number", "Storage"]
 

@@ -32,10 +32,13 @@ def flags(
     fp32_precision: str = "none",
 ) -> Iterator[None]:
     """Set the switches for a block."""
-    wanted = dict(
-        enabled=enabled, benchmark=benchmark, benchmark_limit=benchmark_limit,
-        deterministic=deterministic, allow_tf32=allow_tf32,
-    )  # fmt: skip
+    wanted = {
+        "enabled": enabled,
+        "benchmark": benchmark,
+        "benchmark_limit": benchmark_limit,
+        "deterministic": deterministic,
+        "allow_tf32": allow_tf32,
+    }
     before = {name: globals()[name] for name in wanted}
     globals().update(wanted)
     try:

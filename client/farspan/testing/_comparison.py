@@ -100,7 +100,10 @@ class _Comparison:
             )
         if isinstance(actual, Mapping) and isinstance(expected, Mapping):
             if actual.keys() != expected.keys():
-                self.fail(f"The keys of the mappings do not match:\n\n{set(actual) ^ set(expected)}", where)
+                self.fail(
+                    f"The keys of the mappings do not match:\n\n{set(actual) ^ set(expected)}",
+                    where,
+                )
             for key in actual:
                 self.compare(actual[key], expected[key], f"{where}[{key!r}]")
         elif _is_sequence(actual) and _is_sequence(expected):
