@@ -197,6 +197,7 @@ def segment_ids(x: Any, size: int, offsets: bool) -> Any:
 
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
+    "_data": lambda x: x.data,
     "_cast": lambda x, dtype: x.to(dtype),
     "_get_rng_state": torch.get_rng_state,
     "_native_batch_norm": torch.native_batch_norm,

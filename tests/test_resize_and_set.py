@@ -33,12 +33,14 @@ def test_resize_shows_memory_in_order(torch: Any) -> Any:
 def test_memory_that_grows_stays_shared(torch: Any) -> Any:
     x = torch.arange(6.0)
     y = x.view(2, 3)
-    part = x[2:]
+    part, other = x[2:], x.data
     x.resize_(4, 4)
+    other[1] = 5
+    other.resize_(7)[6] = 3
     x[0, 0] = 9
     x[0, 2] = 7
     grown = torch.zeros(3)[1:].resize_(2)
-    return [y, part, list(x.shape), x.flatten()[:6], x.untyped_storage().nbytes(), grown,
+    return [y, part, other, list(x.shape), x.flatten()[:7], x.untyped_storage().nbytes(), grown,
             x.storage_offset(), y._version == x._version]  # fmt: skip
 
 

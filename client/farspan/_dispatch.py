@@ -39,12 +39,27 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "borrowed", "nbytes", "version")
+    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "version")
 
-    def __init__(self, nbytes: int, borrowed: bool = False) -> None:
-        self.nbytes = nbytes
+    def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
+        self._bytes = nbytes
         self.version = 0
+        self._whole = whole
         self.borrowed = borrowed  # the memory of somebody's array: it cannot grow
+
+    @property
+    def memory(self) -> Storage:
+        """What is one object for all tensors on this memory, also for those of `.data`."""
+        return self._whole or self
+
+    @property
+    def nbytes(self) -> int:
+        """How long the memory is."""
+        return self.memory._bytes
+
+    def apart(self) -> Storage:
+        """Return the same memory with a count of writes of its own."""
+        return Storage(self._bytes, self.memory)
 
 
 class _Known:
@@ -204,7 +219,8 @@ def _offset_of(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
 
 
 def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
-    out = wrap(ref, spec, offset, x._storage)
+    storage = x._storage.apart() if op.unversioned else x._storage
+    out = wrap(ref, spec, offset, storage)
     if not op.detaches:
         base = x if x._base is None else x._base
         out._base = base
@@ -320,7 +336,7 @@ def check_overlap(target: Tensor, inputs: Sequence[Tensor]) -> None:
     """
     spec = target._spec
     for x in inputs:
-        if x._storage is not target._storage or x is target:
+        if x._storage.memory is not target._storage.memory or x is target:
             continue
         have = x._spec
         if not (have.numel and spec.numel and have.dense and spec.dense):

@@ -51,7 +51,7 @@ def is_signed(input: Tensor) -> bool:
 def is_set_to(self: Tensor, tensor: Tensor) -> bool:
     """Return whether both show the same elements of the same memory in the same way."""
     return (
-        self._storage is tensor._storage
+        self._storage.memory is tensor._storage.memory
         and self._offset == tensor._offset
         and self._spec.shape == tensor._spec.shape
         and self._spec.stride == tensor._spec.stride

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def grow(x: Tensor, nbytes: int) -> None:
     """Make the memory that x is on at least `nbytes` long; a write to it. Does not wait."""
-    memory = x._storage
+    memory = x._storage.memory
     if nbytes > memory.nbytes:
         if memory.borrowed:
             raise ShapeError("Trying to resize storage that is not resizable")
-        memory.nbytes = nbytes
+        memory._bytes = nbytes
     x._ref.session.issue(x._ref.device, cmd.GROW, 0, (x._ref.id,), (nbytes,), ())
-    memory.version += 1
+    x._storage.version += 1
 
 
 def _shown(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> Tensor:
@@ -151,7 +151,7 @@ class UntypedStorage:
 
     def data_ptr(self) -> int:
         """Return a number that is equal for tensors that share this memory."""
-        return id(self._tensor._storage) * 16
+        return id(self._tensor._storage.memory) * 16
 
     @property
     def device(self) -> Any:

@@ -329,12 +329,12 @@ class Engine:
             tape.let_go(edges)
             return
         wanted = [tape.edge_of(x) for x in stops]
-        shared = {id(x._storage) for x in seeds}
+        shared = {id(x._storage.memory) for x in seeds}
 
         at: list[tape.Node] = []  # the node whose formulas run
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
-            shared.add(id(saved._storage))
+            shared.add(id(saved._storage.memory))
             return saved
 
         def note(node: tape.Node, index: int, gradient: Array) -> Array:
@@ -389,12 +389,12 @@ class Engine:
         (x,) = self._look_up(ids)
         if type(x) is Poison:
             return
-        memory = x._storage
-        memory.version += 1
+        x._storage.version += 1
+        memory = x._storage.memory
         if nbytes <= memory.nbytes:
             return
         there = [(i, t) for i, t in self.tensors.items()
-                 if type(t) is Array and t._storage is memory]  # fmt: skip
+                 if type(t) is Array and t._storage.memory is memory]  # fmt: skip
         try:
             memory.grow(nbytes)
         except Exception as e:  # what comes next would look at memory that is not there
@@ -404,14 +404,15 @@ class Engine:
             self._report(info, [i for i, _ in there], [t._spec for _, t in there])
             return
         for _, t in there:
+            t._storage.follow()
             t.array = memory.window(t._spec, t._offset)
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
         spec = gradient._spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
-        if gradient._spec is spec and id(gradient._storage) not in shared:
+        if gradient._spec is spec and id(gradient._storage.memory) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
-                shared.add(id(gradient._storage))
+                shared.add(id(gradient._storage.memory))
                 return gradient._save()
         self.budget.check(spec.nbytes)
         array = plans.empty(spec)

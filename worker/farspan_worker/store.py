@@ -51,7 +51,7 @@ class Budget:
 class Storage:
     """Memory shared by views. `array` is dense; `flat` is the same memory as bytes."""
 
-    __slots__ = ("_flat", "array", "budget", "nbytes", "version")
+    __slots__ = ("_flat", "_whole", "array", "budget", "nbytes", "version")
 
     def __init__(self, array: Any, budget: Budget) -> None:
         self.array = array
@@ -59,7 +59,23 @@ class Storage:
         self.nbytes: int = array.nbytes
         self.budget = budget
         self._flat: Any = None
+        self._whole: Storage | None = None
         budget.take(self.nbytes)
+
+    @property
+    def memory(self) -> Storage:
+        """What is one object for all tensors on this memory, also for those of `.data`."""
+        return self._whole or self
+
+    def apart(self) -> Storage:
+        """Return the same memory with a count of writes of its own."""
+        made = Storage.__new__(Storage)
+        made.array, made.nbytes, made.budget, made._flat = (
+            self.array, self.nbytes, self.budget, self.flat,
+        )  # fmt: skip
+        made.version = 0
+        made._whole = self.memory
+        return made
 
     @property
     def flat(self) -> Any:
@@ -95,8 +111,14 @@ class Storage:
         self.budget.take(nbytes - self.nbytes)
         self.array, self._flat, self.nbytes = longer, longer, nbytes
 
+    def follow(self) -> None:
+        """Be as long as the memory that this is a part of has become."""
+        whole = self.memory
+        self.array, self._flat, self.nbytes = whole.array, whole._flat, whole.nbytes
+
     def __del__(self) -> None:
-        self.budget.used -= self.nbytes
+        if self._whole is None:
+            self.budget.used -= self.nbytes
 
 
 class Array(Variable, Value):
