@@ -268,6 +268,38 @@ def fft_irfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = Non
     return fn._fft_c2r(x, dims, _norm_code(norm, False), n)
 
 
+@composite("fft_hfftn" + _MANY)
+def fft_hfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
+    """Of a signal whose other half is its mirror image; all dims but the last by plain fft."""
+    x, dims, n = _many(_complex(self), s, dim, last=0)
+    if not dims:
+        raise ShapeError("hfftn must transform at least one axis")
+    code = _norm_code(norm, True)
+    if len(dims) > 1:
+        x = fn._fft_c2c(x, dims[:-1], code, True)
+    return fn._fft_c2r(fn.conj(x), dims[-1:], code, n)
+
+
+@composite("fft_ihfftn" + _MANY)
+def fft_ihfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
+    x, dims, _ = _many(_refuse_complex("ihfftn", self), s, dim)
+    if not dims:
+        raise ShapeError("ihfftn must transform at least one axis")
+    code = _norm_code(norm, False)
+    x = fn.conj(fn._fft_r2c(x, dims[-1:], code, True))
+    return fn._fft_c2c(x, dims[:-1], code, False) if len(dims) > 1 else x
+
+
+@composite("fft_hfft2" + _TWO)
+def fft_hfft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Any:
+    return fn.fft_hfftn(self, s, dim, norm)
+
+
+@composite("fft_ihfft2" + _TWO)
+def fft_ihfft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Any:
+    return fn.fft_ihfftn(self, s, dim, norm)
+
+
 @composite("fft_fft2" + _TWO)
 def fft_fft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Any:
     return fn.fft_fftn(self, s, dim, norm)
