@@ -20,7 +20,7 @@ from .dtype import (
     scalar_dtype,
     to_floating,
 )
-from .errors import DeviceError, DTypeError
+from .errors import DeviceError, UnsupportedError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -133,7 +133,7 @@ _KINDS = "bifc"
 
 def _refuse(name: str, dtype: DType, kinds: str) -> None:
     if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
-        raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:

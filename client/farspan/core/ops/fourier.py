@@ -130,7 +130,8 @@ def _complex(x: Any) -> Any:
 
 def _refuse_complex(name: str, x: Any) -> Any:
     if x._spec.dtype.is_complex:
-        raise DTypeError(f"{name} expects a real input tensor, but got {c_name(x._spec.dtype)}")
+        kind = "real-valued" if name.endswith("n") else "real"
+        raise DTypeError(f"{name} expects a {kind} input tensor, but got {c_name(x._spec.dtype)}")
     return _real(x)
 
 
@@ -282,7 +283,10 @@ def fft_hfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None
 
 @composite("fft_ihfftn" + _MANY)
 def fft_ihfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
-    x, dims, _ = _many(_refuse_complex("ihfftn", self), s, dim)
+    if self._spec.dtype.is_complex:
+        kind = c_name(self._spec.dtype)
+        raise DTypeError(f"Only supports floating-point dtypes, but found: {kind}")
+    x, dims, _ = _many(_real(self), s, dim)
     if not dims:
         raise ShapeError("ihfftn must transform at least one axis")
     code = _norm_code(norm, False)
