@@ -43,8 +43,8 @@ def test_out_frequencies_and_shifts(torch: Any) -> Any:
     f.fft(x, out=out)
     return [
         out, f.fftfreq(5, 0.5), f.rfftfreq(6), f.fftfreq(4, dtype=torch.float64), f.fftshift(x),
-        f.ifftshift(x, dim=0), f.fftshift(x, (0, 1)), f.fftfreq(3, requires_grad=True).requires_grad,
-        failure(lambda: f.fftfreq(-1)), failure(lambda: f.fftshift(x, 5)),
+        f.ifftshift(x, dim=0), f.fftshift(x, (0, 1)), failure(lambda: f.fftfreq(-1)),
+        f.fftfreq(3, requires_grad=True).requires_grad, failure(lambda: f.fftshift(x, 5)),
     ]  # fmt: skip
 
 
@@ -79,7 +79,8 @@ def test_transforms_refuse_what_torch_refuses(torch: Any) -> Any:
         found += [failure(lambda t=transform: t(x, (2, 2, 2)))]
     for name in ("rfft", "ihfft", "rfftn", "ihfftn", "rfft2", "ihfft2"):
         words = "floating-point" if name in ("ihfftn", "ihfft2") else "expects a real"
-        found += [failure(lambda t=getattr(f, name): t(z), words)]
+        transform = getattr(f, name)
+        found += [failure(lambda t=transform: t(z), words)]
     return found
 
 

@@ -149,7 +149,8 @@ def test_halves_are_computed_where_torch_does(torch: Any) -> Any:
     found = [s.i0(x).dtype, s.i0e(x).dtype, s.i1(x).dtype, s.i1e(x).dtype, s.ndtr(x).dtype]
     for name in ("bessel_j0", "erfcx", "ndtri", "log_ndtr", "zeta", "airy_ai"):
         more = (x,) if name == "zeta" else ()
-        found.append(failure(lambda f=getattr(s, name), more=more: f(x, *more), "not implemented"))
+        function = getattr(s, name)
+        found.append(failure(lambda f=function, m=more: f(x, *m), "not implemented"))
     return [*found, failure(lambda: s.i0(x.to(torch.complex64)), "not implemented")]
 
 
@@ -178,7 +179,7 @@ def test_derivatives_of_neighbours_and_parts(torch: Any) -> Any:
     return [grad_of(torch, torch.nextafter(x, y), x, y), grad_of(torch, torch.frexp(x)[0], x)]
 
 
-# ---------------------------------------------------------------------------------------- windows --
+# --------------------------------------------------------------------------------------- windows --
 @same
 def test_windows_of_torch_signal(torch: Any) -> Any:
     w = torch.signal.windows

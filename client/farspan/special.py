@@ -6,7 +6,7 @@ from typing import Any
 
 from .core.call import fn
 
-__all__ = [
+_NAMES = (
     "airy_ai", "bessel_j0", "bessel_j1", "bessel_y0", "bessel_y1", "chebyshev_polynomial_t",
     "chebyshev_polynomial_u", "chebyshev_polynomial_v", "chebyshev_polynomial_w", "digamma",
     "entr", "erf", "erfc", "erfcx", "erfinv", "exp2", "expit", "expm1", "gammainc", "gammaincc",
@@ -18,12 +18,14 @@ __all__ = [
     "shifted_chebyshev_polynomial_u", "shifted_chebyshev_polynomial_v",
     "shifted_chebyshev_polynomial_w", "sinc", "softmax", "spherical_bessel_j0", "xlog1py", "xlogy",
     "zeta",
-]  # fmt: skip
+)  # fmt: skip
+
+__all__ = list(_NAMES)
 
 
 def __getattr__(name: str) -> Any:
     """Return the table's `special_<name>`."""
-    if name not in __all__:
+    if name not in _NAMES:
         raise AttributeError(f"module 'farspan.special' has no attribute {name!r}")
     found = globals()[name] = getattr(fn, f"special_{name}")
     return found

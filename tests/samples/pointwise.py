@@ -395,5 +395,6 @@ def name_aliases() -> None:
         for overload in [n for n in table() if n.partition(".")[0] == alias]:
             target = name + overload.removeprefix(alias)
             row = ROWS.get(target, Row())
-            made = row.make or (lambda make, op=table()[target]: default_calls(op, make))
+            op = table()[target]
+            made = row.make or (lambda make, op=op: default_calls(op, make))
             ROWS[overload] = dataclasses.replace(row, make=made)

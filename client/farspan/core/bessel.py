@@ -90,7 +90,7 @@ def bessel_k(xp: Any, order: int, x: Any, scaled: bool = False) -> Any:
     return value.astype(x.dtype)
 
 
-# ----------------------------------------------------------------------------------------- others --
+# ---------------------------------------------------------------------------------------- others --
 def spherical_j0(xp: Any, x: Any) -> Any:
     """Return sin(x) / x, its limits at 0 and inf (10.49.3)."""
     still = (x == 0) | xp.isinf(x)
@@ -118,7 +118,7 @@ def airy_ai(xp: Any, x: Any) -> Any:
     return xp.where(xp.isfinite(wide), value, xp.nan).astype(x.dtype)
 
 
-# ----------------------------------------------------------------------------------------- series --
+# ---------------------------------------------------------------------------------------- series --
 def _near(xp: Any, order: int, r: Any, sign: int) -> Any:
     """Return sum of (r/2)^order (sign r^2/4)^k / (k! (k + order)!)."""
     half = r / 2

@@ -78,8 +78,8 @@ def pointwise(
     dtype: from the promoted type of the operands to the one the kernel computes in (default: the
     same). result: from that to the type of the result, or the type itself. operands: names of the
     arguments that promote (default: all tensors and Scalars). refuses: kinds of dtypes, out of
-    "b" bool, "i" int, "c" complex, "f" float, "h" half precision, for which torch has no kernel. compute: in place of
-    `dtype` where the other arguments decide too; takes them all.
+    "b" bool, "i" int, "c" complex, "f" float, "h" half precision, for which torch has no kernel.
+    compute: in place of `dtype` where the other arguments decide too; takes them all.
     """
     chosen: list[int] = []  # positions of the operands; known once the schema is parsed
 

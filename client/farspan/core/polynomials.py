@@ -1,7 +1,8 @@
 """Classical orthogonal polynomials over arrays of arguments and degrees, by their recurrences.
 
 Each step is rounded to the precision of the arguments, once, as torch's fused multiply-add does:
-errors grow along a recurrence, so other roundings would show. Degrees are cut to whole numbers. Numbers of formulas are those of https://dlmf.nist.gov.
+errors grow along a recurrence, so other roundings would show. Degrees are cut to whole numbers; a
+negative one gives 0. Numbers of formulas are those of https://dlmf.nist.gov.
 """
 
 from __future__ import annotations

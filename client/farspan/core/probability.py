@@ -20,7 +20,7 @@ _ROUNDS = 500  # a bound on work; series and fraction end earlier, by their last
 _ROOT_2, _ROOT_2PI = math.sqrt(2), math.sqrt(2 * math.pi)
 
 
-# ------------------------------------------------------------------------------ incomplete gammas --
+# ----------------------------------------------------------------------------- incomplete gammas --
 def gammainc(xp: Any, a: Any, x: Any) -> Any:
     """Return P(a, x), the regularized lower incomplete gamma function (8.2.4)."""
     lower, _ = _ratios(xp, a, x)
@@ -150,7 +150,7 @@ def _expansion() -> list[float]:
     return [float(c) for c in f]
 
 
-# ---------------------------------------------------------------------------- normal distribution --
+# --------------------------------------------------------------------------- normal distribution --
 def ndtr(xp: Any, x: Any) -> Any:
     """Return the probability that a standard normal variable is below x (7.18)."""
     return (erfc(xp, x.astype(xp.float64) / -_ROOT_2) / 2).astype(x.dtype)

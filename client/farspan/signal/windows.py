@@ -135,7 +135,7 @@ def nuttall(M: int, *, sym: bool = True, **options: Any) -> Tensor:
     return general_cosine(M, a=[0.3635819, 0.4891775, 0.1365995, 0.0106411], sym=sym, **options)
 
 
-# ----------------------------------------------------------------------------------------- shared --
+# ---------------------------------------------------------------------------------------- shared --
 _OPTIONS = ("dtype", "layout", "device", "requires_grad")
 
 

@@ -8,6 +8,7 @@ functions without an i and polynomials have no derivative in torch, so they have
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from .. import bessel, polynomials, probability, special
@@ -68,8 +69,8 @@ _POLYNOMIALS: dict[str, Callable[..., Any]] = {
 for _kind in "tuvw":
     for _prefix in ("", "shifted_"):
         _POLYNOMIALS[f"{_prefix}chebyshev_polynomial_{_kind}"] = (
-            lambda xp, x, n, kind=_kind, shifted=bool(_prefix): (
-                polynomials.chebyshev(xp, kind, x, n, shifted)
+            lambda xp, x, n, kind=_kind, shifted=bool(_prefix): polynomials.chebyshev(
+                xp, kind, x, n, shifted
             )
         )
 for _name, _function in _POLYNOMIALS.items():
@@ -106,7 +107,7 @@ def _i0e_grad(g: Any, self: Any, out: Any) -> Any:
     return fn.mul(g, fn.sub(fn.special_i1e(self), fn.mul(fn.sgn(self), out)))
 
 
-for _name, _order, _vjp in (
+for _name, _way, _vjp in (
     ("i0", (0, False), of_self(lambda x: fn.special_i1(x))),
     ("special_i0e", (0, True), {"self": _i0e_grad}),
     ("special_i1", (1, False), {"self": _i1_grad}),
@@ -114,14 +115,14 @@ for _name, _order, _vjp in (
 ):
     pointwise(
         f"{_name}(Tensor self) -> Tensor",
-        by_blocks(lambda xp, self, o=_order: bessel.bessel_i(xp, o[0], self, o[1])),
+        by_blocks(lambda xp, self, o=_way: bessel.bessel_i(xp, o[0], self, o[1])),
         _vjp,
         dtype=floating,
         refuses="c",
     )
 
 
-# --------------------------------------------------------------------- gammas and normal variables --
+# ------------------------------------------------------------------- gammas and normal variables --
 def _gamma_density(g: Any, self: Any, other: Any) -> Any:
     """Return g times dP(a, x)/dx = x^(a-1) exp(-x) / Gamma(a)."""
     power = fn.mul(fn.sub(self, 1), fn.log(other))
@@ -228,9 +229,9 @@ def _zeta_grad(g: Any, self: Any, other: Any) -> Any:
 
 for _form in ("(Tensor self, Tensor other)", ".self_scalar(Scalar self, Tensor other)",
               ".other_scalar(Tensor self, Scalar other)"):  # fmt: skip
-    _vjp = {} if "Scalar self" in _form else {"self": _no_derivative("zeta")}
-    if "Scalar other" not in _form:
-        _vjp["other"] = _zeta_grad
+    _vjp = {"self": _no_derivative("zeta"), "other": _zeta_grad}
+    for _number in re.findall(r"Scalar (\w+)", _form):
+        del _vjp[_number]
     pointwise(f"special_zeta{_form} -> Tensor", special.zeta, _vjp, dtype=floating, refuses="ch")
 
 
@@ -253,9 +254,9 @@ def _xlog1py_other(g: Any, self: Any, other: Any) -> Any:
 
 for _form in ("(Tensor self, Tensor other)", ".self_scalar(Scalar self, Tensor other)",
               ".other_scalar(Tensor self, Scalar other)"):  # fmt: skip
-    _vjp = {} if "Scalar self" in _form else {"self": _xlog1py_self}
-    if "Scalar other" not in _form:
-        _vjp["other"] = _xlog1py_other
+    _vjp = {"self": _xlog1py_self, "other": _xlog1py_other}
+    for _number in re.findall(r"Scalar (\w+)", _form):
+        del _vjp[_number]
     pointwise(f"special_xlog1py{_form} -> Tensor", _xlog1py, _vjp, dtype=floating, refuses="c")
     composite(f"special_xlogy{_form} -> Tensor")(lambda self, other: fn.xlogy(self, other))
 

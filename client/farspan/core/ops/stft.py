@@ -205,9 +205,7 @@ def _is_half(spec: Spec, n_fft: int, onesided: bool | None, return_complex: bool
     return spec.ndim >= 2 and spec.shape[-2] != n_fft
 
 
-def _check_inverse(
-    spec: Spec, n_fft: int, hop: int, size: int, window: Any, half: bool
-) -> None:
+def _check_inverse(spec: Spec, n_fft: int, hop: int, size: int, window: Any, half: bool) -> None:
     wrong = None
     if not spec.dtype.is_complex:
         raise ShapeError(
