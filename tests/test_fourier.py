@@ -37,6 +37,12 @@ def test_transforms_undo_each_other(torch: Any) -> Any:
 
 
 @same
+def test_names_of_torch_fft(torch: Any) -> Any:
+    names = {n for n in torch.fft.__all__ if n not in (*TWO[4:], *MANY[4:])}
+    return [sorted(names), torch.fft.Tensor is torch.Tensor]
+
+
+@same
 def test_out_frequencies_and_shifts(torch: Any) -> Any:
     x, f = leaf(torch, 4, 3).detach(), torch.fft
     out = torch.empty(4, 3, dtype=torch.complex64)

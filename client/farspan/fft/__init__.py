@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._functions import factory
+from .._tensor import Tensor
 from ..core.call import fn
 
 _NAMES = (
@@ -13,7 +14,7 @@ _NAMES = (
     "rfft2", "rfftfreq", "rfftn",
 )  # fmt: skip
 
-__all__ = list(_NAMES)
+__all__ = ["Tensor", *_NAMES]  # torch.fft has the class among its names, too
 
 
 def __getattr__(name: str) -> Any:
