@@ -143,6 +143,30 @@ def test_names_of_torch_that_special_repeats(torch: Any) -> Any:
 
 
 @same
+def test_dtypes_of_every_function(torch: Any) -> Any:
+    dtypes = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+              torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64,
+              torch.complex128)  # fmt: skip
+    calls = {n: getattr(torch.special, n) for n in UNARY}
+    for n in ("gammainc", "gammaincc", "xlog1py", "xlogy", "zeta", *POLYNOMIALS):
+        calls[n] = lambda x, f=getattr(torch.special, n): f(x, x)  # noqa: B008
+    calls["polygamma"] = lambda x: torch.special.polygamma(2, x)
+    calls["trigamma"] = lambda x: torch.polygamma(1, x)
+    calls["multigammaln"] = lambda x: torch.special.multigammaln(x, 2)
+    calls |= {"gcd": lambda x: torch.gcd(x, x), "lcm": lambda x: torch.lcm(x, x)}
+    calls["nextafter"] = lambda x: torch.nextafter(x, x)
+    calls["frexp"] = lambda x: torch.frexp(x)[0]
+    found = []
+    for name, call in calls.items():
+        for dtype in dtypes:
+            x = torch.ones(2, dtype=dtype)
+            refused = failure(lambda f=call, x=x: f(x))
+            kind = str(call(x).dtype) if refused == "nothing was raised" else refused
+            found.append(f"{name} {dtype} {kind}")
+    return found
+
+
+@same
 def test_halves_are_computed_where_torch_does(torch: Any) -> Any:
     x = torch.tensor([0.5, 2, -1]).half()
     s = torch.special

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from fractions import Fraction
 from typing import Any
 
 from .special import erf, erfc, erfcx, horner, lgamma
@@ -140,6 +139,8 @@ def _uniform(xp: Any, a: Any, x: Any) -> tuple[Any, Any]:
 @functools.cache
 def _expansion() -> list[float]:
     """Return the series of eta / (lambda - 1), where lambda - 1 - log(lambda) = eta^2 / 2."""
+    from fractions import Fraction
+
     alpha = [Fraction(0), Fraction(1)]  # of lambda - 1, by 8.12.13's (lambda - 1) lambda' = ...
     for n in range(2, 28):
         mixed = sum(k * alpha[k] * alpha[n - k + 1] for k in range(2, n))

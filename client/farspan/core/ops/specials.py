@@ -264,7 +264,7 @@ for _form in ("(Tensor self, Tensor other)", ".self_scalar(Scalar self, Tensor o
 # -------------------------------------------------------- names of torch.special with a schema --
 @composite("special_round(Tensor self, *, int decimals=0) -> Tensor")
 def special_round(self: Any, *, decimals: int = 0) -> Any:
-    return fn.round(self, decimals=decimals) if decimals else fn.round(self)
+    return fn.round(self, decimals=decimals)
 
 
 @composite("special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")

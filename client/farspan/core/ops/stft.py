@@ -108,7 +108,7 @@ def _deprecated() -> None:
         "Note: you can still call torch.view_as_real on the complex output to recover the old "
         "return format.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 
