@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from beside_torch import failure, grad_of, leaf, same
@@ -34,6 +35,18 @@ def test_transforms_undo_each_other(torch: Any) -> Any:
     found += [f.hfftn(x, (3, 5), (0, 2), "ortho"), f.ihfftn(x, (5,), -2, norm="forward")]
     found += [f.hfft2(x, s=(2, 6)), f.ihfft2(x, dim=(0, 1)), f.fftn(x, s=(-1, 2), dim=(0, 1))]
     return [torch.resolve_conj(y) for y in found]
+
+
+@same
+def test_results_lie_in_memory_as_torchs(torch: Any) -> Any:
+    """The transformed dims are innermost, the others in the order that they had."""
+    found = []
+    for name in (*ONE, *MANY):
+        for order in itertools.permutations(range(3)):
+            x = torch.ones(2, 3, 4).permute(*order)
+            dims = (0, 1, 2, -1) if name in ONE else ((0,), (0, 1), (2, 0), (1, 2, 0))
+            found += [tuple(getattr(torch.fft, name)(x, dim=d).stride()) for d in dims]
+    return found
 
 
 @same
