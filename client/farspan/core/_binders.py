@@ -1877,15 +1877,7 @@ def special_bessel_j0(self):
     return (self,), (), ()
 
 
-def special_bessel_j1(self):
-    return (self,), (), ()
-
-
 def special_bessel_y0(self):
-    return (self,), (), ()
-
-
-def special_bessel_y1(self):
     return (self,), (), ()
 
 
@@ -1893,20 +1885,28 @@ def special_modified_bessel_i0(self):
     return (self,), (), ()
 
 
-def special_modified_bessel_i1(self):
-    return (self,), (), ()
-
-
 def special_modified_bessel_k0(self):
-    return (self,), (), ()
-
-
-def special_modified_bessel_k1(self):
     return (self,), (), ()
 
 
 def special_scaled_modified_bessel_k0(x):
     return (x,), (), ()
+
+
+def special_bessel_j1(self):
+    return (self,), (), ()
+
+
+def special_bessel_y1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_i1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_k1(self):
+    return (self,), (), ()
 
 
 def special_scaled_modified_bessel_k1(x):

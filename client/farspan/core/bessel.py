@@ -56,7 +56,7 @@ def _wave(xp: Any, order: int, r: Any, late: float) -> Any:
 
 
 # --------------------------------------------------------------------------- I and K, order 0, 1 --
-def bessel_i(xp: Any, order: int, x: Any, scaled: bool = False) -> Any:
+def bessel_i(xp: Any, order: int, scaled: bool, x: Any) -> Any:
     """Return I of order 0 or 1 (10.25.2), nan at infinity as in torch; scaled: times exp(-|x|)."""
     wide = x.astype(xp.float64)
     size = xp.abs(wide)
@@ -72,7 +72,7 @@ def bessel_i(xp: Any, order: int, x: Any, scaled: bool = False) -> Any:
     return (xp.copysign(1, wide) * value if order else value).astype(x.dtype)
 
 
-def bessel_k(xp: Any, order: int, x: Any, scaled: bool = False) -> Any:
+def bessel_k(xp: Any, order: int, scaled: bool, x: Any) -> Any:
     """Return K of order 0 or 1: inf at 0, nan below (10.31.1); scaled: times exp(x)."""
     wide = x.astype(xp.float64)
     r = xp.clip(wide, 0, _DECAYS_FROM)

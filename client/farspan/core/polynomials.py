@@ -18,7 +18,7 @@ _ANGLE_ABOVE = {"t": 6, "u": 8, "v": 8, "w": 8}
 _SHIFTED_ANGLE_ABOVE = {"t": 6, "u": 6, "v": 6, "w": 4}
 
 
-def chebyshev(xp: Any, kind: str, x: Any, n: Any, shifted: bool = False) -> Any:
+def chebyshev(xp: Any, kind: str, shifted: bool, x: Any, n: Any) -> Any:
     """Return Chebyshev's polynomial of kind t, u, v or w; shifted: of 2x - 1."""
     x, n, degree = _operands(xp, x, n)
     if shifted:

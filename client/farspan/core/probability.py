@@ -12,7 +12,9 @@ import functools
 import math
 from typing import Any
 
-from .special import erf, erfc, erfcx, horner, lgamma
+import numpy as np
+
+from .special import erf, erfc, erfcx, horner, lgamma, zeta
 
 _LARGE = 20.0  # from here on, and with x within half of a, the uniform expansion is exact enough
 _ROUNDS = 500  # a bound on work; series and fraction end earlier, by their last term
@@ -91,12 +93,21 @@ def _lower_series(xp: Any, a: Any, x: Any) -> Any:
 
 def _upper_series(xp: Any, a: Any, x: Any) -> Any:
     """Return Q for small a by 8.7.3, from 1 - x^a / Gamma(a + 1) without cancellation."""
-    logs = a * xp.log(x) - lgamma(xp, a + 1)
+    series = horner(a, _gamma_near_one())
+    logs = a * xp.log(x) + xp.log1p(a) - a * (1 - np.euler_gamma + a * series)
     term, total = xp.ones_like(x), xp.zeros_like(x)
     for n in range(1, 30):
         term = term * (-x / n)
         total = total + term / (a + n)
     return -xp.expm1(logs) - xp.exp(logs) * a * total
+
+
+@functools.cache
+def _gamma_near_one() -> list[float]:
+    """Return (-1)^k (zeta(k) - 1) / k from k = 2 on: terms of log Gamma(1 + a) (5.7.3)."""
+    k = np.arange(2.0, 32)
+    terms = zeta(np, k, np.float64(2)) * (-1) ** k / k  # zeta(k, 2) is zeta(k) - 1
+    return [float(term) for term in terms]
 
 
 def _upper_fraction(xp: Any, a: Any, x: Any) -> Any:
@@ -112,7 +123,7 @@ def _upper_fraction(xp: Any, a: Any, x: Any) -> Any:
         c = b + factor / c
         step = c * d
         value = value * step
-        if n % 8 == 0 and (xp.abs(step - 1) < 1e-16).all():
+        if n % 8 == 0 and (xp.abs(step - 1) < 1e-15).all():
             break
     return _front(xp, a, x) * a * value
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .. import bessel, polynomials, probability, special
+from .. import special
 from ..blocks import by_blocks
 from ..call import fn
 from ..dtype import bool_, float64, int32
@@ -35,44 +36,41 @@ def _no_derivative(of: str) -> Callable[[Any], Any]:
     return refuse
 
 
-# ------------------------------------------------------------------------- without a derivative --
-_BESSEL: dict[str, Callable[..., Any]] = {
-    "bessel_j": bessel.bessel_j,
-    "bessel_y": bessel.bessel_y,
-    "modified_bessel_i": bessel.bessel_i,
-    "modified_bessel_k": bessel.bessel_k,
-}
-for _name, _function in _BESSEL.items():
-    for _order in (0, 1):
-        pointwise(
-            f"special_{_name}{_order}(Tensor self) -> Tensor",
-            by_blocks(lambda xp, self, f=_function, order=_order: f(xp, order, self)),
-            dtype=floating,
-            refuses="ch",
-        )
-for _name, _function in {
-    "scaled_modified_bessel_k0": lambda xp, x: bessel.bessel_k(xp, 0, x, True),
-    "scaled_modified_bessel_k1": lambda xp, x: bessel.bessel_k(xp, 1, x, True),
-    "spherical_bessel_j0": bessel.spherical_j0,
-    "airy_ai": bessel.airy_ai,
-}.items():
-    pointwise(
-        f"special_{_name}(Tensor x) -> Tensor", by_blocks(_function), dtype=floating, refuses="ch"
-    )
+def _kernel(module: str, name: str, *first: Any) -> Callable[..., Any]:
+    """Return a kernel of a module that is loaded at its first use: clients have none for it."""
 
-_POLYNOMIALS: dict[str, Callable[..., Any]] = {
-    "hermite_polynomial_h": polynomials.hermite_h,
-    "hermite_polynomial_he": polynomials.hermite_he,
-    "laguerre_polynomial_l": polynomials.laguerre,
-    "legendre_polynomial_p": polynomials.legendre,
+    def run(xp: Any, *args: Any) -> Any:
+        return getattr(import_module(f"farspan.core.{module}"), name)(xp, *first, *args)
+
+    return by_blocks(run)
+
+
+# ------------------------------------------------------------------------- without a derivative --
+for _order in (0, 1):
+    for _name, _function in {
+        f"bessel_j{_order}(Tensor self)": _kernel("bessel", "bessel_j", _order),
+        f"bessel_y{_order}(Tensor self)": _kernel("bessel", "bessel_y", _order),
+        f"modified_bessel_i{_order}(Tensor self)": _kernel("bessel", "bessel_i", _order, False),
+        f"modified_bessel_k{_order}(Tensor self)": _kernel("bessel", "bessel_k", _order, False),
+        f"scaled_modified_bessel_k{_order}(Tensor x)": _kernel("bessel", "bessel_k", _order, True),
+    }.items():
+        pointwise(f"special_{_name} -> Tensor", _function, dtype=floating, refuses="ch")
+for _name, _function in {
+    "spherical_bessel_j0": _kernel("bessel", "spherical_j0"),
+    "airy_ai": _kernel("bessel", "airy_ai"),
+}.items():
+    pointwise(f"special_{_name}(Tensor x) -> Tensor", _function, dtype=floating, refuses="ch")
+
+_POLYNOMIALS = {
+    "hermite_polynomial_h": _kernel("polynomials", "hermite_h"),
+    "hermite_polynomial_he": _kernel("polynomials", "hermite_he"),
+    "laguerre_polynomial_l": _kernel("polynomials", "laguerre"),
+    "legendre_polynomial_p": _kernel("polynomials", "legendre"),
 }
 for _kind in "tuvw":
-    for _prefix in ("", "shifted_"):
-        _POLYNOMIALS[f"{_prefix}chebyshev_polynomial_{_kind}"] = (
-            lambda xp, x, n, kind=_kind, shifted=bool(_prefix): polynomials.chebyshev(
-                xp, kind, x, n, shifted
-            )
-        )
+    _name = f"chebyshev_polynomial_{_kind}"
+    _POLYNOMIALS[_name] = _kernel("polynomials", "chebyshev", _kind, False)
+    _POLYNOMIALS[f"shifted_{_name}"] = _kernel("polynomials", "chebyshev", _kind, True)
 for _name, _function in _POLYNOMIALS.items():
     for _form in ("(Tensor x, Tensor n)", ".n_scalar(Tensor x, Scalar n)",
                   ".x_scalar(Scalar x, Tensor n)"):  # fmt: skip
@@ -115,7 +113,7 @@ for _name, _way, _vjp in (
 ):
     pointwise(
         f"{_name}(Tensor self) -> Tensor",
-        by_blocks(lambda xp, self, o=_way: bessel.bessel_i(xp, o[0], self, o[1])),
+        _kernel("bessel", "bessel_i", *_way),
         _vjp,
         dtype=floating,
         refuses="c",
@@ -130,10 +128,10 @@ def _gamma_density(g: Any, self: Any, other: Any) -> Any:
 
 
 for _name, _function, _density in (
-    ("igamma", probability.gammainc, _gamma_density),
+    ("igamma", _kernel("probability", "gammainc"), _gamma_density),
     (
         "igammac",
-        probability.gammaincc,
+        _kernel("probability", "gammaincc"),
         lambda g, self, other: fn.neg(_gamma_density(g, self, other)),
     ),
 ):
@@ -168,7 +166,7 @@ def polygamma_(self: Any, n: int) -> Any:
 
 _NORMAL: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "erfcx": (
-        special.erfcx,
+        _kernel("special", "erfcx"),
         {
             "self": lambda g, self, out: fn.mul(
                 g, fn.sub(fn.mul(fn.mul(self, 2), out), 2 / math.sqrt(math.pi))
@@ -177,12 +175,12 @@ _NORMAL: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         "ch",
     ),
     "ndtr": (
-        probability.ndtr,
+        _kernel("probability", "ndtr"),
         of_self(lambda x: fn.div(fn.exp(fn.div(fn.mul(x, x), -2)), _ROOT_2PI)),
         "c",
     ),
     "log_ndtr": (
-        probability.log_ndtr,
+        _kernel("probability", "log_ndtr"),
         {
             "self": lambda g, self: fn.mul(
                 fn.div(g, fn.special_erfcx(fn.mul(self, -_ROOT_HALF))), math.sqrt(2 / math.pi)
@@ -191,7 +189,7 @@ _NORMAL: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         "ch",
     ),
     "ndtri": (
-        probability.ndtri,
+        _kernel("probability", "ndtri"),
         of_out(lambda y: fn.mul(fn.exp(fn.div(fn.mul(y, y), 2)), _ROOT_2PI)),
         "ch",
     ),
@@ -199,7 +197,7 @@ _NORMAL: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
 for _name, (_function, _vjp, _refuses) in _NORMAL.items():
     pointwise(
         f"special_{_name}(Tensor self) -> Tensor",
-        by_blocks(_function),
+        _function,
         _vjp,
         dtype=floating,
         refuses=_refuses,

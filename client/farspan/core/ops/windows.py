@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .. import bessel
 from ..dtype import Defaults, DType
 from ..errors import ShapeError, UnsupportedError
 from ..family import creation, factory_spec
@@ -38,8 +37,9 @@ def _hamming(xp: Any, at: Any, alpha: float = 0.54, beta: float = 0.46) -> Any:
 
 def _kaiser(xp: Any, at: Any, beta: float = 12.0) -> Any:
     root = xp.sqrt(xp.maximum(0, 1 - (2 * at - 1) ** 2))
-    top = bessel.bessel_i(xp, 0, xp.asarray(float(beta)))
-    return bessel.bessel_i(xp, 0, beta * root) / top
+    from ..bessel import bessel_i  # clients never need it
+
+    return bessel_i(xp, 0, False, beta * root) / bessel_i(xp, 0, False, xp.asarray(float(beta)))
 
 
 def _declare(
