@@ -16,6 +16,10 @@ def _adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
 def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+def _adaptive_avg_pool3d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d_backward(Tensor grad_output, Tensor self) -> Tensor"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
 def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
@@ -52,12 +56,18 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out:
     """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
 def adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+def adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
 def adaptive_max_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
     """adaptive_max_pool2d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
+def adaptive_max_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
+def adaptive_max_pool3d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """adaptive_max_pool3d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
 @overload
 def add(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -181,6 +191,10 @@ def avg_pool2d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence
     """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
 def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
     """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
+def avg_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+    """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+def avg_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
+    """avg_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
@@ -560,6 +574,14 @@ def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
 def frac(input: Tensor, *, out: Any = ...) -> Tensor:
     """frac(Tensor self) -> Tensor"""
+def fractional_max_pool2d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] output_size, Tensor indices) -> Tensor"""
+def fractional_max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] output_size, Tensor indices) -> Tensor"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -904,6 +926,16 @@ def max_pool2d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, str
     """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
 def max_pool2d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
     """max_pool2d_with_indices_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+    """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+def max_pool3d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+def max_pool3d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """max_pool3d_with_indices_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, int[3] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_unpool2d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+def max_unpool3d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
 def maximum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """maximum(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -1559,6 +1591,8 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 class TableMethods:
     def _adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -1593,10 +1627,14 @@ class TableMethods:
         """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
     def adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
     def adaptive_max_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
     def adaptive_max_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -1739,6 +1777,8 @@ class TableMethods:
         """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
     def avg_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
         """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+    def avg_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -2197,6 +2237,10 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def frac_(self, *, out: Any = ...) -> Tensor:
         """frac(Tensor self) -> Tensor"""
+    def fractional_max_pool2d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+    def fractional_max_pool3d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
@@ -2574,6 +2618,14 @@ class TableMethods:
         """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
     def max_pool2d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+    def max_pool3d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_unpool2d(self, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+    def max_unpool3d(self, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
     def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
     @overload

@@ -1751,12 +1751,28 @@ def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, pad
     return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
 
 
+def max_pool3d_with_indices(self, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
+def max_pool3d_with_indices_backward(grad_output, self, kernel_size, stride, padding, dilation, ceil_mode, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
 def avg_pool2d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
     return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def avg_pool2d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     return (grad_output, self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    return (grad_output, self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def _adaptive_avg_pool2d(self, output_size):
@@ -1767,12 +1783,52 @@ def _adaptive_avg_pool2d_backward(grad_output, self):
     return (grad_output, self,), (), ()
 
 
+def _adaptive_avg_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def _adaptive_avg_pool3d_backward(grad_output, self):
+    return (grad_output, self,), (), ()
+
+
 def adaptive_max_pool2d(self, output_size):
     return (self,), (c.integers(output_size, 2),), ()
 
 
 def adaptive_max_pool2d_backward(grad_output, self, indices):
     return (grad_output, self, indices,), (), ()
+
+
+def adaptive_max_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def adaptive_max_pool3d_backward(grad_output, self, indices):
+    return (grad_output, self, indices,), (), ()
+
+
+def fractional_max_pool2d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool2d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool3d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def fractional_max_pool3d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def max_unpool2d(self, indices, output_size):
+    return (self, indices,), (c.integers(output_size, 2),), ()
+
+
+def max_unpool3d(self, indices, output_size, stride, padding):
+    return (self, indices,), (c.integers(output_size, 3), c.integers(stride, 3), c.integers(padding, 3),), ()
 
 
 def mse_loss(self, target, reduction=1):

@@ -88,7 +88,7 @@ def pointwise(
             chosen.extend(i for i, a in enumerate(op.args) if op.casts(a.name))
         common = common_dtype(*[args[i] for i in chosen])
         if refuses:
-            _refuse(op.base, common, refuses)
+            refuse(op.base, common, refuses)
         return dtype(common) if dtype else common
 
     computes = compute or promote
@@ -131,7 +131,8 @@ def _promoting(op: Op) -> frozenset[str]:
 _KINDS = "bifc"
 
 
-def _refuse(name: str, dtype: DType, kinds: str) -> None:
+def refuse(name: str, dtype: DType, kinds: str) -> None:
+    """Raise if torch has no kernel of this name for the kind of dtype: b, i, f or c."""
     if _KINDS[dtype.kind] in kinds:
         raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
 
@@ -170,7 +171,7 @@ def reduction(
 
     def compute(*args: Any) -> DType:
         if refuses:
-            _refuse(op.base, args[0].dtype, refuses)
+            refuse(op.base, args[0].dtype, refuses)
         asked = named(args, "dtype")
         return asked or (dtype(args[0].dtype) if dtype else args[0].dtype)
 

@@ -32,6 +32,8 @@ from . import solve
 from . import spectrum
 from . import norms
 from . import pool
+from . import pool_mean
+from . import pool_places
 from . import loss
 from . import nll
 from . import norm
