@@ -44,6 +44,30 @@ def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_
     """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
 def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+def _upsample_bicubic2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bicubic2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def abs(input: Tensor, *, out: Any = ...) -> Tensor:
     """abs(Tensor self) -> Tensor"""
 def absolute(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1523,6 +1547,34 @@ def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool
     """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+def upsample_bicubic2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bicubic2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_linear1d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_linear1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_nearest1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def upsample_nearest1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def upsample_nearest2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def value_selecting_reduction_backward(grad: Tensor, dim: int, indices: Tensor, sizes: Sequence[int] | int, keepdim: bool, *, out: Any = ...) -> Tensor:
     """value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor"""
 @overload
@@ -1607,6 +1659,18 @@ class TableMethods:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def _upsample_bicubic2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_bilinear2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_lanczos2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def _upsample_nearest_exact2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     def abs(self, *, out: Any = ...) -> Tensor:
         """abs(Tensor self) -> Tensor"""
     def abs_(self, *, out: Any = ...) -> Tensor:
@@ -3244,6 +3308,20 @@ class TableMethods:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+    def upsample_bicubic2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_bilinear2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_linear1d(self, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+    def upsample_nearest1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def upsample_nearest2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_nearest3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_trilinear3d(self, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     @overload
     def var(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
         """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""

@@ -1923,3 +1923,159 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def upsample_nearest1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_linear1d(self, output_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.boolean(align_corners), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_linear1d_backward(grad_output, output_size, input_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.boolean(align_corners), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bilinear2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bilinear2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_trilinear3d(self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_trilinear3d_backward(grad_output, output_size, input_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bicubic2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bicubic2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)

@@ -7,6 +7,7 @@ creation    no tensor in                                composite   a function o
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from .dtype import (
@@ -235,6 +236,21 @@ def structured(
 def creation(line: str, *, meta: Callable[..., Any], kernel: Callable[..., Any], **f: Any) -> Op:
     """Declare a factory: no tensor in, or only one whose spec it takes."""
     return declare(line, "creation", meta=meta, kernel=kernel, moves=True, **f)
+
+
+def mentioning(names: Sequence[str], formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a derivative formula that mentions `names`, which it gets in this order.
+
+    For formulas that differ between ops of one kind only in the names of what they pass on.
+    """
+
+    def derivative(*values: Any) -> Any:
+        return formula(*values)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    made = inspect.Signature([inspect.Parameter(n, kind) for n in names])
+    derivative.__signature__ = made  # type: ignore[attr-defined]
+    return derivative
 
 
 def composite(line: str) -> Callable[[Callable[..., Any]], Op]:

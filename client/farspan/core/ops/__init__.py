@@ -41,4 +41,5 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import resize
 from . import aliases
