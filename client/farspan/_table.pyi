@@ -112,6 +112,10 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = ..., alpha
     """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
     """adjoint(Tensor(a) self) -> Tensor(a)"""
+def affine_grid_generator(theta: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator(Tensor theta, SymInt[] size, bool align_corners) -> Tensor"""
+def affine_grid_generator_backward(grad: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator_backward(Tensor grad, SymInt[] size, bool align_corners) -> Tensor"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
 @overload
@@ -640,6 +644,16 @@ def greater_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def greater_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+def grid_sampler(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_2d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_2d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
+def grid_sampler_3d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_3d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_3d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_3d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
 def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enabled: bool = ..., *, out: Any = ...) -> Tensor:
     """group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enabled=True) -> Tensor"""
 @overload

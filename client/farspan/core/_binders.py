@@ -2079,3 +2079,27 @@ def _upsample_lanczos2d_aa_backward(grad_output, output_size, input_size, align_
     n = []
     s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
     return (grad_output,), s, tuple(n)
+
+
+def grid_sampler_2d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_2d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def grid_sampler_3d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_3d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def affine_grid_generator(theta, size, align_corners):
+    return (theta,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def affine_grid_generator_backward(grad, size, align_corners):
+    return (grad,), (c.integers(size), c.boolean(align_corners),), ()

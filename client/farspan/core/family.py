@@ -21,7 +21,7 @@ from .dtype import (
     scalar_dtype,
     to_floating,
 )
-from .errors import DeviceError, DTypeError
+from .errors import DeviceError, DTypeError, UnsupportedError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -250,6 +250,15 @@ def mentioning(names: Sequence[str], formula: Callable[..., Any]) -> Callable[..
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     made = inspect.Signature([inspect.Parameter(n, kind) for n in names])
     derivative.__signature__ = made  # type: ignore[attr-defined]
+    return derivative
+
+
+def no_derivative(name: str) -> Callable[..., Any]:
+    """Return the formula of an op that torch has no derivative of: a clear error, not silence."""
+
+    def derivative(g: Any) -> Any:
+        raise UnsupportedError(f"derivative for aten::{name} is not implemented")
+
     return derivative
 
 

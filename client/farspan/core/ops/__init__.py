@@ -42,4 +42,5 @@ from . import unfold
 from . import attention
 from . import fourier
 from . import resize
+from . import grid
 from . import aliases
