@@ -182,6 +182,16 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
 
 #: (op, dtype) -> samples that ran; torch refuses the rest.
 SKIPS: dict[tuple[str, str], int] = {}
+
+
+def _grid_double(of_input: Any, of_grid: Any, g: Any, x: Any, grid: Any, *modes: Any) -> Any:
+    """Return the gradients of grid_sampler's gradients, as torch's autograd finds them."""
+    inputs = [t.clone().requires_grad_() for t in (g, x, grid)]
+    backward = getattr(torch.ops.aten, f"grid_sampler_{x.ndim - 2}d_backward")
+    made = backward(*inputs, *modes, [True, True])
+    return torch.autograd.grad(made, inputs, (of_input, of_grid))
+
+
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
     "_cast": lambda x, dtype: x.to(dtype),
@@ -201,6 +211,7 @@ REFERENCES: dict[str, Any] = {
         x, src, size, stride, offset
     ),
     "_batched_mm": torch.matmul,
+    "_grid_sampler_double_backward": _grid_double,
     "_contract": torch.einsum,
     "_lu_unpack": torch.lu_unpack,
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,

@@ -2081,6 +2081,10 @@ def _upsample_lanczos2d_aa_backward(grad_output, output_size, input_size, align_
     return (grad_output,), s, tuple(n)
 
 
+def _grid_sampler_double_backward(of_input, of_grid, grad_output, input, grid, interpolation_mode, padding_mode, align_corners):
+    return (*(() if of_input is None else (of_input,)), *(() if of_grid is None else (of_grid,)), grad_output, input, grid,), (of_input is not None, of_grid is not None, c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
 def grid_sampler_2d(input, grid, interpolation_mode, padding_mode, align_corners):
     return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
 

@@ -257,7 +257,7 @@ def no_derivative(name: str) -> Callable[..., Any]:
     """Return the formula of an op that torch has no derivative of: a clear error, not silence."""
 
     def derivative(g: Any) -> Any:
-        raise UnsupportedError(f"derivative for aten::{name} is not implemented")
+        raise UnsupportedError(f"derivative for {name} is not implemented")
 
     return derivative
 

@@ -57,127 +57,190 @@ def _bounded(xp: Any, x: Any, n: int, padding: int, aligned: bool) -> tuple[Any,
     return x, slope
 
 
-def _cubic(t: Any) -> tuple[list[Any], list[Any]]:
-    """Return the weights of four neighbours at offset t of the second, and their slopes."""
+def _cubic(t: Any) -> list[list[Any]]:
+    """Return the weights of four neighbours at offset t of the second, slopes and bends."""
     a = -0.75
 
-    def near(x: Any) -> tuple[Any, Any]:
-        return ((a + 2) * x - (a + 3)) * x * x + 1, (3 * (a + 2) * x - 2 * (a + 3)) * x
+    def near(x: Any) -> tuple[Any, Any, Any]:
+        value = ((a + 2) * x - (a + 3)) * x * x + 1
+        return value, (3 * (a + 2) * x - 2 * (a + 3)) * x, 6 * (a + 2) * x - 2 * (a + 3)
 
-    def far(x: Any) -> tuple[Any, Any]:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a, (3 * a * x - 10 * a) * x + 8 * a
+    def far(x: Any) -> tuple[Any, Any, Any]:
+        value = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        return value, (3 * a * x - 10 * a) * x + 8 * a, 6 * a * x - 10 * a
 
     found = [far(t + 1), near(t), near(1 - t), far(2 - t)]
     signs = (1, 1, -1, -1)  # the distance to the last two shrinks as t grows
-    return [w for w, _ in found], [s * d for s, (_, d) in zip(signs, found, strict=True)]
+    slopes = [sign * f[1] for sign, f in zip(signs, found, strict=True)]
+    return [[f[0] for f in found], slopes, [f[2] for f in found]]
 
 
 class _Neighbours:
-    """Along one dim: for each place the elements that count, with weights and their slopes."""
+    """Along one dim: for each place the elements that count, their indices and shares.
 
-    def __init__(
-        self, xp: Any, x: Any, n: int, mode: int, padding: int, aligned: bool
-    ) -> None:
+    shares[0] are the weights, [1] their slopes and [2] their second derivatives in the grid.
+    """
+
+    def __init__(self, xp: Any, x: Any, n: int, mode: int, padding: int, aligned: bool) -> None:
         place, slope = _unnormalized(x, n, aligned)
         bend: Any = 1
         if mode != BICUBIC:
             place, bend = _bounded(xp, place, n, padding, aligned)
+        one, nothing = xp.ones_like(place), xp.zeros_like(place)
+        low = xp.rint(place) if mode == NEAREST else xp.floor(place)
+        share = place - low
         if mode == NEAREST:
-            offsets, low = [0], xp.rint(place)
-            weights, slopes = [xp.ones_like(place)], [xp.zeros_like(place)]
+            offsets, shares = [0], [[one], [nothing], [nothing]]
         elif mode == BILINEAR:
-            offsets, low = [0, 1], xp.floor(place)
-            share = place - low
-            one = xp.ones_like(place)
-            weights, slopes = [1 - share, share], [-one, one]
+            offsets, shares = [0, 1], [[1 - share, share], [-one, one], [nothing, nothing]]
         else:
-            offsets, low = [-1, 0, 1, 2], xp.floor(place)
-            weights, slopes = _cubic(place - low)
+            offsets, shares = [-1, 0, 1, 2], _cubic(share)
+        factor = bend * slope
         self.indices: list[Any] = []
-        self.weights: list[Any] = []
-        self.slopes: list[Any] = []
-        for offset, weight, bent in zip(offsets, weights, slopes, strict=True):
+        self.shares: list[list[Any]] = [[], [], []]
+        for k, offset in enumerate(offsets):
             at = low + offset
             if mode == BICUBIC:  # each neighbour is moved into the image on its own
                 at, _ = _bounded(xp, at, n, padding, aligned)
                 at = xp.rint(at) if padding == REFLECTION else at
             there = (at >= 0) & (at <= n - 1)  # false for NaN too
             self.indices.append(xp.where(there, at, 0).astype("int64"))
-            self.weights.append(xp.where(there, weight, 0).astype(x.dtype))
-            self.slopes.append(xp.where(there, bent * bend * slope, 0).astype(x.dtype))
+            for order, values in enumerate(shares):
+                share = xp.where(there, values[k] * factor**order, 0)
+                self.shares[order].append(share.astype(x.dtype))
 
     def __len__(self) -> int:
         return len(self.indices)
 
 
 def _neighbours(
-    xp: Any, input: Any, grid: Any, mode: int, padding: int, aligned: bool
+    xp: Any, shape: Ints, grid: Any, mode: int, padding: int, aligned: bool
 ) -> list[_Neighbours]:
     """Return the neighbours along each dim of the image; of places (batch, places)."""
-    n = input.ndim - 2
+    n = len(shape) - 2
     flat = grid.reshape(grid.shape[0], math.prod(grid.shape[1:-1]), n)
     return [
-        _Neighbours(xp, flat[..., n - 1 - d], input.shape[2 + d], mode, padding, aligned)
+        _Neighbours(xp, flat[..., n - 1 - d], shape[2 + d], mode, padding, aligned)
         for d in range(n)
     ]
 
 
-def _corners(dims: list[_Neighbours], sizes: Ints) -> Any:
-    """Yield each combination of neighbours: numbers along the dims, and the flat index."""
-    for at in itertools.product(*[range(len(d)) for d in dims]):
-        index: Any = 0
-        for d, k, size in zip(dims, at, sizes, strict=True):
-            index = index * size + d.indices[k]
-        yield at, index
-
-
-def _share(dims: list[_Neighbours], at: Ints, without: int = -1) -> Any:
-    """Return the product of weights; along the dim `without` it is the slope instead."""
+def _share(dims: list[_Neighbours], at: Ints, *along: int) -> Any:
+    """Return the product of the weights, derived once along each dim of `along`."""
     total: Any = 1
     for i, (d, k) in enumerate(zip(dims, at, strict=True)):
-        total = total * (d.slopes[k] if i == without else d.weights[k])
+        total = total * d.shares[along.count(i)][k]
     return total
 
 
 # --------------------------------------------------------------------------------------- kernels --
+class _Sampling:
+    """An image and a grid brought to (batch, places, channels), and their neighbours."""
+
+    def __init__(
+        self, xp: Any, shape: Ints, grid: Any, mode: int, padding: int, aligned: bool
+    ) -> None:
+        self.xp, self.shape, self.grid = xp, shape, grid
+        self.sizes = shape[2:]
+        self.dims = _neighbours(xp, shape, grid, mode, padding, aligned)
+        self.row = xp.arange(shape[0])[:, None]
+        self.places = math.prod(grid.shape[1:-1])
+
+    def by_place(self, image: Any) -> Any:
+        """Return (N, C, *) with a place's channels together."""
+        flat = image.reshape(*image.shape[:2], math.prod(image.shape[2:]))
+        return self.xp.ascontiguousarray(flat.swapaxes(1, 2))
+
+    def corners(self) -> Any:
+        """Yield each combination of neighbours: numbers along the dims, and the flat index."""
+        for at in itertools.product(*[range(len(d)) for d in self.dims]):
+            index: Any = 0
+            for d, k, size in zip(self.dims, at, self.sizes, strict=True):
+                index = index * size + d.indices[k]
+            yield at, index
+
+    def along(self, at: Ints, direction: Any, *more: int) -> Any:
+        """Return the shares' derivative in a direction (batch, places, dims) of the grid."""
+        total: Any = 0
+        for i in range(len(self.dims)):
+            total = total + _share(self.dims, at, i, *more) * direction[..., -1 - i]
+        return total
+
+    def flat(self, of_grid: Any) -> Any:
+        return of_grid.reshape(self.shape[0], self.places, len(self.dims))
+
+    def image(self, by_place: Any, sizes: Ints) -> Any:
+        """Return (batch, places, channels) as (N, C, *sizes)."""
+        batch, channels = self.shape[:2]
+        return by_place.reshape(batch, -1, channels).swapaxes(1, 2).reshape(batch, channels, *sizes)
+
+    def add(self, total: Any, index: Any, values: Any) -> None:
+        """Add values (batch, places, channels) to images (batch * elements, channels)."""
+        at = (self.row * math.prod(self.sizes) + index).reshape(-1)
+        self.xp.add.at(total, at, values.reshape(-1, total.shape[-1]))
+
+
 def _grid_kernel(
     xp: Any, input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> Any:
-    dims = _neighbours(xp, input, grid, interpolation_mode, padding_mode, align_corners)
-    batch, channels = input.shape[:2]
-    image = input.reshape(batch, channels, math.prod(input.shape[2:]))
-    row = xp.arange(batch)[:, None]
-    by_place = xp.ascontiguousarray(image.swapaxes(1, 2))  # a place's channels lie together
-    total = xp.zeros((batch, math.prod(grid.shape[1:-1]), channels), input.dtype)
-    for at, index in _corners(dims, input.shape[2:]):
-        share = _share(dims, at)[..., None]
+    s = _Sampling(xp, input.shape, grid, interpolation_mode, padding_mode, align_corners)
+    image = s.by_place(input)
+    total = xp.zeros((input.shape[0], s.places, input.shape[1]), input.dtype)
+    for at, index in s.corners():
+        share = _share(s.dims, at)[..., None]
         # What lies outside has no share, whatever stands where it points to.
-        total += xp.where(share == 0, 0, by_place[row, index]) * share
-    return total.swapaxes(1, 2).reshape(batch, channels, *grid.shape[1:-1])
+        total += xp.where(share == 0, 0, image[s.row, index]) * share
+    return s.image(total, grid.shape[1:-1])
 
 
 def _grid_backward_kernel(
     xp: Any, grad_output: Any, input: Any, grid: Any, interpolation_mode: int, padding_mode: int,
     align_corners: bool, output_mask: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
-    dims = _neighbours(xp, input, grid, interpolation_mode, padding_mode, align_corners)
-    batch, channels = input.shape[:2]
-    volume = math.prod(input.shape[2:])
-    g = grad_output.reshape(batch, channels, math.prod(grid.shape[1:-1])).swapaxes(1, 2)
-    by_place = input.reshape(batch, channels, volume).swapaxes(1, 2)
-    row = xp.arange(batch)[:, None]
-    of_input = xp.zeros((batch * volume, channels), input.dtype)
-    of_grid = xp.zeros((*g.shape[:2], len(dims)), grid.dtype)
-    for at, index in _corners(dims, input.shape[2:]):
+    s = _Sampling(xp, input.shape, grid, interpolation_mode, padding_mode, align_corners)
+    g, image = s.by_place(grad_output), s.by_place(input)
+    of_input = xp.zeros((input.shape[0] * image.shape[1], input.shape[1]), input.dtype)
+    of_grid = xp.zeros(s.flat(grid).shape, grid.dtype)
+    for at, index in s.corners():
         if output_mask[0]:
-            part = (g * _share(dims, at)[..., None]).reshape(-1, channels)
-            xp.add.at(of_input, (row * volume + index).reshape(-1), part)
+            s.add(of_input, index, g * _share(s.dims, at)[..., None])
         if output_mask[1] and interpolation_mode != NEAREST:
-            product = (g * by_place[row, index]).sum(axis=-1)
-            for i in range(len(dims)):
-                of_grid[..., len(dims) - 1 - i] += product * _share(dims, at, without=i)
-    of_input = of_input.reshape(batch, volume, channels).swapaxes(1, 2).reshape(input.shape)
-    return of_input if output_mask[0] else xp.zeros((0,), input.dtype), of_grid.reshape(grid.shape)
+            product = (g * image[s.row, index]).sum(axis=-1)
+            for i in range(len(s.dims)):
+                of_grid[..., -1 - i] += product * _share(s.dims, at, i)
+    made = s.image(of_input, s.sizes) if output_mask[0] else xp.zeros((0,), input.dtype)
+    return made, of_grid.reshape(grid.shape)
+
+
+def _grid_double_kernel(
+    xp: Any, of_input: Any, of_grid: Any, grad_output: Any, input: Any, grid: Any, *modes: Any
+) -> tuple[Any, Any, Any]:
+    """With S(x) the samples of x and D their derivative in the direction of `of_grid`, return the
+    gradients of <g, S(of_input) + D(input)> by g, input and grid."""
+    s = _Sampling(xp, input.shape, grid, *modes)
+    g, image = s.by_place(grad_output), s.by_place(input)
+    other = None if of_input is None else s.by_place(of_input)
+    direction = None if of_grid is None else s.flat(of_grid)
+    to_g = xp.zeros_like(g)
+    to_input = xp.zeros((input.shape[0] * image.shape[1], input.shape[1]), input.dtype)
+    to_grid = xp.zeros(s.flat(grid).shape, grid.dtype)
+    for at, index in s.corners():
+        here = image[s.row, index]
+        if other is not None:
+            there = other[s.row, index]
+            to_g += there * _share(s.dims, at)[..., None]
+            product = (g * there).sum(axis=-1)
+            for i in range(len(s.dims)):
+                to_grid[..., -1 - i] += product * _share(s.dims, at, i)
+        if direction is not None:
+            slope = s.along(at, direction)[..., None]
+            to_g += here * slope
+            s.add(to_input, index, g * slope)
+            product = (g * here).sum(axis=-1)
+            for i in range(len(s.dims)):
+                to_grid[..., -1 - i] += product * s.along(at, direction, i)
+    sizes = grad_output.shape[2:]
+    return s.image(to_g, sizes), s.image(to_input, s.sizes), to_grid.reshape(grid.shape)
 
 
 # ----------------------------------------------------------------------------------- declaration --
@@ -227,7 +290,7 @@ def _meta(n: int) -> Callable[..., Spec]:
 
 
 def _declare(n: int) -> None:
-    """Declare grid_sampler_{n}d and its backward, which has no derivative in torch either."""
+    """Declare grid_sampler_{n}d and its backward."""
     name = f"grid_sampler_{n}d"
     modes = "int interpolation_mode, int padding_mode, bool align_corners"
 
@@ -239,6 +302,15 @@ def _declare(n: int) -> None:
             g, input, grid, interpolation_mode, padding_mode, align_corners, needed
         )
         return (of_input if needed[0] else None, of_grid if needed[1] else None)
+
+    def double(
+        g: Any, grad_output: Any, input: Any, grid: Any, interpolation_mode: int,
+        padding_mode: int, align_corners: bool, output_mask: Any,
+    ) -> Any:  # fmt: skip
+        return fn._grid_sampler_double_backward(
+            g[0] if output_mask[0] else None, g[1], grad_output, input, grid, interpolation_mode,
+            padding_mode, align_corners,
+        )  # fmt: skip
 
     structured(
         f"{name}(Tensor input, Tensor grid, {modes}) -> Tensor",
@@ -254,10 +326,24 @@ def _declare(n: int) -> None:
             grid.contiguous_,
         ),
         kernel=_grid_backward_kernel,
-        vjp={"grad_output input grid": no_derivative(f"{name}_backward")},
+        vjp={"grad_output input grid": double},
     )
 
 
+structured(
+    "farspan::_grid_sampler_double_backward(Tensor? of_input, Tensor? of_grid, Tensor grad_output,"
+    " Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners)"
+    " -> (Tensor, Tensor, Tensor)",
+    meta=lambda of_input, of_grid, grad_output, input, grid, *modes: (
+        grad_output.contiguous_,
+        input.contiguous_,
+        grid.contiguous_,
+    ),
+    kernel=_grid_double_kernel,
+    vjp={
+        "of_input of_grid grad_output input grid": no_derivative("grid_sampler's second derivative")
+    },
+)
 _declare(2)
 _declare(3)
 
@@ -289,9 +375,7 @@ def _axis_places(size: Ints, aligned: bool, dtype: Any) -> Any:
 
 def _affine_spec(theta: Spec, size: Ints) -> Spec:
     if len(size) not in (4, 5):
-        raise ParameterError(
-            "AffineGridGenerator needs 4d (spatial) or 5d (volumetric) inputs."
-        )
+        raise ParameterError("AffineGridGenerator needs 4d (spatial) or 5d (volumetric) inputs.")
     n = len(size) - 2
     if theta.shape != (size[0], n, n + 1):
         raise ShapeError(
@@ -331,7 +415,5 @@ structured(
     "affine_grid_generator_backward(Tensor grad, SymInt[] size, bool align_corners) -> Tensor",
     meta=_affine_backward_spec,
     kernel=_affine_backward_kernel,
-    vjp={
-        "grad": lambda g, size, align_corners: fn.affine_grid_generator(g, size, align_corners)
-    },
+    vjp={"grad": lambda g, size, align_corners: fn.affine_grid_generator(g, size, align_corners)},
 )
