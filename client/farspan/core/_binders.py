@@ -2107,3 +2107,71 @@ def affine_grid_generator(theta, size, align_corners):
 
 def affine_grid_generator_backward(grad, size, align_corners):
     return (grad,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def _embedding_bag(weight, indices, offsets, scale_grad_by_freq=False, mode=0, sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=-1):
+    return (weight, indices, offsets, *(() if per_sample_weights is None else (per_sample_weights,)),), (c.boolean(scale_grad_by_freq), c.integer(mode), c.boolean(sparse), per_sample_weights is not None, c.boolean(include_last_offset), c.integer(padding_idx),), ()
+
+
+def _bag_of(offsets, n):
+    return (offsets,), (c.integer(n),), ()
+
+
+def _bag_frequencies(indices):
+    return (indices,), (), ()
+
+
+def embedding_renorm(self, indices, max_norm, norm_type):
+    n = []
+    s = (c.number(max_norm, None, n), c.number(norm_type, None, n),)
+    return (self, indices,), s, tuple(n)
+
+
+def _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    return (log_probs, targets, input_lengths, target_lengths,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _ctc_loss_backward(grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood, blank, zero_infinity):
+    return (grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _integers(values, *, device=None):
+    return (), (c.integers(values), c.device_or_none(device),), ()
+
+
+def multi_margin_loss(self, target, p=1, margin=1, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, 1, n), c.scalar(margin, 1, n), weight is not None, c.integer(reduction),)
+    return (self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multi_margin_loss_backward(grad_output, self, target, p, margin, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, None, n), c.scalar(margin, None, n), weight is not None, c.integer(reduction),)
+    return (grad_output, self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multilabel_margin_loss_forward(self, target, reduction):
+    return (self, target,), (c.integer(reduction),), ()
+
+
+def multilabel_margin_loss_backward(grad_output, self, target, reduction, is_target):
+    return (grad_output, self, target, is_target,), (c.integer(reduction),), ()
+
+
+def _pdist_forward(self, p=2.0):
+    n = []
+    s = (c.number(p, 2.0, n),)
+    return (self,), s, tuple(n)
+
+
+def _pdist_backward(grad, self, p, pdist):
+    n = []
+    s = (c.number(p, None, n),)
+    return (grad, self, pdist,), s, tuple(n)
+
+
+def _rrelu_with_noise(self, lower, upper, *, generator=None):
+    n = []
+    s = (c.number(lower, None, n), c.number(upper, None, n), c.generator(generator),)
+    return (self,), s, tuple(n)

@@ -43,4 +43,8 @@ from . import attention
 from . import fourier
 from . import resize
 from . import grid
+from . import bag
+from . import ctc
+from . import margin
+from . import layers
 from . import aliases
