@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..dtype import Device
 
 
+_CHECKER = "ctc_loss_allocate_outputs"  # torch's name of who looks at the arguments
+
+
 def _check(
     log_probs: Spec, targets: Spec, input_lengths: Spec, target_lengths: Spec, blank: int
 ) -> None:
@@ -34,7 +37,7 @@ def _check(
     if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[0] != batch):
         raise ShapeError(
             f"Expected targets of shape ({batch}, S) or (sum(target_lengths)), but got "
-            f"{list(targets.shape)} (while checking arguments for ctc_loss_allocate_outputs)"
+            f"{list(targets.shape)} (while checking arguments for {_CHECKER})"
         )
     if not 0 <= blank < labels:
         raise ParameterError("blank must be in label range")
@@ -62,7 +65,7 @@ class _Alignment:
         if batch and int(input_lengths.max()) > length:
             raise ParameterError(
                 f"Expected input_lengths to have value at most {length}, but got value "
-                f"{int(input_lengths.max())} (while checking arguments for ctc_loss_allocate_outputs)"
+                f"{int(input_lengths.max())} (while checking arguments for {_CHECKER})"
             )
         longest = int(target_lengths.max()) if batch else 0
         symbols = xp.full((batch, longest), blank, "int64")
@@ -80,7 +83,7 @@ class _Alignment:
                 raise ParameterError(
                     f"Expected tensor to have size {int(target_lengths.sum())} at dimension 0, but "
                     f"got size {targets.size} for argument #2 'targets' (while checking arguments "
-                    "for ctc_loss_allocate_outputs)"
+                    f"for {_CHECKER})"
                 )
             symbols[there] = targets
         if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < labels:
@@ -189,17 +192,20 @@ def _meta(
     return log_probs.with_(shape=log_probs.shape[1:2])
 
 
+def _log_probs_grad(
+    g: Any, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, out: Any,
+    blank: int, zero_infinity: bool,
+) -> Any:  # fmt: skip
+    return fn._ctc_loss_backward(
+        g, log_probs, targets, input_lengths, target_lengths, out, blank, zero_infinity
+    )
+
+
 structured(
     f"farspan::_ctc_loss({_ARGUMENTS}, int blank, bool zero_infinity) -> Tensor",
     meta=_meta,
     kernel=lambda xp, *args: _kernel(xp, *args[:-1]),
-    vjp={
-        "log_probs": lambda g, log_probs, targets, input_lengths, target_lengths, out, blank, zero_infinity: (
-            fn._ctc_loss_backward(
-                g, log_probs, targets, input_lengths, target_lengths, out, blank, zero_infinity
-            )
-        )
-    },
+    vjp={"log_probs": _log_probs_grad},
 )
 structured(
     f"farspan::_ctc_loss_backward(Tensor grad, {_ARGUMENTS}, Tensor neg_log_likelihood, int blank,"

@@ -360,7 +360,7 @@ def grid_sampler(
     return sample(input, grid, interpolation_mode, padding_mode, align_corners)
 
 
-# ----------------------------------------------------------------------------------- affine grids --
+# ------------------------------------------------------------------------------- affine grids --
 def _axis_places(size: Ints, aligned: bool, dtype: Any) -> Any:
     """Return the places (prod(size), n + 1) of an image's elements from -1 to 1, the last dim
     first, then a one."""

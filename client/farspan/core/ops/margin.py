@@ -18,7 +18,7 @@ from ..spec import Spec
 from .loss import MEAN, NONE, reduced_spec
 
 
-# ------------------------------------------------------------------------------ one class of many --
+# -------------------------------------------------------------------------- one class of many --
 def _multi_spec(self: Spec, target: Spec, p: Any, weight: Spec | None) -> Spec:
     """Return the spec of the losses of samples, or raise what torch raises."""
     if p not in (1, 2):
@@ -104,7 +104,7 @@ structured(
 )
 
 
-# -------------------------------------------------------------------------------- several classes --
+# ---------------------------------------------------------------------------- several classes --
 def _several_spec(self: Spec, target: Spec) -> Spec:
     if self.ndim > 2 or 0 in self.shape[1:] or self.shape == (0,):
         raise ShapeError(
@@ -193,7 +193,7 @@ def multilabel_margin_loss(self: Any, target: Any, reduction: int = MEAN) -> Any
     return fn.multilabel_margin_loss_forward(self, target, reduction)[0]
 
 
-# ------------------------------------------------------------------------------- each two of rows --
+# --------------------------------------------------------------------------- each two of rows --
 def _pdist_meta(self: Spec, p: float) -> Spec:
     if self.ndim != 2:
         raise ShapeError(f"pdist only supports 2D tensors, got: {self.ndim}D")

@@ -91,7 +91,7 @@ def _max_kernel(
 
 
 def _grid(xp: Any, at: list[Any], size: Ints) -> Any:
-    """Return the flat places, in an image of that size, of all combinations of places along dims."""
+    """Return the flat places in an image of all combinations of places along its dims."""
     flat = xp.zeros((), "int64")
     for positions, n in zip(at, size, strict=True):
         flat = (flat * n)[..., None] + positions

@@ -43,7 +43,7 @@ def _argmax(xp: Any, x: Any) -> Any:
 
 
 def _adaptive_kernel(xp: Any, self: Any, output_size: Ints) -> tuple[Any, Any]:
-    """Take maxima along one dim after the other, the last first: ties go to the first in C order."""
+    """Take maxima along one dim after the other, the last first: ties go as in C order."""
     n = len(output_size)
     size = self.shape[-n:]
     best, found = self, xp.broadcast_to(xp.arange(math.prod(size)).reshape(size), self.shape)
