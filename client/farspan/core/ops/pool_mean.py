@@ -78,7 +78,7 @@ def _avg_kernel(xp: Any, self: Any, windows: _Windows) -> Any:
         total += x[(..., *where)]
     count = windows.divisors(xp)
     if self.dtype.kind in "iu":  # as C divides: towards zero
-        return xp.sign(total) * (abs(total) // count)
+        return xp.sign(total) * xp.sign(count) * (abs(total) // abs(count))
     return total / xp.asarray(count, self.dtype)
 
 

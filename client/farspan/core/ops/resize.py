@@ -143,6 +143,10 @@ def _byte_taps(mode: str, n: int, m: int, aligned: bool, scale: float | None) ->
     indices, weights = _MODES[mode](n, m, aligned, scale, np.float64)
     if weights is None:
         return indices, None
+    for k in range(1, indices.shape[1]):  # what is beyond the edge counts for the edge, as one tap
+        twice = indices[:, k] == indices[:, k - 1]
+        weights[twice, k] += weights[twice, k - 1]
+        weights[twice, k - 1] = 0
     bits = next((b for b in range(22) if int(0.5 + weights.max() * 2 ** (b + 1)) >= 2**15), 22)
     scaled = weights * 2**bits
     return indices, np.trunc(scaled + np.copysign(0.5, scaled)) / 2**bits
