@@ -198,7 +198,7 @@ def max_pool1d_with_indices(
 ) -> tuple[Any, Any]:  # fmt: skip
     check_1d("max_pool1d", self)
     kernel = one(kernel_size, "kernel_size")
-    step = kernel if stride == () or stride == [] else one(stride, "stride")
+    step = one(stride, "stride") if stride or stride == 0 else kernel
     values, indices = fn.max_pool2d_with_indices(
         fn.unsqueeze(self, -2), (1, kernel), (1, step), (0, one(padding, "padding")),
         (1, one(dilation, "dilation")), ceil_mode,

@@ -155,7 +155,7 @@ def avg_pool1d(
 ) -> Any:  # fmt: skip
     check_1d("avg_pool1d", self)
     kernel = one(kernel_size, "kernel_size")
-    step = kernel if stride == () or stride == [] else one(stride, "stride")
+    step = one(stride, "stride") if stride or stride == 0 else kernel
     out = fn.avg_pool2d(
         fn.unsqueeze(self, -2), (1, kernel), (1, step), (0, one(padding, "padding")), ceil_mode,
         count_include_pad,

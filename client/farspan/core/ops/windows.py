@@ -40,7 +40,7 @@ def ints(x: Any, n: int, name: str = "an argument") -> Ints:
 
 def steps_of(kernel: Ints, stride: Any, n: int) -> Ints:
     """Return the strides; none given means windows side by side."""
-    return ints(stride, n, "stride") if stride not in ((), [], None) else kernel
+    return ints(stride, n, "stride") if stride or stride == 0 else kernel
 
 
 def check_images(name: str, self: Spec, n: int) -> None:

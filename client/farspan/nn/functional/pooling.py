@@ -143,14 +143,14 @@ adaptive_max_pool3d = _adaptive_max_pool("adaptive_max_pool3d", adaptive_max_poo
 
 def _output_size(input: Tensor, output_size: Any, n: int) -> list[int]:
     """Return the sizes wanted; None stands for the input's own."""
+    if isinstance(output_size, int):
+        return [output_size] * n
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * n
     have = input.shape
     if len(wanted) >= len(have):
-        raise ValueError(f"Input dimension should be at least {len(wanted) + 1}, got {input.dim()}")
-    return [
-        size if want is None else want
-        for want, size in zip(wanted, have[-len(wanted) :], strict=True)
-    ]
+        raise ValueError(f"Input dimension should be at least {len(wanted) + 1}, got {len(have)}")
+    own = have[-len(wanted) :]
+    return [size if want is None else want for want, size in zip(wanted, own, strict=True)]
 
 
 # ----------------------------------------------------------------------------------- fractional --
