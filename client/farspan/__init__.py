@@ -23,6 +23,7 @@ from ._creation import (
 )
 from ._format import set_printoptions
 from ._functions import (
+    unreduced as _unreduced,
     FACTORIES as _FACTORIES,
 )
 from ._functions import (
@@ -143,7 +144,7 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_settings, name)
     else:
         try:
-            found = getattr(_fn, name)
+            found = _unreduced(getattr(_fn, name))
         except AttributeError:
             raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
     globals()[name] = found
