@@ -113,7 +113,8 @@ newaxis = None
 __version__ = "0.1.0"
 
 
-_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_SUBMODULES = ("_VF", "autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def __getattr__(name: str) -> _Any:
@@ -124,6 +125,8 @@ def __getattr__(name: str) -> _Any:
         found: _Any = _factory(name)
     elif name in _SUBMODULES:
         found = _import_module(f"{__name__}.{name}")
+    elif name.removesuffix("_cell") in _RECURRENT:
+        found = getattr(_import_module(f"{__name__}._VF"), name)
     elif name in ("save", "load"):
         found = getattr(_import_module(f"{__name__}._io"), name)
     elif name.endswith("Tensor"):

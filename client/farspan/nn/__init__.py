@@ -88,7 +88,16 @@ from farspan.nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
-from farspan.nn.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from farspan.nn.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNBase,
+    RNNCell,
+    RNNCellBase,
+)
 from farspan.nn.layers.resize import (
     CircularPad1d,
     CircularPad2d,
@@ -192,7 +201,9 @@ __all__ = [
     "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNBase",
     "RNNCell",
+    "RNNCellBase",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",

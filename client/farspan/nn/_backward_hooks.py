@@ -38,7 +38,7 @@ class Crossing:
     def enter(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments, the tensors among them behind an identity."""
         self.input_count = len(args)
-        args, self.input_places = _identity(args, self._at_inputs)
+        args, self.input_places = _identity(args, self._at_inputs, True)
         return args
 
     def leave(self, result: Any) -> Any:
@@ -52,7 +52,7 @@ class Crossing:
         several = isinstance(result, tuple)
         parts = result if several else (result,)
         self.output_count = len(parts)
-        parts, self.output_places = _identity(parts, self._at_outputs)
+        parts, self.output_places = _identity(parts, self._at_outputs, False)
         return parts if several else parts[0]
 
     def _at_outputs(self, gradients: list[Any]) -> Gradients:
@@ -118,7 +118,9 @@ def _spread(places: list[int], values: Sequence[Any], size: int) -> Gradients:
 
 
 def _identity(
-    parts: tuple[Any, ...], function: Callable[[list[Any]], Sequence[Any]]
+    parts: tuple[Any, ...],
+    function: Callable[[list[Any]], Sequence[Any]],
+    zeros_first: bool,
 ) -> tuple[tuple[Any, ...], list[int] | None]:
     """Return ``parts`` behind a node that runs ``function``, and where the tensors are.
 
@@ -130,9 +132,21 @@ def _identity(
         return parts, None
     with no_grad():
         outs = [fn.detach(parts[i]) for i in places]
-    node = PythonNode(
-        "BackwardHookFunctionBackward", edges, tuple(x._spec for x in outs), function
-    )
+    specs = tuple(x._spec for x in outs)
+
+    def filled(gradients: Sequence[Any]) -> list[Any]:
+        some = next(g for g in gradients if g is not None)
+        return [
+            fn.new_zeros(some, s.shape, dtype=s.dtype) if g is None and e is not None else g
+            for g, s, e in zip(gradients, specs, edges, strict=True)
+        ]
+
+    def run(gradients: list[Any]) -> Sequence[Any]:
+        # Like a Function's backward, the identity gives zeros where no gradient came. The hooks of
+        # the inputs run behind it and see them, those of the outputs run before it.
+        return function(filled(gradients)) if zeros_first else filled(function(gradients))
+
+    node = PythonNode("BackwardHookFunctionBackward", edges, specs, run)
     made = list(parts)
     for index, (place, out, edge) in enumerate(zip(places, outs, edges, strict=True)):
         if edge is not None:

@@ -82,7 +82,7 @@ def _conversion(name: str) -> Any:
     return convert
 
 
-class UninitializedTensorMixin:
+class UninitializedTensorMixin(Tensor):
     """A tensor whose shape is not known yet; ``materialize(shape)`` makes it an ordinary one."""
 
     cls_to_become: type[Tensor]
@@ -160,7 +160,7 @@ def _uninitialized(cls: type[Any], requires_grad: bool, device: Any, dtype: Any)
     return made
 
 
-class UninitializedParameter(UninitializedTensorMixin, Parameter):  # type: ignore[misc]
+class UninitializedParameter(UninitializedTensorMixin, Parameter):
     """A Parameter whose shape is not known yet, as lazy modules have them."""
 
     cls_to_become = Parameter
@@ -179,7 +179,7 @@ class UninitializedParameter(UninitializedTensorMixin, Parameter):  # type: igno
         return memo[id(self)]
 
 
-class UninitializedBuffer(UninitializedTensorMixin, Tensor):  # type: ignore[misc]
+class UninitializedBuffer(UninitializedTensorMixin):
     """A buffer whose shape is not known yet, as lazy modules have them."""
 
     cls_to_become = Tensor
