@@ -1,7 +1,16 @@
 """farspan.nn: modules, layers, losses, initializers and their functional forms."""
 
-from farspan.nn import functional, init, utils
-from farspan.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from typing import Any
+
+from farspan.nn import functional, init, modules, parallel, utils
+from farspan.nn.containers import (
+    Container,
+    ModuleDict,
+    ModuleList,
+    ParameterDict,
+    ParameterList,
+    Sequential,
+)
 from farspan.nn.layers.activation import (
     CELU,
     ELU,
@@ -42,6 +51,8 @@ from farspan.nn.layers.dropout import (
 from farspan.nn.layers.embedding import (
     Embedding,
 )
+from farspan.nn.layers.lazy import *
+from farspan.nn.layers.lazy import __all__ as _lazy_names
 from farspan.nn.layers.linear import (
     Bilinear,
     Flatten,
@@ -114,6 +125,7 @@ from farspan.nn.layers.resize import (
     ZeroPad1d,
     ZeroPad2d,
 )
+from farspan.nn.layers.sync_batch_norm import SyncBatchNorm
 from farspan.nn.layers.transformer import (
     Transformer,
     TransformerDecoder,
@@ -122,7 +134,8 @@ from farspan.nn.layers.transformer import (
     TransformerEncoderLayer,
 )
 from farspan.nn.module import Module
-from farspan.nn.parameter import Buffer, Parameter
+from farspan.nn.parallel import DataParallel
+from farspan.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
 __all__ = [
     "CELU",
@@ -150,6 +163,7 @@ __all__ = [
     "CircularPad2d",
     "ConstantPad1d",
     "ConstantPad2d",
+    "Container",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -157,6 +171,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -221,6 +236,7 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Threshold",
@@ -232,10 +248,37 @@ __all__ = [
     "TripletMarginLoss",
     "Unflatten",
     "Unfold",
+    "UninitializedBuffer",
+    "UninitializedParameter",
     "Upsample",
     "ZeroPad1d",
     "ZeroPad2d",
+    "factory_kwargs",
     "functional",
     "init",
+    "modules",
+    "parallel",
     "utils",
 ]
+__all__ += _lazy_names
+del globals()["LazyModuleMixin"]  # torch has it in torch.nn.modules.lazy only
+
+
+def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return device, dtype and memory_format of a layer's keyword arguments, checked.
+
+    Raises TypeError for any other name, and for one that stands in ``factory_kwargs`` too.
+    """
+    if kwargs is None:
+        return {}
+    simple = {"device", "dtype", "memory_format"}
+    unexpected = kwargs.keys() - simple - {"factory_kwargs"}
+    if unexpected:
+        raise TypeError(f"unexpected kwargs {unexpected}")
+    result = dict(kwargs.get("factory_kwargs", {}))
+    for name in simple & kwargs.keys():
+        if name in result:
+            raise TypeError(f"{name} specified twice, in **kwargs and in factory_kwargs")
+        result[name] = kwargs[name]
+    return result
+

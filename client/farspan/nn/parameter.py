@@ -72,11 +72,15 @@ _NO_SHAPE = (
 
 
 def _conversion(name: str) -> Any:
-    """Return the method ``name``, which converts the blank that holds dtype and device."""
+    """Return the method ``name``, which asks or converts the blank that holds dtype and device."""
 
-    def convert(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        converted: Tensor = getattr(self._blank, name)(*args, **kwargs)
-        return converted
+    def convert(self: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = getattr(self._blank, name)(*args, **kwargs)
+        if not isinstance(answer, Tensor):
+            return answer
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _blank=answer.detach())
+        return made
 
     convert.__name__ = name
     return convert
@@ -121,7 +125,8 @@ class UninitializedTensorMixin(Tensor):
 
     @data.setter
     def data(self, new: Tensor) -> None:
-        self._blank = new.detach()
+        blank = new._blank if isinstance(new, UninitializedTensorMixin) else new
+        self._blank = blank.detach().requires_grad_(self.requires_grad)
 
     @property
     def requires_grad(self) -> bool:
