@@ -137,8 +137,8 @@ def _identity(
     def filled(gradients: Sequence[Any]) -> list[Any]:
         some = next(g for g in gradients if g is not None)
         return [
-            fn.new_zeros(some, s.shape, dtype=s.dtype) if g is None and e is not None else g
-            for g, s, e in zip(gradients, specs, edges, strict=True)
+            fn.new_zeros(some, s.shape, dtype=s.dtype) if g is None else g
+            for g, s in zip(gradients, specs, strict=True)
         ]
 
     def run(gradients: list[Any]) -> Sequence[Any]:

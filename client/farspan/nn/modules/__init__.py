@@ -11,6 +11,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from farspan.nn.modules import utils as utils
+
 #: torch's file -> ours, below ``farspan.nn``; what is not in these is a public name of farspan.nn.
 _FILES = {
     "activation": ("layers.activation", "layers.attention"),
