@@ -14,6 +14,7 @@ from typing import Any, Self
 import farspan
 from farspan._tensor import Tensor
 from farspan.nn import _hooks, _state_dict
+from farspan.nn._layout import in_format
 from farspan.nn.parameter import Buffer, Parameter
 from farspan.utils.hooks import RemovableHandle
 
@@ -367,14 +368,13 @@ class Module(_hooks.Hooked):
 
         def convert(t: Tensor) -> Tensor:
             takes_dtype = dtype is not None and (t.is_floating_point() or t.is_complex())
-            options: dict[str, Any] = {"non_blocking": non_blocking}
-            if memory_format is not None and t.dim() in (4, 5):
-                options["memory_format"] = memory_format
-            return t.to(
+            t = t.to(
                 device=device if device is not None else t.device,
                 dtype=dtype if takes_dtype else t.dtype,
-                **options,
+                non_blocking=non_blocking,
             )
+            wanted = memory_format is not None and t.dim() in (4, 5)
+            return in_format(t, memory_format) if wanted else t
 
         return self._apply(convert)
 
@@ -396,8 +396,8 @@ class Module(_hooks.Hooked):
         return self._apply(lambda t: t.share_memory_())
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Take ``torch.compile``'s arguments; the call stays the same, for workers run programs."""
-        self._compiled_call_impl = self._call_impl
+        """Compile the call as ``torch.compile`` does, with its arguments."""
+        self._compiled_call_impl = farspan.compile(self._call_impl, *args, **kwargs)
 
     def float(self) -> Self:
         return self._apply(lambda t: t.float() if t.is_floating_point() else t)
@@ -553,6 +553,9 @@ def _attribute(module: Module, name: str) -> Any:
 
 
 def _typename(value: Any) -> str:
+    """Return what torch calls a value's type: of tensors it names the dtype."""
+    if isinstance(value, Tensor):
+        return str(value.type())
     cls = type(value)
     plain = cls.__module__ in ("builtins", "__main__")
     return cls.__qualname__ if plain else f"{cls.__module__}.{cls.__qualname__}"

@@ -70,6 +70,13 @@ class LazyModuleMixin(Module):
             "forward pass to correctly initialize the modules"
         )
 
+
+class _LazyLayer(LazyModuleMixin):
+    """A lazy layer with a weight and perhaps a bias."""
+
+    _inputs: str  # the attribute that counts inputs, 0 until they are known
+    _outputs: str
+
     def _wait_for_shapes(self, bias: bool, device: Any, dtype: Any) -> None:
         """Put uninitialized parameters in the places of weight and bias."""
         self.weight = UninitializedParameter(device=device, dtype=dtype)
@@ -84,16 +91,13 @@ class LazyModuleMixin(Module):
                 self.bias.materialize((getattr(self, self._outputs),))
             self.reset_parameters()
 
-    _inputs: str  # the attribute that counts inputs, 0 until they are known
-    _outputs: str
-
     def reset_parameters(self) -> None:
         """Draw the parameters as the finished layer does; nothing while shapes are unknown."""
         if not self.has_uninitialized_params() and getattr(self, self._inputs) != 0:
             super().reset_parameters()  # type: ignore[misc]
 
 
-class LazyLinear(LazyModuleMixin, linear.Linear):
+class LazyLinear(_LazyLayer, linear.Linear):
     """Linear whose ``in_features`` is the last size of the first input."""
 
     cls_to_become = linear.Linear
@@ -119,7 +123,7 @@ class LazyLinear(LazyModuleMixin, linear.Linear):
             self.in_features = input.shape[-1]
 
 
-class _LazyConv(LazyModuleMixin):
+class _LazyConv(_LazyLayer):
     """A convolution whose ``in_channels`` comes from the first input, batched or not."""
 
     _inputs, _outputs = "in_channels", "out_channels"
@@ -191,7 +195,7 @@ class _LazyConvTranspose(_LazyConv):
         self._wait_for_shapes(bias, device, dtype)
 
 
-class _LazyNorm(LazyModuleMixin):
+class _LazyNorm(_LazyLayer):
     """A normalization whose ``num_features`` is the second size of the first input."""
 
     _inputs = _outputs = "num_features"
