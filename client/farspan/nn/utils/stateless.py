@@ -87,10 +87,7 @@ def _reparametrize_module(
 def _place(module: Module, path: str) -> tuple[Module, str]:
     """Return the module that owns the tensor at a dotted path, and its name there."""
     prefix, _, name = path.rpartition(".")
-    owner = module.get_submodule(prefix)
-    if not hasattr(owner, name):
-        raise AttributeError(f"{owner._get_name()} has no attribute `{name}`")
-    return owner, name
+    return module.get_submodule(prefix), name
 
 
 _ABSENT = object()
@@ -112,6 +109,8 @@ def _swap(owner: Module, name: str, tensor: Any) -> Any:
         old = cls.__dict__[name]
         setattr(cls, name, tensor)
         return old
+    if tensor is _ABSENT:
+        return owner.__dict__.pop(name)
     old = owner.__dict__.get(name, _ABSENT)
     owner.__dict__[name] = tensor
     return old
