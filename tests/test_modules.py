@@ -299,7 +299,7 @@ def test_module_list_and_dict_as_containers(torch: Any) -> Any:
     c = nn.Container(a=nn.ReLU(), b=nn.Tanh())
     return (
         repr(a),
-        repr(a + [nn.GELU()]),
+        repr(a.__add__([nn.GELU()])),
         repr(a[1:]),
         repr(a.pop(0)),
         len(a),
@@ -559,3 +559,29 @@ def test_states_travel_both_ways(name: str) -> None:
     assert str(mine.load_state_dict(back)) == "<All keys matched successfully>"
     for key, value in mine.state_dict().items():
         assert (value.numpy() == theirs.state_dict()[key].numpy() + 1).all()
+
+
+@same
+def test_the_smaller_namespaces(torch: Any) -> Any:
+    nn = torch.nn
+    x = torch.arange(32.0).reshape(1, 2, 4, 4).sin()
+    w = torch.arange(16.0).reshape(2, 2, 2, 2).cos()
+    g = torch.arange(18.0).reshape(1, 2, 3, 3)
+    short = torch.arange(8.0).reshape(1, 2, 4)
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+        attended = nn.functional.scaled_dot_product_attention(short, short, short)
+    module = nn.modules.module
+    return (
+        nn.grad.conv2d_input(x.shape, w, g),
+        nn.grad.conv2d_weight(x, w.shape, g),
+        nn.grad.conv1d_input(short.shape, w[0], torch.ones(1, 2, 2), stride=2),
+        nn.grad.conv1d_weight(short, (2, 2, 3), torch.ones(1, 2, 4), padding=1),
+        attended,
+        [int(getattr(nn.attention.SDPBackend, n)) for n in ("MATH", "CUDNN_ATTENTION", "ERROR")],
+        failure(lambda: nn.attention.sdpa_kernel(3).__enter__()),
+        module._addindent("a\nb\n\nc", 3),
+        repr(module._IncompatibleKeys(["a"], [])),
+        hasattr(nn.common_types, "_size_2_t"),
+        nn.Module.dump_patches,
+        nn.Module().call_super_init,
+    )

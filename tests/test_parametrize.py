@@ -56,7 +56,11 @@ def test_a_parametrized_weight_is_computed_and_assigned(torch: Any) -> Any:
     twin = copy.deepcopy(m)
     with torch.no_grad():
         before.zero_()
-    rows += [twin.weight.detach(), m.weight.detach(), m(torch.ones(1, 3)).detach() - m.bias.detach()]
+    rows += [
+        twin.weight.detach(),
+        m.weight.detach(),
+        m(torch.ones(1, 3)).detach() - m.bias.detach(),
+    ]
     with P.cached():
         a, b = m.weight, m.weight
         rows.append(a is b)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from farspan.nn import functional, init, modules, parallel, utils
+from farspan.nn import attention, common_types, functional, grad, init, modules, parallel, utils
 from farspan.nn.containers import (
     Container,
     ModuleDict,
@@ -51,8 +51,7 @@ from farspan.nn.layers.dropout import (
 from farspan.nn.layers.embedding import (
     Embedding,
 )
-from farspan.nn.layers.lazy import *
-from farspan.nn.layers.lazy import __all__ as _lazy_names
+from farspan.nn.layers.lazy import LAYERS as _LAZY
 from farspan.nn.layers.linear import (
     Bilinear,
     Flatten,
@@ -253,15 +252,18 @@ __all__ = [
     "Upsample",
     "ZeroPad1d",
     "ZeroPad2d",
+    "attention",
+    "common_types",
     "factory_kwargs",
     "functional",
+    "grad",
     "init",
     "modules",
     "parallel",
     "utils",
 ]
-__all__ += _lazy_names
-del globals()["LazyModuleMixin"]  # torch has it in torch.nn.modules.lazy only
+__all__ += _LAZY
+globals().update(_LAZY)
 
 
 def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
@@ -281,4 +283,3 @@ def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
             raise TypeError(f"{name} specified twice, in **kwargs and in factory_kwargs")
         result[name] = kwargs[name]
     return result
-

@@ -169,9 +169,7 @@ class Hooked:
                     args = changed if isinstance(changed, tuple) else (changed,)
         return args, kwargs
 
-    def _run_hook(
-        self, hook: Hook, with_kwargs: bool, args: Any, kwargs: Any, result: Any
-    ) -> Any:
+    def _run_hook(self, hook: Hook, with_kwargs: bool, args: Any, kwargs: Any, result: Any) -> Any:
         changed = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
         return result if changed is None else changed
 
@@ -205,9 +203,7 @@ class Hooked:
         flags += [self._forward_hooks_always_called] if always_call else []
         return add_hook(self._forward_hooks, hook, *flags, prepend=prepend)
 
-    def register_full_backward_pre_hook(
-        self, hook: Hook, prepend: bool = False
-    ) -> RemovableHandle:
+    def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call ``hook(module, grad_output)`` before the gradient enters the module.
 
         A tuple that it returns takes the place of ``grad_output``. It runs on the client.

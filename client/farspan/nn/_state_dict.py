@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXTRA_STATE_SUFFIX = "_extra_state"
 
 
-class IncompatibleKeys(NamedTuple):
+class _IncompatibleKeys(NamedTuple):
     """What ``load_state_dict`` found beyond or short of the module's own names."""
 
     missing_keys: list[str]
@@ -83,7 +83,7 @@ def save_own(module: Module, destination: dict[str, Any], prefix: str, keep_vars
 
 def load(
     module: Module, state_dict: Mapping[str, Any], strict: bool, assign: bool
-) -> IncompatibleKeys:
+) -> _IncompatibleKeys:
     """Copy ``state_dict`` into the tree under ``module`` or raise one RuntimeError for all."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
@@ -93,7 +93,7 @@ def load(
     if metadata is not None:
         copied._metadata = metadata
     _load_tree(module, copied, "", metadata, assign, report)
-    keys = IncompatibleKeys(report.missing, report.unexpected)
+    keys = _IncompatibleKeys(report.missing, report.unexpected)
     errors = list(report.errors)
     if strict:
         for title, names in (("Unexpected", report.unexpected), ("Missing", report.missing)):
@@ -128,7 +128,7 @@ def _load_tree(
             part = {key: value for key, value in state_dict.items() if key.startswith(below)}
             _load_tree(child, part, below, metadata, assign, report)
     for hook in module._load_state_dict_post_hooks.values():
-        if hook(module, IncompatibleKeys(report.missing, report.unexpected)) is not None:
+        if hook(module, _IncompatibleKeys(report.missing, report.unexpected)) is not None:
             raise AssertionError(
                 "Hooks registered with ``register_load_state_dict_post_hook`` are not expected "
                 "to return new values, if incompatible_keys need to be modified, "

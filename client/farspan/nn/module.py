@@ -20,6 +20,7 @@ from farspan.utils.hooks import RemovableHandle
 
 __all__ = ["Module"]
 
+
 class Module(_hooks.Hooked):
     """The parent of all layers and models: assign tensors and modules, write ``forward``.
 
@@ -31,6 +32,7 @@ class Module(_hooks.Hooked):
     ...         return self.out(x).relu()
     """
 
+    dump_patches: bool = False
     _version: int = 1
     call_super_init: bool = False
     training: bool
@@ -388,11 +390,24 @@ class Module(_hooks.Hooked):
     def cuda(self, device: Any = None) -> Self:
         return self._apply(lambda t: t.cuda(device))
 
+    def ipu(self, device: Any = None) -> Self:
+        return self._elsewhere("ipu", device)
+
+    def mtia(self, device: Any = None) -> Self:
+        return self._elsewhere("mtia", device)
+
+    def xpu(self, device: Any = None) -> Self:
+        return self._elsewhere("xpu", device)
+
+    def _elsewhere(self, kind: str, device: Any) -> Self:
+        """Move to a kind of device that a session may not have: then it says which it has."""
+        return self.to(kind if device is None else f"{kind}:{farspan.device(device).index}")
+
     def type(self, dst_type: Any) -> Self:
         return self._apply(lambda t: t.type(dst_type))
 
     def share_memory(self) -> Self:
-        """Return itself: values live in workers and are shared by every process that may see them."""
+        """Return itself: values live in workers, where whoever may see them does."""
         return self._apply(lambda t: t.share_memory_())
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -441,7 +456,7 @@ class Module(_hooks.Hooked):
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _state_dict.IncompatibleKeys:
+    ) -> _state_dict._IncompatibleKeys:
         """Copy the tensors in; raises RuntimeError that lists every key that does not fit."""
         return _state_dict.load(self, state_dict, strict, assign)
 
@@ -459,8 +474,15 @@ class Module(_hooks.Hooked):
         error_msgs: list[str],
     ) -> None:
         for hook in self._load_state_dict_pre_hooks.values():
-            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                 error_msgs)
+            hook(
+                state_dict,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
         report = _state_dict.Report(missing_keys, unexpected_keys, error_msgs)
         _state_dict.load_own(self, state_dict, prefix, local_metadata, strict, report)
 
@@ -531,7 +553,7 @@ class Module(_hooks.Hooked):
         own = self.extra_repr()
         own_lines = own.split("\n") if own else []
         child_lines = [
-            indent_after_first(f"({name}): {module!r}") for name, module in self._modules.items()
+            _addindent(f"({name}): {module!r}", 2) for name, module in self._modules.items()
         ]
         if len(own_lines) == 1 and not child_lines:
             return f"{self._get_name()}({own_lines[0]})"
@@ -540,10 +562,10 @@ class Module(_hooks.Hooked):
         return f"{self._get_name()}({body})"
 
 
-def indent_after_first(text: str) -> str:
-    """Return ``text`` with all lines but the first moved right by two spaces."""
-    first, *rest = text.split("\n")
-    return "\n".join([first, *("  " + line if line.strip() else "" for line in rest)])
+def _addindent(s_: str, numSpaces: int) -> str:
+    """Return the text with all lines but the first moved right."""
+    first, *rest = s_.split("\n")
+    return "\n".join([first, *(numSpaces * " " + line if line.strip() else "" for line in rest)])
 
 
 def _attribute(module: Module, name: str) -> Any:
@@ -575,7 +597,7 @@ def _zero_grad(param: Tensor, set_to_none: bool) -> None:
 
 
 def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
-    """Return (device, dtype, non_blocking, memory_format) from the ways in which ``to`` is called."""
+    """Return (device, dtype, non_blocking, memory_format) from the ways to call ``to``."""
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     non_blocking = kwargs.pop("non_blocking", False)
     other = kwargs.pop("tensor", kwargs.pop("other", None))

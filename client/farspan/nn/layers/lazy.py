@@ -188,9 +188,7 @@ class _LazyConvTranspose(_LazyConv):
     ) -> None:
         options = (kernel_size, stride, padding, output_padding, groups, False, dilation)
         # Past _LazyConv, whose arguments come in another order.
-        LazyModuleMixin.__init__(
-            self, 0, 0, *options, padding_mode, device=device, dtype=dtype
-        )
+        LazyModuleMixin.__init__(self, 0, 0, *options, padding_mode, device=device, dtype=dtype)
         self.out_channels = out_channels
         self._wait_for_shapes(bias, device, dtype)
 
@@ -242,7 +240,8 @@ def _lazy(mixin: type[Any], base: type[Any], ndim: int) -> type[Any]:
     return type(f"Lazy{base.__name__}", (mixin, base), members)
 
 
-__all__ = ["LazyLinear", "LazyModuleMixin"]
+#: All lazy layers by name: one for each layer of these kinds that there is.
+LAYERS: dict[str, type[Any]] = {"LazyLinear": LazyLinear}
 for _mixin, _home, _kind in (
     (_LazyConv, conv, "Conv"),
     (_LazyConvTranspose, conv, "ConvTranspose"),
@@ -252,6 +251,5 @@ for _mixin, _home, _kind in (
     for _n in (1, 2, 3):
         _base = getattr(_home, f"{_kind}{_n}d", None)
         if _base is not None:
-            _made = _lazy(_mixin, _base, _n)
-            globals()[_made.__name__] = _made
-            __all__.append(_made.__name__)
+            LAYERS[f"Lazy{_kind}{_n}d"] = _lazy(_mixin, _base, _n)
+globals().update(LAYERS)

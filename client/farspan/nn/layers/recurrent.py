@@ -205,9 +205,7 @@ class RNNBase(Module):
         self.check_forward_args(x, hx, batch_sizes)
         return tuple(hx) if self.mode == "LSTM" else (hx,)
 
-    def _run(
-        self, x: Tensor, states: State, batch_sizes: list[int] | None
-    ) -> tuple[Tensor, State]:
+    def _run(self, x: Tensor, states: State, batch_sizes: list[int] | None) -> tuple[Tensor, State]:
         return run(
             self.mode,
             x,

@@ -1,7 +1,7 @@
 """torch's paths to the layers: ``torch.nn.modules.conv.Conv2d``, ``torch.nn.modules.module``, ...
 
 The layers live in ``farspan.nn.layers``; programs import them by torch's paths. Each path is a
-module object that looks a name up, when asked, in the files of the table and then in ``farspan.nn``.
+module object that looks a name up, when asked, in the table's files and then in ``farspan.nn``.
 """
 
 from __future__ import annotations

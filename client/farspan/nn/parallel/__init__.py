@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from farspan.nn.module import Module
+from farspan.nn.parallel.distributed import DistributedDataParallel
 
 __all__ = ["DataParallel", "DistributedDataParallel", "data_parallel"]
 
@@ -47,12 +48,11 @@ def data_parallel(
     return module(*args, **(module_kwargs or {}))
 
 
-class DistributedDataParallel(Module):
-    """Refused: there are no process groups here."""
-
-    def __init__(self, module: Module, *args: Any, **kwargs: Any) -> None:
+def __getattr__(name: str) -> Any:
+    """Refuse the parts that DataParallel has in torch."""
+    if name in ("gather", "parallel_apply", "replicate", "scatter"):
         raise NotImplementedError(
-            "torch.nn.parallel.DistributedDataParallel needs a process group, and this service has "
-            "none: one program drives all devices of its session. Use the module as it is, or put "
-            "parts of it on several devices with module.to('cpu:1')"
+            f"torch.nn.parallel.{name} is not part of this service: one program drives all devices "
+            "of its session. Put modules and tensors on a device with to('cpu:1')"
         )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
