@@ -393,6 +393,11 @@ def test_lazy_modules_take_the_size_of_their_first_input(torch: Any) -> Any:
         x = torch.arange(int(torch.ones(shape).sum())).reshape(shape).float().sin()
         out = m(x)
         rows.append([before, repr(m), type(m).__name__, out.detach(), list(m.state_dict())])
+    lazy = nn.LazyLinear(2)
+    twin = copy.deepcopy(lazy)
+    twin(torch.ones(1, 3))
+    lazy(torch.ones(1, 4))
+    rows.append([repr(lazy), repr(twin), len(lazy._forward_pre_hooks), len(twin.state_dict())])
     return rows
 
 
