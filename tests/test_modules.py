@@ -590,3 +590,51 @@ def test_the_smaller_namespaces(torch: Any) -> Any:
         nn.Module.dump_patches,
         nn.Module().call_super_init,
     )
+
+
+@pytest.mark.skipif(not hasattr(farspan.nn, "Conv3d"), reason="needs the layers of three dims")
+def test_lazy_modules_of_three_dimensions() -> None:
+    @same
+    def program(torch: Any) -> Any:
+        nn = torch.nn
+        torch.manual_seed(0)
+        x = torch.arange(2 * 3 * 4 * 4 * 4).reshape(2, 3, 4, 4, 4).float().sin()
+        rows = []
+        for m in (
+            nn.LazyConv3d(2, 2),
+            nn.LazyConvTranspose3d(2, 2),
+            nn.LazyBatchNorm3d(),
+            nn.LazyInstanceNorm3d(),
+        ):
+            before = repr(m)
+            rows.append([before, m(x).detach(), repr(m), list(m.state_dict())])
+        conv = nn.utils.convert_conv3d_weight_memory_format(
+            nn.Conv3d(3, 2, 2), torch.channels_last_3d
+        )
+        weight = conv.weight
+        g = torch.ones(2, 2, 3, 3, 3)
+        return (
+            rows,
+            conv.weight.stride(),
+            conv(x),
+            nn.grad.conv3d_input(x.shape, weight, g),
+            nn.grad.conv3d_weight(x, weight.shape, g),
+        )
+
+    program()
+
+
+def test_hooks_of_modules_on_two_devices(session: Any) -> None:
+    log: list[Any] = []
+    net = farspan.nn.Sequential(farspan.nn.Linear(2, 2), farspan.nn.LSTM(2, 3).to("cpu:1"))
+    net[0].register_forward_hook(lambda mod, args, out: out.to("cpu:1"))
+    net[0].register_full_backward_hook(lambda mod, gi, go: log.append((str(go[0].device), gi)))
+    net[1].register_full_backward_pre_hook(lambda mod, go: (go[0] * 0, None))
+    lengths = [3, 1]
+    x = farspan.ones(2, 3, 2)
+    out, _ = net(x)
+    packed = farspan.nn.utils.rnn.pack_padded_sequence(out, lengths, batch_first=True)
+    packed.data.sum().backward()
+    assert log == [("cpu:1", (None,))]
+    assert net[0].weight.grad is not None and not net[0].weight.grad.any()
+    assert net[1].weight_hh_l0.grad is not None and str(packed.data.device) == "cpu:1"

@@ -13,6 +13,7 @@ from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,
+    channels_last_3d,
     contiguous_format,
     from_numpy,
     layout,

@@ -49,6 +49,9 @@ class _Path(ModuleType):
         self._sources = [f"farspan.nn.{file}" for file in files] + ["farspan.nn"]
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":  # of the files, not of farspan.nn: what `import *` takes
+            modules = map(importlib.import_module, self._sources[:-1])
+            return [public for module in modules for public in getattr(module, "__all__", ())]
         if not name.startswith("__"):
             for source in self._sources:
                 found = getattr(importlib.import_module(source), name, None)
