@@ -245,7 +245,7 @@ def _fits(arg: schema.Arg, x: Any) -> bool:
     """Return whether a value may be passed for an argument of this kind."""
     kind = arg.kind
     if x is None:
-        return kind[-1] == "?" or kind[0] in "LMG"
+        return kind[-1] == "?" or kind[0] in "LMG" or arg.default == ()
     kind = kind.rstrip("?") if kind != "T?[]" else kind
     if "[]" in kind:
         if kind[0] == "i" and arg.size and _is_int(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from farspan.nn.module import Module
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
 ]
@@ -148,6 +151,14 @@ class BatchNorm2d(_BatchNorm):
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
 
 
+class BatchNorm3d(_BatchNorm):
+    """Normalizes each channel of (N, C, D, H, W) over the batch and the volume."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 5:
+            raise ValueError(f"expected 5D input (got {input.dim()}D input)")
+
+
 class _InstanceNorm(_NormBase):
     """Shares BatchNorm's state; by default it has none of it."""
 
@@ -181,10 +192,17 @@ class _InstanceNorm(_NormBase):
         batched = input.dim() == self._dims[1]
         x = input if batched else input.unsqueeze(0)
         channels = x.shape[1]
-        if self.affine and channels != self.num_features:
-            raise ValueError(
-                f"expected input's size at dim={int(batched)} to match num_features "
-                f"({self.num_features}), but got: {channels}."
+        if channels != self.num_features:
+            if self.affine:
+                raise ValueError(
+                    f"expected input's size at dim={int(batched)} to match num_features "
+                    f"({self.num_features}), but got: {channels}."
+                )
+            warnings.warn(
+                f"input's size at dim={int(batched)} does not match num_features. You can silence "
+                "this warning by not passing in num_features, which is not used because "
+                "affine=False",
+                stacklevel=2,
             )
         out = F.instance_norm(
             x,
@@ -193,7 +211,7 @@ class _InstanceNorm(_NormBase):
             self.weight,
             self.bias,
             self.training or not self.track_running_stats,
-            self.momentum,
+            0.0 if self.momentum is None else self.momentum,
             self.eps,
         )
         return out if batched else out.squeeze(0)
@@ -209,6 +227,12 @@ class InstanceNorm2d(_InstanceNorm):
     """Normalizes each channel of each sample of (N, C, H, W)."""
 
     _dims = (3, 4)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Normalizes each channel of each sample of (N, C, D, H, W)."""
+
+    _dims = (4, 5)
 
 
 def _as_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
