@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.call import fn
 
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_"]
 
@@ -25,8 +26,11 @@ def get_total_norm(
     norm_type = float(norm_type)
     vector_norm = farspan.linalg.vector_norm
     with farspan.no_grad():
-        norms = [vector_norm(tensor, norm_type).to(listed[0].device) for tensor in listed]
-        total: Tensor = vector_norm(farspan.stack(norms), norm_type)
+        if _are_alike(listed):
+            total: Tensor = fn._total_norm(listed, norm_type)
+        else:
+            norms = [vector_norm(tensor, norm_type).to(listed[0].device) for tensor in listed]
+            total = vector_norm(farspan.stack(norms), norm_type)
         if error_if_nonfinite and not bool(total.isfinite()):
             raise RuntimeError(
                 f"The total norm of order {norm_type} for gradients from `parameters` is "
@@ -50,6 +54,9 @@ def clip_grads_with_norm_(
     with farspan.no_grad():
         # The factor is clamped rather than tested: a test would have to wait for the norm.
         factor = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+        if _are_alike([*grads, factor]):
+            fn._scale_(grads, factor)
+            return
         for grad in grads:
             grad.mul_(factor.to(grad.device))
 
@@ -97,6 +104,14 @@ def clip_grad_value_(
     with farspan.no_grad():
         for grad in _grads(parameters):
             grad.clamp_(min=-bound, max=bound)
+
+
+def _are_alike(tensors: list[Tensor]) -> bool:
+    """Return whether one operator takes all: one device, one dtype of 4 or 8 bytes, none empty."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    return dtype in (farspan.float32, farspan.float64) and all(
+        t.device == device and t.dtype is dtype and 0 not in t.shape for t in tensors
+    )
 
 
 def _grads(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
