@@ -135,6 +135,12 @@ def test_pruning_says_that_it_is_not_here() -> None:
         prune.l1_unstructured(farspan.nn.Linear(1, 1), "weight", 1)
 
 
+def test_quantized_layers_say_that_they_are_not_here() -> None:
+    with pytest.raises(AttributeError, match="quantization is not part"):
+        _ = farspan.nn.quantized
+    assert not hasattr(farspan.nn, "qat")
+
+
 FILLS: dict[str, Any] = {
     "uniform_": lambda i, x: i.uniform_(x, -1, 2),
     "normal_": lambda i, x: i.normal_(x, 1.0, 0.5),

@@ -378,3 +378,10 @@ def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
             raise TypeError(f"{name} specified twice, in **kwargs and in factory_kwargs")
         result[name] = kwargs[name]
     return result
+
+
+def __getattr__(name: str) -> Any:
+    """Say of torch's quantized layers that they are not here."""
+    if name in ("intrinsic", "qat", "quantizable", "quantized"):
+        raise AttributeError(f"torch.nn.{name}: quantization is not part of this service")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
