@@ -222,6 +222,7 @@ REFERENCES: dict[str, Any] = {
     "_bag_frequencies": lambda x: (x[:, None] == x).sum(1),
     "_bag_of": lambda offsets, n: torch.searchsorted(offsets, torch.arange(n), side="right") - 1,
     "_batched_mm": torch.matmul,
+    "_total_norm": lambda xs, ord: torch.nn.utils.get_total_norm(xs, ord, foreach=False),
     "_ctc_loss": lambda *args: torch.ops.aten._ctc_loss.Tensor(*args)[0],
     "_ctc_loss_backward": _ctc_backward,
     "_integers": lambda values: torch.tensor(values, dtype=torch.int64),

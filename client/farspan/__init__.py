@@ -13,6 +13,7 @@ from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,
+    channels_last_3d,
     contiguous_format,
     from_numpy,
     layout,
@@ -123,6 +124,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    **{
+        f"{net}{kind}": "_VF"
+        for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+        for kind in ("", "_cell")
+    },
 }
 
 
@@ -153,4 +159,6 @@ def __getattr__(name: str) -> _Any:
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
+    if name == "_VF":  # private in torch too, and used by programs
+        return True
     return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -2573,3 +2573,13 @@ def _rrelu_with_noise(self, lower, upper, *, generator=None):
     n = []
     s = (c.number(lower, None, n), c.number(upper, None, n), c.generator(generator),)
     return (self,), s, tuple(n)
+
+
+def _total_norm(self, ord):
+    n = []
+    s = (len(self), c.scalar(ord, None, n),)
+    return (*self,), s, tuple(n)
+
+
+def _scale_(self, factor):
+    return (*self, factor,), (len(self),), ()

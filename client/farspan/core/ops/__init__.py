@@ -51,3 +51,4 @@ from . import ctc
 from . import margin
 from . import layers
 from . import aliases
+from . import clip

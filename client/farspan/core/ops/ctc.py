@@ -255,8 +255,10 @@ def ctc_loss_int_list(
     reduction: int = MEAN, zero_infinity: bool = False,
 ) -> Any:  # fmt: skip
     device = log_probs._spec.device
-    lengths = [fn._integers(tuple(x), device=device) for x in (input_lengths, target_lengths)]
-    return _reduced(log_probs, targets, *lengths, blank, reduction, zero_infinity)
+    inputs, wanted = (
+        fn._integers(tuple(x), device=device) for x in (input_lengths, target_lengths)
+    )
+    return _reduced(log_probs, targets, inputs, wanted, blank, reduction, zero_infinity)
 
 
 @composite(

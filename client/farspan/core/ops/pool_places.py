@@ -129,9 +129,9 @@ def _fractional_kernel(
         base = base[..., None] * size[i] + starts.reshape(shape)
     best = found = None
     row = xp.arange(planes).reshape(planes, *[1] * n)
-    for at in itertools.product(*[range(k) for k in kernel_size]):
+    for place in itertools.product(*[range(k) for k in kernel_size]):
         offset = 0
-        for a, m in zip(at, size, strict=True):
+        for a, m in zip(place, size, strict=True):
             offset = offset * m + a
         index = base + offset
         value = flat[row, index]
