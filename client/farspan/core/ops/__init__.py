@@ -39,4 +39,5 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import distributions
 from . import aliases
