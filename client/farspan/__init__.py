@@ -113,7 +113,9 @@ newaxis = None
 __version__ = "0.1.0"
 
 
-_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_SUBMODULES = (
+    "autograd", "cuda", "distributions", "fft", "linalg", "nn", "optim", "random", "utils",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> _Any:
