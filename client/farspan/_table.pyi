@@ -18,6 +18,8 @@ def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: An
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _dirichlet_grad(x: Tensor, alpha: Tensor, total: Tensor, *, out: Any = ...) -> Tensor:
+    """_dirichlet_grad(Tensor x, Tensor alpha, Tensor total) -> Tensor"""
 def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
     """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
 def _fft_c2r(input: Tensor, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -34,10 +36,16 @@ def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, in
     """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def _sample_dirichlet(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
 def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
     """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _standard_gamma(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+def _standard_gamma_grad(input: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
+    """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
 def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def abs(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -204,6 +212,8 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tens
     """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
 def bincount(input: Tensor, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
     """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
+def binomial(count: Tensor, prob: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """binomial(Tensor count, Tensor prob, Generator? generator=None) -> Tensor"""
 @overload
 def bitwise_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -628,6 +638,8 @@ def huber_loss(input: Tensor, target: Tensor, reduction: int = ..., delta: float
     """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
 def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """hypot(Tensor self, Tensor other) -> Tensor"""
+def igamma(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """igamma(Tensor self, Tensor other) -> Tensor"""
 def im2col(input: Tensor, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def imag(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -975,6 +987,8 @@ def multiply(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
 def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
+def mvlgamma(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """mvlgamma(Tensor self, int p) -> Tensor"""
 def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
     """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
 def nanmean(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -1101,6 +1115,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tens
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
 def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def poisson(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """poisson(Tensor self, Generator? generator=None) -> Tensor"""
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool, full: bool, eps: float, reduction: int, *, out: Any = ...) -> Tensor:
     """poisson_nll_loss(Tensor input, Tensor target, bool log_input, bool full, float eps, int reduction) -> Tensor"""
 def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
@@ -1345,12 +1361,16 @@ def special_expit(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expit(Tensor self) -> Tensor"""
 def special_expm1(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expm1(Tensor self) -> Tensor"""
+def special_gammainc(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammainc(Tensor self, Tensor other) -> Tensor"""
 def special_gammaln(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_gammaln(Tensor self) -> Tensor"""
 def special_log1p(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_log1p(Tensor self) -> Tensor"""
 def special_logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
     """special_logit(Tensor self, float? eps=None) -> Tensor"""
+def special_multigammaln(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """special_multigammaln(Tensor self, int p) -> Tensor"""
 def special_sinc(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_sinc(Tensor self) -> Tensor"""
 @overload
@@ -1569,8 +1589,14 @@ class TableMethods:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _sample_dirichlet(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _standard_gamma(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+    def _standard_gamma_grad(self, output: Tensor, *, out: Any = ...) -> Tensor:
+        """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def abs(self, *, out: Any = ...) -> Tensor:
@@ -2285,6 +2311,10 @@ class TableMethods:
         """hypot(Tensor self, Tensor other) -> Tensor"""
     def hypot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
+    def igamma(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
+    def igamma_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
     def im2col(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def imag(self, *, out: Any = ...) -> Tensor:
@@ -2649,6 +2679,8 @@ class TableMethods:
         """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mv(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
+    def mvlgamma(self, p: int, *, out: Any = ...) -> Tensor:
+        """mvlgamma(Tensor self, int p) -> Tensor"""
     def nan_to_num(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -2757,6 +2789,8 @@ class TableMethods:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def poisson(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """poisson(Tensor self, Generator? generator=None) -> Tensor"""
     def positive(self, *, out: Any = ...) -> Tensor:
         """positive(Tensor(a) self) -> Tensor(a)"""
     @overload
@@ -3007,12 +3041,16 @@ class TableMethods:
         """special_expit(Tensor self) -> Tensor"""
     def special_expm1(self, *, out: Any = ...) -> Tensor:
         """special_expm1(Tensor self) -> Tensor"""
+    def special_gammainc(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_gammainc(Tensor self, Tensor other) -> Tensor"""
     def special_gammaln(self, *, out: Any = ...) -> Tensor:
         """special_gammaln(Tensor self) -> Tensor"""
     def special_log1p(self, *, out: Any = ...) -> Tensor:
         """special_log1p(Tensor self) -> Tensor"""
     def special_logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
         """special_logit(Tensor self, float? eps=None) -> Tensor"""
+    def special_multigammaln(self, p: int, *, out: Any = ...) -> Tensor:
+        """special_multigammaln(Tensor self, int p) -> Tensor"""
     def special_sinc(self, *, out: Any = ...) -> Tensor:
         """special_sinc(Tensor self) -> Tensor"""
     @overload

@@ -4,8 +4,11 @@ One seed draws what torch draws on the CPU. Parameters are checked when a distri
 values when they are scored, which waits; `Distribution.set_default_validate_args(False)` ends it.
 """
 
-from . import constraints, transforms
-from . import _kl_mixed as _kl_mixed  # registers its formulas
+from . import (
+    _kl_mixed,  # registers its formulas
+    constraints,
+    transforms,
+)
 from .bernoulli import Bernoulli
 from .beta import Beta
 from .binomial import Binomial

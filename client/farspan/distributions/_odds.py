@@ -23,7 +23,7 @@ class _Given:
 
     @property
     def _param(self) -> Tensor:
-        return getattr(self, self._given)  # type: ignore[no-any-return]
+        return getattr(self, self._given)
 
     @property
     def param_shape(self) -> Size:
@@ -67,25 +67,25 @@ class OfCategories:
     _categorical: Any
 
     def _new(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self._categorical._new(*args, **kwargs)  # type: ignore[no-any-return]
+        return self._categorical._new(*args, **kwargs)
 
     @property
     def _param(self) -> Tensor:
-        return self._categorical._param  # type: ignore[no-any-return]
+        return self._categorical._param
 
     @property
     def probs(self) -> Tensor:
         """The probabilities, normalized along the last dim."""
-        return self._categorical.probs  # type: ignore[no-any-return]
+        return self._categorical.probs
 
     @property
     def logits(self) -> Tensor:
         """The logarithms of the probabilities."""
-        return self._categorical.logits  # type: ignore[no-any-return]
+        return self._categorical.logits
 
     @property
     def param_shape(self) -> Size:
-        return self._categorical.param_shape  # type: ignore[no-any-return]
+        return self._categorical.param_shape
 
     @property
     def _shapes(self) -> tuple[Size, Size]:

@@ -1,4 +1,4 @@
-"""Transform: a map between spaces, its inverse, and maps made of other maps; see `transforms.py`."""
+"""Transform: a map between spaces, its inverse, and maps made of others; see `transforms.py`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Transform:
     @property
     def event_dim(self) -> int:
         if self.domain.event_dim == self.codomain.event_dim:
-            return self.domain.event_dim  # type: ignore[no-any-return]
+            return self.domain.event_dim
         raise ValueError("Please use either .domain.event_dim or .codomain.event_dim")
 
     @property
@@ -49,7 +49,7 @@ class Transform:
         """The inverse, whose inverse is this transform."""
         if self._inv is None:
             self._inv = _InverseTransform(self)
-        return self._inv  # type: ignore[no-any-return]
+        return self._inv
 
     @property
     def sign(self) -> Any:
@@ -71,11 +71,11 @@ class Transform:
     def __ne__(self, other: object) -> bool:
         return not self.__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._cache_size and x is self._cached_x_y[0]:
-            return self._cached_x_y[1]  # type: ignore[no-any-return]
+            return self._cached_x_y[1]
         y = self._call(x)
         if self._cache_size:
             self._cached_x_y = x, y
@@ -83,7 +83,7 @@ class Transform:
 
     def _inv_call(self, y: Tensor) -> Tensor:
         if self._cache_size and y is self._cached_x_y[1]:
-            return self._cached_x_y[0]  # type: ignore[no-any-return]
+            return self._cached_x_y[0]
         x = self._inverse(y)
         if self._cache_size:
             self._cached_x_y = x, y
@@ -119,34 +119,34 @@ class _InverseTransform(Transform):
         self._inv = transform
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:  # type: ignore[override]
+    def domain(self) -> Any:
         return self._inv.codomain
 
     @constraints.dependent_property(is_discrete=False)
-    def codomain(self) -> Any:  # type: ignore[override]
+    def codomain(self) -> Any:
         return self._inv.domain
 
     @property
-    def bijective(self) -> bool:  # type: ignore[override]
-        return self._inv.bijective  # type: ignore[no-any-return]
+    def bijective(self) -> bool:
+        return self._inv.bijective
 
     @property
     def sign(self) -> Any:
         return self._inv.sign
 
     def with_cache(self, cache_size: int = 1) -> Transform:
-        return self._inv.with_cache(cache_size).inv  # type: ignore[no-any-return]
+        return self._inv.with_cache(cache_size).inv
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _InverseTransform) and self._inv == other._inv
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._inv._inv_call(x)  # type: ignore[no-any-return]
+        return self._inv._inv_call(x)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -self._inv.log_abs_det_jacobian(y, x)  # type: ignore[no-any-return]
+        return -self._inv.log_abs_det_jacobian(y, x)
 
     def forward_shape(self, shape: Any) -> Any:
         return self._inv.inverse_shape(shape)
@@ -171,15 +171,15 @@ class ComposeTransform(Transform):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComposeTransform) and self.parts == other.parts
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:  # type: ignore[override]
+    def domain(self) -> Any:
         sides = [(p.codomain, p.domain) for p in reversed(self.parts)]
         return self._outer(sides)
 
     @constraints.dependent_property(is_discrete=False)
-    def codomain(self) -> Any:  # type: ignore[override]
+    def codomain(self) -> Any:
         return self._outer([(p.domain, p.codomain) for p in self.parts])
 
     @staticmethod
@@ -195,7 +195,7 @@ class ComposeTransform(Transform):
         return constraints.independent(last, more) if more > 0 else last
 
     @lazy_property
-    def bijective(self) -> bool:  # type: ignore[override]
+    def bijective(self) -> bool:
         return all(p.bijective for p in self.parts)
 
     @lazy_property
@@ -207,7 +207,7 @@ class ComposeTransform(Transform):
         if self._inv is None:
             self._inv = ComposeTransform([p.inv for p in reversed(self.parts)])
             self._inv._inv = self
-        return self._inv  # type: ignore[no-any-return]
+        return self._inv
 
     def with_cache(self, cache_size: int = 1) -> Transform:
         if self._cache_size == cache_size:
@@ -270,16 +270,16 @@ class IndependentTransform(Transform):
         )
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:  # type: ignore[override]
+    def domain(self) -> Any:
         return constraints.independent(self.base_transform.domain, self.reinterpreted_batch_ndims)
 
     @constraints.dependent_property(is_discrete=False)
-    def codomain(self) -> Any:  # type: ignore[override]
+    def codomain(self) -> Any:
         return constraints.independent(self.base_transform.codomain, self.reinterpreted_batch_ndims)
 
     @property
-    def bijective(self) -> bool:  # type: ignore[override]
-        return self.base_transform.bijective  # type: ignore[no-any-return]
+    def bijective(self) -> bool:
+        return self.base_transform.bijective
 
     @property
     def sign(self) -> Any:
@@ -306,9 +306,7 @@ class IndependentTransform(Transform):
         return self.base_transform.inverse_shape(shape)
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.base_transform!r}, {self.reinterpreted_batch_ndims})"
-        )
+        return f"{type(self).__name__}({self.base_transform!r}, {self.reinterpreted_batch_ndims})"
 
 
 class ReshapeTransform(Transform):
@@ -323,11 +321,11 @@ class ReshapeTransform(Transform):
         super().__init__(cache_size=cache_size)
 
     @constraints.dependent_property
-    def domain(self) -> Any:  # type: ignore[override]
+    def domain(self) -> Any:
         return constraints.independent(constraints.real, len(self.in_shape))
 
     @constraints.dependent_property
-    def codomain(self) -> Any:  # type: ignore[override]
+    def codomain(self) -> Any:
         return constraints.independent(constraints.real, len(self.out_shape))
 
     def with_cache(self, cache_size: int = 1) -> Transform:

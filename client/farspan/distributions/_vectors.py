@@ -50,7 +50,7 @@ class CorrCholeskyTransform(Transform):
         d = round((0.25 + 2 * n) ** 0.5 + 0.5)
         if d * (d - 1) // 2 != n:
             raise ValueError("Input is not a flattened lower-diagonal number")
-        return shape[:-1] + (d, d)
+        return (*shape[:-1], d, d)
 
     def inverse_shape(self, shape: Any) -> Any:
         if len(shape) < 2:
@@ -58,7 +58,7 @@ class CorrCholeskyTransform(Transform):
         if shape[-2] != shape[-1]:
             raise ValueError("Input is not square")
         d = shape[-1]
-        return shape[:-2] + (d * (d - 1) // 2,)
+        return (*shape[:-2], d * (d - 1) // 2)
 
 
 class SoftmaxTransform(Transform):
@@ -120,7 +120,7 @@ class StickBreakingTransform(Transform):
     def _longer(shape: Any, by: int) -> Any:
         if len(shape) < 1:
             raise ValueError(_TOO_FEW)
-        return shape[:-1] + (shape[-1] + by,)
+        return (*shape[:-1], shape[-1] + by)
 
 
 class LowerCholeskyTransform(Transform):

@@ -6,7 +6,7 @@ from math import nan
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from ..core.call import fn
 from . import constraints
@@ -51,7 +51,7 @@ class Bernoulli(Binary, ExponentialFamily):
     def variance(self) -> Tensor:
         return self.probs * (1 - self.probs)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with farspan.no_grad():
             return farspan.bernoulli(self.probs.expand(shape))

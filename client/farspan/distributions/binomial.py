@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from ._odds import Binary, counted_out
@@ -52,7 +52,7 @@ class Binomial(Binary, Distribution):
     def variance(self) -> Tensor:
         return self.total_count * self.probs * (1 - self.probs)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with farspan.no_grad():
             return farspan.binomial(self.total_count.expand(shape), self.probs.expand(shape))

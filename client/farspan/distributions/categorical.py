@@ -67,7 +67,7 @@ class Categorical(_Given, Distribution):
     def variance(self) -> Tensor:
         return _constant(self._extended_shape(), nan, self.probs)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         sample_shape = Size(sample_shape)
         rows = self.probs.reshape(-1, self._num_events)
         drawn = farspan.multinomial(rows, sample_shape.numel(), True).T

@@ -80,12 +80,12 @@ class _Dependent(Constraint):
         self._event_dim = event_dim
 
     @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
-        return self._static("is_discrete")  # type: ignore[no-any-return]
+    def is_discrete(self) -> bool:
+        return self._static("is_discrete")
 
     @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return self._static("event_dim")  # type: ignore[no-any-return]
+    def event_dim(self) -> int:
+        return self._static("event_dim")
 
     def _static(self, name: str) -> Any:
         value = getattr(self, f"_{name}")
@@ -125,11 +125,11 @@ class _DependentProperty(property, _Dependent):
         self._is_discrete = is_discrete
         self._event_dim = event_dim
 
-    def __call__(self, fn: Callable[..., Any]) -> _DependentProperty:  # type: ignore[override]
+    def __call__(self, fn: Callable[..., Any]) -> _DependentProperty:
         return _DependentProperty(fn, is_discrete=self._is_discrete, event_dim=self._event_dim)
 
 
-# ------------------------------------------------------------------------ made of other constraints --
+# --------------------------------------------------------------------- made of other constraints --
 def _all_of(valid: Tensor, kept: int) -> Tensor:
     """Return which rows hold only True, a row being all dims from `kept` on."""
     return valid.reshape((*valid.shape[:kept], -1)).all(-1)
@@ -153,12 +153,12 @@ class _IndependentConstraint(Constraint):
         self.reinterpreted_batch_ndims = reinterpreted_batch_ndims
 
     @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
-        return self.base_constraint.is_discrete  # type: ignore[no-any-return]
+    def is_discrete(self) -> bool:
+        return self.base_constraint.is_discrete
 
     @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return self.base_constraint.event_dim + self.reinterpreted_batch_ndims  # type: ignore[no-any-return]
+    def event_dim(self) -> int:
+        return self.base_constraint.event_dim + self.reinterpreted_batch_ndims
 
     def check(self, value: Tensor) -> Tensor:
         valid = self.base_constraint.check(value)
@@ -182,12 +182,12 @@ class MixtureSameFamilyConstraint(Constraint):
         self.base_constraint = base_constraint
 
     @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
-        return self.base_constraint.is_discrete  # type: ignore[no-any-return]
+    def is_discrete(self) -> bool:
+        return self.base_constraint.is_discrete
 
     @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return self.base_constraint.event_dim  # type: ignore[no-any-return]
+    def event_dim(self) -> int:
+        return self.base_constraint.event_dim
 
     def check(self, value: Tensor) -> Tensor:
         valid = self.base_constraint.check(value.unsqueeze(-1 - self.event_dim))
@@ -211,12 +211,12 @@ class _Sequence(Constraint):
         self.dim = dim
 
     @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
+    def is_discrete(self) -> bool:
         return any(c.is_discrete for c in self.cseq)
 
     @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return max(c.event_dim for c in self.cseq)  # type: ignore[no-any-return]
+    def event_dim(self) -> int:
+        return max(c.event_dim for c in self.cseq)
 
     def _check_dim(self, value: Tensor) -> None:
         assert -value.dim() <= self.dim < value.dim(), (
@@ -250,7 +250,7 @@ class _Stack(_Sequence):
     """Constraints for the slices of a value along `dim`."""
 
     @property
-    def event_dim(self) -> int:  # type: ignore[override]
+    def event_dim(self) -> int:
         dim: int = max(c.event_dim for c in self.cseq)
         return dim + 1 if self.dim + dim < 0 else dim
 
@@ -290,14 +290,14 @@ class _GreaterThan(_Above):
     """(lower_bound, inf]."""
 
     def check(self, value: Tensor) -> Tensor:
-        return self.lower_bound < value  # type: ignore[no-any-return]
+        return self.lower_bound < value
 
 
 class _GreaterThanEq(_Above):
     """[lower_bound, inf]."""
 
     def check(self, value: Tensor) -> Tensor:
-        return self.lower_bound <= value  # type: ignore[no-any-return]
+        return self.lower_bound <= value
 
 
 class _LessThan(_Below):
@@ -311,14 +311,14 @@ class _Interval(_Between):
     """[lower_bound, upper_bound]."""
 
     def check(self, value: Tensor) -> Tensor:
-        return (self.lower_bound <= value) & (value <= self.upper_bound)  # type: ignore[no-any-return]
+        return (self.lower_bound <= value) & (value <= self.upper_bound)
 
 
 class _HalfOpenInterval(_Between):
     """[lower_bound, upper_bound)."""
 
     def check(self, value: Tensor) -> Tensor:
-        return (self.lower_bound <= value) & (value < self.upper_bound)  # type: ignore[no-any-return]
+        return (self.lower_bound <= value) & (value < self.upper_bound)
 
 
 class _IntegerInterval(_Between):

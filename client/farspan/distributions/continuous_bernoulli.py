@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from ..core.call import fn
 from . import constraints
@@ -66,9 +66,7 @@ class ContinuousBernoulli(Binary, ExponentialFamily):
         cut = self._cut_probs()
         below = farspan.where(cut <= 0.5, cut, 0.0)
         above = farspan.where(cut >= 0.5, cut, 1.0)
-        denominator = farspan.where(
-            cut <= 0.5, (-2.0 * below).log1p(), (2.0 * above - 1.0).log()
-        )
+        denominator = farspan.where(cut <= 0.5, (-2.0 * below).log1p(), (2.0 * above - 1.0).log())
         norm = ((-cut).log1p() - cut.log()).abs().log() - denominator
         x = (self.probs - 0.5).pow(2)
         return self._patched(norm, math.log(2.0) + (4.0 / 3.0 + 104.0 / 45.0 * x) * x)
@@ -88,11 +86,11 @@ class ContinuousBernoulli(Binary, ExponentialFamily):
         x = (self.probs - 0.5).pow(2)
         return self._patched(variance, 1.0 / 12.0 - (1.0 / 15.0 - 128.0 / 945.0 * x) * x)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with farspan.no_grad():
             return self.rsample(sample_shape)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.icdf(_uniform(self._extended_shape(sample_shape), self.probs))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from ..core.call import fn
 from . import constraints
@@ -32,7 +32,7 @@ class Dirichlet(ExponentialFamily):
         shape = concentration.shape
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         return fn._sample_dirichlet(self.concentration.expand(shape))
 

@@ -43,12 +43,12 @@ class Distribution:
 
     def __init__(
         self,
-        batch_shape: Size = Size(),  # noqa: B008
-        event_shape: Size = Size(),  # noqa: B008
+        batch_shape: Sequence[int] = (),
+        event_shape: Sequence[int] = (),
         validate_args: bool | None = None,
     ) -> None:
-        self._batch_shape = batch_shape
-        self._event_shape = event_shape
+        self._batch_shape = Size(batch_shape)
+        self._event_shape = Size(event_shape)
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validate_args:
@@ -101,7 +101,7 @@ class Distribution:
 
     def _expand_into(self, new: Any, batch_shape: Size) -> None:
         old = len(self._batch_shape)
-        for name in self._expands:  # type: ignore[attr-defined]
+        for name in self._expands:
             if name in self.__dict__:
                 value = getattr(self, name)
                 tail = value.batch_shape if isinstance(value, Distribution) else value.shape
@@ -111,7 +111,7 @@ class Distribution:
                 setattr(new, name, getattr(self, name))
 
     def _get_checked_instance(self, cls: type, _instance: Any = None) -> Any:
-        if _instance is None and type(self).__init__ != cls.__init__:  # type: ignore[misc]
+        if _instance is None and type(self).__init__ != cls.__init__:
             raise NotImplementedError(
                 f"Subclass {self.__class__.__name__} of {cls.__name__} that defines a custom "
                 "__init__ method must also define a custom .expand() method."
@@ -159,12 +159,12 @@ class Distribution:
         """The standard deviation of each element."""
         return self.variance.sqrt()
 
-    def sample(self, sample_shape: Sequence[int] = Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Return draws of shape sample_shape + batch_shape + event_shape, without gradients."""
         with farspan.no_grad():
             return self.rsample(sample_shape)
 
-    def rsample(self, sample_shape: Sequence[int] = Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Return draws whose gradients reach the parameters: pathwise derivatives."""
         raise NotImplementedError
 
@@ -190,7 +190,7 @@ class Distribution:
         raise NotImplementedError
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Return all values of a discrete distribution along dim 0; expand: to the batch's shape."""
+        """Return all values of a discrete distribution along dim 0, for each of the batch."""
         raise NotImplementedError
 
     def entropy(self) -> Tensor:
@@ -201,9 +201,9 @@ class Distribution:
         """Return exp of the entropy."""
         return farspan.exp(self.entropy())
 
-    def _extended_shape(self, sample_shape: Sequence[int] = Size()) -> Size:  # noqa: B008
+    def _extended_shape(self, sample_shape: Sequence[int] = ()) -> Size:
         """Return the shape of draws."""
-        return Size(sample_shape) + self._batch_shape + self._event_shape  # type: ignore[no-any-return]
+        return Size(sample_shape) + self._batch_shape + self._event_shape
 
     # ------------------------------------------------------------------------------ validation --
     def _check(self, value: Any) -> None:
@@ -255,4 +255,4 @@ def _read(flags: list[Any]) -> list[bool]:
     """Return the values of 0-d bool tensors by one wait."""
     if len(flags) == 1 or len({f.device for f in flags}) > 1:
         return [bool(f) for f in flags]
-    return farspan.stack(flags).tolist()  # type: ignore[no-any-return]
+    return farspan.stack(flags).tolist()

@@ -6,7 +6,7 @@ from math import inf, nan
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from .distribution import Distribution
@@ -40,7 +40,7 @@ class GeneralizedPareto(Distribution):
         zero = farspan.isclose(self.concentration, farspan.zeros_like(self.concentration))
         return zero, farspan.where(zero, 1.0, self.concentration)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.icdf(_uniform(self._extended_shape(sample_shape), self.loc))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["LKJCholesky"]
 
 
 class LKJCholesky(Distribution):
-    """Factors L of correlation matrices with density proportional to det(L L^T)^(concentration - 1).
+    """Factors L of correlation matrices with density ~ det(L L^T)^(concentration - 1).
 
     concentration 1: all correlation matrices are equally likely. Draws by the onion method
     (Lewandowski, Kurowicka and Joe, 2009). Raises ValueError for dim below 2.
@@ -44,7 +44,7 @@ class LKJCholesky(Distribution):
         self._beta = Beta(offset + 0.5, rest)
         super().__init__(self.concentration.size(), Size((dim, dim)), validate_args)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         y = self._beta.sample(sample_shape).unsqueeze(-1)
         shape = self._extended_shape(sample_shape)
         u = farspan.randn(shape, dtype=y.dtype, device=y.device).tril(-1)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from .distribution import Distribution
@@ -131,7 +131,7 @@ class LowRankMultivariateNormal(Distribution):
         a = farspan.linalg.solve_triangular(self._capacitance_tril, scaled, upper=False)
         return self._expanded(diag.reciprocal().diag_embed() - a.mT @ a)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         factor, diag = self._parts
         options = self.loc.dtype, self.loc.device

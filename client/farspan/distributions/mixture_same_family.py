@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from .categorical import Categorical
@@ -104,7 +104,7 @@ class MixtureSameFamily(Distribution):
         weights = farspan.log_softmax(self.mixture_distribution.logits, dim=-1)
         return farspan.logsumexp(log_probs + weights, dim=-1)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with farspan.no_grad():
             chosen = self.mixture_distribution.sample(sample_shape)
             drawn = self.component_distribution.sample(sample_shape)

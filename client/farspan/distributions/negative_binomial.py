@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from ..core.call import fn
 from . import constraints
@@ -18,7 +18,7 @@ __all__ = ["NegativeBinomial"]
 
 
 class NegativeBinomial(Binary, Distribution):
-    """Counts of successes, each with `probs`, before `total_count` failures, which may be broken."""
+    """Counts of successes, each with `probs`, before `total_count` failures, any number."""
 
     arg_constraints = {
         "total_count": constraints.greater_than_eq(0),
@@ -56,7 +56,7 @@ class NegativeBinomial(Binary, Distribution):
         # Not validated: a count of 0 is allowed here.
         return Gamma(self.total_count, (-self.logits).exp(), validate_args=False)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with farspan.no_grad():
             return farspan.poisson(self._gamma.sample(sample_shape))
 

@@ -48,7 +48,7 @@ class OneHotCategorical(OfCategories, Distribution):
     def _one_hot(self, indices: Tensor) -> Tensor:
         return fn._one_hot(indices, self._event_shape[-1]).to(self.probs)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         return self._one_hot(self._categorical.sample(Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -70,5 +70,5 @@ class OneHotCategoricalStraightThrough(OneHotCategorical):
 
     has_rsample = True
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.sample(sample_shape) + (self.probs - self.probs.detach())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from .exp_family import ExponentialFamily
@@ -37,7 +37,7 @@ class Poisson(ExponentialFamily):
     def variance(self) -> Tensor:
         return self.rate
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with farspan.no_grad():
             return farspan.poisson(self.rate.expand(shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from ._odds import Binary
@@ -35,7 +35,7 @@ class LogitRelaxedBernoulli(Binary, Distribution):
         self._give(probs, logits)
         super().__init__(self._param.size(), validate_args=validate_args)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         probs = clamp_probs(self.probs.expand(shape))
         u = clamp_probs(_uniform(shape, probs))
@@ -69,12 +69,12 @@ class RelaxedBernoulli(TransformedDistribution):
 
     @property
     def temperature(self) -> Tensor:
-        return self.base_dist.temperature  # type: ignore[no-any-return]
+        return self.base_dist.temperature
 
     @property
     def logits(self) -> Tensor:
-        return self.base_dist.logits  # type: ignore[no-any-return]
+        return self.base_dist.logits
 
     @property
     def probs(self) -> Tensor:
-        return self.base_dist.probs  # type: ignore[no-any-return]
+        return self.base_dist.probs

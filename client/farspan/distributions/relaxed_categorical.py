@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from ._odds import OfCategories
@@ -38,7 +38,7 @@ class ExpRelaxedCategorical(OfCategories, Distribution):
         self.temperature = temperature
         super().__init__(*self._shapes, validate_args=validate_args)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         u = clamp_probs(_uniform(shape, self.logits))
         scores = (self.logits - (-u.log()).log()) / self.temperature
@@ -74,12 +74,12 @@ class RelaxedOneHotCategorical(TransformedDistribution):
 
     @property
     def temperature(self) -> Tensor:
-        return self.base_dist.temperature  # type: ignore[no-any-return]
+        return self.base_dist.temperature
 
     @property
     def logits(self) -> Tensor:
-        return self.base_dist.logits  # type: ignore[no-any-return]
+        return self.base_dist.logits
 
     @property
     def probs(self) -> Tensor:
-        return self.base_dist.probs  # type: ignore[no-any-return]
+        return self.base_dist.probs

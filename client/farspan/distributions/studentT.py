@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import farspan
-from farspan._tensor import Size, Tensor
+from farspan._tensor import Tensor
 
 from . import constraints
 from .chi2 import Chi2
@@ -51,7 +51,7 @@ class StudentT(Distribution):
         variance = variance.masked_fill(~finite, math.inf)
         return variance.masked_fill(self.df <= 1, math.nan)
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         # The normal numbers are drawn first, as in torch.
         shape = self._extended_shape(sample_shape)
         x = _standard_normal(shape, self.df.dtype, self.df.device)

@@ -78,18 +78,18 @@ class TransformedDistribution(Distribution):
 
     @property
     def has_rsample(self) -> bool:
-        return self.base_dist.has_rsample  # type: ignore[no-any-return]
+        return self.base_dist.has_rsample
 
     def _forward(self, x: Tensor) -> Tensor:
         for transform in self.transforms:
             x = transform(x)
         return x
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with farspan.no_grad():
             return self._forward(self.base_dist.sample(sample_shape))
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self._forward(self.base_dist.rsample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class TransformedDistribution(Distribution):
             log_prob = log_prob - _sum_rightmost(stretch, event_dim - transform.domain.event_dim)
             y = x
         of_base = self.base_dist.log_prob(y)
-        return log_prob + _sum_rightmost(of_base, event_dim - len(self.base_dist.event_shape))  # type: ignore[no-any-return]
+        return log_prob + _sum_rightmost(of_base, event_dim - len(self.base_dist.event_shape))
 
     def _monotonize_cdf(self, value: Tensor) -> Tensor:
         """Return 1 - value where the transforms turn the order round."""
@@ -113,7 +113,7 @@ class TransformedDistribution(Distribution):
             sign = sign * transform.sign
         if isinstance(sign, int) and sign == 1:
             return value
-        return sign * (value - 0.5) + 0.5  # type: ignore[no-any-return]
+        return sign * (value - 0.5) + 0.5
 
     def cdf(self, value: Tensor) -> Tensor:
         for transform in self.transforms[::-1]:

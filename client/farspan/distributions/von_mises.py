@@ -33,7 +33,7 @@ def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     value: Any = coefficients[-1]
     for c in coefficients[-2::-1]:
         value = c + x * value
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _log_modified_bessel_fn(x: Tensor, order: int = 0) -> Tensor:
@@ -73,7 +73,7 @@ class VonMises(Distribution):
         rho = (tau - (2 * tau).sqrt()) / (2 * kappa)
         return farspan.where(kappa < 1e-5, 1 / kappa + kappa, (1 + rho**2) / (2 * rho))
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with farspan.no_grad():
             parameters = self.loc.double(), self.concentration.double(), self._proposal_r

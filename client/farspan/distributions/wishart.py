@@ -28,7 +28,7 @@ def _mvdigamma(x: Tensor, p: int) -> Tensor:
 
 
 class Wishart(ExponentialFamily):
-    """Sums of `df` outer products x x^T, x normal of mean 0; df above p - 1, not only whole numbers.
+    """Sums of `df` outer products x x^T, x normal of mean 0; df is any number above p - 1.
 
     Give one of covariance_matrix, precision_matrix and scale_tril, (..., p, p). Draws by Bartlett's
     decomposition; they wait once, to see whether a draw is singular.
@@ -118,7 +118,7 @@ class Wishart(ExponentialFamily):
 
     def _column(self, x: Tensor) -> Tensor:
         """Return a number of each distribution so that it multiplies matrices."""
-        return x.reshape(self._batch_shape + (1, 1))
+        return x.reshape((*self._batch_shape, 1, 1))
 
     @property
     def mean(self) -> Tensor:
@@ -137,7 +137,7 @@ class Wishart(ExponentialFamily):
         return self._column(self.df) * (v.pow(2) + outer)
 
     # ------------------------------------------------------------------------------- sampling --
-    def _bartlett_sampling(self, sample_shape: Any = Size()) -> Tensor:
+    def _bartlett_sampling(self, sample_shape: Any = ()) -> Tensor:
         p = self._event_shape[-1]
         chi = self._dist_chi2.rsample(sample_shape).sqrt()
         noise = chi.clamp(min=farspan.finfo(chi.dtype).eps).diag_embed()
@@ -147,7 +147,7 @@ class Wishart(ExponentialFamily):
         factor = self._unbroadcasted_scale_tril @ noise
         return factor @ factor.transpose(-2, -1)
 
-    def rsample(self, sample_shape: Any = Size(), max_try_correction: int | None = None) -> Tensor:
+    def rsample(self, sample_shape: Any = (), max_try_correction: int | None = None) -> Tensor:
         tries = _TRIES if max_try_correction is None else max_try_correction
         sample = self._bartlett_sampling(Size(sample_shape))
         # As in torch 2.13, whose numbers these are: the first round draws the *good* ones anew.

@@ -11,15 +11,16 @@ from typing import Any
 
 from .. import gammas, rejection
 from ..call import fn
-from ..dtype import DType, float64
-from ..errors import AutogradError, BadValueError, DTypeError, ParameterError
+from ..dtype import Defaults, DType, float64
+from ..errors import BadValueError, DTypeError, ParameterError, UnsupportedError
 from ..family import common_device, composite, floating, pointwise, structured
 from ..spec import Spec, broadcast_shapes
 
 _GENERATOR = "Generator? generator=None"
 _TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double",
                 "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
-                "bool": "Bool", "complex64": "ComplexFloat", "complex128": "ComplexDouble"}  # fmt: skip
+                "bool": "Bool", "complex64": "ComplexFloat",
+                "complex128": "ComplexDouble"}  # fmt: skip
 
 
 def _refuse(name: str, dtype: DType, halves: bool = False) -> None:
@@ -143,7 +144,7 @@ structured(
 )
 
 
-# ------------------------------------------------------------------------------ gamma's relatives --
+# ----------------------------------------------------------------------------- gamma's relatives --
 def _igamma_vjp(g: Any, self: Any, other: Any) -> Any:
     """The density of a gamma number; with respect to the shape torch has no derivative either."""
     logs = fn.sub(fn.mul(fn.sub(self, 1), fn.log(other)), fn.add(other, fn.lgamma(self)))
@@ -151,7 +152,7 @@ def _igamma_vjp(g: Any, self: Any, other: Any) -> Any:
 
 
 def _no_igamma_self(g: Any) -> Any:
-    raise AutogradError("the derivative for 'igamma: input' is not implemented.")
+    raise UnsupportedError("the derivative for 'igamma: input' is not implemented.")
 
 
 pointwise(
@@ -172,7 +173,7 @@ def mvlgamma(self: Any, p: int) -> Any:
     if p < 1:
         raise ParameterError("p has to be greater than or equal to 1")
     if self._spec.dtype.kind != 2:
-        self = fn.to(self, fn.empty(()).dtype)
+        self = fn._to_copy(self, dtype=Defaults.dtype)
     halves = fn.arange(0, p, 1, dtype=self._spec.dtype, device=self._spec.device)
     shifted = fn.sub(fn.unsqueeze(self, -1), fn.mul(halves, 0.5))
     return fn.add(fn.sum(fn.lgamma(shifted), -1), p * (p - 1) / 4 * math.log(math.pi))
