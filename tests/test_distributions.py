@@ -508,7 +508,7 @@ def test_the_random_functions_under_them(torch):
         gamma, grad_of(torch, gamma, alpha)[0], torch._sample_dirichlet(alpha.detach()),
         torch._standard_gamma_grad(alpha, gamma).detach(), torch.igamma(alpha.detach(), rate),
         torch._dirichlet_grad(torch.tensor(_INSIDE), alpha, alpha + 1).detach(),
-        torch.mvlgamma(alpha.detach() + 2, 3), alpha.detach().igamma(rate), torch.randn(3),
+        torch.mvlgamma(alpha.detach() + 2, 3), grad_of(torch, alpha.detach().igamma(rate), rate)[0], torch.randn(3),
         failure(lambda: torch.binomial(rate, rate.double()), "Found dtype Double"),
         outcome(lambda: torch.mvlgamma(alpha, 0)),
         failure(lambda: torch.binomial(torch.ones(2).long(), torch.ones(2)), "count, got: Long"),

@@ -173,7 +173,7 @@ def mvlgamma(self: Any, p: int) -> Any:
     if p < 1:
         raise ParameterError("p has to be greater than or equal to 1")
     if self._spec.dtype.kind != 2:
-        self = fn._to_copy(self, dtype=Defaults.dtype)
+        self = fn._cast(self, Defaults.dtype)
     halves = fn.arange(0, p, 1, dtype=self._spec.dtype, device=self._spec.device)
     shifted = fn.sub(fn.unsqueeze(self, -1), fn.mul(halves, 0.5))
     return fn.add(fn.sum(fn.lgamma(shifted), -1), p * (p - 1) / 4 * math.log(math.pi))
