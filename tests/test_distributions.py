@@ -439,6 +439,7 @@ def test_what_follows_from_matrices_and_probabilities(torch):
     )
     wishart = d.Wishart(5.0, precision_matrix=torch.tensor(_COVARIANCE))
     names = ("covariance_matrix", "precision_matrix", "scale_tril")
+    fresh = low.loc.double().new(2, 3)
     matrices = [getattr(x, n) for x in (full, low, wishart) for n in names]
     probabilities = torch.tensor(_SIMPLEX)
     of_categories = [
@@ -454,7 +455,8 @@ def test_what_follows_from_matrices_and_probabilities(torch):
     pareto = d.GeneralizedPareto(0.0, 1.0, torch.tensor([0.5, -0.25]))
     x = torch.tensor([0.5, 1.5])
     return [
-        matrices, of_categories, pareto.log_cdf(x), pareto.log_survival_function(x),
+        matrices, of_categories, str(fresh.dtype), tuple(fresh.shape), fresh.new([1.5, 2.0]),
+        d.Bernoulli(probabilities)._new([2.0]), pareto.log_cdf(x), pareto.log_survival_function(x),
         d.OneHotCategorical(probabilities).enumerate_support(expand=False),
         d.Categorical(probabilities).enumerate_support(expand=False),
         d.Binomial(3, probabilities).enumerate_support(),
@@ -508,7 +510,8 @@ def test_the_random_functions_under_them(torch):
         gamma, grad_of(torch, gamma, alpha)[0], torch._sample_dirichlet(alpha.detach()),
         torch._standard_gamma_grad(alpha, gamma).detach(), torch.igamma(alpha.detach(), rate),
         torch._dirichlet_grad(torch.tensor(_INSIDE), alpha, alpha + 1).detach(),
-        torch.mvlgamma(alpha.detach() + 2, 3), grad_of(torch, alpha.detach().igamma(rate), rate)[0], torch.randn(3),
+        torch.mvlgamma(alpha.detach() + 2, 3), torch.randn(3),
+        grad_of(torch, alpha.detach().igamma(rate), rate)[0],
         failure(lambda: torch.binomial(rate, rate.double()), "Found dtype Double"),
         outcome(lambda: torch.mvlgamma(alpha, 0)),
         failure(lambda: torch.binomial(torch.ones(2).long(), torch.ones(2)), "count, got: Long"),

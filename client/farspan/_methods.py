@@ -267,6 +267,13 @@ def new_tensor(self: Any, data: Any, dtype: Any = None, device: Any = None,
                   requires_grad=requires_grad)  # fmt: skip
 
 
+def new(self: Any, *args: Any, device: Any = None) -> Any:
+    """Return what ``Tensor(*args)`` does, of this tensor's dtype and on its device."""
+    from ._legacy import legacy_tensor
+
+    return legacy_tensor(*args, dtype=self.dtype, device=device or self.device)
+
+
 def normal_(self: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
     """Fill with normal numbers. The function `normal` draws around tensors, so it has no `_`."""
     return fn.normal_functional_(self, mean, std, generator=generator)
@@ -279,5 +286,6 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
 
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
-    "new_tensor": new_tensor, "norm": norm, "normal_": normal_, "bernoulli_": bernoulli_,
+    "new": new, "new_tensor": new_tensor, "norm": norm, "normal_": normal_,
+    "bernoulli_": bernoulli_,
 }  # fmt: skip

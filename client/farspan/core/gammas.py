@@ -1,4 +1,4 @@
-"""The incomplete gamma function, and how gamma and Dirichlet numbers move with their parameters.
+"""How gamma and Dirichlet numbers move with their parameters: pathwise gradients.
 
 A draw x of a distribution with cdf F(x; a) has the pathwise gradient -(dF/da) / (dF/dx) (Figurnov
 et al., 2018). Here are torch's approximations of it, region by region, over whole arrays; the
@@ -10,62 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from . import special
-
-_STEPS_MAX = 20_000  # terms of a series or fraction; they number a few times the root of a
-_FLOAT_TINY = 1e-300  # keeps Lentz's fraction from dividing by zero
-
-
-# --------------------------------------------------------------------- incomplete gamma function --
-def igamma(xp: Any, a: Any, x: Any) -> Any:
-    """Return the regularized lower incomplete gamma function P(a, x): the cdf of a gamma number.
-
-    By its series below x = a + 1 and Legendre's continued fraction above, until no element changes.
-    nan where a or x is negative.
-    """
-    a64, x64 = xp.broadcast_arrays(a.astype(xp.float64), x.astype(xp.float64))
-    lower = x64 < a64 + 1
-    usual = (a64 > 0) & (x64 > 0) & xp.isfinite(a64) & xp.isfinite(x64)
-    safe_a, safe_x = xp.where(usual, a64, 1.0), xp.where(usual, x64, 1.0)
-    scale = xp.exp(safe_a * xp.log(safe_x) - safe_x - special.lgamma(xp, safe_a))
-    below = scale * _series(xp, xp.where(lower, safe_a, 1.0), xp.where(lower, safe_x, 0.0))
-    above = 1 - scale * _fraction(xp, xp.where(lower, 1.0, safe_a), xp.where(lower, 2.0, safe_x))
-    value = xp.where(lower, below, above)
-    at_end = xp.where((x64 == 0) & (a64 > 0), 0.0, xp.where((a64 == 0) & (x64 > 0), 1.0, xp.nan))
-    at_end = xp.where(xp.isinf(x64) & (x64 > 0) & (a64 >= 0) & ~xp.isinf(a64), 1.0, at_end)
-    at_end = xp.where(xp.isinf(a64) & (a64 > 0) & (x64 >= 0) & ~xp.isinf(x64), 0.0, at_end)
-    return xp.where(usual, value, at_end)
-
-
-def _series(xp: Any, a: Any, x: Any) -> Any:
-    """Return the sum of x^n / (a (a+1) ... (a+n))."""
-    term = 1 / a
-    total = term
-    for n in range(1, _STEPS_MAX):
-        term = term * x / (a + n)
-        total = total + term
-        if not bool(xp.any(term > total * 1e-17)):
-            break
-    return total
-
-
-def _fraction(xp: Any, a: Any, x: Any) -> Any:
-    """Return 1 / (x+1-a - 1(1-a) / (x+3-a - 2(2-a) / ...)) by Lentz's method."""
-    b = x + 1 - a
-    c = xp.full_like(b, 1 / _FLOAT_TINY)
-    d = 1 / b
-    value = d
-    for n in range(1, _STEPS_MAX):
-        factor = n * (a - n)
-        b = b + 2
-        d = factor * d + b
-        d = 1 / xp.where(xp.abs(d) < _FLOAT_TINY, _FLOAT_TINY, d)
-        c = b + factor / c
-        c = xp.where(xp.abs(c) < _FLOAT_TINY, _FLOAT_TINY, c)
-        value = value * d * c
-        if not bool(xp.any(xp.abs(d * c - 1) > 1e-15)):
-            break
-    return value
-
 
 # ----------------------------------------------------------------- gradients of gamma numbers --
 #: exp(p / q) with p, q cubic in log(a) whose coefficients are quadratic in log(x / a).

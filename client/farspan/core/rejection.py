@@ -95,7 +95,8 @@ def standard_gamma(gen: Generator, alpha: Array) -> F64:
 def gamma(gen: Generator, alpha: Array) -> Array:
     """Return gamma numbers of rate 1, at least the smallest normal: ``torch._standard_gamma``."""
     tiny = np.finfo(alpha.dtype).tiny
-    return np.maximum(standard_gamma(gen, alpha).astype(alpha.dtype), tiny)
+    drawn: Array = standard_gamma(gen, alpha).astype(alpha.dtype)
+    return np.asarray(np.maximum(drawn, tiny))
 
 
 def dirichlet(gen: Generator, alpha: Array) -> Array:
@@ -104,7 +105,7 @@ def dirichlet(gen: Generator, alpha: Array) -> Array:
     drawn = np.maximum(standard_gamma(gen, alpha.astype(np.float64)), np.finfo(np.float64).tiny)
     shares = (drawn / drawn.sum(-1, keepdims=True)).astype(alpha.dtype)
     one = alpha.dtype.type(1)
-    return np.clip(shares, np.finfo(alpha.dtype).tiny, np.nextafter(one, one - one))
+    return np.asarray(np.clip(shares, np.finfo(alpha.dtype).tiny, np.nextafter(one, one - one)))
 
 
 # ------------------------------------------------------------------------------------- poisson --
@@ -275,12 +276,3 @@ def von_mises(
             angle = np.where(accepted, np.sign(u3 - 0.5) * np.arccos(f), angle)
         done |= accepted
     return np.asarray((angle + math.pi + loc) % (2 * math.pi) - math.pi, np.float64)
-
-
-def randomized_slopes(gen: Generator, x: Array, low: float, high: float) -> Array:
-    """Return the slope that each element of x has in ``rrelu``: drawn where x <= 0, else 1."""
-    slopes = np.ones(x.shape, x.dtype)
-    steep = x <= 0
-    drawn = gen.doubles(int(np.count_nonzero(steep))) * (high - low) + low
-    slopes[steep] = narrowed(drawn, x.dtype)
-    return slopes

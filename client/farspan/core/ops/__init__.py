@@ -40,4 +40,5 @@ from . import unfold
 from . import attention
 from . import fourier
 from . import distributions
+from . import incomplete
 from . import aliases

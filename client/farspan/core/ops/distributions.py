@@ -1,4 +1,4 @@
-"""Draws from distributions with tensors as parameters, their gradients, and gamma's relatives.
+"""Draws from distributions with tensors as parameters, and their gradients.
 
 The numbers are those of `core/rejection.py`, which are torch's; a draw is one command, however
 often its loop rejects. `farspan.distributions` stands on these rows.
@@ -6,14 +6,13 @@ often its loop rejects. `farspan.distributions` stands on these rows.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .. import gammas, rejection
 from ..call import fn
-from ..dtype import Defaults, DType, float64
-from ..errors import BadValueError, DTypeError, ParameterError, UnsupportedError
-from ..family import common_device, composite, floating, pointwise, structured
+from ..dtype import DType, float64
+from ..errors import BadValueError, DTypeError
+from ..family import common_device, structured
 from ..spec import Spec, broadcast_shapes
 
 _GENERATOR = "Generator? generator=None"
@@ -142,38 +141,3 @@ structured(
     moves=True,
     random=True,
 )
-
-
-# ----------------------------------------------------------------------------- gamma's relatives --
-def _igamma_vjp(g: Any, self: Any, other: Any) -> Any:
-    """The density of a gamma number; with respect to the shape torch has no derivative either."""
-    logs = fn.sub(fn.mul(fn.sub(self, 1), fn.log(other)), fn.add(other, fn.lgamma(self)))
-    return fn.mul(g, fn.exp(logs))
-
-
-def _no_igamma_self(g: Any) -> Any:
-    raise UnsupportedError("the derivative for 'igamma: input' is not implemented.")
-
-
-pointwise(
-    "igamma(Tensor self, Tensor other) -> Tensor",
-    lambda xp, self, other: gammas.igamma(xp, self, other),
-    {"other": _igamma_vjp, "self": _no_igamma_self},
-    dtype=floating,
-    refuses="bic",
-)
-
-
-@composite("mvlgamma(Tensor self, int p) -> Tensor")
-def mvlgamma(self: Any, p: int) -> Any:
-    """Return the log of the multivariate gamma function of dim p; each element above (p - 1) / 2.
-
-    pi^(p(p-1)/4) times the product of Gamma(x - j/2) over j = 0 .. p-1.
-    """
-    if p < 1:
-        raise ParameterError("p has to be greater than or equal to 1")
-    if self._spec.dtype.kind != 2:
-        self = fn._cast(self, Defaults.dtype)
-    halves = fn.arange(0, p, 1, dtype=self._spec.dtype, device=self._spec.device)
-    shifted = fn.sub(fn.unsqueeze(self, -1), fn.mul(halves, 0.5))
-    return fn.add(fn.sum(fn.lgamma(shifted), -1), p * (p - 1) / 4 * math.log(math.pi))
