@@ -519,6 +519,40 @@ def test_the_random_functions_under_them(torch):
     ]  # fmt: skip
 
 
+def test_a_service_draws_and_differentiates_the_same(session: Any) -> None:
+    import farspan
+    import torch
+
+    def program(t: Any) -> Any:
+        d = t.distributions
+        t.manual_seed(SEED)
+        alpha = t.tensor(_POSITIVE * 2, requires_grad=True)
+        drawn = [d.Gamma(alpha, 2.0).rsample(), d.Dirichlet(alpha).rsample((2,))]
+        drawn += [d.VonMises(0.5, alpha).sample(), d.Binomial(30, t.tensor(_INSIDE)).sample()]
+        return [*drawn, *grad_of(t, drawn[0] + drawn[1].sum(0), alpha)]
+
+    for ours, theirs in zip(program(farspan), program(torch), strict=True):
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-5)
+
+
+def test_long_draws_come_in_pieces(monkeypatch: Any) -> None:
+    from farspan.core import rejection
+    from farspan.core.random import Generator
+
+    count, rate = np.full((9, 5), 40.0), np.linspace(0, 30, 45).reshape(9, 5)
+    calls = (
+        lambda g: rejection.standard_gamma(g, rate), lambda g: rejection.poisson(g, rate),
+        lambda g: rejection.binomial(g, count, rate / 30),
+    )  # fmt: skip
+    whole, pieces = Generator(3), Generator(3)
+    for draw in calls:
+        expected = draw(whole)
+        monkeypatch.setattr(rejection, "_PIECE", 4)
+        np.testing.assert_array_equal(draw(pieces), expected)
+        monkeypatch.undo()
+    np.testing.assert_array_equal(whole.get_state(), pieces.get_state())
+
+
 def test_a_negative_rate_is_an_error_of_the_program() -> None:
     import farspan
 

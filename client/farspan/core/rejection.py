@@ -19,6 +19,7 @@ from .errors import ParameterError
 from .random import Array, Generator, Shape, narrowed
 
 _AHEAD_MIN, _AHEAD_MAX = 64, 1 << 14  # doubles that are drawn at a time
+_PIECE = 1 << 16  # elements a pass: their parameters become Python's numbers, of 32 bytes each
 _THIRD = np.float32(1) / np.float32(3)  # torch's constants are floats, also among doubles
 _SQUEEZE = float(np.float32(0.0331))
 
@@ -46,13 +47,24 @@ class Doubles:
             self._gen.doubles(self._count - left)
 
 
+def _in_pieces(draw: Callable[..., F64], gen: Generator, *parameters: Array) -> F64:
+    """Return draw(gen, *parameters) of arrays that are flattened and cut into pieces, in shape."""
+    flat = [p.reshape(-1) for p in parameters]
+    starts = range(0, max(flat[0].size, 1), _PIECE)
+    drawn = [draw(gen, *[p[i : i + _PIECE] for p in flat]) for i in starts]
+    return np.concatenate(drawn).reshape(parameters[0].shape)
+
+
 def standard_gamma(gen: Generator, alpha: Array) -> F64:
     """Return gamma numbers of rate 1, not rounded to alpha's dtype (Marsaglia and Tsang, 2000).
 
     alpha: float32 or float64, any shape. 0 gives 0 and takes no words; a negative number or nan,
     with which torch never returns, gives nan.
     """
-    flat = alpha.reshape(-1)
+    return _in_pieces(_gammas, gen, alpha)
+
+
+def _gammas(gen: Generator, flat: Array) -> F64:
     with np.errstate(all="ignore"):
         small = flat < 1
         # With boosting, a number of alpha + 1 is scaled by a uniform one to the power 1 / alpha.
@@ -89,7 +101,7 @@ def standard_gamma(gen: Generator, alpha: Array) -> F64:
     uniform.close()
     gen.next_double_normal = kept
     out[at] = results
-    return out.reshape(alpha.shape)
+    return out
 
 
 def gamma(gen: Generator, alpha: Array) -> Array:
@@ -114,9 +126,13 @@ def poisson(gen: Generator, rate: Array) -> Array:
 
     Raises ParameterError, before any draw, if a rate is negative or nan.
     """
-    rates = rate.astype(np.float64).reshape(-1)
+    rates = rate.astype(np.float64)
     if not np.all(rates >= 0):
         raise ParameterError("invalid Poisson rate, expected rate to be non-negative")
+    return narrowed(_in_pieces(_poissons, gen, rates), rate.dtype)
+
+
+def _poissons(gen: Generator, rates: F64) -> F64:
     expected = int(min(np.minimum(rates + 1, 11).sum(), _AHEAD_MAX))
     uniform = Doubles(gen, expected)
     draw = uniform.next
@@ -125,7 +141,7 @@ def poisson(gen: Generator, rate: Array) -> Array:
         for x in rates.tolist()
     ]
     uniform.close()
-    return narrowed(np.array(results, np.float64), rate.dtype).reshape(rate.shape)
+    return np.array(results, np.float64)
 
 
 def _poisson_small(draw: Callable[[], float], rate: float) -> float:
@@ -141,8 +157,8 @@ def _poisson_small(draw: Callable[[], float], rate: float) -> float:
 
 def _poisson_large(draw: Callable[[], float], rate: float) -> float:
     """Return a number by transformed rejection (PTRS; Hoermann, 1993)."""
-    if rate == math.inf:
-        return math.inf
+    if rate > 2.0**62:
+        return rate  # torch counts in 64 bits, and its results beyond them mean nothing
     root, log_rate = math.sqrt(rate), math.log(rate)
     b = 0.931 + 2.53 * root
     a = -0.059 + 0.02483 * b
@@ -169,7 +185,11 @@ def binomial(gen: Generator, count: Array, prob: Array) -> Array:
 
     The shapes are equal. nan in either gives nan.
     """
-    n, p = count.reshape(-1), prob.reshape(-1)
+    drawn: Array = _in_pieces(_binomials, gen, count, prob).astype(count.dtype)
+    return drawn
+
+
+def _binomials(gen: Generator, n: Array, p: Array) -> F64:
     one = n.dtype.type(1)
     with np.errstate(all="ignore"):
         likely = p > 0.5
@@ -192,8 +212,7 @@ def binomial(gen: Generator, count: Array, prob: Array) -> Array:
             results[i] = _binomial_small(draw, ni, log_miss)
     uniform.close()
     out = np.array(results, np.float64)
-    out = np.where(likely & ~certain, n - out, out)
-    return out.astype(n.dtype).reshape(count.shape)
+    return np.where(likely & ~certain, n - out, out)
 
 
 def _binomial_small(draw: Callable[[], float], n: float, log_miss: float) -> float:
