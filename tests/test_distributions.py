@@ -88,6 +88,10 @@ TABLE: dict[str, tuple[str, dict[str, Any], Any]] = {
     "MultivariateNormal, precision": (
         "MultivariateNormal", {"loc": _SIMPLEX[0], "precision_matrix": _COVARIANCE}, _SIMPLEX,
     ),
+    "MultivariateNormal, a batch of factors": (
+        "MultivariateNormal",
+        {"loc": _SIMPLEX[0], "scale_tril": np.stack([_FACTOR, 2 * _FACTOR])}, _SIMPLEX,
+    ),
     "NegativeBinomial": ("NegativeBinomial", {"total_count": 3.5, "probs": _INSIDE}, _COUNTS),
     "NegativeBinomial, logits": ("NegativeBinomial", {"total_count": 2, "logits": _REAL}, _COUNTS),
     "Normal": ("Normal", {"loc": _REAL, "scale": _POSITIVE}, _REAL * 2),

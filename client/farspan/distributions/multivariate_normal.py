@@ -21,6 +21,10 @@ def _batch_mv(matrix: Tensor, vector: Tensor) -> Tensor:
 
 def _batch_mahalanobis(factor: Tensor, x: Tensor) -> Tensor:
     """Return x^T M^-1 x with M = factor @ factor.mT; batches broadcast."""
+    if factor.dim() == 2:  # all vectors are columns of one system
+        columns = x.reshape(-1, x.shape[-1]).mT
+        solved = farspan.linalg.solve_triangular(factor, columns, upper=False)
+        return solved.pow(2).sum(-2).reshape(x.shape[:-1])
     solved = farspan.linalg.solve_triangular(factor, x.unsqueeze(-1), upper=False)
     return solved.squeeze(-1).pow(2).sum(-1)
 
