@@ -40,5 +40,7 @@ from . import unfold
 from . import attention
 from . import fourier
 from . import distributions
-from . import incomplete
+from . import specials
+from . import stft
+from . import windows
 from . import aliases
