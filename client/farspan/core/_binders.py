@@ -1929,6 +1929,34 @@ def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
 
 
+def poisson(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def binomial(count, prob, generator=None):
+    return (count, prob,), (c.generator(generator),), ()
+
+
+def _standard_gamma(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _standard_gamma_grad(self, output):
+    return (self, output,), (), ()
+
+
+def _sample_dirichlet(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _dirichlet_grad(x, alpha, total):
+    return (x, alpha, total,), (), ()
+
+
+def _von_mises(loc, concentration, proposal, size, *, generator=None):
+    return (loc, concentration, proposal,), (c.integers(size), c.generator(generator),), ()
+
+
 def special_bessel_j0(self):
     return (self,), (), ()
 
