@@ -19,6 +19,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._sites import Site, call_site, describe_site
+import numpy as np
+
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
@@ -354,6 +356,15 @@ class Session:
         """Wait until all commands have run; raise the first error that nobody has seen."""
         for i in range(len(self.devices)) if device is None else (device,):
             self._ask(i, (), cmd.GET_SPEC)
+
+    def memory_of(self, device: int, anew: bool = False) -> tuple[int, int, int]:
+        """Return the bytes of this session's tensors on a device: now, at most so far, the limit.
+
+        anew: from now on another most is counted. Waits for all commands before it.
+        """
+        kind = cmd.GET_MEMORY_ANEW if anew else cmd.GET_MEMORY
+        used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
+        return used, peak, limit
 
     def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
         request = next(self._requests)
