@@ -42,3 +42,4 @@ from . import fourier
 from . import aliases
 from . import steps
 from . import matrix_steps
+from . import amp
