@@ -186,7 +186,9 @@ def _tensors(values: Any) -> Any:
 def _known(device_type: Any, what: str) -> str:
     if not isinstance(device_type, str):
         name = type(device_type).__name__
-        raise ArgumentError(f"{what}(): argument 'device_type' (position 1) must be str, not {name}")
+        raise ArgumentError(
+            f"{what}(): argument 'device_type' (position 1) must be str, not {name}"
+        )
     plain = device_type.partition(":")[0]
     if plain not in _DTYPES:
         raise DTypeError(

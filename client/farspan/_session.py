@@ -362,6 +362,7 @@ class Session:
 
         anew: from now on another most is counted. Waits for all commands before it.
         """
+        self.flush(device)  # frees that wait come first
         kind = cmd.GET_MEMORY_ANEW if anew else cmd.GET_MEMORY
         used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
         return used, peak, limit
