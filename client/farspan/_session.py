@@ -68,6 +68,9 @@ class Transport(Protocol):
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
+    def give_up(self, request: int) -> None:
+        """Stop the download of an answer that nobody waits for any more."""
+
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -379,6 +382,9 @@ class Session:
             while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
                 if self._lost is not None:
                     break
+        except BaseException:  # Ctrl-C: the bytes need not come
+            self.transport.give_up(request)
+            raise
         finally:
             self._waits.pop(request, None)
         if wait.value is None:
