@@ -43,3 +43,5 @@ from . import specials
 from . import stft
 from . import windows
 from . import aliases
+from . import steps
+from . import matrix_steps
