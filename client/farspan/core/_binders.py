@@ -2315,6 +2315,12 @@ def _rprop_step_(self, grads, prevs, step_sizes, state_steps, *, lr, etaminus, e
     return (*self, *grads, *prevs, *step_sizes, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
+def _average_step_(self, values, weight, count=None):
+    n = []
+    s = (len(self), len(values), c.number(weight, None, n), count is not None,)
+    return (*self, *values, *(() if count is None else (count,)),), s, tuple(n)
+
+
 def _adafactor_step_(self, grads, row_vars, col_vars, variances, state_steps, *, lr, beta2_decay, eps1, eps2, d, weight_decay, maximize, rate=None, found_inf=None):
     n = []
     s = (len(self), len(grads), len(row_vars), len(col_vars), len(variances), len(state_steps), c.number(lr, None, n), c.number(beta2_decay, None, n), c.number(eps1, None, n), c.number(eps2, None, n), c.number(d, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ShapeError
 from ..op import declare
-from .optim import check_counters, check_lists, narrow, parts, skipped, wide
+from .optim import check_counters, check_lists, lerp, narrow, parts, skipped, wide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -289,3 +289,30 @@ def _rprop(xp: Any, p: Any, g: Any, s: dict[str, Any], o: dict[str, Any]) -> Any
     s["step_size"] = xp.clip(s["step_size"] * factor, o["step_size_min"], o["step_size_max"])
     s["prev"] = xp.where(turned, 0.0, g)
     return p - xp.sign(s["prev"]) * s["step_size"]
+
+
+# ------------------------------------------------------------------------------------ averages --
+def _average_meta(self: Sequence[Spec], values: Sequence[Spec], *rest: Any) -> tuple[()]:
+    check_lists(self, values=values)
+    return ()
+
+
+def _average_kernel(
+    xp: Any, self: Sequence[Any], values: Sequence[Any], weight: float, count: Any
+) -> tuple[()]:
+    if count is not None:
+        weight = 1 / (float(count) + 1)
+    for array, value in zip(self, values, strict=True):
+        average = wide(array)
+        lerp(average, wide(value), weight)
+        narrow(average, array)
+    return ()
+
+
+declare(
+    "farspan::_average_step_(Tensor(a!)[] self, Tensor[] values, float weight, Tensor? count=None)"
+    " -> ()",
+    "step",
+    meta=_average_meta,
+    kernel=_average_kernel,
+)
