@@ -2327,7 +2327,7 @@ def _adafactor_step_(self, grads, row_vars, col_vars, variances, state_steps, *,
     return (*self, *grads, *row_vars, *col_vars, *variances, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
-def _muon_step_(self, grads, momentum_buffers, *, lr, weight_decay, momentum, nesterov, a, b, c, eps, ns_steps, adjust, rate=None, found_inf=None):
+def _muon_step_(self, grads, momentum_buffers, *, lr, weight_decay, momentum, nesterov, ns_a, ns_b, ns_c, eps, ns_steps, adjust, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(nesterov), c.number(a, None, n), c.number(b, None, n), c.number(c, None, n), c.number(eps, None, n), c.integer(ns_steps), c.string(adjust), rate is not None, found_inf is not None,)
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(nesterov), c.number(ns_a, None, n), c.number(ns_b, None, n), c.number(ns_c, None, n), c.number(eps, None, n), c.integer(ns_steps), c.string(adjust), rate is not None, found_inf is not None,)
     return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)

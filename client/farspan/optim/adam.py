@@ -107,7 +107,9 @@ class Adam(Optimizer):
 
 def _require_kind(betas: Any, unread: bool) -> None:
     """Raise unless both betas are floats, or both tensors of one element that a step may read."""
-    kinds = {float if isinstance(b, float) else Tensor if isinstance(b, Tensor) else 0 for b in betas}
+    kinds = {
+        float if isinstance(b, float) else Tensor if isinstance(b, Tensor) else 0 for b in betas
+    }
     if len(kinds) > 1 or 0 in kinds:
         raise ValueError("betas must be either both floats or both Tensors")
     for i, beta in enumerate(betas):

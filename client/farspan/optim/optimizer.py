@@ -438,7 +438,8 @@ def record_step(name: str, param: Tensor, state: dict[str, Any], o: dict[str, An
     if "step" in state:
         state["step"] += 1
         numbers["step"] = float(state["step"])
-        numbers["round"] = state["step"].dtype.numpy.type
+    for n in rule.scalars[:1]:
+        numbers["round"] = state[n].dtype.numpy.type
     real = farspan.view_as_real if param.is_complex() else lambda x: x
     kept = {name: real(state[name]) for name in rule.states if name in state}
     s = {name: value.clone() for name, value in kept.items()} | numbers

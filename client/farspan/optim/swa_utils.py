@@ -222,9 +222,7 @@ class SWALR(LRScheduler):
         if self.anneal_epochs == 0:
             step = max(1, step)
         span = max(1, self.anneal_epochs)
-        before, now = [
-            self.anneal_func(max(0, min(1, n / span))) for n in (step - 1, step)
-        ]
+        before, now = [self.anneal_func(max(0, min(1, n / span))) for n in (step - 1, step)]
         rates = []
         for group in self.optimizer.param_groups:
             target = group["swa_lr"]

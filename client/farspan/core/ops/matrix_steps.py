@@ -132,9 +132,9 @@ def _muon_kernel(
     weight_decay: float,
     momentum: float,
     nesterov: bool,
-    a: float,
-    b: float,
-    c: float,
+    ns_a: float,
+    ns_b: float,
+    ns_c: float,
     eps: float,
     ns_steps: int,
     adjust: str,
@@ -149,7 +149,7 @@ def _muon_kernel(
         param, g = wide(array), wide(grad)
         buffer = _renew(stored, g, 1 - momentum)
         looked_ahead = g + (buffer - g) * momentum if nesterov else buffer
-        step = _orthogonal(xp, looked_ahead, (a, b, c), ns_steps, eps)
+        step = _orthogonal(xp, looked_ahead, (ns_a, ns_b, ns_c), ns_steps, eps)
         rows, columns = param.shape
         ratio = max(1, rows / columns) ** 0.5 if adjust == "original" else 1.0
         if adjust == "match_rms_adamw":
@@ -183,7 +183,7 @@ def _rounded(x: Any) -> Any:
 
 declare(
     "farspan::_muon_step_(Tensor(a!)[] self, Tensor[] grads, Tensor(b!)[] momentum_buffers, *,"
-    " float lr, float weight_decay, float momentum, bool nesterov, float a, float b, float c,"
+    " float lr, float weight_decay, float momentum, bool nesterov, float ns_a, float ns_b, float ns_c,"
     " float eps, int ns_steps, str adjust, Tensor? rate=None, Tensor? found_inf=None) -> ()",
     "step",
     meta=_muon_meta,

@@ -60,10 +60,10 @@ def wide(array: Any) -> Any:
     return array.astype("float32") if array.dtype.itemsize == 2 else array
 
 
-def narrow(wide: Any, array: Any) -> None:
+def narrow(computed: Any, array: Any) -> None:
     """Round what was computed with `wide(array)` back into `array`."""
-    if wide is not array:
-        array[...] = wide
+    if computed is not array:
+        array[...] = computed
 
 
 # ----------------------------------------------------------------------------------------- sgd --
@@ -191,8 +191,8 @@ def _adam_kernel(
         scale = (1 - beta2**step) ** 0.5
         stored = [array, grads[i], exp_avgs[i], exp_avg_sqs[i]]
         stored += [max_exp_avg_sqs[i]] if amsgrad else []
-        wide = [wide(a) for a in stored]
-        for param, grad, average, square, *largest in parts(*wide):
+        computed = [wide(a) for a in stored]
+        for param, grad, average, square, *largest in parts(*computed):
             d = -grad if maximize else grad
             if weight_decay and decoupled:
                 param *= 1 - lr * weight_decay
@@ -212,8 +212,8 @@ def _adam_kernel(
             xp.divide(average, scratch, out=scratch)
             scratch *= -step_size
             param += scratch
-        for computed, kept in zip([wide[0], *wide[2:]], [stored[0], *stored[2:]], strict=True):
-            narrow(computed, kept)
+        for new, kept in zip([computed[0], *computed[2:]], [stored[0], *stored[2:]], strict=True):
+            narrow(new, kept)
     return ()
 
 

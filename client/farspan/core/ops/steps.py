@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ..dtype import Defaults
 from ..errors import ShapeError
 from ..op import declare
 from .optim import check_counters, check_lists, lerp, narrow, parts, skipped, wide
@@ -100,7 +101,8 @@ def _kernel_of(rule: Rule, lists: Sequence[str], names: Sequence[str]) -> Callab
         for i, array in enumerate(self):
             given["step"][i][...] += 1
             numbers = {n: float(given[n][i]) for n in (*rule.scalars, "step")}
-            numbers["round"] = given["step"][i].dtype.type
+            for name in rule.scalars[:1]:
+                numbers["round"] = given[name][i].dtype.type
             stored = [array, grads[i], *[given[n][i] for n in kept]]
             computed = [wide(a) for a in stored]
             for param, grad, *states in parts(*computed):
@@ -144,11 +146,17 @@ def _squares(s: dict[str, Any], name: str, g: Any, keep: Any) -> Any:
 
 # ------------------------------------------------------------------------ sgd, adam: in optim.py --
 @_rule(
-    "sgd", {"momentum_buffer": "momentum"}, "float momentum, float dampening, bool nesterov", op=False
+    "sgd",
+    {"momentum_buffer": "momentum"},
+    "float momentum, float dampening, bool nesterov",
+    op=False,
 )
 def _sgd(xp: Any, p: Any, g: Any, s: dict[str, Any], o: dict[str, Any]) -> Any:
     if o["momentum"]:
-        buffer = g if o["first"] else s["momentum_buffer"] * o["momentum"] + g * (1 - o["dampening"])
+        if o["first"]:
+            buffer = g.detach()  # as torch does; this rule only serves recorded steps
+        else:
+            buffer = s["momentum_buffer"] * o["momentum"] + g * (1 - o["dampening"])
         s["momentum_buffer"] = buffer
         g = g + buffer * o["momentum"] if o["nesterov"] else buffer
     return p - g * o["lr"]
@@ -232,7 +240,8 @@ def _nadam(xp: Any, p: Any, g: Any, s: dict[str, Any], o: dict[str, Any]) -> Any
     mu, mu_next = [
         o["beta1"] * (1.0 - 0.5 * 0.96 ** (n * o["momentum_decay"])) for n in (step, step + 1)
     ]
-    product = s["mu_product"] = float(s["round"](s["mu_product"] * mu))
+    rounded = s["round"]  # torch multiplies a float32 tensor by a number
+    product = s["mu_product"] = float(rounded(rounded(s["mu_product"]) * rounded(mu)))
     s["exp_avg"] = _towards(s["exp_avg"], g, 1 - o["beta1"])
     square = _squares(s, "exp_avg_sq", g, o["beta2"])
     root = xp.sqrt(square / (1 - o["beta2"] ** step)) + o["eps"]
@@ -271,8 +280,9 @@ def _asgd(xp: Any, p: Any, g: Any, s: dict[str, Any], o: dict[str, Any]) -> Any:
     """Polyak and Juditsky, 1992: `ax` is the average of the parameters after step t0."""
     p = p * (1 - o["lambd"] * s["eta"]) - g * s["eta"]
     s["ax"] = p if s["mu"] == 1 else _towards(s["ax"], p, s["mu"])
-    s["eta"] = o["lr"] / (1 + o["lambd"] * o["lr"] * s["step"]) ** o["alpha"]
-    s["mu"] = 1 / max(1, s["step"] - o["t0"])
+    rounded = Defaults.dtype.numpy.type  # torch makes tensors of these numbers, of any state
+    s["eta"] = float(rounded(o["lr"] / (1 + o["lambd"] * o["lr"] * s["step"]) ** o["alpha"]))
+    s["mu"] = float(rounded(1 / max(1, s["step"] - o["t0"])))
     return p
 
 

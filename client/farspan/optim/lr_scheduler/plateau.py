@@ -7,7 +7,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from farspan.optim.lr_scheduler.base import EPOCH_DEPRECATION_WARNING, LRScheduler, put, require_optimizer
+from farspan.optim.lr_scheduler.base import (
+    EPOCH_DEPRECATION_WARNING,
+    LRScheduler,
+    put,
+    require_optimizer,
+)
 from farspan.optim.optimizer import Optimizer
 
 
