@@ -2331,3 +2331,13 @@ def _muon_step_(self, grads, momentum_buffers, *, lr, weight_decay, momentum, ne
     n = []
     s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(nesterov), c.number(ns_a, None, n), c.number(ns_b, None, n), c.number(ns_c, None, n), c.number(eps, None, n), c.integer(ns_steps), c.string(adjust), rate is not None, found_inf is not None,)
     return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _amp_foreach_non_finite_check_and_unscale_(self, found_inf, inv_scale):
+    return (*self, found_inf, inv_scale,), (len(self),), ()
+
+
+def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, scale_backoff_factor, growth_interval):
+    n = []
+    s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
+    return (self, growth_tracker, found_inf,), s, tuple(n)

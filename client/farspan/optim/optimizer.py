@@ -179,6 +179,21 @@ class Optimizer:
             "found_inf": None if found is None else found[param.device],
         }
 
+    def _may_skip(self) -> bool:
+        """Return whether a step may be issued that workers do not take after an overflow.
+
+        Not where this process would notice: hooks, recorded steps, a first momentum undamped.
+        """
+        hooks = (
+            _global_optimizer_pre_hooks,
+            _global_optimizer_post_hooks,
+            self._optimizer_step_pre_hooks,
+            self._optimizer_step_post_hooks,
+        )
+        return not any(hooks) and not any(
+            group.get("differentiable") or group.get("dampening") for group in self.param_groups
+        )
+
     def _ready_state(self, param: Tensor, group: Group) -> dict[str, Any]:
         state = self.state[param]
         if not state:

@@ -45,3 +45,4 @@ from . import windows
 from . import aliases
 from . import steps
 from . import matrix_steps
+from . import amp
