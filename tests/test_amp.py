@@ -22,6 +22,19 @@ CALLS: dict[str, Any] = {
     "addbmm": lambda t, a, b, v, i, k: t.addbmm(a, a[None], b[None]),
     "baddbmm": lambda t, a, b, v, i, k: t.baddbmm(a[None], a[None], b[None]),
     "einsum": lambda t, a, b, v, i, k: t.einsum("ij,jk->ik", a, b),
+    **{f"einsum {e}": lambda t, a, b, v, i, k, e=e: t.einsum(e, *{
+        "1": [v], "2": [a], "11": [v, v], "22": [a, b], "21": [a, v], "222": [a, b, a]
+    }["".join(str(len(x)) for x in e.partition("->")[0].split(","))])
+       for e in ("ij->ji", "i,i->i", "i,j->ij", "ij,ij->", "ij,j->i", "ij,ij->ij", "ij,jk,kl->il",
+                 "ij,ik->i", "ij,j->ij")},
+    "tensordot": lambda t, a, b, v, i, k: t.tensordot(a, v, 1),
+    "tensordot outer": lambda t, a, b, v, i, k: t.tensordot(a, b, 0),
+    "tensordot whole": lambda t, a, b, v, i, k: t.tensordot(a, b, 2),
+    "inner": lambda t, a, b, v, i, k: t.inner(a, b),
+    "multi_dot": lambda t, a, b, v, i, k: t.linalg.multi_dot([a, b, a]),
+    "matrix_power": lambda t, a, b, v, i, k: t.linalg.matrix_power(a, 3),
+    "bilinear": lambda t, a, b, v, i, k: t.nn.functional.bilinear(a, b, b[None]),
+    "det": lambda t, a, b, v, i, k: t.linalg.det(b),
     "linear": lambda t, a, b, v, i, k: t.nn.functional.linear(a, b, v),
     "conv1d": lambda t, a, b, v, i, k: t.conv1d(i, k),
     "conv1d same": lambda t, a, b, v, i, k: t.conv1d(i, k, padding="same"),
@@ -106,11 +119,31 @@ def test_every_op_has_torchs_dtype(torch):
     return found
 
 
+@same
+def test_modules_have_torchs_dtypes(torch):
+    found = []
+    x = torch.ones(2, 1, 3)
+    with torch.autocast("cpu"):
+        for name, options in (
+            ("LSTM", {}), ("GRU", {}), ("RNN", {}), ("LSTM", {"bidirectional": True}),
+            ("LSTM", {"proj_size": 2}), ("RNN", {"nonlinearity": "relu"}), ("GRU", {"bias": False}),
+            ("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}),
+        ):  # fmt: skip
+            made = getattr(torch.nn, name)(3, 4, **options)(x[0] if "Cell" in name else x)
+            flat = [made] if hasattr(made, "dtype") else made
+            found += [name, [p.dtype if hasattr(p, "dtype") else [q.dtype for q in p] for p in flat]]
+        y, w = torch.nn.MultiheadAttention(4, 2)(*[torch.ones(3, 1, 4)] * 3)
+        found += [y.dtype, w.dtype, torch.nn.TransformerEncoderLayer(4, 2, 8)(torch.ones(3, 1, 4)).dtype]
+        for layer in (torch.nn.BatchNorm1d(4), torch.nn.LayerNorm(6), torch.nn.GELU()):
+            found.append(layer(torch.ones(2, 4, 6)).dtype)
+    return found
+
+
 @same(rtol=3e-2, atol=3e-2)
 def test_values_and_gradients_come_back_in_the_dtype_of_leaves(torch):
     found = []
     for name, call in CALLS.items():
-        if name in ("rank", "stack of ints", "svdvals"):
+        if name in ("rank", "stack of ints", "svdvals", "multi_dot", "matrix_power"):
             continue
         xs = inputs(torch, torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
