@@ -131,9 +131,16 @@ def test_modules_have_torchs_dtypes(torch):
         ):  # fmt: skip
             made = getattr(torch.nn, name)(3, 4, **options)(x[0] if "Cell" in name else x)
             flat = [made] if hasattr(made, "dtype") else made
-            found += [name, [p.dtype if hasattr(p, "dtype") else [q.dtype for q in p] for p in flat]]
+            found += [
+                name,
+                [p.dtype if hasattr(p, "dtype") else [q.dtype for q in p] for p in flat],
+            ]
         y, w = torch.nn.MultiheadAttention(4, 2)(*[torch.ones(3, 1, 4)] * 3)
-        found += [y.dtype, w.dtype, torch.nn.TransformerEncoderLayer(4, 2, 8)(torch.ones(3, 1, 4)).dtype]
+        found += [
+            y.dtype,
+            w.dtype,
+            torch.nn.TransformerEncoderLayer(4, 2, 8)(torch.ones(3, 1, 4)).dtype,
+        ]
         for layer in (torch.nn.BatchNorm1d(4), torch.nn.LayerNorm(6), torch.nn.GELU()):
             found.append(layer(torch.ones(2, 4, 6)).dtype)
     return found
@@ -418,7 +425,8 @@ def test_stages_and_errors_of_a_scaler(torch):
     found.append(failure(lambda: scaler.unscale_(torch.optim.SGD([half])), "FP16"))
     return [*found, failure(lambda: other.load_state_dict({}), "empty"),
             failure(lambda: torch.amp.GradScaler("cpu", growth_factor=1.0), "growth factor"),
-            failure(lambda: torch.amp.GradScaler("cpu", backoff_factor=1.0), "backoff")]  # fmt: skip
+            failure(lambda: torch.amp.GradScaler("cpu", backoff_factor=1.0), "backoff")
+            ]  # fmt: skip
 
 
 @same

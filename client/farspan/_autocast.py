@@ -226,7 +226,9 @@ def _tensors(values: Any) -> Any:
 def _known(device_type: Any, what: str) -> str:
     if not isinstance(device_type, str):
         name = type(device_type).__name__
-        raise ArgumentError(f"{what}(): argument 'device_type' (position 1) must be str, not {name}")
+        raise ArgumentError(
+            f"{what}(): argument 'device_type' (position 1) must be str, not {name}"
+        )
     plain = device_type.partition(":")[0]
     if plain not in _DTYPES:
         raise DTypeError(
@@ -330,8 +332,8 @@ def deprecated_call(old: str, new: str, device_type: str) -> None:
     )
 
 
-def _of_device(name: str, device_type: str) -> None:
-    """Make the four functions of one device type that torch has deprecated."""
+def _of_device(name: str, device_type: str) -> tuple[Callable[..., Any], ...]:
+    """Return the four functions of one device type that torch has deprecated."""
 
     def is_enabled() -> bool:
         _deprecated(f"is_autocast_{name}_enabled()", f"is_autocast_enabled('{device_type}')")
@@ -351,17 +353,34 @@ def _of_device(name: str, device_type: str) -> None:
         _deprecated(f"set_autocast_{name}_dtype(dtype)", new)
         set_autocast_dtype(device_type, dtype)
 
-    made = {
-        f"is_autocast_{name}_enabled": is_enabled,
-        f"set_autocast_{name}_enabled": set_enabled,
-        f"get_autocast_{name}_dtype": get_dtype,
-        f"set_autocast_{name}_dtype": set_dtype,
-    }
-    for public, function in made.items():
-        if public in __all__:
-            function.__name__ = function.__qualname__ = public
-            globals()[public] = function
+    names = (
+        f"is_autocast_{name}_enabled",
+        f"set_autocast_{name}_enabled",
+        f"get_autocast_{name}_dtype",
+        f"set_autocast_{name}_dtype",
+    )
+    made = (is_enabled, set_enabled, get_dtype, set_dtype)
+    for function, public in zip(made, names, strict=True):
+        function.__name__ = function.__qualname__ = public
+    return made
 
 
-for _name, _type in (("cpu", "cpu"), ("gpu", "cuda"), ("ipu", "ipu"), ("xla", "xla")):
-    _of_device(_name, _type)
+(
+    is_autocast_cpu_enabled,
+    set_autocast_cpu_enabled,
+    get_autocast_cpu_dtype,
+    set_autocast_cpu_dtype,
+) = _of_device("cpu", "cpu")
+_, _, get_autocast_gpu_dtype, set_autocast_gpu_dtype = _of_device("gpu", "cuda")
+(
+    is_autocast_ipu_enabled,
+    set_autocast_ipu_enabled,
+    get_autocast_ipu_dtype,
+    set_autocast_ipu_dtype,
+) = _of_device("ipu", "ipu")
+(
+    is_autocast_xla_enabled,
+    set_autocast_xla_enabled,
+    get_autocast_xla_dtype,
+    set_autocast_xla_dtype,
+) = _of_device("xla", "xla")
