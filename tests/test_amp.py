@@ -484,3 +484,40 @@ def test_dispatch_looks_nowhere_without_autocast() -> None:
     with farspan.autocast("cpu"):
         assert _dispatch._casting is not None and call._casting is not None
     assert _dispatch._casting is None and call._casting is None
+
+
+def test_an_overflow_on_one_device_holds_back_all() -> None:
+    with farspan.connect("local:", devices="cpu:2"):
+        a = farspan.nn.Parameter(farspan.ones(2))
+        b = farspan.nn.Parameter(farspan.ones(2, device="cpu:1"))
+        optimizer = farspan.optim.Adam([a, b], lr=0.1)
+        scaler = farspan.amp.GradScaler("cpu", init_scale=4.0)
+        for bad in (False, True):
+            optimizer.zero_grad()
+            scaler.scale(a.sum() + b.to("cpu").sum()).backward()
+            if bad:
+                b.grad.mul_(float("inf"))
+            scaler.step(optimizer)
+            scaler.update()
+            np.testing.assert_allclose([*a.tolist(), *b.tolist()], 0.9, rtol=1e-6)
+        assert scaler.get_scale() == 2.0
+
+
+@same
+def test_the_module_of_the_cpu(torch):
+    cpu = importlib.import_module(f"{torch.__name__}.cpu")
+    cpu.set_device("cpu")
+    cpu.synchronize()
+    stream, event = cpu.Stream(), cpu.Event()
+    event.record(stream)
+    event.wait()
+    event.synchronize()
+    stream.wait_event(event)
+    stream.record_event()
+    stream.wait_stream(cpu.current_stream())
+    with cpu.stream(stream):
+        inside = cpu.current_stream() is stream
+    with cpu.StreamContext(None):
+        outside = cpu.current_stream() is stream
+    return [cpu.is_available(), cpu.is_initialized(), cpu.device_count(), cpu.current_device(),
+            event.query(), inside, outside, hasattr(cpu.get_capabilities(), "keys")]  # fmt: skip
