@@ -22,6 +22,19 @@ CALLS: dict[str, Any] = {
     "addbmm": lambda t, a, b, v, i, k: t.addbmm(a, a[None], b[None]),
     "baddbmm": lambda t, a, b, v, i, k: t.baddbmm(a[None], a[None], b[None]),
     "einsum": lambda t, a, b, v, i, k: t.einsum("ij,jk->ik", a, b),
+    **{f"einsum {e}": lambda t, a, b, v, i, k, e=e: t.einsum(e, *{
+        "1": [v], "2": [a], "11": [v, v], "22": [a, b], "21": [a, v], "222": [a, b, a]
+    }["".join(str(len(x)) for x in e.partition("->")[0].split(","))])
+       for e in ("ij->ji", "i,i->i", "i,j->ij", "ij,ij->", "ij,j->i", "ij,ij->ij", "ij,jk,kl->il",
+                 "ij,ik->i", "ij,j->ij")},
+    "tensordot": lambda t, a, b, v, i, k: t.tensordot(a, v, 1),
+    "tensordot outer": lambda t, a, b, v, i, k: t.tensordot(a, b, 0),
+    "tensordot whole": lambda t, a, b, v, i, k: t.tensordot(a, b, 2),
+    "inner": lambda t, a, b, v, i, k: t.inner(a, b),
+    "multi_dot": lambda t, a, b, v, i, k: t.linalg.multi_dot([a, b, a]),
+    "matrix_power": lambda t, a, b, v, i, k: t.linalg.matrix_power(a, 3),
+    "bilinear": lambda t, a, b, v, i, k: t.nn.functional.bilinear(a, b, b[None]),
+    "det": lambda t, a, b, v, i, k: t.linalg.det(b),
     "linear": lambda t, a, b, v, i, k: t.nn.functional.linear(a, b, v),
     "conv1d": lambda t, a, b, v, i, k: t.conv1d(i, k),
     "conv1d same": lambda t, a, b, v, i, k: t.conv1d(i, k, padding="same"),
@@ -68,6 +81,9 @@ CALLS: dict[str, Any] = {
     "pad": lambda t, a, b, v, i, k: t.nn.functional.pad(i, (1, 1), mode="reflect"),
     "pad edge": lambda t, a, b, v, i, k: t.nn.functional.pad(i, (1, 1), mode="replicate"),
     "view_as_complex": lambda t, a, b, v, i, k: t.view_as_complex(a[:, :2].contiguous()),
+    "max_pool3d": lambda t, a, b, v, i, k: t.nn.functional.max_pool3d(i[None, None], (1, 2, 2)),
+    "max_pool2d": lambda t, a, b, v, i, k: t.nn.functional.max_pool2d(i[None], 2),
+    "max_pool1d": lambda t, a, b, v, i, k: t.nn.functional.max_pool1d(i, 2),
     "cat": lambda t, a, b, v, i, k: t.cat([a, b]),
     "cat mixed": lambda t, a, b, v, i, k: t.cat([a.float(), b.bfloat16()]),
     "stack": lambda t, a, b, v, i, k: t.stack([v, v.float()]),
@@ -106,11 +122,38 @@ def test_every_op_has_torchs_dtype(torch):
     return found
 
 
+@same
+def test_modules_have_torchs_dtypes(torch):
+    found = []
+    x = torch.ones(2, 1, 3)
+    with torch.autocast("cpu"):
+        for name, options in (
+            ("LSTM", {}), ("GRU", {}), ("RNN", {}), ("LSTM", {"bidirectional": True}),
+            ("LSTM", {"proj_size": 2}), ("RNN", {"nonlinearity": "relu"}), ("GRU", {"bias": False}),
+            ("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}),
+        ):  # fmt: skip
+            made = getattr(torch.nn, name)(3, 4, **options)(x[0] if "Cell" in name else x)
+            flat = [made] if hasattr(made, "dtype") else made
+            found += [
+                name,
+                [p.dtype if hasattr(p, "dtype") else [q.dtype for q in p] for p in flat],
+            ]
+        y, w = torch.nn.MultiheadAttention(4, 2)(*[torch.ones(3, 1, 4)] * 3)
+        found += [
+            y.dtype,
+            w.dtype,
+            torch.nn.TransformerEncoderLayer(4, 2, 8)(torch.ones(3, 1, 4)).dtype,
+        ]
+        for layer in (torch.nn.BatchNorm1d(4), torch.nn.LayerNorm(6), torch.nn.GELU()):
+            found.append(layer(torch.ones(2, 4, 6)).dtype)
+    return found
+
+
 @same(rtol=3e-2, atol=3e-2)
 def test_values_and_gradients_come_back_in_the_dtype_of_leaves(torch):
     found = []
     for name, call in CALLS.items():
-        if name in ("rank", "stack of ints", "svdvals"):
+        if name in ("rank", "stack of ints", "svdvals", "multi_dot", "matrix_power"):
             continue
         xs = inputs(torch, torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
@@ -385,7 +428,8 @@ def test_stages_and_errors_of_a_scaler(torch):
     found.append(failure(lambda: scaler.unscale_(torch.optim.SGD([half])), "FP16"))
     return [*found, failure(lambda: other.load_state_dict({}), "empty"),
             failure(lambda: torch.amp.GradScaler("cpu", growth_factor=1.0), "growth factor"),
-            failure(lambda: torch.amp.GradScaler("cpu", backoff_factor=1.0), "backoff")]  # fmt: skip
+            failure(lambda: torch.amp.GradScaler("cpu", backoff_factor=1.0), "backoff")
+            ]  # fmt: skip
 
 
 @same
@@ -443,3 +487,40 @@ def test_dispatch_looks_nowhere_without_autocast() -> None:
     with farspan.autocast("cpu"):
         assert _dispatch._casting is not None and call._casting is not None
     assert _dispatch._casting is None and call._casting is None
+
+
+def test_an_overflow_on_one_device_holds_back_all() -> None:
+    with farspan.connect("local:", devices="cpu:2"):
+        a = farspan.nn.Parameter(farspan.ones(2))
+        b = farspan.nn.Parameter(farspan.ones(2, device="cpu:1"))
+        optimizer = farspan.optim.Adam([a, b], lr=0.1)
+        scaler = farspan.amp.GradScaler("cpu", init_scale=4.0)
+        for bad in (False, True):
+            optimizer.zero_grad()
+            scaler.scale(a.sum() + b.to("cpu").sum()).backward()
+            if bad:
+                b.grad.mul_(float("inf"))
+            scaler.step(optimizer)
+            scaler.update()
+            np.testing.assert_allclose([*a.tolist(), *b.tolist()], 0.9, rtol=1e-6)
+        assert scaler.get_scale() == 2.0
+
+
+@same
+def test_the_module_of_the_cpu(torch):
+    cpu = importlib.import_module(f"{torch.__name__}.cpu")
+    cpu.set_device("cpu")
+    cpu.synchronize()
+    stream, event = cpu.Stream(), cpu.Event()
+    event.record(stream)
+    event.wait()
+    event.synchronize()
+    stream.wait_event(event)
+    stream.record_event()
+    stream.wait_stream(cpu.current_stream())
+    with cpu.stream(stream):
+        inside = cpu.current_stream() is stream
+    with cpu.StreamContext(None):
+        outside = cpu.current_stream() is stream
+    return [cpu.is_available(), cpu.is_initialized(), cpu.device_count(), cpu.current_device(),
+            event.query(), inside, outside, hasattr(cpu.get_capabilities(), "keys")]  # fmt: skip

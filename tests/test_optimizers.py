@@ -245,7 +245,8 @@ def test_refusals(torch):
         for lr in (-1.0, torch.ones(2)):
             messages.append(said(lambda n=name, lr=lr: getattr(o, n)(p, lr=lr)))
     messages += [said(lambda k=k: o.Adam(p, **k)) for k in (
-        {"betas": (1.0, 0.9)}, {"betas": (0.5, torch.tensor(0.9))}, {"foreach": True, "fused": True},
+        {"betas": (1.0, 0.9)}, {"betas": (0.5, torch.tensor(0.9))},
+        {"foreach": True, "fused": True},
         {"fused": True, "differentiable": True}, {"lr": torch.tensor(0.1), "foreach": True},
         {"eps": -1.0}, {"weight_decay": -1.0})]  # fmt: skip
     messages += [said(o.SparseAdam(p).step), said(lambda: o.SparseAdam(p, eps=0.0))]
@@ -254,7 +255,8 @@ def test_refusals(torch):
         {"beta2_decay": 1.0}, {"eps": (-1.0, 1.0)}, {"eps": (None, -1.0)}, {"d": 0.5},
         {"weight_decay": -1})]  # fmt: skip
     messages += [said(lambda: o.Muon(p)), said(lambda: o.Muon(q, momentum=-1.0)),
-                 said(lambda: o.Muon(q, adjust_lr_fn="x")), said(lambda: o.Muon(q, weight_decay=-1.0)),
+                 said(lambda: o.Muon(q, adjust_lr_fn="x")),
+                 said(lambda: o.Muon(q, weight_decay=-1.0)),
                  said(lambda: o.Muon(q, lr=-1.0))]  # fmt: skip
     for key in ("lr_decay", "eps", "initial_accumulator_value", "weight_decay"):
         messages.append(said(lambda key=key: o.Adagrad(p, **{key: -1.0})))

@@ -1,4 +1,4 @@
-"""Schedulers and averaged models: rates to the last bit, state dicts of both libraries, warnings."""
+"""Schedulers and averaged models: rates to the last bit, both state dicts, warnings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ SCHEDULERS: dict[str, Any] = {
     "restarts": lambda s, o: s.CosineAnnealingWarmRestarts(o, 3, 2),
     "lambda": lambda s, o: s.LambdaLR(o, [lambda e: 0.9**e, lambda e: 1 / (e + 1)]),
     "multiplicative": lambda s, o: s.MultiplicativeLR(o, lambda e: 0.95),
-    "chained": lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 3), s.ExponentialLR(o, 0.9)], o),
+    "chained": lambda s, o: s.ChainedScheduler(
+        [s.ConstantLR(o, 0.1, 3), s.ExponentialLR(o, 0.9)], o),
     "sequential": lambda s, o: s.SequentialLR(
         o, [s.ConstantLR(o, 0.1, 3), s.ExponentialLR(o, 0.9), s.LinearLR(o)], [3, 7]),
     "swa": lambda s, o: _swa(s).SWALR(o, [0.05, 0.01], anneal_epochs=5),

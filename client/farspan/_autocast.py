@@ -7,20 +7,20 @@ The lists are those of ATen/autocast_mode.h for the CPU, as torch's registration
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _dispatch
 from ._tensor import Tensor
 from .core import call
 from .core.call import fn
-from .core.dtype import DType, bfloat16, float16, float32, float64
+from .core.dtype import DType, bfloat16, float16, float32, float64, promote
 from .core.errors import ArgumentError, DTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .core.op import Op
 
 __all__ = [
@@ -57,11 +57,36 @@ _FLOAT32 = """
     view_as_complex
 """
 _WIDEST = "cat index_copy stack"
-#: By the base name of an op: in which dtype it computes. Other ops take what they are given.
-POLICIES: dict[str, str] = {
+#: Composites of this table that are one kernel in torch, so that their products are not cast.
+_GIVEN = "bilinear linalg_lu_solve"
+
+
+def _of_pair(static: Any) -> str:
+    """Return how a pair of einsum's operands is cast: torch multiplies where nothing is summed."""
+    inputs, _, out = static[0].partition("->")
+    left, _, right = inputs.partition(",")
+    return "lower" if any(c in right and c not in out for c in left) else "promoted"
+
+
+def _of_tensordot(args: Any) -> str:
+    """Return how tensordot is cast: torch takes a plain sum where one number is left."""
+    for x, dims in zip(args[:2], args[2:], strict=False):
+        taken = {d % x.ndim for d in dims}
+        if any(n != 1 for d, n in enumerate(x.shape) if d not in taken):
+            return "lower"
+    return "given"
+
+
+#: By the base name of an op: in which dtype it computes. Other ops take what they are given. Some
+#: look at static arguments, composites at all of them.
+POLICIES: dict[str, str | Callable[[Any], str]] = {
     **dict.fromkeys(_LOWER.split(), "lower"),
     **dict.fromkeys(_FLOAT32.split(), "float32"),
     **dict.fromkeys(_WIDEST.split(), "widest"),
+    **dict.fromkeys(_GIVEN.split(), "given"),
+    "_contract": _of_pair,
+    "tensordot": _of_tensordot,
+    "linalg_pinv": "float32",  # torch rounds its last product to half precision
 }
 
 #: The half precision of each device type that torch can cast on, unless a program sets another.
@@ -101,12 +126,14 @@ def _switch(device_type: str, enabled: bool) -> None:
 
 
 # ---------------------------------------------------------------------------------------- casts --
-def _cast_inputs(op: Op, tensors: Any) -> Any:
+def _cast_inputs(op: Op, tensors: Any, static: Any) -> Any:
     """Return the inputs of a primitive as autocast wants them."""
     if _state.below or not _state.enabled:
         return tensors
     policy = POLICIES.get(op.base)
-    return tensors if policy is None else _all_cast(policy, tensors)
+    if policy is None:
+        return tensors
+    return _all_cast(policy if isinstance(policy, str) else policy(static), tensors)
 
 
 def _run_composite(body: Callable[..., Any], op: Op, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -114,6 +141,8 @@ def _run_composite(body: Callable[..., Any], op: Op, args: Any, kwargs: dict[str
     policy = POLICIES.get(op.base)
     if policy is None or _state.below or not _state.enabled:
         return body(*args, **kwargs)
+    if not isinstance(policy, str):
+        policy = policy(args)
     _state.below = True
     try:
         args, values = _all_cast(policy, (list(args), list(kwargs.values())))
@@ -124,9 +153,14 @@ def _run_composite(body: Callable[..., Any], op: Op, args: Any, kwargs: dict[str
 
 def _all_cast(policy: str, values: Any) -> Any:
     """Return lists and tuples of arguments with their tensors cast."""
+    if policy == "given":
+        return values
     dtype = None if policy == "lower" else float32
     if policy == "widest":
         dtype = _widest(values)
+    elif policy == "promoted":
+        floats = [x.dtype for x in _tensors(values) if _eligible(x)]
+        dtype = functools.reduce(promote, floats) if floats else None
     return _cast(values, dtype)
 
 
@@ -140,6 +174,12 @@ def _cast(x: Any, dtype: DType | None) -> Any:
     if type(x) in (list, tuple):
         return type(x)([_cast(i, dtype) for i in x])
     return x
+
+
+def lowered(x: Tensor) -> Tensor:
+    """Return x as the ops of half precision take it; x itself without autocast."""
+    on = _state.enabled and not _state.below
+    return _cast(x, None) if on else x  # type: ignore[no-any-return]
 
 
 def _eligible(x: Tensor) -> bool:
@@ -292,8 +332,8 @@ def deprecated_call(old: str, new: str, device_type: str) -> None:
     )
 
 
-def _of_device(name: str, device_type: str) -> None:
-    """Make the four functions of one device type that torch has deprecated."""
+def _of_device(name: str, device_type: str) -> tuple[Callable[..., Any], ...]:
+    """Return the four functions of one device type that torch has deprecated."""
 
     def is_enabled() -> bool:
         _deprecated(f"is_autocast_{name}_enabled()", f"is_autocast_enabled('{device_type}')")
@@ -313,17 +353,34 @@ def _of_device(name: str, device_type: str) -> None:
         _deprecated(f"set_autocast_{name}_dtype(dtype)", new)
         set_autocast_dtype(device_type, dtype)
 
-    made = {
-        f"is_autocast_{name}_enabled": is_enabled,
-        f"set_autocast_{name}_enabled": set_enabled,
-        f"get_autocast_{name}_dtype": get_dtype,
-        f"set_autocast_{name}_dtype": set_dtype,
-    }
-    for public, function in made.items():
-        if public in __all__:
-            function.__name__ = function.__qualname__ = public
-            globals()[public] = function
+    names = (
+        f"is_autocast_{name}_enabled",
+        f"set_autocast_{name}_enabled",
+        f"get_autocast_{name}_dtype",
+        f"set_autocast_{name}_dtype",
+    )
+    made = (is_enabled, set_enabled, get_dtype, set_dtype)
+    for function, public in zip(made, names, strict=True):
+        function.__name__ = function.__qualname__ = public
+    return made
 
 
-for _name, _type in (("cpu", "cpu"), ("gpu", "cuda"), ("ipu", "ipu"), ("xla", "xla")):
-    _of_device(_name, _type)
+(
+    is_autocast_cpu_enabled,
+    set_autocast_cpu_enabled,
+    get_autocast_cpu_dtype,
+    set_autocast_cpu_dtype,
+) = _of_device("cpu", "cpu")
+_, _, get_autocast_gpu_dtype, set_autocast_gpu_dtype = _of_device("gpu", "cuda")
+(
+    is_autocast_ipu_enabled,
+    set_autocast_ipu_enabled,
+    get_autocast_ipu_dtype,
+    set_autocast_ipu_dtype,
+) = _of_device("ipu", "ipu")
+(
+    is_autocast_xla_enabled,
+    set_autocast_xla_enabled,
+    get_autocast_xla_dtype,
+    set_autocast_xla_dtype,
+) = _of_device("xla", "xla")

@@ -20,7 +20,7 @@ __all__ = ["ASGD"]
 
 
 class ASGD(Optimizer):
-    """Gradient descent that also keeps the average of its way, ``ax`` (Polyak and Juditsky, 1992)."""
+    """Gradient descent that also averages its way, in ``ax`` (Polyak and Juditsky, 1992)."""
 
     _later: ClassVar[dict[str, Any]] = {
         "maximize": False,

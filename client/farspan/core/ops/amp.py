@@ -56,12 +56,12 @@ declare(
 )
 
 
-def _update_meta(self: Spec, growth_tracker: Spec, found_inf: Spec, *rest: Any) -> Spec:
+def _update_meta(self: Spec, growth_tracker: Spec, found_inf: Spec, *rest: Any) -> tuple[()]:
     common_device([self, growth_tracker, found_inf])
     _one_number("growth_tracker", growth_tracker, int32)
     _one_number("current_scale", self)
     _one_number("found_inf", found_inf)
-    return self
+    return ()
 
 
 def _update_kernel(
@@ -72,7 +72,7 @@ def _update_kernel(
     scale_growth_factor: float,
     scale_backoff_factor: float,
     growth_interval: int,
-) -> Any:
+) -> tuple[()]:
     good = 0
     if found_inf.reshape(()) != 0:
         self *= scale_backoff_factor
@@ -84,13 +84,13 @@ def _update_kernel(
                 self[...] = grown
             good = 0
     growth_tracker[...] = good
-    return self
+    return ()
 
 
 declare(
-    "_amp_update_scale_(Tensor(a!) self, Tensor(b!) growth_tracker, Tensor found_inf, "
-    "float scale_growth_factor, float scale_backoff_factor, int growth_interval) -> Tensor(a!)",
-    "structured",
+    "farspan::_amp_update_scale_(Tensor(a!) self, Tensor(b!) growth_tracker, Tensor found_inf, "
+    "float scale_growth_factor, float scale_backoff_factor, int growth_interval) -> ()",
+    "step",
     meta=_update_meta,
     kernel=_update_kernel,
 )

@@ -183,8 +183,9 @@ def _rounded(x: Any) -> Any:
 
 declare(
     "farspan::_muon_step_(Tensor(a!)[] self, Tensor[] grads, Tensor(b!)[] momentum_buffers, *,"
-    " float lr, float weight_decay, float momentum, bool nesterov, float ns_a, float ns_b, float ns_c,"
-    " float eps, int ns_steps, str adjust, Tensor? rate=None, Tensor? found_inf=None) -> ()",
+    " float lr, float weight_decay, float momentum, bool nesterov, float ns_a, float ns_b,"
+    " float ns_c, float eps, int ns_steps, str adjust,"
+    " Tensor? rate=None, Tensor? found_inf=None) -> ()",
     "step",
     meta=_muon_meta,
     kernel=_muon_kernel,
