@@ -24,6 +24,7 @@ from ._creation import (
 )
 from ._format import set_printoptions
 from ._functions import (
+    unreduced as _unreduced,
     FACTORIES as _FACTORIES,
 )
 from ._functions import (
@@ -129,9 +130,15 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
+    "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
     "resize_as_": "_resize",
+    **{
+        f"{net}{kind}": "_VF"
+        for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+        for kind in ("", "_cell")
+    },
 }  # fmt: skip
 
 
@@ -143,6 +150,8 @@ def __getattr__(name: str) -> _Any:
         found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif "autocast" in name:
+        found = getattr(_import_module(f"{__name__}._autocast"), name)
     elif _is_module(name):
         found = _import_module(f"{__name__}.{name}")
     elif name.endswith("Tensor"):
@@ -153,7 +162,7 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_settings, name)
     else:
         try:
-            found = getattr(_fn, name)
+            found = _unreduced(getattr(_fn, name))
         except AttributeError:
             raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
     globals()[name] = found
@@ -162,4 +171,6 @@ def __getattr__(name: str) -> _Any:
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
+    if name == "_VF":  # private in torch too, and used by programs
+        return True
     return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -1,4 +1,4 @@
-"""Inputs for reductions by index and segment, renorm, distances, conv_tbc."""
+"""Inputs for reductions by index and segment, renorm, norms, nonzero_static."""
 
 import numpy as np
 
@@ -52,13 +52,6 @@ def _renorm(make):
             call(Strided(make(3, 4)), 2, 1, 0.5), call(make(3, 0), 2, 0, 1)]  # fmt: skip
 
 
-@samples("pdist", "_pdist_forward", dtypes=FLOATS, rtol=1e-4, atol=1e-5, second=False,
-         reason="torch has no second derivative")  # fmt: skip
-def _pdist(make):
-    p = (1.0, 2.0, 3.0, float("inf"), 0.0, 1.5)
-    return [call(make(5, 3)), *[call(make(4, 3), q) for q in p], call(make(1, 3)), call(make(3, 0))]
-
-
 @samples("nuclear_norm", **LOOSE)
 def _nuclear(make):
     return [call(make(3, 4)), call(make(3, 4), True)]
@@ -78,12 +71,3 @@ def _frobenius(make):
 def _nonzero_static(make):
     return [call(make(3, 4), size=2), call(make(3, 4), size=20, fill_value=7), call(make(), size=2),
             call(make(0), size=1), call(make(3), size=0)]  # fmt: skip
-
-
-@samples("conv_tbc", dtypes=FLOATS, rtol=1e-4, atol=1e-5, second=False,
-         reason="torch has no second derivative")  # fmt: skip
-def _conv_tbc(make):
-    return [
-        call(make(5, 2, 3), make(2, 3, 4), make(4)),
-        call(make(5, 2, 3), make(3, 3, 1), make(1), 2),
-    ]

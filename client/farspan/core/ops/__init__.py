@@ -32,6 +32,8 @@ from . import solve
 from . import spectrum
 from . import norms
 from . import pool
+from . import pool_mean
+from . import pool_places
 from . import loss
 from . import nll
 from . import norm
@@ -39,6 +41,16 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import distributions
+from . import specials
+from . import stft
+from . import windows
+from . import resize
+from . import grid
+from . import bag
+from . import ctc
+from . import margin
+from . import layers
 from . import copies
 from . import differences
 from . import statistics
@@ -46,3 +58,7 @@ from . import segments
 from . import reflect
 from . import subspace
 from . import aliases
+from . import steps
+from . import matrix_steps
+from . import amp
+from . import clip

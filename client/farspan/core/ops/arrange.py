@@ -221,7 +221,11 @@ def rot90(self: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
 # ---------------------------------------------------------------------------------- one by one --
 def _owning(name: str) -> Any:
     """Return a split whose parts are views one by one, so that each may be written to."""
-    return lambda *args: tuple([fn.alias(x) for x in getattr(fn, name)(*args)])
+
+    def owning(*args: Any, **kwargs: Any) -> Any:
+        return tuple([fn.alias(x) for x in getattr(fn, name)(*args, **kwargs)])
+
+    return owning
 
 
 for _name, _line in (

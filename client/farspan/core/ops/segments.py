@@ -1,4 +1,4 @@
-"""Reductions over parts of a dim: by index, by segment; renorm, pairwise distances, conv_tbc.
+"""Reductions over parts of a dim: by index, by segment; renorm, norms, nonzero_static.
 
 Composites of scatters and norms, whose derivatives they inherit.
 """
@@ -194,26 +194,6 @@ def renorm(self: Any, p: Any, dim: int, maxnorm: Any) -> Any:
     return fn.mul(self, scale if scale._spec.dtype is real else fn._cast(scale, real))
 
 
-@composite("_pdist_forward(Tensor self, float p=2.) -> Tensor")
-def pdist_forward(self: Any, p: float = 2.0) -> Any:
-    n = self._spec.shape[0]
-    first, second = fn.unbind(fn.triu_indices(n, n, 1, device=self._spec.device))
-    apart = fn.sub(fn.index_select(self, 0, first), fn.index_select(self, 0, second))
-    return fn.linalg_vector_norm(apart, p, [-1])
-
-
-@composite("pdist(Tensor self, float p=2.) -> Tensor")
-def pdist(self: Any, p: float = 2.0) -> Any:
-    spec = self._spec
-    if spec.ndim != 2:
-        raise ShapeError(f"pdist only supports 2D tensors, got: {spec.ndim}D")
-    if not spec.dtype.is_floating_point:
-        raise ShapeError("pdist only supports floating-point dtypes")
-    if p < 0:
-        raise ShapeError("pdist only supports non-negative p values")
-    return fn._pdist_forward(self, p)
-
-
 @composite("nuclear_norm(Tensor self, bool keepdim=False) -> Tensor")
 def nuclear_norm(self: Any, keepdim: bool = False) -> Any:
     return fn.linalg_matrix_norm(self, "nuc", (-2, -1), keepdim)
@@ -251,20 +231,3 @@ structured(
     meta=_nonzero_static_meta,
     kernel=_nonzero_static,
 )
-
-
-@composite("conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor")
-def conv_tbc(self: Any, weight: Any, bias: Any, pad: int = 0) -> Any:
-    """A convolution over time; input (time, batch, channels), weight (width, in, out)."""
-    if self._spec.ndim != 3:
-        raise ShapeError("Input must have 3 dims: time, batch, in_channel")
-    if weight._spec.ndim != 3:
-        raise ShapeError("Weight tensor must have 3 dims: kernel_width, in_channels, out_channels.")
-    if bias._spec.ndim != 1:
-        raise ShapeError("Bias must be 1-D")
-    if self._spec.shape[2] != weight._spec.shape[1]:
-        raise ShapeError("Input dim 2 (input channels) is not == dim 1 in the weight tensor")
-    if weight._spec.shape[2] != bias._spec.shape[0]:
-        raise ShapeError("Bias size must equal dim 2 in the weight tensor (output channels).")
-    x, w = fn.permute(self, (1, 2, 0)), fn.permute(weight, (2, 1, 0))
-    return fn.permute(fn.conv1d(x, w, bias, padding=(pad,)), (2, 0, 1))
