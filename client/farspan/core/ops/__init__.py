@@ -56,6 +56,3 @@ from . import steps
 from . import matrix_steps
 from . import amp
 from . import clip
-from . import steps
-from . import matrix_steps
-from . import amp
