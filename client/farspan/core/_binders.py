@@ -1929,6 +1929,34 @@ def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
 
 
+def poisson(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def binomial(count, prob, generator=None):
+    return (count, prob,), (c.generator(generator),), ()
+
+
+def _standard_gamma(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _standard_gamma_grad(self, output):
+    return (self, output,), (), ()
+
+
+def _sample_dirichlet(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _dirichlet_grad(x, alpha, total):
+    return (x, alpha, total,), (), ()
+
+
+def _von_mises(loc, concentration, proposal, size, *, generator=None):
+    return (loc, concentration, proposal,), (c.integers(size), c.generator(generator),), ()
+
+
 def special_bessel_j0(self):
     return (self,), (), ()
 
@@ -2575,6 +2603,16 @@ def _rrelu_with_noise(self, lower, upper, *, generator=None):
     return (self,), s, tuple(n)
 
 
+def _total_norm(self, ord):
+    n = []
+    s = (len(self), c.scalar(ord, None, n),)
+    return (*self,), s, tuple(n)
+
+
+def _scale_(self, factor):
+    return (*self, factor,), (len(self),), ()
+
+
 def _adadelta_step_(self, grads, square_avgs, acc_deltas, state_steps, *, lr, rho, eps, weight_decay, maximize, rate=None, found_inf=None):
     n = []
     s = (len(self), len(grads), len(square_avgs), len(acc_deltas), len(state_steps), c.number(lr, None, n), c.number(rho, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
@@ -2649,13 +2687,3 @@ def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, sca
     n = []
     s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
     return (self, growth_tracker, found_inf,), s, tuple(n)
-
-
-def _total_norm(self, ord):
-    n = []
-    s = (len(self), c.scalar(ord, None, n),)
-    return (*self,), s, tuple(n)
-
-
-def _scale_(self, factor):
-    return (*self, factor,), (len(self),), ()

@@ -8,13 +8,22 @@ from types import MappingProxyType
 from typing import Any
 
 from .. import _state
+from .._memory import NAMES as _MEMORY
+from .._memory import Memory as _Memory
 from ..core.dtype import Device
 from . import amp as amp
 
 __all__ = [
     "Event", "Stream", "StreamContext", "current_device", "current_stream", "device_count",
     "get_capabilities", "is_available", "is_initialized", "set_device", "stream", "synchronize",
+    *_MEMORY,
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MEMORY:
+        return getattr(_Memory("cpu"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def is_available() -> bool:
