@@ -20,7 +20,7 @@ from .core.family import common_device
 from .core.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ._tensor import Tensor
     from .core.op import Op
@@ -75,6 +75,14 @@ class _Known:
 
 
 _memo: dict[Any, _Known] = {}
+#: What casts the inputs of ops while some thread casts automatically.
+_casting: Callable[[Op, Any], Any] | None = None
+
+
+def set_casting(cast: Callable[[Op, Any], Any] | None) -> None:
+    """Let `cast(op, tensors)` return the inputs that an op runs on; None: as they are."""
+    global _casting
+    _casting = cast
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -107,6 +115,8 @@ def apply(
         return _apply_inplace(op, tensors, static, scalars)
     if form != FUNCTIONAL:
         return _apply_out(cls, op, tensors, static, scalars)
+    if _casting is not None:
+        tensors = _casting(op, tensors)
     facts = _memo.get((op, static, Defaults.dtype, *[t._spec for t in tensors]))
     if facts is None:
         facts = known(op, static, [t._spec for t in tensors], scalars)

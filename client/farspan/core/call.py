@@ -46,6 +46,16 @@ def set_default(cls: type[Value]) -> None:
     _default = cls
 
 
+#: What runs the bodies of composites while some thread casts automatically.
+_casting: Callable[..., Any] | None = None
+
+
+def set_casting(run: Callable[..., Any] | None) -> None:
+    """Let `run(body, op, args, kwargs)` run the bodies of composites; None: as they are."""
+    global _casting
+    _casting = run
+
+
 _ALIASES: Final = {
     "input": "self", "axis": "dim", "keepdims": "keepdim", "x": "self", "a": "self", "x1": "self",
     "x2": "other",
@@ -137,7 +147,10 @@ class _Choice:
 def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:
     """Run a composite's body; in place and `out=` copy its result over."""
     assert op.body is not None
-    result = op.body(*args, **kwargs)
+    if _casting is None or out is not None or form != FUNCTIONAL:
+        result = op.body(*args, **kwargs)
+    else:
+        result = _casting(op.body, op, args, kwargs)
     if form == INPLACE:
         return fn.copy_(args[0], result)
     if out is not None:

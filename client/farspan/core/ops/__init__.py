@@ -40,3 +40,6 @@ from . import unfold
 from . import attention
 from . import fourier
 from . import aliases
+from . import steps
+from . import matrix_steps
+from . import amp
