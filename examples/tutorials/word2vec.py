@@ -52,7 +52,7 @@ def train(steps=50, dtype=torch.float32, seed=0, report=False):
          if 0 <= j < len(words)]
     )  # fmt: skip
     model = SkipGram(len(common)).to(dtype)
-    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.2)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
     losses = []
     for _ in range(steps):
         chosen = pairs[torch.randint(len(pairs), (128,))]
