@@ -18,9 +18,9 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._sites import Site, call_site, describe_site
 import numpy as np
 
+from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value

@@ -58,7 +58,4 @@ from . import segments
 from . import reflect
 from . import subspace
 from . import aliases
-from . import steps
-from . import matrix_steps
-from . import amp
 from . import clip
