@@ -21,7 +21,7 @@ from .dtype import (
     scalar_dtype,
     to_floating,
 )
-from .errors import DeviceError, DTypeError, UnsupportedError
+from .errors import DeviceError, NoKernelError, UnsupportedError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -135,7 +135,13 @@ _KINDS = "bifc"
 def refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel of this name for the kind of dtype: b, i, f or c."""
     if _KINDS[dtype.kind] in kinds:
-        raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
+        raise NoKernelError(f'"{name}" not implemented for {dtype.name!r}')
+
+
+def only(name: str, dtype: DType, names: str) -> None:
+    """Raise unless torch has a kernel `name` for this dtype: one of `names`."""
+    if dtype.name not in names.split():
+        raise NoKernelError(f'"{name}" not implemented for {dtype.name!r}')
 
 
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:
