@@ -202,6 +202,7 @@ def _ctc_backward(g: Any, *args: Any) -> Any:
 
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
+    "_data": lambda x: x.data,
     "_cast": lambda x, dtype: x.to(dtype),
     "_get_rng_state": torch.get_rng_state,
     "_native_batch_norm": torch.native_batch_norm,
@@ -221,6 +222,7 @@ REFERENCES: dict[str, Any] = {
     "_bag_frequencies": lambda x: (x[:, None] == x).sum(1),
     "_bag_of": lambda offsets, n: torch.searchsorted(offsets, torch.arange(n), side="right") - 1,
     "_batched_mm": torch.matmul,
+    "_total_norm": lambda xs, ord: torch.nn.utils.get_total_norm(xs, ord, foreach=False),
     "_ctc_loss": lambda *args: torch.ops.aten._ctc_loss.Tensor(*args)[0],
     "_ctc_loss_backward": _ctc_backward,
     "_integers": lambda values: torch.tensor(values, dtype=torch.int64),
@@ -228,6 +230,7 @@ REFERENCES: dict[str, Any] = {
     "_grid_sampler_double_backward": _grid_double,
     "_contract": torch.einsum,
     "_lu_unpack": torch.lu_unpack,
+    "_positive": torch.clone,
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 

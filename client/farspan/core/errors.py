@@ -4,7 +4,6 @@
     ├── ProgramError           the user's program: it will fail again
     │   ├── ShapeError         (RuntimeError)    shapes that do not fit
     │   ├── DTypeError         (RuntimeError)    dtypes that do not fit
-    │   │   └── NoKernelError  (NotImplementedError)  a dtype that torch's kernel is not made for
     │   ├── DeviceError        (RuntimeError)    tensors on different devices or sessions
     │   ├── AutogradError      (RuntimeError)    leaf, graph and version rules
     │   ├── ValueRangeError    (IndexError)      an index or value out of range
@@ -47,10 +46,6 @@ class ShapeError(ProgramError, RuntimeError):
 
 class DTypeError(ProgramError, RuntimeError):
     """Dtypes that an operator does not take."""
-
-
-class NoKernelError(DTypeError, NotImplementedError):
-    """A dtype for which torch has no kernel of the operator."""
 
 
 class DeviceError(ProgramError, RuntimeError):

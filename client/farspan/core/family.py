@@ -21,7 +21,7 @@ from .dtype import (
     scalar_dtype,
     to_floating,
 )
-from .errors import DeviceError, NoKernelError, UnsupportedError
+from .errors import DeviceError, UnsupportedError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -79,8 +79,8 @@ def pointwise(
     dtype: from the promoted type of the operands to the one the kernel computes in (default: the
     same). result: from that to the type of the result, or the type itself. operands: names of the
     arguments that promote (default: all tensors and Scalars). refuses: kinds of dtypes, out of
-    "b" bool, "i" int, "c" complex, "f" float, for which torch has no kernel. compute: in place of
-    `dtype` where the other arguments decide too; takes them all.
+    "b" bool, "i" int, "c" complex, "f" float, "h" half precision, for which torch has no kernel.
+    compute: in place of `dtype` where the other arguments decide too; takes them all.
     """
     chosen: list[int] = []  # positions of the operands; known once the schema is parsed
 
@@ -133,15 +133,15 @@ _KINDS = "bifc"
 
 
 def refuse(name: str, dtype: DType, kinds: str) -> None:
-    """Raise if torch has no kernel of this name for the kind of dtype: b, i, f or c."""
-    if _KINDS[dtype.kind] in kinds:
-        raise NoKernelError(f'"{name}" not implemented for {dtype.name!r}')
+    """Raise if torch has no kernel of this name for dtype: of kind b, i, f or c, or h for halves."""
+    if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
 def only(name: str, dtype: DType, names: str) -> None:
-    """Raise unless torch has a kernel `name` for this dtype: one of `names`."""
+    """Raise unless torch has a kernel of this name for the dtype: one of `names`."""
     if dtype.name not in names.split():
-        raise NoKernelError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:

@@ -1,7 +1,16 @@
 """farspan.nn: modules, layers, losses, initializers and their functional forms."""
 
-from farspan.nn import functional, init, utils
-from farspan.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from typing import Any
+
+from farspan.nn import attention, common_types, functional, grad, init, modules, parallel, utils
+from farspan.nn.containers import (
+    Container,
+    ModuleDict,
+    ModuleList,
+    ParameterDict,
+    ParameterList,
+    Sequential,
+)
 from farspan.nn.layers.activation import (
     CELU,
     ELU,
@@ -56,6 +65,7 @@ from farspan.nn.layers.embedding import (
     Embedding,
     EmbeddingBag,
 )
+from farspan.nn.layers.lazy import LAYERS as _LAZY
 from farspan.nn.layers.linear import (
     Bilinear,
     Flatten,
@@ -150,7 +160,16 @@ from farspan.nn.layers.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
-from farspan.nn.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from farspan.nn.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNBase,
+    RNNCell,
+    RNNCellBase,
+)
 from farspan.nn.layers.resize import (
     ChannelShuffle,
     Fold,
@@ -169,7 +188,8 @@ from farspan.nn.layers.transformer import (
     TransformerEncoderLayer,
 )
 from farspan.nn.module import Module
-from farspan.nn.parameter import Buffer, Parameter
+from farspan.nn.parallel import DataParallel
+from farspan.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
 __all__ = [
     "CELU",
@@ -206,6 +226,7 @@ __all__ = [
     "ConstantPad1d",
     "ConstantPad2d",
     "ConstantPad3d",
+    "Container",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -216,6 +237,7 @@ __all__ = [
     "CosineSimilarity",
     "CrossEntropyLoss",
     "CrossMapLRN2d",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -281,7 +303,9 @@ __all__ = [
     "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNBase",
     "RNNCell",
+    "RNNCellBase",
     "RReLU",
     "ReLU",
     "ReLU6",
@@ -315,13 +339,49 @@ __all__ = [
     "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
+    "UninitializedBuffer",
+    "UninitializedParameter",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",
+    "attention",
+    "common_types",
+    "factory_kwargs",
     "functional",
+    "grad",
     "init",
+    "modules",
+    "parallel",
     "utils",
 ]
+__all__ += _LAZY
+globals().update(_LAZY)
+
+
+def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return device, dtype and memory_format of a layer's keyword arguments, checked.
+
+    Raises TypeError for any other name, and for one that stands in ``factory_kwargs`` too.
+    """
+    if kwargs is None:
+        return {}
+    simple = {"device", "dtype", "memory_format"}
+    unexpected = kwargs.keys() - simple - {"factory_kwargs"}
+    if unexpected:
+        raise TypeError(f"unexpected kwargs {unexpected}")
+    result = dict(kwargs.get("factory_kwargs", {}))
+    for name in simple & kwargs.keys():
+        if name in result:
+            raise TypeError(f"{name} specified twice, in **kwargs and in factory_kwargs")
+        result[name] = kwargs[name]
+    return result
+
+
+def __getattr__(name: str) -> Any:
+    """Say of torch's quantized layers that they are not here."""
+    if name in ("intrinsic", "qat", "quantizable", "quantized"):
+        raise AttributeError(f"torch.nn.{name}: quantization is not part of this service")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

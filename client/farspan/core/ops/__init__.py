@@ -41,6 +41,9 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import specials
+from . import stft
+from . import windows
 from . import resize
 from . import grid
 from . import bag
@@ -48,3 +51,4 @@ from . import ctc
 from . import margin
 from . import layers
 from . import aliases
+from . import clip

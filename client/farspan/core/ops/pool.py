@@ -13,7 +13,7 @@ from ..dtype import int64
 from ..errors import ShapeError
 from ..family import composite, refuse, structured
 from ..spec import Spec
-from .windows import (
+from .pool_windows import (
     Ints,
     gather_from_planes,
     ints,

@@ -13,7 +13,7 @@ from ..errors import ParameterError, ShapeError
 from ..family import composite, only, refuse, structured
 from ..spec import Spec
 from .pool import check_1d, one
-from .windows import (
+from .pool_windows import (
     Ints,
     inside,
     ints,

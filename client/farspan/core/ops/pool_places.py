@@ -17,7 +17,7 @@ from ..family import composite, only, refuse, structured
 from ..spec import Spec
 from .pool import check_1d, one
 from .pool_mean import adaptive_spec, spans
-from .windows import (
+from .pool_windows import (
     Ints,
     check_images,
     gather_from_planes,

@@ -43,7 +43,7 @@ class _Affine(Module):
             init.zeros_(self.bias)
 
 
-class _BatchNorm(_Affine):
+class _NormBase(_Affine):
     _version = 2  # as torch numbers it: since 2 there is num_batches_tracked
 
     def __init__(
@@ -131,6 +131,10 @@ class _BatchNorm(_Affine):
         )
 
 
+class _BatchNorm(_NormBase):
+    """What the batch normalizations are, and the instance normalizations are not."""
+
+
 class BatchNorm1d(_BatchNorm):
     """Normalizes each channel of (N, C) or (N, C, L) over the batch."""
 
@@ -155,7 +159,7 @@ class BatchNorm3d(_BatchNorm):
             raise ValueError(f"expected 5D input (got {input.dim()}D input)")
 
 
-class _InstanceNorm(_BatchNorm):
+class _InstanceNorm(_NormBase):
     """Shares BatchNorm's state; by default it has none of it."""
 
     _dims: tuple[int, int]
