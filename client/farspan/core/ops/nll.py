@@ -11,12 +11,12 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import int64, uint8
-from ..errors import (, UnsupportedError
+from ..errors import (
     BadValueError,
     DTypeError,
-    NoKernelError,
     ParameterError,
     ShapeError,
+    UnsupportedError,
     ValueRangeError,
 )
 from ..family import common_device, composite, structured
