@@ -15,6 +15,7 @@ from ..dtype import int64
 from ..errors import DTypeError, ParameterError, ShapeError
 from ..family import composite, no_derivative, only, structured
 from ..spec import Spec
+from .index import add_rows
 from .loss import MEAN, NONE, reduced_spec
 
 
@@ -234,8 +235,8 @@ def _pdist_backward_kernel(xp: Any, grad: Any, self: Any, p: float, pdist: Any) 
         share = xp.sign(apart) * (ratio if p == 2 else xp.where(ratio == 0, 0, ratio) ** (p - 1))
         share = xp.where(apart == 0, 0, share)
     share = xp.where(some, share, 0) * grad[:, None]
-    xp.add.at(out, first, share)
-    xp.subtract.at(out, second, share)
+    add_rows(xp, out, first, share)
+    add_rows(xp, out, second, -share)
     return out
 
 
