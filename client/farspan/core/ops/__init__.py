@@ -59,3 +59,6 @@ from . import reflect
 from . import subspace
 from . import aliases
 from . import clip
+from . import steps
+from . import matrix_steps
+from . import amp
