@@ -122,6 +122,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    "vmap": "func",
 }
 
 
@@ -139,8 +140,15 @@ def __getattr__(name: str) -> _Any:
         from ._legacy import tensor_type
 
         found = tensor_type(name)
+<<<<<<< HEAD
     elif hasattr(_settings := _import_module(f"{__name__}._settings"), name):
         found = getattr(_settings, name)
+=======
+    elif name in ("finfo", "iinfo"):
+        from . import _typeinfo
+
+        found = getattr(_typeinfo, name)
+>>>>>>> 99aee65 (vmap: batched tensors, a batching rule for every family of ops)
     else:
         try:
             found = getattr(_fn, name)

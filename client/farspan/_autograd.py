@@ -55,6 +55,11 @@ class PythonNode(tape.Node):
 
 def crossing(x: Tensor, device: Device) -> Tensor:
     """Return a copy of x on another device of its session; its gradient comes back the same way."""
+    if x._levels:
+        from .batching.tensor import value
+        from .batching.tensor import wrap as hide
+
+        return hide(crossing(value(x), device), x._levels)
     session = x._ref.session
     to = session.index_of(device)
     place = session.devices[to]
@@ -124,19 +129,21 @@ def grad(
 
     One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
     """
-    if is_grads_batched:
-        raise BadValueError("grad(): is_grads_batched=True is not supported yet")
     roots = _as_list(outputs)
     targets = _as_list(inputs)
-    seeds = _seeds(roots, _as_list(grad_outputs, len(roots)))
-    edges = _edges(roots)
-    for t in targets:
-        if not t.requires_grad:
-            raise AutogradError("One of the differentiated Tensors does not require grad")
-    wanted = _edges(targets)
+    given = _as_list(grad_outputs, len(roots))
+    if materialize_grads and allow_unused is False:
+        raise BadValueError(
+            "Expected allow_unused to be True or not passed when materialize_grads=True, but got: "
+            "allow_unused=False."
+        )
     keep = create_graph if retain_graph is None else retain_graph
-    pairs = list(zip(targets, wanted, strict=True))
-    found = _run(edges, seeds, roots, pairs, keep, create_graph)
+    if is_grads_batched:
+        from .batching.gradient import grads_of_batch
+
+        found = grads_of_batch(roots, targets, given, keep, create_graph)
+    else:
+        found = gradients(roots, targets, given, keep, create_graph)
     for i, (t, g) in enumerate(zip(targets, found, strict=True)):
         if g is None and materialize_grads:
             found[i] = fn.zeros_like(t)
@@ -146,6 +153,27 @@ def grad(
                 "Set allow_unused=True if this is the desired behavior."
             )
     return tuple(found)
+
+
+def gradients(
+    roots: list[Tensor],
+    targets: list[Tensor],
+    given: list[Tensor | None],
+    keep: bool,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Return the gradient of each target, None where the roots do not reach it."""
+    seeds = _seeds(roots, given)
+    if any([t._levels for t in (*roots, *targets, *seeds)]):
+        from .batching.gradient import gradients_of_samples
+
+        return gradients_of_samples(roots, targets, seeds, keep, create_graph)
+    edges = _edges(roots)
+    for t in targets:
+        if not t.requires_grad:
+            raise AutogradError("One of the differentiated Tensors does not require grad")
+    pairs = list(zip(targets, _edges(targets), strict=True))
+    return _run(edges, seeds, roots, pairs, keep, create_graph)
 
 
 def _run(

@@ -94,6 +94,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _grad: Tensor | None = None
     _retains = False
     _hooks: Any = None
+    _levels: tuple[Any, ...] = ()  # of vmap; only a BatchedTensor has some
 
     @classmethod
     def _new(cls, ref: Ref, spec: Spec, storage: Storage) -> Tensor:
