@@ -7,14 +7,12 @@ Without a rule the op runs once a sample and the results are stacked: right, but
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING, Any
 
 from .. import _dispatch
 from .._tensor import Tensor
 from ..core.call import fn
 from ..core.command import FUNCTIONAL, INPLACE
-from ..core.op import OPS
 from .tensor import VmapError, front, full, running, sizes, union, value, wrap
 
 if TYPE_CHECKING:
@@ -217,7 +215,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[A
         )
     _dispatch.check_cast(found[0].dtype, spec.dtype)
     physical = value(target)
-    if op.family == "pointwise" or op.base in _DIRECT:
+    direct = op.base in _DIRECT and not (op.name in _OF_NUMBER and tensors[-1]._levels)
+    if op.family == "pointwise" or direct:
         # The op's own in-place form keeps what it has of checks and of derivatives.
         aligned = [front(t, levels, spec.ndim) if t._levels else t for t in tensors[1:]]
         Tensor._apply(op, [physical, *aligned], static, scalars, INPLACE)
@@ -229,6 +228,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[A
 
 #: Ops besides the pointwise ones that broadcast the others to the first.
 _DIRECT = frozenset({"copy", "zero", "fill", "masked_fill"})
+#: Of these, the ones that take a tensor without dims, which a batched one is not.
+_OF_NUMBER = frozenset({"fill.Tensor", "masked_fill.Tensor"})
 
 
 def _apply_out(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...]) -> Any:
@@ -240,11 +241,3 @@ def _apply_out(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, 
             raise inplace_error(op.base)
         _dispatch.write_out(out, result)
     return outs[0] if len(outs) == 1 else tuple(outs)
-
-
-def numel(shape: Sequence[int]) -> int:
-    return math.prod(shape)
-
-
-def op_named(name: str) -> Op:
-    return OPS[name]

@@ -62,7 +62,7 @@ def nll(b: Batch) -> Any:
         chosen = fn.index_select(weight, 0, fn.reshape(fn.masked_fill(places, ~counted, 0), (-1,)))
         each = fn.mul(fn.view(chosen, places._spec.shape), counted)
     if reduction == 0:
-        return losses, fn.new_zeros(losses, b.sizes)
+        return losses, fn.new_zeros(losses, b.sizes) if ndim else each  # as torch has it
     dims = [b.k + i for i in range(ndim)]
     total = fn.sum(each, dims) if dims else each
     summed = fn.sum(losses, dims) if dims else losses

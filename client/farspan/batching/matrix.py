@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..core.call import fn
@@ -57,13 +58,19 @@ def linear(b: Batch) -> Any:
 def _with_own_weights(b: Batch, x: Any, weight: Any) -> Any:
     """Return x times the sample's own weights: (..., inner) by (columns, inner)."""
     ndim = x._spec.ndim
+    if weight._spec.ndim == 1:  # one column, whose dim the result has not
+        column = fn.unsqueeze(b.front(weight, max(ndim - 1, 1)), -1)
+        rows = b.front(x) if ndim > 1 else fn.unsqueeze(b.front(x), -2)
+        made = fn.squeeze(fn.matmul(rows, column), -1)
+        return made if ndim > 1 else fn.squeeze(made, -1)
     if ndim == 1:
         row = fn.unsqueeze(b.front(x), -2)
         return fn.squeeze(fn.matmul(row, fn.transpose(b.front(weight), -2, -1)), -2)
     if ndim > 2:  # the rows of a sample together
         shape = x._spec.shape
         lead = b.front(x)
-        flat = fn.reshape(lead, (*lead._spec.shape[: b.k], -1, shape[-1]))
+        rows = math.prod(shape[:-1])
+        flat = fn.reshape(lead, (*lead._spec.shape[: b.k], rows, shape[-1]))
         made = fn.matmul(flat, fn.transpose(b.front(weight), -2, -1))
         return fn.reshape(made, (*b.sizes, *shape[:-1], made._spec.shape[-1]))
     return fn.matmul(b.front(x), fn.transpose(b.front(weight), -2, -1))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.call import fn
 from ..core.op import OPS
+from ..core.ops.index import coordinates
 from ..core.spec import wrap_dim
 from .apply import Batch, rule, run
 from .tensor import VmapError, value
@@ -73,6 +74,16 @@ def _moved_back(x: Any, k: int, rank: int, before: int) -> Any:
 @rule("index_put")
 def index_put(b: Batch) -> Any:
     x, indices, values, accumulate = b.args
+    masks = [i for i in indices if i is not None and i._spec.dtype.name in ("bool", "uint8")]
+    if masks and not any(m._levels for m in masks):
+        indices = coordinates(x, indices)
+    elif masks and len(indices) == 1 and not values._spec.ndim and not accumulate:
+        (mask,) = masks  # a number into the masked places: no count of them is needed
+        ndim = x._spec.ndim
+        where = b.front(mask)
+        where = fn.view(where, (*where._spec.shape, *[1] * (ndim - mask._spec.ndim)))
+        number = b.front(values, ndim) if values._levels else values
+        return fn.where(fn.ne(where, 0), number, b.full(x))
     return put_at(b, x, list(indices), values, accumulate)
 
 

@@ -44,6 +44,9 @@ def _promoted(b: Batch, tensors: list[Any]) -> list[Any]:
 def like_first(b: Batch) -> Any:
     """The result has the shape of the first tensor, and the others broadcast to it."""
     ndim = max(t._spec.ndim for t in b.tensors)
+    if b.op.name == "masked_fill.Tensor" and b.tensors[2]._levels:
+        x, mask, number = [b.front(t, ndim) for t in b.tensors]
+        return fn.where(mask, fn._cast(number, x._spec.dtype), x)
     first = b.full(b.tensors[0], ndim if b.op.base == "masked_fill" else None)
     rest = [b.front(t, ndim) if t._levels else t for t in b.tensors[1:]]
     if b.op.base == "fill" and rest and rest[0]._spec.ndim:
@@ -110,12 +113,26 @@ def _flat(b: Batch, x: Any) -> Any:
     "linalg_lu_factor_ex", "_lu_unpack", "linalg_cholesky_ex", "linalg_inv_ex", "linalg_det",
     "_cofactors", "linalg_slogdet", "linalg_qr", "_linalg_svd", "_linalg_eigh", "linalg_eig",
     "linalg_pinv", "linalg_matrix_exp", "tril", "triu", "constant_pad_nd", "view_as_real",
-    "view_as_complex", "view.dtype", "alias", "detach", "linalg_solve_ex",
+    "view_as_complex", "view.dtype", "alias", "detach",
 )  # fmt: skip
 def transparent(b: Batch) -> Any:
     """The op takes any number of leading dims."""
     tensors = [b.full(t) for t in b.tensors]
-    return run(b.op, *b.op.recipe(b.static).args(tensors, b.scalars))
+    return b.shaped(run(b.op, *b.op.recipe(b.static).args(tensors, b.scalars)))
+
+
+@rule("linalg_solve_ex")
+def solve(b: Batch) -> Any:
+    """A vector for each matrix is told from a matrix by its shape, as torch does."""
+    x, y = b.tensors
+    vector = y._spec.ndim == 1 or y._spec.shape == x._spec.shape[:-1]
+    if vector:
+        shape = (*b.sizes, *x._spec.shape[:-1])
+        tensors = [b.full(x), fn.expand(b.front(y, x._spec.ndim - 1), shape)]
+    else:
+        ndim = max(x._spec.ndim, y._spec.ndim)
+        tensors = [b.full(x, ndim), b.full(y, ndim)]
+    return b.shaped(run(b.op, *tensors, *b.args[2:]))
 
 
 @rule("linalg_solve_triangular", "_cdist_forward", "_batched_mm", "linalg_lstsq")
@@ -125,7 +142,7 @@ def transparent_of_equal_rank(b: Batch) -> Any:
         return NotImplemented  # a vector or a batch of them: torch tells them by the shapes
     ndim = max(t._spec.ndim for t in b.tensors)
     tensors = [b.full(t, ndim) for t in b.tensors]
-    return run(b.op, *b.op.recipe(b.static).args(tensors, b.scalars))
+    return b.shaped(run(b.op, *b.op.recipe(b.static).args(tensors, b.scalars)))
 
 
 # ------------------------------------------------------------------- an argument names some dims --
