@@ -31,6 +31,8 @@ class _Mode(threading.local):
 
     grad = True
     inference = False
+    transforms: tuple[Any, ...] = ()  # of farspan.func, outermost first: a Level or None each
+    forward = 0  # passes that will be differentiated by their seeds: a jvp under way
 
 
 mode = _Mode()

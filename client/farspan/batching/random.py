@@ -12,7 +12,7 @@ from .. import _dispatch
 from .._tensor import Tensor
 from ..core.call import fn
 from ..core.command import FUNCTIONAL, INPLACE
-from .apply import Batch, run
+from .apply import Batch
 from .tensor import VmapError, full, running, sizes, union, value, wrap
 
 if TYPE_CHECKING:
@@ -60,8 +60,17 @@ def apply_random(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any
     given = [full(t, drawn) for t in tensors]
     if op.base == "multinomial":
         return wrap(_multinomial(b, given[0]), drawn)
-    made = Tensor._apply(op, given, static, scalars, FUNCTIONAL)
+    made = _dispatch.apply(Tensor, op, given, static, scalars, FUNCTIONAL)
     return wrap(made, drawn)
+
+
+def run(op: Op, *args: Any) -> Any:
+    """Draw on physical tensors; arguments in the schema's order."""
+    names = [a.name for a in op.args]
+    split = next((i for i, a in enumerate(op.args) if a.keyword_only), len(names))
+    keywords = dict(zip(names[split:], args[split:], strict=True))
+    tensors, static, scalars = op.bind(*args[:split], **keywords)
+    return _dispatch.apply(Tensor, op, tensors, static, scalars, FUNCTIONAL)
 
 
 def _multinomial(b: Batch, p: Any) -> Any:

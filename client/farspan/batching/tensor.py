@@ -10,6 +10,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .._dispatch import mode
 from .._tensor import Tensor
 from ..core import tape
 from ..core.call import Value, fn
@@ -28,10 +29,11 @@ class VmapError(ProgramError, RuntimeError):
 class Level:
     """One running `vmap`: its batch size, and what random ops do."""
 
-    __slots__ = ("number", "randomness", "size")
+    __slots__ = ("number", "randomness", "silent", "size")
 
     def __init__(self, number: int, size: int, randomness: str) -> None:
         self.number, self.size, self.randomness = number, size, randomness
+        self.silent = False  # no tensor of the function has it: jacfwd's, for its tangents only
 
     def __repr__(self) -> str:
         return f"<level {self.number} of vmap: {self.size} samples>"
@@ -44,7 +46,6 @@ class _Running(threading.local):
     """The levels of this thread, outermost first; numbers only grow, so that they sort."""
 
     levels: Levels = ()
-    transforms: tuple[Any, ...] = ()  # a Level for each vmap, None for each grad, vjp or jvp
 
 
 running = _Running()
@@ -90,14 +91,26 @@ def _apply_any(
 def level_of(size: int, randomness: str) -> Iterator[Level]:
     """Open a level of vmap for this thread."""
     level = Level(next(_numbers), size, randomness)
-    before = running.levels, running.transforms
+    before = running.levels, mode.transforms
     running.levels = (*before[0], level)
-    running.transforms = (*before[1], level)
+    mode.transforms = (*before[1], level)
     try:
         with interposed():
             yield level
     finally:
-        running.levels, running.transforms = before
+        running.levels, mode.transforms = before
+
+
+@contextlib.contextmanager
+def outside_of(level: Level) -> Iterator[None]:
+    """Run as if `level`, the innermost one, were not there."""
+    before = running.levels, mode.transforms
+    running.levels = tuple(x for x in before[0] if x is not level)
+    mode.transforms = tuple(x for x in before[1] if x is not level)
+    try:
+        yield
+    finally:
+        running.levels, mode.transforms = before
 
 
 class BatchedTensor(Tensor):
@@ -203,7 +216,7 @@ BACKWARD_MESSAGE = (
 
 
 def _depth(level: Level) -> int:
-    return running.transforms.index(level) + 1 if level in running.transforms else level.number
+    return mode.transforms.index(level) + 1 if level in mode.transforms else level.number
 
 
 # ------------------------------------------------------------------------------------- helpers --
