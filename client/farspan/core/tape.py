@@ -334,10 +334,14 @@ def walk(
 
 def release(node: Node) -> None:
     """Let go of the node's saved values; a second backward through it is an error."""
-    if node.saved:
+    if node.saved or (node.op is not None and node.op.name in _KEEP_NUMBERS):
         node.saved = {}
         node.versions = ()
         node.freed = True
+
+
+#: torch makes a tensor of a number here, and saves it.
+_KEEP_NUMBERS = frozenset({"mul.Scalar", "div.Scalar", "div.Scalar_mode"})
 
 
 def let_go(roots: Iterable[Edge]) -> None:
