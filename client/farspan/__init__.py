@@ -35,6 +35,7 @@ from ._functions import (
     initial_seed,
     is_complex,
     is_floating_point,
+    is_inference,
     is_tensor,
     manual_seed,
     norm,
@@ -68,6 +69,7 @@ from ._grad_mode import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
 )
@@ -122,6 +124,10 @@ _ELSEWHERE = {
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    **dict.fromkeys(
+        ("is_anomaly_enabled", "is_anomaly_check_nan_enabled", "set_anomaly_enabled"),
+        "autograd.anomaly_mode",
+    ),
     "vmap": "func",
 }
 
@@ -140,15 +146,8 @@ def __getattr__(name: str) -> _Any:
         from ._legacy import tensor_type
 
         found = tensor_type(name)
-<<<<<<< HEAD
     elif hasattr(_settings := _import_module(f"{__name__}._settings"), name):
         found = getattr(_settings, name)
-=======
-    elif name in ("finfo", "iinfo"):
-        from . import _typeinfo
-
-        found = getattr(_typeinfo, name)
->>>>>>> 99aee65 (vmap: batched tensors, a batching rule for every family of ops)
     else:
         try:
             found = getattr(_fn, name)

@@ -142,6 +142,10 @@ class Session:
         _sessions.add(self)
         self.debug: str | None = None
         self._commands = 0
+        self.last_number, self.last_site = 0, None  # of the last command
+        #: Of commands that a backward pass issued, by number: the line of the forward op; of a whole
+        #: pass in the worker these lines by the numbers of the forward commands.
+        self._forward: dict[int, Any] = {}
         self._syncs: dict[Site | None, int] = {}
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
@@ -151,6 +155,11 @@ class Session:
             threading.Thread(
                 target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
             ).start()
+
+    @property
+    def lock(self) -> Any:
+        """Held while commands of one step are issued together."""
+        return self._lock
 
     # ---------------------------------------------------------------------------------- issue --
     def new_id(self) -> int:
@@ -220,6 +229,7 @@ class Session:
                     del sites[count:]
                 raise
             self._commands += 1
+            self.last_number, self.last_site = number, site
             pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
             count += 1
             if (
@@ -400,7 +410,7 @@ class Session:
         with contextlib.suppress(ValueError):
             self._errors.remove(error)
         fresh = type(error)(*error.args)
-        fresh.site = error.site
+        fresh.site, fresh.forward = error.site, error.forward
         return fresh
 
     # --------------------------------------------------------------------------------- events --
@@ -414,7 +424,9 @@ class Session:
         elif isinstance(event, Acked):
             flights = self._in_flight
             while flights and flights[0][0] <= event.applied:
-                flights.popleft()
+                numbers = flights.popleft()[1]
+                if self._forward and numbers:
+                    self._forget_forward(numbers[-1])
         elif isinstance(event, Failed):
             error = self._make_error(event.error)
             if len(self._known) >= limits.MEMO_ENTRIES_MAX:
@@ -433,11 +445,26 @@ class Session:
         site = self._site_of(info.command)
         where = describe_site(site)
         cls = BY_NAME.get(info.kind, ServiceError)
-        error = cls(
-            f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
-        )
-        error.site = where
+        text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
+        forward = self._forward.get(info.command)
+        if type(forward) is dict:
+            forward = forward.get(info.forward)
+        if forward is not None:
+            text += f"\n  in the backward of {describe_site(forward)}"
+        error = cls(text)
+        error.site, error.forward = where, info.forward
         return error
+
+    def note_forward(self, number: int, lines: Any) -> None:
+        """Remember the forward line, or lines by forward command, of a command of backward."""
+        self._forward[number] = lines
+
+    def _forget_forward(self, last: int) -> None:
+        """Forget the forward lines of commands that have run."""
+        for number in list(self._forward):
+            if number > last:
+                break
+            self._forward.pop(number, None)
 
     def _site_of(self, number: int) -> Site | None:
         for _, numbers, sites in list(self._in_flight):

@@ -76,7 +76,7 @@ def _unpack(node: PythonNode, saved: tuple[Any, Any, Any]) -> Tensor:
     if edge is not None:
         x._node, x._index = (node, edge) if isinstance(edge, int) else edge
     if levels:
-        from ..batching.tensor import wrap as hide
+        from .._batching.tensor import wrap as hide
 
         return hide(x, levels)
     return x
@@ -177,7 +177,7 @@ class Function(metaclass=FunctionMeta):
                     "https://pytorch.org/docs/main/notes/extending.func.html"
                 )
             if any(isinstance(a, Tensor) and a._levels for a in args):
-                from ..batching.function import apply_batched
+                from .._batching.function import apply_batched
 
                 return apply_batched(cls, args)
         return run(cls, cls.forward, args, kwargs)
@@ -358,7 +358,7 @@ class _Backward:
                 f"expected Variable or None (got {type(g).__name__})"
             )
         if hidden or levels:
-            from ..batching.tensor import lower
+            from .._batching.tensor import lower
 
             own = {level for of in self.levels for level in of}
             extra = tuple(x for x in g._levels if x in own and x not in levels)
@@ -379,7 +379,7 @@ class _Backward:
 
 
 def _raised(g: Any, levels: Any) -> Any:
-    from ..batching.tensor import raise_
+    from .._batching.tensor import raise_
 
     return raise_(g, levels)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _autograd
 from .._dispatch import mode
 from .._tensor import Tensor
-from ..batching.tensor import expand, running, value
+from .._batching.tensor import expand, running, value
 from ..core import tape
 from ..core.call import fn
 from ..core.errors import DTypeError

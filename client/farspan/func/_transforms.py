@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._dispatch import mode
 from .._tensor import Tensor
-from ..batching.tensor import union
+from .._batching.tensor import union
 from ..utils._pytree import tree_flatten, tree_unflatten, treespec_pprint
 from ._differentiable import Inputs, Linear, filled, pulled, transform, two
 from ._vmap import TransformError
@@ -298,7 +298,7 @@ def functionalize(func: Callable[..., Any], *, remove: str = "mutations") -> Cal
 
 def debug_unwrap(tensor: Tensor, *, recurse: bool = True) -> Tensor:
     """Return what a batched tensor holds: all samples; with recurse=False one level less."""
-    from ..batching.tensor import lower, value
+    from .._batching.tensor import lower, value
 
     if not tensor._levels:
         return tensor

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from .._tensor import Tensor
-from ..batching.tensor import Level, level_of, lower, raise_
+from .._batching.tensor import Level, level_of, lower, raise_
 from ..core.call import fn
 from ..core.errors import BadValueError, ProgramError
 from ..utils._pytree import (

@@ -7,9 +7,11 @@ storage and versions are the physical tensor's; only the shape is the sample's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .. import _interpose
 from .._dispatch import mode
 from .._tensor import Tensor
 from ..core import tape
@@ -49,42 +51,23 @@ class _Running(threading.local):
 
 
 running = _Running()
-_interposed = 0
-_lock = threading.Lock()
-_numbers = iter(range(1, 1 << 62))
+_numbers = itertools.count(1)
 
 
-@contextlib.contextmanager
-def interposed() -> Iterator[None]:
-    """Let ops whose first tensor is plain look at the others too, while some may be batched.
-
-    Outside of it the way of an op does not know of vmap and pays nothing.
-    """
-    global _interposed
-    with _lock:
-        if not _interposed:
-            Tensor._apply = classmethod(_apply_any)  # type: ignore[method-assign, assignment]
-        _interposed += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _interposed -= 1
-            if not _interposed:
-                Tensor._apply = _plain  # type: ignore[method-assign]
-
-
-_plain: Any = Tensor.__dict__["_apply"]
-
-
-def _apply_any(
-    cls: Any, op: Any, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
+def _look_at_all(
+    call: Any, op: Any, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
 ) -> Any:
+    """Hand an op to the rules of batching if one of its tensors is batched, not only the first."""
     from .apply import apply
 
-    if (op.random and running.levels) or any(t._levels for t in tensors):
+    if (op.random and running.levels) or any([t._levels for t in tensors]):
         return apply(op, tensors, static, scalars, form)
-    return _plain.__func__(Tensor, op, tensors, static, scalars, form)
+    return call(op, tensors, static, scalars, form)
+
+
+def interposed() -> Any:
+    """Let ops whose first tensor is plain look at the others too, while some may be batched."""
+    return _interpose.interposed(_interpose.VMAP, _look_at_all)
 
 
 @contextlib.contextmanager
@@ -125,7 +108,7 @@ class BatchedTensor(Tensor):
     ) -> Any:
         from .apply import apply
 
-        if _interposed:
+        if running.levels:
             return apply(op, tensors, static, scalars, form)
         with interposed():
             return apply(op, tensors, static, scalars, form)
