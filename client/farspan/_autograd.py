@@ -310,7 +310,7 @@ def _walk_here(
         return x
 
     before, mode.grad = mode.grad, create_graph
-    outer, current.watch = current.watch, _Watch(shared)
+    outer, current.watch = current.watch, _Watch(shared, edges, wanted)
     try:
         pairs = list(zip(edges, seeds, strict=True))
         found = tape.walk(pairs, wanted, unpack, keep=keep, watch=current.watch)
@@ -333,8 +333,16 @@ current = _Current()
 class _Watch(tape.Watch):
     """Runs hooks on the way of a pass, and knows whose formulas run when something fails."""
 
-    def __init__(self, shared: set[int]) -> None:
+    def __init__(self, shared: set[int], roots: list[Edge], wanted: list[Edge]) -> None:
         self.shared = shared
+        self.roots, self.wanted = roots, wanted
+
+    def reaches(self, edge: Edge | None) -> bool:
+        """Return whether a gradient of this pass comes to the edge."""
+        if edge is None:
+            return False
+        on_the_way = tape.needed_nodes(self.roots, self.wanted) | {e[0] for e in self.wanted}
+        return edge[0] in on_the_way and edge[0] in tape.reachable(self.roots)
 
     def arrived(self, node: tape.Node, index: int, gradient: Any) -> Any:
         replaced = _run_hooks(node, index, gradient)

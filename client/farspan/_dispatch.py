@@ -32,6 +32,8 @@ class _Mode(threading.local):
     grad = True
     inference = False
     transforms: tuple[Any, ...] = ()  # of farspan.func, outermost first: a Level or None each
+    saved: Any = None  # hooks on what is saved: see autograd/graph.py
+    mutation = False  # whether these hooks are those that allow writes
     forward = 0  # passes that will be differentiated by their seeds: a jvp under way
 
 

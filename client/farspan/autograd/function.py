@@ -71,8 +71,8 @@ class FunctionCtx:
 
 
 def _unpack(node: PythonNode, saved: tuple[Any, Any, Any]) -> Tensor:
-    (ref, spec, offset, storage), edge, levels = saved
-    x = wrap(ref, spec, offset, storage)
+    kept, edge, levels = saved
+    x = wrap(*kept) if type(kept) is tuple else kept.open()
     if edge is not None:
         x._node, x._index = (node, edge) if isinstance(edge, int) else edge
     if levels:
@@ -206,6 +206,12 @@ def _is_setup_context_defined(function: Any) -> bool:
     return function is not Function.setup_context
 
 
+def pack_saved(x: Tensor) -> Any:
+    from .graph import pack_saved as pack
+
+    return pack(x)
+
+
 def _physical(x: Any) -> Any:
     return x._value if x._levels else x
 
@@ -252,9 +258,13 @@ def _record(
         edge: Any = tape.edge_of(x)
         if id(x) in made and id(x) not in given:
             edge = made[id(x)]
-        saved.append((_physical(x)._save(), edge, x._levels))
+        kept = pack_saved(x) if mode.saved is not None else None
+        if kept is not None:
+            node.hooks = {"saved": True}
+        saved.append((kept or _physical(x)._save(), edge, x._levels))
     node.saved["tensors"] = saved
-    node.versions = tuple((s[0][3], s[0][3].version) for s in saved if s is not None)
+    plain = [s[0][3] for s in saved if s is not None and type(s[0]) is tuple]
+    node.versions = tuple((storage, storage.version) for storage in plain)
     ctx._to_save = ()
     for i, at in enumerate(places):
         x, old = _physical(outs[at]), results[at]
