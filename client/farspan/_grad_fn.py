@@ -12,6 +12,7 @@ from .core.names import backward_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_WRAPPED = frozenset({"add.Scalar", "sub.Scalar", "mul.Scalar", "div.Scalar", "div.Scalar_mode"})
 _classes: dict[str, type[GradFn]] = {}
 
 
@@ -37,7 +38,11 @@ class GradFn:
     @property
     def next_functions(self) -> tuple[tuple[GradFn | None, int], ...]:
         """The nodes of the inputs, each with the number of its output; (None, 0) for constants."""
-        return tuple((None, 0) if e is None else (GradFn(e[0]), e[1]) for e in self._node.edges)
+        found = [(None, 0) if e is None else (GradFn(e[0]), e[1]) for e in self._node.edges]
+        op = self._node.op
+        if op is not None and op.name in _WRAPPED:  # torch makes a tensor of the number
+            found.append((None, 0))
+        return tuple(found)
 
     @property
     def metadata(self) -> dict[Any, Any]:

@@ -54,10 +54,10 @@ class _Check:
 
     def values(self, part: Callable[[Any], Any]) -> list[Any]:
         """Return the results' values, one vector each; does not wait."""
-        with no_grad():
+        with enable_grad():  # it may take gradients itself
             made = _as_tuple(self.func(*self.inputs))
-            kept = [fn.clone(fn.reshape(part(o), (-1,))) for o in made if _is_floating(o)]
-        return kept
+        with no_grad():
+            return [fn.clone(fn.reshape(part(o), (-1,))) for o in made if _is_floating(o)]
 
     def close(self, a: Array, b: Array) -> bool:
         return bool(np.allclose(a, b, rtol=self.rtol, atol=self.atol, equal_nan=True))
