@@ -355,6 +355,7 @@ class _Watch(tape.Watch):
             gradients = run_prehooks(node, gradients)
         session = next(g for g in gradients if g is not None).session
         begin = session.last_number
+        session.walking = (begin, node.site)
         try:
             pairs = list(tape.backward_of(node, gradients, unpack))
             if anomaly.enabled and anomaly.check_nan:
@@ -367,6 +368,8 @@ class _Watch(tape.Watch):
             if anomaly.enabled:
                 _tell_forward(node)
             raise
+        finally:
+            session.walking = None
         for number in range(begin + 1, session.last_number + 1):
             session.note_forward(number, node.site)
         if node.hooks and "post" in node.hooks:
@@ -398,7 +401,9 @@ def _run_node_hooks(
         replaced = hook(given, tuple(gradients))
         if replaced is not None:
             given = replaced if isinstance(replaced, tuple) else (replaced,)
-    return [(e, g) for e, g in zip(node.edges, given, strict=True) if e is not None and g is not None]
+    return [
+        (e, g) for e, g in zip(node.edges, given, strict=True) if e is not None and g is not None
+    ]
 
 
 def _own(gradient: Tensor, shared: set[int]) -> Tensor:
@@ -479,9 +484,7 @@ def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
         mode.grad = before
 
 
-def _accumulate_hooked(
-    leaf: Tensor, node: tape.Node, gradient: Tensor, create_graph: bool
-) -> None:
+def _accumulate_hooked(leaf: Tensor, node: tape.Node, gradient: Tensor, create_graph: bool) -> None:
     """Accumulate between the hooks of the leaf's own node."""
     (changed,) = run_prehooks(node, [gradient])
     _accumulate(leaf, changed, create_graph)

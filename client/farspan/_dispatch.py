@@ -301,6 +301,8 @@ def check_graph(target: Tensor) -> None:
                 "should replace the inplace operation by an out-of-place one."
             )
     if base is not None and type(base._node) is tape.Leaf:
+        if target._in_no_grad == "inference":
+            _check_view_of_no_grad(target, 0, True)
         raise AutogradError(
             "a view of a leaf Variable that requires grad is being used in an in-place operation."
         )

@@ -146,6 +146,8 @@ class Session:
         #: Of commands that a backward pass issued, by number: the line of the forward op; of a whole
         #: pass in the worker these lines by the numbers of the forward commands.
         self._forward: dict[int, Any] = {}
+        #: While a pass is walked here: the number before its commands, and the forward op's line.
+        self.walking: tuple[int, Site | None] | None = None
         self._syncs: dict[Site | None, int] = {}
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
@@ -449,6 +451,8 @@ class Session:
         forward = self._forward.get(info.command)
         if type(forward) is dict:
             forward = forward.get(info.forward)
+        elif self.walking is not None and info.command > self.walking[0]:
+            forward = self.walking[1]
         if forward is not None:
             text += f"\n  in the backward of {describe_site(forward)}"
         error = cls(text)

@@ -13,7 +13,7 @@ from .. import _dispatch
 from .._tensor import Tensor
 from ..core.call import fn
 from ..core.command import FUNCTIONAL, INPLACE
-from .tensor import VmapError, front, full, running, sizes, union, value, wrap
+from .tensor import VmapError, front, full, sizes, union, value, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,9 +102,7 @@ def run(op: Op, *args: Any) -> Any:
     return Tensor._apply(op, tensors, static, scalars, FUNCTIONAL)
 
 
-def sample_specs(
-    op: Op, tensors: Sequence[Any], static: Any, scalars: Any
-) -> tuple[Spec, ...]:
+def sample_specs(op: Op, tensors: Sequence[Any], static: Any, scalars: Any) -> tuple[Spec, ...]:
     """Return the specs that the op's results have for one sample. Raises as the op would."""
     facts = _dispatch.known(op, static, [t._spec for t in tensors], scalars)
     if facts.moved:
@@ -114,9 +112,7 @@ def sample_specs(
     return tuple(facts.outs)
 
 
-def apply(
-    op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
-) -> Any:
+def apply(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int) -> Any:
     """Issue one op on tensors of which some are batched, or a random op under vmap."""
     if form == INPLACE:
         return _apply_inplace(op, tensors, static, scalars)
@@ -167,9 +163,7 @@ def one_by_one(b: Batch) -> Any:
         rows.append(made if isinstance(made, tuple) else (made,))
     if not rows:
         some = value(b.tensors[0])
-        found = [
-            fn.new_zeros(some, (*b.sizes, *spec.shape), dtype=spec.dtype) for spec in b.outs
-        ]
+        found = [fn.new_zeros(some, (*b.sizes, *spec.shape), dtype=spec.dtype) for spec in b.outs]
     else:
         found = [
             _shaped(fn.stack([row[i] for row in rows]), (*b.sizes, *rows[0][i]._spec.shape))

@@ -69,5 +69,3 @@ def grads_of_batch(
         batched = [raise_(s, (level,)) for s in seeds]
         found = _autograd.gradients(roots, targets, batched, keep, create_graph)
         return [None if g is None else lower(g, (level,)) for g in found]
-
-

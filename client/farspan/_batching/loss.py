@@ -78,4 +78,3 @@ def nll_backward(b: Batch) -> Any:
         return NotImplemented
     one = run(b.op, fn.ones_like(total), x, target, weight, reduction, ignored, total)
     return fn.mul(b.front(grad, x._spec.ndim), one)
-

@@ -128,7 +128,9 @@ def index_select(b: Batch) -> Any:
         return fn.index_select(value(x), dim + b.k, places)
     if not places._spec.ndim:
         places = fn.unsqueeze(places, 0)
-    inner = Batch(OPS["index.Tensor"], *_bound("index.Tensor", x, [None] * dim + [places]), b.levels)
+    inner = Batch(
+        OPS["index.Tensor"], *_bound("index.Tensor", x, [None] * dim + [places]), b.levels
+    )
     return index(inner)
 
 

@@ -132,5 +132,3 @@ def unpack_dual(tensor: Tensor, *, level: int | None = None) -> UnpackedDualTens
     create = mode.grad and (further or any(t.requires_grad for t in tangents))
     (pushed,) = linear.push(tangents, create)
     return UnpackedDualTensor(primal, fn.zeros_like(primal) if pushed is None else pushed)
-
-

@@ -364,9 +364,7 @@ class _Backward:
         """Return a gradient as the tape wants it: without levels, in the input's shape."""
         spec, levels = to
         if not isinstance(g, Tensor):
-            raise AutogradError(
-                f"expected Variable or None (got {type(g).__name__})"
-            )
+            raise AutogradError(f"expected Variable or None (got {type(g).__name__})")
         if hidden or levels:
             from .._batching.tensor import lower
 

@@ -13,8 +13,8 @@ from .._dispatch import mode
 from .._grad_fn import GradFn
 from .._tensor import Tensor
 from ..core import tape
-from ..core.command import FUNCTIONAL
 from ..core.call import fn
+from ..core.command import FUNCTIONAL
 from ..core.errors import AutogradError, BadValueError, UnsupportedError
 
 __all__ = [
@@ -133,7 +133,9 @@ def _plan(op: Any, tensors: Any, static: Any, scalars: Any, form: int) -> Any:
 
 def _pack_node(node: tape.Node, pack: Any, unpack: Any) -> None:
     for name, entry in list(node.saved.items()):
-        if type(entry) is Packed or (isinstance(entry, list) and any(type(e) is Packed for e in entry)):
+        if type(entry) is Packed or (
+            isinstance(entry, list) and any(type(e) is Packed for e in entry)
+        ):
             continue
         if isinstance(entry, list):
             node.saved[name] = [

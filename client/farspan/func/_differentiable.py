@@ -12,9 +12,9 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import _autograd
+from .._batching.tensor import expand, running, value
 from .._dispatch import mode
 from .._tensor import Tensor
-from .._batching.tensor import expand, running, value
 from ..core import tape
 from ..core.call import fn
 from ..core.errors import DTypeError
@@ -135,9 +135,7 @@ class Linear:
 
     def push(self, tangents: Sequence[Tensor], create_graph: bool) -> list[Tensor | None]:
         """Return the tangents of the outputs; None for one that does not depend on the inputs."""
-        used = [
-            (g, t) for g, t in zip(self.gradients, tangents, strict=True) if g is not None
-        ]
+        used = [(g, t) for g, t in zip(self.gradients, tangents, strict=True) if g is not None]
         seeds = [u for u in self.seeds if u is not None]
         if not used or not seeds:
             return [None] * len(self.outputs)

@@ -6,8 +6,8 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from .._tensor import Tensor
 from .._batching.tensor import level_of, lower, raise_
+from .._tensor import Tensor
 from ..core.call import fn
 from ..core.errors import BadValueError
 from ..utils._pytree import tree_flatten, tree_leaves, tree_unflatten

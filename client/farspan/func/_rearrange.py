@@ -27,9 +27,7 @@ def rearrange(tensor: Any, pattern: str, **axes_lengths: int) -> Tensor:
     x: Tensor = tensor if isinstance(tensor, Tensor) else fn.stack(list(tensor))
     left, arrow, right = pattern.partition("->")
     if not arrow or "->" in right:
-        raise BadValueError(
-            f"Invalid pattern '{pattern}': it must contain exactly one '->'"
-        )
+        raise BadValueError(f"Invalid pattern '{pattern}': it must contain exactly one '->'")
     groups, wanted = _parsed(left, pattern), _parsed(right, pattern)
     groups = _spread(groups, x.ndim, pattern)
     rest = [name for group in groups for name in group if name.startswith(".")]
@@ -107,7 +105,9 @@ def _sizes(
         unknown = [name for name in group if name not in sizes]
         known = math.prod(sizes[name] for name in group if name in sizes)
         if len(unknown) > 1 or (known and n % known) or (not unknown and known != n):
-            raise BadValueError(f"a dim of size {n} does not fit '{' '.join(group)}' in '{pattern}'")
+            raise BadValueError(
+                f"a dim of size {n} does not fit '{' '.join(group)}' in '{pattern}'"
+            )
         if unknown:
             sizes[unknown[0]] = n // known if known else 0
     return sizes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from .._batching.tensor import union
 from .._dispatch import mode
 from .._tensor import Tensor
-from .._batching.tensor import union
 from ..utils._pytree import tree_flatten, tree_unflatten, treespec_pprint
 from ._differentiable import Inputs, Linear, filled, pulled, transform, two
 from ._vmap import TransformError
@@ -161,9 +161,7 @@ def vjp_of(
         results, aux = inputs.leave(made), inputs.leave(aux)
         reaches = inputs.connected(flat)
 
-    def pull(
-        cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None
-    ) -> Any:
+    def pull(cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None) -> Any:
         given, structure = tree_flatten(cotangents)
         if structure != spec:
             raise TransformError(
@@ -303,5 +301,3 @@ def debug_unwrap(tensor: Tensor, *, recurse: bool = True) -> Tensor:
     if not tensor._levels:
         return tensor
     return value(tensor) if recurse else lower(tensor, tensor._levels[-1:])
-
-

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from .._tensor import Tensor
 from .._batching.tensor import Level, level_of, lower, raise_
+from .._tensor import Tensor
 from ..core.call import fn
 from ..core.errors import BadValueError, ProgramError
 from ..utils._pytree import (
@@ -51,7 +51,9 @@ def vmap(
             f"{randomness}"
         )
     if chunk_size is not None and not chunk_size > 0:
-        raise BadValueError(f"vmap: chunk_size should be None or greater than 0. (got {chunk_size})")
+        raise BadValueError(
+            f"vmap: chunk_size should be None or greater than 0. (got {chunk_size})"
+        )
     name = getattr(func, "__name__", repr(func))
 
     @functools.wraps(func)

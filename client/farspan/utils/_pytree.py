@@ -9,76 +9,65 @@ from __future__ import annotations
 import functools
 import json
 from collections import OrderedDict, defaultdict, deque
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._pytree_parts import (
+    GetAttrKey,
+    MappingKey,
+    SequenceKey,
+    is_namedtuple,
+    is_namedtuple_class,
+    is_namedtuple_instance,
+    is_structseq,
+    is_structseq_class,
+    is_structseq_instance,
+    key_get,
+    keystr,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
-    "PyTree", "Context", "TreeSpec", "PyTreeSpec", "LeafSpec", "keystr", "key_get",
-    "register_pytree_node", "tree_is_leaf", "tree_flatten", "tree_flatten_with_path",
-    "tree_unflatten", "tree_iter", "tree_leaves", "tree_leaves_with_path", "tree_structure",
-    "tree_map", "tree_map_with_path", "tree_map_", "tree_map_only", "tree_map_only_", "tree_all",
-    "tree_any", "tree_all_only", "tree_any_only", "treespec_dumps", "treespec_loads",
-    "treespec_pprint", "is_namedtuple", "is_namedtuple_class", "is_namedtuple_instance",
-    "is_structseq", "is_structseq_class", "is_structseq_instance",
+    "Context",
+    "LeafSpec",
+    "PyTree",
+    "PyTreeSpec",
+    "TreeSpec",
+    "is_namedtuple",
+    "is_namedtuple_class",
+    "is_namedtuple_instance",
+    "is_structseq",
+    "is_structseq_class",
+    "is_structseq_instance",
+    "key_get",
+    "keystr",
+    "register_pytree_node",
+    "tree_all",
+    "tree_all_only",
+    "tree_any",
+    "tree_any_only",
+    "tree_flatten",
+    "tree_flatten_with_path",
+    "tree_is_leaf",
+    "tree_iter",
+    "tree_leaves",
+    "tree_leaves_with_path",
+    "tree_map",
+    "tree_map_",
+    "tree_map_only",
+    "tree_map_only_",
+    "tree_map_with_path",
+    "tree_structure",
+    "tree_unflatten",
+    "treespec_dumps",
+    "treespec_loads",
+    "treespec_pprint",
 ]  # fmt: skip
 
 PyTree = Any
 Context = Any
-
-
-# --------------------------------------------------------------------------------------- paths --
-@dataclass(frozen=True, slots=True)
-class SequenceKey:
-    """The step of a path to an item of a sequence."""
-
-    idx: int
-
-    def __str__(self) -> str:
-        return f"[{self.idx!r}]"
-
-    def get(self, sequence: Any) -> Any:
-        return sequence[self.idx]
-
-
-@dataclass(frozen=True, slots=True)
-class MappingKey:
-    """The step of a path to a value of a mapping."""
-
-    key: Any
-
-    def __str__(self) -> str:
-        return f"[{self.key!r}]"
-
-    def get(self, mapping: Any) -> Any:
-        return mapping[self.key]
-
-
-@dataclass(frozen=True, slots=True)
-class GetAttrKey:
-    """The step of a path to an attribute."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f".{self.name}"
-
-    def get(self, obj: Any) -> Any:
-        return getattr(obj, self.name)
-
-
-def keystr(kp: Iterable[Any]) -> str:
-    """Return a path as text: ``['a'][0].b``."""
-    return "".join(map(str, kp))
-
-
-def key_get(obj: Any, kp: Iterable[Any]) -> Any:
-    """Return what lies at the end of a path from `obj`."""
-    for key in kp:
-        obj = key.get(obj)
-    return obj
 
 
 # ------------------------------------------------------------------------------------ registry --
@@ -158,48 +147,20 @@ def register_dataclass(
                          flatten_with_keys_fn=with_keys)  # fmt: skip
 
 
+def _register_namedtuple(cls: Any, *, serialized_type_name: str) -> None:
+    """Let a class of named tuples be written as text, under this name."""
+    register_pytree_node(
+        cls, lambda x: (list(x), cls), lambda xs, _: cls(*xs),
+        serialized_type_name=serialized_type_name, to_dumpable_context=lambda _: "null",
+        from_dumpable_context=lambda _: cls,
+        flatten_with_keys_fn=lambda x: ([(GetAttrKey(n), getattr(x, n)) for n in x._fields], cls),
+    )  # fmt: skip
+
+
 def register_constant(cls: type) -> None:
     """Let values of `cls` be part of the structure: no leaves, compared by ``==``."""
     register_pytree_node(cls, lambda x: ([], x), lambda _, x: x,
                          flatten_with_keys_fn=lambda x: ([], x))  # fmt: skip
-
-
-def is_namedtuple(obj: Any) -> bool:
-    """Return whether it is a namedtuple, or a class of them."""
-    return is_namedtuple_class(obj if isinstance(obj, type) else type(obj))
-
-
-def is_namedtuple_class(cls: type) -> bool:
-    return (
-        isinstance(cls, type)
-        and issubclass(cls, tuple)
-        and isinstance(getattr(cls, "_fields", None), tuple)
-        and all(type(name) is str for name in cls._fields)
-        and callable(getattr(cls, "_make", None))
-        and callable(getattr(cls, "_asdict", None))
-    )
-
-
-def is_namedtuple_instance(obj: Any) -> bool:
-    return is_namedtuple_class(type(obj))
-
-
-def is_structseq(obj: Any) -> bool:
-    """Return whether it is one of C's named tuples (``time.struct_time``), or a class of them."""
-    return is_structseq_class(obj if isinstance(obj, type) else type(obj))
-
-
-def is_structseq_class(cls: type) -> bool:
-    counts = ("n_fields", "n_sequence_fields", "n_unnamed_fields")
-    return (
-        isinstance(cls, type)
-        and cls.__bases__ == (tuple,)
-        and all(isinstance(cls.__dict__.get(name), int) for name in counts)
-    )
-
-
-def is_structseq_instance(obj: Any) -> bool:
-    return is_structseq_class(type(obj))
 
 
 def _indexed(items: Iterable[Any]) -> list[tuple[Any, Any]]:
@@ -212,7 +173,6 @@ def _keyed(mapping: Any) -> list[tuple[Any, Any]]:
 
 def _pairs(keys: Any, values: Any) -> Any:
     return zip(keys, values, strict=True)
-
 
 
 def _register_builtins() -> None:
@@ -630,6 +590,11 @@ def _to_json(spec: TreeSpec) -> dict[str, Any]:
     if spec.type is None:
         return {"type": None, "context": None, "children_spec": []}
     text = _texts.get(spec.type, _Text(None, None, None))
+    if text.name is None and is_namedtuple_class(spec._context):
+        raise NotImplementedError(
+            f"Can't serialize TreeSpec of namedtuple class {spec._context} because we didn't "
+            "register a serializated_type_name. Please register using `_register_namedtuple`."
+        )
     if text.name is None:
         raise NotImplementedError(
             f"No registered serialization name for {spec.type} found. Please update your "
