@@ -182,7 +182,8 @@ def test_functional_call_swaps_ties_and_refuses(t: Any) -> Any:
         return lambda: t.func.functional_call(net, kwargs.pop("p"), (x,), **kwargs)
 
     return [
-        tied, both, stateless, state["running_mean"], bn.running_mean, net[0].weight is net[1].weight,
+        tied, both, stateless, state["running_mean"], bn.running_mean,
+        net[0].weight is net[1].weight,
         failure(call(p={"0.weight": ones, "1.weight": ones + 1}), "tied"),
         failure(call(p={"0.weight": ones}, strict=True), "Missing key(s)"),
         failure(call(p={"0.nothing": ones}, strict=True), "Unexpected key(s)"),
@@ -215,7 +216,8 @@ def test_functionalize_debug_unwrap_and_rearrange(t: Any) -> Any:
         t.func.functionalize(writes)(x), seen, t.func.debug_unwrap(x) is x,
         rearrange(x, "a (b c) d -> (a d) c b", b=2), rearrange(x, "a ... -> ... a"),
         rearrange(x, "a b c -> b () (c a)"), rearrange([x, x], "n a b c -> (n a) (b c)"),
-        failure(lambda: rearrange(x, "a b -> b a")), failure(lambda: rearrange(x, "a b c -> a b d")),
+        failure(lambda: rearrange(x, "a b -> b a")),
+        failure(lambda: rearrange(x, "a b c -> a b d")),
     ]  # fmt: skip
 
 

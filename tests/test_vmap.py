@@ -109,7 +109,7 @@ def test_a_batched_call_is_its_samples_calls(name: str) -> None:
     op = laws.TABLE[name]
     row = laws.ROWS.get(name, laws.Row())
     checked = 0
-    for dtype in ("float32", "int64", "complex64"):
+    for dtype in ("float32", "int64", "complex64", "float64"):
         if not checked and (row.dtypes is None or dtype in row.dtypes):
             for c in laws.calls_of(op, dtype):
                 arrays, _ = _flat(c)
@@ -127,9 +127,11 @@ def drawn(t: Any, *shape: int, seed: int = 0) -> Any:
 @same
 def test_in_dims_out_dims_trees_and_keywords(t: Any) -> Any:
     x, y = drawn(t, 3, 4), drawn(t, 4, 3, seed=1)
-    tree = t.vmap(lambda d, z: {"a": d["x"] * 2, "b": [d["y"][0] + z]}, in_dims=({"x": 0, "y": 1}, None))(
-        {"x": x, "y": [y]}, t.ones(4)
-    )  # fmt: skip
+
+    def of_tree(d: Any, z: Any) -> Any:
+        return {"a": d["x"] * 2, "b": [d["y"][0] + z]}
+
+    tree = t.vmap(of_tree, in_dims=({"x": 0, "y": 1}, None))({"x": x, "y": [y]}, t.ones(4))
     return [
         t.vmap(lambda a, b: a * b, in_dims=(0, 1))(x, y),
         t.vmap(lambda a, b: a + b, in_dims=(-1, -2), out_dims=1)(x, y),
@@ -209,9 +211,9 @@ def test_layers_under_vmap(t: Any) -> Any:
         t.vmap(lambda x: functional.unfold(x, 2))(x),
         t.vmap(lambda x: functional.batch_norm(x, None, None, training=True))(x),
         t.vmap(lambda x, w: functional.group_norm(x.transpose(0, 1), 1, w[:2], w[2:]))(x, v),
-        t.vmap(lambda x, w: functional.layer_norm(x, (4,), w))(x.flatten(1)[:, :8].reshape(5, 2, 4), v),
+        t.vmap(lambda x, w: functional.layer_norm(x, (4,), w))(drawn(t, 5, 2, 4), v),
         t.vmap(lambda x: functional.scaled_dot_product_attention(x, x, x))(x),
-        t.vmap(lambda w, i: functional.embedding(i, w))(drawn(t, 2, 5, 3), t.tensor([[1, 4], [0, 0]])),
+        t.vmap(functional.embedding)(t.tensor([[1, 4], [0, 0]]), drawn(t, 2, 5, 3)),
     ]  # fmt: skip
 
 
@@ -255,7 +257,8 @@ def test_indexing_under_vmap(t: Any) -> Any:
 
     return [
         t.vmap(lambda a, i: a[i])(x, i), t.vmap(lambda a, i: a[:, i])(x, i),
-        t.vmap(lambda a, i, j: a[i, j])(x, i, j), t.vmap(lambda a, i, j: a[:, i, :][j % 2])(x, i, j),
+        t.vmap(lambda a, i, j: a[i, j])(x, i, j),
+        t.vmap(lambda a, i, j: a[:, i, :][j % 2])(x, i, j),
         t.vmap(lambda a, i, j: a[i, :, j % 2])(x, i, j),
         t.vmap(lambda i: x[0][i])(i), t.vmap(lambda a: a[i[0], :, j[0] % 2])(x),
         t.vmap(lambda a, n: a[n])(x, number), t.vmap(lambda a, n: a[1:, n, None])(x, number),

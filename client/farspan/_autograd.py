@@ -178,7 +178,7 @@ def gradients(
 ) -> list[Tensor | None]:
     """Return the gradient of each target, None where the roots do not reach it."""
     seeds = _seeds(roots, given)
-    if any([t._levels for t in (*roots, *targets, *seeds)]):
+    if any(t._levels for t in (*roots, *targets, *seeds)):
         from ._batching.gradient import gradients_of_samples
 
         return gradients_of_samples(roots, targets, seeds, keep, create_graph)

@@ -143,8 +143,8 @@ class Session:
         self.debug: str | None = None
         self._commands = 0
         self.last_number, self.last_site = 0, None  # of the last command
-        #: Of commands that a backward pass issued, by number: the line of the forward op; of a whole
-        #: pass in the worker these lines by the numbers of the forward commands.
+        #: Of commands of a backward pass, by number: the forward op's line; of a whole pass in the
+        #: worker: these lines by the numbers of the forward commands.
         self._forward: dict[int, Any] = {}
         #: While a pass is walked here: the number before its commands, and the forward op's line.
         self.walking: tuple[int, Site | None] | None = None

@@ -138,7 +138,7 @@ def layer_norm(b: Batch) -> Any:
 
 @rule("native_layer_norm_backward")
 def layer_norm_backward(b: Batch) -> Any:
-    grad, x, shape, mean, rstd, weight, bias, mask = b.args
+    grad, x, shape, mean, rstd, weight, _, mask = b.args
     ndim = x._spec.ndim
     g, inner, m, r = b.full(grad), b.full(x), b.full(mean), b.full(rstd)
     inner_g, plain = g, weight

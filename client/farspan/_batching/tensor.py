@@ -60,7 +60,7 @@ def _look_at_all(
     """Hand an op to the rules of batching if one of its tensors is batched, not only the first."""
     from .apply import apply
 
-    if (op.random and running.levels) or any([t._levels for t in tensors]):
+    if (op.random and running.levels) or any(t._levels for t in tensors):
         return apply(op, tensors, static, scalars, form)
     return call(op, tensors, static, scalars, form)
 

@@ -1,7 +1,7 @@
 """Anomaly detection: an error or a NaN in backward names the forward line that it comes from.
 
 Errors of backward always name the innermost line of the forward op. With detection on, the whole
-stack is kept, backward looks for NaN, and it waits, so that the error is raised where it was called.
+stack is kept, and backward looks for NaN and waits, so that the error is raised by its caller.
 """
 
 from __future__ import annotations

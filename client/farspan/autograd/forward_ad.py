@@ -1,7 +1,7 @@
 """Forward-mode derivatives by dual tensors, as far as two reverse passes give them.
 
-Ops have no forward rules here. A dual tensor is a leaf with a tangent beside it; `unpack_dual` pulls
-a seed back to the level's leaves and differentiates that by the seed (see `farspan.func.jvp`). So
+Ops have no forward rules here. A dual tensor is a leaf with a tangent beside it; `unpack_dual`
+pulls a seed back to these leaves and differentiates that by the seed (see `farspan.func.jvp`). So
 ops on duals must be recorded: inside of `no_grad` there is no tangent, and duals require grad.
 """
 

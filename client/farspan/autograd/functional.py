@@ -149,7 +149,8 @@ def _check_strategy(strategy: str, create_graph: bool, strict: bool, vectorize: 
         if create_graph:
             raise UnsupportedError(
                 f'{name}: `create_graph=True` and `strategy="forward-mode"` are not supported '
-                'together (yet). Please either set `create_graph=False` or `strategy="reverse-mode"`.'
+                "together (yet). Please either set `create_graph=False` or "
+                '`strategy="reverse-mode"`.'
             )
         if strict:
             raise AutogradError(

@@ -119,8 +119,8 @@ class EventList(list[Any]):
 
     def table(
         self, sort_by: str | None = None, row_limit: int = 100, max_src_column_width: int = 75,
-        max_name_column_width: int = 55, header: str | None = None, top_level_events_only: bool = False,
-        **kwargs: Any,
+        max_name_column_width: int = 55, header: str | None = None,
+        top_level_events_only: bool = False, **kwargs: Any,
     ) -> str:  # fmt: skip
         """Return the events as text, sorted by an attribute such as ``cpu_time_total``."""
         rows = sorted(self, key=lambda e: -getattr(e, sort_by)) if sort_by else list(self)
@@ -234,7 +234,7 @@ class record_function:
 
 
 class profile:
-    """Records the ops issued inside: ``print(prof.key_averages().table(sort_by="cpu_time_total"))``.
+    """Records the ops issued inside; ``print(prof.key_averages().table())`` shows them.
 
     record_shapes: keep the inputs' shapes. with_stack: keep the line that issued each op. Times are
     of the client: see this file's beginning.

@@ -10,12 +10,14 @@ import functools
 import json
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ._pytree_parts import (
     GetAttrKey,
     MappingKey,
+    NodeDef,
     SequenceKey,
+    Text,
     is_namedtuple,
     is_namedtuple_class,
     is_namedtuple_instance,
@@ -71,25 +73,8 @@ Context = Any
 
 
 # ------------------------------------------------------------------------------------ registry --
-class NodeDef(NamedTuple):
-    """How one class of containers comes apart and together."""
-
-    type: type
-    flatten_fn: Callable[[Any], tuple[Any, Context]]
-    unflatten_fn: Callable[[Any, Context], Any]
-    flatten_with_keys_fn: Callable[[Any], tuple[list[tuple[Any, Any]], Context]] | None
-
-
-class _Text(NamedTuple):
-    """How a container's class and context are written as JSON."""
-
-    name: str | None
-    dump: Callable[[Context], Any] | None
-    load: Callable[[Any], Context] | None
-
-
 SUPPORTED_NODES: dict[Any, NodeDef] = {}
-_texts: dict[Any, _Text] = {}
+_texts: dict[Any, Text] = {}
 
 
 def register_pytree_node(
@@ -111,7 +96,7 @@ def register_pytree_node(
             "registered."
         )
     SUPPORTED_NODES[cls] = NodeDef(cls, flatten_fn, unflatten_fn, flatten_with_keys_fn)
-    _texts[cls] = _Text(serialized_type_name, to_dumpable_context, from_dumpable_context)
+    _texts[cls] = Text(serialized_type_name, to_dumpable_context, from_dumpable_context)
 
 
 _private_register_pytree_node = _register_pytree_node = register_pytree_node
@@ -589,7 +574,7 @@ def treespec_dumps(treespec: TreeSpec, protocol: int | None = None) -> str:
 def _to_json(spec: TreeSpec) -> dict[str, Any]:
     if spec.type is None:
         return {"type": None, "context": None, "children_spec": []}
-    text = _texts.get(spec.type, _Text(None, None, None))
+    text = _texts.get(spec.type, Text(None, None, None))
     if text.name is None and is_namedtuple_class(spec._context):
         raise NotImplementedError(
             f"Can't serialize TreeSpec of namedtuple class {spec._context} because we didn't "

@@ -1,12 +1,12 @@
-"""What trees are made of: the steps of a path, and how tuples with names are told. See _pytree.py."""
+"""What trees are made of: the steps of a path, and named tuples. Read _pytree.py first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +97,21 @@ def is_structseq_class(cls: type) -> bool:
 
 def is_structseq_instance(obj: Any) -> bool:
     return is_structseq_class(type(obj))
+
+
+# ------------------------------------------------------------------------------------ registry --
+class NodeDef(NamedTuple):
+    """How one class of containers comes apart and together."""
+
+    type: type
+    flatten_fn: Callable[[Any], tuple[Any, Any]]
+    unflatten_fn: Callable[[Any, Any], Any]
+    flatten_with_keys_fn: Callable[[Any], tuple[list[tuple[Any, Any]], Any]] | None
+
+
+class Text(NamedTuple):
+    """How a container's class and context are written as JSON."""
+
+    name: str | None
+    dump: Callable[[Any], Any] | None
+    load: Callable[[Any], Any] | None
