@@ -14,7 +14,7 @@ from ..core.call import fn
 from .apply import RULES, Batch, rule, run
 from .tensor import value
 
-_WINDOWED = re.compile(r"(pool|pad|upsample)\w*?([123])d")
+_WINDOWED = re.compile(r"^(?!fractional)\w*(pool|pad|upsample)\w*?([123])d")
 _SIZED = frozenset({"size", "input_size"})  # of the gradient: it would have to be folded too
 
 
