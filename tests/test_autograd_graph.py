@@ -293,3 +293,26 @@ def test_profiles_name_ops_and_regions(t: Any) -> Any:
         t.profiler.ProfilerActivity.CPU in t.profiler.supported_activities(),
         all(np.isfinite(e.cpu_time) for e in prof.key_averages()),
     ]  # fmt: skip
+
+
+@same
+def test_a_leafs_gradients_may_have_another_dtype(t: Any) -> Any:
+    x = ones(t, 2)
+    found = [x.grad_dtype]
+    x.grad_dtype = t.float64
+    (x * 2).sum().backward()
+    (x * 2).sum().backward()
+    found += [x.grad_dtype, x.grad]
+
+    def put(x: Any, name: str, value: Any) -> Any:
+        return lambda: setattr(x, name, value)
+
+    found.append(failure(put(x, "grad", t.ones(2)), "grad_dtype 'Double'"))
+    found.append(failure(put(x, "grad_dtype", t.float16), "already a gradient"))
+    x.grad_dtype = None
+    x.grad = t.ones(2).half()
+    y = x * 2
+    return [
+        *found, x.grad_dtype, x.grad, failure(lambda: y.grad_dtype, "leaf tensors"),
+        failure(put(y, "grad_dtype", t.float64), "leaf tensors"),
+    ]  # fmt: skip

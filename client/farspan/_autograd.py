@@ -474,6 +474,8 @@ def _run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
     before, mode.grad = mode.grad, create_graph
     try:
+        if leaf._grad_dtype and gradient._spec.dtype is not leaf._grad_dtype:
+            gradient = fn._cast(gradient, leaf._grad_dtype)
         if leaf._grad is None:
             leaf._grad = fn.clone(gradient) if create_graph else gradient
         elif create_graph:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _dispatch, _indexing
+from . import _grad_dtype as grad_dtypes
 from ._dispatch import Storage
 from ._session import Ref
 from ._table import TableMethods
@@ -94,6 +95,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _leaf: tape.Leaf | None = None  # its node while `requires_grad` is switched off
     _grad: Tensor | None = None
     _retains = False
+    _grad_dtype: Any = False  # of its gradients; False: its own
     _hooks: Any = None
     _levels: tuple[Any, ...] = ()  # of vmap; only a BatchedTensor has some
 
@@ -464,9 +466,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                     f"assigned grad has data of a different size: {list(value.shape)} for "
                     f"{list(self.shape)}"
                 )
-            if value.dtype is not self.dtype:
-                raise DTypeError("assigned grad has data of a different type")
+            if value.dtype is not self.dtype or self._grad_dtype is not False:
+                grad_dtypes.check(self, value)
         self._grad = value
+
+    grad_dtype = property(grad_dtypes.read, grad_dtypes.write)
 
     @grad.deleter
     def grad(self) -> None:
