@@ -237,11 +237,12 @@ def _run(
             ids += [t._ref.id, id_]
     check = cmd.CHECK_NAN if anomaly.enabled and anomaly.check_nan else 0
     if outs:
-        with session.lock:  # the worker may answer at once
-            number = session.issue(
-                roots[0]._ref.device, cmd.BACKWARD, 0, ids, (len(roots), int(keep) | check), ()
-            )
-            session.note_forward(number, {n.number: n.site for n in needed})
+        lines = {n.number: n.site for n in needed}
+        static = (len(roots), int(keep) | check)
+        session.walking = (session.last_number, lines)  # the worker may answer at once
+        number = session.issue(roots[0]._ref.device, cmd.BACKWARD, 0, ids, static, ())
+        session.note_forward(number, lines)
+        session.walking = None
         if anomaly.enabled:
             _wait_for_anomaly(session, needed)
     if not keep:

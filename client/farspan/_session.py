@@ -146,8 +146,8 @@ class Session:
         #: Of commands of a backward pass, by number: the forward op's line; of a whole pass in the
         #: worker: these lines by the numbers of the forward commands.
         self._forward: dict[int, Any] = {}
-        #: While a pass is walked here: the number before its commands, and the forward op's line.
-        self.walking: tuple[int, Site | None] | None = None
+        #: The same of what a pass issues now, and the number before its commands.
+        self.walking: tuple[int, Any] | None = None
         self._syncs: dict[Site | None, int] = {}
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
@@ -157,11 +157,6 @@ class Session:
             threading.Thread(
                 target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
             ).start()
-
-    @property
-    def lock(self) -> Any:
-        """Held while commands of one step are issued together."""
-        return self._lock
 
     # ---------------------------------------------------------------------------------- issue --
     def new_id(self) -> int:
@@ -449,10 +444,10 @@ class Session:
         cls = BY_NAME.get(info.kind, ServiceError)
         text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
         forward = self._forward.get(info.command)
+        if forward is None and self.walking is not None and info.command > self.walking[0]:
+            forward = self.walking[1]
         if type(forward) is dict:
             forward = forward.get(info.forward)
-        elif self.walking is not None and info.command > self.walking[0]:
-            forward = self.walking[1]
         if forward is not None:
             text += f"\n  in the backward of {describe_site(forward)}"
         error = cls(text)
@@ -465,10 +460,12 @@ class Session:
 
     def _forget_forward(self, last: int) -> None:
         """Forget the forward lines of commands that have run."""
-        for number in list(self._forward):
-            if number > last:
-                break
-            self._forward.pop(number, None)
+        with contextlib.suppress(RuntimeError):  # another thread is adding: the next ack comes back
+            while self._forward:
+                number = next(iter(self._forward))
+                if number > last:
+                    return
+                del self._forward[number]
 
     def _site_of(self, number: int) -> Site | None:
         for _, numbers, sites in list(self._in_flight):
