@@ -1473,16 +1473,16 @@ def linalg_cross(self, other, *, dim=-1):
     return (self, other,), (c.integer(dim),), ()
 
 
-def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
+def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first),)
-    return (*self, *grads, *momentum_buffers,), s, tuple(n)
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first), rate is not None, found_inf is not None,)
+    return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
-def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled):
+def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled),)
-    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps,), s, tuple(n)
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
 def convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -1927,6 +1927,34 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def poisson(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def binomial(count, prob, generator=None):
+    return (count, prob,), (c.generator(generator),), ()
+
+
+def _standard_gamma(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _standard_gamma_grad(self, output):
+    return (self, output,), (), ()
+
+
+def _sample_dirichlet(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _dirichlet_grad(x, alpha, total):
+    return (x, alpha, total,), (), ()
+
+
+def _von_mises(loc, concentration, proposal, size, *, generator=None):
+    return (loc, concentration, proposal,), (c.integers(size), c.generator(generator),), ()
 
 
 def special_bessel_j0(self):

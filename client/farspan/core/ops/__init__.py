@@ -41,6 +41,7 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import distributions
 from . import specials
 from . import stft
 from . import windows
