@@ -148,8 +148,7 @@ class Session:
         self.debug: str | None = None
         self._commands = 0
         self.last_number, self.last_site = 0, None  # of the last command
-        #: Of commands of a backward pass, by number: the forward op's line; of a whole pass in the
-        #: worker: these lines by the numbers of the forward commands.
+        #: Of commands of backward, by number: the forward op's line, or lines by forward command.
         self._forward: dict[int, Any] = {}
         #: The same of what a pass issues now, and the number before its commands.
         self.walking: tuple[int, Any] | None = None
@@ -479,10 +478,7 @@ class Session:
     def _forget_forward(self, last: int) -> None:
         """Forget the forward lines of commands that have run."""
         with contextlib.suppress(RuntimeError):  # another thread is adding: the next ack comes back
-            while self._forward:
-                number = next(iter(self._forward))
-                if number > last:
-                    return
+            while self._forward and (number := next(iter(self._forward))) <= last:
                 del self._forward[number]
 
     def _site_of(self, number: int) -> Site | None:
