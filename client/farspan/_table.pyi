@@ -20,6 +20,8 @@ def _adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
 def _adaptive_avg_pool3d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool3d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _amp_foreach_non_finite_check_and_unscale_(input: Tensor, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+    """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
 def _dirichlet_grad(x: Tensor, alpha: Tensor, total: Tensor, *, out: Any = ...) -> Tensor:
@@ -1970,6 +1972,8 @@ class TableMethods:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     def _adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+    def _amp_foreach_non_finite_check_and_unscale_(self, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+        """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:

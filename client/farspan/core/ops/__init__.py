@@ -53,3 +53,6 @@ from . import margin
 from . import layers
 from . import aliases
 from . import clip
+from . import steps
+from . import matrix_steps
+from . import amp
