@@ -27,10 +27,10 @@ _COPIED = (
 
 
 def _copy_of(name: str) -> Any:
-    view = getattr(fn, "alias" if name == "detach" else name)  # a copy keeps its history
+    view = "alias" if name == "detach" else name  # a copy keeps its history
 
     def copied(*args: Any, **kwargs: Any) -> Any:
-        found = view(*args, **kwargs)
+        found = getattr(fn, view)(*args, **kwargs)
         if isinstance(found, tuple):
             return tuple([fn.clone(x, memory_format=0) for x in found])
         return fn.clone(found, memory_format=0)
@@ -44,7 +44,7 @@ def _unaliased(line: str) -> str:
 
 
 for _op in [o for o in OPS.values() if o.base in _COPIED and o.name != "split.sizes"]:
-    _line = _unaliased(_op.schema.line)
+    _line = _unaliased(_op.line)  # unparsed: an import parses no schema
     composite(_line.replace(_op.base, _op.base + "_copy", 1))(_copy_of(_op.base))
 
 
