@@ -43,27 +43,33 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "_whole", "nbytes", "version")
+    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "version")
 
-    def __init__(self, nbytes: int, whole: Storage | None = None) -> None:
-        self.nbytes = nbytes
+    def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
+        self._bytes = nbytes
         self.version = 0
         self._whole = whole
+        self.borrowed = borrowed  # the memory of somebody's array: it cannot grow
 
     @property
     def memory(self) -> Storage:
         """What is one object for all tensors on this memory, also for those of `.data`."""
         return self._whole or self
 
+    @property
+    def nbytes(self) -> int:
+        """How long the memory is."""
+        return self.memory._bytes
+
     def apart(self) -> Storage:
         """Return the same memory with a count of writes of its own."""
-        return Storage(self.nbytes, self.memory)
+        return Storage(self._bytes, self.memory)
 
 
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "views")
+    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
@@ -74,6 +80,8 @@ class _Known:
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
         self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
+        #: one result with memory of its own, whose shape is known
+        self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -136,8 +144,7 @@ def apply(
     if mask and mode.grad and facts.differentiable:
         plan = op.vjp_plan(static, mask)
     bits = plan.mask << 2 if plan is not None else 0
-    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
-        # The common case, spelled out: one result with memory of its own.
+    if facts.plain:  # the common case, spelled out
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)

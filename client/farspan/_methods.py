@@ -54,6 +54,12 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    from . import _queries, _resize
+
+    for name, method in (_queries.METHODS | _resize.METHODS).items():
+        setattr(cls, name, method)
+    for name in _queries.FLAGS:
+        setattr(cls, name, False)
     for name, dtype in _CASTS.items():
         setattr(cls, name, _cast_method(dtype))
     for name in ("T", "mT", "H", "mH", "real", "imag"):

@@ -288,7 +288,9 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     __array_priority__ = 1000
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        """Share memory by DLPack; on `local:` only."""
+        """Share memory by DLPack; on `local:` only. BufferError if it requires a gradient."""
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
         from ._interop import export
 
         array = export(self)
@@ -559,15 +561,9 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         """Return whether it was made in inference mode, and so never enters a graph."""
         return self._inference
 
-    def share_memory_(self) -> Tensor:
-        return self
-
     def data_ptr(self) -> int:
         """Return a number that is equal for tensors that begin at the same element."""
         return id(self._storage.memory) * 16 + self._offset * self.itemsize
-
-    def untyped_storage(self) -> Storage:
-        return self._storage.memory
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:
