@@ -87,6 +87,9 @@ from .core.dtype import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from .core.dtype import (
     bool_ as bool,
@@ -113,7 +116,7 @@ newaxis = None
 __version__ = "0.1.0"
 
 
-_SUBMODULES = ("autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_SUBMODULES = ("array_api", "autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
 
 
 def __getattr__(name: str) -> _Any:

@@ -36,6 +36,8 @@ def as_array(data: Any, dtype: DType | None) -> tuple[np.ndarray[Any, Any], DTyp
     except ValueError:
         raise _ragged(data) from None
     found = dtype or reduce(dtypes.promote, map(_dtype_of, leaves or {float}))
+    if array.dtype == np.uint64 and dtype is dtypes.uint64:
+        return array, dtype
     if array.dtype == object or (array.dtype == np.uint64 and found.kind < dtypes.FLOAT_KIND):
         if found.kind < dtypes.FLOAT_KIND:
             raise BadValueError("Overflow when unpacking long long")

@@ -213,7 +213,7 @@ def _own_offset(x: Tensor, spec: Spec) -> int:
     if x._offset * have.itemsize % want.itemsize:
         raise ShapeError(
             f"self.storage_offset() must be divisible by {want.itemsize // have.itemsize} to view "
-            f"{_LONG_NAMES[have.name]} as {_LONG_NAMES[want.name]} (different element sizes), but "
+            f"{have.c_name} as {want.c_name} (different element sizes), but "
             f"got {x._offset}"
         )
     return x._offset * have.itemsize // want.itemsize
@@ -377,16 +377,8 @@ def check_cast(have: DType, want: DType) -> None:
     """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
     if have.kind > want.kind:
         raise DTypeError(
-            f"result type {_LONG_NAMES[have.name]} can't be cast to the desired output type "
-            f"{_LONG_NAMES[want.name]}"
+            f"result type {have.c_name} can't be cast to the desired output type {want.c_name}"
         )
-
-
-_LONG_NAMES = {
-    "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int",
-    "int64": "Long", "float16": "Half", "bfloat16": "BFloat16", "float32": "Float",
-    "float64": "Double", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-}  # fmt: skip
 
 
 def _apply_out(

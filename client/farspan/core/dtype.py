@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from .errors import BadValueError, DeviceError
+from .errors import BadValueError, DeviceError, DTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,16 +23,19 @@ BOOL_KIND, INT_KIND, FLOAT_KIND, COMPLEX_KIND = 0, 1, 2, 3
 class DType:
     """The type of a tensor's elements. There is one object a type, compared by identity."""
 
-    __slots__ = ("code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind", "name")
+    __slots__ = (
+        "c_name", "code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind", "name",
+    )  # fmt: skip
 
-    def __init__(self, code: int, name: str, kind: int, itemsize: int) -> None:
+    def __init__(self, code: int, name: str, kind: int, itemsize: int, c_name: str) -> None:
         self.code = code
         self.name = name
+        self.c_name = c_name  # as ATen's messages and `x.type()` call it
         self.kind = kind  # BOOL_KIND < INT_KIND < FLOAT_KIND < COMPLEX_KIND
         self.itemsize = itemsize  # bytes
         self.is_floating_point = kind == FLOAT_KIND
         self.is_complex = kind == COMPLEX_KIND
-        self.is_signed = name not in ("bool", "uint8")
+        self.is_signed = kind > INT_KIND or name[0] == "i"
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -65,23 +68,28 @@ class DType:
         return self
 
 
-bool_: Final = DType(0, "bool", BOOL_KIND, 1)
-uint8: Final = DType(1, "uint8", INT_KIND, 1)
-int8: Final = DType(2, "int8", INT_KIND, 1)
-int16: Final = DType(3, "int16", INT_KIND, 2)
-int32: Final = DType(4, "int32", INT_KIND, 4)
-int64: Final = DType(5, "int64", INT_KIND, 8)
-float16: Final = DType(6, "float16", FLOAT_KIND, 2)
-bfloat16: Final = DType(7, "bfloat16", FLOAT_KIND, 2)
-float32: Final = DType(8, "float32", FLOAT_KIND, 4)
-float64: Final = DType(9, "float64", FLOAT_KIND, 8)
-complex64: Final = DType(10, "complex64", COMPLEX_KIND, 8)
-complex128: Final = DType(11, "complex128", COMPLEX_KIND, 16)
+bool_: Final = DType(0, "bool", BOOL_KIND, 1, "Bool")
+uint8: Final = DType(1, "uint8", INT_KIND, 1, "Byte")
+int8: Final = DType(2, "int8", INT_KIND, 1, "Char")
+int16: Final = DType(3, "int16", INT_KIND, 2, "Short")
+int32: Final = DType(4, "int32", INT_KIND, 4, "Int")
+int64: Final = DType(5, "int64", INT_KIND, 8, "Long")
+float16: Final = DType(6, "float16", FLOAT_KIND, 2, "Half")
+bfloat16: Final = DType(7, "bfloat16", FLOAT_KIND, 2, "BFloat16")
+float32: Final = DType(8, "float32", FLOAT_KIND, 4, "Float")
+float64: Final = DType(9, "float64", FLOAT_KIND, 8, "Double")
+complex64: Final = DType(10, "complex64", COMPLEX_KIND, 8, "ComplexFloat")
+complex128: Final = DType(11, "complex128", COMPLEX_KIND, 16, "ComplexDouble")
+# These three have what numpy gives, and no place in torch's lattice of promotion.
+uint16: Final = DType(12, "uint16", INT_KIND, 2, "UInt16")
+uint32: Final = DType(13, "uint32", INT_KIND, 4, "UInt32")
+uint64: Final = DType(14, "uint64", INT_KIND, 8, "UInt64")
 
 DTYPES: Final = (
     bool_, uint8, int8, int16, int32, int64,
-    float16, bfloat16, float32, float64, complex64, complex128,
+    float16, bfloat16, float32, float64, complex64, complex128, uint16, uint32, uint64,
 )  # fmt: skip
+_LONE: Final = frozenset((uint16, uint32, uint64))
 BY_NAME: Final = {d.name: d for d in DTYPES}
 
 
@@ -127,9 +135,17 @@ PLACES: Final = _Places()
 
 @functools.cache
 def promote(a: DType, b: DType) -> DType:
-    """Return the smallest type that holds both, by torch's lattice for tensors of equal rank."""
+    """Return the smallest type that holds both, by torch's lattice for tensors of equal rank.
+
+    DTypeError for uint16, uint32 or uint64 with any other type but a real floating one.
+    """
     if a is b:
         return a
+    if (a in _LONE and not b.is_floating_point) or (b in _LONE and not a.is_floating_point):
+        raise DTypeError(
+            "Promotion for uint16, uint32, uint64 types is not supported, attempted to promote "
+            f"{a.c_name} and {b.c_name}"
+        )
     if a.kind > b.kind:
         a, b = b, a
     if a.kind == b.kind:

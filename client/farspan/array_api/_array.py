@@ -1,0 +1,266 @@
+"""Array: a tensor whose operators and indexing follow the array API standard.
+
+It is a `Tensor` in everything else, on the same memory and in the same graph. What differs: dtypes
+promote by the standard (a 0-d array counts like any other), slices may have negative steps, integer
+arrays of every dtype are indices, and `size` is a number (which may still be called, as torch's).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _dispatch
+from .._tensor import Tensor
+from ..core.call import fn
+from ..core.command import FUNCTIONAL
+from ..core.dtype import FLOAT_KIND, INT_KIND, bool_, int64, result_dtype
+from ..core.errors import ArgumentError, BadValueError, DTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..core.dtype import DType
+
+_INT64 = range(-(2**63), 2**63)  # what travels as a Python number
+
+
+class Size(int):
+    """How many elements an array has; called, it returns the shape, or one dim's size."""
+
+    shape: tuple[int, ...]
+
+    def __new__(cls, x: Tensor) -> Size:
+        made = super().__new__(cls, x.numel())
+        made.shape = x.shape
+        return made
+
+    def __call__(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+
+class Array(Tensor):
+    """A tensor by the array API standard. Made by `farspan.array_api.asarray` and its kind."""
+
+    @classmethod
+    def _apply(
+        cls, op: Any, tensors: Sequence[Any], static: Any, scalars: tuple[Any, ...], form: int
+    ) -> Any:
+        result = _dispatch.apply(Tensor, op, tensors, static, scalars, form)
+        return array_of(result) if form == FUNCTIONAL else result
+
+    @property
+    def size(self) -> Size:  # type: ignore[override]
+        """The number of elements."""
+        return Size(self)
+
+    def __getitem__(self, key: Any) -> Array:
+        key, turned = _plain_key(self, key)
+        if not turned:
+            return super().__getitem__(key)  # type: ignore[return-value]
+        whole = super().__getitem__(turned.before)
+        return fn.flip(whole, turned.dims)[turned.after]  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        key, turned = _plain_key(self, key)
+        if not turned:
+            super().__setitem__(key, _held(value, self))
+            return
+        part = Tensor.__getitem__(self, turned.before)
+        flipped = fn.flip(part, turned.dims)
+        flipped[turned.after] = value
+        fn.copy_(part, fn.flip(flipped, turned.dims))
+
+
+def array_of(result: Any) -> Any:
+    """Return a fresh tensor, or several, as arrays: the same objects under another class."""
+    if isinstance(result, Tensor):
+        result.__class__ = Array
+        return result
+    if isinstance(result, (tuple, list)):
+        for each in result:
+            array_of(each)
+    return result
+
+
+def own(x: Any) -> Array:
+    """Return an argument as an Array: itself, or a view of a plain tensor. TypeError for others."""
+    if type(x) is Array:
+        return x
+    if isinstance(x, Tensor):
+        return array_of(fn.alias(x))  # type: ignore[no-any-return]
+    raise ArgumentError(f"expected an array, not {type(x).__name__}; asarray() makes one")
+
+
+# ------------------------------------------------------------------------------------ operators --
+def full_number(value: Any, like: Array) -> Any:
+    """Return a Python number as an operand beside `like`: itself, or an array if it cannot travel.
+
+    Only uint64 has numbers that do not fit the 64 bits of a signed integer.
+    """
+    if type(value) is int and value not in _INT64 and like.dtype.kind == INT_KIND:
+        from ._creation import asarray
+
+        return asarray(value, dtype=like.dtype, device=like.device)
+    return value
+
+
+def promoted(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return two arrays so that torch's promotion finds the standard's type."""
+    if a.dtype is b.dtype:
+        return a, b
+    from ._dtypes import promote
+
+    want = promote(a.dtype, b.dtype)
+    if _torchs_type(a, b) is want:
+        return a, b
+    return cast(a, want), cast(b, want)
+
+
+def _torchs_type(a: Array, b: Array) -> DType | None:
+    dims = [x.dtype for x in (a, b) if x._spec.shape]
+    zeros = [x.dtype for x in (a, b) if not x._spec.shape]
+    try:
+        return result_dtype(dims, zeros)
+    except DTypeError:  # it has no rule for the wide unsigned types
+        return None
+
+
+def cast(x: Array, dtype: DType) -> Array:
+    """Return x with elements of `dtype`; itself if they are."""
+    return x if x.dtype is dtype else fn._cast(x, dtype)  # type: ignore[no-any-return]
+
+
+def _operator(name: str) -> Callable[[Any, Any], Any]:
+    """Return ``__name__`` for two operands of any dtypes that promote."""
+    plain = getattr(Tensor, name)
+
+    def method(self: Array, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return plain(*promoted(self, own(other)))
+        return plain(self, full_number(other, self))
+
+    method.__name__ = method.__qualname__ = name
+    return method
+
+
+def _reflected(name: str) -> Callable[[Any, Any], Any]:
+    """Return ``__rname__``: of a number, or of a plain tensor, which asks the subclass first."""
+    plain, forward = getattr(Tensor, f"__r{name}__"), getattr(Array, f"__{name}__")
+
+    def method(self: Array, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return forward(own(other), self)
+        return plain(self, full_number(other, self))
+
+    method.__name__ = method.__qualname__ = f"__r{name}__"
+    return method
+
+
+def _inplace(name: str) -> Callable[[Any, Any], Any]:
+    """Return ``__iname__``, which keeps the dtype. TypeError if the result would have another."""
+    plain = getattr(Tensor, f"__i{name}__")
+
+    def method(self: Array, other: Any) -> Any:
+        if not isinstance(other, Tensor):
+            return plain(self, full_number(other, self))
+        same, other = promoted(self, own(other))
+        if same is not self:
+            raise ArgumentError(f"__i{name}__: the result is {same.dtype}, the array {self.dtype}")
+        return plain(self, other)
+
+    method.__name__ = method.__qualname__ = f"__i{name}__"
+    return method
+
+
+def _bind_operators() -> None:
+    names = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
+             "xor", "lshift", "rshift")  # fmt: skip
+    for name in names:
+        setattr(Array, f"__{name}__", _operator(f"__{name}__"))
+        setattr(Array, f"__r{name}__", _reflected(name))
+        setattr(Array, f"__i{name}__", _inplace(name))
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(Array, f"__{name}__", _operator(f"__{name}__"))
+    Array.__hash__ = Tensor.__hash__  # type: ignore[method-assign]
+
+
+_bind_operators()
+
+
+# ------------------------------------------------------------------------------------- indexing --
+class _Turned:
+    """A key with negative steps in two: slices forward, then flips, then the rest of the key."""
+
+    def __init__(self, before: tuple[Any, ...], dims: list[int], after: tuple[Any, ...]) -> None:
+        self.before, self.dims, self.after = before, dims, after
+
+
+def _plain_key(x: Array, key: Any) -> tuple[Any, _Turned | None]:
+    """Return a key that torch's indexing understands, or what to do in its place."""
+    items = key if type(key) is tuple else (key,)
+    if not any(isinstance(i, (slice, Tensor)) for i in items):
+        return key, None
+    items = tuple(_index(i) for i in items)
+    if not any(isinstance(i, slice) and _is_back(i) for i in items):
+        return (items if type(key) is tuple else items[0]), None
+    consumed = sum(_dims_of(i) for i in items)
+    before: list[Any] = [slice(None)] * x.ndim
+    after: list[Any] = []
+    dims: list[int] = []
+    dim = 0
+    for item in items:
+        if isinstance(item, slice) and _is_back(item):
+            if dim >= x.ndim:
+                raise IndexError(f"too many indices for array of dimension {x.ndim}")
+            before[dim] = _forward(item, x.shape[dim])
+            dims.append(dim)
+            after.append(slice(None))
+        else:
+            after.append(item)
+        dim += x.ndim - consumed if item is Ellipsis else _dims_of(item)
+    return key, _Turned(tuple(before), dims, tuple(after))
+
+
+def _is_back(item: slice) -> bool:
+    return item.step is not None and int(item.step) < 0
+
+
+def _forward(item: slice, n: int) -> slice:
+    """Return the slice with a positive step over the same elements."""
+    places = range(n)[item]
+    return slice(places[-1], places[0] + 1, -places.step) if places else slice(0, 0)
+
+
+def _index(item: Any) -> Any:
+    """Return an index array with a dtype that torch takes for positions, or a mask."""
+    if isinstance(item, Tensor) and item.dtype.kind == INT_KIND and item.dtype is not int64:
+        return fn._cast(item, int64)
+    return item
+
+
+def _dims_of(item: Any) -> int:
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype is bool_ else 1
+
+
+def _held(value: Any, x: Array) -> Any:
+    """Return the value of an assignment; TypeError where its kind is higher than the array's."""
+    if isinstance(value, Tensor):
+        if value.dtype.kind > x.dtype.kind and value.dtype.kind > FLOAT_KIND:
+            raise ArgumentError(f"cannot assign {value.dtype} to an array of {x.dtype}")
+        return value
+    return full_number(value, x)
+
+
+def check_axis(axis: int, ndim: int) -> int:
+    """Return the axis counted from 0. IndexError, as of a sequence, if there is none."""
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"axis {axis} is out of bounds for an array of {ndim} dims")
+    return axis % ndim
+
+
+def refuse(condition: bool, message: str) -> None:
+    """Raise ValueError with the message if the condition holds."""
+    if condition:
+        raise BadValueError(message)
