@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import _dispatch
+import numpy as np
+
+from .. import _creation, _dispatch, _state
 from .._tensor import Tensor
 from ..core.call import fn
 from ..core.command import FUNCTIONAL
 from ..core.dtype import FLOAT_KIND, INT_KIND, bool_, int64, result_dtype
 from ..core.errors import ArgumentError, BadValueError, DTypeError
+from ._promotion import promote, scalar_kind, with_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..core.dtype import DType
+    from ..core.dtype import Device, DType
 
 _INT64 = range(-(2**63), 2**63)  # what travels as a Python number
 
@@ -58,7 +61,7 @@ class Array(Tensor):
         if not turned:
             return super().__getitem__(key)  # type: ignore[return-value]
         whole = super().__getitem__(turned.before)
-        return fn.flip(whole, turned.dims)[turned.after]  # type: ignore[no-any-return]
+        return fn.flip(whole, turned.dims)[turned.after]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key, turned = _plain_key(self, key)
@@ -87,20 +90,29 @@ def own(x: Any) -> Array:
     if type(x) is Array:
         return x
     if isinstance(x, Tensor):
-        return array_of(fn.alias(x))  # type: ignore[no-any-return]
+        return array_of(fn.alias(x))
     raise ArgumentError(f"expected an array, not {type(x).__name__}; asarray() makes one")
 
 
 # ------------------------------------------------------------------------------------ operators --
-def full_number(value: Any, like: Array) -> Any:
-    """Return a Python number as an operand beside `like`: itself, or an array if it cannot travel.
+def filled(shape: tuple[int, ...], value: complex, dtype: DType, device: Device) -> Array:
+    """Return an array whose elements are all `value`, which any integer dtype may need."""
+    if type(value) is int and value not in _INT64:  # it does not travel as a number
+        one = np.array(value, dtype.numpy if dtype.kind >= FLOAT_KIND else np.uint64)
+        session = _state.current()
+        return array_of(fn.clone(fn.expand(_creation.upload(session, one, dtype, device), shape)))
+    return array_of(fn.full(shape, value, dtype=dtype, device=device))
 
-    Only uint64 has numbers that do not fit the 64 bits of a signed integer.
-    """
+
+def number_array(value: complex, like: Array) -> Array:
+    """Return a Python number as a 0-d array of the dtype that it has beside `like`."""
+    return filled((), value, with_scalar(like.dtype, scalar_kind(value)), like.device)
+
+
+def _operand(value: Any, like: Array) -> Any:
+    """Return a Python number as an operand of torch's: itself, or an array if it cannot travel."""
     if type(value) is int and value not in _INT64 and like.dtype.kind == INT_KIND:
-        from ._creation import asarray
-
-        return asarray(value, dtype=like.dtype, device=like.device)
+        return number_array(value, like)
     return value
 
 
@@ -108,8 +120,6 @@ def promoted(a: Array, b: Array) -> tuple[Array, Array]:
     """Return two arrays so that torch's promotion finds the standard's type."""
     if a.dtype is b.dtype:
         return a, b
-    from ._dtypes import promote
-
     want = promote(a.dtype, b.dtype)
     if _torchs_type(a, b) is want:
         return a, b
@@ -127,7 +137,7 @@ def _torchs_type(a: Array, b: Array) -> DType | None:
 
 def cast(x: Array, dtype: DType) -> Array:
     """Return x with elements of `dtype`; itself if they are."""
-    return x if x.dtype is dtype else fn._cast(x, dtype)  # type: ignore[no-any-return]
+    return x if x.dtype is dtype else fn._cast(x, dtype)
 
 
 def _operator(name: str) -> Callable[[Any, Any], Any]:
@@ -137,7 +147,7 @@ def _operator(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Array, other: Any) -> Any:
         if isinstance(other, Tensor):
             return plain(*promoted(self, own(other)))
-        return plain(self, full_number(other, self))
+        return plain(self, _operand(other, self))
 
     method.__name__ = method.__qualname__ = name
     return method
@@ -150,7 +160,7 @@ def _reflected(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Array, other: Any) -> Any:
         if isinstance(other, Tensor):
             return forward(own(other), self)
-        return plain(self, full_number(other, self))
+        return plain(self, _operand(other, self))
 
     method.__name__ = method.__qualname__ = f"__r{name}__"
     return method
@@ -162,7 +172,7 @@ def _inplace(name: str) -> Callable[[Any, Any], Any]:
 
     def method(self: Array, other: Any) -> Any:
         if not isinstance(other, Tensor):
-            return plain(self, full_number(other, self))
+            return plain(self, _operand(other, self))
         same, other = promoted(self, own(other))
         if same is not self:
             raise ArgumentError(f"__i{name}__: the result is {same.dtype}, the array {self.dtype}")
@@ -172,8 +182,40 @@ def _inplace(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
+def floor_quotient(a: Array, b: Array) -> Array:
+    """Return floor(a / b), which of an infinity is one too; torch's kernel says nan there."""
+    exact = fn.floor_divide(a, b)
+    if not exact.dtype.is_floating_point:
+        return exact  # type: ignore[no-any-return]
+    finite = fn.logical_and(fn.isfinite(a), fn.isfinite(b))
+    return fn.where(finite, exact, fn.floor(fn.div(a, b)))  # type: ignore[no-any-return]
+
+
+def _floordiv(self: Array, other: Any) -> Any:
+    if not isinstance(other, (Tensor, bool, int, float)):
+        return NotImplemented
+    b = own(other) if isinstance(other, Tensor) else number_array(other, self)
+    return floor_quotient(*promoted(self, b))
+
+
+def _rfloordiv(self: Array, other: Any) -> Any:
+    if not isinstance(other, (Tensor, bool, int, float)):
+        return NotImplemented
+    a = own(other) if isinstance(other, Tensor) else number_array(other, self)
+    return floor_quotient(*promoted(a, self))
+
+
+def _ifloordiv(self: Array, other: Any) -> Any:
+    quotient = _floordiv(self, other)
+    if quotient is NotImplemented:
+        return quotient
+    if quotient.dtype is not self.dtype:
+        raise ArgumentError(f"__ifloordiv__: the result is {quotient.dtype}, not {self.dtype}")
+    return fn.copy_(self, quotient)
+
+
 def _bind_operators() -> None:
-    names = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
+    names = ("add", "sub", "mul", "truediv", "mod", "pow", "matmul", "and", "or",
              "xor", "lshift", "rshift")  # fmt: skip
     for name in names:
         setattr(Array, f"__{name}__", _operator(f"__{name}__"))
@@ -181,6 +223,8 @@ def _bind_operators() -> None:
         setattr(Array, f"__i{name}__", _inplace(name))
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Array, f"__{name}__", _operator(f"__{name}__"))
+    for method in (_floordiv, _rfloordiv, _ifloordiv):
+        setattr(Array, f"_{method.__name__}__", method)
     Array.__hash__ = Tensor.__hash__  # type: ignore[method-assign]
 
 
@@ -250,7 +294,7 @@ def _held(value: Any, x: Array) -> Any:
         if value.dtype.kind > x.dtype.kind and value.dtype.kind > FLOAT_KIND:
             raise ArgumentError(f"cannot assign {value.dtype} to an array of {x.dtype}")
         return value
-    return full_number(value, x)
+    return _operand(value, x)
 
 
 def check_axis(axis: int, ndim: int) -> int:

@@ -14,7 +14,7 @@ from ..core.call import fn
 from ..core.dtype import Defaults, Device, DType, int64
 from ..core.errors import ArgumentError, BadValueError
 from ..core.family import number_dtype
-from ._array import _INT64, Array, array_of, cast, own
+from ._array import Array, array_of, cast, filled, own
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
@@ -42,7 +42,7 @@ def asarray(
         obj = np.asarray(obj)
     if isinstance(obj, np.ndarray):
         if copy is not True and _can_share(obj, dtype, device):
-            return array_of(_creation.from_numpy(obj))  # type: ignore[no-any-return]
+            return array_of(_creation.from_numpy(obj))
     if copy is False:
         raise BadValueError(
             f"asarray(copy=False): the values of a {type(obj).__name__} must be copied here"
@@ -53,7 +53,7 @@ def asarray(
         return full((), obj, dtype=dtype, device=device)
     if dtype is dtypes.uint64 and isinstance(obj, (list, tuple)):
         obj = _wide(obj)
-    return array_of(_creation.tensor(obj, dtype=dtype, device=device))  # type: ignore[no-any-return]
+    return array_of(_creation.tensor(obj, dtype=dtype, device=device))
 
 
 def _of_tensor(x: Tensor, dtype: DType | None, device: Any, copy: bool | None) -> Array:
@@ -61,7 +61,7 @@ def _of_tensor(x: Tensor, dtype: DType | None, device: Any, copy: bool | None) -
     same_device = device is None or Device(device) is x.device
     if copy is False and not (same_device and dtype in (None, x.dtype)):
         raise BadValueError("asarray(copy=False): another dtype or device needs a copy")
-    return made.to(dtype=dtype, device=device, copy=copy is True)  # type: ignore[attr-defined, no-any-return]
+    return made.to(dtype=dtype, device=device, copy=copy is True)
 
 
 def _can_share(array: np.ndarray[Any, Any], dtype: DType | None, device: Any) -> bool:
@@ -92,7 +92,7 @@ def from_dlpack(x: object, /, *, device: Any | None = None, copy: bool | None = 
     """
     if isinstance(x, Tensor):
         return asarray(x, device=device, copy=copy)
-    there = np.from_dlpack(x)  # type: ignore[arg-type]
+    there = np.from_dlpack(x)
     if copy is False and not _can_share(there, None, device):
         raise BufferError("from_dlpack(copy=False): the values have to be copied to be here")
     return asarray(there, device=device, copy=copy)
@@ -112,7 +112,7 @@ def _filled(name: str) -> Any:
         shape: int | tuple[int, ...], *, dtype: DType | None = None, device: Any | None = None
     ) -> Array:
         size = (shape,) if isinstance(shape, int) else tuple(shape)
-        return array_of(make(size, dtype=dtype, device=_placed(device)))  # type: ignore[no-any-return]
+        return array_of(make(size, dtype=dtype, device=_placed(device)))
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"Return an array of this shape made by `{name}`; float by default."
@@ -124,7 +124,7 @@ def _filled_like(name: str) -> Any:
 
     def create(x: Array, /, *, dtype: DType | None = None, device: Any | None = None) -> Array:
         made = make(own(x), dtype=dtype)
-        return made if device is None else made.to(device)  # type: ignore[no-any-return]
+        return made if device is None else made.to(device)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"Return an array of the shape of x made by `{name}`; dtype of x by default."
@@ -144,13 +144,7 @@ def full(
 ) -> Array:
     """Return an array whose elements are all `fill_value`; its dtype by default the number's."""
     size = (shape,) if isinstance(shape, int) else tuple(shape)
-    place = _placed(device)
-    dtype = dtype or number_dtype(fill_value)
-    if type(fill_value) is int and fill_value not in _INT64:
-        one = np.array(fill_value, dtype.numpy if dtype.kind >= 2 else np.uint64)
-        made = _creation.upload(_state.current(), one, dtype, place)
-        return array_of(fn.clone(fn.expand(made, size)))  # type: ignore[no-any-return]
-    return array_of(fn.full(size, fill_value, dtype=dtype, device=place))  # type: ignore[no-any-return]
+    return filled(size, fill_value, dtype or number_dtype(fill_value), _placed(device))
 
 
 def full_like(
@@ -182,7 +176,7 @@ def arange(
     dtype = dtype or (int64 if all(isinstance(n, int) for n in numbers) else Defaults.dtype)
     count = _steps(start, stop, step)
     if not count:
-        return zeros((0,), dtype=dtype, device=device)  # type: ignore[no-any-return]
+        return zeros((0,), dtype=dtype, device=device)
     place = _placed(device)
     if all(isinstance(n, int) for n in numbers):  # exact, however large
         found = fn.arange(count, dtype=int64 if dtype.kind == 1 else dtype, device=place)
@@ -191,7 +185,7 @@ def arange(
             found = cast(array_of(found), dtype) if not narrow else array_of(found)
             found = found * step + start
         return cast(array_of(found), dtype)
-    return array_of(fn.arange(start, stop, step, dtype=dtype, device=place))  # type: ignore[no-any-return]
+    return array_of(fn.arange(start, stop, step, dtype=dtype, device=place))
 
 
 def _steps(start: float, stop: float, step: float) -> int:
@@ -217,10 +211,9 @@ def linspace(
         is_complex = isinstance(start, complex) or isinstance(stop, complex)
         dtype = dtypes.scalar_dtype("c" if is_complex else "f")
     place = _placed(device)
-    if endpoint or not num:
-        return array_of(fn.linspace(start, stop, num, dtype=dtype, device=place))  # type: ignore[no-any-return]
-    last = start + (stop - start) * (num - 1) / num
-    return array_of(fn.linspace(start, last, num, dtype=dtype, device=place))  # type: ignore[no-any-return]
+    steps = num if endpoint else num + 1
+    found = array_of(fn.linspace(start, stop, steps, dtype=dtype, device=place))
+    return found[:num]
 
 
 def eye(
@@ -236,13 +229,13 @@ def eye(
     n_cols = n_rows if n_cols is None else n_cols
     place = _placed(device)
     if not k:
-        return array_of(fn.eye(n_rows, n_cols, dtype=dtype, device=place))  # type: ignore[no-any-return]
+        return array_of(fn.eye(n_rows, n_cols, dtype=dtype, device=place))
     rows = fn.unsqueeze(fn.arange(n_rows, device=place), 1)
     ones = fn.eq(fn.add(rows, k), fn.arange(n_cols, device=place))
-    return array_of(fn._cast(ones, dtype or Defaults.dtype))  # type: ignore[no-any-return]
+    return array_of(fn._cast(ones, dtype or Defaults.dtype))
 
 
-def meshgrid(*arrays: Array, indexing: str = "xy") -> tuple[Array, ...]:
+def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
     """Return coordinate arrays of the grid that 1-d arrays span; "xy" swaps the first two dims."""
     if indexing not in ("xy", "ij"):
         raise BadValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
@@ -252,15 +245,15 @@ def meshgrid(*arrays: Array, indexing: str = "xy") -> tuple[Array, ...]:
     if len({a.dtype for a in owned}) > 1:
         raise BadValueError("meshgrid: arrays must have one dtype")
     if not owned:
-        return ()
-    return tuple(array_of(list(_shapes.meshgrid(*owned, indexing=indexing))))
+        return []
+    return array_of(list(_shapes.meshgrid(*owned, indexing=indexing)))
 
 
 def tril(x: Array, /, *, k: int = 0) -> Array:
     """Return matrices with zeros above the k-th diagonal."""
-    return fn.tril(own(x), k)  # type: ignore[no-any-return]
+    return fn.tril(own(x), k)
 
 
 def triu(x: Array, /, *, k: int = 0) -> Array:
     """Return matrices with zeros below the k-th diagonal."""
-    return fn.triu(own(x), k)  # type: ignore[no-any-return]
+    return fn.triu(own(x), k)

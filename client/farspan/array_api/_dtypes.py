@@ -1,17 +1,9 @@
-"""Data types by the standard: promotion, kinds, limits.
-
-Unlike torch's, the standard's promotion looks at dtypes alone: a 0-d array counts like any other,
-and unsigned integers promote with signed ones to the next size that holds both.
-Source: https://data-apis.org/array-api/2024.12/API_specification/type_promotion.html
-"""
+"""Data types by the standard: casts, kinds and limits."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from .. import _typeinfo
 from .._tensor import Tensor
@@ -19,45 +11,9 @@ from ..core import dtype as dtypes
 from ..core.dtype import DType
 from ..core.errors import ArgumentError, BadValueError
 from ._array import Array, own
+from ._promotion import promote, scalar_kind, with_scalar
 
 __all__ = ["astype", "can_cast", "finfo", "iinfo", "isdtype", "result_type"]
-
-_SCALARS = {
-    bool: 0,
-    int: 1,
-    float: 2,
-    complex: 3,
-}  # Python's numbers by the kind of dtype they need
-
-
-@functools.cache
-def promote(a: DType, b: DType) -> DType:
-    """Return the smallest type that holds both. TypeError where the standard leaves it undefined
-    and torch too: int64 with uint64."""
-    if a is b:
-        return a
-    if a.kind == b.kind == dtypes.INT_KIND:
-        found = np.promote_types(a.numpy, b.numpy)
-        if found.kind == "f":
-            raise ArgumentError(f"{a} and {b} have no common integer type; cast one with astype")
-        return dtypes.from_numpy(found)
-    if {a.kind, b.kind} == {dtypes.BOOL_KIND, dtypes.INT_KIND}:
-        return max(a, b, key=lambda d: d.kind)
-    if {a.kind, b.kind} == {dtypes.INT_KIND, dtypes.COMPLEX_KIND}:
-        return max(a, b, key=lambda d: d.kind)
-    return dtypes.promote(a, b)
-
-
-def with_scalar(dtype: DType, kind: int) -> DType:
-    """Return the type of a `dtype` array with a Python number of this kind: the array's, if it can.
-
-    A number of a higher kind than the array's, which the standard leaves open, decides as in torch.
-    """
-    if kind <= dtype.kind:
-        return dtype
-    if kind == dtypes.COMPLEX_KIND:
-        return dtype.to_complex() if dtype.is_floating_point else dtypes.scalar_dtype("c")
-    return dtypes.scalar_dtype("if"[kind - 1])
 
 
 def result_type(*arrays_and_dtypes: Array | DType | complex) -> DType:
@@ -75,14 +31,6 @@ def result_type(*arrays_and_dtypes: Array | DType | complex) -> DType:
     return found if number < 0 else with_scalar(found, number)
 
 
-def scalar_kind(x: Any) -> int:
-    """Return the kind of dtype that a Python number needs. TypeError for anything else."""
-    for python, kind in _SCALARS.items():
-        if isinstance(x, python):
-            return kind
-    raise ArgumentError(f"expected an array, a dtype or a number, not {type(x).__name__}")
-
-
 def astype(x: Array, dtype: DType, /, *, copy: bool = True, device: Any | None = None) -> Array:
     """Return x with elements of `dtype`; a copy unless `copy=False` and nothing has to change.
 
@@ -91,7 +39,7 @@ def astype(x: Array, dtype: DType, /, *, copy: bool = True, device: Any | None =
     x = own(x)
     if x.dtype.is_complex and not dtype.is_complex and dtype is not dtypes.bool_:
         raise ArgumentError(f"astype: {x.dtype} has no place in {dtype}; write real(x) or abs(x)")
-    return x.to(dtype=dtype, device=device, copy=copy)  # type: ignore[attr-defined, no-any-return]
+    return x.to(dtype=dtype, device=device, copy=copy)
 
 
 def can_cast(from_: Array | DType, to: DType, /) -> bool:
@@ -150,7 +98,7 @@ class IntLimits:
 
 
 def _dtype_of(x: Any) -> DType:
-    return x if isinstance(x, DType) else x.dtype  # type: ignore[no-any-return]
+    return x if isinstance(x, DType) else x.dtype
 
 
 def finfo(type: DType | Array, /) -> FloatLimits:

@@ -8,18 +8,19 @@ from .._tensor import Tensor
 from ..core.call import fn
 from ..core.dtype import INT_KIND, int32, int64
 from ..core.errors import ArgumentError
-from ._array import Array, cast, own, promoted
-from ._dtypes import iinfo, scalar_kind, with_scalar
+from ._array import Array, cast, number_array, own, promoted
+from ._dtypes import iinfo
+from ._promotion import scalar_kind, with_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["clip", "imag", "nextafter", "real", "round", "sign", "signbit"]
+__all__ = ["clip", "expm1", "imag", "nextafter", "real", "round", "sign", "signbit"]
 
 _UNARY = {
     "abs": "abs", "acos": "acos", "acosh": "acosh", "asin": "asin", "asinh": "asinh",
     "atan": "atan", "atanh": "atanh", "bitwise_invert": "bitwise_not", "ceil": "ceil",
-    "conj": "conj_physical", "cos": "cos", "cosh": "cosh", "exp": "exp", "expm1": "expm1",
+    "conj": "conj_physical", "cos": "cos", "cosh": "cosh", "exp": "exp",
     "floor": "floor", "isfinite": "isfinite", "isinf": "isinf", "isnan": "isnan", "log": "log",
     "log1p": "log1p", "log2": "log2", "log10": "log10", "logical_not": "logical_not",
     "negative": "neg", "positive": "clone", "reciprocal": "reciprocal", "sin": "sin",
@@ -46,24 +47,16 @@ def pair(x1: Any, x2: Any) -> tuple[Array, Array]:
         return promoted(own(x1), own(x2))
     if isinstance(x1, Tensor):
         a = own(x1)
-        return cast(a, with_scalar(a.dtype, scalar_kind(x2))), _number(x2, a)
+        return cast(a, with_scalar(a.dtype, scalar_kind(x2))), number_array(x2, a)
     b = own(x2)
-    return _number(x1, b), cast(b, with_scalar(b.dtype, scalar_kind(x1)))
-
-
-def _number(value: Any, like: Array) -> Array:
-    """Return a Python number as a 0-d array of the dtype it has beside `like`."""
-    from ._creation import full
-
-    dtype = with_scalar(like.dtype, scalar_kind(value))
-    return full((), value, dtype=dtype, device=like.device)
+    return number_array(x1, b), cast(b, with_scalar(b.dtype, scalar_kind(x1)))
 
 
 def _unary(name: str, operator: str) -> Callable[[Array], Array]:
     function = getattr(fn, operator)
 
     def elementwise(x: Array, /) -> Array:
-        return function(own(x))  # type: ignore[no-any-return]
+        return function(own(x))
 
     return _described(elementwise, name)
 
@@ -72,7 +65,7 @@ def _binary(name: str, operator: str) -> Callable[[Any, Any], Array]:
     function = getattr(fn, operator)
 
     def elementwise(x1: Array | complex, x2: Array | complex, /) -> Array:
-        return function(*pair(x1, x2))  # type: ignore[no-any-return]
+        return function(*pair(x1, x2))
 
     return _described(elementwise, name)
 
@@ -89,7 +82,7 @@ def _of_operator(name: str, python: str) -> Callable[[Any, Any], Array]:
             found = forward(*pair(x1, x2))
         if found is NotImplemented:
             raise ArgumentError(f"{name}: {type(x1).__name__} with {type(x2).__name__}")
-        return found  # type: ignore[no-any-return]
+        return found
 
     return _described(elementwise, name)
 
@@ -116,32 +109,41 @@ def round(x: Array, /) -> Array:
     """
     x = own(x)
     if x.dtype.is_complex:
-        return fn.complex(fn.round(fn.real(x)), fn.round(fn.imag(x)))  # type: ignore[no-any-return]
-    return fn.round(x)  # type: ignore[no-any-return]
+        return fn.complex(fn.round(fn.real(x)), fn.round(fn.imag(x)))
+    return fn.round(x)
+
+
+def expm1(x: Array, /) -> Array:
+    """Return exp(x) - 1 of each element, exact near 0; of infinities and nan with C99's parts."""
+    x = own(x)
+    near = fn.expm1(x)
+    if not x.dtype.is_complex:
+        return near
+    return fn.where(fn.isfinite(x), near, fn.sub(fn.exp(x), 1))
 
 
 def sign(x: Array, /) -> Array:
     """Return -1, 0 or 1 with the sign of each element; x / abs(x) of complex ones; nan of nan."""
     x = own(x)
     if x.dtype.is_floating_point:
-        return fn.where(fn.isnan(x), x, fn.sign(x))  # type: ignore[no-any-return]
-    return fn.sgn(x) if x.dtype.is_complex else fn.sign(x)  # type: ignore[no-any-return]
+        return fn.where(fn.isnan(x), x, fn.sign(x))
+    return fn.sgn(x) if x.dtype.is_complex else fn.sign(x)
 
 
 def signbit(x: Array, /) -> Array:
     """Return whether the sign of each element is negative; that of -0.0 is."""
-    return fn.signbit(own(x))  # type: ignore[no-any-return]
+    return fn.signbit(own(x))
 
 
 def real(x: Array, /) -> Array:
     """Return the real part of each element; x itself if it is real."""
-    return fn.real(own(x))  # type: ignore[no-any-return]
+    return fn.real(own(x))
 
 
 def imag(x: Array, /) -> Array:
     """Return the imaginary part of each element; zeros if x is real."""
     x = own(x)
-    return fn.imag(x) if x.dtype.is_complex else fn.zeros_like(x)  # type: ignore[no-any-return]
+    return fn.imag(x) if x.dtype.is_complex else fn.zeros_like(x)
 
 
 def clip(x: Array, /, min: Array | float | None = None, max: Array | float | None = None) -> Array:
@@ -169,7 +171,7 @@ def nextafter(x1: Array | float, x2: Array | float, /) -> Array:
     """Return the number next to each of x1 in the direction of x2."""
     a, b = pair(x1, x2)
     if "nextafter" in fn:
-        return fn.nextafter(a, b)  # type: ignore[no-any-return]
+        return fn.nextafter(a, b)
     # Numbers of one sign are in the order of their bits, read as integers.
     a, b = fn.broadcast_tensors([a, b])
     bits = fn.view(fn.contiguous(a), int64 if a.dtype.itemsize == 8 else int32)
@@ -177,4 +179,4 @@ def nextafter(x1: Array | float, x2: Array | float, /) -> Array:
     moved = fn.view(fn.add(bits, cast(step, bits.dtype)), a.dtype)
     least = fn.copysign(fn.view(fn.ones_like(bits), a.dtype), b)
     moved = fn.where(fn.eq(a, 0), least, moved)
-    return fn.where(fn.eq(a, b), b, fn.where(fn.isnan(fn.add(a, b)), fn.add(a, b), moved))  # type: ignore[no-any-return]
+    return fn.where(fn.eq(a, b), b, fn.where(fn.isnan(fn.add(a, b)), fn.add(a, b), moved))

@@ -18,7 +18,7 @@ def matmul(x1: Array, x2: Array, /) -> Array:
     """Return the matrix product; a vector counts as a row before and a column after."""
     a, b = promoted(own(x1), own(x2))
     refuse(not a.ndim or not b.ndim, "matmul: 0-d arrays have no product")
-    return fn.matmul(a, b)  # type: ignore[no-any-return]
+    return fn.matmul(a, b)
 
 
 def tensordot(
@@ -27,7 +27,7 @@ def tensordot(
     """Return sums of products over the last `axes` of x1 and the first of x2, or over pairs."""
     a, b = promoted(own(x1), own(x2))
     dims = axes if isinstance(axes, int) else (list(axes[0]), list(axes[1]))
-    return array_of(_contract.tensordot(a, b, dims))  # type: ignore[no-any-return]
+    return array_of(_contract.tensordot(a, b, dims))
 
 
 def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
@@ -37,4 +37,4 @@ def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     refuse(a.shape[axis] != b.shape[axis], "vecdot: the axis must have one size in both")
     rows, columns = fn.movedim(fn.conj(a), axis, -1), fn.movedim(b, axis, -1)
     product = fn.matmul(fn.unsqueeze(rows, -2), fn.unsqueeze(columns, -1))
-    return fn.squeeze(product, (-2, -1))  # type: ignore[no-any-return]
+    return fn.squeeze(product, (-2, -1))

@@ -22,15 +22,15 @@ __all__ = [
 ]  # fmt: skip
 
 
-def broadcast_arrays(*arrays: Array) -> tuple[Array, ...]:
+def broadcast_arrays(*arrays: Array) -> list[Array]:
     """Return the arrays expanded to their common shape."""
     owned = [own(a) for a in arrays]
-    return tuple(array_of(list(_shapes.broadcast_tensors(*owned)))) if owned else ()
+    return array_of(list(_shapes.broadcast_tensors(*owned))) if owned else []
 
 
 def broadcast_to(x: Array, /, shape: tuple[int, ...]) -> Array:
     """Return a view of x repeated to `shape`."""
-    return fn.broadcast_to(own(x), tuple(shape))  # type: ignore[no-any-return]
+    return fn.broadcast_to(own(x), tuple(shape))
 
 
 def _joined(arrays: Sequence[Array]) -> list[Array]:
@@ -45,16 +45,16 @@ def concat(arrays: Sequence[Array], /, *, axis: int | None = 0) -> Array:
     """Return the arrays joined along an axis; flattened first if it is None."""
     owned = _joined(arrays)
     if axis is None:
-        return fn.cat([fn.reshape(a, (-1,)) for a in owned])  # type: ignore[no-any-return]
+        return fn.cat([fn.reshape(a, (-1,)) for a in owned])
     refuse(any(a.ndim == 0 for a in owned), "concat: 0-d arrays have no axis to join")
     # torch passes over empty vectors of other dims; the standard wants one number of dims.
     refuse(len({a.ndim for a in owned}) > 1, "concat: the arrays have different numbers of dims")
-    return fn.cat(owned, axis)  # type: ignore[no-any-return]
+    return fn.cat(owned, axis)
 
 
 def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
     """Return the arrays joined along a new axis."""
-    return fn.stack(_joined(arrays), axis)  # type: ignore[no-any-return]
+    return fn.stack(_joined(arrays), axis)
 
 
 def unstack(x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
@@ -65,7 +65,7 @@ def unstack(x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
 def expand_dims(x: Array, /, axis: int) -> Array:
     """Return a view with a new axis of size 1. IndexError if it is out of bounds."""
     x = own(x)
-    return fn.unsqueeze(x, check_axis(axis, x.ndim + 1))  # type: ignore[no-any-return]
+    return fn.unsqueeze(x, check_axis(axis, x.ndim + 1))
 
 
 def squeeze(x: Array, /, axis: int | tuple[int, ...]) -> Array:
@@ -75,37 +75,37 @@ def squeeze(x: Array, /, axis: int | tuple[int, ...]) -> Array:
     axes = [check_axis(a, x.ndim) for a in axes]
     for a in axes:
         refuse(x.shape[a] != 1, f"squeeze: axis {a} has size {x.shape[a]}, not 1")
-    return fn.squeeze(x, axes) if axes else x  # type: ignore[no-any-return]
+    return fn.squeeze(x, axes) if axes else x
 
 
 def flip(x: Array, /, *, axis: int | tuple[int, ...] | None = None) -> Array:
     """Return x with the elements along axes, by default all, in reverse order."""
     x = own(x)
     axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    return fn.flip(x, tuple(axes))  # type: ignore[no-any-return]
+    return fn.flip(x, tuple(axes))
 
 
 def matrix_transpose(x: Array, /) -> Array:
     """Return a view of matrices with the last two axes exchanged."""
-    return fn.mT(own(x))  # type: ignore[no-any-return]
+    return fn.mT(own(x))
 
 
 def moveaxis(
     x: Array, source: int | tuple[int, ...], destination: int | tuple[int, ...], /
 ) -> Array:
     """Return a view with some axes at other places; the others keep their order."""
-    return fn.moveaxis(own(x), source, destination)  # type: ignore[no-any-return]
+    return fn.moveaxis(own(x), source, destination)
 
 
 def permute_dims(x: Array, /, axes: tuple[int, ...]) -> Array:
     """Return a view with the axes in this order."""
-    return fn.permute(own(x), tuple(axes))  # type: ignore[no-any-return]
+    return fn.permute(own(x), tuple(axes))
 
 
 def repeat(x: Array, repeats: int | Array, /, *, axis: int | None = None) -> Array:
     """Return x with each element along the axis repeated; flattened first if axis is None.
 
-    repeats: one number, or an array with one for each. With an array, the shape depends on it: waits.
+    repeats: one number, or an array with one for each element, which decides the shape: waits.
     """
     x = own(x)
     if axis is None:
@@ -119,12 +119,12 @@ def repeat(x: Array, repeats: int | Array, /, *, axis: int | None = None) -> Arr
             ends = fn.cumsum(counts, 0)
             total = int(ends[-1]) if counts.numel() else 0
             places = fn.searchsorted(ends, fn.arange(total, device=x.device), right=True)
-            return fn.index_select(x, axis, places)  # type: ignore[no-any-return]
+            return fn.index_select(x, axis, places)
     # One more axis, expanded and merged: no list of places has to be made.
     shape = list(x.shape)
     wider = fn.expand(fn.unsqueeze(x, axis + 1), [*shape[: axis + 1], repeats, *shape[axis + 1 :]])
     shape[axis] *= repeats
-    return fn.reshape(wider, shape)  # type: ignore[no-any-return]
+    return fn.reshape(wider, shape)
 
 
 def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Array:
@@ -135,10 +135,10 @@ def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) ->
     x = own(x)
     if copy is False:
         try:
-            return fn.view(x, tuple(shape))  # type: ignore[no-any-return]
+            return fn.view(x, tuple(shape))
         except RuntimeError as error:
             raise BadValueError(f"reshape(copy=False): {error}") from None
-    return fn.reshape(fn.clone(x) if copy else x, tuple(shape))  # type: ignore[no-any-return]
+    return fn.reshape(fn.clone(x) if copy else x, tuple(shape))
 
 
 def roll(
@@ -151,15 +151,15 @@ def roll(
     """Return x with elements moved along axes, those pushed out coming in at the other end."""
     x = own(x)
     if axis is None:
-        return fn.roll(x, shift)  # type: ignore[no-any-return]
+        return fn.roll(x, shift)
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
-    return fn.roll(x, shifts, axes)  # type: ignore[no-any-return]
+    return fn.roll(x, shifts, axes)
 
 
 def tile(x: Array, repetitions: tuple[int, ...], /) -> Array:
     """Return x repeated as a whole along each axis; missing leading axes are added."""
-    return fn.tile(own(x), tuple(repetitions))  # type: ignore[no-any-return]
+    return fn.tile(own(x), tuple(repetitions))
 
 
 def take(x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
@@ -179,4 +179,4 @@ def take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
     axis = check_axis(axis, x.ndim)
     refuse(x.ndim != indices.ndim, "take_along_axis: x and indices must have as many dims")
     places = fn.where(fn.lt(indices, 0), fn.add(indices, x.shape[axis]), indices)
-    return fn.take_along_dim(x, cast(places, int64), axis)  # type: ignore[no-any-return]
+    return fn.take_along_dim(x, cast(places, int64), axis)

@@ -46,8 +46,8 @@ def sum(
     axes = _axes(axis, x.ndim)
     dtype = dtype or _wide(x.dtype)
     if not axes:  # torch takes no axes for all
-        return fn.clone(cast(x, dtype))  # type: ignore[no-any-return]
-    return fn.sum(x, axes, keepdims, dtype=dtype)  # type: ignore[no-any-return]
+        return fn.clone(cast(x, dtype))
+    return fn.sum(x, axes, keepdims, dtype=dtype)
 
 
 def prod(
@@ -57,7 +57,7 @@ def prod(
     x = own(x)
     dtype = dtype or _wide(x.dtype)
     if axis is None and not keepdims:
-        return fn.prod(x, dtype=dtype)  # type: ignore[no-any-return]
+        return fn.prod(x, dtype=dtype)
     found = cast(x, dtype)
     for a in sorted(_axes(axis, x.ndim), reverse=True):
         found = fn.prod(found, a, keepdims, dtype=dtype)
@@ -70,7 +70,7 @@ def _extreme(name: str, word: str) -> Any:
     def extreme(x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
         x = own(x)
         axes = _axes(axis, x.ndim)
-        return reduce(x, axes, keepdims) if axes else fn.clone(x)  # type: ignore[no-any-return]
+        return reduce(x, axes, keepdims) if axes else fn.clone(x)
 
     extreme.__name__ = extreme.__qualname__ = name
     extreme.__doc__ = f"Return the {word} element over axes, by default all; nan if one is nan."
@@ -84,7 +84,7 @@ def mean(x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Return the mean over axes, by default all."""
     x = own(x)
     axes = _axes(axis, x.ndim)
-    return fn.mean(x, axes, keepdims) if axes else fn.clone(x)  # type: ignore[no-any-return]
+    return fn.mean(x, axes, keepdims) if axes else fn.clone(x)
 
 
 def var(
@@ -94,16 +94,16 @@ def var(
     x = own(x)
     axes = _axes(axis, x.ndim)
     if not axes:
-        return fn.mul(x, 0.0)  # type: ignore[no-any-return]
+        return fn.mul(x, 0.0)
     found = fn.var(x, axes, correction=correction, keepdim=keepdims)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def std(
     x: Array, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Array:
     """Return the standard deviation over axes, by default all."""
-    return fn.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))  # type: ignore[no-any-return]
+    return fn.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
 def _truth(name: str) -> Any:
@@ -113,7 +113,7 @@ def _truth(name: str) -> Any:
         found = cast(own(x), bool_)
         for a in sorted(_axes(axis, found.ndim), reverse=True):
             found = reduce(found, a, keepdims)
-        return fn.clone(found) if found is x else found  # type: ignore[no-any-return]
+        return fn.clone(found) if found is x else found
 
     truth.__name__ = truth.__qualname__ = name
     truth.__doc__ = f"Return whether {name} of the elements along axes, by default all, are true."
@@ -137,10 +137,10 @@ def _cumulative(
     dtype = dtype or _wide(x.dtype)
     found = function(x, axis, dtype=dtype)
     if not initial:
-        return found  # type: ignore[no-any-return]
+        return found
     shape = [*x.shape[:axis], 1, *x.shape[axis + 1 :]]
     start = fn.full(shape, first, dtype=dtype, device=x.device)
-    return array_of(fn.cat([start, found], axis))  # type: ignore[no-any-return]
+    return array_of(fn.cat([start, found], axis))
 
 
 def cumulative_sum(
@@ -188,7 +188,7 @@ def diff(
         size = found.shape[axis]
         after, before = fn.slice(found, axis, 1), fn.slice(found, axis, 0, size - 1 if size else 0)
         found = fn.logical_xor(after, before) if x.dtype is bool_ else fn.sub(after, before)
-    return found if n else fn.clone(found)  # type: ignore[no-any-return]
+    return found if n else fn.clone(found)
 
 
 # ------------------------------------------------------------------------------------ searching --
@@ -196,7 +196,7 @@ def _place_of(name: str, word: str) -> Any:
     find = getattr(fn, name)
 
     def place(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
-        return find(own(x), axis, keepdims)  # type: ignore[no-any-return]
+        return find(own(x), axis, keepdims)
 
     place.__name__ = place.__qualname__ = name
     place.__doc__ = f"Return the index of the first {word} element; in x flattened if no axis."
@@ -207,7 +207,7 @@ argmax, argmin = _place_of("argmax", "largest"), _place_of("argmin", "smallest")
 
 
 def nonzero(x: Array, /) -> tuple[Array, ...]:
-    """Return the indices of the elements that are not zero, one array a dim. Waits for the count."""
+    """Return the indices of the elements that are not zero, one array a dim. Waits."""
     x = own(x)
     refuse(x.ndim == 0, "nonzero: x must have a dim")
     return tuple(fn.unbind(fn.nonzero(x), 1))
@@ -221,7 +221,7 @@ def searchsorted(
     a, b = promoted(own(x1), own(x2))
     if sorter is not None:
         a = fn.index_select(a, 0, cast(own(sorter), int64))
-    return fn.searchsorted(a, b, right=side == "right")  # type: ignore[no-any-return]
+    return fn.searchsorted(a, b, right=side == "right")
 
 
 def where(condition: Array, x1: Array | complex, x2: Array | complex, /) -> Array:
@@ -230,7 +230,7 @@ def where(condition: Array, x1: Array | complex, x2: Array | complex, /) -> Arra
         from ._creation import asarray
 
         x1 = asarray(x1, device=condition.device)
-    return fn.where(own(condition), *pair(x1, x2))  # type: ignore[no-any-return]
+    return fn.where(own(condition), *pair(x1, x2))
 
 
 # -------------------------------------------------------------------------------------- sorting --
@@ -239,7 +239,7 @@ def sort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool 
     x = own(x)
     if not x.ndim:
         raise ValueRangeError("sort: a 0-d array has no axis")
-    return fn.sort(x, stable=stable, dim=axis, descending=descending)[0]  # type: ignore[no-any-return]
+    return fn.sort(x, stable=stable, dim=axis, descending=descending)[0]
 
 
 def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
@@ -247,7 +247,7 @@ def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bo
     x = own(x)
     if not x.ndim:
         raise ValueRangeError("argsort: a 0-d array has no axis")
-    return fn.sort(x, stable=stable, dim=axis, descending=descending)[1]  # type: ignore[no-any-return]
+    return fn.sort(x, stable=stable, dim=axis, descending=descending)[1]
 
 
 # ----------------------------------------------------------------------------------------- sets --
@@ -277,9 +277,9 @@ def _unique(x: Array) -> tuple[Array, Array, Array]:
 
 
 def unique_all(x: Array, /) -> UniqueAll:
-    """Return the distinct values in order, where each is first, where each element's is, and counts.
+    """Return the distinct values, where each is first, where each element's is, and counts.
 
-    Every nan is distinct. Waits for the number of values.
+    The values are in order and every nan is distinct. Waits for their number.
     """
     x = own(x)
     values, inverse, counts = _unique(x)
@@ -303,4 +303,4 @@ def unique_inverse(x: Array, /) -> UniqueInverse:
 
 def unique_values(x: Array, /) -> Array:
     """Return the distinct values in order. Waits for their number."""
-    return array_of(_shapes.unique(fn.reshape(own(x), (-1,))))  # type: ignore[no-any-return]
+    return array_of(_shapes.unique(fn.reshape(own(x), (-1,))))

@@ -37,7 +37,7 @@ def _one_axis(name: str, what: str) -> Callable[..., Array]:
     def transform(
         x: Array, /, *, n: int | None = None, axis: int = -1, norm: str = "backward"
     ) -> Array:
-        return function(own(x), n, axis, norm)  # type: ignore[no-any-return]
+        return function(own(x), n, axis, norm)
 
     transform.__name__ = transform.__qualname__ = name
     transform.__doc__ = f"Return {what}, along an axis cut or padded to n elements."
@@ -56,7 +56,7 @@ def _many_axes(name: str, what: str) -> Callable[..., Array]:
         norm: str = "backward",
     ) -> Array:
         s = None if s is None else tuple(s)
-        return function(own(x), s, None if axes is None else tuple(axes), norm)  # type: ignore[no-any-return]
+        return function(own(x), s, None if axes is None else tuple(axes), norm)
 
     transform.__name__ = transform.__qualname__ = name
     transform.__doc__ = f"Return {what}, along axes cut or padded to s elements; by default all."
@@ -87,14 +87,14 @@ def _frequencies(name: str, n: int, d: float, dtype: DType | None, device: Any) 
     from ._creation import _placed
 
     make = getattr(fn, f"fft_{name}")
-    return array_of(make(n, d, dtype=dtype or Defaults.dtype, device=_placed(device)))  # type: ignore[no-any-return]
+    return array_of(make(n, d, dtype=dtype or Defaults.dtype, device=_placed(device)))
 
 
 def fftshift(x: Array, /, *, axes: int | Sequence[int] | None = None) -> Array:
     """Return x with frequency zero in the middle of axes, by default all."""
-    return fn.fft_fftshift(own(x), axes if axes is None or isinstance(axes, int) else tuple(axes))  # type: ignore[no-any-return]
+    return fn.fft_fftshift(own(x), axes if axes is None or isinstance(axes, int) else tuple(axes))
 
 
 def ifftshift(x: Array, /, *, axes: int | Sequence[int] | None = None) -> Array:
     """Return what `fftshift` was given."""
-    return fn.fft_ifftshift(own(x), axes if axes is None or isinstance(axes, int) else tuple(axes))  # type: ignore[no-any-return]
+    return fn.fft_ifftshift(own(x), axes if axes is None or isinstance(axes, int) else tuple(axes))

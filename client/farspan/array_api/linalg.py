@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..core.call import fn
-from ..core.dtype import DType
+from ..core.dtype import DType, bool_
 from ..core.errors import BadValueError
 from ._array import Array, cast, check_axis, own, promoted, refuse
 from ._linalg import matmul, tensordot, vecdot
@@ -43,7 +43,7 @@ class SVDResult(NamedTuple):
 
 def cholesky(x: Array, /, *, upper: bool = False) -> Array:
     """Return L with x = L L^H, or U with x = U^H U if `upper`, of positive-definite matrices."""
-    return fn.linalg_cholesky(own(x), upper=upper)  # type: ignore[no-any-return]
+    return fn.linalg_cholesky(own(x), upper=upper)
 
 
 def cross(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
@@ -55,17 +55,17 @@ def cross(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     if axis >= 0:  # counted in the shape that the two broadcast to
         axis -= max(a.ndim, b.ndim)
     a, b = fn.broadcast_tensors([a, b])
-    return fn.linalg_cross(a, b, dim=axis)  # type: ignore[no-any-return]
+    return fn.linalg_cross(a, b, dim=axis)
 
 
 def det(x: Array, /) -> Array:
     """Return the determinants of matrices."""
-    return fn.linalg_det(own(x))  # type: ignore[no-any-return]
+    return fn.linalg_det(own(x))
 
 
 def diagonal(x: Array, /, *, offset: int = 0) -> Array:
     """Return a view of the diagonals of matrices, along a last axis."""
-    return fn.diagonal(own(x), offset, -2, -1)  # type: ignore[no-any-return]
+    return fn.diagonal(own(x), offset, -2, -1)
 
 
 def eigh(x: Array, /) -> EighResult:
@@ -75,12 +75,12 @@ def eigh(x: Array, /) -> EighResult:
 
 def eigvalsh(x: Array, /) -> Array:
     """Return the eigenvalues, ascending, of Hermitian matrices."""
-    return fn.linalg_eigvalsh(own(x))  # type: ignore[no-any-return]
+    return fn.linalg_eigvalsh(own(x))
 
 
 def inv(x: Array, /) -> Array:
     """Return the inverses of matrices."""
-    return fn.linalg_inv(own(x))  # type: ignore[no-any-return]
+    return fn.linalg_inv(own(x))
 
 
 def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Array:
@@ -89,17 +89,17 @@ def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Arr
     if ord is None:
         ord = "fro"
     if ord == "fro":
-        return fn.linalg_vector_norm(x, 2, (-2, -1), keepdims)  # type: ignore[no-any-return]
+        return fn.linalg_vector_norm(x, 2, (-2, -1), keepdims)
     if 0 in x.shape[-2:]:  # as numpy: the sums of nothing
         refuse(ord != "nuc" and ord < 0, "matrix_norm: an empty matrix has no smallest")
         zero = fn.linalg_vector_norm(x, 1, (-2, -1), keepdims)
-        return zero  # type: ignore[no-any-return]
-    return fn.linalg_matrix_norm(x, ord, (-2, -1), keepdims)  # type: ignore[no-any-return]
+        return zero
+    return fn.linalg_matrix_norm(x, ord, (-2, -1), keepdims)
 
 
 def matrix_power(x: Array, n: int, /) -> Array:
     """Return the n-th powers of square matrices; of the inverse if n is negative."""
-    return fn.linalg_matrix_power(own(x), n)  # type: ignore[no-any-return]
+    return fn.linalg_matrix_power(own(x), n)
 
 
 def _tolerance(rtol: Any, x: Array) -> Any:
@@ -113,17 +113,11 @@ def matrix_rank(x: Array, /, *, rtol: float | Array | None = None) -> Array:
     refuse(x.ndim < 2, "matrix_rank: x must be a matrix or a stack of them")
     values = fn.linalg_svdvals(x)
     if 0 in x.shape[-2:]:
-        return sum(cast(values, _bool()), axis=-1)
+        return sum(cast(values, bool_), axis=-1)
     if rtol is None:
         rtol = max(x.shape[-2:]) * _eps(x.dtype)
     bound = fn.mul(fn.amax(values, (-1,), True), _tolerance(rtol, x))
     return sum(fn.gt(values, bound), axis=-1)
-
-
-def _bool() -> DType:
-    from ..core.dtype import bool_
-
-    return bool_
 
 
 def _eps(dtype: DType) -> float:
@@ -135,7 +129,7 @@ def _eps(dtype: DType) -> float:
 def outer(x1: Array, x2: Array, /) -> Array:
     """Return the products of all pairs of elements of two vectors."""
     a, b = promoted(own(x1), own(x2))
-    return fn.outer(a, b)  # type: ignore[no-any-return]
+    return fn.outer(a, b)
 
 
 def pinv(x: Array, /, *, rtol: float | Array | None = None) -> Array:
@@ -143,7 +137,7 @@ def pinv(x: Array, /, *, rtol: float | Array | None = None) -> Array:
     x = own(x)
     if rtol is None:
         rtol = max(x.shape[-2:]) * _eps(x.dtype)
-    return fn.linalg_pinv(x, rtol=rtol)  # type: ignore[no-any-return]
+    return fn.linalg_pinv(x, rtol=rtol)
 
 
 def qr(x: Array, /, *, mode: str = "reduced") -> QRResult:
@@ -159,13 +153,13 @@ def slogdet(x: Array, /) -> SlogdetResult:
 
 
 def solve(x1: Array, x2: Array, /) -> Array:
-    """Return x with x1 x = x2; a vector x2 is one right side, else its last two dims are matrices."""
+    """Return x with x1 x = x2; x2 is one vector or a stack of matrices."""
     a, b = promoted(own(x1), own(x2))
     if b.ndim == 1:
-        return fn.squeeze(fn.linalg_solve(a, fn.unsqueeze(b, -1)), -1)  # type: ignore[no-any-return]
+        return fn.squeeze(fn.linalg_solve(a, fn.unsqueeze(b, -1)), -1)
     if b.ndim == a.ndim - 1:  # torch would take it for a stack of vectors
         b = fn.unsqueeze(b, 0)
-    return fn.linalg_solve(a, b)  # type: ignore[no-any-return]
+    return fn.linalg_solve(a, b)
 
 
 def svd(x: Array, /, *, full_matrices: bool = True) -> SVDResult:
@@ -175,7 +169,7 @@ def svd(x: Array, /, *, full_matrices: bool = True) -> SVDResult:
 
 def svdvals(x: Array, /) -> Array:
     """Return the singular values of matrices, descending."""
-    return fn.linalg_svdvals(own(x))  # type: ignore[no-any-return]
+    return fn.linalg_svdvals(own(x))
 
 
 def trace(x: Array, /, *, offset: int = 0, dtype: DType | None = None) -> Array:
@@ -195,8 +189,8 @@ def vector_norm(
     x = own(x)
     if axis == ():
         if ord == 0:
-            return fn._cast(fn.ne(x, 0), x.dtype.to_real())  # type: ignore[no-any-return]
-        return fn.abs(x)  # type: ignore[no-any-return]
+            return fn._cast(fn.ne(x, 0), x.dtype.to_real())
+        return fn.abs(x)
     if (x.numel() == 0 and math.isinf(ord) and ord > 0) or (x.numel() == 0 and ord < 0):
         ord = 2  # of nothing: 0, as numpy has it
-    return fn.linalg_vector_norm(x, ord, axis, keepdims)  # type: ignore[no-any-return]
+    return fn.linalg_vector_norm(x, ord, axis, keepdims)

@@ -24,7 +24,8 @@ class DType:
     """The type of a tensor's elements. There is one object a type, compared by identity."""
 
     __slots__ = (
-        "c_name", "code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind", "name",
+        "c_name", "code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind",
+        "name",
     )  # fmt: skip
 
     def __init__(self, code: int, name: str, kind: int, itemsize: int, c_name: str) -> None:
