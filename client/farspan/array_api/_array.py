@@ -126,6 +126,12 @@ def promoted(a: Array, b: Array) -> tuple[Array, Array]:
     return cast(a, want), cast(b, want)
 
 
+def of_one_type(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return two arrays cast to their common dtype, for products, which do not promote."""
+    want = promote(a.dtype, b.dtype)
+    return cast(a, want), cast(b, want)
+
+
 def _torchs_type(a: Array, b: Array) -> DType | None:
     dims = [x.dtype for x in (a, b) if x._spec.shape]
     zeros = [x.dtype for x in (a, b) if not x._spec.shape]

@@ -8,7 +8,7 @@ from .._tensor import Tensor
 from ..core.call import fn
 from ..core.dtype import INT_KIND, int32, int64
 from ..core.errors import ArgumentError
-from ._array import Array, cast, number_array, own, promoted
+from ._array import Array, cast, number_array, of_one_type, own, promoted
 from ._dtypes import iinfo
 from ._promotion import scalar_kind, with_scalar
 
@@ -169,7 +169,7 @@ def _within(bound: Any, x: Array) -> Any:
 
 def nextafter(x1: Array | float, x2: Array | float, /) -> Array:
     """Return the number next to each of x1 in the direction of x2."""
-    a, b = pair(x1, x2)
+    a, b = of_one_type(*pair(x1, x2))
     if "nextafter" in fn:
         return fn.nextafter(a, b)
     # Numbers of one sign are in the order of their bits, read as integers.

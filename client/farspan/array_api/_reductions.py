@@ -10,7 +10,7 @@ from .._tensor import Tensor
 from ..core.call import fn
 from ..core.dtype import INT_KIND, DType, bool_, int64, uint64
 from ..core.errors import ArgumentError, ValueRangeError
-from ._array import Array, array_of, cast, check_axis, own, promoted, refuse
+from ._array import Array, array_of, cast, check_axis, of_one_type, own, refuse
 from ._elementwise import pair
 
 __all__ = [
@@ -218,7 +218,7 @@ def searchsorted(
 ) -> Array:
     """Return where in the sorted vector x1 each element of x2 belongs, by insertion on `side`."""
     refuse(side not in ("left", "right"), f"searchsorted: side is 'left' or 'right', not {side!r}")
-    a, b = promoted(own(x1), own(x2))
+    a, b = of_one_type(own(x1), own(x2))
     if sorter is not None:
         a = fn.index_select(a, 0, cast(own(sorter), int64))
     return fn.searchsorted(a, b, right=side == "right")
@@ -270,10 +270,16 @@ class UniqueInverse(NamedTuple):
 
 def _unique(x: Array) -> tuple[Array, Array, Array]:
     """Return (values, inverse indices, counts); each nan is a value of its own. Waits."""
-    values, inverse, counts = _shapes.unique(
-        fn.reshape(x, (-1,)), return_inverse=True, return_counts=True
+    flat = fn.reshape(x, (-1,))
+    if x.dtype.is_complex:  # ordered by their parts
+        flat = fn.view_as_real(flat)
+    found = _shapes.unique(
+        flat, return_inverse=True, return_counts=True, dim=0 if x.dtype.is_complex else None
     )
-    return array_of(values), fn.reshape(array_of(inverse), x.shape), array_of(counts)
+    values, inverse, counts = array_of(found)
+    if x.dtype.is_complex:
+        values = fn.view_as_complex(values)
+    return values, fn.reshape(inverse, x.shape), counts
 
 
 def unique_all(x: Array, /) -> UniqueAll:
@@ -303,4 +309,7 @@ def unique_inverse(x: Array, /) -> UniqueInverse:
 
 def unique_values(x: Array, /) -> Array:
     """Return the distinct values in order. Waits for their number."""
-    return array_of(_shapes.unique(fn.reshape(own(x), (-1,))))
+    x = own(x)
+    if x.dtype.is_complex:
+        return _unique(x)[0]
+    return array_of(_shapes.unique(fn.reshape(x, (-1,))))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from .._tensor import Tensor
 from ..core.call import fn
 from ..core.dtype import DType, bool_
 from ..core.errors import BadValueError
-from ._array import Array, cast, check_axis, own, promoted, refuse
+from ._array import Array, cast, check_axis, of_one_type, own, refuse
 from ._linalg import matmul, tensordot, vecdot
 from ._manipulation import matrix_transpose
 from ._reductions import sum
@@ -48,7 +49,7 @@ def cholesky(x: Array, /, *, upper: bool = False) -> Array:
 
 def cross(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     """Return the cross product of vectors of 3 elements along an axis; other dims broadcast."""
-    a, b = promoted(own(x1), own(x2))
+    a, b = of_one_type(own(x1), own(x2))
     for x in (a, b):
         check_axis(axis, x.ndim)
         refuse(x.shape[axis] != 3, f"cross: axis {axis} must have 3 elements, got {x.shape[axis]}")
@@ -128,7 +129,7 @@ def _eps(dtype: DType) -> float:
 
 def outer(x1: Array, x2: Array, /) -> Array:
     """Return the products of all pairs of elements of two vectors."""
-    a, b = promoted(own(x1), own(x2))
+    a, b = of_one_type(own(x1), own(x2))
     return fn.outer(a, b)
 
 
@@ -137,7 +138,16 @@ def pinv(x: Array, /, *, rtol: float | Array | None = None) -> Array:
     x = own(x)
     if rtol is None:
         rtol = max(x.shape[-2:]) * _eps(x.dtype)
-    return fn.linalg_pinv(x, rtol=rtol)
+    if not isinstance(rtol, Tensor):
+        return fn.linalg_pinv(x, rtol=rtol)
+    u, values, vh = fn.linalg_svd(x, False)
+    if 0 in x.shape[-2:]:
+        bound = values  # no value has to be compared
+    else:
+        bound = fn.mul(fn.amax(values, (-1,), True), _tolerance(rtol, x))
+    inverse = fn.where(fn.gt(values, bound), fn.reciprocal(values), 0.0)
+    scaled = fn.mul(fn.mH(vh), fn.unsqueeze(inverse, -2))
+    return fn.matmul(scaled, cast(fn.mH(u), scaled.dtype))
 
 
 def qr(x: Array, /, *, mode: str = "reduced") -> QRResult:
@@ -154,7 +164,7 @@ def slogdet(x: Array, /) -> SlogdetResult:
 
 def solve(x1: Array, x2: Array, /) -> Array:
     """Return x with x1 x = x2; x2 is one vector or a stack of matrices."""
-    a, b = promoted(own(x1), own(x2))
+    a, b = of_one_type(own(x1), own(x2))
     if b.ndim == 1:
         return fn.squeeze(fn.linalg_solve(a, fn.unsqueeze(b, -1)), -1)
     if b.ndim == a.ndim - 1:  # torch would take it for a stack of vectors
