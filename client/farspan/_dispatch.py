@@ -58,7 +58,7 @@ class _Known:
         if self.moved:
             return
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
-        self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
+        self.differentiable = any(s.dtype.category >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
@@ -356,7 +356,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     if target._in_no_grad and mode.grad:
         _check_view_of_no_grad(target, mask)
     plan = None
-    if mask and mode.grad and target._spec.dtype.kind >= 2:
+    if mask and mode.grad and target._spec.dtype.category >= 2:
         plan = op.vjp_plan(static, mask)
         if plan is None or 0 in plan.saved_args:
             # The formula needs the old value; or there is none, as of a comparison, and the
@@ -375,7 +375,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
 
 def check_cast(have: DType, want: DType) -> None:
     """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
-    if have.kind > want.kind:
+    if have.category > want.category:
         raise DTypeError(
             f"result type {have.c_name} can't be cast to the desired output type {want.c_name}"
         )

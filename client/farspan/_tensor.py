@@ -329,7 +329,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self.item()
 
     def __index__(self) -> int:
-        if self.dtype.kind > 1 or self._spec.numel != 1:
+        if self.dtype.category > 1 or self._spec.numel != 1:
             raise TypeError("only integer tensors of a single element can be converted to an index")
         return int(self.item())
 
@@ -418,7 +418,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
             if have:  # graphs that hold the node know it again when it is switched on
                 self._leaf, self._node = self._node, None  # type: ignore[assignment]
         elif not have:
-            if self.dtype.kind < 2:
+            if self.dtype.category < 2:
                 raise DTypeError("only Tensors of floating point dtype can require gradients")
             self._node = self._leaf or tape.Leaf(weakref.ref(self))
         return self
@@ -531,7 +531,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     def data(self, new: Tensor) -> None:
         if not isinstance(new, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
-        if self.requires_grad and new.dtype.kind < 2:
+        if self.requires_grad and new.dtype.category < 2:
             raise DTypeError(
                 "data set to a tensor that requires gradients must be floating point or complex "
                 "dtype"
@@ -587,7 +587,7 @@ _PYTHON_KINDS = {0: np.bool_, 1: np.int64, 2: np.float64, 3: np.complex128}
 
 def _python_type(dtype: DType) -> Any:
     """Return the numpy type whose elements become Python numbers without loss."""
-    return np.uint64 if dtype is uint64 else _PYTHON_KINDS[dtype.kind]
+    return np.uint64 if dtype is uint64 else _PYTHON_KINDS[dtype.category]
 
 
 from ._methods import bind_methods  # noqa: E402  (needs Tensor)

@@ -70,7 +70,7 @@ class Plan:
     def numbers(self, scalars: Sequence[Any]) -> Sequence[Any]:
         """Return Python numbers as the kernel's integer type can hold them: wrapped, as in C."""
         dtype = self.compute
-        if dtype is None or dtype.kind != 1 or dtype is int64:
+        if dtype is None or dtype.category != 1 or dtype is int64:
             return scalars
         info = np.iinfo(dtype.numpy)
         return [

@@ -98,7 +98,7 @@ def own(x: Any) -> Array:
 def filled(shape: tuple[int, ...], value: complex, dtype: DType, device: Device) -> Array:
     """Return an array whose elements are all `value`, which any integer dtype may need."""
     if type(value) is int and value not in _INT64:  # it does not travel as a number
-        one = np.array(value, dtype.numpy if dtype.kind >= FLOAT_KIND else np.uint64)
+        one = np.array(value, dtype.numpy if dtype.category >= FLOAT_KIND else np.uint64)
         session = _state.current()
         return array_of(fn.clone(fn.expand(_creation.upload(session, one, dtype, device), shape)))
     return array_of(fn.full(shape, value, dtype=dtype, device=device))
@@ -111,7 +111,7 @@ def number_array(value: complex, like: Array) -> Array:
 
 def _operand(value: Any, like: Array) -> Any:
     """Return a Python number as an operand of torch's: itself, or an array if it cannot travel."""
-    if type(value) is int and value not in _INT64 and like.dtype.kind == INT_KIND:
+    if type(value) is int and value not in _INT64 and like.dtype.category == INT_KIND:
         return number_array(value, like)
     return value
 
@@ -283,7 +283,7 @@ def _forward(item: slice, n: int) -> slice:
 
 def _index(item: Any) -> Any:
     """Return an index array with a dtype that torch takes for positions, or a mask."""
-    if isinstance(item, Tensor) and item.dtype.kind == INT_KIND and item.dtype is not int64:
+    if isinstance(item, Tensor) and item.dtype.category == INT_KIND and item.dtype is not int64:
         return fn._cast(item, int64)
     return item
 
@@ -297,7 +297,7 @@ def _dims_of(item: Any) -> int:
 def _held(value: Any, x: Array) -> Any:
     """Return the value of an assignment; TypeError where its kind is higher than the array's."""
     if isinstance(value, Tensor):
-        if value.dtype.kind > x.dtype.kind and value.dtype.kind > FLOAT_KIND:
+        if value.dtype.category > x.dtype.category and value.dtype.category > FLOAT_KIND:
             raise ArgumentError(f"cannot assign {value.dtype} to an array of {x.dtype}")
         return value
     return _operand(value, x)

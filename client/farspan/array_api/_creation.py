@@ -179,9 +179,9 @@ def arange(
         return zeros((0,), dtype=dtype, device=device)
     place = _placed(device)
     if all(isinstance(n, int) for n in numbers):  # exact, however large
-        found = fn.arange(count, dtype=int64 if dtype.kind == 1 else dtype, device=place)
+        found = fn.arange(count, dtype=int64 if dtype.category == 1 else dtype, device=place)
         if (start, step) != (0, 1):
-            narrow = dtype.kind == 1 and dtype is not dtypes.uint64
+            narrow = dtype.category == 1 and dtype is not dtypes.uint64
             found = cast(array_of(found), dtype) if not narrow else array_of(found)
             found = found * step + start
         return cast(array_of(found), dtype)

@@ -45,7 +45,7 @@ def astype(x: Array, dtype: DType, /, *, copy: bool = True, device: Any | None =
 def can_cast(from_: Array | DType, to: DType, /) -> bool:
     """Return whether promotion takes `from_` to `to`."""
     have = from_ if isinstance(from_, DType) else from_.dtype
-    if have.kind > to.kind:
+    if have.category > to.category:
         return False
     try:
         return promote(have, to) is to
@@ -54,13 +54,13 @@ def can_cast(from_: Array | DType, to: DType, /) -> bool:
 
 
 _KINDS = {
-    "bool": lambda d: d.kind == dtypes.BOOL_KIND,
-    "signed integer": lambda d: d.kind == dtypes.INT_KIND and d.is_signed,
-    "unsigned integer": lambda d: d.kind == dtypes.INT_KIND and not d.is_signed,
-    "integral": lambda d: d.kind == dtypes.INT_KIND,
-    "real floating": lambda d: d.kind == dtypes.FLOAT_KIND,
-    "complex floating": lambda d: d.kind == dtypes.COMPLEX_KIND,
-    "numeric": lambda d: d.kind > dtypes.BOOL_KIND,
+    "bool": lambda d: d.category == dtypes.BOOL_KIND,
+    "signed integer": lambda d: d.category == dtypes.INT_KIND and d.is_signed,
+    "unsigned integer": lambda d: d.category == dtypes.INT_KIND and not d.is_signed,
+    "integral": lambda d: d.category == dtypes.INT_KIND,
+    "real floating": lambda d: d.category == dtypes.FLOAT_KIND,
+    "complex floating": lambda d: d.category == dtypes.COMPLEX_KIND,
+    "numeric": lambda d: d.category > dtypes.BOOL_KIND,
 }
 
 

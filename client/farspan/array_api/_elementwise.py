@@ -161,7 +161,7 @@ def clip(x: Array, /, min: Array | float | None = None, max: Array | float | Non
 
 def _within(bound: Any, x: Array) -> Any:
     """Return a bound as it can be compared with x; an integer beyond x's range is its limit."""
-    if isinstance(bound, Tensor) or x.dtype.kind != INT_KIND or type(bound) is not int:
+    if isinstance(bound, Tensor) or x.dtype.category != INT_KIND or type(bound) is not int:
         return bound
     limits = iinfo(x.dtype)
     return sorted((limits.min, bound, limits.max))[1]

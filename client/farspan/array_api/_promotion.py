@@ -30,15 +30,15 @@ def promote(a: DType, b: DType) -> DType:
     and torch too: int64 with uint64."""
     if a is b:
         return a
-    if a.kind == b.kind == dtypes.INT_KIND:
+    if a.category == b.category == dtypes.INT_KIND:
         found = np.promote_types(a.numpy, b.numpy)
         if found.kind == "f":
             raise ArgumentError(f"{a} and {b} have no common integer type; cast one with astype")
         return dtypes.from_numpy(found)
     if {a.kind, b.kind} == {dtypes.BOOL_KIND, dtypes.INT_KIND}:
-        return max(a, b, key=lambda d: d.kind)
+        return max(a, b, key=lambda d: d.category)
     if {a.kind, b.kind} == {dtypes.INT_KIND, dtypes.COMPLEX_KIND}:
-        return max(a, b, key=lambda d: d.kind)
+        return max(a, b, key=lambda d: d.category)
     return dtypes.promote(a, b)
 
 
@@ -47,7 +47,7 @@ def with_scalar(dtype: DType, kind: int) -> DType:
 
     A number of a higher kind than the array's, which the standard leaves open, decides as in torch.
     """
-    if kind <= dtype.kind:
+    if kind <= dtype.category:
         return dtype
     if kind == dtypes.COMPLEX_KIND:
         return dtype.to_complex() if dtype.is_floating_point else dtypes.scalar_dtype("c")

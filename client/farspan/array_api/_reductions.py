@@ -32,7 +32,7 @@ def _axes(axis: Axis, ndim: int) -> list[int]:
 
 def _wide(dtype: DType) -> DType:
     """Return the type in which the standard adds up numbers of this one."""
-    if dtype.kind != INT_KIND:
+    if dtype.category != INT_KIND:
         return int64 if dtype is bool_ else dtype
     return int64 if dtype.is_signed else uint64
 

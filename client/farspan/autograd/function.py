@@ -162,7 +162,7 @@ def _record(
     node.versions = tuple((s[0][3], s[0][3].version) for s in saved if s is not None)
     ctx._to_save = ()
     for i, (x, old) in enumerate(zip(tensors, results, strict=False)):
-        if x._spec.dtype.kind >= 2 and id(old) not in constant:
+        if x._spec.dtype.category >= 2 and id(old) not in constant:
             x._node, x._index = node, i
             x._generation += id(x) in dirty
     return outs

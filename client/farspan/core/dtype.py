@@ -24,7 +24,7 @@ class DType:
     """The type of a tensor's elements. There is one object a type, compared by identity."""
 
     __slots__ = (
-        "c_name", "code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind",
+        "c_name", "category", "code", "is_complex", "is_floating_point", "is_signed", "itemsize",
         "name",
     )  # fmt: skip
 
@@ -32,7 +32,9 @@ class DType:
         self.code = code
         self.name = name
         self.c_name = c_name  # as ATen's messages and `x.type()` call it
-        self.kind = kind  # BOOL_KIND < INT_KIND < FLOAT_KIND < COMPLEX_KIND
+        # BOOL_KIND < INT_KIND < FLOAT_KIND < COMPLEX_KIND. Not `kind`: libraries that look for it
+        # expect a letter of numpy there.
+        self.category = kind
         self.itemsize = itemsize  # bytes
         self.is_floating_point = kind == FLOAT_KIND
         self.is_complex = kind == COMPLEX_KIND
@@ -46,7 +48,7 @@ class DType:
     @property
     def is_reduced(self) -> bool:
         """Whether arithmetic happens in float32 and is rounded once: float16 and bfloat16."""
-        return self.kind == FLOAT_KIND and self.itemsize == 2
+        return self.category == FLOAT_KIND and self.itemsize == 2
 
     def to_complex(self) -> DType:
         """Return the complex type with parts of this precision."""
@@ -147,17 +149,17 @@ def promote(a: DType, b: DType) -> DType:
             "Promotion for uint16, uint32, uint64 types is not supported, attempted to promote "
             f"{a.c_name} and {b.c_name}"
         )
-    if a.kind > b.kind:
+    if a.category > b.category:
         a, b = b, a
-    if a.kind == b.kind:
-        if a.kind == INT_KIND:
+    if a.category == b.category:
+        if a.category == INT_KIND:
             return _promote_ints(a, b)
-        if a.kind == FLOAT_KIND:
+        if a.category == FLOAT_KIND:
             if a.itemsize == b.itemsize:  # float16 with bfloat16
                 return float32
             return a if a.itemsize > b.itemsize else b
         return complex128  # the two complex types
-    if b.kind == COMPLEX_KIND and a.kind == FLOAT_KIND:
+    if b.category == COMPLEX_KIND and a.category == FLOAT_KIND:
         return complex128 if float64 in (a, b.to_real()) else complex64
     return b
 
@@ -207,14 +209,14 @@ def _combine(higher: DType | None, lower: DType | None) -> DType | None:
         return higher
     if higher.is_floating_point:
         return higher.to_complex() if lower.is_complex else higher
-    if higher is bool_ or lower.kind >= FLOAT_KIND:
+    if higher is bool_ or lower.category >= FLOAT_KIND:
         return promote(higher, lower)
     return higher
 
 
 def to_floating(dtype: DType) -> DType:
     """Return the type of a function with real values, such as sqrt, on elements of `dtype`."""
-    return dtype if dtype.kind >= FLOAT_KIND else Defaults.dtype
+    return dtype if dtype.category >= FLOAT_KIND else Defaults.dtype
 
 
 # ------------------------------------------------------------------------------------- devices --

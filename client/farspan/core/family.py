@@ -132,7 +132,7 @@ _KINDS = "bifc"
 
 
 def _refuse(name: str, dtype: DType, kinds: str) -> None:
-    if _KINDS[dtype.kind] in kinds:
+    if _KINDS[dtype.category] in kinds:
         raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
 
 
@@ -201,7 +201,7 @@ def axes(dim: Any, x: Any) -> tuple[int, ...]:
 
 def integral_to_int64(dtype: DType) -> DType:
     """The type a sum is taken in: small ints would overflow."""
-    return int64 if dtype.kind < 2 else dtype
+    return int64 if dtype.category < 2 else dtype
 
 
 def floating(dtype: DType) -> DType:

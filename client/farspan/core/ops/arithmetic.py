@@ -23,11 +23,11 @@ def _sum_dtype(self: Any, other: Any, alpha: Any) -> DType:
     if isinstance(alpha, bool):
         if common is not bool_:
             raise DTypeError("Boolean alpha only supported for Boolean results.")
-    elif isinstance(alpha, float) and common.kind < FLOAT_KIND:
+    elif isinstance(alpha, float) and common.category < FLOAT_KIND:
         raise DTypeError(
             "For integral input tensors, argument alpha must not be a floating point number."
         )
-    elif isinstance(alpha, complex) and common.kind < COMPLEX_KIND:
+    elif isinstance(alpha, complex) and common.category < COMPLEX_KIND:
         raise DTypeError(
             "For non-complex input tensors, argument alpha must not be a complex number."
         )

@@ -106,7 +106,7 @@ def _angle_grad(g: Any, self: Any) -> Any:
 
 
 def _angle_dtype(self: Spec) -> DType:
-    return self.dtype if self.dtype.kind >= 2 else common_dtype(self, 1.0)
+    return self.dtype if self.dtype.category >= 2 else common_dtype(self, 1.0)
 
 
 def _angle_meta(self: Spec) -> Spec:
@@ -126,7 +126,7 @@ structured(
 
 def _parts_dtype(name: str) -> Any:
     def check(a: Spec, b: Spec) -> DType:
-        if a.dtype.kind != 2 or b.dtype.kind != 2:
+        if a.dtype.category != 2 or b.dtype.category != 2:
             raise DTypeError(
                 f"Expected both inputs to be Half, Float or Double tensors but got {a.dtype.name} "
                 f"and {b.dtype.name}"

@@ -120,7 +120,7 @@ def _contracted(a: Any, b: Any, needed: set[str], out: str | None) -> tuple[Any,
     (x, left), (y, right) = a, b
     x, left = _summed(x, left, [c for c in left if c not in right and c not in needed])
     y, right = _summed(y, right, [c for c in right if c not in left and c not in needed])
-    if x._spec.dtype is not y._spec.dtype and x._spec.dtype.kind == 1:
+    if x._spec.dtype is not y._spec.dtype and x._spec.dtype.category == 1:
         x, y = fn._cast(x, int64), fn._cast(y, int64)  # what a sum of integers has become
     if out is None or not set(out) <= set(left + right):
         out = "".join(dict.fromkeys(c for c in left + right if c in needed))

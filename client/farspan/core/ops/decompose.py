@@ -30,7 +30,7 @@ def check_matrix(name: str, spec: Spec, *, square: bool = True, what: str = "A")
             f"{name}: {what} must be batches of square matrices, but they are "
             f"{spec.shape[-2]} by {spec.shape[-1]} matrices"
         )
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         raise DTypeError(
             f"{name}: Expected a floating point or complex tensor as input. Got "
             f"{c_name(spec.dtype)}"

@@ -120,7 +120,7 @@ def _real(x: Any) -> Any:
     dtype: DType = x._spec.dtype
     if dtype.is_reduced:
         raise DTypeError(f"Unsupported dtype {c_name(dtype)}")
-    return fn._cast(x, floating(dtype)) if dtype.kind < 2 else x
+    return fn._cast(x, floating(dtype)) if dtype.category < 2 else x
 
 
 def _complex(x: Any) -> Any:

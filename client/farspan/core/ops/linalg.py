@@ -32,7 +32,7 @@ def check_product(name: str, a: Spec, b: Spec) -> None:
             f"expected m1 and m2 to have the same dtype, but got: {a.dtype.c_name.lower()} != "
             f"{b.dtype.c_name.lower()}"
         )
-    if a.dtype.kind == 0:
+    if a.dtype.category == 0:
         raise DTypeError(f"\"{name}\" not implemented for 'Bool'")
 
 

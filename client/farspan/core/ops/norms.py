@@ -69,7 +69,7 @@ def _prepared(self: Any, dim: Sequence[int], dtype: Any) -> tuple[Any, int, int]
         raise ShapeError(f"{name}: The input tensor A must have at least 2 dimensions.")
     if len(dim) != 2:
         raise ShapeError(f"{name}: dim must be a 2-tuple. Got {list(dim)}")
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         raise DTypeError(
             f"{name}: Expected a floating point or complex tensor as input. Got "
             f"{c_name(spec.dtype)}"
@@ -146,7 +146,7 @@ def _cond_by_norms(self: Any, p: Any, shown: str) -> Any:
 # ------------------------------------------------------------------------------------ distances --
 def _cdist_meta(x1: Spec, x2: Spec, p: float, compute_mode: int | None) -> Spec:
     for name, spec in (("X1", x1), ("X2", x2)):
-        if spec.dtype.kind != 2:
+        if spec.dtype.category != 2:
             raise DTypeError(
                 f"cdist only supports floating-point dtypes, {name} got: {c_name(spec.dtype)}"
             )

@@ -25,7 +25,7 @@ def _check_lists(params: Sequence[Spec], **lists: Sequence[Spec]) -> None:
     """Raise unless each list has a tensor of equal shape and dtype for every parameter."""
     common_device([*params, *[s for one in lists.values() for s in one]])
     for p in params:
-        if p.dtype.kind < 2:
+        if p.dtype.category < 2:
             raise DTypeError(f"an optimizer step needs floating parameters, got {p.dtype.name}")
     for name, specs in lists.items():
         if len(specs) != len(params):

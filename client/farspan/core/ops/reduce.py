@@ -73,7 +73,7 @@ reduction(
 
 
 def _inexact(dtype: DType) -> DType:
-    if dtype.kind < 2:
+    if dtype.category < 2:
         raise DTypeError(
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {dtype.name}"
