@@ -19,6 +19,7 @@ from ._creation import (
     strided,
     tensor,
 )
+from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
     FACTORIES as _FACTORIES,
@@ -106,6 +107,7 @@ if _TYPE_CHECKING:
     from ._table import *
 
 _bind_shapes()
+_announce()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128

@@ -230,6 +230,7 @@ def eye(
     place = _placed(device)
     if not k:
         return array_of(fn.eye(n_rows, n_cols, dtype=dtype, device=place))
+    k = sorted((-n_rows, k, n_cols))[1]  # beyond there is nothing
     rows = fn.unsqueeze(fn.arange(n_rows, device=place), 1)
     ones = fn.eq(fn.add(rows, k), fn.arange(n_cols, device=place))
     return array_of(fn._cast(ones, dtype or Defaults.dtype))

@@ -119,7 +119,8 @@ def expm1(x: Array, /) -> Array:
     near = fn.expm1(x)
     if not x.dtype.is_complex:
         return near
-    return fn.where(fn.isfinite(x), near, fn.sub(fn.exp(x), 1))
+    ordinary = fn.logical_and(fn.isfinite(x), fn.ne(x, 0))
+    return fn.where(ordinary, near, fn.sub(fn.exp(x), 1))
 
 
 def sign(x: Array, /) -> Array:
