@@ -179,10 +179,10 @@ def _inplace(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Array, other: Any) -> Any:
         if not isinstance(other, Tensor):
             return plain(self, _operand(other, self))
-        same, other = promoted(self, own(other))
-        if same is not self:
-            raise ArgumentError(f"__i{name}__: the result is {same.dtype}, the array {self.dtype}")
-        return plain(self, other)
+        common = promote(self.dtype, other.dtype)
+        if common is not self.dtype:
+            raise ArgumentError(f"__i{name}__: the result is {common}, the array {self.dtype}")
+        return plain(self, cast(own(other), common))
 
     method.__name__ = method.__qualname__ = f"__i{name}__"
     return method

@@ -35,9 +35,9 @@ def promote(a: DType, b: DType) -> DType:
         if found.kind == "f":
             raise ArgumentError(f"{a} and {b} have no common integer type; cast one with astype")
         return dtypes.from_numpy(found)
-    if {a.kind, b.kind} == {dtypes.BOOL_KIND, dtypes.INT_KIND}:
+    if {a.category, b.category} == {dtypes.BOOL_KIND, dtypes.INT_KIND}:
         return max(a, b, key=lambda d: d.category)
-    if {a.kind, b.kind} == {dtypes.INT_KIND, dtypes.COMPLEX_KIND}:
+    if {a.category, b.category} == {dtypes.INT_KIND, dtypes.COMPLEX_KIND}:
         return max(a, b, key=lambda d: d.category)
     return dtypes.promote(a, b)
 

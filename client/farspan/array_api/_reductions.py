@@ -110,10 +110,9 @@ def _truth(name: str) -> Any:
     reduce = getattr(fn, name)
 
     def truth(x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
-        found = cast(own(x), bool_)
-        for a in sorted(_axes(axis, found.ndim), reverse=True):
-            found = reduce(found, a, keepdims)
-        return fn.clone(found) if found is x else found
+        x = cast(own(x), bool_)
+        axes = _axes(axis, x.ndim)
+        return reduce(x, axes, keepdims) if axes else fn.clone(x)
 
     truth.__name__ = truth.__qualname__ = name
     truth.__doc__ = f"Return whether {name} of the elements along axes, by default all, are true."

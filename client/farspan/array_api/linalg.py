@@ -9,7 +9,7 @@ from .._tensor import Tensor
 from ..core.call import fn
 from ..core.dtype import DType, bool_
 from ..core.errors import BadValueError
-from ._array import Array, cast, check_axis, of_one_type, own, refuse
+from ._array import Array, array_of, cast, check_axis, of_one_type, own, refuse
 from ._linalg import matmul, tensordot, vecdot
 from ._manipulation import matrix_transpose
 from ._reductions import sum
@@ -100,7 +100,7 @@ def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Arr
 
 def matrix_power(x: Array, n: int, /) -> Array:
     """Return the n-th powers of square matrices; of the inverse if n is negative."""
-    return fn.linalg_matrix_power(own(x), n)
+    return array_of(fn.linalg_matrix_power(own(x), n))
 
 
 def _tolerance(rtol: Any, x: Array) -> Any:
