@@ -67,7 +67,7 @@ f.T  m.mT  f.dtype  (f + g).dtype  (j + x).dtype
 
 INDEXING = """
 f[0]  f[-1, 1]  f[:, ::-1]  f[::-1, ::-2]  f[1, ::-1]  f[..., 0]  f[None, 1]  f[..., None]  f[1:1]
-f[b]  f[b[:, 0]]  v[::-3]  v[5:1:-2]  f[()]  f[0, :]  v[o]  v[::-1][o]  f[:, o]
+f[b]  f[b[:, 0]]    v[::-3]  v[5:1:-2]  f[()]  f[0, :]  v[o]  v[::-1][o]  f[:, o]
 f[i[:, 0] * 0, o[:2]]
 m[0, o, o]  m[::-1, 1, 2:0:-1]  e[:, 1]  e[::-1]  z[None]  z[()]  l[::-1]
 """
@@ -284,6 +284,14 @@ def test_plain_tensors_are_taken_and_asked_for_their_namespace() -> None:
     assert seen.to_device("cpu") is seen and seen.to_device(seen.device) is seen
     with pytest.raises(ValueError, match="stream"):
         seen.to_device("cpu", stream=1)
+
+
+def test_a_mask_may_have_a_size_of_zero_for_any() -> None:
+    x = xp.ones((3, 2))
+    assert x[xp.zeros((0,), dtype=xp.bool)].shape == (0, 2)
+    assert x[xp.zeros((3, 0), dtype=xp.bool)].shape == (0,)
+    with pytest.raises(IndexError):
+        x[xp.zeros((2, 0), dtype=xp.bool)]
 
 
 def test_asarray_shares_or_copies_as_asked() -> None:

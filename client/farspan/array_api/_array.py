@@ -250,6 +250,8 @@ def _plain_key(x: Array, key: Any) -> tuple[Any, _Turned | None]:
     items = key if type(key) is tuple else (key,)
     if not any(isinstance(i, (slice, Tensor)) for i in items):
         return key, None
+    if isinstance(key, Tensor) and key.dtype is bool_:
+        return _empty_mask(key, x), None
     items = tuple(_index(i) for i in items)
     if not any(isinstance(i, slice) and _is_back(i) for i in items):
         return (items if type(key) is tuple else items[0]), None
@@ -279,6 +281,15 @@ def _forward(item: slice, n: int) -> slice:
     """Return the slice with a positive step over the same elements."""
     places = range(n)[item]
     return slice(places[-1], places[0] + 1, -places.step) if places else slice(0, 0)
+
+
+def _empty_mask(mask: Tensor, x: Array) -> Tensor:
+    """Return a mask in which a size may be 0 for any: with the sizes of x, and nothing true."""
+    sizes = x.shape[: mask.ndim]
+    if 0 in mask.shape and mask.shape != sizes and mask.ndim <= x.ndim:
+        if all(n in (0, size) for n, size in zip(mask.shape, sizes, strict=True)):
+            return fn.zeros(sizes, dtype=bool_, device=x.device)
+    return mask
 
 
 def _index(item: Any) -> Any:
