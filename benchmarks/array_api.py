@@ -54,9 +54,9 @@ def main() -> int:
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             print(line)
-    share = 100 * passed / (passed + failed)
-    print(f"{passed} of {passed + failed} tests pass ({share:.2f} %), {found.get('skipped', 0)} are "
-          f"skipped; {options.examples} examples a test, {seconds:.0f} s")  # fmt: skip
+    total, skipped = passed + failed, found.get("skipped", 0)
+    print(f"{passed} of {total} tests pass ({100 * passed / total:.2f} %), {skipped} are skipped")
+    print(f"{options.examples} examples a test, {seconds:.0f} s")
     return 1 if failed else 0
 
 

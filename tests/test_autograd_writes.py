@@ -267,3 +267,14 @@ def test_backward_refuses(t):
         failure(lambda: y.requires_grad_(False), "you can only change requires_grad flags of leaf"),
         failure(lambda: x.numpy(), "requires grad"),
     ]
+
+
+@same
+def test_writes_through_data_are_not_noticed(t):
+    x = t.tensor([1.0, 2.0], requires_grad=True)
+    y = x.clone()
+    z = y * y  # saves y
+    y.data[0] = 5.0
+    counts = [y._version, y.data._version, y.data_ptr() == y.data.data_ptr()]
+    z.sum().backward()
+    return y, x.grad, counts

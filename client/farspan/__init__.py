@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from builtins import bool as _builtin_bool
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -103,6 +105,8 @@ from .core.errors import (
     WorkerLostError,
 )
 
+from .torch_version import TorchVersion as _TorchVersion
+
 if _TYPE_CHECKING:
     from ._table import *
 
@@ -115,30 +119,33 @@ inf, nan, pi, e = _core_inf, _core_nan, _core_pi, _core_e = (
     __import__("math").inf, __import__("math").nan, __import__("math").pi, __import__("math").e,
 )  # fmt: skip
 newaxis = None
-__version__ = "0.1.0"
+__version__ = _TorchVersion("2.13.0+farspan")
 
 
-_SUBMODULES = ("array_api", "autograd", "cuda", "fft", "linalg", "nn", "optim", "utils")
+_ELSEWHERE = {
+    **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
+    "compile": "_compile",
+    "load_ipython_extension": "_as_torch",
+}
 
 
 def __getattr__(name: str) -> _Any:
-    """Return a function of the table, or a submodule, at its first use."""
+    """Return a submodule, a name of another module or a function of the table, at its first use."""
     if name.startswith("__"):
         raise AttributeError(name)
-    if name in _FACTORIES:
-        found: _Any = _factory(name)
-    elif name in _SUBMODULES:
+    if name in _ELSEWHERE:
+        found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+    elif name in _FACTORIES:
+        found = _factory(name)
+    elif _is_module(name):
         found = _import_module(f"{__name__}.{name}")
-    elif name in ("save", "load"):
-        found = getattr(_import_module(f"{__name__}._io"), name)
     elif name.endswith("Tensor"):
         from ._legacy import tensor_type
 
         found = tensor_type(name)
-    elif name in ("finfo", "iinfo"):
-        from . import _typeinfo
-
-        found = getattr(_typeinfo, name)
+    elif hasattr(_settings := _import_module(f"{__name__}._settings"), name):
+        found = getattr(_settings, name)
     else:
         try:
             found = getattr(_fn, name)
@@ -146,3 +153,8 @@ def __getattr__(name: str) -> _Any:
             raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
     globals()[name] = found
     return found
+
+
+def _is_module(name: str) -> _builtin_bool:
+    """Return whether `farspan.name` is a public module or package that no one imported yet."""
+    return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -219,17 +219,19 @@ def _gradient_spec(spec: Spec) -> Spec:
 def _walk_here(
     edges: list[Edge], seeds: list[Tensor], wanted: list[Edge], keep: bool, create_graph: bool
 ) -> list[Tensor | None]:
-    shared = {id(seed._storage) for seed in seeds}  # memory that a gradient may not take over
+    shared = {
+        id(seed._storage.memory) for seed in seeds
+    }  # memory that a gradient may not take over
 
     def unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
         x = _unpack(node, name, saved)
-        shared.add(id(x._storage))
+        shared.add(id(x._storage.memory))
         return x
 
     def through(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
         replaced = _run_hooks(node, index, gradient)
         if node.hooks:  # it may have been kept, or come from anywhere
-            shared.add(id(replaced._storage))
+            shared.add(id(replaced._storage.memory))
         return replaced
 
     before, mode.grad = mode.grad, create_graph
@@ -246,8 +248,8 @@ def _walk_here(
 def _own(gradient: Tensor, shared: set[int]) -> Tensor:
     """Return the gradient in memory that nothing else looks at, so that sums may go into it."""
     whole = gradient._spec.dense and gradient._storage.nbytes == gradient._spec.nbytes
-    if whole and gradient._base is None and id(gradient._storage) not in shared:
-        shared.add(id(gradient._storage))
+    if whole and gradient._base is None and id(gradient._storage.memory) not in shared:
+        shared.add(id(gradient._storage.memory))
         return gradient
     return fn.clone(gradient)  # type: ignore[no-any-return]
 

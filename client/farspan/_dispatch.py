@@ -39,11 +39,21 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "nbytes", "version")
+    __slots__ = ("__weakref__", "_whole", "nbytes", "version")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, whole: Storage | None = None) -> None:
         self.nbytes = nbytes
         self.version = 0
+        self._whole = whole
+
+    @property
+    def memory(self) -> Storage:
+        """What is one object for all tensors on this memory, also for those of `.data`."""
+        return self._whole or self
+
+    def apart(self) -> Storage:
+        """Return the same memory with a count of writes of its own."""
+        return Storage(self.nbytes, self.memory)
 
 
 class _Known:
@@ -195,7 +205,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
             f"{(offset + spec.span()) * spec.dtype.itemsize} are out of bounds for storage of size "
             f"{x._storage.nbytes}"
         )
-    out = wrap(ref, spec, offset, x._storage)
+    storage = x._storage.apart() if op.unversioned else x._storage
+    out = wrap(ref, spec, offset, storage)
     if not op.detaches:
         base = x if x._base is None else x._base
         out._base = base
@@ -311,7 +322,7 @@ def check_overlap(target: Tensor, inputs: Sequence[Tensor]) -> None:
     """
     spec = target._spec
     for x in inputs:
-        if x._storage is not target._storage or x is target:
+        if x._storage.memory is not target._storage.memory or x is target:
             continue
         have = x._spec
         if not (have.numel and spec.numel and have.dense and spec.dense):

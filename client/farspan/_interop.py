@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,36 @@ from .core.errors import ProgramError
 if TYPE_CHECKING:
     from ._dispatch import Storage
     from ._tensor import Tensor
+
+
+_writable = _told = False
+
+
+def copies_are_writable() -> None:
+    """Let `numpy()` over a wire return writable copies, with one warning at the first.
+
+    For programs that were written for torch, where the array is the tensor's own memory.
+    """
+    global _writable
+    _writable = True
+
+
+def guard(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the private copy that stands for an array torch would share with the tensor.
+
+    It is read-only, so that a write that cannot reach the tensor fails where it is made.
+    """
+    if not _writable:
+        array.flags.writeable = False
+        return array
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(
+            "numpy() of a remote tensor is a copy: what is written to it stays on this machine",
+            stacklevel=3,
+        )
+    return array if array.flags.writeable else array.copy()
 
 
 def export(x: Tensor) -> np.ndarray[Any, Any] | None:

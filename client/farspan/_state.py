@@ -29,7 +29,8 @@ def connect(
     """Open a session and make it the current one.
 
     address: ``local:`` (this process) or ``grpc://host:port``; default FARSPAN_ADDRESS or local.
-    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"``, ``"cpu,cuda:4"``.
+    token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"``,
+    ``"cpu,cuda:4"``; default FARSPAN_DEVICES or one CPU.
     tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway,
     and for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
@@ -39,6 +40,7 @@ def connect(
     3.0
     """
     address = address or os.environ.get("FARSPAN_ADDRESS") or "local:"
+    devices = devices or os.environ.get("FARSPAN_DEVICES")
     if address.startswith("local:"):
         from ._local import LocalTransport
 
@@ -89,6 +91,18 @@ def current() -> Session:
             )
         return session
     return connect()
+
+
+_inherited: list[Any] = []
+
+
+def leave_inherited() -> None:
+    """Begin anew in a forked process: the parent's sessions are neither used nor torn down."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_all)  # kept alive: ending one would speak over the parent's connection
+    _stack.clear()
+    _all.clear()
 
 
 @atexit.register

@@ -252,7 +252,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                 )
         if self.dtype.name == "bfloat16":
             raise ArgumentError("Got unsupported ScalarType BFloat16")
-        from ._interop import export
+        from ._interop import export, guard
 
         shared = None if force and self.device.type != "cpu" else export(self)
         if shared is not None:
@@ -260,8 +260,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         array = self._fetch()
         if force or getattr(self, "_copied", False):
             return array.copy()
-        array.flags.writeable = False
-        return array
+        return guard(array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -524,8 +523,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     @property
     def data(self) -> Tensor:
-        """The same values without history."""
-        return fn.detach(self)
+        """The same values without history; writes to it are not noticed by backward passes."""
+        return fn._data(self)
 
     @data.setter
     def data(self, new: Tensor) -> None:
@@ -562,10 +561,10 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     def data_ptr(self) -> int:
         """Return a number that is equal for tensors that begin at the same element."""
-        return id(self._storage) * 16 + self._offset * self.itemsize
+        return id(self._storage.memory) * 16 + self._offset * self.itemsize
 
     def untyped_storage(self) -> Storage:
-        return self._storage
+        return self._storage.memory
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:

@@ -253,6 +253,16 @@ def demo(arguments: tuple[str, ...]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "farspan.demo", *arguments])
 
 
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: tuple[str, ...]) -> None:
+    """Run a PyTorch program as it is, on farspan; see `farspan run --help`."""
+    os.execv(sys.executable, [sys.executable, "-m", "farspan", "run", *arguments])
+
+
 @main.command()
 @click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
 @click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")

@@ -328,12 +328,12 @@ class Engine:
             tape.let_go(edges)
             return
         wanted = [tape.edge_of(x) for x in stops]
-        shared = {id(x._storage) for x in seeds}
+        shared = {id(x._storage.memory) for x in seeds}
 
         at: list[tape.Node] = []  # the node whose formulas run
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
-            shared.add(id(saved._storage))
+            shared.add(id(saved._storage.memory))
             return saved
 
         def note(node: tape.Node, index: int, gradient: Array) -> Array:
@@ -380,9 +380,9 @@ class Engine:
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
         spec = gradient._spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
-        if gradient._spec is spec and id(gradient._storage) not in shared:
+        if gradient._spec is spec and id(gradient._storage.memory) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
-                shared.add(id(gradient._storage))
+                shared.add(id(gradient._storage.memory))
                 return gradient._save()
         self.budget.check(spec.nbytes)
         array = plans.empty(spec)

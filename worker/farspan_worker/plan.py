@@ -212,7 +212,8 @@ def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
     from .store import Array
 
     offset = place(x, spec, offset)
-    out = Array(x._storage.window(spec, offset), spec, x._storage, offset)
+    storage = x._storage.apart() if op.unversioned else x._storage
+    out = Array(storage.window(spec, offset), spec, storage, offset)
     if not op.detaches:
         base = x._base or x
         out._base = base

@@ -51,7 +51,7 @@ class Budget:
 class Storage:
     """Memory shared by views. `array` is dense; `flat` is the same memory as bytes."""
 
-    __slots__ = ("_flat", "array", "budget", "nbytes", "version")
+    __slots__ = ("_flat", "_whole", "array", "budget", "nbytes", "version")
 
     def __init__(self, array: Any, budget: Budget) -> None:
         self.array = array
@@ -59,7 +59,23 @@ class Storage:
         self.nbytes: int = array.nbytes
         self.budget = budget
         self._flat: Any = None
+        self._whole: Storage | None = None
         budget.take(self.nbytes)
+
+    @property
+    def memory(self) -> Storage:
+        """What is one object for all tensors on this memory, also for those of `.data`."""
+        return self._whole or self
+
+    def apart(self) -> Storage:
+        """Return the same memory with a count of writes of its own."""
+        made = Storage.__new__(Storage)
+        made.array, made.nbytes, made.budget, made._flat = (
+            self.array, self.nbytes, self.budget, self.flat,
+        )  # fmt: skip
+        made.version = 0
+        made._whole = self.memory
+        return made
 
     @property
     def flat(self) -> Any:
@@ -85,7 +101,8 @@ class Storage:
         return np.ndarray(spec.shape, dtype, self.flat, offset * size, strides)
 
     def __del__(self) -> None:
-        self.budget.used -= self.nbytes
+        if self._whole is None:
+            self.budget.used -= self.nbytes
 
 
 class Array(Variable, Value):

@@ -961,6 +961,10 @@ def detach(self):
     return (self,), (), ()
 
 
+def _data(self):
+    return (self,), (), ()
+
+
 def alias(self):
     return (self,), (), ()
 

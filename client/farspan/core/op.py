@@ -54,6 +54,7 @@ class Op:
     random: bool = False  # the kernel's first argument after xp is a Generator
     overwrites: bool = False  # in place, the old elements of self do not matter (fill_, copy_)
     detaches: bool = False  # a view that shares memory but has no place in the graph
+    unversioned: bool = False  # writes to this view do not count as changes of what it views
     anywhere: bool = False  # a view of any place in the storage (as_strided): bounds are checked
     opcode: int = -1
     name: str = ""  # with the overload: "add.Tensor"

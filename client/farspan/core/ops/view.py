@@ -129,6 +129,12 @@ view(
     {"self": lambda g, self_spec: fn.sum_to_size(g, self_spec.shape)},
 )
 view("detach(Tensor(a) self) -> Tensor(a)", lambda self: (self, 0), detaches=True)
+view(
+    "farspan::_data(Tensor(a) self) -> Tensor(a)",
+    lambda self: (self, 0),
+    detaches=True,
+    unversioned=True,
+)
 view("alias(Tensor(a) self) -> Tensor(a)", lambda self: (self, 0), {"self": lambda g: g})
 
 

@@ -1,0 +1,215 @@
+"""`farspan run`: PyTorch programs as they are, in processes where `import torch` means farspan."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def run(tmp_path: Path, program: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program's text by `python -m farspan run`."""
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(program))
+    return subprocess.run(
+        [sys.executable, "-m", "farspan", "run", str(script), *args],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+def output(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_script_runs_as_it_is(tmp_path: Path) -> None:
+    program = """
+        import sys
+        import importlib.metadata
+        import torch, torch.nn as nn, torch.nn.functional as F
+        from torch.utils.data import DataLoader, TensorDataset
+        from torch import optim
+        import torch.backends.cudnn as cudnn
+
+        torch.manual_seed(0)
+        cudnn.benchmark = True
+        net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+        optimizer = optim.SGD(net.parameters(), lr=0.1)
+        x = torch.randn(64, 3)
+        data = DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=16, shuffle=True)
+        for _ in range(20):
+            for a, b in data:
+                optimizer.zero_grad()
+                loss = F.mse_loss(net(a), b)
+                loss.backward()
+                optimizer.step()
+        print(loss.item() < 0.1, sys.argv[1:], __name__, torch.__name__)
+        print(torch.__version__ >= (2, 13), torch.__version__, torch.version.cuda)
+        print(importlib.metadata.version("torch"), torch.nn.__spec__.name)
+    """
+    lines = output(run(tmp_path, program, "--lr", "3"))
+    assert lines == [
+        "True ['--lr', '3'] __main__ farspan",
+        "True 2.13.0+farspan None",
+        "2.13.0+farspan farspan.nn",
+    ]
+
+
+def test_its_children_inherit_the_name(tmp_path: Path) -> None:
+    program = """
+        import multiprocessing, subprocess, sys
+        import torch
+
+        def work(queue):
+            queue.put(torch.__name__)
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("spawn")
+            queue = context.SimpleQueue()
+            child = context.Process(target=work, args=(queue,))
+            child.start()
+            print(queue.get())
+            child.join()
+            code = "import torch; print(torch.__name__, float(torch.ones(2).sum()))"
+            print(subprocess.check_output([sys.executable, "-c", code], text=True))
+    """
+    assert output(run(tmp_path, program))[:2] == ["farspan", "farspan 2.0"]
+
+
+def test_a_module_of_a_package_runs(tmp_path: Path) -> None:
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "train.py").write_text("import sys, torch\nprint(torch.__name__, sys.argv[1:])")
+    done = subprocess.run(
+        [sys.executable, "-m", "farspan", "run", "-m", "mine.train", "-x"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
+    assert output(done) == ["farspan ['-x']"]
+
+
+def test_the_program_s_end_is_the_command_s(tmp_path: Path) -> None:
+    assert run(tmp_path, "import sys; sys.exit(7)").returncode == 7
+    failed = run(tmp_path, "import torch\ntorch.ones(2) @ torch.ones(3)")
+    assert failed.returncode == 1 and "ShapeError" in failed.stderr
+    missing = run(tmp_path, "import torch.nowhere")
+    assert "No module named 'torch.nowhere'" in missing.stderr
+
+
+def test_the_command_line_is_checked(tmp_path: Path) -> None:
+    for args in ([], ["nothing.py"], ["--connect"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "farspan", "run", *args],
+            capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 2 and "usage: farspan run" in done.stderr
+
+
+def test_the_real_torch_and_farspan_never_share_a_process() -> None:
+    import torch  # noqa: F401
+    from farspan import _as_torch
+
+    with pytest.raises(ImportError, match="real torch is loaded"):
+        _as_torch.install()
+    assert not any(isinstance(f, _as_torch._Finder) for f in sys.meta_path)
+
+
+def test_a_notebook_says_load_ext(tmp_path: Path) -> None:
+    code = """
+        import farspan
+
+        class Shell: ...
+        farspan.load_ipython_extension(Shell())
+        import torch.nn.functional
+        print(torch.nn.functional is farspan.nn.functional)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert output(done) == ["True"]
+
+
+def test_a_program_runs_on_a_service(tmp_path: Path, service: tuple[str, str]) -> None:
+    address, token = service
+    program = """
+        import torch
+        x = torch.ones(3)
+        a = x.numpy()
+        a += 1      # a private copy here; a warning says so once
+        x.numpy()
+        import farspan
+        print(farspan.current_session().address[:7], a.sum(), x.sum().item())
+    """
+    done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
+    assert output(done) == ["grpc:// 6.0 3.0"]
+    assert done.stderr.count("is a copy") == 1
+
+
+LIBRARIES: dict[str, Any] = {
+    "einops": """
+        import torch
+        from einops import rearrange, reduce, repeat
+        from einops.layers.torch import Rearrange
+        x = torch.arange(24.0).reshape(2, 3, 4)
+        print(rearrange(x, "a b c -> b (a c)").shape, reduce(x, "a b c -> b", "mean").tolist())
+        print(repeat(x[0, 0], "c -> c k", k=2).sum().item(), Rearrange("a b c -> (a b) c")(x).shape)
+    """,
+    "torchdiffeq": """
+        import torch
+        from torchdiffeq import odeint, odeint_adjoint
+        class F(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = torch.nn.Parameter(torch.tensor([[-0.1, 2.0], [-2.0, -0.1]]).double())
+            def forward(self, t, y):
+                return (y**3) @ self.w
+        f, y0, t = F(), torch.tensor([[2.0, 0.0]]).double(), torch.linspace(0, 1, 5).double()
+        plain = odeint(f, y0, t)
+        adjoint = odeint_adjoint(f, y0, t, method="dopri5")
+        adjoint[-1].sum().backward()
+        grad = f.w.grad.clone(); f.w.grad = None
+        plain[-1].sum().backward()
+        print(torch.allclose(plain, adjoint), torch.allclose(grad, f.w.grad, atol=1e-4))
+    """,
+    "ignite": """
+        import torch
+        from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
+        from ignite.metrics import Accuracy, Loss
+        torch.manual_seed(0)
+        x = torch.randn(128, 4); y = (x.sum(1) > 0).long()
+        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        loss = torch.nn.CrossEntropyLoss()
+        trainer = create_supervised_trainer(net, torch.optim.Adam(net.parameters(), 0.01), loss)
+        evaluator = create_supervised_evaluator(net, {"accuracy": Accuracy(), "loss": Loss(loss)})
+        trainer.run(data, max_epochs=20)
+        evaluator.run(data)
+        print(evaluator.state.metrics["accuracy"] > 0.95)
+    """,
+}
+
+
+# Installed with the tests; under `farspan run` they find farspan where they import torch.
+ANSWERS = {
+    "einops": ["torch.Size([3, 8]) [7.5, 11.5, 15.5]", "12.0 torch.Size([6, 4])"],
+    "torchdiffeq": ["True True"],
+    "ignite": ["True"],
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_libraries_written_on_torch_run(name: str, tmp_path: Path) -> None:
+    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__name__ == 'farspan'")
+    assert output(done) == ANSWERS[name]
+
+
+def test_an_adaptive_adjoint_runs_over_grpc(tmp_path: Path, service: tuple[str, str]) -> None:
+    address, token = service
+    program = LIBRARIES["torchdiffeq"]
+    done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
+    assert output(done) == ANSWERS["torchdiffeq"]
