@@ -252,6 +252,7 @@ f[0]=1  f[:, ::-1]=v[:3]  f[::-1]=xp.asarray([[1.0], [2.0]])  f[b]=0  f[1, ::-2]
 l[0]=2**64-1  m[::-1, 0, ::-1]=n[:2, :]  v[o]=s[:3]  f+=1  f*=g  i//=2  i%=2  i<<=1  j+=j  f/=2
 f-=g[0]
 f**=2  f//=0.3  b&=t  b|=t  b^=t  i>>=1  i&=3  i|=8  i^=1  l+=1  f[..., 0]=f[..., 1]
+g+=f  j+=o  g-=f[0, 0]  w+=k
 """
 
 
@@ -280,10 +281,38 @@ def test_plain_tensors_are_taken_and_asked_for_their_namespace() -> None:
     seen = xp.asarray(x)
     assert seen is not x and isinstance(seen, farspan.Tensor) and xp.asarray(seen) is seen
     assert type(x[0] + seen[0]) is type(seen[0] + x[0]) is type(x[0] - seen[0]) is xp.Array
+    assert type(np.exp(seen.detach())) is xp.Array
     assert seen.size == 4 and seen.size() == (2, 2) and seen.size(0) == 2
     assert seen.to_device("cpu") is seen and seen.to_device(seen.device) is seen
     with pytest.raises(ValueError, match="stream"):
         seen.to_device("cpu", stream=1)
+
+
+def test_arrays_stay_on_their_device(session: Any) -> None:
+    home, other = xp.__array_namespace_info__().devices()
+    assert home is xp.__array_namespace_info__().default_device()
+    made = [
+        xp.ones(3, device=other), xp.zeros((3,), device=other), xp.empty(3, device=other),
+        xp.full(3, 2, device=other), xp.arange(3, device=other), xp.arange(1, 9, 3, device=other),
+        xp.linspace(0, 1, 3, device=other), xp.eye(3, k=1, device=other), xp.eye(3, device=other),
+        xp.asarray([1, 2, 3], device=other), xp.asarray(np.ones(3), device=other),
+        xp.asarray(5, dtype=xp.int8, device=other), xp.asarray(xp.ones(3), device=other),
+        xp.fft.fftfreq(3, device=other), xp.fft.rfftfreq(3, device=other),
+        xp.from_dlpack(np.ones(3), device=other), xp.astype(xp.ones(3), xp.int8, device=other),
+        xp.ones_like(xp.ones(3), device=other), xp.full_like(xp.ones(3), 2, device=other),
+        xp.ones(3).to_device(other), xp.full(2, 2**64 - 1, dtype=xp.uint64, device=other),
+    ]  # fmt: skip
+    x = made[0]
+    made += [
+        x + 1, xp.maximum(x, 2.0), xp.where(x > 0, x, 0.0), xp.where(x > 0, 1, 0), x // 2, 2 // x,
+        xp.clip(x, 0, 2), xp.zeros_like(x), xp.full_like(x, 3), xp.cumulative_sum(x),
+        xp.cumulative_sum(x, include_initial=True), xp.unique_all(x).indices, xp.repeat(x, 2),
+        xp.repeat(x, xp.asarray([1, 0, 2], device=other)), x[::-1], xp.nextafter(x, 2.0),
+        xp.astype(x, xp.uint64) + 2**63, xp.diff(x, n=1), xp.asarray(x, copy=True), xp.sum(x),
+    ]  # fmt: skip
+    assert [a.device for a in made] == [other] * len(made)
+    assert [type(a) for a in made] == [xp.Array] * len(made)
+    assert x.to_device(home).device is home and xp.sum(x).to_device(home) == 3.0
 
 
 def test_a_mask_may_have_a_size_of_zero_for_any() -> None:
@@ -330,7 +359,8 @@ TypeError: xp.astype(c, xp.float64)
 TypeError: xp.sum(np.zeros(3))
 TypeError: xp.add(1, 'a')
 TypeError: i.__iadd__(f)
-TypeError: j.__iadd__(i[0])
+TypeError: b.__iadd__(i)
+TypeError: i.__ifloordiv__(f)
 TypeError: i.__setitem__(0, c[0])
 TypeError: xp.diff(v, prepend=j)
 ValueError: xp.squeeze(f, 0)

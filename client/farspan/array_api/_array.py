@@ -56,6 +56,9 @@ class Array(Tensor):
         """The number of elements."""
         return Size(self)
 
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        return array_of(super().__array_wrap__(array, context, return_scalar))
+
     def __getitem__(self, key: Any) -> Array:
         key, turned = _plain_key(self, key)
         if not turned:
@@ -173,16 +176,13 @@ def _reflected(name: str) -> Callable[[Any, Any], Any]:
 
 
 def _inplace(name: str) -> Callable[[Any, Any], Any]:
-    """Return ``__iname__``, which keeps the dtype. TypeError if the result would have another."""
+    """Return ``__iname__``, which keeps the dtype. TypeError if the result's is of another kind."""
     plain = getattr(Tensor, f"__i{name}__")
 
     def method(self: Array, other: Any) -> Any:
         if not isinstance(other, Tensor):
             return plain(self, _operand(other, self))
-        common = promote(self.dtype, other.dtype)
-        if common is not self.dtype:
-            raise ArgumentError(f"__i{name}__: the result is {common}, the array {self.dtype}")
-        return plain(self, cast(own(other), common))
+        return plain(self, _storable(self, own(other)))
 
     method.__name__ = method.__qualname__ = f"__i{name}__"
     return method
@@ -212,12 +212,28 @@ def _rfloordiv(self: Array, other: Any) -> Any:
 
 
 def _ifloordiv(self: Array, other: Any) -> Any:
+    if isinstance(other, Tensor):
+        other = _storable(self, own(other))
     quotient = _floordiv(self, other)
-    if quotient is NotImplemented:
-        return quotient
-    if quotient.dtype is not self.dtype:
-        raise ArgumentError(f"__ifloordiv__: the result is {quotient.dtype}, not {self.dtype}")
-    return fn.copy_(self, quotient)
+    return quotient if quotient is NotImplemented else fn.copy_(self, quotient)
+
+
+def _storable(x: Array, other: Array) -> Array:
+    """Return the operand of an operation in place, whose result x can hold: cast within a kind."""
+    common = promote(x.dtype, other.dtype)
+    if common.category > x.dtype.category:
+        raise ArgumentError(f"the result in place is {common}, which an array of {x.dtype} is not")
+    return other if _torchs_type(x, other) is common else cast(other, x.dtype)
+
+
+def _moved(name: str) -> Callable[..., Any]:
+    plain = getattr(Tensor, name)
+
+    def method(self: Array, *args: Any, **kwargs: Any) -> Any:
+        return array_of(plain(self, *args, **kwargs))
+
+    method.__name__ = method.__qualname__ = name
+    return method
 
 
 def _bind_operators() -> None:
@@ -231,6 +247,8 @@ def _bind_operators() -> None:
         setattr(Array, f"__{name}__", _operator(f"__{name}__"))
     for method in (_floordiv, _rfloordiv, _ifloordiv):
         setattr(Array, f"_{method.__name__}__", method)
+    for name in ("to", "cpu", "cuda"):  # a crossing makes its result by itself
+        setattr(Array, name, _moved(name))
     Array.__hash__ = Tensor.__hash__  # type: ignore[method-assign]
 
 
