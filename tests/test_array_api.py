@@ -6,6 +6,7 @@ public name. A line of a table is expressions over `xp`, two spaces apart, run i
 
 from __future__ import annotations
 
+import array
 import re
 import warnings
 from collections.abc import Iterator
@@ -337,7 +338,16 @@ def test_asarray_shares_or_copies_as_asked() -> None:
             xp.asarray(refused, copy=False)
     with pytest.raises(ValueError, match="copy"):
         xp.asarray(shared, dtype=xp.int8, copy=False)
-    assert xp.asarray(memoryview(b"ab")).dtype is xp.uint8
+    for buffer in (b"ab", bytearray(b"ab"), memoryview(b"ab"), array.array("B", b"ab")):
+        assert xp.asarray(buffer).dtype is xp.uint8 and xp.asarray(buffer).shape == (2,)
+    other = strict.asarray([1.0, 2.0])  # another library's array
+    np.testing.assert_array_equal(np.asarray(xp.asarray(other)), [1, 2])
+    np.testing.assert_array_equal(np.asarray(xp.from_dlpack(other)), [1, 2])
+    assert xp.asarray(range(3)).tolist() == [0, 1, 2]
+    with pytest.raises(TypeError):
+        xp.asarray("text")
+    with pytest.raises((TypeError, RuntimeError)):
+        xp.asarray(object())
     np.testing.assert_array_equal(np.from_dlpack(shared), there)
     assert shared.__dlpack_device__() == (1, 0)
 

@@ -38,8 +38,7 @@ def asarray(
     """
     if isinstance(obj, Tensor):
         return _of_tensor(obj, dtype, device, copy)
-    if not isinstance(obj, (np.ndarray, np.generic)) and hasattr(obj, "__array__"):
-        obj = np.asarray(obj)
+    obj = _as_numpy(obj)
     if isinstance(obj, np.ndarray):
         if copy is not True and _can_share(obj, dtype, device):
             return array_of(_creation.from_numpy(obj))
@@ -47,13 +46,25 @@ def asarray(
         raise BadValueError(
             f"asarray(copy=False): the values of a {type(obj).__name__} must be copied here"
         )
-    if type(obj) in (bytes, bytearray, memoryview):
-        obj = np.asarray(memoryview(obj))
     if dtype is not None and isinstance(obj, (bool, int, float, complex)):
         return full((), obj, dtype=dtype, device=device)
     if dtype is dtypes.uint64 and isinstance(obj, (list, tuple)):
         obj = _wide(obj)
     return array_of(_creation.tensor(obj, dtype=dtype, device=device))
+
+
+def _as_numpy(obj: Any) -> Any:
+    """Return what arrays of other libraries and buffers hold as numpy's; other data as it is."""
+    if isinstance(obj, (np.ndarray, np.generic, bool, int, float, complex, list, tuple, range)):
+        return obj
+    if hasattr(obj, "__array__"):
+        return np.asarray(obj)
+    if hasattr(obj, "__dlpack__"):
+        return np.from_dlpack(obj)
+    try:
+        return np.asarray(memoryview(obj))
+    except TypeError:
+        return obj  # `tensor` says what is wrong with it
 
 
 def _of_tensor(x: Tensor, dtype: DType | None, device: Any, copy: bool | None) -> Array:
