@@ -87,23 +87,24 @@ def mean(x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
     return fn.mean(x, axes, keepdims) if axes else fn.clone(x)
 
 
-def var(
-    x: Array, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
-) -> Array:
-    """Return the variance over axes, by default all, divided by n - correction."""
-    x = own(x)
-    axes = _axes(axis, x.ndim)
-    if not axes:
-        return fn.mul(x, 0.0)
-    found = fn.var(x, axes, correction=correction, keepdim=keepdims)
-    return found
+def _spread(name: str, what: str) -> Any:
+    reduce = getattr(fn, name)
+
+    def spread(
+        x: Array, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    ) -> Array:
+        x = own(x)
+        axes = _axes(axis, x.ndim)
+        if not axes:  # of each element alone: 0, or nan of what is not finite
+            return fn.mul(x, 0.0)
+        return reduce(x, axes, correction=correction, keepdim=keepdims)
+
+    spread.__name__ = spread.__qualname__ = name
+    spread.__doc__ = f"Return the {what} over axes, by default all; n - correction divides."
+    return spread
 
 
-def std(
-    x: Array, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
-) -> Array:
-    """Return the standard deviation over axes, by default all."""
-    return fn.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+var, std = _spread("var", "variance"), _spread("std", "standard deviation")
 
 
 def _truth(name: str) -> Any:

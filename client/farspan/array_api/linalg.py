@@ -201,6 +201,6 @@ def vector_norm(
         if ord == 0:
             return fn._cast(fn.ne(x, 0), x.dtype.to_real())
         return fn.abs(x)
-    if (x.numel() == 0 and math.isinf(ord) and ord > 0) or (x.numel() == 0 and ord < 0):
+    if not x.numel() and (math.isinf(ord) or ord < 0):
         ord = 2  # of nothing: 0, as numpy has it
     return fn.linalg_vector_norm(x, ord, axis, keepdims)
