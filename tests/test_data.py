@@ -179,3 +179,10 @@ def test_wrong_call_is_refused_as_in_torch(name: str) -> None:
     errors = [error_of(lambda t=t: WRONG[name](t.utils.data, [_dataset(t)])) for t in (ft, torch)]
     assert isinstance(errors[0], type(errors[1]))
     assert str(errors[0]) == str(errors[1])
+
+
+@same
+def test_a_complex_number_is_true_unless_both_parts_are_zero(torch: Any) -> Any:
+    x = torch.tensor([1j, 0j, 1 + 0j, -0.0 + 0j])
+    kept = torch.zeros(4, dtype=torch.bool)
+    return x.bool(), x.to(torch.bool), kept.copy_(x), x.any(), x.all(), x.bool().sum()

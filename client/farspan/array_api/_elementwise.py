@@ -15,7 +15,7 @@ from ._promotion import scalar_kind, with_scalar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["clip", "expm1", "imag", "nextafter", "real", "round", "sign", "signbit"]
+__all__ = ["clip", "expm1", "imag", "nextafter", "real", "round", "sign", "signbit", "tanh"]
 
 _UNARY = {
     "abs": "abs", "acos": "acos", "acosh": "acosh", "asin": "asin", "asinh": "asinh",
@@ -24,7 +24,7 @@ _UNARY = {
     "floor": "floor", "isfinite": "isfinite", "isinf": "isinf", "isnan": "isnan", "log": "log",
     "log1p": "log1p", "log2": "log2", "log10": "log10", "logical_not": "logical_not",
     "negative": "neg", "positive": "clone", "reciprocal": "reciprocal", "sin": "sin",
-    "sinh": "sinh", "square": "square", "sqrt": "sqrt", "tan": "tan", "tanh": "tanh",
+    "sinh": "sinh", "square": "square", "sqrt": "sqrt", "tan": "tan",
     "trunc": "trunc",
 }  # fmt: skip
 _BINARY = {
@@ -121,6 +121,17 @@ def expm1(x: Array, /) -> Array:
         return near
     ordinary = fn.logical_and(fn.isfinite(x), fn.ne(x, 0))
     return fn.where(ordinary, near, fn.sub(fn.exp(x), 1))
+
+
+def tanh(x: Array, /) -> Array:
+    """Return the hyperbolic tangent of each element; at infinities its zero part has x's sign."""
+    x = own(x)
+    found = fn.tanh(x)
+    if not x.dtype.is_complex:
+        return found
+    signed = fn.copysign(fn.imag(found), fn.imag(x))
+    imag = fn.where(fn.isinf(fn.real(x)), signed, fn.imag(found))
+    return fn.complex(fn.real(found), imag)
 
 
 def sign(x: Array, /) -> Array:

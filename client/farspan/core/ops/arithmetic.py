@@ -508,12 +508,17 @@ pointwise(
 
 # --------------------------------------------------------------------------------------- casts --
 def _cast_kernel(xp: Any, self: Any, dtype: DType) -> Any:
-    """Cast as C does: a float goes to an int by truncation, a complex loses its imaginary part."""
+    """Cast as C does: a float goes to an int by truncation, a complex loses its imaginary part.
+
+    What is not zero is true, whichever part of it is not.
+    """
+    if dtype is bool_:
+        return self != 0
     if self.dtype.kind == "c" and not dtype.is_complex:
         self = self.real
     if self.dtype.name == "bfloat16":
         self = self.astype("float32")
-    return self != 0 if dtype is bool_ else self.astype(dtype.numpy)
+    return self.astype(dtype.numpy)
 
 
 structured(
