@@ -53,7 +53,8 @@ xp.not_equal(i, 3)  xp.positive(f)  xp.pow(p, f)  xp.pow(2.0, f)  xp.pow(i, 2)  
 xp.reciprocal(p)  xp.remainder(i, 3)  xp.remainder(f, -0.7)  xp.round(f * 3)  xp.round(c)
 xp.round(i)  xp.sign(f)  xp.sign(c)  xp.sign(i)  xp.sign(inf)  xp.signbit(inf)  xp.sin(f)
 xp.sinh(f)  xp.square(f)  xp.square(k)  xp.sqrt(p)  xp.sqrt(c)  xp.subtract(f, 1)  xp.subtract(w, j)
-xp.tan(u)  xp.tanh(f)  xp.tanh(c)  xp.trunc(f * 2)  xp.trunc(i)  xp.add(1, i)  xp.add(j, w)  xp.add(k, j)
+xp.tan(u)  xp.tanh(f)  xp.tanh(c)  xp.trunc(f * 2)  xp.trunc(i)  xp.add(1, i)  xp.add(j, w)
+xp.add(k, j)
 """
 
 OPERATORS = """
@@ -128,7 +129,8 @@ xp.take_along_axis(f, xp.argsort(f, axis=0), axis=0)
 """
 
 REDUCTIONS = """
-xp.all(b)  xp.all(b, axis=1)  xp.any(b, axis=(0, 1))  xp.any(e)  xp.all(h)  xp.any(h - h)  xp.all(e, axis=0, keepdims=True)
+xp.all(b)  xp.all(b, axis=1)  xp.any(b, axis=(0, 1))  xp.any(e)  xp.all(h)  xp.any(h - h)
+xp.all(e, axis=0, keepdims=True)
 xp.all(b, axis=())  xp.argmax(f)  xp.argmax(f, axis=1)  xp.argmin(i, axis=0, keepdims=True)
 xp.count_nonzero(i)  xp.count_nonzero(i, axis=1)  xp.count_nonzero(b, axis=0, keepdims=True)
 xp.cumulative_prod(v)  xp.cumulative_prod(f, axis=1, include_initial=True)  xp.cumulative_sum(v)

@@ -10,6 +10,7 @@ import farspan as ft
 import numpy as np
 import pytest
 import torch
+from beside_torch import same
 from parity import assert_same, error_of, randn, seeded, to_ft
 
 X, Y = randn(23, 3), torch.arange(23)

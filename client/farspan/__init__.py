@@ -13,6 +13,7 @@ from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,
+    channels_last_3d,
     contiguous_format,
     from_numpy,
     layout,
@@ -24,6 +25,7 @@ from ._creation import (
 from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
+    unreduced as _unreduced,
     FACTORIES as _FACTORIES,
 )
 from ._functions import (
@@ -127,6 +129,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    **{
+        f"{net}{kind}": "_VF"
+        for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+        for kind in ("", "_cell")
+    },
 }
 
 
@@ -148,7 +155,7 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_settings, name)
     else:
         try:
-            found = getattr(_fn, name)
+            found = _unreduced(getattr(_fn, name))
         except AttributeError:
             raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
     globals()[name] = found
@@ -157,4 +164,6 @@ def __getattr__(name: str) -> _Any:
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
+    if name == "_VF":  # private in torch too, and used by programs
+        return True
     return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -21,6 +21,7 @@ FACTORIES = (
     "randint", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros_like",
     "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal",
     "empty_strided", "bartlett_window", "blackman_window", "hamming_window", "hann_window",
+    "kaiser_window",
 )  # fmt: skip
 
 
@@ -213,6 +214,26 @@ def norm(
     return fn.linalg_vector_norm(  # type: ignore[no-any-return]
         input, order, dim, keepdim, dtype=dtype, **extra
     )
+
+
+def unreduced(function: Function) -> Any:
+    """Return a loss of ATen as ``torch.<name>`` has it: without `reduction` it reduces nothing.
+
+    The schema's default is the mean, but torch's Python parser reads its name as the number 0.
+    """
+    names = [a.name for a in function.overloads[0].args]
+    if "reduction" not in names:
+        return function
+    position = names.index("reduction")
+
+    def loss(*args: Any, **kwargs: Any) -> Tensor:
+        if len(args) <= position:
+            kwargs.setdefault("reduction", 0)
+        return function(*args, **kwargs)  # type: ignore[no-any-return]
+
+    loss.__name__ = loss.__qualname__ = function.__name__
+    loss.__doc__ = "\n".join(o.schema.line for o in function.overloads)
+    return loss
 
 
 def set_debug(mode: str | None) -> None:

@@ -16,8 +16,14 @@ def _adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
 def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+def _adaptive_avg_pool3d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d_backward(Tensor grad_output, Tensor self) -> Tensor"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = ..., mode: int = ..., sparse: bool = ..., per_sample_weights: Tensor | None = ..., include_last_offset: bool = ..., padding_idx: int = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """_embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False, int padding_idx=-1) -> (Tensor, Tensor, Tensor, Tensor)"""
 def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
     """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
 def _fft_c2r(input: Tensor, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -32,6 +38,10 @@ def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _pdist_backward(grad: Tensor, input: Tensor, p: float, pdist: Tensor, *, out: Any = ...) -> Tensor:
+    """_pdist_backward(Tensor grad, Tensor self, float p, Tensor pdist) -> Tensor"""
+def _pdist_forward(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
 def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
@@ -40,6 +50,30 @@ def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_
     """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
 def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+def _upsample_bicubic2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bicubic2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def abs(input: Tensor, *, out: Any = ...) -> Tensor:
     """abs(Tensor self) -> Tensor"""
 def absolute(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -52,12 +86,18 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out:
     """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
 def adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+def adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
 def adaptive_max_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
     """adaptive_max_pool2d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
+def adaptive_max_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
+def adaptive_max_pool3d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """adaptive_max_pool3d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
 @overload
 def add(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -78,6 +118,10 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = ..., alpha
     """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
     """adjoint(Tensor(a) self) -> Tensor(a)"""
+def affine_grid_generator(theta: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator(Tensor theta, SymInt[] size, bool align_corners) -> Tensor"""
+def affine_grid_generator_backward(grad: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator_backward(Tensor grad, SymInt[] size, bool align_corners) -> Tensor"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
 @overload
@@ -181,8 +225,18 @@ def avg_pool2d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence
     """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
 def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
     """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
+def avg_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+    """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+def avg_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
+    """avg_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+@overload
+def bartlett_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """bartlett_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def bartlett_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """bartlett_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
     """batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps, bool cudnn_enabled) -> Tensor"""
 @overload
@@ -236,6 +290,12 @@ def bitwise_xor(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def bitwise_xor(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def blackman_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """blackman_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def blackman_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """blackman_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def block_diag(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """block_diag(Tensor[] tensors) -> Tensor"""
 def bmm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
@@ -260,6 +320,8 @@ def celu(input: Tensor, alpha: Number = ..., *, out: Any = ...) -> Tensor:
     """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
 def chain_matmul(matrices: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """chain_matmul(Tensor[] matrices) -> Tensor"""
+def channel_shuffle(input: Tensor, groups: int, *, out: Any = ...) -> Tensor:
+    """channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
 def cholesky(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
     """cholesky(Tensor self, bool upper=False) -> Tensor"""
 def cholesky_inverse(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
@@ -330,6 +392,8 @@ def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Seq
 @overload
 def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
     """conv3d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], str padding="valid", SymInt[3] dilation=[1, 1, 1], SymInt groups=1) -> Tensor"""
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+    """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], SymInt[1] padding=[0], SymInt[1] output_padding=[0], SymInt groups=1, SymInt[1] dilation=[1]) -> Tensor"""
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -366,6 +430,12 @@ def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
 def cross_entropy_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
     """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
+@overload
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Sequence[int] | int, target_lengths: Sequence[int] | int, blank: int = ..., reduction: int = ..., zero_infinity: bool = ..., *, out: Any = ...) -> Tensor:
+    """ctc_loss.IntList(Tensor log_probs, Tensor targets, int[] input_lengths, int[] target_lengths, int blank=0, int reduction=1, bool zero_infinity=False) -> Tensor"""
+@overload
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int = ..., reduction: int = ..., zero_infinity: bool = ..., *, out: Any = ...) -> Tensor:
+    """ctc_loss.Tensor(Tensor log_probs, Tensor targets, Tensor input_lengths, Tensor target_lengths, int blank=0, int reduction=1, bool zero_infinity=False) -> Tensor"""
 def cummax(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
 def cummin(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -440,8 +510,16 @@ def elu_backward(grad_output: Tensor, alpha: Number, scale: Number, input_scale:
     """elu_backward(Tensor grad_output, Scalar alpha, Scalar scale, Scalar input_scale, bool is_result, Tensor self_or_result) -> Tensor"""
 def embedding(weight: Tensor, indices: Tensor, padding_idx: int = ..., scale_grad_by_freq: bool = ..., sparse: bool = ..., *, out: Any = ...) -> Tensor:
     """embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) -> Tensor"""
+@overload
+def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = ..., mode: int = ..., sparse: bool = ..., per_sample_weights: Tensor | None = ..., include_last_offset: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False) -> (Tensor, Tensor, Tensor, Tensor)"""
+@overload
+def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool, mode: int, sparse: bool, per_sample_weights: Tensor | None, include_last_offset: bool, padding_idx: int | None, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """embedding_bag.padding_idx(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq, int mode, bool sparse, Tensor? per_sample_weights, bool include_last_offset, int? padding_idx) -> (Tensor, Tensor, Tensor, Tensor)"""
 def embedding_dense_backward(grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, *, out: Any = ...) -> Tensor:
     """embedding_dense_backward(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, bool scale_grad_by_freq) -> Tensor"""
+def embedding_renorm(input: Tensor, indices: Tensor, max_norm: float, norm_type: float, *, out: Any = ...) -> Tensor:
+    """embedding_renorm(Tensor self, Tensor indices, float max_norm, float norm_type) -> Tensor"""
 def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -480,6 +558,8 @@ def eye(n: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: 
 @overload
 def eye(n: int, m: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """eye.m(SymInt n, SymInt m, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def feature_alpha_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
+    """feature_alpha_dropout(Tensor input, float p, bool train) -> Tensor"""
 def feature_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
     """feature_dropout(Tensor input, float p, bool train) -> Tensor"""
 def fft_fft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -494,6 +574,10 @@ def fft_fftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: A
     """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
 def fft_hfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_hfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_hfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_hfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_hfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
 def fft_ifft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
 def fft_ifft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -504,6 +588,10 @@ def fft_ifftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: 
     """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
 def fft_ihfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_ihfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ihfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_ihfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ihfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
 def fft_irfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
 def fft_irfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -560,12 +648,24 @@ def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
 def frac(input: Tensor, *, out: Any = ...) -> Tensor:
     """frac(Tensor self) -> Tensor"""
+def fractional_max_pool2d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] output_size, Tensor indices) -> Tensor"""
+def fractional_max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] output_size, Tensor indices) -> Tensor"""
+def frexp(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
     """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+def gcd(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """gcd(Tensor self, Tensor other) -> Tensor"""
 @overload
 def ge(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -594,6 +694,16 @@ def greater_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def greater_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+def grid_sampler(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_2d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_2d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
+def grid_sampler_3d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_3d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_3d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_3d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
 def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enabled: bool = ..., *, out: Any = ...) -> Tensor:
     """group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enabled=True) -> Tensor"""
 @overload
@@ -602,6 +712,24 @@ def gt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def gt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def hamming_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, alpha: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic_alpha(int window_length, bool periodic, float alpha, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, alpha: float, beta: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic_alpha_beta(int window_length, bool periodic, float alpha, float beta, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hann_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hann_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hann_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hann_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def hardshrink(input: Tensor, lambd: Number = ..., *, out: Any = ...) -> Tensor:
     """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
 def hardsigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -628,6 +756,12 @@ def huber_loss(input: Tensor, target: Tensor, reduction: int = ..., delta: float
     """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
 def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """hypot(Tensor self, Tensor other) -> Tensor"""
+def i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """i0(Tensor self) -> Tensor"""
+def igamma(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """igamma(Tensor self, Tensor other) -> Tensor"""
+def igammac(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """igammac(Tensor self, Tensor other) -> Tensor"""
 def im2col(input: Tensor, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def imag(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -650,6 +784,8 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = ...) -> T
     """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """inner(Tensor self, Tensor other) -> Tensor"""
+def instance_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, use_input_stats: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
+    """instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool use_input_stats, float momentum, float eps, bool cudnn_enabled) -> Tensor"""
 def inverse(input: Tensor, *, out: Any = ...) -> Tensor:
     """inverse(Tensor self) -> Tensor"""
 def isclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
@@ -675,6 +811,17 @@ def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isposinf(Tensor self) -> Tensor"""
 def isreal(input: Tensor, *, out: Any = ...) -> Tensor:
     """isreal(Tensor self) -> Tensor"""
+def istft(input: Tensor, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., normalized: bool = ..., onesided: bool | None = ..., length: int | None = ..., return_complex: bool = ..., *, out: Any = ...) -> Tensor:
+    """istft(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, bool normalized=False, bool? onesided=None, int? length=None, bool return_complex=False) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, periodic: bool, beta: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window.beta(int window_length, bool periodic, float beta, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def kl_div(input: Tensor, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
     """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -685,6 +832,8 @@ def l1_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = .
     """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
 def layer_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enable: bool = ..., *, out: Any = ...) -> Tensor:
     """layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor"""
+def lcm(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """lcm(Tensor self, Tensor other) -> Tensor"""
 def ldexp(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -904,6 +1053,16 @@ def max_pool2d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, str
     """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
 def max_pool2d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
     """max_pool2d_with_indices_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+    """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+def max_pool3d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+def max_pool3d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """max_pool3d_with_indices_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, int[3] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_unpool2d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+def max_unpool3d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
 def maximum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """maximum(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -965,6 +1124,16 @@ def mul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def mul(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+def multi_margin_loss(input: Tensor, target: Tensor, p: Number = ..., margin: Number = ..., weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multi_margin_loss(Tensor self, Tensor target, Scalar p=1, Scalar margin=1, Tensor? weight=None, int reduction=1) -> Tensor"""
+def multi_margin_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, p: Number, margin: Number, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multi_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, Scalar p, Scalar margin, Tensor? weight=None, int reduction=1) -> Tensor"""
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multilabel_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+def multilabel_margin_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, reduction: int, is_target: Tensor, *, out: Any = ...) -> Tensor:
+    """multilabel_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction, Tensor is_target) -> Tensor"""
+def multilabel_margin_loss_forward(input: Tensor, target: Tensor, reduction: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """multilabel_margin_loss_forward(Tensor self, Tensor target, int reduction) -> (Tensor output, Tensor is_target)"""
 def multinomial(input: Tensor, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
 @overload
@@ -975,6 +1144,8 @@ def multiply(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
 def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
+def mvlgamma(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """mvlgamma(Tensor self, int p) -> Tensor"""
 def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
     """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
 def nanmean(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -997,6 +1168,8 @@ def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     """native_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""
 def native_batch_norm_backward(grad_out: Tensor, input: Tensor, weight: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, save_mean: Tensor | None, save_invstd: Tensor | None, train: bool, eps: float, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """native_batch_norm_backward(Tensor grad_out, Tensor input, Tensor? weight, Tensor? running_mean, Tensor? running_var, Tensor? save_mean, Tensor? save_invstd, bool train, float eps, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
+def native_channel_shuffle(input: Tensor, groups: int, *, out: Any = ...) -> Tensor:
+    """native_channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
 def native_dropout(input: Tensor, p: float, train: bool | None, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)"""
 def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float, *, out: Any = ...) -> Tensor:
@@ -1029,6 +1202,8 @@ def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = 
     """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def nextafter(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """nextafter(Tensor self, Tensor other) -> Tensor"""
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
     """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
 def nll_loss2d(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
@@ -1093,6 +1268,8 @@ def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float |
     """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = ..., eps: float = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
     """pairwise_distance(Tensor x1, Tensor x2, float p=2., float eps=9.9999999999999995e-07, bool keepdim=False) -> Tensor"""
+def pdist(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """pdist(Tensor self, float p=2.) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
 def pinverse(input: Tensor, rcond: float = ..., *, out: Any = ...) -> Tensor:
@@ -1107,6 +1284,8 @@ def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
     """polar(Tensor abs, Tensor angle) -> Tensor"""
 def polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
     """polygamma(int n, Tensor self) -> Tensor"""
+def polygamma_(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
+    """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
 def positive(input: Tensor, *, out: Any = ...) -> Tensor:
     """positive(Tensor(a) self) -> Tensor(a)"""
 @overload
@@ -1247,6 +1426,8 @@ def round(input: Tensor, *, decimals: int, out: Any = ...) -> Tensor:
     """round.decimals(Tensor self, *, int decimals) -> Tensor"""
 def row_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """row_stack(Tensor[] tensors) -> Tensor"""
+def rrelu(input: Tensor, lower: Number = ..., upper: Number = ..., training: bool = ..., generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """rrelu(Tensor self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor"""
 def rsqrt(input: Tensor, *, out: Any = ...) -> Tensor:
     """rsqrt(Tensor self) -> Tensor"""
 @overload
@@ -1331,12 +1512,62 @@ def sort(input: Tensor, dim: int = ..., descending: bool = ..., *, out: Any = ..
 @overload
 def sort(input: Tensor, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+def special_airy_ai(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_airy_ai(Tensor x) -> Tensor"""
+def special_bessel_j0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_j0(Tensor self) -> Tensor"""
+def special_bessel_j1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_j1(Tensor self) -> Tensor"""
+def special_bessel_y0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_y0(Tensor self) -> Tensor"""
+def special_bessel_y1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_y1(Tensor self) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_digamma(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_digamma(Tensor self) -> Tensor"""
+def special_entr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_entr(Tensor self) -> Tensor"""
 def special_erf(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erf(Tensor self) -> Tensor"""
 def special_erfc(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erfc(Tensor self) -> Tensor"""
+def special_erfcx(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_erfcx(Tensor self) -> Tensor"""
 def special_erfinv(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erfinv(Tensor self) -> Tensor"""
 def special_exp2(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1345,14 +1576,150 @@ def special_expit(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expit(Tensor self) -> Tensor"""
 def special_expm1(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expm1(Tensor self) -> Tensor"""
+def special_gammainc(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammainc(Tensor self, Tensor other) -> Tensor"""
+def special_gammaincc(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammaincc(Tensor self, Tensor other) -> Tensor"""
 def special_gammaln(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_gammaln(Tensor self) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he.x_scalar(Scalar x, Tensor n) -> Tensor"""
+def special_i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i0(Tensor self) -> Tensor"""
+def special_i0e(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i0e(Tensor self) -> Tensor"""
+def special_i1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i1(Tensor self) -> Tensor"""
+def special_i1e(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i1e(Tensor self) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_log1p(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_log1p(Tensor self) -> Tensor"""
+def special_log_ndtr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_log_ndtr(Tensor self) -> Tensor"""
+def special_log_softmax(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
 def special_logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
     """special_logit(Tensor self, float? eps=None) -> Tensor"""
+def special_logsumexp(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
+def special_modified_bessel_i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_i0(Tensor self) -> Tensor"""
+def special_modified_bessel_i1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_i1(Tensor self) -> Tensor"""
+def special_modified_bessel_k0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_k0(Tensor self) -> Tensor"""
+def special_modified_bessel_k1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_k1(Tensor self) -> Tensor"""
+def special_multigammaln(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """special_multigammaln(Tensor self, int p) -> Tensor"""
+def special_ndtr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_ndtr(Tensor self) -> Tensor"""
+def special_ndtri(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_ndtri(Tensor self) -> Tensor"""
+def special_polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_polygamma(int n, Tensor self) -> Tensor"""
+def special_psi(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_psi(Tensor self) -> Tensor"""
+def special_round(input: Tensor, *, decimals: int = ..., out: Any = ...) -> Tensor:
+    """special_round(Tensor self, *, int decimals=0) -> Tensor"""
+def special_scaled_modified_bessel_k0(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_scaled_modified_bessel_k0(Tensor x) -> Tensor"""
+def special_scaled_modified_bessel_k1(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_scaled_modified_bessel_k1(Tensor x) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_sinc(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_sinc(Tensor self) -> Tensor"""
+def special_softmax(input: Tensor, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+    """special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+def special_spherical_bessel_j0(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_spherical_bessel_j0(Tensor x) -> Tensor"""
+@overload
+def special_xlog1py(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_xlog1py(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def special_xlogy(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_xlogy(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_xlogy(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_xlogy.other_scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def special_zeta(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_zeta(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_zeta(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
 @overload
 def split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -1394,6 +1761,8 @@ def std_mean(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> tuple[Te
 @overload
 def std_mean(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+def stft(input: Tensor, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., pad_mode: str = ..., normalized: bool = ..., onesided: bool | None = ..., return_complex: bool | None = ..., align_to_window: bool | None = ..., *, out: Any = ...) -> Tensor:
+    """stft.center(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, str pad_mode="reflect", bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor"""
 @overload
 def sub(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -1491,6 +1860,34 @@ def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool
     """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+def upsample_bicubic2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bicubic2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_linear1d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_linear1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_nearest1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def upsample_nearest1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def upsample_nearest2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def value_selecting_reduction_backward(grad: Tensor, dim: int, indices: Tensor, sizes: Sequence[int] | int, keepdim: bool, *, out: Any = ...) -> Tensor:
     """value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor"""
 @overload
@@ -1559,6 +1956,8 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 class TableMethods:
     def _adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -1567,12 +1966,26 @@ class TableMethods:
         """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _pdist_forward(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def _upsample_bicubic2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_bilinear2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_lanczos2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def _upsample_nearest_exact2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     def abs(self, *, out: Any = ...) -> Tensor:
         """abs(Tensor self) -> Tensor"""
     def abs_(self, *, out: Any = ...) -> Tensor:
@@ -1593,10 +2006,14 @@ class TableMethods:
         """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
     def adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
     def adaptive_max_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
     def adaptive_max_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -1739,6 +2156,8 @@ class TableMethods:
         """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
     def avg_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
         """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+    def avg_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -1847,6 +2266,8 @@ class TableMethods:
         """ceil(Tensor self) -> Tensor"""
     def celu(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
         """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
+    def channel_shuffle(self, groups: int, *, out: Any = ...) -> Tensor:
+        """channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
     def cholesky(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
         """cholesky(Tensor self, bool upper=False) -> Tensor"""
     def cholesky_inverse(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
@@ -1917,6 +2338,8 @@ class TableMethods:
         """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
     def contiguous(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
         """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
+    def conv_tbc(self, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+        """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
     def copy(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
     def copy_(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
@@ -2045,6 +2468,8 @@ class TableMethods:
         """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def elu(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
         """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+    def embedding_renorm(self, indices: Tensor, max_norm: float, norm_type: float, *, out: Any = ...) -> Tensor:
+        """embedding_renorm(Tensor self, Tensor indices, float max_norm, float norm_type) -> Tensor"""
     def empty_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
@@ -2103,6 +2528,10 @@ class TableMethods:
         """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_hfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_hfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_hfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_ifft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_ifft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -2113,6 +2542,10 @@ class TableMethods:
         """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_ihfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ihfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_ihfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_irfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_irfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -2197,10 +2630,20 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def frac_(self, *, out: Any = ...) -> Tensor:
         """frac(Tensor self) -> Tensor"""
+    def fractional_max_pool2d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+    def fractional_max_pool3d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+    def frexp(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
         """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+    def gcd(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gcd(Tensor self, Tensor other) -> Tensor"""
+    def gcd_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gcd(Tensor self, Tensor other) -> Tensor"""
     @overload
     def ge(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2285,6 +2728,18 @@ class TableMethods:
         """hypot(Tensor self, Tensor other) -> Tensor"""
     def hypot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
+    def i0(self, *, out: Any = ...) -> Tensor:
+        """i0(Tensor self) -> Tensor"""
+    def i0_(self, *, out: Any = ...) -> Tensor:
+        """i0(Tensor self) -> Tensor"""
+    def igamma(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
+    def igamma_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
+    def igammac(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igammac(Tensor self, Tensor other) -> Tensor"""
+    def igammac_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igammac(Tensor self, Tensor other) -> Tensor"""
     def im2col(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def imag(self, *, out: Any = ...) -> Tensor:
@@ -2335,6 +2790,8 @@ class TableMethods:
         """isposinf(Tensor self) -> Tensor"""
     def isreal(self, *, out: Any = ...) -> Tensor:
         """isreal(Tensor self) -> Tensor"""
+    def istft(self, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., normalized: bool = ..., onesided: bool | None = ..., length: int | None = ..., return_complex: bool = ..., *, out: Any = ...) -> Tensor:
+        """istft(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, bool normalized=False, bool? onesided=None, int? length=None, bool return_complex=False) -> Tensor"""
     def kl_div(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
         """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
     def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2343,6 +2800,10 @@ class TableMethods:
         """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def l1_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def lcm(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lcm(Tensor self, Tensor other) -> Tensor"""
+    def lcm_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lcm(Tensor self, Tensor other) -> Tensor"""
     def ldexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
     def ldexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2574,6 +3035,14 @@ class TableMethods:
         """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
     def max_pool2d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+    def max_pool3d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_unpool2d(self, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+    def max_unpool3d(self, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
     def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
     @overload
@@ -2633,6 +3102,12 @@ class TableMethods:
     @overload
     def mul_(self, other: Number, *, out: Any = ...) -> Tensor:
         """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def multi_margin_loss(self, target: Tensor, p: Number = ..., margin: Number = ..., weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """multi_margin_loss(Tensor self, Tensor target, Scalar p=1, Scalar margin=1, Tensor? weight=None, int reduction=1) -> Tensor"""
+    def multilabel_margin_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """multilabel_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def multilabel_margin_loss_forward(self, target: Tensor, reduction: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """multilabel_margin_loss_forward(Tensor self, Tensor target, int reduction) -> (Tensor output, Tensor is_target)"""
     def multinomial(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
     @overload
@@ -2649,6 +3124,10 @@ class TableMethods:
         """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mv(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
+    def mvlgamma(self, p: int, *, out: Any = ...) -> Tensor:
+        """mvlgamma(Tensor self, int p) -> Tensor"""
+    def mvlgamma_(self, p: int, *, out: Any = ...) -> Tensor:
+        """mvlgamma(Tensor self, int p) -> Tensor"""
     def nan_to_num(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -2669,6 +3148,8 @@ class TableMethods:
     @overload
     def narrow(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
         """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    def native_channel_shuffle(self, groups: int, *, out: Any = ...) -> Tensor:
+        """native_channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
     @overload
     def ne(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2699,6 +3180,10 @@ class TableMethods:
         """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def nextafter(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """nextafter(Tensor self, Tensor other) -> Tensor"""
+    def nextafter_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """nextafter(Tensor self, Tensor other) -> Tensor"""
     def nll_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
         """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nll_loss2d(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
@@ -2749,6 +3234,8 @@ class TableMethods:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
         """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
+    def pdist(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """pdist(Tensor self, float p=2.) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def pinverse(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
@@ -2757,6 +3244,8 @@ class TableMethods:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def polygamma_(self, n: int, *, out: Any = ...) -> Tensor:
+        """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
     def positive(self, *, out: Any = ...) -> Tensor:
         """positive(Tensor(a) self) -> Tensor(a)"""
     @overload
@@ -2895,6 +3384,8 @@ class TableMethods:
     @overload
     def round_(self, *, decimals: int, out: Any = ...) -> Tensor:
         """round.decimals(Tensor self, *, int decimals) -> Tensor"""
+    def rrelu(self, lower: Number = ..., upper: Number = ..., training: bool = ..., generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """rrelu(Tensor self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor"""
     def rsqrt(self, *, out: Any = ...) -> Tensor:
         """rsqrt(Tensor self) -> Tensor"""
     def rsqrt_(self, *, out: Any = ...) -> Tensor:
@@ -2993,12 +3484,36 @@ class TableMethods:
     @overload
     def sort(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    def special_bessel_j0(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j0(Tensor self) -> Tensor"""
+    def special_bessel_j0_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j0(Tensor self) -> Tensor"""
+    def special_bessel_j1(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j1(Tensor self) -> Tensor"""
+    def special_bessel_j1_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j1(Tensor self) -> Tensor"""
+    def special_bessel_y0(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y0(Tensor self) -> Tensor"""
+    def special_bessel_y0_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y0(Tensor self) -> Tensor"""
+    def special_bessel_y1(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y1(Tensor self) -> Tensor"""
+    def special_bessel_y1_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y1(Tensor self) -> Tensor"""
     def special_digamma(self, *, out: Any = ...) -> Tensor:
         """special_digamma(Tensor self) -> Tensor"""
+    def special_entr(self, *, out: Any = ...) -> Tensor:
+        """special_entr(Tensor self) -> Tensor"""
+    def special_entr_(self, *, out: Any = ...) -> Tensor:
+        """special_entr(Tensor self) -> Tensor"""
     def special_erf(self, *, out: Any = ...) -> Tensor:
         """special_erf(Tensor self) -> Tensor"""
     def special_erfc(self, *, out: Any = ...) -> Tensor:
         """special_erfc(Tensor self) -> Tensor"""
+    def special_erfcx(self, *, out: Any = ...) -> Tensor:
+        """special_erfcx(Tensor self) -> Tensor"""
+    def special_erfcx_(self, *, out: Any = ...) -> Tensor:
+        """special_erfcx(Tensor self) -> Tensor"""
     def special_erfinv(self, *, out: Any = ...) -> Tensor:
         """special_erfinv(Tensor self) -> Tensor"""
     def special_exp2(self, *, out: Any = ...) -> Tensor:
@@ -3007,14 +3522,102 @@ class TableMethods:
         """special_expit(Tensor self) -> Tensor"""
     def special_expm1(self, *, out: Any = ...) -> Tensor:
         """special_expm1(Tensor self) -> Tensor"""
+    def special_gammainc(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_gammainc(Tensor self, Tensor other) -> Tensor"""
+    def special_gammaincc(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_gammaincc(Tensor self, Tensor other) -> Tensor"""
     def special_gammaln(self, *, out: Any = ...) -> Tensor:
         """special_gammaln(Tensor self) -> Tensor"""
+    def special_i0(self, *, out: Any = ...) -> Tensor:
+        """special_i0(Tensor self) -> Tensor"""
+    def special_i0e(self, *, out: Any = ...) -> Tensor:
+        """special_i0e(Tensor self) -> Tensor"""
+    def special_i0e_(self, *, out: Any = ...) -> Tensor:
+        """special_i0e(Tensor self) -> Tensor"""
+    def special_i1(self, *, out: Any = ...) -> Tensor:
+        """special_i1(Tensor self) -> Tensor"""
+    def special_i1_(self, *, out: Any = ...) -> Tensor:
+        """special_i1(Tensor self) -> Tensor"""
+    def special_i1e(self, *, out: Any = ...) -> Tensor:
+        """special_i1e(Tensor self) -> Tensor"""
+    def special_i1e_(self, *, out: Any = ...) -> Tensor:
+        """special_i1e(Tensor self) -> Tensor"""
     def special_log1p(self, *, out: Any = ...) -> Tensor:
         """special_log1p(Tensor self) -> Tensor"""
+    def special_log_ndtr(self, *, out: Any = ...) -> Tensor:
+        """special_log_ndtr(Tensor self) -> Tensor"""
+    def special_log_ndtr_(self, *, out: Any = ...) -> Tensor:
+        """special_log_ndtr(Tensor self) -> Tensor"""
+    def special_log_softmax(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
     def special_logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
         """special_logit(Tensor self, float? eps=None) -> Tensor"""
+    def special_logsumexp(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
+    def special_modified_bessel_i0(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i0(Tensor self) -> Tensor"""
+    def special_modified_bessel_i0_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i0(Tensor self) -> Tensor"""
+    def special_modified_bessel_i1(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i1(Tensor self) -> Tensor"""
+    def special_modified_bessel_i1_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i1(Tensor self) -> Tensor"""
+    def special_modified_bessel_k0(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k0(Tensor self) -> Tensor"""
+    def special_modified_bessel_k0_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k0(Tensor self) -> Tensor"""
+    def special_modified_bessel_k1(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k1(Tensor self) -> Tensor"""
+    def special_modified_bessel_k1_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k1(Tensor self) -> Tensor"""
+    def special_multigammaln(self, p: int, *, out: Any = ...) -> Tensor:
+        """special_multigammaln(Tensor self, int p) -> Tensor"""
+    def special_ndtr(self, *, out: Any = ...) -> Tensor:
+        """special_ndtr(Tensor self) -> Tensor"""
+    def special_ndtr_(self, *, out: Any = ...) -> Tensor:
+        """special_ndtr(Tensor self) -> Tensor"""
+    def special_ndtri(self, *, out: Any = ...) -> Tensor:
+        """special_ndtri(Tensor self) -> Tensor"""
+    def special_ndtri_(self, *, out: Any = ...) -> Tensor:
+        """special_ndtri(Tensor self) -> Tensor"""
+    def special_psi(self, *, out: Any = ...) -> Tensor:
+        """special_psi(Tensor self) -> Tensor"""
+    def special_round(self, *, decimals: int = ..., out: Any = ...) -> Tensor:
+        """special_round(Tensor self, *, int decimals=0) -> Tensor"""
     def special_sinc(self, *, out: Any = ...) -> Tensor:
         """special_sinc(Tensor self) -> Tensor"""
+    def special_softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def special_xlog1py(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlog1py(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_xlog1py_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlog1py_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_xlogy(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlogy(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlogy(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlogy.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_zeta(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_zeta(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_zeta(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_zeta_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_zeta(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_zeta_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
     @overload
     def split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -3067,6 +3670,8 @@ class TableMethods:
     @overload
     def std_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+    def stft(self, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., pad_mode: str = ..., normalized: bool = ..., onesided: bool | None = ..., return_complex: bool | None = ..., align_to_window: bool | None = ..., *, out: Any = ...) -> Tensor:
+        """stft.center(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, str pad_mode="reflect", bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor"""
     @overload
     def sub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -3192,6 +3797,20 @@ class TableMethods:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+    def upsample_bicubic2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_bilinear2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_linear1d(self, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+    def upsample_nearest1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def upsample_nearest2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_nearest3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_trilinear3d(self, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     @overload
     def var(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
         """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._tensor import Tensor
 from ..core.call import fn
-from ..core.dtype import INT_KIND, int32, int64
+from ..core.dtype import INT_KIND
 from ..core.errors import ArgumentError
-from ._array import Array, cast, number_array, of_one_type, own, promoted
+from ._array import Array, cast, number_array, own, promoted
 from ._dtypes import iinfo
 from ._promotion import scalar_kind, with_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["clip", "expm1", "imag", "nextafter", "real", "round", "sign", "signbit", "tanh"]
+__all__ = ["clip", "expm1", "imag", "real", "round", "sign", "signbit", "tanh"]
 
 _UNARY = {
     "abs": "abs", "acos": "acos", "acosh": "acosh", "asin": "asin", "asinh": "asinh",
@@ -31,6 +31,7 @@ _BINARY = {
     "atan2": "atan2", "copysign": "copysign", "hypot": "hypot", "logaddexp": "logaddexp",
     "logical_and": "logical_and", "logical_or": "logical_or", "logical_xor": "logical_xor",
     "maximum": "maximum", "minimum": "minimum",
+    "nextafter": "nextafter",
 }  # fmt: skip
 _OPERATORS = {
     "add": "add", "bitwise_and": "and", "bitwise_left_shift": "lshift", "bitwise_or": "or",
@@ -177,18 +178,3 @@ def _within(bound: Any, x: Array) -> Any:
         return bound
     limits = iinfo(x.dtype)
     return sorted((limits.min, bound, limits.max))[1]
-
-
-def nextafter(x1: Array | float, x2: Array | float, /) -> Array:
-    """Return the number next to each of x1 in the direction of x2."""
-    a, b = of_one_type(*pair(x1, x2))
-    if "nextafter" in fn:
-        return fn.nextafter(a, b)
-    # Numbers of one sign are in the order of their bits, read as integers.
-    a, b = fn.broadcast_tensors([a, b])
-    bits = fn.view(fn.contiguous(a), int64 if a.dtype.itemsize == 8 else int32)
-    step = fn.where(fn.eq(fn.gt(b, a), fn.gt(a, 0)), 1, -1)
-    moved = fn.view(fn.add(bits, cast(step, bits.dtype)), a.dtype)
-    least = fn.copysign(fn.view(fn.ones_like(bits), a.dtype), b)
-    moved = fn.where(fn.eq(a, 0), least, moved)
-    return fn.where(fn.eq(a, b), b, fn.where(fn.isnan(fn.add(a, b)), fn.add(a, b), moved))

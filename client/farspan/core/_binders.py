@@ -1755,12 +1755,28 @@ def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, pad
     return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
 
 
+def max_pool3d_with_indices(self, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
+def max_pool3d_with_indices_backward(grad_output, self, kernel_size, stride, padding, dilation, ceil_mode, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
 def avg_pool2d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
     return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def avg_pool2d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     return (grad_output, self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    return (grad_output, self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def _adaptive_avg_pool2d(self, output_size):
@@ -1771,12 +1787,52 @@ def _adaptive_avg_pool2d_backward(grad_output, self):
     return (grad_output, self,), (), ()
 
 
+def _adaptive_avg_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def _adaptive_avg_pool3d_backward(grad_output, self):
+    return (grad_output, self,), (), ()
+
+
 def adaptive_max_pool2d(self, output_size):
     return (self,), (c.integers(output_size, 2),), ()
 
 
 def adaptive_max_pool2d_backward(grad_output, self, indices):
     return (grad_output, self, indices,), (), ()
+
+
+def adaptive_max_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def adaptive_max_pool3d_backward(grad_output, self, indices):
+    return (grad_output, self, indices,), (), ()
+
+
+def fractional_max_pool2d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool2d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool3d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def fractional_max_pool3d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def max_unpool2d(self, indices, output_size):
+    return (self, indices,), (c.integers(output_size, 2),), ()
+
+
+def max_unpool3d(self, indices, output_size, stride, padding):
+    return (self, indices,), (c.integers(output_size, 3), c.integers(stride, 3), c.integers(padding, 3),), ()
 
 
 def mse_loss(self, target, reduction=1):
@@ -1871,3 +1927,659 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def special_bessel_j0(self):
+    return (self,), (), ()
+
+
+def special_bessel_y0(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_i0(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_k0(self):
+    return (self,), (), ()
+
+
+def special_scaled_modified_bessel_k0(x):
+    return (x,), (), ()
+
+
+def special_bessel_j1(self):
+    return (self,), (), ()
+
+
+def special_bessel_y1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_i1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_k1(self):
+    return (self,), (), ()
+
+
+def special_scaled_modified_bessel_k1(x):
+    return (x,), (), ()
+
+
+def special_spherical_bessel_j0(x):
+    return (x,), (), ()
+
+
+def special_airy_ai(x):
+    return (x,), (), ()
+
+
+def special_hermite_polynomial_h(x, n):
+    return (x, n,), (), ()
+
+
+def special_hermite_polynomial_h_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_hermite_polynomial_h_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_hermite_polynomial_he(x, n):
+    return (x, n,), (), ()
+
+
+def special_hermite_polynomial_he_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_hermite_polynomial_he_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_laguerre_polynomial_l(x, n):
+    return (x, n,), (), ()
+
+
+def special_laguerre_polynomial_l_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_laguerre_polynomial_l_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_legendre_polynomial_p(x, n):
+    return (x, n,), (), ()
+
+
+def special_legendre_polynomial_p_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_legendre_polynomial_p_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_t(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_t_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_t_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_t(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_t_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_t_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_u(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_u_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_u_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_u(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_u_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_u_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_v(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_v_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_v_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_v(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_v_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_v_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_w(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_w_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_w_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_w(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_w_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_w_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def i0(self):
+    return (self,), (), ()
+
+
+def special_i0e(self):
+    return (self,), (), ()
+
+
+def special_i1(self):
+    return (self,), (), ()
+
+
+def special_i1e(self):
+    return (self,), (), ()
+
+
+def igamma(self, other):
+    return (self, other,), (), ()
+
+
+def igammac(self, other):
+    return (self, other,), (), ()
+
+
+def special_erfcx(self):
+    return (self,), (), ()
+
+
+def special_ndtr(self):
+    return (self,), (), ()
+
+
+def special_log_ndtr(self):
+    return (self,), (), ()
+
+
+def special_ndtri(self):
+    return (self,), (), ()
+
+
+def special_entr(self):
+    return (self,), (), ()
+
+
+def special_zeta(self, other):
+    return (self, other,), (), ()
+
+
+def special_zeta_self_scalar(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def special_zeta_other_scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def special_xlog1py(self, other):
+    return (self, other,), (), ()
+
+
+def special_xlog1py_self_scalar(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def special_xlog1py_other_scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def gcd(self, other):
+    return (self, other,), (), ()
+
+
+def lcm(self, other):
+    return (self, other,), (), ()
+
+
+def nextafter(self, other):
+    return (self, other,), (), ()
+
+
+def frexp_Tensor(self):
+    return (self,), (), ()
+
+
+def _positive(self):
+    return (self,), (), ()
+
+
+def bartlett_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def bartlett_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def blackman_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def blackman_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hann_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hann_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def kaiser_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def kaiser_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window_periodic_alpha(window_length, periodic, alpha, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(alpha, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def hamming_window_periodic_alpha_beta(window_length, periodic, alpha, beta, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(alpha, None, n), c.number(beta, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def kaiser_window_beta(window_length, periodic, beta, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(beta, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def upsample_nearest1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_linear1d(self, output_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.boolean(align_corners), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_linear1d_backward(grad_output, output_size, input_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.boolean(align_corners), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bilinear2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bilinear2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_trilinear3d(self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_trilinear3d_backward(grad_output, output_size, input_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bicubic2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bicubic2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _grid_sampler_double_backward(of_input, of_grid, grad_output, input, grid, interpolation_mode, padding_mode, align_corners):
+    return (*(() if of_input is None else (of_input,)), *(() if of_grid is None else (of_grid,)), grad_output, input, grid,), (of_input is not None, of_grid is not None, c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_2d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_2d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def grid_sampler_3d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_3d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def affine_grid_generator(theta, size, align_corners):
+    return (theta,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def affine_grid_generator_backward(grad, size, align_corners):
+    return (grad,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def _embedding_bag(weight, indices, offsets, scale_grad_by_freq=False, mode=0, sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=-1):
+    return (weight, indices, offsets, *(() if per_sample_weights is None else (per_sample_weights,)),), (c.boolean(scale_grad_by_freq), c.integer(mode), c.boolean(sparse), per_sample_weights is not None, c.boolean(include_last_offset), c.integer(padding_idx),), ()
+
+
+def _bag_of(offsets, n):
+    return (offsets,), (c.integer(n),), ()
+
+
+def _bag_frequencies(indices):
+    return (indices,), (), ()
+
+
+def embedding_renorm(self, indices, max_norm, norm_type):
+    n = []
+    s = (c.number(max_norm, None, n), c.number(norm_type, None, n),)
+    return (self, indices,), s, tuple(n)
+
+
+def _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    return (log_probs, targets, input_lengths, target_lengths,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _ctc_loss_backward(grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood, blank, zero_infinity):
+    return (grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _integers(values, *, device=None):
+    return (), (c.integers(values), c.device_or_none(device),), ()
+
+
+def multi_margin_loss(self, target, p=1, margin=1, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, 1, n), c.scalar(margin, 1, n), weight is not None, c.integer(reduction),)
+    return (self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multi_margin_loss_backward(grad_output, self, target, p, margin, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, None, n), c.scalar(margin, None, n), weight is not None, c.integer(reduction),)
+    return (grad_output, self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multilabel_margin_loss_forward(self, target, reduction):
+    return (self, target,), (c.integer(reduction),), ()
+
+
+def multilabel_margin_loss_backward(grad_output, self, target, reduction, is_target):
+    return (grad_output, self, target, is_target,), (c.integer(reduction),), ()
+
+
+def _pdist_forward(self, p=2.0):
+    n = []
+    s = (c.number(p, 2.0, n),)
+    return (self,), s, tuple(n)
+
+
+def _pdist_backward(grad, self, p, pdist):
+    n = []
+    s = (c.number(p, None, n),)
+    return (grad, self, pdist,), s, tuple(n)
+
+
+def _rrelu_with_noise(self, lower, upper, *, generator=None):
+    n = []
+    s = (c.number(lower, None, n), c.number(upper, None, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def _total_norm(self, ord):
+    n = []
+    s = (len(self), c.scalar(ord, None, n),)
+    return (*self,), s, tuple(n)
+
+
+def _scale_(self, factor):
+    return (*self, factor,), (len(self),), ()

@@ -32,6 +32,8 @@ from . import solve
 from . import spectrum
 from . import norms
 from . import pool
+from . import pool_mean
+from . import pool_places
 from . import loss
 from . import nll
 from . import norm
@@ -39,4 +41,14 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import specials
+from . import stft
+from . import windows
+from . import resize
+from . import grid
+from . import bag
+from . import ctc
+from . import margin
+from . import layers
 from . import aliases
+from . import clip
