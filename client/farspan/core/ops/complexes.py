@@ -141,9 +141,17 @@ def _parts_dtype(name: str) -> Any:
     return check
 
 
+def join(xp: Any, real: Any, imag: Any) -> Any:
+    """Return complex numbers of two parts, each as it is: ``real + 1j * imag`` spreads nan."""
+    shape = xp.broadcast_shapes(real.shape, imag.shape)
+    out = xp.empty(shape, xp.result_type(real.dtype, imag.dtype, xp.complex64))
+    out.real, out.imag = real, imag
+    return out
+
+
 pointwise(
     "complex(Tensor real, Tensor imag) -> Tensor",
-    lambda xp, real, imag: real + 1j * imag,
+    join,
     {"real": lambda g: fn.real(g), "imag": lambda g: fn.imag(g)},
     compute=_parts_dtype("complex"),
     result=lambda d: d.to_complex(),
@@ -158,7 +166,7 @@ def _polar_grad(g: Any, out: Any) -> Any:
 
 pointwise(
     "polar(Tensor abs, Tensor angle) -> Tensor",
-    lambda xp, abs, angle: abs * xp.exp(1j * angle),
+    lambda xp, abs, angle: join(xp, abs * xp.cos(angle), abs * xp.sin(angle)),
     {"abs angle": _polar_grad},
     compute=_parts_dtype("polar"),
     result=lambda d: d.to_complex(),
