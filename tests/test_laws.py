@@ -207,6 +207,7 @@ REFERENCES: dict[str, Any] = {
     "_get_rng_state": torch.get_rng_state,
     "_native_batch_norm": torch.native_batch_norm,
     "_reversed_cumsum": lambda x, dim: x.flip(dim).cumsum(dim).flip(dim) if x.ndim else x + 0,
+    "_von_mises": lambda loc, k, r, size: torch.empty(size, dtype=torch.float64),
     "_one_hot": lambda x, n: torch.nn.functional.one_hot(x, n),
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(

@@ -127,6 +127,7 @@ __version__ = _TorchVersion("2.13.0+farspan")
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
+    "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
     **{
@@ -145,6 +146,8 @@ def __getattr__(name: str) -> _Any:
         found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif "autocast" in name:
+        found = getattr(_import_module(f"{__name__}._autocast"), name)
     elif _is_module(name):
         found = _import_module(f"{__name__}.{name}")
     elif name.endswith("Tensor"):

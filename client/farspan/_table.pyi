@@ -20,8 +20,12 @@ def _adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
 def _adaptive_avg_pool3d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool3d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _amp_foreach_non_finite_check_and_unscale_(input: Tensor, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+    """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _dirichlet_grad(x: Tensor, alpha: Tensor, total: Tensor, *, out: Any = ...) -> Tensor:
+    """_dirichlet_grad(Tensor x, Tensor alpha, Tensor total) -> Tensor"""
 def _embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = ..., mode: int = ..., sparse: bool = ..., per_sample_weights: Tensor | None = ..., include_last_offset: bool = ..., padding_idx: int = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """_embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False, int padding_idx=-1) -> (Tensor, Tensor, Tensor, Tensor)"""
 def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
@@ -44,10 +48,16 @@ def _pdist_forward(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
     """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def _sample_dirichlet(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
 def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
     """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _standard_gamma(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+def _standard_gamma_grad(input: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
+    """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
 def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def _upsample_bicubic2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -258,6 +268,8 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tens
     """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
 def bincount(input: Tensor, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
     """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
+def binomial(count: Tensor, prob: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """binomial(Tensor count, Tensor prob, Generator? generator=None) -> Tensor"""
 @overload
 def bitwise_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -1278,6 +1290,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tens
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
 def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def poisson(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """poisson(Tensor self, Generator? generator=None) -> Tensor"""
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool, full: bool, eps: float, reduction: int, *, out: Any = ...) -> Tensor:
     """poisson_nll_loss(Tensor input, Tensor target, bool log_input, bool full, float eps, int reduction) -> Tensor"""
 def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
@@ -1958,6 +1972,8 @@ class TableMethods:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     def _adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+    def _amp_foreach_non_finite_check_and_unscale_(self, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+        """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -1970,8 +1986,14 @@ class TableMethods:
         """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _sample_dirichlet(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _standard_gamma(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+    def _standard_gamma_grad(self, output: Tensor, *, out: Any = ...) -> Tensor:
+        """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
     def _upsample_bicubic2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -3244,6 +3266,8 @@ class TableMethods:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def poisson(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """poisson(Tensor self, Generator? generator=None) -> Tensor"""
     def polygamma_(self, n: int, *, out: Any = ...) -> Tensor:
         """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
     def positive(self, *, out: Any = ...) -> Tensor:

@@ -1473,16 +1473,16 @@ def linalg_cross(self, other, *, dim=-1):
     return (self, other,), (c.integer(dim),), ()
 
 
-def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
+def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first),)
-    return (*self, *grads, *momentum_buffers,), s, tuple(n)
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first), rate is not None, found_inf is not None,)
+    return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
-def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled):
+def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled),)
-    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps,), s, tuple(n)
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
 def convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -1927,6 +1927,34 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def poisson(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def binomial(count, prob, generator=None):
+    return (count, prob,), (c.generator(generator),), ()
+
+
+def _standard_gamma(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _standard_gamma_grad(self, output):
+    return (self, output,), (), ()
+
+
+def _sample_dirichlet(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _dirichlet_grad(x, alpha, total):
+    return (x, alpha, total,), (), ()
+
+
+def _von_mises(loc, concentration, proposal, size, *, generator=None):
+    return (loc, concentration, proposal,), (c.integers(size), c.generator(generator),), ()
 
 
 def special_bessel_j0(self):
@@ -2583,3 +2611,79 @@ def _total_norm(self, ord):
 
 def _scale_(self, factor):
     return (*self, factor,), (len(self),), ()
+
+
+def _adadelta_step_(self, grads, square_avgs, acc_deltas, state_steps, *, lr, rho, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(square_avgs), len(acc_deltas), len(state_steps), c.number(lr, None, n), c.number(rho, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *square_avgs, *acc_deltas, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _adagrad_step_(self, grads, sums, state_steps, *, lr, lr_decay, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(sums), len(state_steps), c.number(lr, None, n), c.number(lr_decay, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *sums, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _rmsprop_step_(self, grads, square_avgs, momentum_buffers, grad_avgs, state_steps, *, lr, alpha, eps, weight_decay, momentum, centered, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(square_avgs), len(momentum_buffers), len(grad_avgs), len(state_steps), c.number(lr, None, n), c.number(alpha, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(centered), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *square_avgs, *momentum_buffers, *grad_avgs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _adamax_step_(self, grads, exp_avgs, exp_infs, state_steps, *, lr, beta1, beta2, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_infs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_infs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _nadam_step_(self, grads, exp_avgs, exp_avg_sqs, mu_products, state_steps, *, lr, beta1, beta2, eps, weight_decay, momentum_decay, maximize, decoupled, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(mu_products), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.number(momentum_decay, None, n), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *mu_products, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _radam_step_(self, grads, exp_avgs, exp_avg_sqs, state_steps, *, lr, beta1, beta2, eps, weight_decay, maximize, decoupled, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _asgd_step_(self, grads, axs, etas, mus, state_steps, *, lr, lambd, alpha, t0, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(axs), len(etas), len(mus), len(state_steps), c.number(lr, None, n), c.number(lambd, None, n), c.number(alpha, None, n), c.number(t0, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *axs, *etas, *mus, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _rprop_step_(self, grads, prevs, step_sizes, state_steps, *, lr, etaminus, etaplus, step_size_min, step_size_max, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(prevs), len(step_sizes), len(state_steps), c.number(lr, None, n), c.number(etaminus, None, n), c.number(etaplus, None, n), c.number(step_size_min, None, n), c.number(step_size_max, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *prevs, *step_sizes, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _average_step_(self, values, weight, count=None):
+    n = []
+    s = (len(self), len(values), c.number(weight, None, n), count is not None,)
+    return (*self, *values, *(() if count is None else (count,)),), s, tuple(n)
+
+
+def _adafactor_step_(self, grads, row_vars, col_vars, variances, state_steps, *, lr, beta2_decay, eps1, eps2, d, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(row_vars), len(col_vars), len(variances), len(state_steps), c.number(lr, None, n), c.number(beta2_decay, None, n), c.number(eps1, None, n), c.number(eps2, None, n), c.number(d, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *row_vars, *col_vars, *variances, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _muon_step_(self, grads, momentum_buffers, *, lr, weight_decay, momentum, nesterov, ns_a, ns_b, ns_c, eps, ns_steps, adjust, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(nesterov), c.number(ns_a, None, n), c.number(ns_b, None, n), c.number(ns_c, None, n), c.number(eps, None, n), c.integer(ns_steps), c.string(adjust), rate is not None, found_inf is not None,)
+    return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _amp_foreach_non_finite_check_and_unscale_(self, found_inf, inv_scale):
+    return (*self, found_inf, inv_scale,), (len(self),), ()
+
+
+def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, scale_backoff_factor, growth_interval):
+    n = []
+    s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
+    return (self, growth_tracker, found_inf,), s, tuple(n)

@@ -46,6 +46,16 @@ def set_default(cls: type[Value]) -> None:
     _default = cls
 
 
+#: What runs the bodies of composites while some thread casts automatically.
+_casting: Callable[..., Any] | None = None
+
+
+def set_casting(run: Callable[..., Any] | None) -> None:
+    """Let `run(body, op, args, kwargs)` run the bodies of composites; None: as they are."""
+    global _casting
+    _casting = run
+
+
 _ALIASES: Final = {
     "input": "self", "axis": "dim", "keepdims": "keepdim", "x": "self", "a": "self", "x1": "self",
     "x2": "other",
@@ -141,7 +151,10 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
         # What the body saves for backward must not be what is then written over.
         source = fn.clone(args[0]) if args[0].requires_grad else args[0]
         return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
-    result = op.body(*args, **kwargs)
+    if _casting is None or out is not None:
+        result = op.body(*args, **kwargs)
+    else:
+        result = _casting(op.body, op, args, kwargs)
     if out is not None:
         if not isinstance(result, tuple):
             return _into(out, result)

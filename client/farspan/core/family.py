@@ -133,7 +133,7 @@ _KINDS = "bifc"
 
 
 def refuse(name: str, dtype: DType, kinds: str) -> None:
-    """Raise if torch has no kernel of this name for dtype: kind b, i, f or c, or h for halves."""
+    """Raise if torch has no kernel of this name for a kind: b, i, f, c, or h for halves."""
     if _KINDS[dtype.category] in kinds or ("h" in kinds and dtype.is_reduced):
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 

@@ -41,6 +41,7 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import distributions
 from . import specials
 from . import stft
 from . import windows
@@ -52,3 +53,6 @@ from . import margin
 from . import layers
 from . import aliases
 from . import clip
+from . import steps
+from . import matrix_steps
+from . import amp

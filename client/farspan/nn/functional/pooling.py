@@ -77,8 +77,10 @@ def _max_pool(name: str, pool: Callable[..., tuple[Tensor, Tensor]]) -> Callable
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        found = pool(input, kernel_size, stride, padding, dilation, ceil_mode)
-        return found if return_indices else found[0]
+        if return_indices:
+            return pool(input, kernel_size, stride, padding, dilation, ceil_mode)
+        step = [] if stride is None else stride
+        return getattr(fn, name)(input, kernel_size, step, padding, dilation, ceil_mode)
 
     return _named(max_pool, name, pool)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import farspan
+from farspan._autocast import lowered
 from farspan._tensor import Tensor
 from farspan.core.call import fn
 from farspan.nn.functional.dropout import dropout as _dropout
@@ -107,6 +108,8 @@ def run_layer(
     """
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
     assert weight_ih is not None and weight_hh is not None
+    if step is lstm_step and weight_hr is None:  # torch has this one as a kernel
+        state = tuple(lowered(x) for x in state)
     gates = fn.linear(input, weight_ih, bias_ih).unbind(0)
     outputs: list[Tensor] = []
     for now in reversed(gates) if reverse else gates:
