@@ -22,6 +22,7 @@ from ._creation import (
     strided,
     tensor,
 )
+from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
     unreduced as _unreduced,
@@ -96,6 +97,9 @@ from .core.dtype import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from .core.dtype import (
     bool_ as bool,
@@ -114,6 +118,7 @@ if _TYPE_CHECKING:
     from ._table import *
 
 _bind_shapes()
+_announce()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128

@@ -154,7 +154,7 @@ def _where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
 
 def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     """Return the coordinates of places in an array of this shape, one tensor for each dim."""
-    if indices.dtype.kind != 1:
+    if indices.dtype.category != 1:
         raise ArgumentError(f"expected 'indices' to be integer dtype, but got {indices.dtype}")
     if isinstance(shape, Tensor):
         shape = tuple(shape.tolist()) if shape.ndim else (shape.item(),)

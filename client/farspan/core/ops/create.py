@@ -245,7 +245,7 @@ def _arange_spec(start: Any, end: Any, step: Any, dtype: Any, layout: Any, devic
 def _arange_kernel(xp: Any, start: Any, end: Any, step: Any, dtype: DType | None) -> Any:
     found = _arange_dtype(dtype, start, end, step)
     n = _arange_size(start, end, step, found)
-    if found.kind < 2:
+    if found.category < 2:
         return (int(start) + int(step) * xp.arange(n, dtype="int64")).astype(found.numpy)
     return (start + step * xp.arange(n, dtype="float64")).astype(found.numpy)
 

@@ -248,7 +248,7 @@ def narrow(self: Any, dim: int, start: int, length: int) -> Any:
 
 @composite("narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)")
 def narrow_tensor(self: Any, dim: int, start: Any, length: int) -> Any:
-    if start._spec.ndim or start._spec.dtype.kind != 1:
+    if start._spec.ndim or start._spec.dtype.category != 1:
         raise ShapeError("start must be an 0-dim integral Tensor.")
     return fn.narrow(self, dim, int(start.item()), length)
 
