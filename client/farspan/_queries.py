@@ -9,7 +9,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from .core.call import Value, unsupported
-from .core.errors import AutogradError, DTypeError, ShapeError
+from .core.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,13 +128,6 @@ def _dim_order(self: Tensor, *, ambiguity_check: Any = False) -> tuple[int, ...]
     return tuple(order)
 
 
-def _grad_dtype(self: Tensor) -> DType | None:
-    """Return the dtype that gradients of this leaf have."""
-    if not self.is_leaf:
-        raise AutogradError("grad_dtype can only be accessed on leaf tensors.")
-    return self.dtype
-
-
 def _map(self: Tensor, *others_and_function: Any) -> Tensor:
     """Replace each element by what a Python function makes of it and others. Waits."""
     import numpy as np
@@ -216,7 +209,7 @@ METHODS: dict[str, Any] = {
     "is_set_to": is_set_to, "is_shared": _is_shared, "share_memory_": _share_memory_,
     "is_pinned": _is_pinned, "pin_memory": _pin_memory, "record_stream": _record_stream,
     "as_subclass": _as_subclass, "dim_order": _dim_order, "map_": _map, "map2_": _map,
-    "grad_dtype": property(_grad_dtype), "dequantize": _dequantize, "to_dense": _to_dense,
+    "dequantize": _dequantize, "to_dense": _to_dense,
     "is_distributed": lambda self: False, "dense_dim": lambda self: len(self._spec.shape),
     "sparse_dim": lambda self: 0,
     **{name: _expects_sparse(name) for name in _SPARSE_ONLY},

@@ -135,7 +135,7 @@ def _check_weights(name: str, weights: Any, count: int, kind: str) -> Any:
             f"cov(): expected {name} to have one or fewer dimensions but got {name} with "
             f"{spec.ndim} dimensions"
         )
-    if (spec.dtype.kind in (0, 1)) != (kind == "integral") or spec.dtype.category == 3:
+    if (spec.dtype.category in (0, 1)) != (kind == "integral") or spec.dtype.category == 3:
         raise ShapeError(
             f"cov(): expected {name} to have {kind} dtype but got {name} with "
             f"{spec.dtype.c_name} dtype"
