@@ -119,6 +119,8 @@ newaxis = None
 __version__ = _TorchVersion("2.13.0+farspan")
 
 
+_DUNDER = ("__config__",)
+_PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
@@ -135,7 +137,7 @@ _ELSEWHERE = {
 
 def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
-    if name.startswith("__"):
+    if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
     if name in _ELSEWHERE:
         found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
@@ -162,6 +164,6 @@ def __getattr__(name: str) -> _Any:
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
-    if name == "_VF":  # private in torch too, and used by programs
+    if name in _PRIVATE or name in _DUNDER:
         return True
     return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -1,4 +1,7 @@
-"""torch.jit: TorchScript is not planned; what merely marks functions for it passes through."""
+"""torch.jit as it is under ``PYTORCH_JIT=0``: programs stay Python, and give the same values.
+
+There is no TorchScript: a file of it is neither read nor written.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,22 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-script, trace, trace_module, load, save, freeze = map(
-    _refuse, ("script", "trace", "trace_module", "load", "save", "freeze")
-)
+load, save, freeze = map(_refuse, ("load", "save", "freeze"))
+
+
+def script(obj: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the function, class or module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return obj
+
+
+def trace(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the function or module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return func
+
+
+def trace_module(mod: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return mod
 
 
 class ScriptModule:
@@ -59,6 +75,7 @@ def export(fn: Any) -> Any:
 
 
 unused = script_method = script_if_tracing = interface = export
+_overload = _overload_method = _script_if_tracing = export
 
 
 def ignore(drop: Any = False, **kwargs: Any) -> Any:
