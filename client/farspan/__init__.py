@@ -37,6 +37,7 @@ from ._functions import (
     initial_seed,
     is_complex,
     is_floating_point,
+    is_inference,
     is_tensor,
     manual_seed,
     norm,
@@ -58,11 +59,14 @@ from ._shapes import (
     broadcast_shapes,
     broadcast_tensors,
     cartesian_prod,
+    cdist,
+    lu,
     meshgrid,
     nonzero,
     split,
     unique,
     unique_consecutive,
+    unravel_index,
     where,
 )
 from ._shapes import bind as _bind_shapes
@@ -70,6 +74,7 @@ from ._grad_mode import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
 )
@@ -124,15 +129,26 @@ _PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by program
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
+    **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
+    **dict.fromkeys(("lobpcg", "pca_lowrank", "svd_lowrank"), "_lowrank"),
+    **dict.fromkeys(
+        ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
+         "is_signed", "typename"), "_queries"),
     "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    "resize_as_": "_resize",
+    **dict.fromkeys(
+        ("is_anomaly_enabled", "is_anomaly_check_nan_enabled", "set_anomaly_enabled"),
+        "autograd.anomaly_mode",
+    ),
+    "vmap": "func",
     **{
         f"{net}{kind}": "_VF"
         for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
         for kind in ("", "_cell")
     },
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> _Any:

@@ -31,6 +31,10 @@ class _Mode(threading.local):
 
     grad = True
     inference = False
+    transforms: tuple[Any, ...] = ()  # of farspan.func, outermost first: a Level or None each
+    saved: Any = None  # hooks on what is saved: see autograd/graph.py
+    mutation = False  # whether these hooks are those that allow writes
+    forward = 0  # passes that will be differentiated by their seeds: a jvp under way
 
 
 mode = _Mode()
@@ -39,27 +43,33 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "_whole", "nbytes", "version")
+    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "version")
 
-    def __init__(self, nbytes: int, whole: Storage | None = None) -> None:
-        self.nbytes = nbytes
+    def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
+        self._bytes = nbytes
         self.version = 0
         self._whole = whole
+        self.borrowed = borrowed  # the memory of somebody's array: it cannot grow
 
     @property
     def memory(self) -> Storage:
         """What is one object for all tensors on this memory, also for those of `.data`."""
         return self._whole or self
 
+    @property
+    def nbytes(self) -> int:
+        """How long the memory is."""
+        return self.memory._bytes
+
     def apart(self) -> Storage:
         """Return the same memory with a count of writes of its own."""
-        return Storage(self.nbytes, self.memory)
+        return Storage(self._bytes, self.memory)
 
 
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "views")
+    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
@@ -70,6 +80,8 @@ class _Known:
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
         self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
+        #: one result with memory of its own, whose shape is known
+        self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -132,15 +144,15 @@ def apply(
     if mask and mode.grad and facts.differentiable:
         plan = op.vjp_plan(static, mask)
     bits = plan.mask << 2 if plan is not None else 0
-    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
-        # The common case, spelled out: one result with memory of its own.
+    if facts.plain:  # the common case, spelled out
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
         session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
         result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
         if plan is not None:
-            tape.record(op, plan, tensors, (result,), static, scalars)
+            node = tape.record(op, plan, tensors, (result,), static, scalars)
+            node.number, node.site = session.last_number, session.last_site
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
@@ -163,7 +175,8 @@ def apply(
             for i, spec in zip(outs, facts.outs, strict=True)
         ]
     if plan is not None:
-        tape.record(op, plan, tensors, results, static, scalars)
+        node = tape.record(op, plan, tensors, results, static, scalars)
+        node.number, node.site = session.last_number, session.last_site
         if op.lists:
             for r in results:
                 r._multiview = True
@@ -231,6 +244,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         out._generation = base._generation
         if x._in_no_grad or not mode.grad:
             out._in_no_grad = True
+    if x._inference:
+        out._inference = True
     return out
 
 
@@ -289,6 +304,12 @@ def _apply_random(
 # ------------------------------------------------------------------------------------ in place --
 def check_graph(target: Tensor) -> None:
     """Raise what torch raises where writing to `target` would falsify gradients."""
+    if target._inference and not mode.inference:
+        raise AutogradError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. You can make "
+            "a clone to get a normal tensor before doing inplace update. See "
+            "https://github.com/pytorch/rfcs/pull/17 for more details."
+        )
     if not mode.grad:
         return
     base = target._base
@@ -305,6 +326,8 @@ def check_graph(target: Tensor) -> None:
                 "should replace the inplace operation by an out-of-place one."
             )
     if base is not None and type(base._node) is tape.Leaf:
+        if target._in_no_grad == "inference":
+            _check_view_of_no_grad(target, 0, True)
         raise AutogradError(
             "a view of a leaf Variable that requires grad is being used in an in-place operation."
         )
@@ -320,15 +343,18 @@ def check_memory(spec: Spec) -> None:
             )
 
 
-def _check_view_of_no_grad(target: Tensor, mask: int) -> None:
+def _check_view_of_no_grad(target: Tensor, mask: int, inference: bool) -> None:
     """Raise where a recorded write would go through a view that no gradient goes through."""
+    made, block, now = ("no_grad mode", "no_grad block", "with grad mode enabled")
+    if inference:
+        made, block, now = ("inference mode", "inference_mode block", "in normal mode")
     if mask or (target._base is not None and tape.edge_of(target._base) is not None):
         raise AutogradError(
-            "A view was created in no_grad mode and is being modified inplace with grad mode "
-            "enabled. Given that this use case is ambiguous and error-prone, it is forbidden. You "
-            "can clarify your code by moving both the view and the inplace either both inside the "
-            "no_grad block (if you don't want the inplace to be tracked) or both outside (if you "
-            "want the inplace to be tracked)."
+            f"A view was created in {made} and is being modified inplace {now}. Given that this "
+            "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by "
+            f"moving both the view and the inplace either both inside the {block} (if you don't "
+            "want the inplace to be tracked) or both outside (if you want the inplace to be "
+            "tracked)."
         )
 
 
@@ -383,7 +409,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
         fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
         return target
     if target._in_no_grad and mode.grad:
-        _check_view_of_no_grad(target, mask)
+        _check_view_of_no_grad(target, mask, target._in_no_grad == "inference")
     plan = None
     if mask and mode.grad and target._spec.dtype.kind >= 2:
         plan = op.vjp_plan(static, mask)
@@ -398,7 +424,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1
     if plan is not None:
-        tape.record_inplace(op, plan, tensors, static, scalars)
+        node = tape.record_inplace(op, plan, tensors, static, scalars)
+        node.number, node.site = session.last_number, session.last_site
     return target
 
 

@@ -20,8 +20,8 @@ FACTORIES = (
     "zeros", "ones", "empty", "full", "arange", "eye", "linspace", "logspace", "rand", "randn",
     "randint", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros_like",
     "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal",
-    "empty_strided", "bartlett_window", "blackman_window", "hamming_window", "hann_window",
-    "kaiser_window",
+    "empty_permuted", "empty_strided", "bartlett_window", "blackman_window", "hamming_window",
+    "hann_window", "kaiser_window",
 )  # fmt: skip
 
 
@@ -161,6 +161,11 @@ def is_tensor(obj: Any) -> bool:
     from ._tensor import Tensor
 
     return isinstance(obj, Tensor)
+
+
+def is_inference(input: Tensor) -> bool:
+    """Return whether the tensor was made in inference mode."""
+    return input.is_inference()
 
 
 def is_floating_point(input: Tensor) -> bool:

@@ -16,7 +16,14 @@ from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64
-from farspan.core.errors import BY_NAME, FarspanError, ProtocolError, UnsupportedError
+from farspan.core.errors import (
+    BY_NAME,
+    AutogradError,
+    FarspanError,
+    ProtocolError,
+    UnsupportedError,
+)
+from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
@@ -104,7 +111,8 @@ class Engine:
         ids = frame.ids
         at = number = 0
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
-                   cmd.BACKWARD: self._backward, cmd.LINK: self._link}  # fmt: skip
+                   cmd.BACKWARD: self._backward, cmd.LINK: self._link,
+                   cmd.GROW: self._grow}  # fmt: skip
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -340,23 +348,19 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage.memory) for x in seeds}
 
-        at: list[tape.Node] = []  # the node whose formulas run
+        watch = _Watch(bool(keep & cmd.CHECK_NAN))
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage.memory))
             return saved
-
-        def note(node: tape.Node, index: int, gradient: Array) -> Array:
-            at[:] = [node]
-            return gradient
 
         try:
             found = tape.walk(
                 list(zip(edges, seeds, strict=True)),
                 {w for w in wanted if w is not None},
                 unpack,
-                keep=bool(keep),
-                through=note,
+                keep=bool(keep & 1),
+                watch=watch,
             )
             results: list[Array | Poison] = []
             for stop, edge in zip(stops, wanted, strict=True):
@@ -370,8 +374,11 @@ class Engine:
         except ProtocolError:
             raise
         except Exception as e:
-            name = f"{at[0].op.base} in backward" if at and at[0].op else "backward"
-            self._fail(e, name, outs, [_gradient_spec(x._spec) for x in stops])
+            node = watch.node
+            name = f"{node.op.base} in backward" if node and node.op else "backward"
+            forward = getattr(node, "number", -1)
+            info = ErrorInfo(*describe(e, name), self._number, forward)
+            self._report(info, outs, [_gradient_spec(x._spec) for x in stops])
             return
         for out, result in zip(outs, results, strict=True):
             self._set(out, result)
@@ -386,6 +393,35 @@ class Engine:
         if tape.edge_of(old) is None:
             old._node = tape.Leaf()
         new._node, new._index = old._node, old._index
+
+    def _grow(self, ids: list[int], static: Static) -> None:
+        """Make the memory of a tensor longer if need be; every tensor on it goes along.
+
+        It counts as a write, as torch counts `resize_`.
+        """
+        (nbytes,) = _ints(static, 1)
+        if len(ids) != 1:
+            raise ProtocolError("a Grow of other than one tensor")
+        (x,) = self._look_up(ids)
+        if type(x) is Poison:
+            return
+        x._storage.version += 1
+        memory = x._storage.memory
+        if nbytes <= memory.nbytes:
+            return
+        there = [(i, t) for i, t in self.tensors.items()
+                 if type(t) is Array and t._storage.memory is memory]  # fmt: skip
+        try:
+            memory.grow(nbytes)
+        except Exception as e:  # what comes next would look at memory that is not there
+            info = ErrorInfo(*describe(e, "resize_", [x]), self._number)
+            for i, _ in there:
+                del self.tensors[i]
+            self._report(info, [i for i, _ in there], [t._spec for _, t in there])
+            return
+        for _, t in there:
+            t._storage.follow()
+            t.array = memory.window(t._spec, t._offset)
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
@@ -433,6 +469,26 @@ class Engine:
         if self._failed < limits.ERRORS_PER_FRAME_MAX:
             self._failed += 1
             self._events.append(Failed(info))
+
+
+class _Watch(tape.Watch):
+    """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
+
+    def __init__(self, check_nan: bool) -> None:
+        self.node: tape.Node | None = None
+        self.check_nan = check_nan
+
+    def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
+        self.node = node
+        pairs = tape.backward_of(node, gradients, unpack)
+        if self.check_nan:
+            pairs = list(pairs)
+            at = tape.first_bad(node, pairs, lambda g: bool(np.isnan(g.array).any()))
+            if at >= 0:
+                raise AutogradError(
+                    f"Function '{backward_name(node)}' returned nan values in its {at}th output."
+                )
+        return pairs
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"

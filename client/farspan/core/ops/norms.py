@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..dtype import float32
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, common_dtype, composite, structured
 from ..spec import Spec, broadcast_shapes, wrap_dim
@@ -212,15 +213,6 @@ structured(
 
 @composite("cdist(Tensor x1, Tensor x2, float p=2., int? compute_mode=None) -> Tensor")
 def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
-    modes = {
-        "use_mm_for_euclid_dist_if_necessary": 0,
-        "use_mm_for_euclid_dist": 1,
-        "donot_use_mm_for_euclid_dist": 2,
-    }
-    if isinstance(compute_mode, str):
-        if compute_mode not in modes:
-            raise ShapeError(f"{compute_mode} is not a valid value for compute_mode")
-        compute_mode = modes[compute_mode]
     return fn._cdist_forward(x1, x2, p, compute_mode)
 
 
@@ -262,14 +254,6 @@ def trace(self: Any) -> Any:
 @composite("linalg_diagonal(Tensor(a) A, *, int offset=0, int dim1=-2, int dim2=-1) -> Tensor(a)")
 def linalg_diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     return fn.diagonal(A, offset, dim1, dim2)
-
-
-@composite("linalg_vander(Tensor x, *, SymInt? N=None) -> Tensor")
-def linalg_vander(x: Any, *, N: int | None = None) -> Any:
-    count = x._spec.shape[-1] if N is None else N
-    ones = fn.ones_like(fn.unsqueeze(x, -1))
-    powers = fn.expand(fn.unsqueeze(x, -1), (*x._spec.shape, max(count - 1, 0)))
-    return fn.cat([ones, fn.cumprod(powers, -1)], -1)
 
 
 @composite("linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor")
@@ -340,7 +324,8 @@ def _matrix_exp_grad(g: Any, self: Any) -> Any:
 
 
 def _matrix_exp_meta(self: Spec) -> Spec:
-    check_matrix("linalg.matrix_exp", self)
+    wide = self.with_(dtype=float32) if self.dtype.is_reduced else self
+    check_matrix("linalg.matrix_exp", wide)  # halves too, unlike LAPACK's
     return self.contiguous_
 
 

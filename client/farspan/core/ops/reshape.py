@@ -100,6 +100,8 @@ def broadcast_to(self: Any, size: Sequence[int]) -> Any:
 def sum_to_size(self: Any, size: Sequence[int]) -> Any:
     have = self._spec.shape
     size = tuple(size)
+    if not size:
+        return fn.sum(self)  # an int64 of ints and bools, also where there is nothing to add
     lead = len(have) - len(size)
     if lead < 0 or any(n not in (1, m) for n, m in zip(size, have[lead:], strict=True)):
         raise ShapeError(f"size {list(size)} is not expandable to size {list(have)}.")
