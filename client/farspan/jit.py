@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from .core.errors import UnsupportedError
 
 __all__ = [
-    "Attribute", "Final", "ScriptFunction", "ScriptModule", "annotate", "export", "freeze",
-    "ignore", "interface", "is_scripting", "is_tracing", "load", "save", "script",
+    "Attribute", "Final", "ScriptFunction", "ScriptModule", "TracerWarning", "annotate", "export",
+    "freeze", "ignore", "interface", "is_scripting", "is_tracing", "load", "save", "script",
     "script_if_tracing", "script_method", "trace", "trace_module", "unused",
 ]  # fmt: skip
 
@@ -48,6 +48,10 @@ def trace_module(mod: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     return mod
 
 
+class TracerWarning(Warning):
+    """What tracing warns of, in torch; nothing is traced here."""
+
+
 class ScriptModule:
     """The class that no object has: ``isinstance(x, torch.jit.ScriptModule)`` is False."""
 
@@ -57,6 +61,11 @@ class ScriptModule:
 
 class ScriptFunction(ScriptModule):
     """The class that no function has."""
+
+
+def optimize_for_inference(mod: Any, other_methods: Any = None) -> Any:
+    """Return the module itself."""
+    return mod
 
 
 def is_scripting() -> bool:

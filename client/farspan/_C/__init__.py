@@ -10,9 +10,10 @@ from typing import Any
 from .. import Generator
 from .._functions import get_default_device
 from .._tensor import TensorMeta as _TensorMeta
+from ..core.errors import LinalgError as _LinAlgError
 from ..nn.module import _parse_to
 
-__all__ = ["Generator", "_TensorMeta"]
+__all__ = ["Generator", "_LinAlgError", "_TensorMeta"]
 
 
 class _nn:
@@ -35,3 +36,7 @@ def _disabled_torch_function_impl(
 
 def _log_api_usage_once(event: str) -> None:
     """Record nothing: no usage is reported."""
+
+
+def _get_tracing_state() -> None:
+    """Return None: nothing is traced."""
