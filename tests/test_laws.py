@@ -184,6 +184,7 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
 SKIPS: dict[tuple[str, str], int] = {}
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
+    "_data": lambda x: x.data,
     "_cast": lambda x, dtype: x.to(dtype),
     "_get_rng_state": torch.get_rng_state,
     "_native_batch_norm": torch.native_batch_norm,

@@ -197,7 +197,7 @@ def _as_strided(make):
             call(make(2, 3), [2], [1], 4), call(make(6), [], [])]  # fmt: skip
 
 
-@samples("detach", "alias")
+@samples("_data", "detach", "alias")
 def _same(make):
     return [call(make(2, 3)), call(make()), call(Strided(make(2, 3)))]
 
