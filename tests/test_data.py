@@ -154,11 +154,6 @@ def test_batch_of_tensors_does_not_alias_the_dataset() -> None:
     assert dataset.tensors[0].tolist() == [0, 0, 0, 0]
 
 
-def test_workers_are_refused_clearly() -> None:
-    with pytest.raises(NotImplementedError, match=r"num_workers=2\).*not there yet"):
-        ft.utils.data.DataLoader(_dataset(ft), num_workers=2)
-
-
 # Each is refused by torch; class and message must be the same.
 WRONG: dict[str, Any] = {
     "sizes": lambda d, data: d.TensorDataset(*data[0].tensors, data[0].tensors[0][:2]),

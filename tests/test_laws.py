@@ -204,6 +204,7 @@ REFERENCES: dict[str, Any] = {
     "_batched_mm": torch.matmul,
     "_contract": torch.einsum,
     "_lu_unpack": torch.lu_unpack,
+    "_positive": torch.clone,
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
 

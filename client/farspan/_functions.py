@@ -21,6 +21,7 @@ FACTORIES = (
     "randint", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros_like",
     "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal",
     "empty_strided", "bartlett_window", "blackman_window", "hamming_window", "hann_window",
+    "kaiser_window",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""save and load: nested containers of tensors and plain values, in the safetensors layout.
+"""save and load: nested containers of tensors and plain values, as safetensors or as torch does.
 
 A file is data only; loading one can never run code. A flat dict of tensors is an ordinary
 safetensors file for other tools; anything else keeps its structure as JSON in the metadata.
@@ -8,12 +8,13 @@ Format: https://github.com/huggingface/safetensors (8-byte length, JSON header, 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import ml_dtypes
@@ -21,6 +22,7 @@ import numpy as np
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.dtype import Device
 
 __all__ = ["load", "save"]
 
@@ -51,23 +53,45 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 Path = str | os.PathLike[str]
 
 
-def save(obj: Any, f: Path | IO[bytes]) -> None:
+def save(
+    obj: Any,
+    f: Path | IO[bytes],
+    pickle_module: Any = None,
+    pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+    *,
+    format: str = "safetensors",
+) -> None:
     """Write tensors, numbers, strings, None, and dicts, lists and tuples of them. Waits.
 
     f: a path, which is replaced only when everything is written, or a writable binary file.
-    Gradients, hooks and Parameter-ness are not kept. Raises TypeError for any other object.
+    format: "safetensors", or "torch" for a zip archive that torch.load opens, which also keeps
+    Parameters, shared memory, sets, dtypes and devices. The pickle arguments are torch's and
+    have no effect: nothing is pickled. Raises TypeError for any other object.
     """
+    if format not in ("safetensors", "torch"):
+        raise ValueError(f"save: format {format!r} is neither 'safetensors' nor 'torch'")
+    if format == "torch":
+        from ._torch_writer import write as write_torch
+
+        _written(f, lambda file: write_torch(obj, file))
+        return
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     structure = _Packer(arrays).pack(obj, "", 0)
     metadata = {} if _is_plain(obj) else {_STRUCTURE_KEY: json.dumps(structure, allow_nan=False)}
+    _written(f, lambda file: _write(file, arrays, metadata))
+
+
+def _written(f: Path | IO[bytes], write: Callable[[IO[bytes]], None]) -> None:
+    """Write to a file, or to a path that is replaced only when all is written."""
     if hasattr(f, "write"):
-        _write(f, arrays, metadata)  # type: ignore[arg-type]
+        write(f)  # type: ignore[arg-type]
         return
     path = os.fspath(f)
     unfinished = f"{path}.{os.getpid()}.unfinished"
     try:
         with open(unfinished, "wb") as file:
-            _write(file, arrays, metadata)
+            write(file)
         os.replace(unfinished, path)
     except BaseException:
         if os.path.exists(unfinished):
@@ -75,28 +99,74 @@ def save(obj: Any, f: Path | IO[bytes]) -> None:
         raise
 
 
-def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = True) -> Any:
-    """Return what ``save`` wrote, or the dict of tensors of any safetensors file.
+def load(
+    f: Path | IO[bytes],
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
+    **pickle_load_args: Any,
+) -> Any:
+    """Return what ``save`` wrote, in either format, or the tensors of any safetensors file.
 
-    map_location: the device for all tensors; by default they are on the CPU.
-    weights_only: for torch's signature; files never hold anything but data.
+    map_location: a device, a dict from the file's locations to devices, or torch's function of
+    (storage, location), whose ``.cpu()`` or ``.cuda()`` is followed; by default tensors are on
+    the CPU. torch's own zip checkpoints are read as data: no file can run code, whatever
+    weights_only says. Raises ValueError for a damaged or hostile file and for objects of classes.
     """
-    if hasattr(f, "read"):
-        content = bytearray(f.read())  # type: ignore[union-attr]
-    else:
-        with open(os.fspath(f), "rb") as file:  # type: ignore[arg-type]
-            content = bytearray(os.fstat(file.fileno()).st_size)
-            del content[file.readinto(content) :]
+    content = _content(f)
+    if content[:4] == b"PK\x03\x04":
+        from ._torch_file import read
+
+        return read(io.BytesIO(content), lambda x, at: _placed(x, map_location, at))
+    if content[:2] == b"\x80\x02":
+        raise ValueError(
+            "load: this is a pickle, torch's format before version 1.6, which can run code; open "
+            "it with torch and save it again"
+        )
     header, data = _split(content)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
         raise _bad("__metadata__ must be an object of strings")
     arrays = _arrays(header, data)
-    tensors = {name: _tensor(array, map_location) for name, array in arrays.items()}
+    tensors = {name: _placed(_tensor(array), map_location, "cpu") for name, array in arrays.items()}
     if _STRUCTURE_KEY not in metadata:
         return tensors
     structure = _parse_json(metadata[_STRUCTURE_KEY].encode(), "the structure in __metadata__")
     return _unpack(structure, tensors, 0)
+
+
+def _content(f: Path | IO[bytes]) -> bytearray:
+    if hasattr(f, "read"):
+        return bytearray(f.read())
+    with open(os.fspath(f), "rb") as file:
+        content = bytearray(os.fstat(file.fileno()).st_size)
+        del content[file.readinto(content) :]
+    return content
+
+
+class _Place:
+    """What a map_location function gets for a storage: it says where the storage is to go."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.device = device
+
+    def cpu(self) -> _Place:
+        return _Place("cpu")
+
+    def cuda(self, device: int | None = None) -> _Place:
+        return _Place("cuda" if device is None else f"cuda:{device}")
+
+
+def _placed(x: Tensor, map_location: Any, location: str) -> Tensor:
+    """Return the tensor on the device that `load`'s map_location names."""
+    if isinstance(map_location, Mapping):
+        map_location = map_location.get(location)
+    elif callable(map_location) and not isinstance(map_location, Device):
+        found = map_location(_Place(), location)
+        map_location = getattr(found, "device", None)
+    return x if map_location is None else x.to(map_location)
 
 
 def _bad(what: str) -> ValueError:
@@ -284,12 +354,10 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(as_integers, order="C").view(ml_dtypes.bfloat16)
 
 
-def _tensor(array: np.ndarray[Any, Any], map_location: Any) -> Tensor:
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
     if array.dtype == ml_dtypes.bfloat16:
-        tensor = farspan.from_numpy(array.view(np.int16)).view(farspan.bfloat16)
-    else:
-        tensor = farspan.from_numpy(array)
-    return tensor if map_location is None else tensor.to(map_location)
+        return farspan.from_numpy(array.view(np.int16)).view(farspan.bfloat16)
+    return farspan.from_numpy(array)
 
 
 def _unpack(node: Any, tensors: dict[str, Tensor], depth: int) -> Any:

@@ -27,12 +27,14 @@ _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _UNARY = {"neg": "neg", "pos": "positive", "abs": "abs", "invert": "bitwise_not"}
 _NO_METHOD = {"scalar_tensor", "from_numpy"}  # factories that take no tensor first
 
+_NAMESPACES = ("fft_", "linalg_", "special_")  # functions of a module of torch's, not methods
+
 
 def bind_methods(cls: type) -> None:
     """Give the class the table's methods and Python's operators."""
     names = {op.base: op for op in table().values() if op.takes_self}
     for name, op in sorted(names.items()):
-        if name in cls.__dict__ or name in _NO_METHOD:
+        if name in cls.__dict__ or name in _NO_METHOD or name.startswith(_NAMESPACES):
             continue
         function: Function = getattr(fn, name)
         setattr(cls, name, function)
@@ -277,7 +279,13 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
     return fn.bernoulli_(self, p, generator=generator)
 
 
+def polygamma(self: Any, n: int) -> Any:
+    """Return the n-th derivative of digamma. The function takes n first."""
+    return fn.polygamma(n, self)
+
+
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
     "new_tensor": new_tensor, "norm": norm, "normal_": normal_, "bernoulli_": bernoulli_,
+    "polygamma": polygamma,
 }  # fmt: skip

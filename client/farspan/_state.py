@@ -93,6 +93,18 @@ def current() -> Session:
     return connect()
 
 
+_inherited: list[Any] = []
+
+
+def leave_inherited() -> None:
+    """Begin anew in a forked process: the parent's sessions are neither used nor torn down."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_all)  # kept alive: ending one would speak over the parent's connection
+    _stack.clear()
+    _all.clear()
+
+
 @atexit.register
 def _close_all() -> None:
     for session in list(_all):

@@ -183,6 +183,12 @@ def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequenc
     """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
+@overload
+def bartlett_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """bartlett_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def bartlett_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """bartlett_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
     """batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps, bool cudnn_enabled) -> Tensor"""
 @overload
@@ -236,6 +242,12 @@ def bitwise_xor(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def bitwise_xor(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """bitwise_xor.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def blackman_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """blackman_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def blackman_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """blackman_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def block_diag(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """block_diag(Tensor[] tensors) -> Tensor"""
 def bmm(input: Tensor, mat2: Tensor, *, out: Any = ...) -> Tensor:
@@ -494,6 +506,10 @@ def fft_fftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: A
     """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
 def fft_hfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_hfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_hfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_hfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_hfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
 def fft_ifft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
 def fft_ifft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -504,6 +520,10 @@ def fft_ifftshift(input: Tensor, dim: Sequence[int] | int | None = ..., *, out: 
     """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
 def fft_ihfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+def fft_ihfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ihfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+def fft_ihfftn(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+    """fft_ihfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
 def fft_irfft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
     """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
 def fft_irfft2(input: Tensor, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -560,12 +580,16 @@ def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
 def frac(input: Tensor, *, out: Any = ...) -> Tensor:
     """frac(Tensor self) -> Tensor"""
+def frexp(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
     """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+def gcd(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """gcd(Tensor self, Tensor other) -> Tensor"""
 @overload
 def ge(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -602,6 +626,24 @@ def gt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def gt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """gt.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def hamming_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, alpha: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic_alpha(int window_length, bool periodic, float alpha, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hamming_window(window_length: int, periodic: bool, alpha: float, beta: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hamming_window.periodic_alpha_beta(int window_length, bool periodic, float alpha, float beta, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hann_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hann_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def hann_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """hann_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def hardshrink(input: Tensor, lambd: Number = ..., *, out: Any = ...) -> Tensor:
     """hardshrink(Tensor self, Scalar lambd=0.5) -> Tensor"""
 def hardsigmoid(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -628,6 +670,12 @@ def huber_loss(input: Tensor, target: Tensor, reduction: int = ..., delta: float
     """huber_loss(Tensor self, Tensor target, int reduction=1, float delta=1.) -> Tensor"""
 def hypot(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """hypot(Tensor self, Tensor other) -> Tensor"""
+def i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """i0(Tensor self) -> Tensor"""
+def igamma(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """igamma(Tensor self, Tensor other) -> Tensor"""
+def igammac(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """igammac(Tensor self, Tensor other) -> Tensor"""
 def im2col(input: Tensor, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def imag(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -675,6 +723,17 @@ def isposinf(input: Tensor, *, out: Any = ...) -> Tensor:
     """isposinf(Tensor self) -> Tensor"""
 def isreal(input: Tensor, *, out: Any = ...) -> Tensor:
     """isreal(Tensor self) -> Tensor"""
+def istft(input: Tensor, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., normalized: bool = ..., onesided: bool | None = ..., length: int | None = ..., return_complex: bool = ..., *, out: Any = ...) -> Tensor:
+    """istft(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, bool normalized=False, bool? onesided=None, int? length=None, bool return_complex=False) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window(int window_length, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, periodic: bool, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window.periodic(int window_length, bool periodic, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+@overload
+def kaiser_window(window_length: int, periodic: bool, beta: float, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """kaiser_window.beta(int window_length, bool periodic, float beta, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def kl_div(input: Tensor, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
     """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
 def kron(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -685,6 +744,8 @@ def l1_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = .
     """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
 def layer_norm(input: Tensor, normalized_shape: Sequence[int] | int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enable: bool = ..., *, out: Any = ...) -> Tensor:
     """layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor"""
+def lcm(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """lcm(Tensor self, Tensor other) -> Tensor"""
 def ldexp(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -975,6 +1036,8 @@ def multiply(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
 def mv(input: Tensor, vec: Tensor, *, out: Any = ...) -> Tensor:
     """mv(Tensor self, Tensor vec) -> Tensor"""
+def mvlgamma(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """mvlgamma(Tensor self, int p) -> Tensor"""
 def nan_to_num(input: Tensor, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
     """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
 def nanmean(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
@@ -1029,6 +1092,8 @@ def new_ones(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = 
     """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def new_zeros(input: Tensor, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def nextafter(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """nextafter(Tensor self, Tensor other) -> Tensor"""
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
     """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
 def nll_loss2d(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
@@ -1107,6 +1172,8 @@ def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
     """polar(Tensor abs, Tensor angle) -> Tensor"""
 def polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
     """polygamma(int n, Tensor self) -> Tensor"""
+def polygamma_(input: Tensor, n: int, *, out: Any = ...) -> Tensor:
+    """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
 def positive(input: Tensor, *, out: Any = ...) -> Tensor:
     """positive(Tensor(a) self) -> Tensor(a)"""
 @overload
@@ -1331,12 +1398,62 @@ def sort(input: Tensor, dim: int = ..., descending: bool = ..., *, out: Any = ..
 @overload
 def sort(input: Tensor, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+def special_airy_ai(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_airy_ai(Tensor x) -> Tensor"""
+def special_bessel_j0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_j0(Tensor self) -> Tensor"""
+def special_bessel_j1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_j1(Tensor self) -> Tensor"""
+def special_bessel_y0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_y0(Tensor self) -> Tensor"""
+def special_bessel_y1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_bessel_y1(Tensor self) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_t(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_u(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_v(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_chebyshev_polynomial_w(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_digamma(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_digamma(Tensor self) -> Tensor"""
+def special_entr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_entr(Tensor self) -> Tensor"""
 def special_erf(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erf(Tensor self) -> Tensor"""
 def special_erfc(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erfc(Tensor self) -> Tensor"""
+def special_erfcx(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_erfcx(Tensor self) -> Tensor"""
 def special_erfinv(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_erfinv(Tensor self) -> Tensor"""
 def special_exp2(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1345,14 +1462,150 @@ def special_expit(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expit(Tensor self) -> Tensor"""
 def special_expm1(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_expm1(Tensor self) -> Tensor"""
+def special_gammainc(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammainc(Tensor self, Tensor other) -> Tensor"""
+def special_gammaincc(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_gammaincc(Tensor self, Tensor other) -> Tensor"""
 def special_gammaln(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_gammaln(Tensor self) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_hermite_polynomial_h(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_h.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_hermite_polynomial_he(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_hermite_polynomial_he.x_scalar(Scalar x, Tensor n) -> Tensor"""
+def special_i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i0(Tensor self) -> Tensor"""
+def special_i0e(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i0e(Tensor self) -> Tensor"""
+def special_i1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i1(Tensor self) -> Tensor"""
+def special_i1e(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_i1e(Tensor self) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_laguerre_polynomial_l(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_laguerre_polynomial_l.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_legendre_polynomial_p(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_legendre_polynomial_p.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_log1p(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_log1p(Tensor self) -> Tensor"""
+def special_log_ndtr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_log_ndtr(Tensor self) -> Tensor"""
+def special_log_softmax(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+    """special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
 def special_logit(input: Tensor, eps: float | None = ..., *, out: Any = ...) -> Tensor:
     """special_logit(Tensor self, float? eps=None) -> Tensor"""
+def special_logsumexp(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
+def special_modified_bessel_i0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_i0(Tensor self) -> Tensor"""
+def special_modified_bessel_i1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_i1(Tensor self) -> Tensor"""
+def special_modified_bessel_k0(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_k0(Tensor self) -> Tensor"""
+def special_modified_bessel_k1(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_modified_bessel_k1(Tensor self) -> Tensor"""
+def special_multigammaln(input: Tensor, p: int, *, out: Any = ...) -> Tensor:
+    """special_multigammaln(Tensor self, int p) -> Tensor"""
+def special_ndtr(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_ndtr(Tensor self) -> Tensor"""
+def special_ndtri(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_ndtri(Tensor self) -> Tensor"""
+def special_polygamma(n: int, input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_polygamma(int n, Tensor self) -> Tensor"""
+def special_psi(input: Tensor, *, out: Any = ...) -> Tensor:
+    """special_psi(Tensor self) -> Tensor"""
+def special_round(input: Tensor, *, decimals: int = ..., out: Any = ...) -> Tensor:
+    """special_round(Tensor self, *, int decimals=0) -> Tensor"""
+def special_scaled_modified_bessel_k0(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_scaled_modified_bessel_k0(Tensor x) -> Tensor"""
+def special_scaled_modified_bessel_k1(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_scaled_modified_bessel_k1(Tensor x) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_t(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_u(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_v(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Tensor, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w(Tensor x, Tensor n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Tensor, n: Number, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor"""
+@overload
+def special_shifted_chebyshev_polynomial_w(x: Number, n: Tensor, *, out: Any = ...) -> Tensor:
+    """special_shifted_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor"""
 def special_sinc(input: Tensor, *, out: Any = ...) -> Tensor:
     """special_sinc(Tensor self) -> Tensor"""
+def special_softmax(input: Tensor, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+    """special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+def special_spherical_bessel_j0(x: Tensor, *, out: Any = ...) -> Tensor:
+    """special_spherical_bessel_j0(Tensor x) -> Tensor"""
+@overload
+def special_xlog1py(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_xlog1py(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def special_xlogy(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_xlogy(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_xlogy(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_xlogy.other_scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def special_zeta(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
+    """special_zeta(Tensor self, Tensor other) -> Tensor"""
+@overload
+def special_zeta(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
+    """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
 @overload
 def split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -1394,6 +1647,8 @@ def std_mean(input: Tensor, unbiased: bool = ..., *, out: Any = ...) -> tuple[Te
 @overload
 def std_mean(input: Tensor, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+def stft(input: Tensor, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., pad_mode: str = ..., normalized: bool = ..., onesided: bool | None = ..., return_complex: bool | None = ..., align_to_window: bool | None = ..., *, out: Any = ...) -> Tensor:
+    """stft.center(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, str pad_mode="reflect", bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor"""
 @overload
 def sub(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -2103,6 +2358,10 @@ class TableMethods:
         """fft_fftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_hfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_hfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_hfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_hfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_hfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_ifft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ifft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_ifft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -2113,6 +2372,10 @@ class TableMethods:
         """fft_ifftshift(Tensor self, int[1]? dim=None) -> Tensor"""
     def fft_ihfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_ihfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
+    def fft_ihfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfft2(Tensor self, SymInt[1]? s=None, int[1] dim=[-2, -1], str? norm=None) -> Tensor"""
+    def fft_ihfftn(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int | None = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
+        """fft_ihfftn(Tensor self, SymInt[1]? s=None, int[1]? dim=None, str? norm=None) -> Tensor"""
     def fft_irfft(self, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
         """fft_irfft(Tensor self, SymInt? n=None, int dim=-1, str? norm=None) -> Tensor"""
     def fft_irfft2(self, s: Sequence[int] | int | None = ..., dim: Sequence[int] | int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -2197,10 +2460,16 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def frac_(self, *, out: Any = ...) -> Tensor:
         """frac(Tensor self) -> Tensor"""
+    def frexp(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
         """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+    def gcd(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gcd(Tensor self, Tensor other) -> Tensor"""
+    def gcd_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """gcd(Tensor self, Tensor other) -> Tensor"""
     @overload
     def ge(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ge.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2285,6 +2554,18 @@ class TableMethods:
         """hypot(Tensor self, Tensor other) -> Tensor"""
     def hypot_(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """hypot(Tensor self, Tensor other) -> Tensor"""
+    def i0(self, *, out: Any = ...) -> Tensor:
+        """i0(Tensor self) -> Tensor"""
+    def i0_(self, *, out: Any = ...) -> Tensor:
+        """i0(Tensor self) -> Tensor"""
+    def igamma(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
+    def igamma_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igamma(Tensor self, Tensor other) -> Tensor"""
+    def igammac(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igammac(Tensor self, Tensor other) -> Tensor"""
+    def igammac_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """igammac(Tensor self, Tensor other) -> Tensor"""
     def im2col(self, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """im2col(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
     def imag(self, *, out: Any = ...) -> Tensor:
@@ -2335,6 +2616,8 @@ class TableMethods:
         """isposinf(Tensor self) -> Tensor"""
     def isreal(self, *, out: Any = ...) -> Tensor:
         """isreal(Tensor self) -> Tensor"""
+    def istft(self, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., normalized: bool = ..., onesided: bool | None = ..., length: int | None = ..., return_complex: bool = ..., *, out: Any = ...) -> Tensor:
+        """istft(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, bool normalized=False, bool? onesided=None, int? length=None, bool return_complex=False) -> Tensor"""
     def kl_div(self, target: Tensor, reduction: int = ..., *, log_target: bool = ..., out: Any = ...) -> Tensor:
         """kl_div(Tensor self, Tensor target, int reduction=1, *, bool log_target=False) -> Tensor"""
     def kron(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2343,6 +2626,10 @@ class TableMethods:
         """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
     def l1_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
         """l1_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def lcm(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lcm(Tensor self, Tensor other) -> Tensor"""
+    def lcm_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """lcm(Tensor self, Tensor other) -> Tensor"""
     def ldexp(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
     def ldexp_(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2649,6 +2936,10 @@ class TableMethods:
         """multiply.Scalar(Tensor self, Scalar other) -> Tensor"""
     def mv(self, vec: Tensor, *, out: Any = ...) -> Tensor:
         """mv(Tensor self, Tensor vec) -> Tensor"""
+    def mvlgamma(self, p: int, *, out: Any = ...) -> Tensor:
+        """mvlgamma(Tensor self, int p) -> Tensor"""
+    def mvlgamma_(self, p: int, *, out: Any = ...) -> Tensor:
+        """mvlgamma(Tensor self, int p) -> Tensor"""
     def nan_to_num(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
         """nan_to_num(Tensor self, float? nan=None, float? posinf=None, float? neginf=None) -> Tensor"""
     def nan_to_num_(self, nan: float | None = ..., posinf: float | None = ..., neginf: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -2699,6 +2990,10 @@ class TableMethods:
         """new_ones(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
     def new_zeros(self, size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
         """new_zeros(Tensor self, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+    def nextafter(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """nextafter(Tensor self, Tensor other) -> Tensor"""
+    def nextafter_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """nextafter(Tensor self, Tensor other) -> Tensor"""
     def nll_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
         """nll_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100) -> Tensor"""
     def nll_loss2d(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., *, out: Any = ...) -> Tensor:
@@ -2757,6 +3052,8 @@ class TableMethods:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def polygamma_(self, n: int, *, out: Any = ...) -> Tensor:
+        """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
     def positive(self, *, out: Any = ...) -> Tensor:
         """positive(Tensor(a) self) -> Tensor(a)"""
     @overload
@@ -2993,12 +3290,36 @@ class TableMethods:
     @overload
     def sort(self, *, stable: bool | None, dim: int = ..., descending: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
         """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    def special_bessel_j0(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j0(Tensor self) -> Tensor"""
+    def special_bessel_j0_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j0(Tensor self) -> Tensor"""
+    def special_bessel_j1(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j1(Tensor self) -> Tensor"""
+    def special_bessel_j1_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_j1(Tensor self) -> Tensor"""
+    def special_bessel_y0(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y0(Tensor self) -> Tensor"""
+    def special_bessel_y0_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y0(Tensor self) -> Tensor"""
+    def special_bessel_y1(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y1(Tensor self) -> Tensor"""
+    def special_bessel_y1_(self, *, out: Any = ...) -> Tensor:
+        """special_bessel_y1(Tensor self) -> Tensor"""
     def special_digamma(self, *, out: Any = ...) -> Tensor:
         """special_digamma(Tensor self) -> Tensor"""
+    def special_entr(self, *, out: Any = ...) -> Tensor:
+        """special_entr(Tensor self) -> Tensor"""
+    def special_entr_(self, *, out: Any = ...) -> Tensor:
+        """special_entr(Tensor self) -> Tensor"""
     def special_erf(self, *, out: Any = ...) -> Tensor:
         """special_erf(Tensor self) -> Tensor"""
     def special_erfc(self, *, out: Any = ...) -> Tensor:
         """special_erfc(Tensor self) -> Tensor"""
+    def special_erfcx(self, *, out: Any = ...) -> Tensor:
+        """special_erfcx(Tensor self) -> Tensor"""
+    def special_erfcx_(self, *, out: Any = ...) -> Tensor:
+        """special_erfcx(Tensor self) -> Tensor"""
     def special_erfinv(self, *, out: Any = ...) -> Tensor:
         """special_erfinv(Tensor self) -> Tensor"""
     def special_exp2(self, *, out: Any = ...) -> Tensor:
@@ -3007,14 +3328,102 @@ class TableMethods:
         """special_expit(Tensor self) -> Tensor"""
     def special_expm1(self, *, out: Any = ...) -> Tensor:
         """special_expm1(Tensor self) -> Tensor"""
+    def special_gammainc(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_gammainc(Tensor self, Tensor other) -> Tensor"""
+    def special_gammaincc(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_gammaincc(Tensor self, Tensor other) -> Tensor"""
     def special_gammaln(self, *, out: Any = ...) -> Tensor:
         """special_gammaln(Tensor self) -> Tensor"""
+    def special_i0(self, *, out: Any = ...) -> Tensor:
+        """special_i0(Tensor self) -> Tensor"""
+    def special_i0e(self, *, out: Any = ...) -> Tensor:
+        """special_i0e(Tensor self) -> Tensor"""
+    def special_i0e_(self, *, out: Any = ...) -> Tensor:
+        """special_i0e(Tensor self) -> Tensor"""
+    def special_i1(self, *, out: Any = ...) -> Tensor:
+        """special_i1(Tensor self) -> Tensor"""
+    def special_i1_(self, *, out: Any = ...) -> Tensor:
+        """special_i1(Tensor self) -> Tensor"""
+    def special_i1e(self, *, out: Any = ...) -> Tensor:
+        """special_i1e(Tensor self) -> Tensor"""
+    def special_i1e_(self, *, out: Any = ...) -> Tensor:
+        """special_i1e(Tensor self) -> Tensor"""
     def special_log1p(self, *, out: Any = ...) -> Tensor:
         """special_log1p(Tensor self) -> Tensor"""
+    def special_log_ndtr(self, *, out: Any = ...) -> Tensor:
+        """special_log_ndtr(Tensor self) -> Tensor"""
+    def special_log_ndtr_(self, *, out: Any = ...) -> Tensor:
+        """special_log_ndtr(Tensor self) -> Tensor"""
+    def special_log_softmax(self, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
+        """special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
     def special_logit(self, eps: float | None = ..., *, out: Any = ...) -> Tensor:
         """special_logit(Tensor self, float? eps=None) -> Tensor"""
+    def special_logsumexp(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
+    def special_modified_bessel_i0(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i0(Tensor self) -> Tensor"""
+    def special_modified_bessel_i0_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i0(Tensor self) -> Tensor"""
+    def special_modified_bessel_i1(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i1(Tensor self) -> Tensor"""
+    def special_modified_bessel_i1_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_i1(Tensor self) -> Tensor"""
+    def special_modified_bessel_k0(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k0(Tensor self) -> Tensor"""
+    def special_modified_bessel_k0_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k0(Tensor self) -> Tensor"""
+    def special_modified_bessel_k1(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k1(Tensor self) -> Tensor"""
+    def special_modified_bessel_k1_(self, *, out: Any = ...) -> Tensor:
+        """special_modified_bessel_k1(Tensor self) -> Tensor"""
+    def special_multigammaln(self, p: int, *, out: Any = ...) -> Tensor:
+        """special_multigammaln(Tensor self, int p) -> Tensor"""
+    def special_ndtr(self, *, out: Any = ...) -> Tensor:
+        """special_ndtr(Tensor self) -> Tensor"""
+    def special_ndtr_(self, *, out: Any = ...) -> Tensor:
+        """special_ndtr(Tensor self) -> Tensor"""
+    def special_ndtri(self, *, out: Any = ...) -> Tensor:
+        """special_ndtri(Tensor self) -> Tensor"""
+    def special_ndtri_(self, *, out: Any = ...) -> Tensor:
+        """special_ndtri(Tensor self) -> Tensor"""
+    def special_psi(self, *, out: Any = ...) -> Tensor:
+        """special_psi(Tensor self) -> Tensor"""
+    def special_round(self, *, decimals: int = ..., out: Any = ...) -> Tensor:
+        """special_round(Tensor self, *, int decimals=0) -> Tensor"""
     def special_sinc(self, *, out: Any = ...) -> Tensor:
         """special_sinc(Tensor self) -> Tensor"""
+    def special_softmax(self, dim: int, dtype: dtype | None = ..., *, out: Any = ...) -> Tensor:
+        """special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor"""
+    @overload
+    def special_xlog1py(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlog1py(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_xlog1py_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlog1py(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlog1py_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_xlogy(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_xlogy(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_xlogy(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_xlogy.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_zeta(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_zeta(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_zeta(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def special_zeta_(self, other: Tensor, *, out: Any = ...) -> Tensor:
+        """special_zeta(Tensor self, Tensor other) -> Tensor"""
+    @overload
+    def special_zeta_(self, other: Number, *, out: Any = ...) -> Tensor:
+        """special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor"""
     @overload
     def split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
@@ -3067,6 +3476,8 @@ class TableMethods:
     @overload
     def std_mean(self, dim: Sequence[int] | int | None, unbiased: bool = ..., keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)"""
+    def stft(self, n_fft: int, hop_length: int | None = ..., win_length: int | None = ..., window: Tensor | None = ..., center: bool = ..., pad_mode: str = ..., normalized: bool = ..., onesided: bool | None = ..., return_complex: bool | None = ..., align_to_window: bool | None = ..., *, out: Any = ...) -> Tensor:
+        """stft.center(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, str pad_mode="reflect", bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor"""
     @overload
     def sub(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""

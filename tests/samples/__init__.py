@@ -127,6 +127,7 @@ def load() -> None:
     """Import every module of samples."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    importlib.import_module(f"{__name__}.pointwise").name_aliases()
 
 
 def default_calls(op: Any, make: Maker) -> list[Call]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from farspan.core.op import table
 from farspan.core.ops.aliases import ALIASES
 
-from samples import FLOATS, ROWS, Maker, Strided, call, default_calls, samples
+from samples import FLOATS, ROWS, Maker, Row, Strided, call, default_calls, samples
 
 ALL_FLOATS = ("float16", "bfloat16", *FLOATS)
 
@@ -387,15 +389,12 @@ def _one_argument(make):
     return [call(make(3, 4)), call(make()), call(make(0, 2)), call(Strided(make(3, 4)))]
 
 
-def _calls_of_target(alias_overload: str, target: str):
-    def make_calls(make):
-        row = ROWS.get(target)
-        return row.make(make) if row and row.make else default_calls(table()[target], make)
-
-    row = ROWS.get(target)
-    samples(alias_overload, dtypes=row and row.dtypes)(make_calls)
-
-
-for _alias, _name in ALIASES.items():
-    for _overload in [n for n in table() if n.partition(".")[0] == _alias]:
-        _calls_of_target(_overload, _name + _overload.removeprefix(_alias))
+def name_aliases() -> None:
+    """Give aliases what the ops have whose other names they are; `load` calls this last."""
+    for alias, name in ALIASES.items():
+        for overload in [n for n in table() if n.partition(".")[0] == alias]:
+            target = name + overload.removeprefix(alias)
+            row = ROWS.get(target, Row())
+            op = table()[target]
+            made = row.make or (lambda make, op=op: default_calls(op, make))
+            ROWS[overload] = dataclasses.replace(row, make=made)

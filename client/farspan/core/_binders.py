@@ -1871,3 +1871,397 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def special_bessel_j0(self):
+    return (self,), (), ()
+
+
+def special_bessel_y0(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_i0(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_k0(self):
+    return (self,), (), ()
+
+
+def special_scaled_modified_bessel_k0(x):
+    return (x,), (), ()
+
+
+def special_bessel_j1(self):
+    return (self,), (), ()
+
+
+def special_bessel_y1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_i1(self):
+    return (self,), (), ()
+
+
+def special_modified_bessel_k1(self):
+    return (self,), (), ()
+
+
+def special_scaled_modified_bessel_k1(x):
+    return (x,), (), ()
+
+
+def special_spherical_bessel_j0(x):
+    return (x,), (), ()
+
+
+def special_airy_ai(x):
+    return (x,), (), ()
+
+
+def special_hermite_polynomial_h(x, n):
+    return (x, n,), (), ()
+
+
+def special_hermite_polynomial_h_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_hermite_polynomial_h_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_hermite_polynomial_he(x, n):
+    return (x, n,), (), ()
+
+
+def special_hermite_polynomial_he_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_hermite_polynomial_he_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_laguerre_polynomial_l(x, n):
+    return (x, n,), (), ()
+
+
+def special_laguerre_polynomial_l_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_laguerre_polynomial_l_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_legendre_polynomial_p(x, n):
+    return (x, n,), (), ()
+
+
+def special_legendre_polynomial_p_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_legendre_polynomial_p_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_t(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_t_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_t_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_t(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_t_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_t_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_u(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_u_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_u_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_u(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_u_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_u_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_v(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_v_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_v_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_v(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_v_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_v_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_w(x, n):
+    return (x, n,), (), ()
+
+
+def special_chebyshev_polynomial_w_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_chebyshev_polynomial_w_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_w(x, n):
+    return (x, n,), (), ()
+
+
+def special_shifted_chebyshev_polynomial_w_n_scalar(x, n):
+    column = []
+    s = (c.scalar(n, None, column),)
+    return (x,), s, tuple(column)
+
+
+def special_shifted_chebyshev_polynomial_w_x_scalar(x, n):
+    column = []
+    s = (c.scalar(x, None, column),)
+    return (n,), s, tuple(column)
+
+
+def i0(self):
+    return (self,), (), ()
+
+
+def special_i0e(self):
+    return (self,), (), ()
+
+
+def special_i1(self):
+    return (self,), (), ()
+
+
+def special_i1e(self):
+    return (self,), (), ()
+
+
+def igamma(self, other):
+    return (self, other,), (), ()
+
+
+def igammac(self, other):
+    return (self, other,), (), ()
+
+
+def special_erfcx(self):
+    return (self,), (), ()
+
+
+def special_ndtr(self):
+    return (self,), (), ()
+
+
+def special_log_ndtr(self):
+    return (self,), (), ()
+
+
+def special_ndtri(self):
+    return (self,), (), ()
+
+
+def special_entr(self):
+    return (self,), (), ()
+
+
+def special_zeta(self, other):
+    return (self, other,), (), ()
+
+
+def special_zeta_self_scalar(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def special_zeta_other_scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def special_xlog1py(self, other):
+    return (self, other,), (), ()
+
+
+def special_xlog1py_self_scalar(self, other):
+    n = []
+    s = (c.scalar(self, None, n),)
+    return (other,), s, tuple(n)
+
+
+def special_xlog1py_other_scalar(self, other):
+    n = []
+    s = (c.scalar(other, None, n),)
+    return (self,), s, tuple(n)
+
+
+def gcd(self, other):
+    return (self, other,), (), ()
+
+
+def lcm(self, other):
+    return (self, other,), (), ()
+
+
+def nextafter(self, other):
+    return (self, other,), (), ()
+
+
+def frexp_Tensor(self):
+    return (self,), (), ()
+
+
+def _positive(self):
+    return (self,), (), ()
+
+
+def bartlett_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def bartlett_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def blackman_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def blackman_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hann_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hann_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def kaiser_window(window_length, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def kaiser_window_periodic(window_length, periodic, *, dtype=None, layout=None, device=None, pin_memory=None):
+    return (), (c.integer(window_length), c.boolean(periodic), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
+
+
+def hamming_window_periodic_alpha(window_length, periodic, alpha, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(alpha, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def hamming_window_periodic_alpha_beta(window_length, periodic, alpha, beta, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(alpha, None, n), c.number(beta, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)
+
+
+def kaiser_window_beta(window_length, periodic, beta, *, dtype=None, layout=None, device=None, pin_memory=None):
+    n = []
+    s = (c.integer(window_length), c.boolean(periodic), c.number(beta, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
+    return (), s, tuple(n)

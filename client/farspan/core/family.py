@@ -20,7 +20,7 @@ from .dtype import (
     scalar_dtype,
     to_floating,
 )
-from .errors import DeviceError, DTypeError
+from .errors import DeviceError, UnsupportedError
 from .op import Op, declare
 from .spec import Spec, broadcast_shapes, pointwise_stride, wrap_dims
 
@@ -78,8 +78,8 @@ def pointwise(
     dtype: from the promoted type of the operands to the one the kernel computes in (default: the
     same). result: from that to the type of the result, or the type itself. operands: names of the
     arguments that promote (default: all tensors and Scalars). refuses: kinds of dtypes, out of
-    "b" bool, "i" int, "c" complex, "f" float, for which torch has no kernel. compute: in place of
-    `dtype` where the other arguments decide too; takes them all.
+    "b" bool, "i" int, "c" complex, "f" float, "h" half precision, for which torch has no kernel.
+    compute: in place of `dtype` where the other arguments decide too; takes them all.
     """
     chosen: list[int] = []  # positions of the operands; known once the schema is parsed
 
@@ -132,8 +132,8 @@ _KINDS = "bifc"
 
 
 def _refuse(name: str, dtype: DType, kinds: str) -> None:
-    if _KINDS[dtype.kind] in kinds:
-        raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
+    if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:

@@ -21,8 +21,8 @@ _WITH: Final = frozenset(
     "bernoulli cauchy clamp_max clamp_min clip conj_physical copy cumprod cumsum deg2rad divide "
     "exponential fill fix float_power geometric greater greater_equal index_add index_copy "
     "index_fill index_put ldexp less less_equal log_normal masked_fill masked_scatter multiply "
-    "negative not_equal put rad2deg random scatter scatter_add scatter_reduce square subtract tril "
-    "triu true_divide uniform zero".split()
+    "mvlgamma negative not_equal put rad2deg random scatter scatter_add scatter_reduce square "
+    "subtract tril triu true_divide uniform zero".split()
 )
 #: Views that change what the tensor itself shows.
 VIEWS: Final = ("as_strided", "squeeze", "swapaxes", "swapdims", "t", "transpose", "unsqueeze")

@@ -164,6 +164,7 @@ def binder_source(schema: Schema) -> str:
     static: list[str] = []
     starred = False
     numbers = any(a.is_number for a in schema.args)
+    column = "column" if any(a.name == "n" for a in schema.args) else "n"
     for a in schema.args:
         if a.keyword_only and not starred:
             params.append("*")
@@ -183,7 +184,7 @@ def binder_source(schema: Schema) -> str:
         if a.is_number:
             how = {"S": "scalar", "f": "number"}[a.kind[0]] + ("s" if "[]" in a.kind else "")
             given = "None" if a.default is MISSING else repr(a.default)
-            static.append(f"c.{how}({name}, {given}, n)")
+            static.append(f"c.{how}({name}, {given}, {column})")
         elif "[]" in a.kind and a.size and a.kind[0] == "i":
             static.append(f"c.integers({name}, {a.size})" if a.kind == "i[]"
                           else f"c.integers_or_none({name}, {a.size})")  # fmt: skip
@@ -194,7 +195,8 @@ def binder_source(schema: Schema) -> str:
     packed_static = f"({', '.join(static)},)" if static else "()"
     if numbers:
         return (
-            f"{head}    n = []\n    s = {packed_static}\n    return {packed_tensors}, s, tuple(n)\n"
+            f"{head}    {column} = []\n    s = {packed_static}\n"
+            f"    return {packed_tensors}, s, tuple({column})\n"
         )
     return f"{head}    return {packed_tensors}, {packed_static}, ()\n"
 

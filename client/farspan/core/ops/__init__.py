@@ -39,4 +39,7 @@ from . import batch_norm
 from . import unfold
 from . import attention
 from . import fourier
+from . import specials
+from . import stft
+from . import windows
 from . import aliases

@@ -17,7 +17,10 @@ ALIASES: dict[str, str] = {
     "arctan2": "atan2", "special_erf": "erf", "special_erfc": "erfc", "special_erfinv": "erfinv",
     "special_expit": "sigmoid", "special_expm1": "expm1", "special_exp2": "exp2",
     "special_digamma": "digamma", "special_gammaln": "lgamma", "special_log1p": "log1p",
-    "special_logit": "logit", "special_sinc": "sinc",
+    "special_logit": "logit", "special_sinc": "sinc", "special_psi": "digamma",
+    "special_i0": "i0", "special_gammainc": "igamma", "special_gammaincc": "igammac",
+    "special_multigammaln": "mvlgamma", "special_polygamma": "polygamma",
+    "special_logsumexp": "logsumexp",
 }  # fmt: skip
 #: overloads of the op that the alias does not have
 _WITHOUT = {"true_divide": ("div.Tensor_mode", "div.Scalar_mode")}

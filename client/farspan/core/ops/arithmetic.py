@@ -486,8 +486,6 @@ for _name, _numpy in {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round
 
 
 def _round_decimals(xp: Any, self: Any, decimals: int) -> Any:
-    if self.dtype.kind in "iu":
-        return self
     scale = 10.0 ** abs(decimals)
     return xp.rint(self * scale) / scale if decimals >= 0 else xp.rint(self / scale) * scale
 
@@ -496,7 +494,7 @@ pointwise(
     "round.decimals(Tensor self, *, int decimals) -> Tensor",
     _round_decimals,
     {"self": lambda g: fn.zeros_like(g)},
-    refuses="bc",
+    refuses="bic",
 )
 pointwise(
     "frac(Tensor self) -> Tensor",

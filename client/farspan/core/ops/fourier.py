@@ -22,6 +22,25 @@ _INVERSE = ("forward", "ortho", "backward")  # and of an inverse one
 
 
 # ----------------------------------------------------------------------------------- primitives --
+def _by_stride(spec: Spec, dim: Sequence[int]) -> list[int]:
+    """Return dims from the outermost in memory to the innermost."""
+    return sorted((wrap_dim(d, spec.ndim) for d in dim), key=lambda d: -spec.stride[d])
+
+
+def _laid_out(spec: Spec, shape: Sequence[int], dtype: DType, dim: Sequence[int]) -> Spec:
+    """Return the spec of a transform over `dim`: these innermost, the others in their order.
+
+    As torch lays it out on a CPU, which brings the transformed dims to the end for MKL.
+    """
+    dims = [wrap_dim(d, spec.ndim) for d in dim]
+    batch = [d for d in _by_stride(spec, range(spec.ndim)) if d not in dims]
+    stride, step = [0] * spec.ndim, 1
+    for d in reversed([*batch, *dims]):
+        stride[d] = step
+        step *= max(shape[d], 1)
+    return Spec.make(tuple(shape), dtype, spec.device, tuple(stride))
+
+
 def _c2c(xp: Any, self: Any, dim: Sequence[int], normalization: int, forward: bool) -> Any:
     if not self.size:
         return self.copy()
@@ -30,9 +49,13 @@ def _c2c(xp: Any, self: Any, dim: Sequence[int], normalization: int, forward: bo
     return xp.fft.ifftn(self, axes=tuple(dim), norm=_INVERSE[normalization])
 
 
+def _c2c_meta(self: Spec, dim: Sequence[int], normalization: int, forward: bool) -> Spec:
+    return _laid_out(self, self.shape, self.dtype, _by_stride(self, dim)) if dim else self
+
+
 structured(
     "_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor",
-    meta=lambda self, dim, normalization, forward: self.contiguous_,
+    meta=_c2c_meta,
     kernel=_c2c,
     vjp={
         "self": lambda g, dim, normalization, forward: fn._fft_c2c(
@@ -46,7 +69,8 @@ def _r2c_meta(self: Spec, dim: Sequence[int], normalization: int, onesided: bool
     shape = list(self.shape)
     if onesided:
         shape[dim[-1]] = shape[dim[-1]] // 2 + 1
-    return Spec.make(tuple(shape), self.dtype.to_complex(), self.device)
+    sorted_dims = [*_by_stride(self, dim[:-1]), dim[-1]]
+    return _laid_out(self, shape, self.dtype.to_complex(), sorted_dims)
 
 
 def _r2c(xp: Any, self: Any, dim: Sequence[int], normalization: int, onesided: bool) -> Any:
@@ -74,7 +98,8 @@ structured(
 def _c2r_meta(self: Spec, dim: Sequence[int], normalization: int, last_dim_size: int) -> Spec:
     shape = list(self.shape)
     shape[dim[-1]] = last_dim_size
-    return Spec.make(tuple(shape), self.dtype.to_real(), self.device)
+    first = _c2c_meta(self, dim[:-1], normalization, False)
+    return _laid_out(first, shape, self.dtype.to_real(), dim[-1:])
 
 
 def _c2r(xp: Any, self: Any, dim: Sequence[int], normalization: int, last_dim_size: int) -> Any:
@@ -130,7 +155,8 @@ def _complex(x: Any) -> Any:
 
 def _refuse_complex(name: str, x: Any) -> Any:
     if x._spec.dtype.is_complex:
-        raise DTypeError(f"{name} expects a real input tensor, but got {c_name(x._spec.dtype)}")
+        kind = "real-valued" if name.endswith("n") else "real"
+        raise DTypeError(f"{name} expects a {kind} input tensor, but got {c_name(x._spec.dtype)}")
     return _real(x)
 
 
@@ -266,6 +292,41 @@ def fft_irfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = Non
     if not dims:
         raise ShapeError("irfftn must transform at least one axis")
     return fn._fft_c2r(x, dims, _norm_code(norm, False), n)
+
+
+@composite("fft_hfftn" + _MANY)
+def fft_hfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
+    """Of a signal whose other half is its mirror image; all dims but the last by plain fft."""
+    x, dims, n = _many(_complex(self), s, dim, last=0)
+    if not dims:
+        raise ShapeError("hfftn must transform at least one axis")
+    code = _norm_code(norm, True)
+    if len(dims) > 1:
+        x = fn._fft_c2c(x, dims[:-1], code, True)
+    return fn._fft_c2r(fn.conj(x), dims[-1:], code, n)
+
+
+@composite("fft_ihfftn" + _MANY)
+def fft_ihfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
+    if self._spec.dtype.is_complex:
+        kind = c_name(self._spec.dtype)
+        raise DTypeError(f"Only supports floating-point dtypes, but found: {kind}")
+    x, dims, _ = _many(_real(self), s, dim)
+    if not dims:
+        raise ShapeError("ihfftn must transform at least one axis")
+    code = _norm_code(norm, False)
+    x = fn.conj(fn._fft_r2c(x, dims[-1:], code, True))
+    return fn._fft_c2c(x, dims[:-1], code, False) if len(dims) > 1 else x
+
+
+@composite("fft_hfft2" + _TWO)
+def fft_hfft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Any:
+    return fn.fft_hfftn(self, s, dim, norm)
+
+
+@composite("fft_ihfft2" + _TWO)
+def fft_ihfft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Any:
+    return fn.fft_ihfftn(self, s, dim, norm)
 
 
 @composite("fft_fft2" + _TWO)

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .. import special
 from ..blocks import by_blocks
 from ..call import fn
-from ..errors import BadValueError
+from ..errors import ParameterError, UnsupportedError
 from ..family import composite, floating, pointwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..dtype import DType
+    from ..spec import Spec
 
 _LN2, _LN10 = math.log(2), math.log(10)
 _TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
@@ -246,9 +249,15 @@ for _name, _vjp in _SPECIAL.items():
     )
 
 
-def _polygamma(xp: Any, n: int, self: Any) -> Any:
+def _polygamma_dtype(n: int, self: Spec) -> DType:
     if n < 0:
-        raise BadValueError("polygamma(n, x) does not support negative n.")
+        raise ParameterError("polygamma(n, x) does not support negative n.")
+    if self.dtype.is_complex:
+        raise UnsupportedError(f"\"polygamma\" not implemented for '{self.dtype.name}'")
+    return floating(self.dtype)
+
+
+def _polygamma(xp: Any, n: int, self: Any) -> Any:
     return special.polygamma(xp, n, self) if n else special.digamma(xp, self)
 
 
@@ -256,8 +265,7 @@ pointwise(
     "polygamma(int n, Tensor self) -> Tensor",
     _polygamma,
     {"self": lambda g, n, self: fn.mul(g, fn.polygamma(n + 1, self))},
-    dtype=floating,
-    refuses="c",
+    compute=_polygamma_dtype,
 )
 
 

@@ -1,17 +1,17 @@
-"""DataLoader: iterates over a dataset in batches, in this process.
-
-Worker processes (num_workers > 0) are not there yet and are refused, never ignored.
-"""
+"""DataLoader: iterates over a dataset in batches, loaded here or in worker processes."""
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import farspan
-from farspan._tensor import Tensor
+from farspan.utils.data._fetch import fetch_batch
+from farspan.utils.data._workers import Epoch, Job, Workers
 from farspan.utils.data.collate import default_collate, default_convert
-from farspan.utils.data.dataset import IterableDataset, Subset, TensorDataset
+from farspan.utils.data.dataset import IterableDataset
 from farspan.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 
 __all__ = ["DataLoader"]
@@ -46,6 +46,7 @@ class DataLoader:
         in_order: bool = True,
     ) -> None:
         _check_workers(num_workers, timeout, prefetch_factor, persistent_workers)
+        _check_context(num_workers, multiprocessing_context)
         self._streams = isinstance(dataset, IterableDataset)
         _check_samplers(self._streams, batch_size, shuffle, sampler, batch_sampler, drop_last)
         if batch_sampler is not None:
@@ -65,19 +66,62 @@ class DataLoader:
         self.batch_sampler = batch_sampler
         self.generator = generator
         self.num_workers = num_workers
+        self.prefetch_factor = 2 if num_workers and prefetch_factor is None else prefetch_factor
+        self.persistent_workers = persistent_workers
+        self.multiprocessing_context = multiprocessing_context
+        self.pin_memory_device = pin_memory_device
+        self.in_order = in_order
+        self._workers: Workers | None = None
         self.pin_memory = pin_memory
         self.timeout = timeout
         self.worker_init_fn = worker_init_fn
         if collate_fn is None:
-            batched = batch_sampler is not None or (self._streams and batch_size is not None)
-            collate_fn = default_collate if batched else default_convert
+            collate_fn = default_collate if self._auto_collation else default_convert
         self.collate_fn = collate_fn
 
+    @property
+    def _auto_collation(self) -> bool:
+        return self.batch_sampler is not None or (self._streams and self.batch_size is not None)
+
+    @property
+    def _dataset_kind(self) -> int:
+        return _DatasetKind.Iterable if self._streams else _DatasetKind.Map
+
     def __iter__(self) -> Iterator[Any]:
+        if self._workers is not None:  # persistent: they keep the seed of their start
+            for connection in self._workers.connections:
+                connection.send("epoch")
+            return self._from_workers(self._workers)
         # torch draws a base seed for worker processes at every start, also without any; the
-        # draw keeps the default generator in step with torch's. Nobody reads it: no wait.
-        farspan.empty((), dtype=farspan.int64).random_(generator=self.generator)
-        return self._stream() if self._streams else self._samples()
+        # draw keeps the default generator in step with torch's. Alone, nobody reads it: no wait.
+        drawn = farspan.empty((), dtype=farspan.int64).random_(generator=self.generator)
+        if not self.num_workers:
+            return self._stream() if self._streams else self._samples()
+        workers = self._started(drawn.item())
+        if self.persistent_workers:
+            self._workers = workers
+        return self._from_workers(workers)
+
+    def _started(self, base_seed: int) -> Workers:
+        job = Job(
+            self.dataset,
+            self.collate_fn,
+            self._streams,
+            self._auto_collation,
+            self.drop_last,
+            self.worker_init_fn,
+            base_seed,
+            self.num_workers,
+        )
+        return Workers(job, self.multiprocessing_context, self.timeout, self.in_order)
+
+    def _from_workers(self, workers: Workers) -> Iterator[Any]:
+        if self._streams:
+            tasks: Iterator[Any] = itertools.repeat(self.batch_size)
+        else:
+            sampler = self.batch_sampler if self.batch_sampler is not None else self.sampler
+            tasks = iter(sampler or ())
+        return Epoch(workers, tasks, self)
 
     def _samples(self) -> Iterator[Any]:
         if self.batch_sampler is None:
@@ -85,13 +129,7 @@ class DataLoader:
                 yield self.collate_fn(self.dataset[index])
             return
         for indices in self.batch_sampler:
-            tensors, rows = _tensor_rows(self.dataset, indices)
-            if tensors is not None and self.collate_fn is default_collate:
-                yield _gathered(tensors, rows)
-            elif callable(getattr(self.dataset, "__getitems__", None)):
-                yield self.collate_fn(self.dataset.__getitems__(indices))
-            else:
-                yield self.collate_fn([self.dataset[i] for i in indices])
+            yield fetch_batch(self.dataset, indices, self.collate_fn)
 
     def _stream(self) -> Iterator[Any]:
         if self.batch_size is None:
@@ -115,29 +153,11 @@ class DataLoader:
         return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
 
 
-def _tensor_rows(dataset: Any, indices: list[int]) -> tuple[tuple[Tensor, ...] | None, list[int]]:
-    """Return the tensors of a (subset of a) TensorDataset and the rows to take, or None.
+class _DatasetKind:
+    """How a dataset is read: by index, or as a stream."""
 
-    Only for these very classes: a subclass may have its own ``__getitem__``.
-    """
-    rows = list(indices)
-    while type(dataset) is Subset:
-        rows = [dataset.indices[i] for i in rows]
-        dataset = dataset.dataset
-    return (dataset.tensors, rows) if type(dataset) is TensorDataset else (None, rows)
-
-
-def _gathered(tensors: tuple[Tensor, ...], rows: list[int]) -> list[Tensor]:
-    size = tensors[0].shape[0]
-    positions = [row + size if row < 0 else row for row in rows]
-    index_on: dict[str, Tensor] = {}
-    batch = []
-    for tensor in tensors:
-        place = str(tensor.device)
-        if place not in index_on:
-            index_on[place] = farspan.tensor(positions, dtype=farspan.int64, device=tensor.device)
-        batch.append(tensor.index_select(0, index_on[place]))
-    return batch
+    Map = 0
+    Iterable = 1
 
 
 def _check_workers(
@@ -148,20 +168,33 @@ def _check_workers(
             "num_workers option should be non-negative; use num_workers=0 to disable "
             "multiprocessing."
         )
-    if num_workers > 0:
-        raise NotImplementedError(
-            f"DataLoader(num_workers={num_workers}): loading in worker processes is not there "
-            "yet. Use num_workers=0; batches are prepared in this process."
-        )
     if timeout < 0:
         raise ValueError("timeout option should be non-negative")
-    if prefetch_factor is not None:
+    if num_workers == 0 and prefetch_factor is not None:
         raise ValueError(
             "prefetch_factor option could only be specified in multiprocessing.let num_workers > "
             "0 to enable multiprocessing, otherwise set prefetch_factor to None."
         )
-    if persistent_workers:
+    if num_workers > 0 and prefetch_factor is not None and prefetch_factor < 0:
+        raise ValueError("prefetch_factor option should be non-negative")
+    if num_workers == 0 and persistent_workers:
         raise ValueError("persistent_workers option needs num_workers > 0")
+
+
+def _check_context(num_workers: int, context: Any) -> None:
+    if context is None:
+        return
+    if num_workers == 0:
+        raise ValueError(
+            "multiprocessing_context can only be used with multi-process loading (num_workers > 0)"
+            f", but got num_workers={num_workers}"
+        )
+    known = multiprocessing.get_all_start_methods()
+    if isinstance(context, str) and context not in known:
+        raise ValueError(
+            "multiprocessing_context option should specify a valid start method in "
+            f"{known!r}, but got multiprocessing_context={context!r}"
+        )
 
 
 def _check_samplers(
