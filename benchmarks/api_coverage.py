@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = options.recorded or Path(made)
         if not options.recorded:
-            command = [sys.executable, "-m", "pytest", "-q", "--record-names", str(folder)]
+            command = [sys.executable, "-m", "pytest", "-q", f"--record-names={folder}", "tests"]
             subprocess.run(command, cwd=ROOT, check=False, stdout=sys.stderr)
         proven = {n for file in folder.glob("*.json") for n in json.loads(file.read_text())}
     status = statuses(proven)
