@@ -23,21 +23,25 @@ def plain(x: Any) -> Any:
     return str(x) if isinstance(x, (torch.dtype, farspan.dtype)) else x
 
 
-def assert_equal(ours: Any, theirs: Any, where: str = "result") -> None:
+def assert_equal(
+    ours: Any, theirs: Any, where: str = "result", rtol: float = 1e-5, atol: float = 1e-6
+) -> None:
     if isinstance(theirs, list):
         assert len(ours) == len(theirs), where
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            assert_equal(a, b, f"{where}[{i}]")
+            assert_equal(a, b, f"{where}[{i}]", rtol, atol)
     elif isinstance(theirs, np.ndarray):
         assert ours is not None, f"{where}: None, torch has {theirs}"
         assert ours.dtype == theirs.dtype, where
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=where)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=where)
     else:
         assert ours == theirs, f"{where}: {ours!r}, torch has {theirs!r}"
 
 
-def same(program: Any) -> Any:
+def same(program: Any = None, *, rtol: float = 1e-5, atol: float = 1e-6) -> Any:
     """Make a test of a program: both libraries return the same, or raise the same."""
+    if program is None:
+        return functools.partial(same, rtol=rtol, atol=atol)
 
     @functools.wraps(program)
     def test() -> None:
@@ -46,7 +50,7 @@ def same(program: Any) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 results.append(plain(program(lib)))
-        assert_equal(results[1], results[0])
+        assert_equal(results[1], results[0], rtol=rtol, atol=atol)
 
     del test.__wrapped__  # pytest would ask for a fixture named like the parameter
     return test

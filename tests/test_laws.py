@@ -182,6 +182,24 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
 
 #: (op, dtype) -> samples that ran; torch refuses the rest.
 SKIPS: dict[tuple[str, str], int] = {}
+
+
+def _grid_double(of_input: Any, of_grid: Any, g: Any, x: Any, grid: Any, *modes: Any) -> Any:
+    """Return the gradients of grid_sampler's gradients, as torch's autograd finds them."""
+    inputs = [t.clone().requires_grad_() for t in (g, x, grid)]
+    backward = getattr(torch.ops.aten, f"grid_sampler_{x.ndim - 2}d_backward")
+    made = backward(*inputs, *modes, [True, True])
+    return torch.autograd.grad(made, inputs, (of_input, of_grid))
+
+
+def _ctc_backward(g: Any, *args: Any) -> Any:
+    """Return torch's gradient; it wants the forward's alpha, which ours computes again."""
+    *inputs, loss, blank, zero_infinity = args
+    alpha = torch.ops.aten._ctc_loss.Tensor(*inputs, blank, zero_infinity)[1]
+    backward = torch.ops.aten._ctc_loss_backward.Tensor
+    return backward(g, *inputs, loss, alpha, blank, zero_infinity)
+
+
 #: farspan:: ops have no namesake in torch; they are compared with these.
 REFERENCES: dict[str, Any] = {
     "_data": lambda x: x.data,
@@ -189,6 +207,7 @@ REFERENCES: dict[str, Any] = {
     "_get_rng_state": torch.get_rng_state,
     "_native_batch_norm": torch.native_batch_norm,
     "_reversed_cumsum": lambda x, dim: x.flip(dim).cumsum(dim).flip(dim) if x.ndim else x + 0,
+    "_von_mises": lambda loc, k, r, size: torch.empty(size, dtype=torch.float64),
     "_one_hot": lambda x, n: torch.nn.functional.one_hot(x, n),
     "_window": lambda x, base, size, stride, offset: x.as_strided(size, stride, offset).clone(),
     "_window_add": lambda g, n, s, size, stride, offset: torch.ops.aten.as_strided(
@@ -201,7 +220,15 @@ REFERENCES: dict[str, Any] = {
     "_window_scatter": lambda x, src, base, size, stride, offset: torch.as_strided_scatter(
         x, src, size, stride, offset
     ),
+    "_bag_frequencies": lambda x: (x[:, None] == x).sum(1),
+    "_bag_of": lambda offsets, n: torch.searchsorted(offsets, torch.arange(n), side="right") - 1,
     "_batched_mm": torch.matmul,
+    "_total_norm": lambda xs, ord: torch.nn.utils.get_total_norm(xs, ord, foreach=False),
+    "_ctc_loss": lambda *args: torch.ops.aten._ctc_loss.Tensor(*args)[0],
+    "_ctc_loss_backward": _ctc_backward,
+    "_integers": lambda values: torch.tensor(values, dtype=torch.int64),
+    "_rrelu_with_noise": lambda x, lower, upper: (x.contiguous(), x.contiguous()),
+    "_grid_sampler_double_backward": _grid_double,
     "_contract": torch.einsum,
     "_lu_unpack": torch.lu_unpack,
     "_positive": torch.clone,

@@ -72,8 +72,3 @@ def test_wrong_call_is_refused_as_in_torch(name: str) -> None:
     mine, theirs = error_of(lambda: WRONG[name](ft)), error_of(lambda: WRONG[name](torch))
     assert isinstance(mine, type(theirs))
     assert str(theirs)[:60] in str(mine)
-
-
-def test_modes_that_are_missing_say_so() -> None:
-    with pytest.raises(NotImplementedError, match="bicubic"):
-        ft.nn.functional.interpolate(ft.zeros(1, 1, 2, 2), 3, mode="bicubic")

@@ -16,6 +16,7 @@ from typing import Any
 import farspan as torch
 import numpy as np
 import pytest
+from farspan import _transport
 from farspan.core import command as cmd
 from farspan.core import errors, limits
 
@@ -177,6 +178,31 @@ def test_ctrl_c_in_a_wait_is_prompt_and_the_session_works_on(service: Any) -> No
                 with interrupted_after(0.3):
                     wait()
         assert (x + 1).tolist() == [2, 2, 2]
+
+
+def test_ctrl_c_stops_a_long_download(service: Any, monkeypatch: Any) -> None:
+    address, token = service
+    begun: list[int] = []
+
+    class Interrupting(_transport.Progress):
+        """Presses Ctrl-C when the first chunk has come; the others would take seconds."""
+
+        def add(self, count_bytes: int) -> None:
+            if not begun:
+                os.kill(os.getpid(), signal.SIGINT)
+            begun.append(count_bytes)
+            time.sleep(0.05)
+
+    with torch.connect(address, token=token, timeout=20) as session:
+        x = torch.zeros(64 << 20, dtype=torch.uint8)
+        monkeypatch.setattr(_transport, "Progress", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            x.numpy()
+        monkeypatch.undo()
+        assert x[:3].tolist() == [0, 0, 0]
+        time.sleep(0.3)
+        assert session.stats()["bytes_down"] < 1 << 20 and len(begun) < 64
+        assert (x + 1).numpy().sum() == 64 << 20
 
 
 def test_ctrl_c_on_local_waits_for_the_frame_and_breaks_nothing() -> None:

@@ -146,3 +146,14 @@ def test_an_expanded_view_of_a_rewritten_tensor_sums_its_gradient() -> None:
         (g,) = lib.autograd.grad((wide * lib.arange(6.0).view(2, 3)).sum(), [x])
         found.append(g.tolist())
     assert found[0] == found[1]
+
+
+def test_a_view_beyond_its_storage_is_refused_and_the_session_lives() -> None:
+    with farspan.connect("local:"):
+        x = farspan.ones(4)
+        with pytest.raises(RuntimeError, match="out of bounds for storage"):
+            x.as_strided((2, 2), (1, 2), 10)
+        odd = farspan.arange(4, dtype=farspan.int32)[1:3]
+        with pytest.raises(RuntimeError, match="divisible"):
+            odd.view(farspan.int64)
+        assert x.sum().item() == 4

@@ -13,6 +13,7 @@ from ._contract import chain_matmul, einsum, tensordot
 from ._creation import (
     as_tensor,
     channels_last,
+    channels_last_3d,
     contiguous_format,
     from_numpy,
     layout,
@@ -23,6 +24,7 @@ from ._creation import (
 )
 from ._format import set_printoptions
 from ._functions import (
+    unreduced as _unreduced,
     FACTORIES as _FACTORIES,
 )
 from ._functions import (
@@ -120,8 +122,14 @@ __version__ = _TorchVersion("2.13.0+farspan")
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
+    "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    **{
+        f"{net}{kind}": "_VF"
+        for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+        for kind in ("", "_cell")
+    },
 }
 
 
@@ -133,6 +141,8 @@ def __getattr__(name: str) -> _Any:
         found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif "autocast" in name:
+        found = getattr(_import_module(f"{__name__}._autocast"), name)
     elif _is_module(name):
         found = _import_module(f"{__name__}.{name}")
     elif name.endswith("Tensor"):
@@ -143,7 +153,7 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_settings, name)
     else:
         try:
-            found = getattr(_fn, name)
+            found = _unreduced(getattr(_fn, name))
         except AttributeError:
             raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
     globals()[name] = found
@@ -152,4 +162,6 @@ def __getattr__(name: str) -> _Any:
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
+    if name == "_VF":  # private in torch too, and used by programs
+        return True
     return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None

@@ -20,7 +20,7 @@ from .core.family import common_device
 from .core.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ._tensor import Tensor
     from .core.op import Op
@@ -75,6 +75,14 @@ class _Known:
 
 
 _memo: dict[Any, _Known] = {}
+#: What casts the inputs of ops while some thread casts automatically.
+_casting: Callable[[Op, Any, Any], Any] | None = None
+
+
+def set_casting(cast: Callable[[Op, Any, Any], Any] | None) -> None:
+    """Let `cast(op, tensors, static)` return the inputs that an op runs on; None: as they are."""
+    global _casting
+    _casting = cast
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -107,6 +115,8 @@ def apply(
         return _apply_inplace(op, tensors, static, scalars)
     if form != FUNCTIONAL:
         return _apply_out(cls, op, tensors, static, scalars)
+    if _casting is not None:
+        tensors = _casting(op, tensors, static)
     facts = _memo.get((op, static, Defaults.dtype, *[t._spec for t in tensors]))
     if facts is None:
         facts = known(op, static, [t._spec for t in tensors], scalars)
@@ -132,6 +142,9 @@ def apply(
         if plan is not None:
             tape.record(op, plan, tensors, (result,), static, scalars)
         return result
+    # Places are checked before anything is issued: a worker takes a view beyond its storage for
+    # a broken client, and ends the session.
+    places = [_place(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
     session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
@@ -141,8 +154,8 @@ def apply(
         results = [_sized(session, device, i, facts.device) for i in outs]  # type: ignore[arg-type]
     elif facts.views:
         results = [
-            _view(tensors[0], op, Ref(session, device, i), spec, offset)
-            for i, (spec, offset) in zip(outs, facts.views, strict=True)
+            _view(tensors[0], op, Ref(session, device, i), spec, place)
+            for i, (spec, _), place in zip(outs, facts.views, places, strict=True)
         ]
     else:
         results = [
@@ -195,7 +208,8 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     return t
 
 
-def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
+def _place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
+    """Return where a view begins in the storage of x. ShapeError: it does not fit into it."""
     offset += _own_offset(x, spec)
     if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
                         > x._storage.nbytes):  # fmt: skip
@@ -205,6 +219,10 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
             f"{(offset + spec.span()) * spec.dtype.itemsize} are out of bounds for storage of size "
             f"{x._storage.nbytes}"
         )
+    return offset
+
+
+def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
     storage = x._storage.apart() if op.unversioned else x._storage
     out = wrap(ref, spec, offset, storage)
     if not op.detaches:

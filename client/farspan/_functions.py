@@ -216,6 +216,26 @@ def norm(
     )
 
 
+def unreduced(function: Function) -> Any:
+    """Return a loss of ATen as ``torch.<name>`` has it: without `reduction` it reduces nothing.
+
+    The schema's default is the mean, but torch's Python parser reads its name as the number 0.
+    """
+    names = [a.name for a in function.overloads[0].args]
+    if "reduction" not in names:
+        return function
+    position = names.index("reduction")
+
+    def loss(*args: Any, **kwargs: Any) -> Tensor:
+        if len(args) <= position:
+            kwargs.setdefault("reduction", 0)
+        return function(*args, **kwargs)  # type: ignore[no-any-return]
+
+    loss.__name__ = loss.__qualname__ = function.__name__
+    loss.__doc__ = "\n".join(o.schema.line for o in function.overloads)
+    return loss
+
+
 def set_debug(mode: str | None) -> None:
     """``"sync"`` makes every call wait, so that an error is raised by the line that made it."""
     if mode not in (None, "sync", "off"):

@@ -21,6 +21,7 @@ _NAMES = {
     "_window": "AsStridedBackward0", "_window_scatter": "CopySlices", "copy": "CopyBackwards",
     "_cast": "ToCopyBackward0", "_batched_mm": "UnsafeViewBackward0", "_contract": "BmmBackward0",
     "_cdist_forward": "CdistBackward0", "_as_strided": "AsStridedBackward0",
+    "_sample_dirichlet": "_DirichletBackward",
 }  # fmt: skip
 
 

@@ -94,6 +94,9 @@ class LocalTransport:
     def upload(self, transfer: int, device: int, data: memoryview) -> None:
         self._transfers[transfer] = data
 
+    def give_up(self, request: int) -> None:
+        """Do nothing: answers do not travel."""
+
     def stats(self) -> dict[str, int]:
         return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0}
 

@@ -269,6 +269,13 @@ def new_tensor(self: Any, data: Any, dtype: Any = None, device: Any = None,
                   requires_grad=requires_grad)  # fmt: skip
 
 
+def new(self: Any, *args: Any, device: Any = None) -> Any:
+    """Return what ``Tensor(*args)`` does, of this tensor's dtype and on its device."""
+    from ._legacy import legacy_tensor
+
+    return legacy_tensor(*args, dtype=self.dtype, device=device or self.device)
+
+
 def normal_(self: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
     """Fill with normal numbers. The function `normal` draws around tensors, so it has no `_`."""
     return fn.normal_functional_(self, mean, std, generator=generator)
@@ -286,6 +293,6 @@ def polygamma(self: Any, n: int) -> Any:
 
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
-    "new_tensor": new_tensor, "norm": norm, "normal_": normal_, "bernoulli_": bernoulli_,
-    "polygamma": polygamma,
+    "new": new, "new_tensor": new_tensor, "norm": norm, "normal_": normal_,
+    "bernoulli_": bernoulli_, "polygamma": polygamma,
 }  # fmt: skip

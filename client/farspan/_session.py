@@ -19,6 +19,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._sites import Site, call_site, describe_site
+import numpy as np
+
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
@@ -66,6 +68,9 @@ class Transport(Protocol):
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
+    def give_up(self, request: int) -> None:
+        """Stop the download of an answer that nobody waits for any more."""
+
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -355,6 +360,16 @@ class Session:
         for i in range(len(self.devices)) if device is None else (device,):
             self._ask(i, (), cmd.GET_SPEC)
 
+    def memory_of(self, device: int, anew: bool = False) -> tuple[int, int, int]:
+        """Return the bytes of this session's tensors on a device: now, at most so far, the limit.
+
+        anew: from now on another most is counted. Waits for all commands before it.
+        """
+        self.flush(device)  # frees that wait come first
+        kind = cmd.GET_MEMORY_ANEW if anew else cmd.GET_MEMORY
+        used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
+        return used, peak, limit
+
     def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
         request = next(self._requests)
         wait = self._waits[request] = _Wait()
@@ -367,6 +382,9 @@ class Session:
             while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
                 if self._lost is not None:
                     break
+        except BaseException:  # Ctrl-C: the bytes need not come
+            self.transport.give_up(request)
+            raise
         finally:
             self._waits.pop(request, None)
         if wait.value is None:

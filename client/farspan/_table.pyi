@@ -16,8 +16,18 @@ def _adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out
     """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
 def _adaptive_avg_pool2d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
     """_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+def _adaptive_avg_pool3d_backward(grad_output: Tensor, input: Tensor, *, out: Any = ...) -> Tensor:
+    """_adaptive_avg_pool3d_backward(Tensor grad_output, Tensor self) -> Tensor"""
+def _amp_foreach_non_finite_check_and_unscale_(input: Tensor, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+    """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
 def _cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None, *, out: Any = ...) -> Tensor:
     """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+def _dirichlet_grad(x: Tensor, alpha: Tensor, total: Tensor, *, out: Any = ...) -> Tensor:
+    """_dirichlet_grad(Tensor x, Tensor alpha, Tensor total) -> Tensor"""
+def _embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = ..., mode: int = ..., sparse: bool = ..., per_sample_weights: Tensor | None = ..., include_last_offset: bool = ..., padding_idx: int = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """_embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False, int padding_idx=-1) -> (Tensor, Tensor, Tensor, Tensor)"""
 def _fft_c2c(input: Tensor, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
     """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
 def _fft_c2r(input: Tensor, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -32,14 +42,48 @@ def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _pdist_backward(grad: Tensor, input: Tensor, p: float, pdist: Tensor, *, out: Any = ...) -> Tensor:
+    """_pdist_backward(Tensor grad, Tensor self, float p, Tensor pdist) -> Tensor"""
+def _pdist_forward(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def _sample_dirichlet(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
 def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
     """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _standard_gamma(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+def _standard_gamma_grad(input: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
+    """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
 def _unique2(input: Tensor, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+def _upsample_bicubic2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bicubic2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bicubic2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_bilinear2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_bilinear2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_lanczos2d_aa_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_lanczos2d_aa_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def _upsample_nearest_exact2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def _upsample_nearest_exact3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """_upsample_nearest_exact3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def abs(input: Tensor, *, out: Any = ...) -> Tensor:
     """abs(Tensor self) -> Tensor"""
 def absolute(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -52,12 +96,18 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out:
     """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
 def adaptive_avg_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+def adaptive_avg_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
 def adaptive_max_pool1d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
 def adaptive_max_pool2d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
     """adaptive_max_pool2d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
+def adaptive_max_pool3d(input: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
+def adaptive_max_pool3d_backward(grad_output: Tensor, input: Tensor, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """adaptive_max_pool3d_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor"""
 @overload
 def add(input: Tensor, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
     """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -78,6 +128,10 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = ..., alpha
     """addr(Tensor self, Tensor vec1, Tensor vec2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 def adjoint(input: Tensor, *, out: Any = ...) -> Tensor:
     """adjoint(Tensor(a) self) -> Tensor(a)"""
+def affine_grid_generator(theta: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator(Tensor theta, SymInt[] size, bool align_corners) -> Tensor"""
+def affine_grid_generator_backward(grad: Tensor, size: Sequence[int] | int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """affine_grid_generator_backward(Tensor grad, SymInt[] size, bool align_corners) -> Tensor"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
 @overload
@@ -181,6 +235,10 @@ def avg_pool2d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence
     """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
 def avg_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
     """avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
+def avg_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+    """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+def avg_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None, *, out: Any = ...) -> Tensor:
+    """avg_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor"""
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
     """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
 @overload
@@ -210,6 +268,8 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tens
     """binary_cross_entropy_with_logits(Tensor self, Tensor target, Tensor? weight=None, Tensor? pos_weight=None, int reduction=1) -> Tensor"""
 def bincount(input: Tensor, weights: Tensor | None = ..., minlength: int = ..., *, out: Any = ...) -> Tensor:
     """bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor"""
+def binomial(count: Tensor, prob: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """binomial(Tensor count, Tensor prob, Generator? generator=None) -> Tensor"""
 @overload
 def bitwise_and(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -272,6 +332,8 @@ def celu(input: Tensor, alpha: Number = ..., *, out: Any = ...) -> Tensor:
     """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
 def chain_matmul(matrices: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """chain_matmul(Tensor[] matrices) -> Tensor"""
+def channel_shuffle(input: Tensor, groups: int, *, out: Any = ...) -> Tensor:
+    """channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
 def cholesky(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
     """cholesky(Tensor self, bool upper=False) -> Tensor"""
 def cholesky_inverse(input: Tensor, upper: bool = ..., *, out: Any = ...) -> Tensor:
@@ -342,6 +404,8 @@ def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Seq
 @overload
 def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: str = ..., dilation: Sequence[int] | int = ..., groups: int = ..., *, out: Any = ...) -> Tensor:
     """conv3d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], str padding="valid", SymInt[3] dilation=[1, 1, 1], SymInt groups=1) -> Tensor"""
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+    """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
     """conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=[1], SymInt[1] padding=[0], SymInt[1] output_padding=[0], SymInt groups=1, SymInt[1] dilation=[1]) -> Tensor"""
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., output_padding: Sequence[int] | int = ..., groups: int = ..., dilation: Sequence[int] | int = ..., *, out: Any = ...) -> Tensor:
@@ -378,6 +442,12 @@ def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
 def cross_entropy_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
     """cross_entropy_loss(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.) -> Tensor"""
+@overload
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Sequence[int] | int, target_lengths: Sequence[int] | int, blank: int = ..., reduction: int = ..., zero_infinity: bool = ..., *, out: Any = ...) -> Tensor:
+    """ctc_loss.IntList(Tensor log_probs, Tensor targets, int[] input_lengths, int[] target_lengths, int blank=0, int reduction=1, bool zero_infinity=False) -> Tensor"""
+@overload
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int = ..., reduction: int = ..., zero_infinity: bool = ..., *, out: Any = ...) -> Tensor:
+    """ctc_loss.Tensor(Tensor log_probs, Tensor targets, Tensor input_lengths, Tensor target_lengths, int blank=0, int reduction=1, bool zero_infinity=False) -> Tensor"""
 def cummax(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """cummax(Tensor self, int dim) -> (Tensor values, Tensor indices)"""
 def cummin(input: Tensor, dim: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -452,8 +522,16 @@ def elu_backward(grad_output: Tensor, alpha: Number, scale: Number, input_scale:
     """elu_backward(Tensor grad_output, Scalar alpha, Scalar scale, Scalar input_scale, bool is_result, Tensor self_or_result) -> Tensor"""
 def embedding(weight: Tensor, indices: Tensor, padding_idx: int = ..., scale_grad_by_freq: bool = ..., sparse: bool = ..., *, out: Any = ...) -> Tensor:
     """embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) -> Tensor"""
+@overload
+def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = ..., mode: int = ..., sparse: bool = ..., per_sample_weights: Tensor | None = ..., include_last_offset: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False) -> (Tensor, Tensor, Tensor, Tensor)"""
+@overload
+def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool, mode: int, sparse: bool, per_sample_weights: Tensor | None, include_last_offset: bool, padding_idx: int | None, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """embedding_bag.padding_idx(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq, int mode, bool sparse, Tensor? per_sample_weights, bool include_last_offset, int? padding_idx) -> (Tensor, Tensor, Tensor, Tensor)"""
 def embedding_dense_backward(grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, *, out: Any = ...) -> Tensor:
     """embedding_dense_backward(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, bool scale_grad_by_freq) -> Tensor"""
+def embedding_renorm(input: Tensor, indices: Tensor, max_norm: float, norm_type: float, *, out: Any = ...) -> Tensor:
+    """embedding_renorm(Tensor self, Tensor indices, float max_norm, float norm_type) -> Tensor"""
 def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -492,6 +570,8 @@ def eye(n: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: 
 @overload
 def eye(n: int, m: int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """eye.m(SymInt n, SymInt m, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
+def feature_alpha_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
+    """feature_alpha_dropout(Tensor input, float p, bool train) -> Tensor"""
 def feature_dropout(input: Tensor, p: float, train: bool, *, out: Any = ...) -> Tensor:
     """feature_dropout(Tensor input, float p, bool train) -> Tensor"""
 def fft_fft(input: Tensor, n: int | None = ..., dim: int = ..., norm: str | None = ..., *, out: Any = ...) -> Tensor:
@@ -580,6 +660,14 @@ def fmod(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """fmod.Scalar(Tensor self, Scalar other) -> Tensor"""
 def frac(input: Tensor, *, out: Any = ...) -> Tensor:
     """frac(Tensor self) -> Tensor"""
+def fractional_max_pool2d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool2d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] output_size, Tensor indices) -> Tensor"""
+def fractional_max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+def fractional_max_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """fractional_max_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] output_size, Tensor indices) -> Tensor"""
 def frexp(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
@@ -618,6 +706,16 @@ def greater_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def greater_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """greater_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+def grid_sampler(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_2d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_2d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_2d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
+def grid_sampler_3d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, *, out: Any = ...) -> Tensor:
+    """grid_sampler_3d(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor"""
+def grid_sampler_3d_backward(grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """grid_sampler_3d_backward(Tensor grad_output, Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"""
 def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = ..., bias: Tensor | None = ..., eps: float = ..., cudnn_enabled: bool = ..., *, out: Any = ...) -> Tensor:
     """group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enabled=True) -> Tensor"""
 @overload
@@ -698,6 +796,8 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = ...) -> T
     """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """inner(Tensor self, Tensor other) -> Tensor"""
+def instance_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, use_input_stats: bool, momentum: float, eps: float, cudnn_enabled: bool, *, out: Any = ...) -> Tensor:
+    """instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool use_input_stats, float momentum, float eps, bool cudnn_enabled) -> Tensor"""
 def inverse(input: Tensor, *, out: Any = ...) -> Tensor:
     """inverse(Tensor self) -> Tensor"""
 def isclose(input: Tensor, other: Tensor, rtol: float = ..., atol: float = ..., equal_nan: bool = ..., *, out: Any = ...) -> Tensor:
@@ -965,6 +1065,16 @@ def max_pool2d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, str
     """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
 def max_pool2d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
     """max_pool2d_with_indices_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_pool3d(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+    """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+def max_pool3d_with_indices(input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+def max_pool3d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, dilation: Sequence[int] | int, ceil_mode: bool, indices: Tensor, *, out: Any = ...) -> Tensor:
+    """max_pool3d_with_indices_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] stride, int[3] padding, int[3] dilation, bool ceil_mode, Tensor indices) -> Tensor"""
+def max_unpool2d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+def max_unpool3d(input: Tensor, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
 def maximum(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """maximum(Tensor self, Tensor other) -> Tensor"""
 @overload
@@ -1026,6 +1136,16 @@ def mul(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def mul(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+def multi_margin_loss(input: Tensor, target: Tensor, p: Number = ..., margin: Number = ..., weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multi_margin_loss(Tensor self, Tensor target, Scalar p=1, Scalar margin=1, Tensor? weight=None, int reduction=1) -> Tensor"""
+def multi_margin_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, p: Number, margin: Number, weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multi_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, Scalar p, Scalar margin, Tensor? weight=None, int reduction=1) -> Tensor"""
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+    """multilabel_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+def multilabel_margin_loss_backward(grad_output: Tensor, input: Tensor, target: Tensor, reduction: int, is_target: Tensor, *, out: Any = ...) -> Tensor:
+    """multilabel_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction, Tensor is_target) -> Tensor"""
+def multilabel_margin_loss_forward(input: Tensor, target: Tensor, reduction: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """multilabel_margin_loss_forward(Tensor self, Tensor target, int reduction) -> (Tensor output, Tensor is_target)"""
 def multinomial(input: Tensor, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
 @overload
@@ -1060,6 +1180,8 @@ def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     """native_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""
 def native_batch_norm_backward(grad_out: Tensor, input: Tensor, weight: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, save_mean: Tensor | None, save_invstd: Tensor | None, train: bool, eps: float, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """native_batch_norm_backward(Tensor grad_out, Tensor input, Tensor? weight, Tensor? running_mean, Tensor? running_var, Tensor? save_mean, Tensor? save_invstd, bool train, float eps, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"""
+def native_channel_shuffle(input: Tensor, groups: int, *, out: Any = ...) -> Tensor:
+    """native_channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
 def native_dropout(input: Tensor, p: float, train: bool | None, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)"""
 def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float, *, out: Any = ...) -> Tensor:
@@ -1158,6 +1280,8 @@ def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float |
     """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = ..., eps: float = ..., keepdim: bool = ..., *, out: Any = ...) -> Tensor:
     """pairwise_distance(Tensor x1, Tensor x2, float p=2., float eps=9.9999999999999995e-07, bool keepdim=False) -> Tensor"""
+def pdist(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
+    """pdist(Tensor self, float p=2.) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
 def pinverse(input: Tensor, rcond: float = ..., *, out: Any = ...) -> Tensor:
@@ -1166,6 +1290,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tens
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
 def pixel_unshuffle(input: Tensor, downscale_factor: int, *, out: Any = ...) -> Tensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+def poisson(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """poisson(Tensor self, Generator? generator=None) -> Tensor"""
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool, full: bool, eps: float, reduction: int, *, out: Any = ...) -> Tensor:
     """poisson_nll_loss(Tensor input, Tensor target, bool log_input, bool full, float eps, int reduction) -> Tensor"""
 def polar(abs: Tensor, angle: Tensor, *, out: Any = ...) -> Tensor:
@@ -1314,6 +1440,8 @@ def round(input: Tensor, *, decimals: int, out: Any = ...) -> Tensor:
     """round.decimals(Tensor self, *, int decimals) -> Tensor"""
 def row_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """row_stack(Tensor[] tensors) -> Tensor"""
+def rrelu(input: Tensor, lower: Number = ..., upper: Number = ..., training: bool = ..., generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+    """rrelu(Tensor self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor"""
 def rsqrt(input: Tensor, *, out: Any = ...) -> Tensor:
     """rsqrt(Tensor self) -> Tensor"""
 @overload
@@ -1746,6 +1874,34 @@ def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool
     """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+def upsample_bicubic2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bicubic2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bicubic2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_bilinear2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_bilinear2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_linear1d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_linear1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_linear1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, bool align_corners, float? scales=None) -> Tensor"""
+def upsample_nearest1d(input: Tensor, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+def upsample_nearest1d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor"""
+def upsample_nearest2d(input: Tensor, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d(input: Tensor, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_nearest3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_nearest3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+def upsample_trilinear3d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+    """upsample_trilinear3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def value_selecting_reduction_backward(grad: Tensor, dim: int, indices: Tensor, sizes: Sequence[int] | int, keepdim: bool, *, out: Any = ...) -> Tensor:
     """value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor"""
 @overload
@@ -1814,6 +1970,10 @@ def zeros_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None =
 class TableMethods:
     def _adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def _adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
+    def _amp_foreach_non_finite_check_and_unscale_(self, found_inf: Tensor, inv_scale: Tensor, *, out: Any = ...) -> None:
+        """_amp_foreach_non_finite_check_and_unscale_(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"""
     def _fft_c2c(self, dim: Sequence[int] | int, normalization: int, forward: bool, *, out: Any = ...) -> Tensor:
         """_fft_c2c(Tensor self, SymInt[] dim, int normalization, bool forward) -> Tensor"""
     def _fft_c2r(self, dim: Sequence[int] | int, normalization: int, last_dim_size: int, *, out: Any = ...) -> Tensor:
@@ -1822,12 +1982,32 @@ class TableMethods:
         """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _pdist_forward(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _sample_dirichlet(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _standard_gamma(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """_standard_gamma(Tensor self, Generator? generator=None) -> Tensor"""
+    def _standard_gamma_grad(self, output: Tensor, *, out: Any = ...) -> Tensor:
+        """_standard_gamma_grad(Tensor self, Tensor output) -> Tensor"""
     def _unique2(self, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """_unique2(Tensor self, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def _upsample_bicubic2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_bilinear2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_lanczos2d_aa(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_lanczos2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def _upsample_nearest_exact2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def _upsample_nearest_exact3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """_upsample_nearest_exact3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     def abs(self, *, out: Any = ...) -> Tensor:
         """abs(Tensor self) -> Tensor"""
     def abs_(self, *, out: Any = ...) -> Tensor:
@@ -1848,10 +2028,14 @@ class TableMethods:
         """adaptive_avg_pool1d(Tensor self, int[1] output_size) -> Tensor"""
     def adaptive_avg_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    def adaptive_avg_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """adaptive_avg_pool3d(Tensor self, SymInt[3] output_size) -> Tensor"""
     def adaptive_max_pool1d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool1d(Tensor self, int[1] output_size) -> (Tensor, Tensor)"""
     def adaptive_max_pool2d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+    def adaptive_max_pool3d(self, output_size: Sequence[int] | int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """adaptive_max_pool3d(Tensor self, int[3] output_size) -> (Tensor, Tensor)"""
     @overload
     def add(self, other: Tensor, *, alpha: Number = ..., out: Any = ...) -> Tensor:
         """add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"""
@@ -1994,6 +2178,8 @@ class TableMethods:
         """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""
     def avg_pool2d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
         """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
+    def avg_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., ceil_mode: bool = ..., count_include_pad: bool = ..., divisor_override: int | None = ..., *, out: Any = ...) -> Tensor:
+        """avg_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""
     def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
         """baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Number = ..., alpha: Number = ..., out: Any = ...) -> Tensor:
@@ -2102,6 +2288,8 @@ class TableMethods:
         """ceil(Tensor self) -> Tensor"""
     def celu(self, alpha: Number = ..., *, out: Any = ...) -> Tensor:
         """celu(Tensor self, Scalar alpha=1.) -> Tensor"""
+    def channel_shuffle(self, groups: int, *, out: Any = ...) -> Tensor:
+        """channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
     def cholesky(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
         """cholesky(Tensor self, bool upper=False) -> Tensor"""
     def cholesky_inverse(self, upper: bool = ..., *, out: Any = ...) -> Tensor:
@@ -2172,6 +2360,8 @@ class TableMethods:
         """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
     def contiguous(self, *, memory_format: Any = ..., out: Any = ...) -> Tensor:
         """contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)"""
+    def conv_tbc(self, weight: Tensor, bias: Tensor, pad: int = ..., *, out: Any = ...) -> Tensor:
+        """conv_tbc(Tensor self, Tensor weight, Tensor bias, int pad=0) -> Tensor"""
     def copy(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
         """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
     def copy_(self, src: Tensor, non_blocking: bool = ..., *, out: Any = ...) -> Tensor:
@@ -2300,6 +2490,8 @@ class TableMethods:
         """dsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]"""
     def elu(self, alpha: Number = ..., scale: Number = ..., input_scale: Number = ..., *, out: Any = ...) -> Tensor:
         """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+    def embedding_renorm(self, indices: Tensor, max_norm: float, norm_type: float, *, out: Any = ...) -> Tensor:
+        """embedding_renorm(Tensor self, Tensor indices, float max_norm, float norm_type) -> Tensor"""
     def empty_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     @overload
@@ -2460,6 +2652,10 @@ class TableMethods:
         """frac(Tensor self) -> Tensor"""
     def frac_(self, *, out: Any = ...) -> Tensor:
         """frac(Tensor self) -> Tensor"""
+    def fractional_max_pool2d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool2d(Tensor self, int[2] kernel_size, int[2] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
+    def fractional_max_pool3d(self, kernel_size: Sequence[int] | int, output_size: Sequence[int] | int, random_samples: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
     def frexp(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -2861,6 +3057,14 @@ class TableMethods:
         """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""
     def max_pool2d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_pool3d(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> Tensor:
+        """max_pool3d(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> Tensor"""
+    def max_pool3d_with_indices(self, kernel_size: Sequence[int] | int, stride: Sequence[int] | int = ..., padding: Sequence[int] | int = ..., dilation: Sequence[int] | int = ..., ceil_mode: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """max_pool3d_with_indices(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""
+    def max_unpool2d(self, indices: Tensor, output_size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+    def max_unpool3d(self, indices: Tensor, output_size: Sequence[int] | int, stride: Sequence[int] | int, padding: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
     def maximum(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """maximum(Tensor self, Tensor other) -> Tensor"""
     @overload
@@ -2920,6 +3124,12 @@ class TableMethods:
     @overload
     def mul_(self, other: Number, *, out: Any = ...) -> Tensor:
         """mul.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def multi_margin_loss(self, target: Tensor, p: Number = ..., margin: Number = ..., weight: Tensor | None = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """multi_margin_loss(Tensor self, Tensor target, Scalar p=1, Scalar margin=1, Tensor? weight=None, int reduction=1) -> Tensor"""
+    def multilabel_margin_loss(self, target: Tensor, reduction: int = ..., *, out: Any = ...) -> Tensor:
+        """multilabel_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor"""
+    def multilabel_margin_loss_forward(self, target: Tensor, reduction: int, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """multilabel_margin_loss_forward(Tensor self, Tensor target, int reduction) -> (Tensor output, Tensor is_target)"""
     def multinomial(self, num_samples: int, replacement: bool = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor"""
     @overload
@@ -2960,6 +3170,8 @@ class TableMethods:
     @overload
     def narrow(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
         """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    def native_channel_shuffle(self, groups: int, *, out: Any = ...) -> Tensor:
+        """native_channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
     @overload
     def ne(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """ne.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -3044,6 +3256,8 @@ class TableMethods:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
         """pad(Tensor self, SymInt[] pad, str mode="constant", float? value=None) -> Tensor"""
+    def pdist(self, p: float = ..., *, out: Any = ...) -> Tensor:
+        """pdist(Tensor self, float p=2.) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
     def pinverse(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
@@ -3052,6 +3266,8 @@ class TableMethods:
         """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     def pixel_unshuffle(self, downscale_factor: int, *, out: Any = ...) -> Tensor:
         """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
+    def poisson(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """poisson(Tensor self, Generator? generator=None) -> Tensor"""
     def polygamma_(self, n: int, *, out: Any = ...) -> Tensor:
         """polygamma_(Tensor(a!) self, int n) -> Tensor(a!)"""
     def positive(self, *, out: Any = ...) -> Tensor:
@@ -3192,6 +3408,8 @@ class TableMethods:
     @overload
     def round_(self, *, decimals: int, out: Any = ...) -> Tensor:
         """round.decimals(Tensor self, *, int decimals) -> Tensor"""
+    def rrelu(self, lower: Number = ..., upper: Number = ..., training: bool = ..., generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
+        """rrelu(Tensor self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor"""
     def rsqrt(self, *, out: Any = ...) -> Tensor:
         """rsqrt(Tensor self) -> Tensor"""
     def rsqrt_(self, *, out: Any = ...) -> Tensor:
@@ -3603,6 +3821,20 @@ class TableMethods:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+    def upsample_bicubic2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_bilinear2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_linear1d(self, output_size: Sequence[int] | int, align_corners: bool, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor"""
+    def upsample_nearest1d(self, output_size: Sequence[int] | int, scales: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor"""
+    def upsample_nearest2d(self, output_size: Sequence[int] | int, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_nearest3d(self, output_size: Sequence[int] | int, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
+    def upsample_trilinear3d(self, output_size: Sequence[int] | int, align_corners: bool, scales_d: float | None = ..., scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
+        """upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
     @overload
     def var(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
         """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""

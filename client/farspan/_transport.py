@@ -138,6 +138,8 @@ class GrpcTransport:
         self._data: grpc.Channel | None = None
         self._fetchers = 0
         self._to_fetch: queue.SimpleQueue[Value | None] = queue.SimpleQueue()
+        self._downloads: dict[int, Any] = {}  # calls under way, by request
+        self._given_up: deque[int] = deque(maxlen=limits.TRANSFERS_MAX)
         self._outgoing: queue.SimpleQueue[wire.Up | bytes | None] = queue.SimpleQueue()
         self._control = self._make_channel()
         self._call: Any = None
@@ -455,6 +457,14 @@ class GrpcTransport:
             name = f"farspan-download-{self._fetchers}"
             threading.Thread(target=self._fetch_all, name=name, daemon=True).start()
 
+    def give_up(self, request: int) -> None:
+        """Stop the download of an answer that nobody waits for any more."""
+        with self._changed:
+            self._given_up.append(request)
+            call = self._downloads.get(request)
+        if call is not None:
+            call.cancel()
+
     def _fetch_all(self) -> None:
         while (value := self._to_fetch.get()) is not None:
             try:
@@ -463,6 +473,8 @@ class GrpcTransport:
                 explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
                 info = ErrorInfo(type(explained).__name__, str(explained), -1)
                 complete = replace(value, error=info)
+            finally:
+                self._downloads.pop(value.request, None)
             self._sink(complete)
 
     def _download(self, value: Value) -> memoryview:
@@ -472,8 +484,13 @@ class GrpcTransport:
         total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
         whole = memoryview(np.empty(total, np.uint8))
         at = 0
+        call = method(asked, metadata=self._metadata)
+        with self._changed:
+            self._downloads[value.request] = call
+            if value.request in self._given_up:
+                call.cancel()
         with Progress("from the worker", total) as progress:
-            for message in method(asked, metadata=self._metadata):
+            for message in call:
                 chunk = wire.decode_chunk(message)
                 if at + chunk.nbytes > total:
                     raise ProtocolError(f"download: more than the {total} bytes of the value")

@@ -107,3 +107,9 @@ def _native_batch_norm_backward(make):
         none = make(0), make(0)
         calls.append(call(make(*shape), x, w, *running, *none, False, 1e-5, mask))
     return calls
+
+
+@samples("_total_norm", dtypes=FLOATS)
+def _total_norm(make):
+    tensors = [make(4, 6), make(3), Strided(make(2, 5)), make()]
+    return [call(tensors, ord) for ord in (2.0, 1.0, 3.0, 0.0, float("inf"), -float("inf"))]

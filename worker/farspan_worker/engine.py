@@ -15,7 +15,7 @@ import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
-from farspan.core.dtype import DTYPES, Defaults, Device
+from farspan.core.dtype import DTYPES, Defaults, Device, int64
 from farspan.core.errors import BY_NAME, FarspanError, ProtocolError, UnsupportedError
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
@@ -245,7 +245,7 @@ class Engine:
         if len(ids) > 1:
             raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
-            self._events.append(Value(request, 0, (), b""))
+            self._events.append(self._memory(request, kind))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -272,6 +272,16 @@ class Engine:
             self._events.append(Send(device, request, spec.dtype.code, spec.shape, data))
         else:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
+
+    def _memory(self, request: int, kind: int) -> Value:
+        """Answer a barrier, or what memory the session has here."""
+        if kind == cmd.GET_SPEC:
+            return Value(request, 0, (), b"")
+        used = self.budget.used
+        counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
+        if kind == cmd.GET_MEMORY_ANEW:
+            self.budget.peak = used
+        return Value(request, int64.code, (3,), counts.view(np.uint8).data)
 
     def _put(self, ids: list[int], static: Static) -> None:
         if len(static) != 4 or len(ids) != 1:

@@ -145,7 +145,8 @@ def _record(
         outs.append(x)
     tensors = [x for x in outs if isinstance(x, Tensor)]
     user = cls.backward if cls.backward is not Function.backward else cls.vjp
-    call = functools.partial(_run_backward, cls.__name__, user, ctx, len(args))
+    specs = [a._spec if isinstance(a, Tensor) else None for a in args]
+    call = functools.partial(_run_backward, cls.__name__, user, ctx, specs)
     node = PythonNode(f"{cls.__name__}Backward", edges, tuple(x._spec for x in tensors), call)
     ctx._node = weakref.ref(node)
     places = {id(old): (i, new) for i, (old, new) in enumerate(zip(results, outs, strict=True))}
@@ -174,9 +175,9 @@ def _alone(x: Tensor) -> Tensor:
 
 
 def _run_backward(
-    name: str, user: Any, ctx: FunctionCtx, count: int, gradients: list[Any]
+    name: str, user: Any, ctx: FunctionCtx, specs: list[Any], gradients: list[Any]
 ) -> Sequence[Any]:
-    node = ctx._node()
+    node, count = ctx._node(), len(specs)
     assert node is not None
     tape.check_node(node)
     if ctx._materialize:
@@ -194,7 +195,14 @@ def _run_backward(
             f"function {name}Backward returned an incorrect number of gradients (expected {count}, "
             f"got {len(found)})"
         )
-    return found
+    return tuple([_in_dtype_of(g, spec) for g, spec in zip(found, specs, strict=True)])
+
+
+def _in_dtype_of(gradient: Any, spec: Any) -> Any:
+    """Return a user's gradient in the dtype of its input, as after a backward in half precision."""
+    if gradient is None or spec is None or gradient._spec.dtype is spec.dtype:
+        return gradient
+    return tape.fit(gradient, spec.with_(shape=gradient._spec.shape))
 
 
 def once_differentiable(function: Any) -> Any:

@@ -1473,16 +1473,16 @@ def linalg_cross(self, other, *, dim=-1):
     return (self, other,), (c.integer(dim),), ()
 
 
-def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
+def _sgd_step_(self, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, maximize, first, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first),)
-    return (*self, *grads, *momentum_buffers,), s, tuple(n)
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(momentum, None, n), c.number(dampening, None, n), c.number(weight_decay, None, n), c.boolean(nesterov), c.boolean(maximize), c.boolean(first), rate is not None, found_inf is not None,)
+    return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
-def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled):
+def _adam_step_(self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, *, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize, decoupled, rate=None, found_inf=None):
     n = []
-    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled),)
-    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps,), s, tuple(n)
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(max_exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(weight_decay, None, n), c.number(eps, None, n), c.boolean(amsgrad), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
 
 
 def convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -1755,12 +1755,28 @@ def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, pad
     return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.integers(dilation, 2), c.boolean(ceil_mode),), ()
 
 
+def max_pool3d_with_indices(self, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
+def max_pool3d_with_indices_backward(grad_output, self, kernel_size, stride, padding, dilation, ceil_mode, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.integers(dilation, 3), c.boolean(ceil_mode),), ()
+
+
 def avg_pool2d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
     return (self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def avg_pool2d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     return (grad_output, self,), (c.integers(kernel_size, 2), c.integers(stride, 2), c.integers(padding, 2), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d(self, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None):
+    return (self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
+
+
+def avg_pool3d_backward(grad_output, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    return (grad_output, self,), (c.integers(kernel_size, 3), c.integers(stride, 3), c.integers(padding, 3), c.boolean(ceil_mode), c.boolean(count_include_pad), c.integer_or_none(divisor_override),), ()
 
 
 def _adaptive_avg_pool2d(self, output_size):
@@ -1771,12 +1787,52 @@ def _adaptive_avg_pool2d_backward(grad_output, self):
     return (grad_output, self,), (), ()
 
 
+def _adaptive_avg_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def _adaptive_avg_pool3d_backward(grad_output, self):
+    return (grad_output, self,), (), ()
+
+
 def adaptive_max_pool2d(self, output_size):
     return (self,), (c.integers(output_size, 2),), ()
 
 
 def adaptive_max_pool2d_backward(grad_output, self, indices):
     return (grad_output, self, indices,), (), ()
+
+
+def adaptive_max_pool3d(self, output_size):
+    return (self,), (c.integers(output_size, 3),), ()
+
+
+def adaptive_max_pool3d_backward(grad_output, self, indices):
+    return (grad_output, self, indices,), (), ()
+
+
+def fractional_max_pool2d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool2d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 2), c.integers(output_size, 2),), ()
+
+
+def fractional_max_pool3d(self, kernel_size, output_size, random_samples):
+    return (self, random_samples,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def fractional_max_pool3d_backward(grad_output, self, kernel_size, output_size, indices):
+    return (grad_output, self, indices,), (c.integers(kernel_size, 3), c.integers(output_size, 3),), ()
+
+
+def max_unpool2d(self, indices, output_size):
+    return (self, indices,), (c.integers(output_size, 2),), ()
+
+
+def max_unpool3d(self, indices, output_size, stride, padding):
+    return (self, indices,), (c.integers(output_size, 3), c.integers(stride, 3), c.integers(padding, 3),), ()
 
 
 def mse_loss(self, target, reduction=1):
@@ -1871,6 +1927,34 @@ def _fft_r2c(self, dim, normalization, onesided):
 
 def _fft_c2r(self, dim, normalization, last_dim_size):
     return (self,), (c.integers(dim), c.integer(normalization), c.integer(last_dim_size),), ()
+
+
+def poisson(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def binomial(count, prob, generator=None):
+    return (count, prob,), (c.generator(generator),), ()
+
+
+def _standard_gamma(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _standard_gamma_grad(self, output):
+    return (self, output,), (), ()
+
+
+def _sample_dirichlet(self, generator=None):
+    return (self,), (c.generator(generator),), ()
+
+
+def _dirichlet_grad(x, alpha, total):
+    return (x, alpha, total,), (), ()
+
+
+def _von_mises(loc, concentration, proposal, size, *, generator=None):
+    return (loc, concentration, proposal,), (c.integers(size), c.generator(generator),), ()
 
 
 def special_bessel_j0(self):
@@ -2265,3 +2349,341 @@ def kaiser_window_beta(window_length, periodic, beta, *, dtype=None, layout=None
     n = []
     s = (c.integer(window_length), c.boolean(periodic), c.number(beta, None, n), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),)
     return (), s, tuple(n)
+
+
+def upsample_nearest1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_nearest3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_nearest3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d(self, output_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact1d_backward(grad_output, output_size, input_size, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d(self, output_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d(self, output_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_nearest_exact3d_backward(grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_linear1d(self, output_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.boolean(align_corners), c.number(scales, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_linear1d_backward(grad_output, output_size, input_size, align_corners, scales=None):
+    n = []
+    s = (c.integers(output_size, 1), c.integers(input_size, 3), c.boolean(align_corners), c.number(scales, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bilinear2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bilinear2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_trilinear3d(self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_trilinear3d_backward(grad_output, output_size, input_size, align_corners, scales_d=None, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 3), c.integers(input_size, 5), c.boolean(align_corners), c.number(scales_d, None, n), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def upsample_bicubic2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def upsample_bicubic2d_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bilinear2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_bicubic2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (self,), s, tuple(n)
+
+
+def _upsample_lanczos2d_aa_backward(grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None):
+    n = []
+    s = (c.integers(output_size, 2), c.integers(input_size, 4), c.boolean(align_corners), c.number(scales_h, None, n), c.number(scales_w, None, n),)
+    return (grad_output,), s, tuple(n)
+
+
+def _grid_sampler_double_backward(of_input, of_grid, grad_output, input, grid, interpolation_mode, padding_mode, align_corners):
+    return (*(() if of_input is None else (of_input,)), *(() if of_grid is None else (of_grid,)), grad_output, input, grid,), (of_input is not None, of_grid is not None, c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_2d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_2d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def grid_sampler_3d(input, grid, interpolation_mode, padding_mode, align_corners):
+    return (input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners),), ()
+
+
+def grid_sampler_3d_backward(grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask):
+    return (grad_output, input, grid,), (c.integer(interpolation_mode), c.integer(padding_mode), c.boolean(align_corners), tuple(output_mask),), ()
+
+
+def affine_grid_generator(theta, size, align_corners):
+    return (theta,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def affine_grid_generator_backward(grad, size, align_corners):
+    return (grad,), (c.integers(size), c.boolean(align_corners),), ()
+
+
+def _embedding_bag(weight, indices, offsets, scale_grad_by_freq=False, mode=0, sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=-1):
+    return (weight, indices, offsets, *(() if per_sample_weights is None else (per_sample_weights,)),), (c.boolean(scale_grad_by_freq), c.integer(mode), c.boolean(sparse), per_sample_weights is not None, c.boolean(include_last_offset), c.integer(padding_idx),), ()
+
+
+def _bag_of(offsets, n):
+    return (offsets,), (c.integer(n),), ()
+
+
+def _bag_frequencies(indices):
+    return (indices,), (), ()
+
+
+def embedding_renorm(self, indices, max_norm, norm_type):
+    n = []
+    s = (c.number(max_norm, None, n), c.number(norm_type, None, n),)
+    return (self, indices,), s, tuple(n)
+
+
+def _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    return (log_probs, targets, input_lengths, target_lengths,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _ctc_loss_backward(grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood, blank, zero_infinity):
+    return (grad, log_probs, targets, input_lengths, target_lengths, neg_log_likelihood,), (c.integer(blank), c.boolean(zero_infinity),), ()
+
+
+def _integers(values, *, device=None):
+    return (), (c.integers(values), c.device_or_none(device),), ()
+
+
+def multi_margin_loss(self, target, p=1, margin=1, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, 1, n), c.scalar(margin, 1, n), weight is not None, c.integer(reduction),)
+    return (self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multi_margin_loss_backward(grad_output, self, target, p, margin, weight=None, reduction=1):
+    n = []
+    s = (c.scalar(p, None, n), c.scalar(margin, None, n), weight is not None, c.integer(reduction),)
+    return (grad_output, self, target, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def multilabel_margin_loss_forward(self, target, reduction):
+    return (self, target,), (c.integer(reduction),), ()
+
+
+def multilabel_margin_loss_backward(grad_output, self, target, reduction, is_target):
+    return (grad_output, self, target, is_target,), (c.integer(reduction),), ()
+
+
+def _pdist_forward(self, p=2.0):
+    n = []
+    s = (c.number(p, 2.0, n),)
+    return (self,), s, tuple(n)
+
+
+def _pdist_backward(grad, self, p, pdist):
+    n = []
+    s = (c.number(p, None, n),)
+    return (grad, self, pdist,), s, tuple(n)
+
+
+def _rrelu_with_noise(self, lower, upper, *, generator=None):
+    n = []
+    s = (c.number(lower, None, n), c.number(upper, None, n), c.generator(generator),)
+    return (self,), s, tuple(n)
+
+
+def _adadelta_step_(self, grads, square_avgs, acc_deltas, state_steps, *, lr, rho, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(square_avgs), len(acc_deltas), len(state_steps), c.number(lr, None, n), c.number(rho, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *square_avgs, *acc_deltas, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _adagrad_step_(self, grads, sums, state_steps, *, lr, lr_decay, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(sums), len(state_steps), c.number(lr, None, n), c.number(lr_decay, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *sums, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _rmsprop_step_(self, grads, square_avgs, momentum_buffers, grad_avgs, state_steps, *, lr, alpha, eps, weight_decay, momentum, centered, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(square_avgs), len(momentum_buffers), len(grad_avgs), len(state_steps), c.number(lr, None, n), c.number(alpha, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(centered), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *square_avgs, *momentum_buffers, *grad_avgs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _adamax_step_(self, grads, exp_avgs, exp_infs, state_steps, *, lr, beta1, beta2, eps, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_infs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_infs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _nadam_step_(self, grads, exp_avgs, exp_avg_sqs, mu_products, state_steps, *, lr, beta1, beta2, eps, weight_decay, momentum_decay, maximize, decoupled, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(mu_products), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.number(momentum_decay, None, n), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *mu_products, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _radam_step_(self, grads, exp_avgs, exp_avg_sqs, state_steps, *, lr, beta1, beta2, eps, weight_decay, maximize, decoupled, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(exp_avgs), len(exp_avg_sqs), len(state_steps), c.number(lr, None, n), c.number(beta1, None, n), c.number(beta2, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), c.boolean(decoupled), rate is not None, found_inf is not None,)
+    return (*self, *grads, *exp_avgs, *exp_avg_sqs, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _asgd_step_(self, grads, axs, etas, mus, state_steps, *, lr, lambd, alpha, t0, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(axs), len(etas), len(mus), len(state_steps), c.number(lr, None, n), c.number(lambd, None, n), c.number(alpha, None, n), c.number(t0, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *axs, *etas, *mus, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _rprop_step_(self, grads, prevs, step_sizes, state_steps, *, lr, etaminus, etaplus, step_size_min, step_size_max, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(prevs), len(step_sizes), len(state_steps), c.number(lr, None, n), c.number(etaminus, None, n), c.number(etaplus, None, n), c.number(step_size_min, None, n), c.number(step_size_max, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *prevs, *step_sizes, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _average_step_(self, values, weight, count=None):
+    n = []
+    s = (len(self), len(values), c.number(weight, None, n), count is not None,)
+    return (*self, *values, *(() if count is None else (count,)),), s, tuple(n)
+
+
+def _adafactor_step_(self, grads, row_vars, col_vars, variances, state_steps, *, lr, beta2_decay, eps1, eps2, d, weight_decay, maximize, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(row_vars), len(col_vars), len(variances), len(state_steps), c.number(lr, None, n), c.number(beta2_decay, None, n), c.number(eps1, None, n), c.number(eps2, None, n), c.number(d, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
+    return (*self, *grads, *row_vars, *col_vars, *variances, *state_steps, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _muon_step_(self, grads, momentum_buffers, *, lr, weight_decay, momentum, nesterov, ns_a, ns_b, ns_c, eps, ns_steps, adjust, rate=None, found_inf=None):
+    n = []
+    s = (len(self), len(grads), len(momentum_buffers), c.number(lr, None, n), c.number(weight_decay, None, n), c.number(momentum, None, n), c.boolean(nesterov), c.number(ns_a, None, n), c.number(ns_b, None, n), c.number(ns_c, None, n), c.number(eps, None, n), c.integer(ns_steps), c.string(adjust), rate is not None, found_inf is not None,)
+    return (*self, *grads, *momentum_buffers, *(() if rate is None else (rate,)), *(() if found_inf is None else (found_inf,)),), s, tuple(n)
+
+
+def _amp_foreach_non_finite_check_and_unscale_(self, found_inf, inv_scale):
+    return (*self, found_inf, inv_scale,), (len(self),), ()
+
+
+def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, scale_backoff_factor, growth_interval):
+    n = []
+    s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
+    return (self, growth_tracker, found_inf,), s, tuple(n)
+
+
+def _total_norm(self, ord):
+    n = []
+    s = (len(self), c.scalar(ord, None, n),)
+    return (*self,), s, tuple(n)
+
+
+def _scale_(self, factor):
+    return (*self, factor,), (len(self),), ()

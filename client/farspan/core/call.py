@@ -46,6 +46,16 @@ def set_default(cls: type[Value]) -> None:
     _default = cls
 
 
+#: What runs the bodies of composites while some thread casts automatically.
+_casting: Callable[..., Any] | None = None
+
+
+def set_casting(run: Callable[..., Any] | None) -> None:
+    """Let `run(body, op, args, kwargs)` run the bodies of composites; None: as they are."""
+    global _casting
+    _casting = run
+
+
 _ALIASES: Final = {
     "input": "self", "axis": "dim", "keepdims": "keepdim", "x": "self", "a": "self", "x1": "self",
     "x2": "other",
@@ -137,9 +147,14 @@ class _Choice:
 def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:
     """Run a composite's body; in place and `out=` copy its result over."""
     assert op.body is not None
-    result = op.body(*args, **kwargs)
     if form == INPLACE:
-        return fn.copy_(args[0], result)
+        # What the body saves for backward must not be what is then written over.
+        source = fn.clone(args[0]) if args[0].requires_grad else args[0]
+        return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
+    if _casting is None or out is not None:
+        result = op.body(*args, **kwargs)
+    else:
+        result = _casting(op.body, op, args, kwargs)
     if out is not None:
         if not isinstance(result, tuple):
             return _into(out, result)
@@ -245,7 +260,7 @@ def _fits(arg: schema.Arg, x: Any) -> bool:
     """Return whether a value may be passed for an argument of this kind."""
     kind = arg.kind
     if x is None:
-        return kind[-1] == "?" or kind[0] in "LMG"
+        return kind[-1] == "?" or kind[0] in "LMG" or arg.default == ()
     kind = kind.rstrip("?") if kind != "T?[]" else kind
     if "[]" in kind:
         if kind[0] == "i" and arg.size and _is_int(x):

@@ -36,7 +36,12 @@ def integer_or_none(x: Any) -> int | None:
 
 
 def integers(x: Any, size: int = 0) -> tuple[int, ...]:
-    """Return a tuple of ints; a single int stands for a list of `size` (at least one)."""
+    """Return a tuple of ints; a single int stands for a list of `size` (at least one).
+
+    None is the empty list: the default of a pooling's stride.
+    """
+    if x is None:
+        return ()
     if type(x) is int:
         return (x,) * max(size, 1)
     if not isinstance(x, Sequence) or isinstance(x, str):

@@ -24,6 +24,8 @@ FIRST_OPCODE: Final = 16
 GET_BYTES: Final = 0  # answer the client with the bytes
 GET_SPEC: Final = 1  # answer the client with dtype and shape only
 GET_SEND: Final = 2  # send the bytes to session device `device` as transfer `request`
+GET_MEMORY: Final = 3  # answer with the session's bytes there: int64 (now, at most, limit)
+GET_MEMORY_ANEW: Final = 4  # and begin a new count of the most
 
 # The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
 FUNCTIONAL: Final = 0  # outputs are new ids

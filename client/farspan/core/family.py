@@ -7,6 +7,7 @@ creation    no tensor in                                composite   a function o
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from .dtype import (
@@ -88,7 +89,7 @@ def pointwise(
             chosen.extend(i for i, a in enumerate(op.args) if op.casts(a.name))
         common = common_dtype(*[args[i] for i in chosen])
         if refuses:
-            _refuse(op.base, common, refuses)
+            refuse(op.base, common, refuses)
         return dtype(common) if dtype else common
 
     computes = compute or promote
@@ -131,7 +132,8 @@ def _promoting(op: Op) -> frozenset[str]:
 _KINDS = "bifc"
 
 
-def _refuse(name: str, dtype: DType, kinds: str) -> None:
+def refuse(name: str, dtype: DType, kinds: str) -> None:
+    """Raise if torch has no kernel of this name for a kind: b, i, f, c, or h for halves."""
     if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
@@ -170,7 +172,7 @@ def reduction(
 
     def compute(*args: Any) -> DType:
         if refuses:
-            _refuse(op.base, args[0].dtype, refuses)
+            refuse(op.base, args[0].dtype, refuses)
         asked = named(args, "dtype")
         return asked or (dtype(args[0].dtype) if dtype else args[0].dtype)
 
@@ -234,6 +236,30 @@ def structured(
 def creation(line: str, *, meta: Callable[..., Any], kernel: Callable[..., Any], **f: Any) -> Op:
     """Declare a factory: no tensor in, or only one whose spec it takes."""
     return declare(line, "creation", meta=meta, kernel=kernel, moves=True, **f)
+
+
+def mentioning(names: Sequence[str], formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a derivative formula that mentions `names`, which it gets in this order.
+
+    For formulas that differ between ops of one kind only in the names of what they pass on.
+    """
+
+    def derivative(*values: Any) -> Any:
+        return formula(*values)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    made = inspect.Signature([inspect.Parameter(n, kind) for n in names])
+    derivative.__signature__ = made  # type: ignore[attr-defined]
+    return derivative
+
+
+def no_derivative(name: str) -> Callable[..., Any]:
+    """Return the formula of an op that torch has no derivative of: a clear error, not silence."""
+
+    def derivative(g: Any) -> Any:
+        raise UnsupportedError(f"derivative for {name} is not implemented")
+
+    return derivative
 
 
 def composite(line: str) -> Callable[[Callable[..., Any]], Op]:

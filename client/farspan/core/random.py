@@ -139,6 +139,15 @@ class Generator:
         )
         self.next_float_normal = float(record["next_float"]) if record["has_next_float"] else None
 
+    def mark(self) -> Any:
+        """Return where the words stand, for `rewind`; normal numbers kept back are not part."""
+        return self._source.get_state(legacy=False), self._untouched
+
+    def rewind(self, mark: Any) -> None:
+        """Go back to a mark: the words drawn since will come again."""
+        state, self._untouched = mark
+        self._source.set_state(state)
+
     def words32(self, n: int) -> NDArray[np.uint32]:
         """Return the next n words."""
         if n:
@@ -203,7 +212,7 @@ def normal(
     size = math.prod(shape)
     if size < 16 or not contiguous:
         values = fma64(_serial_normals(gen, size), std, mean)
-        return _narrowed(values, dtype).reshape(shape)
+        return narrowed(values, dtype).reshape(shape)
     out = np.empty(size, dtype)
     whole = size - size % 16
     for start in range(0, whole, _CHUNK):
@@ -222,7 +231,7 @@ def log_normal(
 ) -> Array:
     """Return exp of normal numbers: ``Tensor.log_normal_``. Always takes the serial path."""
     values = fma64(_serial_normals(gen, math.prod(shape)), std, mean)
-    return _narrowed(_exact_for(dtype, math.exp, values), dtype).reshape(shape)
+    return narrowed(_exact_for(dtype, math.exp, values), dtype).reshape(shape)
 
 
 def randint(
@@ -424,7 +433,7 @@ def _random_unbounded(gen: Generator, shape: Shape, dtype: np.dtype[Any]) -> Arr
 
 def _as_dtype(value: int, dtype: np.dtype[Any]) -> int:
     """Return the integer that value becomes when stored in a floating dtype."""
-    return int(_narrowed(np.array([value], np.int64), dtype).astype(np.float64)[0])
+    return int(narrowed(np.array([value], np.int64), dtype).astype(np.float64)[0])
 
 
 def _first_float_from(low: int, dtype: np.dtype[Any]) -> int:
@@ -452,7 +461,7 @@ def _exact_for(dtype: np.dtype[Any], function: Callable[[float], float], x: F64)
     return np.asarray(getattr(np, function.__name__)(x), np.float64)
 
 
-def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
+def narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
     """Return values as dtype; to the 16-bit floats by way of float32, as torch rounds."""
     if dtype.itemsize == 2 and dtype.name in _MANTISSA_BITS:
         with np.errstate(over="ignore"):
@@ -467,7 +476,7 @@ def _filled(shape: Shape, dtype: np.dtype[Any], draw: Callable[[int], Array]) ->
     out = np.empty(size, dtype)
     for start in range(0, size, _CHUNK):
         stop = min(start + _CHUNK, size)
-        out[start:stop] = _narrowed(draw(stop - start), dtype)
+        out[start:stop] = narrowed(draw(stop - start), dtype)
     return out.reshape(shape)
 
 

@@ -88,6 +88,19 @@ class Spec:
             return self
         return self.with_(stride=pointwise_stride(self.shape, (self,)))
 
+    def as_images(self, shape: Shape) -> Spec:
+        """Return a spec of this shape that keeps channels innermost where they are in this one.
+
+        What torch's kernels over images make: channels innermost or C order, nothing between.
+        """
+        if not _channels_innermost(self.shape, self.stride):
+            return self.with_(shape=shape)
+        stride, step = [0] * len(shape), 1
+        for d in (1, *range(len(shape) - 1, 1, -1), 0):
+            stride[d] = step
+            step *= max(shape[d], 1)
+        return self.with_(shape=shape, stride=tuple(stride))
+
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
         if not self.numel:
@@ -130,6 +143,22 @@ def contiguous_stride(shape: Sequence[int]) -> Shape:
         stride[i] = step
         step *= max(shape[i], 1)
     return tuple(stride)
+
+
+def _channels_innermost(shape: Shape, stride: Shape) -> bool:
+    """Return whether (N, C, *) reads as stored with its channels innermost.
+
+    The rule of `is_channels_last_strides_2d` in c10/core/MemoryFormat.h: strides grow in that
+    order, gaps are allowed, and what is both (N, 1, 1, 1) counts as C order.
+    """
+    if len(shape) not in (4, 5) or stride[1] == 0:
+        return False
+    least = 0
+    for d in (1, *range(len(shape) - 1, 1, -1), 0):
+        if shape[d] == 0 or stride[d] < least or (d == 0 and least == stride[1]):
+            return False
+        least = stride[d] * max(shape[d], 1)
+    return True
 
 
 def is_contiguous(shape: Sequence[int], stride: Sequence[int]) -> bool:

@@ -1,7 +1,16 @@
 """farspan.nn: modules, layers, losses, initializers and their functional forms."""
 
-from farspan.nn import functional, init, utils
-from farspan.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from typing import Any
+
+from farspan.nn import attention, common_types, functional, grad, init, modules, parallel, utils
+from farspan.nn.containers import (
+    Container,
+    ModuleDict,
+    ModuleList,
+    ParameterDict,
+    ParameterList,
+    Sequential,
+)
 from farspan.nn.layers.activation import (
     CELU,
     ELU,
@@ -19,6 +28,7 @@ from farspan.nn.layers.activation import (
     PReLU,
     ReLU,
     ReLU6,
+    RReLU,
     Sigmoid,
     SiLU,
     Softmax,
@@ -31,23 +41,45 @@ from farspan.nn.layers.activation import (
     Tanhshrink,
     Threshold,
 )
+from farspan.nn.layers.adaptive import (
+    AdaptiveLogSoftmaxWithLoss,
+)
 from farspan.nn.layers.attention import MultiheadAttention
-from farspan.nn.layers.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from farspan.nn.layers.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from farspan.nn.layers.dropout import (
     AlphaDropout,
     Dropout,
     Dropout1d,
     Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
 )
 from farspan.nn.layers.embedding import (
     Embedding,
+    EmbeddingBag,
 )
+from farspan.nn.layers.lazy import LAYERS as _LAZY
 from farspan.nn.layers.linear import (
     Bilinear,
     Flatten,
     Identity,
     Linear,
     Unflatten,
+)
+from farspan.nn.layers.linear_cross_entropy import (
+    LinearCrossEntropyOptions,
+)
+from farspan.nn.layers.local_norm import (
+    CrossMapLRN2d,
+    LocalResponseNorm,
+    SyncBatchNorm,
 )
 from farspan.nn.layers.loss import (
     BCELoss,
@@ -69,41 +101,84 @@ from farspan.nn.layers.loss import (
     SoftMarginLoss,
     TripletMarginLoss,
 )
+from farspan.nn.layers.loss_classes import (
+    CTCLoss,
+    LinearCrossEntropyLoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss2d,
+    TripletMarginWithDistanceLoss,
+)
 from farspan.nn.layers.norm import (
     BatchNorm1d,
     BatchNorm2d,
+    BatchNorm3d,
     GroupNorm,
     InstanceNorm1d,
     InstanceNorm2d,
+    InstanceNorm3d,
     LayerNorm,
     RMSNorm,
+)
+from farspan.nn.layers.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
 )
 from farspan.nn.layers.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
     AdaptiveMaxPool1d,
     AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
+    FractionalMaxPool2d,
+    FractionalMaxPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
     MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
-from farspan.nn.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from farspan.nn.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNBase,
+    RNNCell,
+    RNNCellBase,
+)
 from farspan.nn.layers.resize import (
-    CircularPad1d,
-    CircularPad2d,
-    ConstantPad1d,
-    ConstantPad2d,
+    ChannelShuffle,
+    Fold,
     PixelShuffle,
     PixelUnshuffle,
-    ReflectionPad1d,
-    ReflectionPad2d,
-    ReplicationPad1d,
-    ReplicationPad2d,
     Unfold,
     Upsample,
-    ZeroPad1d,
-    ZeroPad2d,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
 )
 from farspan.nn.layers.transformer import (
     Transformer,
@@ -113,7 +188,8 @@ from farspan.nn.layers.transformer import (
     TransformerEncoderLayer,
 )
 from farspan.nn.module import Module
-from farspan.nn.parameter import Buffer, Parameter
+from farspan.nn.parallel import DataParallel
+from farspan.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
 __all__ = [
     "CELU",
@@ -126,33 +202,53 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "Bilinear",
     "Buffer",
+    "CTCLoss",
+    "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
+    "CircularPad3d",
     "ConstantPad1d",
     "ConstantPad2d",
+    "ConstantPad3d",
+    "Container",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
+    "ConvTranspose3d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "CrossMapLRN2d",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
+    "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -165,24 +261,39 @@ __all__ = [
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
+    "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
     "MarginRankingLoss",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "NLLLoss2d",
     "PReLU",
     "PairwiseDistance",
     "Parameter",
@@ -192,13 +303,18 @@ __all__ = [
     "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNBase",
     "RNNCell",
+    "RNNCellBase",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
+    "ReflectionPad3d",
     "ReplicationPad1d",
     "ReplicationPad2d",
+    "ReplicationPad3d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -210,6 +326,7 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Threshold",
@@ -219,12 +336,52 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
+    "UninitializedBuffer",
+    "UninitializedParameter",
     "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
+    "ZeroPad3d",
+    "attention",
+    "common_types",
+    "factory_kwargs",
     "functional",
+    "grad",
     "init",
+    "modules",
+    "parallel",
     "utils",
 ]
+__all__ += _LAZY
+globals().update(_LAZY)
+
+
+def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return device, dtype and memory_format of a layer's keyword arguments, checked.
+
+    Raises TypeError for any other name, and for one that stands in ``factory_kwargs`` too.
+    """
+    if kwargs is None:
+        return {}
+    simple = {"device", "dtype", "memory_format"}
+    unexpected = kwargs.keys() - simple - {"factory_kwargs"}
+    if unexpected:
+        raise TypeError(f"unexpected kwargs {unexpected}")
+    result = dict(kwargs.get("factory_kwargs", {}))
+    for name in simple & kwargs.keys():
+        if name in result:
+            raise TypeError(f"{name} specified twice, in **kwargs and in factory_kwargs")
+        result[name] = kwargs[name]
+    return result
+
+
+def __getattr__(name: str) -> Any:
+    """Say of torch's quantized layers that they are not here."""
+    if name in ("intrinsic", "qat", "quantizable", "quantized"):
+        raise AttributeError(f"torch.nn.{name}: quantization is not part of this service")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

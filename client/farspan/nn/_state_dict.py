@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.nn.parameter import Parameter
+from farspan.nn.parameter import Parameter, is_lazy
 
 if TYPE_CHECKING:
     from farspan.nn.module import Module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXTRA_STATE_SUFFIX = "_extra_state"
 
 
-class IncompatibleKeys(NamedTuple):
+class _IncompatibleKeys(NamedTuple):
     """What ``load_state_dict`` found beyond or short of the module's own names."""
 
     missing_keys: list[str]
@@ -63,29 +63,37 @@ def collect(
                 destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
             )
     for hook in module._state_dict_hooks.values():
-        if hook(module, destination, prefix, metadata) is not None:
+        changed = hook(module, destination, prefix, metadata)
+        if changed is None:
+            continue
+        if getattr(hook, "_from_public_api", False):
             raise RuntimeError("state_dict post-hook must return None")
+        destination = changed
     return destination
 
 
 def save_own(module: Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
     """Add the tensors that ``module`` itself names, without its children."""
     for name, tensor in _own_state(module).items():
-        destination[prefix + name] = tensor if keep_vars else tensor.detach()
+        kept = keep_vars or is_lazy(tensor)
+        destination[prefix + name] = tensor if kept else tensor.detach()
     if _overrides(module, "get_extra_state"):
         destination[prefix + EXTRA_STATE_SUFFIX] = module.get_extra_state()
 
 
 def load(
     module: Module, state_dict: Mapping[str, Any], strict: bool, assign: bool
-) -> IncompatibleKeys:
+) -> _IncompatibleKeys:
     """Copy ``state_dict`` into the tree under ``module`` or raise one RuntimeError for all."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
     metadata = getattr(state_dict, "_metadata", None)
     report = Report([], [], [])
-    _load_tree(module, OrderedDict(state_dict), "", metadata, assign, report)
-    keys = IncompatibleKeys(report.missing, report.unexpected)
+    copied: Any = OrderedDict(state_dict)  # the hooks may change it
+    if metadata is not None:
+        copied._metadata = metadata
+    _load_tree(module, copied, "", metadata, assign, report)
+    keys = _IncompatibleKeys(report.missing, report.unexpected)
     errors = list(report.errors)
     if strict:
         for title, names in (("Unexpected", report.unexpected), ("Missing", report.missing)):
@@ -120,7 +128,7 @@ def _load_tree(
             part = {key: value for key, value in state_dict.items() if key.startswith(below)}
             _load_tree(child, part, below, metadata, assign, report)
     for hook in module._load_state_dict_post_hooks.values():
-        if hook(module, IncompatibleKeys(report.missing, report.unexpected)) is not None:
+        if hook(module, _IncompatibleKeys(report.missing, report.unexpected)) is not None:
             raise AssertionError(
                 "Hooks registered with ``register_load_state_dict_post_hook`` are not expected "
                 "to return new values, if incompatible_keys need to be modified, "
@@ -178,9 +186,10 @@ def _load_tensor(
             f"object from checkpoint but received {type(saved)}"
         )
         return
-    if tensor.dim() == 0 and tuple(saved.shape) == (1,):
+    lazy = is_lazy(tensor)
+    if not lazy and tensor.dim() == 0 and tuple(saved.shape) == (1,):
         saved = saved[0]  # scalars were saved with one dimension once; torch still takes them
-    if tuple(saved.shape) != tuple(tensor.shape):
+    if not lazy and tuple(saved.shape) != tuple(tensor.shape):
         report.errors.append(
             f"size mismatch for {key}: copying a param with shape {saved.shape} from checkpoint, "
             f"the shape in current model is {tensor.shape}."
@@ -188,12 +197,16 @@ def _load_tensor(
         return
     try:
         with farspan.no_grad():
+            if is_lazy(saved):
+                return  # both are uninitialized: the module's hook has given a shape otherwise
             if not assign:
                 tensor.copy_(saved)
+                return
+            if isinstance(tensor, Parameter) and isinstance(saved, Parameter):
+                saved.requires_grad_(tensor.requires_grad)
             elif isinstance(tensor, Parameter):
-                setattr(module, name, Parameter(saved, tensor.requires_grad))
-            else:
-                setattr(module, name, saved)
+                saved = Parameter(saved, tensor.requires_grad)
+            setattr(module, name, saved)
     except Exception as error:  # reported with all the others, as torch does
         report.errors.append(
             f'While copying the parameter named "{key}", whose dimensions in the model are '

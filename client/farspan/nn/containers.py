@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Self
 
 from farspan._tensor import Tensor
-from farspan.nn.module import Module, _typename, indent_after_first
+from farspan.nn.module import Module, _addindent, _typename
 from farspan.nn.parameter import Parameter
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+__all__ = [
+    "Container",
+    "ModuleDict",
+    "ModuleList",
+    "ParameterDict",
+    "ParameterList",
+    "Sequential",
+]
+
+
+class Container(Module):
+    """A module of the given children; deprecated, as in torch: subclass Module instead."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        warnings.warn(
+            "`nn.Container` is deprecated. All of its functionality is now implemented in "
+            "`nn.Module`. Subclass that instead.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        super().__init__()
+        for key, value in kwargs.items():
+            self.add_module(key, value)
 
 
 class _ModuleSequence(Module):
@@ -169,7 +192,7 @@ class ModuleList(_ModuleSequence):
             else f"({first}-{last}): {last - first + 1} x {text}"
             for first, last, text in runs
         ]
-        body = "".join(f"\n  {indent_after_first(line)}" for line in lines)
+        body = "".join(f"\n  {_addindent(line, 2)}" for line in lines)
         return f"{self._get_name()}({body}\n)" if lines else f"{self._get_name()}()"
 
 
@@ -312,9 +335,7 @@ class ParameterDict(_ParameterContainer, MutableMapping[str, Any]):
         return self is other
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self._keys:
-            raise KeyError(key)
-        return getattr(self, key)
+        return getattr(self, key)  # an AttributeError where a dictionary has a KeyError, as torch
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
@@ -341,6 +362,26 @@ class ParameterDict(_ParameterContainer, MutableMapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str) -> Any:  # type: ignore[override]
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """Take away the last pair and return it."""
+        if not self._keys:
+            raise KeyError("popitem(): dictionary is empty")
+        key = next(reversed(self))
+        return key, self.pop(key)
 
     def copy(self) -> ParameterDict:
         return ParameterDict(OrderedDict(self.items()))

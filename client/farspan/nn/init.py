@@ -5,8 +5,12 @@ The draws happen in torch's order from the same generator, so one seed gives tor
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import threading
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import farspan
@@ -14,18 +18,29 @@ from farspan._tensor import Tensor
 
 __all__ = [
     "calculate_gain",
+    "constant",
     "constant_",
+    "dirac",
     "dirac_",
+    "eye",
     "eye_",
+    "kaiming_normal",
     "kaiming_normal_",
+    "kaiming_uniform",
     "kaiming_uniform_",
+    "normal",
     "normal_",
     "ones_",
+    "orthogonal",
     "orthogonal_",
+    "sparse",
     "sparse_",
     "trunc_normal_",
+    "uniform",
     "uniform_",
+    "xavier_normal",
     "xavier_normal_",
+    "xavier_uniform",
     "xavier_uniform_",
     "zeros_",
 ]
@@ -33,6 +48,30 @@ __all__ = [
 _LINEAR = {"linear", "sigmoid"} | {
     f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)
 }
+
+
+_state = threading.local()  # `skipped`: in this thread nothing is filled
+
+
+@contextlib.contextmanager
+def skipped() -> Iterator[None]:
+    """Let every initializer leave its tensor as it is, and draw nothing, inside ``with``."""
+    before = getattr(_state, "skipped", False)
+    _state.skipped = True
+    try:
+        yield
+    finally:
+        _state.skipped = before
+
+
+def _initializer(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(fill)
+    def initializer(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if getattr(_state, "skipped", False):
+            return tensor
+        return fill(tensor, *args, **kwargs)
+
+    return initializer
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -54,30 +93,36 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     raise ValueError(f"Unsupported nonlinearity {nonlinearity}")
 
 
+@_initializer
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     with farspan.no_grad():
         return tensor.uniform_(a, b, generator=generator)
 
 
+@_initializer
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     with farspan.no_grad():
         return tensor.normal_(mean, std, generator=generator)
 
 
+@_initializer
 def constant_(tensor: Tensor, val: float) -> Tensor:
     with farspan.no_grad():
         return tensor.fill_(val)
 
 
+@_initializer
 def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
+@_initializer
 def zeros_(tensor: Tensor) -> Tensor:
     with farspan.no_grad():
         return tensor.zero_()
 
 
+@_initializer
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity."""
     if tensor.dim() != 2:
@@ -88,6 +133,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@_initializer
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fill a convolution's weight so that it keeps its input channels, for each group."""
     if tensor.dim() not in (3, 4, 5):
@@ -104,6 +150,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     return tensor
 
 
+@_initializer
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Fill from U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)) (Glorot, 2010)."""
     fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor)
@@ -112,6 +159,7 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Any = None) ->
     return uniform_(tensor, -bound, bound, generator)
 
 
+@_initializer
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Fill from N(0, std) with std = gain * sqrt(2 / (fan_in + fan_out)) (Glorot, 2010)."""
     fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor)
@@ -119,6 +167,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> 
     return normal_(tensor, 0.0, std, generator)
 
 
+@_initializer
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -129,11 +178,12 @@ def kaiming_uniform_(
     """Fill from U(-bound, bound) with bound = gain * sqrt(3 / fan) (He, 2015)."""
     if _is_empty(tensor):
         return tensor
-    std = calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode))
+    std = calculate_gain(nonlinearity, a) / math.sqrt(_calculate_correct_fan(tensor, mode))
     bound = math.sqrt(3.0) * std
     return uniform_(tensor, -bound, bound, generator)
 
 
+@_initializer
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,
@@ -144,10 +194,11 @@ def kaiming_normal_(
     """Fill from N(0, gain / sqrt(fan)) (He, 2015)."""
     if _is_empty(tensor):
         return tensor
-    std = calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode))
+    std = calculate_gain(nonlinearity, a) / math.sqrt(_calculate_correct_fan(tensor, mode))
     return normal_(tensor, 0, std, generator)
 
 
+@_initializer
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, from the QR decomposition of a normal one."""
     if tensor.dim() < 2:
@@ -165,6 +216,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         return tensor.mul_(gain)
 
 
+@_initializer
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
     """Fill from N(0, std) and set the share ``sparsity`` of each column to zero."""
     if tensor.dim() != 2:
@@ -178,6 +230,7 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     return tensor
 
 
+@_initializer
 def trunc_normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -248,7 +301,7 @@ def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
-def _fan(tensor: Tensor, mode: str) -> int:
+def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
     modes = ["fan_in", "fan_out"]
     if mode.lower() not in modes:
         raise ValueError(f"Mode {mode} not supported, please use one of {modes}")
@@ -260,3 +313,33 @@ def _is_empty(tensor: Tensor) -> bool:
         return False
     warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return True
+
+
+def _deprecated(new: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``new`` under its old name, which had no underscore at the end."""
+    old = new.__name__[:-1]
+
+    @functools.wraps(new)
+    def warned(*args: Any, **kwargs: Any) -> Tensor:
+        warnings.warn(
+            f"`nn.init.{old}` is now deprecated in favor of `nn.init.{new.__name__}`.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return new(*args, **kwargs)
+
+    warned.__name__ = old
+    return warned
+
+
+uniform = _deprecated(uniform_)
+normal = _deprecated(normal_)
+constant = _deprecated(constant_)
+eye = _deprecated(eye_)
+dirac = _deprecated(dirac_)
+xavier_uniform = _deprecated(xavier_uniform_)
+xavier_normal = _deprecated(xavier_normal_)
+kaiming_uniform = _deprecated(kaiming_uniform_)
+kaiming_normal = _deprecated(kaiming_normal_)
+orthogonal = _deprecated(orthogonal_)
+sparse = _deprecated(sparse_)

@@ -8,31 +8,20 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.nn import _state_dict
+from farspan.nn import _hooks, _state_dict, _tree
+from farspan.nn._layout import in_format
 from farspan.nn.parameter import Buffer, Parameter
 from farspan.utils.hooks import RemovableHandle
 
 __all__ = ["Module"]
 
-_HOOK_TABLES = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_state_dict_pre_hooks",
-    "_state_dict_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 
-
-class Module:
+class Module(_tree.Tree):
     """The parent of all layers and models: assign tensors and modules, write ``forward``.
 
     >>> class Net(farspan.nn.Module):
@@ -43,6 +32,7 @@ class Module:
     ...         return self.out(x).relu()
     """
 
+    dump_patches: bool = False
     _version: int = 1
     call_super_init: bool = False
     training: bool
@@ -62,9 +52,9 @@ class Module:
                 f"{name}.__init__() takes 1 positional argument but {len(args) + 1} were given"
             )
         state = self.__dict__  # past __setattr__, which needs these very tables
-        state["training"] = True
+        state.update(training=True, _is_full_backward_hook=None)
         state.update(_parameters={}, _buffers={}, _modules={}, _non_persistent_buffers_set=set())
-        state.update((table, OrderedDict()) for table in _HOOK_TABLES)
+        state.update((table, OrderedDict()) for table in _hooks.HOOK_TABLES)
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
@@ -72,96 +62,6 @@ class Module:
         raise NotImplementedError(
             f'Module [{type(self).__name__}] is missing the required "forward" function'
         )
-
-    # ---- calling -------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not (self._forward_hooks or self._forward_pre_hooks):
-            return self.forward(*args, **kwargs)
-        return self._call_with_hooks(args, kwargs)
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, called = None, set()
-        try:
-            args, kwargs = self._run_pre_hooks(args, kwargs)
-            result = self.forward(*args, **kwargs)
-            for key, hook in list(self._forward_hooks.items()):
-                called.add(key)
-                result = self._run_hook(key, hook, args, kwargs, result)
-            return result
-        except Exception:
-            for key, hook in list(self._forward_hooks.items()):
-                if key not in self._forward_hooks_always_called or key in called:
-                    continue
-                try:
-                    result = self._run_hook(key, hook, args, kwargs, result)
-                except Exception as error:
-                    warnings.warn(
-                        "module forward hook with ``always_call=True`` raised an exception that "
-                        f"was silenced as another error was raised in forward: {error}",
-                        stacklevel=3,
-                    )
-            raise
-
-    def _run_pre_hooks(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        for key, hook in list(self._forward_pre_hooks.items()):
-            if key in self._forward_pre_hooks_with_kwargs:
-                changed = hook(self, args, kwargs)
-                if changed is None:
-                    continue
-                if not (isinstance(changed, tuple) and len(changed) == 2):
-                    raise RuntimeError(
-                        "forward pre-hook must return None or a tuple of "
-                        f"(new_args, new_kwargs), but got {changed}."
-                    )
-                args, kwargs = changed
-            else:
-                changed = hook(self, args)
-                if changed is not None:
-                    args = changed if isinstance(changed, tuple) else (changed,)
-        return args, kwargs
-
-    def _run_hook(
-        self, key: int, hook: Callable[..., Any], args: Any, kwargs: Any, result: Any
-    ) -> Any:
-        with_kwargs = key in self._forward_hooks_with_kwargs
-        changed = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
-        return result if changed is None else changed
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(module, args)`` before ``forward``; what it returns replaces ``args``."""
-        handle = RemovableHandle(self._forward_pre_hooks, self._forward_pre_hooks_with_kwargs)
-        self._forward_pre_hooks[handle.id] = hook
-        if with_kwargs:
-            self._forward_pre_hooks_with_kwargs[handle.id] = True
-        if prepend:
-            self._forward_pre_hooks.move_to_end(handle.id, last=False)
-        return handle
-
-    def register_forward_hook(
-        self,
-        hook: Callable[..., Any],
-        *,
-        prepend: bool = False,
-        with_kwargs: bool = False,
-        always_call: bool = False,
-    ) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after ``forward``; a result replaces ``output``."""
-        handle = RemovableHandle(
-            self._forward_hooks, self._forward_hooks_with_kwargs, self._forward_hooks_always_called
-        )
-        self._forward_hooks[handle.id] = hook
-        if with_kwargs:
-            self._forward_hooks_with_kwargs[handle.id] = True
-        if always_call:
-            self._forward_hooks_always_called[handle.id] = True
-        if prepend:
-            self._forward_hooks.move_to_end(handle.id, last=False)
-        return handle
 
     # ---- registration --------------------------------------------------------------------
 
@@ -173,7 +73,8 @@ class Module:
                 f"cannot assign '{_typename(tensor)}' object to buffer '{name}' "
                 "(torch Tensor or None required)"
             )
-        self._buffers[name] = tensor
+        hooks = _hooks._global_buffer_registration_hooks
+        self._buffers[name] = _hooks.registered(hooks, self, name, tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)
         else:
@@ -193,6 +94,9 @@ class Module:
                 f"created explicitly. To express '{name}' as a function of another Tensor, "
                 "compute the value in the forward() method."
             )
+        if param is not None:
+            hooks = _hooks._global_parameter_registration_hooks
+            param = _hooks.registered(hooks, self, name, param)
         self._parameters[name] = param
 
     def add_module(self, name: str, module: Module | None) -> None:
@@ -200,9 +104,12 @@ class Module:
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{_typename(module)} is not a Module subclass")
         self._check_name("module", name, "_modules")
-        self._modules[name] = module
+        hooks = _hooks._global_module_registration_hooks
+        self._modules[name] = _hooks.registered(hooks, self, name, module)
 
-    register_module = add_module
+    def register_module(self, name: str, module: Module | None) -> None:
+        """Name a child module: another word for ``add_module``."""
+        self.add_module(name, module)
 
     def _check_name(self, kind: str, name: str, table: str) -> None:
         if table not in self.__dict__:
@@ -241,14 +148,16 @@ class Module:
         elif isinstance(value, Module):
             self._require_init("module")
             self._forget(name, keep="_modules")
-            self._modules[name] = value
+            hooks = _hooks._global_module_registration_hooks
+            self._modules[name] = _hooks.registered(hooks, self, name, value)
         elif name in state.get("_modules", ()):
             if value is not None:
                 raise TypeError(
                     f"cannot assign '{_typename(value)}' as child module '{name}' "
                     "(torch.nn.Module or None expected)"
                 )
-            self._modules[name] = None
+            hooks = _hooks._global_module_registration_hooks
+            self._modules[name] = _hooks.registered(hooks, self, name, None)
         elif isinstance(value, Buffer) or name in state.get("_buffers", ()):
             self._assign_buffer(name, value)
         else:
@@ -292,92 +201,6 @@ class Module:
         names = {*dir(type(self)), *self.__dict__}
         names.update(self._parameters, self._modules, self._buffers)
         return sorted(name for name in names if not name[0].isdigit())
-
-    # ---- walking the tree ----------------------------------------------------------------
-
-    def named_modules(
-        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Module]]:
-        """Yield (dotted name, module) of this module and all below it, parents first."""
-        memo = set() if memo is None else memo
-        if self in memo:
-            return
-        if remove_duplicate:
-            memo.add(self)
-        yield prefix, self
-        for name, module in self._modules.items():
-            if module is not None:
-                child = f"{prefix}.{name}" if prefix else name
-                yield from module.named_modules(memo, child, remove_duplicate)
-
-    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
-        return (module for _, module in self.named_modules(remove_duplicate=remove_duplicate))
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        seen: set[Module] = set()
-        for name, module in self._modules.items():
-            if module is not None and module not in seen:
-                seen.add(module)
-                yield name, module
-
-    def children(self) -> Iterator[Module]:
-        return (module for _, module in self.named_children())
-
-    def _named_members(
-        self, table: str, prefix: str, recurse: bool, remove_duplicate: bool
-    ) -> Iterator[tuple[str, Any]]:
-        seen: set[int] = set()
-        modules: Iterable[tuple[str, Module]] = [(prefix, self)]
-        if recurse:
-            modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
-        for path, module in modules:
-            for name, member in getattr(module, table).items():
-                if member is None or id(member) in seen:
-                    continue
-                if remove_duplicate:
-                    seen.add(id(member))
-                yield (f"{path}.{name}" if path else name), member
-
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Parameter]]:
-        return self._named_members("_parameters", prefix, recurse, remove_duplicate)
-
-    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        return (param for _, param in self.named_parameters(recurse=recurse))
-
-    def named_buffers(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Tensor]]:
-        return self._named_members("_buffers", prefix, recurse, remove_duplicate)
-
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
-
-    def get_submodule(self, target: str) -> Module:
-        """Return the module at a dotted path; the empty path is this module."""
-        module: Module = self
-        for name in target.split(".") if target else []:
-            found = _attribute(module, name)
-            if not isinstance(found, Module):
-                raise AttributeError(f"`{name}` is not an nn.Module")
-            module = found
-        return module
-
-    def get_parameter(self, target: str) -> Parameter:
-        path, _, name = target.rpartition(".")
-        param = _attribute(self.get_submodule(path), name)
-        if not isinstance(param, Parameter):
-            raise AttributeError(f"`{name}` is not an nn.Parameter")
-        return param
-
-    def get_buffer(self, target: str) -> Tensor:
-        path, _, name = target.rpartition(".")
-        module = self.get_submodule(path)
-        buffer = _attribute(module, name)
-        if name not in module._buffers:
-            raise AttributeError(f"`{name}` is not a buffer")
-        return buffer
 
     # ---- modes, devices, dtypes ----------------------------------------------------------
 
@@ -431,20 +254,31 @@ class Module:
 
         Only floating-point tensors change their dtype. Works in place and returns itself.
         """
-        device, dtype, non_blocking = _parse_to(*args, **kwargs)
+        device, dtype, non_blocking, memory_format = _parse_to(*args, **kwargs)
         if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
             raise TypeError(
                 "nn.Module.to only accepts floating point or complex dtypes, "
                 f"but got desired dtype={dtype}"
             )
+        if dtype is not None and dtype.is_complex:
+            warnings.warn(
+                "Complex modules are a new feature under active development whose design may "
+                "change, and some modules might not work as expected when using complex tensors "
+                "as parameters or buffers. Please file an issue at "
+                "https://github.com/pytorch/pytorch/issues/new?template=bug-report.yml if a "
+                "complex module does not work as expected.",
+                stacklevel=2,
+            )
 
         def convert(t: Tensor) -> Tensor:
             takes_dtype = dtype is not None and (t.is_floating_point() or t.is_complex())
-            return t.to(
+            t = t.to(
                 device=device if device is not None else t.device,
                 dtype=dtype if takes_dtype else t.dtype,
                 non_blocking=non_blocking,
             )
+            wanted = memory_format is not None and t.dim() in (4, 5)
+            return in_format(t, memory_format) if wanted else t
 
         return self._apply(convert)
 
@@ -458,8 +292,29 @@ class Module:
     def cuda(self, device: Any = None) -> Self:
         return self._apply(lambda t: t.cuda(device))
 
+    def ipu(self, device: Any = None) -> Self:
+        return self._elsewhere("ipu", device)
+
+    def mtia(self, device: Any = None) -> Self:
+        return self._elsewhere("mtia", device)
+
+    def xpu(self, device: Any = None) -> Self:
+        return self._elsewhere("xpu", device)
+
+    def _elsewhere(self, kind: str, device: Any) -> Self:
+        """Move to a kind of device that a session may not have: then it says which it has."""
+        return self.to(kind if device is None else f"{kind}:{farspan.device(device).index}")
+
     def type(self, dst_type: Any) -> Self:
         return self._apply(lambda t: t.type(dst_type))
+
+    def share_memory(self) -> Self:
+        """Return itself: values live in workers, where whoever may see them does."""
+        return self._apply(lambda t: t.share_memory_())
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the call as ``torch.compile`` does, with its arguments."""
+        self._compiled_call_impl = farspan.compile(self._call_impl, *args, **kwargs)
 
     def float(self) -> Self:
         return self._apply(lambda t: t.float() if t.is_floating_point() else t)
@@ -483,17 +338,27 @@ class Module:
 
     def state_dict(
         self,
-        *,
+        *args: Any,
         destination: dict[str, Any] | None = None,
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Any]:
         """Return name -> tensor of all parameters and persistent buffers; storage is shared."""
+        if args:
+            warnings.warn(
+                "Positional args are being deprecated, use kwargs instead. Refer to "
+                "https://pytorch.org/docs/main/generated/torch.nn.Module.html"
+                "#torch.nn.Module.state_dict for details.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            given = (destination, prefix, keep_vars)
+            destination, prefix, keep_vars = (*args, *given[len(args) :])
         return _state_dict.collect(self, destination, prefix, keep_vars)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _state_dict.IncompatibleKeys:
+    ) -> _state_dict._IncompatibleKeys:
         """Copy the tensors in; raises RuntimeError that lists every key that does not fit."""
         return _state_dict.load(self, state_dict, strict, assign)
 
@@ -512,7 +377,6 @@ class Module:
     ) -> None:
         for hook in self._load_state_dict_pre_hooks.values():
             hook(
-                self,
                 state_dict,
                 prefix,
                 local_metadata,
@@ -525,21 +389,60 @@ class Module:
         _state_dict.load_own(self, state_dict, prefix, local_metadata, strict, report)
 
     def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        return _add_hook(self._state_dict_pre_hooks, hook)
+        """Call ``hook(module, prefix, keep_vars)`` before this module's state is collected."""
+        return _hooks.add_hook(self._state_dict_pre_hooks, hook)
 
     def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        return _add_hook(self._state_dict_hooks, hook)
+        """Call ``hook(module, state_dict, prefix, metadata)``, which changes it in place."""
+        hook._from_public_api = True  # type: ignore[attr-defined]
+        return _hooks.add_hook(self._state_dict_hooks, hook)
+
+    def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        if getattr(hook, "_from_public_api", False):
+            raise RuntimeError(
+                "Cannot register the same function as the state dict post hook that was "
+                "previously registered via register_state_dict_post_hook"
+            )
+        return _hooks.add_hook(self._state_dict_hooks, hook)
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        return _add_hook(self._load_state_dict_pre_hooks, hook)
+        """Call ``hook(module, state_dict, prefix, ...)`` before this module's own load."""
+        return self._register_load_state_dict_pre_hook(hook, with_module=True)
+
+    def _register_load_state_dict_pre_hook(
+        self, hook: Callable[..., Any], with_module: bool = False
+    ) -> RemovableHandle:
+        wrapped = _hooks.WrappedHook(hook, self if with_module else None)
+        return _hooks.add_hook(self._load_state_dict_pre_hooks, wrapped)
 
     def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        return _add_hook(self._load_state_dict_post_hooks, hook)
+        """Call ``hook(module, incompatible_keys)`` after a load; it may change the lists."""
+        return _hooks.add_hook(self._load_state_dict_post_hooks, hook)
+
+    # ---- copies ---------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_compiled_call_impl", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for table in _hooks.HOOK_TABLES:  # a state from before there was such a table
+            self.__dict__.setdefault(table, OrderedDict())
+        self.__dict__.setdefault("_non_persistent_buffers_set", set())
+        self.__dict__.setdefault("_is_full_backward_hook", None)
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = self.__new__(type(self))
+        replica.__dict__ = self.__dict__.copy()
+        replica._parameters = {}
+        replica._buffers = self._buffers.copy()
+        replica._modules = self._modules.copy()
+        replica._is_replica = True
+        return replica
 
     # ---- printing ------------------------------------------------------------------------
-
-    def _get_name(self) -> str:
-        return type(self).__name__
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of a layer's repr."""
@@ -549,7 +452,7 @@ class Module:
         own = self.extra_repr()
         own_lines = own.split("\n") if own else []
         child_lines = [
-            indent_after_first(f"({name}): {module!r}") for name, module in self._modules.items()
+            _addindent(f"({name}): {module!r}", 2) for name, module in self._modules.items()
         ]
         if len(own_lines) == 1 and not child_lines:
             return f"{self._get_name()}({own_lines[0]})"
@@ -558,25 +461,16 @@ class Module:
         return f"{self._get_name()}({body})"
 
 
-def indent_after_first(text: str) -> str:
-    """Return ``text`` with all lines but the first moved right by two spaces."""
-    first, *rest = text.split("\n")
-    return "\n".join([first, *("  " + line if line.strip() else "" for line in rest)])
-
-
-def _add_hook(table: OrderedDict[int, Any], hook: Callable[..., Any]) -> RemovableHandle:
-    handle = RemovableHandle(table)
-    table[handle.id] = hook
-    return handle
-
-
-def _attribute(module: Module, name: str) -> Any:
-    if not hasattr(module, name):
-        raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
-    return getattr(module, name)
+def _addindent(s_: str, numSpaces: int) -> str:
+    """Return the text with all lines but the first moved right."""
+    first, *rest = s_.split("\n")
+    return "\n".join([first, *(numSpaces * " " + line if line.strip() else "" for line in rest)])
 
 
 def _typename(value: Any) -> str:
+    """Return what torch calls a value's type: of tensors it names the dtype."""
+    if isinstance(value, Tensor):
+        return str(value.type())
     cls = type(value)
     plain = cls.__module__ in ("builtins", "__main__")
     return cls.__qualname__ if plain else f"{cls.__module__}.{cls.__qualname__}"
@@ -595,12 +489,13 @@ def _zero_grad(param: Tensor, set_to_none: bool) -> None:
     param.grad.zero_()
 
 
-def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool]:
-    """Return (device, dtype, non_blocking) from the three ways in which ``to`` is called."""
+def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
+    """Return (device, dtype, non_blocking, memory_format) from the ways to call ``to``."""
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     non_blocking = kwargs.pop("non_blocking", False)
     other = kwargs.pop("tensor", kwargs.pop("other", None))
-    kwargs.pop("copy", None), kwargs.pop("memory_format", None)
+    memory_format = kwargs.pop("memory_format", None)
+    kwargs.pop("copy", None)
     if kwargs:
         raise TypeError(f"to() got an unexpected keyword argument '{next(iter(kwargs))}'")
     for arg in args:
@@ -616,4 +511,4 @@ def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool]:
             raise TypeError(f"to() takes a device, a dtype or a tensor, but got {_typename(arg)}")
     if other is not None:
         device, dtype = other.device, other.dtype
-    return device, dtype, non_blocking
+    return device, dtype, non_blocking, memory_format

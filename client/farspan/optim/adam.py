@@ -1,23 +1,25 @@
-"""Adam and AdamW."""
+"""Adam."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-import farspan
 from farspan._tensor import Tensor
-from farspan.core.call import fn
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
     as_float,
-    batches,
-    refuse_differentiable,
+    counter,
+    refuse_fused_with,
+    refuse_unfusable,
     require_at_least_zero,
+    require_betas,
+    require_rate,
+    zeros_like,
 )
 
-__all__ = ["Adam", "AdamW"]
+__all__ = ["Adam"]
 
 
 class Adam(Optimizer):
@@ -27,11 +29,21 @@ class Adam(Optimizer):
     skipped step does not count. foreach, fused and capturable are kept for torch's state dicts.
     """
 
+    _later: ClassVar[dict[str, Any]] = {
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "decoupled_weight_decay": False,
+        "fused": None,
+    }
+
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         amsgrad: bool = False,
@@ -43,16 +55,19 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        require_at_least_zero("lr", lr)
+        unread = foreach and not capturable
+        if isinstance(lr, Tensor) and unread:
+            raise ValueError(
+                "lr as a Tensor is not supported for capturable=False and foreach=True"
+            )
+        require_rate(lr)
         require_at_least_zero("eps", eps)
-        for i, beta in enumerate(betas):
-            if not 0.0 <= as_float(beta) < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+        require_betas(betas)
         require_at_least_zero("weight_decay", weight_decay)
-        refuse_differentiable(differentiable)
+        _require_kind(betas, bool(unread))
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
+            "betas": tuple(_scalar(beta) for beta in betas),
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -64,74 +79,47 @@ class Adam(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults)
+        refuse_fused_with(defaults)
+        self._step_supports_amp_scaling = bool(fused)
+
+    def _begin(self, state: dict[str, Any], param: Tensor, group: Group) -> None:
+        state["step"] = counter(param, fused=group["fused"])
+        state["exp_avg"] = zeros_like(param)
+        state["exp_avg_sq"] = zeros_like(param)
+        if group["amsgrad"]:
+            state["max_exp_avg_sq"] = zeros_like(param)
 
     def _step_group(self, group: Group) -> None:
         beta1, beta2 = group["betas"]
-        amsgrad = group["amsgrad"]
-        for params in batches(group):
-            states = [self._initialized_state(param, amsgrad) for param in params]
-            fn._adam_step_(
-                params,
-                [param.grad for param in params],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [state["max_exp_avg_sq"] for state in states] if amsgrad else [],
-                [state["step"] for state in states],
-                lr=as_float(group["lr"]),
-                beta1=as_float(beta1),
-                beta2=as_float(beta2),
-                weight_decay=as_float(group["weight_decay"]),
-                eps=float(group["eps"]),
-                amsgrad=amsgrad,
-                maximize=group["maximize"],
-                decoupled=group["decoupled_weight_decay"],
-            )
-
-    def _initialized_state(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
-        state = self.state[param]
-        if not state:
-            state["step"] = farspan.zeros((), dtype=farspan.float32, device=param.device)
-            state["exp_avg"] = farspan.zeros_like(param, requires_grad=False)
-            state["exp_avg_sq"] = farspan.zeros_like(param, requires_grad=False)
-            if amsgrad:
-                state["max_exp_avg_sq"] = farspan.zeros_like(param, requires_grad=False)
-        return state
-
-
-class AdamW(Adam):
-    """Adam whose weight decay acts on the weights, not on the gradient (Loshchilov, 2019)."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
+        refuse_unfusable(group)
+        self._take(
+            "adam",
+            group,
+            beta1=as_float(beta1),
+            beta2=as_float(beta2),
+            weight_decay=as_float(group["weight_decay"]),
+            eps=as_float(group["eps"]),
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+            decoupled=group["decoupled_weight_decay"],
         )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:  # a plain Adam's state may have been loaded
-            group["decoupled_weight_decay"] = True
+
+def _require_kind(betas: Any, unread: bool) -> None:
+    """Raise unless both betas are floats, or both tensors of one element that a step may read."""
+    kinds = {
+        float if isinstance(b, float) else Tensor if isinstance(b, Tensor) else 0 for b in betas
+    }
+    if len(kinds) > 1 or 0 in kinds:
+        raise ValueError("betas must be either both floats or both Tensors")
+    for i, beta in enumerate(betas):
+        if isinstance(beta, Tensor) and unread:
+            raise ValueError(
+                f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True"
+            )
+        if isinstance(beta, Tensor) and beta.numel() != 1:
+            raise ValueError(f"Tensor betas[{i}] must be 1-element")
+
+
+def _scalar(value: Any) -> Any:
+    return value.squeeze() if isinstance(value, Tensor) and value.ndim else value

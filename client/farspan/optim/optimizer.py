@@ -11,18 +11,47 @@ import copy
 import functools
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.call import fn
+from farspan.core.ops.steps import RULES, Rule, update
 from farspan.nn.module import _typename, _zero_grad
 from farspan.utils.hooks import RemovableHandle
 
-__all__ = ["Optimizer"]
+__all__ = [
+    "Optimizer",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]
 
 Group = dict[str, Any]
 Step = Callable[..., Any]
+
+_global_optimizer_pre_hooks: OrderedDict[int, Step] = OrderedDict()
+_global_optimizer_post_hooks: OrderedDict[int, Step] = OrderedDict()
+
+
+def register_optimizer_step_pre_hook(hook: Step) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` before each step of any optimizer."""
+    return _add_hook(_global_optimizer_pre_hooks, hook)
+
+
+def register_optimizer_step_post_hook(hook: Step) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` after each step of any optimizer."""
+    return _add_hook(_global_optimizer_post_hooks, hook)
+
+
+class _Required:
+    """The default of an option that every group must give."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
 
 
 def _with_hooks(step: Step) -> Step:
@@ -30,30 +59,55 @@ def _with_hooks(step: Step) -> Step:
 
     @functools.wraps(step)
     def hooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        for hook in self._step_pre_hooks.values():
-            changed = hook(self, args, kwargs)
+        if self._stepping:  # a subclass calls its parent's step: one step, and one round of hooks
+            return step(self, *args, **kwargs)
+        given: Any = ((self, *args), kwargs)
+        hooks = (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values())
+        for hook in hooks:
+            changed = hook(self, *given)
             if changed is not None:
                 if not (isinstance(changed, tuple) and len(changed) == 2):
                     raise RuntimeError(
                         f"{step} must return None or a tuple of (new_args, new_kwargs), "
                         f"but got {changed}."
                     )
-                args, kwargs = changed
-        self._opt_called = True
-        result = step(self, *args, **kwargs)
-        for hook in self._step_post_hooks.values():
-            hook(self, args, kwargs)
+                given = changed
+        self._opt_called = self._stepping = True
+        try:
+            result = step(*given[0], **given[1])
+        finally:
+            self._stepping = False
+        hooks = (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values())
+        for hook in hooks:
+            hook(self, *given)
         return result
 
     return hooked
 
 
+_HOOKS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+
 class Optimizer:
-    """The parent of all optimizers; a subclass writes ``_step_group``.
+    """The parent of all optimizers; a subclass writes ``step``, those of this library a rule.
 
     params: tensors, (name, tensor) pairs, or dictionaries with "params" and options of their own.
     defaults: the options of groups that do not say otherwise.
     """
+
+    _opt_called = False  # for schedulers, which warn when they step first
+    _stepping = False
+    #: Options that state dicts of older versions lack, with what they did then.
+    _later: Mapping[str, Any] = {}
+    #: A gradient scaler's finding by device, while it steps this optimizer.
+    _found_inf: Mapping[Any, Tensor] | None = None
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -64,13 +118,8 @@ class Optimizer:
         self.defaults = defaults
         self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
-        self._opt_called = False  # for schedulers, which warn when they step first
-        self._step_pre_hooks: OrderedDict[int, Step] = OrderedDict()
-        self._step_post_hooks: OrderedDict[int, Step] = OrderedDict()
-        self._state_dict_pre_hooks: OrderedDict[int, Step] = OrderedDict()
-        self._state_dict_post_hooks: OrderedDict[int, Step] = OrderedDict()
-        self._load_state_dict_pre_hooks: OrderedDict[int, Step] = OrderedDict()
-        self._load_state_dict_post_hooks: OrderedDict[int, Step] = OrderedDict()
+        for table in _HOOKS:
+            setattr(self, table, OrderedDict())
         groups = list(params)
         if not groups:
             raise ValueError("optimizer got an empty parameter list")
@@ -91,13 +140,68 @@ class Optimizer:
         if closure is not None:
             with farspan.enable_grad():
                 loss = closure()
-        with farspan.no_grad():
+        recorded = self.defaults.get("differentiable", False)
+        with farspan.enable_grad() if recorded else farspan.no_grad():
             for group in self.param_groups:
                 self._step_group(group)
         return loss
 
     def _step_group(self, group: Group) -> None:
         """Issue the operators that update the parameters of ``group``."""
+        raise NotImplementedError
+
+    def _take(self, rule: str, group: Group, **options: Any) -> None:
+        """Step by one of the RULES: an operator for each device and dtype.
+
+        options: of the rule; numbers may be tensors, which are read (lr alone is not).
+        """
+        refuse_capturable(group, RULES[rule])
+        names = (*RULES[rule].states, *RULES[rule].scalars, "step")
+        for params in batches(group):
+            states = [self._ready_state(param, group) for param in params]
+            if group["differentiable"]:
+                for param, state in zip(params, states, strict=True):
+                    record_step(rule, param, state, {"lr": group["lr"], **options})
+                continue
+            lists = [[s[name] for s in states] if name in states[0] else [] for name in names]
+            grads = [param.grad for param in params]
+            getattr(fn, f"_{rule}_step_")(
+                params, grads, *lists, **self._rates(group, params[0]), **options
+            )
+
+    def _rates(self, group: Group, param: Tensor) -> dict[str, Any]:
+        """Return the arguments that say how far to step on this parameter's device, if at all."""
+        rate = group["lr"]
+        found = self._found_inf
+        return {
+            "lr": 0.0 if isinstance(rate, Tensor) else float(rate),
+            "rate": rate.detach().reshape(()) if isinstance(rate, Tensor) else None,
+            "found_inf": None if found is None else found[param.device],
+        }
+
+    def _may_skip(self) -> bool:
+        """Return whether a step may be issued that workers do not take after an overflow.
+
+        Not where this process would notice: hooks, recorded steps, a first momentum undamped.
+        """
+        hooks = (
+            _global_optimizer_pre_hooks,
+            _global_optimizer_post_hooks,
+            self._optimizer_step_pre_hooks,
+            self._optimizer_step_post_hooks,
+        )
+        return not any(hooks) and not any(
+            group.get("differentiable") or group.get("dampening") for group in self.param_groups
+        )
+
+    def _ready_state(self, param: Tensor, group: Group) -> dict[str, Any]:
+        state = self.state[param]
+        if not state:
+            self._begin(state, param, group)
+        return state
+
+    def _begin(self, state: dict[str, Any], param: Tensor, group: Group) -> None:
+        """Fill the state of a parameter before its first step."""
         raise NotImplementedError
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -120,15 +224,23 @@ class Optimizer:
                     "optimizer can only optimize Tensors, but one of the params is "
                     f"{_typename(param)}"
                 )
-            if not (param.is_leaf or param.retains_grad):
+            if not self.defaults.get("differentiable") and not (
+                param.is_leaf or param.retains_grad
+            ):
                 raise ValueError("can't optimize a non-leaf Tensor")
         for name, default in self.defaults.items():
+            if default is required and name not in param_group:
+                raise ValueError(
+                    "parameter group didn't specify a value of required optimization parameter "
+                    f"{name}"
+                )
             param_group.setdefault(name, default)
         new = {id(param) for param in params}
         if len(new) != len(params):
             warnings.warn(
                 "optimizer contains a parameter group with duplicate parameters; "
-                "in future, this will cause an error",
+                "in future, this will cause an error; "
+                "see github.com/pytorch/pytorch/issues/40967 for more information",
                 stacklevel=3,
             )
         for group in self.param_groups:
@@ -146,7 +258,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"state", "param_groups"} in torch's form: parameters stand as numbers."""
-        for hook in self._state_dict_pre_hooks.values():
+        for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
         number: dict[int, int] = {}
         groups = []
@@ -161,7 +273,7 @@ class Optimizer:
             for key, value in self.state.items()
         }
         result = {"state": state, "param_groups": groups}
-        for hook in self._state_dict_post_hooks.values():
+        for hook in self._optimizer_state_dict_post_hooks.values():
             changed = hook(self, result)
             result = result if changed is None else changed
         return result
@@ -169,7 +281,7 @@ class Optimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over options and state; tensors move to their parameter's device and dtype."""
         state_dict = dict(state_dict)
-        for hook in self._load_state_dict_pre_hooks.values():
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
         saved = copy.deepcopy(state_dict["param_groups"])
@@ -186,44 +298,57 @@ class Optimizer:
             theirs["params"] = mine["params"]
             if "param_names" in mine:
                 theirs.setdefault("param_names", mine["param_names"])
-            # A state dict of an older version may lack an option.
-            for name, default in self.defaults.items():
-                theirs.setdefault(name, default)
         state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         for key, value in state_dict["state"].items():
             param = param_of.get(key)
             state[key if param is None else param] = (
                 value if param is None else _moved(value, param)
             )
-        self.state, self.param_groups = state, saved
-        for hook in self._load_state_dict_post_hooks.values():
+        self.__setstate__({"state": state, "param_groups": saved})
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            "param_groups": self.param_groups,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for table in _HOOKS:
+            self.__dict__.setdefault(table, OrderedDict())
+        self.defaults.setdefault("differentiable", False)
+        for group in self.param_groups:
+            for name, value in self._later.items():
+                group.setdefault(name, value)
 
     # ---- hooks ---------------------------------------------------------------------------
 
     def register_step_pre_hook(self, hook: Step) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before each step."""
-        return _add_hook(self._step_pre_hooks, hook)
+        return _add_hook(self._optimizer_step_pre_hooks, hook)
 
     def register_step_post_hook(self, hook: Step) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` after each step."""
-        return _add_hook(self._step_post_hooks, hook)
+        return _add_hook(self._optimizer_step_post_hooks, hook)
 
     def register_state_dict_pre_hook(self, hook: Step, prepend: bool = False) -> RemovableHandle:
-        return _add_hook(self._state_dict_pre_hooks, hook, prepend)
+        return _add_hook(self._optimizer_state_dict_pre_hooks, hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Step, prepend: bool = False) -> RemovableHandle:
-        return _add_hook(self._state_dict_post_hooks, hook, prepend)
+        return _add_hook(self._optimizer_state_dict_post_hooks, hook, prepend)
 
     def register_load_state_dict_pre_hook(
         self, hook: Step, prepend: bool = False
     ) -> RemovableHandle:
-        return _add_hook(self._load_state_dict_pre_hooks, hook, prepend)
+        return _add_hook(self._optimizer_load_state_dict_pre_hooks, hook, prepend)
 
     def register_load_state_dict_post_hook(
         self, hook: Step, prepend: bool = False
     ) -> RemovableHandle:
-        return _add_hook(self._load_state_dict_post_hooks, hook, prepend)
+        return _add_hook(self._optimizer_load_state_dict_post_hooks, hook, prepend)
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("
@@ -261,12 +386,85 @@ def require_at_least_zero(name: str, value: Any) -> None:
         raise ValueError(f"Invalid {said}: {value}")
 
 
-def refuse_differentiable(differentiable: bool) -> None:
-    if differentiable:
-        raise NotImplementedError(
-            "differentiable=True: a step is one operator without a gradient; write the update "
-            "with tensor operations instead."
-        )
+def require_rate(lr: Any) -> None:
+    """Raise unless ``lr`` is a number, or a tensor of one element, that is not negative."""
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not lr >= 0.0:
+        raise ValueError(f"Invalid learning rate: {lr}")
+
+
+def require_betas(betas: Any) -> None:
+    for i, beta in enumerate(betas[:2]):
+        if not 0.0 <= as_float(beta) < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+
+
+def refuse_fused_with(group: Mapping[str, Any]) -> None:
+    """Raise for options that torch does not combine with ``fused=True``."""
+    if group["fused"] and group["differentiable"]:
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if group["fused"] and group["foreach"]:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def refuse_unfusable(group: Group) -> None:
+    """Raise as torch does at a fused step of parameters that are not real floating tensors."""
+    for param in group["params"] if group["fused"] else ():
+        if param.grad is not None and not param.is_floating_point():
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors of supported "
+                "devices: ['mps', 'cuda', 'xpu', 'hpu', 'cpu', 'mtia', 'privateuseone'] but "
+                f"{param.dtype} and {param.device.type}"
+            )
+
+
+_CAPTURABLE = ["cuda", "xpu", "hpu", "privateuseone", "xla"]
+
+
+def refuse_capturable(group: Group, rule: Rule) -> None:
+    """Raise as torch does at the first step of a capturable optimizer on a CPU."""
+    params = [param for param in group["params"] if param.grad is not None]
+    if not group.get("capturable") or all(p.device.type in _CAPTURABLE for p in params):
+        return
+    states = {"mu_product": "mu_products", "mu": "mus,", "eta": "etas,"}
+    named = [states[n] for n in reversed(rule.scalars)]
+    words = " ".join(["params" + "," * bool(named), *named, "and state_steps"])
+    places = _CAPTURABLE[:-1] if "acc_delta" in rule.states else _CAPTURABLE
+    raise AssertionError(f"If capturable=True, {words} must be on supported devices: {places}.")
+
+
+def counter(param: Tensor, value: float = 0.0, fused: bool | None = False) -> Tensor:
+    """Return a 0-d state such as the count of steps; of torch's type, where its parameter is."""
+    double = not fused and farspan.get_default_dtype() is farspan.float64
+    dtype = farspan.float64 if double else farspan.float32
+    return farspan.full((), value, dtype=dtype, device=param.device)
+
+
+def zeros_like(param: Tensor) -> Tensor:
+    """Return a state of zeros, laid out as its parameter."""
+    return farspan.zeros_like(param, requires_grad=False)
+
+
+def record_step(name: str, param: Tensor, state: dict[str, Any], o: dict[str, Any]) -> None:
+    """Step one parameter by plain operations, so that autograd goes through the step. Waits."""
+    rule = RULES[name]
+    numbers: dict[str, Any] = {n: float(state[n]) for n in rule.scalars}
+    if "step" in state:
+        state["step"] += 1
+        numbers["step"] = float(state["step"])
+    for n in rule.scalars[:1]:
+        numbers["round"] = state[n].dtype.numpy.type
+    real = farspan.view_as_real if param.is_complex() else lambda x: x
+    kept = {name: real(state[name]) for name in rule.states if name in state}
+    s = {name: value.clone() for name, value in kept.items()} | numbers
+    assert param.grad is not None
+    into = real(param)
+    into.copy_(update(rule, farspan, into.clone(), real(param.grad), s, o))
+    for name, value in kept.items():
+        value.copy_(s[name])
+    for name in rule.scalars:
+        state[name].fill_(s[name])
 
 
 def _tensors_and_names(params: Any) -> tuple[list[Any], list[str]]:
@@ -287,19 +485,23 @@ def _tensors_and_names(params: Any) -> tuple[list[Any], list[str]]:
 
 
 def _moved(value: Any, param: Tensor, key: str | None = None) -> Any:
-    """Return a loaded state with its tensors where the parameter is; counters stay float32."""
+    """Return a loaded state with its tensors where the parameter is; steps keep their dtype."""
     if isinstance(value, Tensor):
         if key == "step":
-            return value.to(device=param.device, dtype=farspan.float32)
+            return value.to(device=param.device)
         dtype = param.dtype if param.is_floating_point() else value.dtype
         return value.to(device=param.device, dtype=dtype)
     if isinstance(value, dict):
         return {name: _moved(item, param, name) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_moved(item, param) for item in value)
-    if key == "step":  # old state dicts count in plain numbers
-        return farspan.tensor(float(value), dtype=farspan.float32, device=param.device)
+    if key in _COUNTERS and isinstance(value, (int, float)):  # of torch before 1.12
+        return counter(param, float(value))
     return value
+
+
+#: States that old state dicts keep as plain numbers.
+_COUNTERS = ("step", "mu_product", "eta", "mu")
 
 
 def _add_hook(table: OrderedDict[int, Step], hook: Step, prepend: bool = False) -> RemovableHandle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import MutableMapping
@@ -28,6 +29,15 @@ class RemovableHandle:
             table = reference()
             if table is not None:
                 table.pop(self.id, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RemovableHandle:
+        """Return the handle of the copied registration, in the copies of the tables."""
+        tables = [
+            table for table in (reference() for reference in self._tables) if table is not None
+        ]
+        copied = RemovableHandle(*(copy.deepcopy(table, memo) for table in tables))
+        copied.id = self.id
+        return copied
 
     def __enter__(self) -> RemovableHandle:
         return self

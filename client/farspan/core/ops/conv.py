@@ -54,6 +54,11 @@ def _check(
             f"{list(weight.shape)}, but got {input.ndim}-dimensional input of size "
             f"{list(input.shape)} instead"
         )
+    if weight.shape[0] < n:
+        raise ShapeError(
+            f"Given groups={n}, expected weight to be at least {n} at dimension 0, but got weight "
+            f"of size {list(weight.shape)} instead"
+        )
     if weight.shape[0] % n:
         raise ShapeError(
             f"Given groups={n}, expected weight to be divisible by {n} at dimension 0, but got "
@@ -470,6 +475,12 @@ def _named_conv(
         return _conv(n, x, weight, bias, stride, 0, dilation, groups)
     if any(s != 1 for s in stride):
         raise ShapeError("padding='same' is not supported for strided convolutions")
+    if weight._spec.ndim != n + 2:
+        raise ShapeError(
+            f"Expected {weight._spec.ndim}-dimensional input for {weight._spec.ndim}-dimensional "
+            f"weight {list(weight._spec.shape)}, but got {x._spec.ndim}-dimensional input of size "
+            f"{list(x._spec.shape)} instead"
+        )
     totals = [d * (k - 1) for d, k in zip(dilation, weight._spec.shape[2:], strict=True)]
     if any(t % 2 for t in totals):  # the odd element goes to the right side
         x = fn.constant_pad_nd(x, [side for t in reversed(totals) for side in (0, t % 2)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..errors import DTypeError, ShapeError
-from ..family import common_device, composite, structured
+from ..family import common_device, common_dtype, composite, structured
 from ..spec import Spec, broadcast_shapes, wrap_dim
 from .decompose import check_matrix
 from .linalg import c_name, mH
@@ -227,8 +227,14 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
 @composite("cosine_similarity(Tensor x1, Tensor x2, int dim=1, float eps=1e-08) -> Tensor")
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """Each side is scaled on its own, so that the result stays within [-1, 1]."""
+    common = common_dtype(x1._spec, x2._spec)
+    if common.kind != 2:
+        raise DTypeError(
+            f"expected common dtype to be floating point, yet common dtype is {c_name(common)}"
+        )
     shape = broadcast_shapes(x1._spec.shape, x2._spec.shape)
-    x1, x2 = fn.expand(x1, shape), fn.expand(x2, shape)
+    x1, x2 = (fn.expand(x if x._spec.dtype is common else fn._cast(x, common), shape)
+              for x in (x1, x2))  # fmt: skip
     unit = [
         fn.div(x, fn.clamp_min(fn.linalg_vector_norm(x, 2, [dim], True), eps)) for x in (x1, x2)
     ]

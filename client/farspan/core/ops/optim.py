@@ -2,7 +2,8 @@
 
 Everything that can be refused is refused by the metadata rule, before anything is written; a
 kernel here only does arithmetic. The order of operations is torch's single-tensor path, so that
-training runs agree. Half precision computes in float32 and is rounded once a step.
+training runs agree. Half precision computes in float32 and is rounded once a step. `rate` is a
+learning rate that is a tensor; `found_inf`, of a gradient scaler, skips the step if not zero.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..dtype import float32
 from ..errors import DTypeError, ShapeError
 from ..family import common_device
 from ..op import declare
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..spec import Spec
 
 
-def _check_lists(params: Sequence[Spec], **lists: Sequence[Spec]) -> None:
+def check_lists(params: Sequence[Spec], **lists: Sequence[Spec]) -> None:
     """Raise unless each list has a tensor of equal shape and dtype for every parameter."""
     common_device([*params, *[s for one in lists.values() for s in one]])
     for p in params:
@@ -41,15 +41,29 @@ def _check_lists(params: Sequence[Spec], **lists: Sequence[Spec]) -> None:
                 )
 
 
-def _wide(array: Any) -> Any:
+def check_counters(params: Sequence[Spec], name: str, specs: Sequence[Spec]) -> None:
+    """Raise unless there is a floating 0-d tensor for every parameter."""
+    if len(specs) != len(params):
+        raise ShapeError(f"{len(params)} parameters but {len(specs)} tensors in {name}")
+    for i, s in enumerate(specs):
+        if s.shape or s.dtype.kind < 2:
+            raise DTypeError(f"{name}[{i}] must be a floating scalar, got {s}")
+
+
+def skipped(found_inf: Any) -> bool:
+    """Return whether a gradient scaler has found an infinity or nan: the step is not taken."""
+    return found_inf is not None and bool(found_inf != 0)
+
+
+def wide(array: Any) -> Any:
     """Return the array to compute with: itself, or a float32 copy of half precision."""
     return array.astype("float32") if array.dtype.itemsize == 2 else array
 
 
-def _narrow(wide: Any, array: Any) -> None:
-    """Round what was computed with `_wide(array)` back into `array`."""
-    if wide is not array:
-        array[...] = wide
+def narrow(computed: Any, array: Any) -> None:
+    """Round what was computed with `wide(array)` back into `array`."""
+    if computed is not array:
+        array[...] = computed
 
 
 # ----------------------------------------------------------------------------------------- sgd --
@@ -59,9 +73,9 @@ def _sgd_meta(
     momentum_buffers: Sequence[Spec],
     *rest: Any,
 ) -> tuple[()]:
-    _check_lists(self, grads=grads)
+    check_lists(self, grads=grads)
     if momentum_buffers:
-        _check_lists(self, momentum_buffers=momentum_buffers)
+        check_lists(self, momentum_buffers=momentum_buffers)
     return ()
 
 
@@ -77,33 +91,38 @@ def _sgd_kernel(
     nesterov: bool,
     maximize: bool,
     first: bool,
+    rate: Any = None,
+    found_inf: Any = None,
 ) -> tuple[()]:
+    if skipped(found_inf):
+        return ()
+    lr = lr if rate is None else float(rate)
     if momentum and not momentum_buffers:  # a number, which the metadata rule does not look at
         raise ShapeError("a step with momentum needs momentum_buffers")
     for i, (array, grad) in enumerate(zip(self, grads, strict=True)):
-        param, d = _wide(array), _wide(grad)
+        param, d = wide(array), wide(grad)
         d = -d if maximize else d
         if weight_decay:
             d = d + param * weight_decay
         if momentum:
             stored = momentum_buffers[i]
-            buffer = _wide(stored)
+            buffer = wide(stored)
             if first:
                 buffer[...] = d
             else:
                 buffer *= momentum
                 buffer += d if dampening == 0 else d * (1 - dampening)
             d = d + buffer * momentum if nesterov else buffer
-            _narrow(buffer, stored)
+            narrow(buffer, stored)
         param += d * -lr
-        _narrow(param, array)
+        narrow(param, array)
     return ()
 
 
 declare(
     "farspan::_sgd_step_(Tensor(a!)[] self, Tensor[] grads, Tensor(b!)[] momentum_buffers, *,"
     " float lr, float momentum, float dampening, float weight_decay, bool nesterov, bool maximize,"
-    " bool first) -> ()",
+    " bool first, Tensor? rate=None, Tensor? found_inf=None) -> ()",
     "step",
     meta=_sgd_meta,
     kernel=_sgd_kernel,
@@ -129,16 +148,12 @@ def _adam_meta(
     lists = {"grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     if amsgrad:
         lists["max_exp_avg_sqs"] = max_exp_avg_sqs
-    _check_lists(self, **lists)
-    if len(state_steps) != len(self):
-        raise ShapeError(f"{len(self)} parameters but {len(state_steps)} tensors in state_steps")
-    for i, s in enumerate(state_steps):
-        if s.shape or s.dtype is not float32:
-            raise DTypeError(f"state_steps[{i}] must be a float32 scalar, got {s}")
+    check_lists(self, **lists)
+    check_counters(self, "state_steps", state_steps)
     return ()
 
 
-def _parts(*arrays: Any) -> Iterator[tuple[Any, ...]]:
+def parts(*arrays: Any) -> Iterator[tuple[Any, ...]]:
     """Yield the arrays; of complex ones first the real parts, then the imaginary."""
     if arrays[0].dtype.kind != "c":
         yield arrays
@@ -163,7 +178,12 @@ def _adam_kernel(
     amsgrad: bool,
     maximize: bool,
     decoupled: bool,
+    rate: Any = None,
+    found_inf: Any = None,
 ) -> tuple[()]:
+    if skipped(found_inf):
+        return ()
+    lr = lr if rate is None else float(rate)
     for i, array in enumerate(self):
         state_steps[i][...] += 1
         step = float(state_steps[i])
@@ -171,14 +191,14 @@ def _adam_kernel(
         scale = (1 - beta2**step) ** 0.5
         stored = [array, grads[i], exp_avgs[i], exp_avg_sqs[i]]
         stored += [max_exp_avg_sqs[i]] if amsgrad else []
-        wide = [_wide(a) for a in stored]
-        for param, grad, average, square, *largest in _parts(*wide):
+        computed = [wide(a) for a in stored]
+        for param, grad, average, square, *largest in parts(*computed):
             d = -grad if maximize else grad
             if weight_decay and decoupled:
                 param *= 1 - lr * weight_decay
             elif weight_decay:
                 d = d + param * weight_decay
-            _lerp(average, d, 1 - beta1)
+            lerp(average, d, 1 - beta1)
             square *= beta2
             scratch = xp.empty_like(square)
             xp.multiply(d, 1 - beta2, out=scratch)
@@ -192,12 +212,12 @@ def _adam_kernel(
             xp.divide(average, scratch, out=scratch)
             scratch *= -step_size
             param += scratch
-        for computed, kept in zip([wide[0], *wide[2:]], [stored[0], *stored[2:]], strict=True):
-            _narrow(computed, kept)
+        for new, kept in zip([computed[0], *computed[2:]], [stored[0], *stored[2:]], strict=True):
+            narrow(new, kept)
     return ()
 
 
-def _lerp(start: Any, end: Any, weight: float) -> None:
+def lerp(start: Any, end: Any, weight: float) -> None:
     """Move `start` towards `end`, in place; from the nearer side, as ATen's lerp rounds."""
     if weight < 0.5:
         start += (end - start) * weight
@@ -209,7 +229,7 @@ declare(
     "farspan::_adam_step_(Tensor(a!)[] self, Tensor[] grads, Tensor(b!)[] exp_avgs,"
     " Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps, *,"
     " float lr, float beta1, float beta2, float weight_decay, float eps, bool amsgrad,"
-    " bool maximize, bool decoupled) -> ()",
+    " bool maximize, bool decoupled, Tensor? rate=None, Tensor? found_inf=None) -> ()",
     "step",
     meta=_adam_meta,
     kernel=_adam_kernel,

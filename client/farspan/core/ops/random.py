@@ -522,10 +522,15 @@ def feature_dropout(input: Any, p: float, train: bool) -> Any:
         return input
     if p == 1:
         return fn.mul(input, 0.0)
-    if spec.ndim < 2:
+    return fn.mul(input, fn.div_(fn.bernoulli_(_channel_noise(input), 1 - p), 1 - p))
+
+
+def _channel_noise(input: Any) -> Any:
+    """Return one element for each channel of each sample."""
+    shape = input._spec.shape
+    if len(shape) < 2:
         raise ShapeError("Feature dropout requires at least 2 dimensions in the input")
-    noise = fn.new_zeros(input, (*spec.shape[:2], *[1] * (spec.ndim - 2)))
-    return fn.mul(input, fn.div_(fn.bernoulli_(noise, 1 - p), 1 - p))
+    return fn.new_zeros(input, (*shape[:2], *[1] * (len(shape) - 2)))
 
 
 _SELU_NEGATIVE_LIMIT = 1.7580993408473766  # minus alpha times scale of selu
@@ -539,12 +544,27 @@ def alpha_dropout(input: Any, p: float, train: bool) -> Any:
         return input
     if p == 1:
         return fn.mul(input, 0.0)
-    noise = fn.bernoulli_(fn.empty_like(input), 1 - p)
+    return _alpha_dropped(input, fn.bernoulli_(fn.empty_like(input), 1 - p), p)
+
+
+def _alpha_dropped(input: Any, noise: Any, p: float) -> Any:
+    """Return the input where noise is 1 and selu's limit where it is 0, scaled and shifted."""
     scale = 1 / math.sqrt((_SELU_NEGATIVE_LIMIT**2 * p + 1) * (1 - p))
     shift = fn.add_(
         fn.mul_(fn.sub(noise, 1), _SELU_NEGATIVE_LIMIT * scale), _SELU_NEGATIVE_LIMIT * scale * p
     )
     return fn.add(fn.mul(input, fn.mul_(noise, scale)), shift)
+
+
+@composite("feature_alpha_dropout(Tensor input, float p, bool train) -> Tensor")
+def feature_alpha_dropout(input: Any, p: float, train: bool) -> Any:
+    """alpha_dropout of whole channels."""
+    _check_dropout(p)
+    if p == 0 or not train or not input._spec.numel:
+        return input
+    if p == 1:
+        return fn.mul(input, 0.0)
+    return _alpha_dropped(input, fn.bernoulli_(_channel_noise(input), 1 - p), p)
 
 
 # -------------------------------------------------------------------------- generators' states --

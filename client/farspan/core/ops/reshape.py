@@ -377,4 +377,4 @@ def broadcast_tensors(tensors: Sequence[Any]) -> Any:
     from ..spec import broadcast_shapes
 
     shape = broadcast_shapes(*[t._spec.shape for t in tensors])
-    return tuple([fn.expand(t, shape) for t in tensors])
+    return tuple([t if t._spec.shape == shape else fn.expand(t, shape) for t in tensors])

@@ -4,10 +4,15 @@ Every function here is a composite: it checks its arguments and calls operators 
 The files are grouped by subject; import the names from here.
 """
 
+from collections.abc import Sequence
+
+from farspan._tensor import Tensor
 from farspan.core.call import fn
 from farspan.nn.functional.activation import (
     celu,
+    celu_,
     elu,
+    elu_,
     gelu,
     glu,
     gumbel_softmax,
@@ -15,7 +20,9 @@ from farspan.nn.functional.activation import (
     hardsigmoid,
     hardswish,
     hardtanh,
+    hardtanh_,
     leaky_relu,
+    leaky_relu_,
     log_softmax,
     logsigmoid,
     mish,
@@ -23,7 +30,10 @@ from farspan.nn.functional.activation import (
     relu,
     relu6,
     relu_,
+    rrelu,
+    rrelu_,
     selu,
+    selu_,
     sigmoid,
     silu,
     softmax,
@@ -34,11 +44,28 @@ from farspan.nn.functional.activation import (
     tanh,
     tanhshrink,
     threshold,
+    threshold_,
 )
-from farspan.nn.functional.attention import multi_head_attention_forward
-from farspan.nn.functional.distance import cosine_similarity, normalize, pairwise_distance
-from farspan.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d
-from farspan.nn.functional.embedding import embedding
+from farspan.nn.functional.attention import (
+    multi_head_attention_forward,
+)
+from farspan.nn.functional.distance import (
+    cosine_similarity,
+    normalize,
+    pairwise_distance,
+)
+from farspan.nn.functional.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
+from farspan.nn.functional.embedding import (
+    embedding,
+    embedding_bag,
+)
 from farspan.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -57,68 +84,138 @@ from farspan.nn.functional.loss import (
     soft_margin_loss,
     triplet_margin_loss,
 )
+from farspan.nn.functional.loss_classes import (
+    ctc_loss,
+    linear_cross_entropy,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from farspan.nn.functional.normalization import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
+    local_response_norm,
     rms_norm,
 )
 from farspan.nn.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
     adaptive_max_pool1d,
+    adaptive_max_pool1d_with_indices,
     adaptive_max_pool2d,
+    adaptive_max_pool2d_with_indices,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_with_indices,
     avg_pool1d,
     avg_pool2d,
+    avg_pool3d,
+    fractional_max_pool2d,
+    fractional_max_pool2d_with_indices,
+    fractional_max_pool3d,
+    fractional_max_pool3d_with_indices,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
     max_pool1d,
+    max_pool1d_with_indices,
     max_pool2d,
+    max_pool2d_with_indices,
+    max_pool3d,
+    max_pool3d_with_indices,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
 )
-from farspan.nn.functional.resize import interpolate, unfold
+from farspan.nn.functional.resize import (
+    affine_grid,
+    fold,
+    grid_sample,
+    interpolate,
+    unfold,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
 
 # Operators of the table that are torch's functions as they stand.
-linear, bilinear, pad, one_hot = fn.linear, fn.bilinear, fn.pad, fn.one_hot
-conv1d, conv2d, conv3d = fn.conv1d, fn.conv2d, fn.conv3d
+linear, bilinear, one_hot = fn.linear, fn.bilinear, fn.one_hot
+conv1d, conv2d, conv3d, conv_tbc = fn.conv1d, fn.conv2d, fn.conv3d, fn.conv_tbc
 conv_transpose1d, conv_transpose2d = fn.conv_transpose1d, fn.conv_transpose2d
-scaled_dot_product_attention = fn.scaled_dot_product_attention
+conv_transpose3d = fn.conv_transpose3d
+scaled_dot_product_attention, pdist = fn.scaled_dot_product_attention, fn.pdist
 pixel_shuffle, pixel_unshuffle = fn.pixel_shuffle, fn.pixel_unshuffle
+channel_shuffle, native_channel_shuffle = fn.channel_shuffle, fn.native_channel_shuffle
+
+
+def pad(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    """Return ``input`` with ``pad`` elements around it: (left, right) of the last dim first."""
+    return fn.pad(input, pad, mode, value)
 
 
 __all__ = [
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "adaptive_max_pool1d",
+    "adaptive_max_pool1d_with_indices",
     "adaptive_max_pool2d",
+    "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_with_indices",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "celu_",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_tbc",
     "conv_transpose1d",
     "conv_transpose2d",
+    "conv_transpose3d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
+    "dropout3d",
     "elu",
+    "elu_",
     "embedding",
+    "embedding_bag",
+    "feature_alpha_dropout",
+    "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_with_indices",
+    "fractional_max_pool3d",
+    "fractional_max_pool3d_with_indices",
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hardtanh_",
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
@@ -127,20 +224,38 @@ __all__ = [
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "leaky_relu_",
     "linear",
+    "linear_cross_entropy",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "margin_ranking_loss",
     "max_pool1d",
+    "max_pool1d_with_indices",
     "max_pool2d",
+    "max_pool2d_with_indices",
+    "max_pool3d",
+    "max_pool3d_with_indices",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mse_loss",
     "multi_head_attention_forward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "native_channel_shuffle",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",
@@ -149,8 +264,11 @@ __all__ = [
     "relu6",
     "relu_",
     "rms_norm",
+    "rrelu",
+    "rrelu_",
     "scaled_dot_product_attention",
     "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -163,6 +281,11 @@ __all__ = [
     "tanh",
     "tanhshrink",
     "threshold",
+    "threshold_",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from farspan._tensor import Tensor
 
 Ints = int | Sequence[int]
+Flag = bool | None  # torch's old `size_average` and `reduce`
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # ATen's enum
 
@@ -25,9 +27,13 @@ def tuple_of(value: Ints, length: int, name: str) -> tuple[int, ...]:
 def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """Return the reduction, which torch's two old flags override where they are given."""
     if size_average is not None or reduce is not None:
-        if reduce is False:
-            return "none"
-        return "sum" if size_average is False else "mean"
+        found = "none" if reduce is False else "sum" if size_average is False else "mean"
+        warnings.warn(
+            "size_average and reduce args will be deprecated, please use "
+            f"reduction='{found}' instead.",
+            stacklevel=4,
+        )
+        return found
     if reduction not in REDUCTIONS:
         raise ValueError(f"{reduction} is not a valid value for reduction")
     return reduction

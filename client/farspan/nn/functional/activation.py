@@ -12,7 +12,8 @@ from farspan.core.call import fn
 # Operators of the table that are torch's functions as they stand.
 gelu, softplus, logsigmoid = fn.gelu, fn.softplus, fn.log_sigmoid
 hardshrink, softshrink, prelu = fn.hardshrink, fn.softshrink, fn.prelu
-relu_ = fn.relu_
+relu_, celu_, selu_, rrelu_ = fn.relu_, fn.celu_, fn.selu_, fn.rrelu_
+elu_, leaky_relu_, hardtanh_, threshold_ = fn.elu_, fn.leaky_relu_, fn.hardtanh_, fn.threshold_
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -37,6 +38,17 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     return (fn.leaky_relu_ if inplace else fn.leaky_relu)(input, negative_slope)
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Return ``input`` with negative elements times slopes that training draws at random."""
+    return (fn.rrelu_ if inplace else fn.rrelu)(input, lower, upper, training)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:

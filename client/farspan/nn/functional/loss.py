@@ -12,9 +12,7 @@ from typing import Any
 import farspan
 from farspan._tensor import Tensor
 from farspan.core.call import fn
-from farspan.nn.functional._arguments import REDUCTIONS, reduced, reduction_name, sizes
-
-Flag = bool | None
+from farspan.nn.functional._arguments import REDUCTIONS, Flag, reduced, reduction_name, sizes
 
 
 def _number(size_average: Flag, reduce: Flag, reduction: str) -> int:

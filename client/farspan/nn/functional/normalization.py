@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import farspan
 from farspan._tensor import Tensor
 from farspan.core.call import fn
 
-# Operators of the table that are torch's functions as they stand.
-layer_norm, rms_norm = fn.layer_norm, fn.rms_norm
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return ``input`` normalized over its last dims, which are ``normalized_shape``."""
+    return fn.layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Return ``input`` over the root of its mean square over its last dims."""
+    return fn.rms_norm(input, normalized_shape, weight, eps)
 
 
 def batch_norm(
@@ -48,27 +65,30 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Return (N, C, *) normalized for each channel of each sample."""
-    batch, channels, *rest = input.shape
-    if use_input_stats and math.prod(rest) == 1:
+    if use_input_stats and math.prod(input.shape[2:]) == 1:
         raise ValueError(
             f"Expected more than 1 spatial element when training, got input size {input.shape}"
         )
+    return fn.instance_norm(
+        input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, True
+    )
 
-    def repeated(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.repeat(batch)
 
-    # Every sample's channel is a channel of one big sample, as in torch.
-    mean, variance = repeated(running_mean), repeated(running_var)
-    wide = input.contiguous().reshape(1, batch * channels, *rest)
-    out = fn.native_batch_norm(
-        wide, repeated(weight), repeated(bias), mean, variance, use_input_stats, momentum, eps
-    )[0]
-    if use_input_stats:
-        with farspan.no_grad():
-            for running, updated in ((running_mean, mean), (running_var, variance)):
-                if running is not None and updated is not None:
-                    running.copy_(updated.reshape(batch, channels).mean(0))
-    return out.reshape(input.shape)
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Return (N, C, *) over (k + alpha * mean square of ``size`` neighbouring channels) ** beta."""
+    if input.dim() < 3:
+        raise ValueError(
+            f"Expected 3D or higher dimensionality input (got {input.dim()} dimensions)"
+        )
+    if not input.numel():
+        return input
+    batch, channels = input.shape[:2]
+    squares = (input * input).reshape(batch, 1, channels, -1)
+    sides = (0, 0, size // 2, (size - 1) // 2)
+    means = fn.avg_pool2d(fn.constant_pad_nd(squares, sides), (size, 1), 1)
+    return input / means.reshape(input.shape).mul(alpha).add(k).pow(beta)
 
 
 def group_norm(

@@ -13,7 +13,7 @@ from farspan.nn.functional._arguments import Ints, tuple_of
 from farspan.nn.layers.linear import new_parameter, reset_bias
 from farspan.nn.module import Module
 
-__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -137,6 +137,13 @@ class Conv2d(_ConvNd):
     _conv = staticmethod(F.conv2d)
 
 
+class Conv3d(_ConvNd):
+    """3d cross-correlation of (N, in_channels, D, H, W): ``Conv3d(3, 8, 3, padding=1)``."""
+
+    _ndim = 3
+    _conv = staticmethod(F.conv3d)
+
+
 class _ConvTransposeNd(_ConvNd):
     """What the transposed convolutions share: the other order of arguments and output sizes."""
 
@@ -226,3 +233,10 @@ class ConvTranspose2d(_ConvTransposeNd):
 
     _ndim = 2
     _conv = staticmethod(F.conv_transpose2d)
+
+
+class ConvTranspose3d(_ConvTransposeNd):
+    """The gradient of Conv3d with respect to its input, as a layer."""
+
+    _ndim = 3
+    _conv = staticmethod(F.conv_transpose3d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from farspan.nn.module import Module
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
 ]
@@ -40,7 +43,7 @@ class _Affine(Module):
             init.zeros_(self.bias)
 
 
-class _BatchNorm(_Affine):
+class _NormBase(_Affine):
     _version = 2  # as torch numbers it: since 2 there is num_batches_tracked
 
     def __init__(
@@ -128,6 +131,10 @@ class _BatchNorm(_Affine):
         )
 
 
+class _BatchNorm(_NormBase):
+    """What the batch normalizations are, and the instance normalizations are not."""
+
+
 class BatchNorm1d(_BatchNorm):
     """Normalizes each channel of (N, C) or (N, C, L) over the batch."""
 
@@ -144,7 +151,15 @@ class BatchNorm2d(_BatchNorm):
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
 
 
-class _InstanceNorm(_BatchNorm):
+class BatchNorm3d(_BatchNorm):
+    """Normalizes each channel of (N, C, D, H, W) over the batch and the volume."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 5:
+            raise ValueError(f"expected 5D input (got {input.dim()}D input)")
+
+
+class _InstanceNorm(_NormBase):
     """Shares BatchNorm's state; by default it has none of it."""
 
     _dims: tuple[int, int]
@@ -177,10 +192,17 @@ class _InstanceNorm(_BatchNorm):
         batched = input.dim() == self._dims[1]
         x = input if batched else input.unsqueeze(0)
         channels = x.shape[1]
-        if self.affine and channels != self.num_features:
-            raise ValueError(
-                f"expected input's size at dim={int(batched)} to match num_features "
-                f"({self.num_features}), but got: {channels}."
+        if channels != self.num_features:
+            if self.affine:
+                raise ValueError(
+                    f"expected input's size at dim={int(batched)} to match num_features "
+                    f"({self.num_features}), but got: {channels}."
+                )
+            warnings.warn(
+                f"input's size at dim={int(batched)} does not match num_features. You can silence "
+                "this warning by not passing in num_features, which is not used because "
+                "affine=False",
+                stacklevel=2,
             )
         out = F.instance_norm(
             x,
@@ -189,7 +211,7 @@ class _InstanceNorm(_BatchNorm):
             self.weight,
             self.bias,
             self.training or not self.track_running_stats,
-            self.momentum,
+            0.0 if self.momentum is None else self.momentum,
             self.eps,
         )
         return out if batched else out.squeeze(0)
@@ -205,6 +227,12 @@ class InstanceNorm2d(_InstanceNorm):
     """Normalizes each channel of each sample of (N, C, H, W)."""
 
     _dims = (3, 4)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Normalizes each channel of each sample of (N, C, D, H, W)."""
+
+    _dims = (4, 5)
 
 
 def _as_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -8,24 +8,28 @@ from typing import Any
 
 import farspan
 from farspan._tensor import Tensor
-from farspan.nn import functional as F
 from farspan.nn import init
-from farspan.nn.functional.recurrent import STEPS, State, run_layer
+from farspan.nn.functional.recurrent import State, run, step_once
 from farspan.nn.layers.linear import new_parameter
 from farspan.nn.module import Module
+from farspan.nn.utils.rnn import PackedSequence, host_values
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNBase", "RNNCell", "RNNCellBase"]
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 
 
-class _Recurrent(Module):
-    """What the recurrent nets share: layers, directions, weights and states."""
+class RNNBase(Module):
+    """What the recurrent nets share: layers, directions, weights and states.
+
+    mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+    """
 
     mode: str
 
     def __init__(
         self,
+        mode: str,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
@@ -37,8 +41,12 @@ class _Recurrent(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        _check_flags(bias, batch_first)
         _check_sizes(input_size, hidden_size, num_layers, proj_size, dropout)
+        if mode not in _GATES:
+            raise ValueError(f"Unrecognized RNN mode: {mode}")
         super().__init__()
+        self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -47,7 +55,8 @@ class _Recurrent(Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
-        gates = _GATES[self.mode] * hidden_size
+        self._all_weights: list[list[str]] = []
+        gates = _GATES[mode] * hidden_size
         out_size = proj_size or hidden_size
         made = {"device": device, "dtype": dtype}
         for layer in range(num_layers):
@@ -60,75 +69,155 @@ class _Recurrent(Module):
                 "weight_hr": (proj_size > 0, proj_size, hidden_size),
             }
             for suffix in ("", "_reverse")[: 1 + bidirectional]:
+                names = []
                 for name, shape in shapes.items():
                     if shape[0]:
-                        setattr(self, f"{name}_l{layer}{suffix}", new_parameter(*shape, **made))
+                        names.append(f"{name}_l{layer}{suffix}")
+                        setattr(self, names[-1], new_parameter(*shape, **made))
+                self._all_weights.append(names)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw everything from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), in order."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
         for param in self.parameters():
             init.uniform_(param, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Do nothing: torch's layout for cuDNN is not needed here."""
 
-    def _weights(self, layer: int, suffix: str) -> list[Tensor | None]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        return [self._parameters.get(f"{name}_l{layer}{suffix}") for name in names]
+    @property
+    def all_weights(self) -> list[list[Any]]:
+        """The weights of each layer and direction."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
-    def _run(self, input: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Return the outputs and the last states; input and states may be unbatched."""
-        if input.dim() not in (2, 3):
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        # Looked up by name each time: a weight may be parametrized or replaced for a call.
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """Raise what torch raises for an input of the wrong type, rank or size."""
+        weight = getattr(self, self._all_weights[0][0])
+        if input.dtype != weight.dtype:
             raise ValueError(
-                f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D instead"
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: "
+                f"model.to({input.dtype})"
             )
-        batched = input.dim() == 3
-        batch_dim = 0 if self.batch_first else 1
-        x = input if batched else input.unsqueeze(batch_dim)
-        if self.batch_first:
-            x = x.transpose(0, 1)
-        if x.shape[-1] != self.input_size:
+        rank = 3 if batch_sizes is None else 2
+        if input.dim() != rank:
+            raise RuntimeError(f"input must have {rank} dimensions, got {input.dim()}")
+        if input.shape[-1] != self.input_size:
             raise RuntimeError(
                 "input.size(-1) must be equal to input_size. "
-                f"Expected {self.input_size}, got {x.shape[-1]}"
+                f"Expected {self.input_size}, got {input.shape[-1]}"
             )
-        states = self._checked_states(x, state, batched)
-        step, last = STEPS[self.mode], []
-        for layer in range(self.num_layers):
-            outputs = []
-            for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
-                start = tuple(each[len(last)] for each in states)
-                weights = self._weights(layer, suffix)
-                output, end = run_layer(step, x, start, weights, reverse=bool(suffix))
-                outputs.append(output)
-                last.append(end)
-            x = farspan.cat(outputs, -1) if self.bidirectional else outputs[0]
-            if layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
-        ends = tuple(farspan.stack(list(each)) for each in zip(*last, strict=True))
-        out = x.transpose(0, 1) if self.batch_first else x
-        if batched:
-            return out, ends
-        return out.squeeze(batch_dim), tuple(each.squeeze(1) for each in ends)
 
-    def _checked_states(self, x: Tensor, state: State | None, batched: bool) -> State:
-        count = self.num_layers * (1 + self.bidirectional)
-        sizes = [self.proj_size or self.hidden_size]
-        if self.mode == "LSTM":
-            sizes.append(self.hidden_size)
-        shapes = [(count, x.shape[1], size) for size in sizes]
-        if state is None:
+    def _state_shape(self, input: Tensor, batch_sizes: Tensor | None, size: int) -> Any:
+        if batch_sizes is not None:
+            batch = host_values(batch_sizes)[0]
+        else:
+            batch = input.shape[0 if self.batch_first else 1]
+        return (self.num_layers * (1 + self.bidirectional), batch, size)
+
+    def get_expected_hidden_size(
+        self, input: Tensor, batch_sizes: Tensor | None
+    ) -> tuple[int, int, int]:
+        """Return the shape that h must have for this input."""
+        return self._state_shape(input, batch_sizes, self.proj_size or self.hidden_size)
+
+    def check_hidden_size(
+        self,
+        hx: Tensor,
+        expected_hidden_size: tuple[int, int, int],
+        msg: str = "Expected hidden size {}, got {}",
+    ) -> None:
+        """Raise RuntimeError if ``hx`` has another shape."""
+        if tuple(hx.shape) != expected_hidden_size:
+            raise RuntimeError(msg.format(expected_hidden_size, list(hx.shape)))
+
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
+        """Raise what torch raises for an input or state that does not fit."""
+        self.check_input(input, batch_sizes)
+        self.check_hidden_size(hidden, self.get_expected_hidden_size(input, batch_sizes))
+
+    def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
+        """Return the state with its sequences in another order."""
+        return hx if permutation is None else hx.index_select(1, permutation)
+
+    def _with_states(self, states: State) -> Any:
+        """Return the states in the form that ``forward`` takes and gives them."""
+        return states[0]
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        name = type(self).__name__
+        if input.dim() not in (2, 3):
+            kind = " tensor" if isinstance(self, RNN) else ""
+            raise ValueError(
+                f"{name}: Expected input to be 2D or 3D, got {input.dim()}D{kind} instead"
+            )
+        batched = input.dim() == 3
+        if hx is not None:
+            hx = self._batched_state(hx, batched)
+        batch_dim = 0 if self.batch_first else 1
+        x = input if batched else input.unsqueeze(batch_dim)
+        states = self._started(x, hx, None)
+        x = x.transpose(0, 1) if self.batch_first else x
+        out, ends = self._run(x, states, None)
+        out = out.transpose(0, 1) if self.batch_first else out
+        if not batched:
+            out, ends = out.squeeze(batch_dim), tuple(each.squeeze(1) for each in ends)
+        return out, self._with_states(ends)
+
+    def _batched_state(self, hx: Any, batched: bool) -> Any:
+        rank = 3 if batched else 2
+        if hx.dim() != rank:
+            raise RuntimeError(
+                f"For {'batched' if batched else 'unbatched'} {rank}-D input, hx should also be "
+                f"{rank}-D but got {hx.dim()}-D tensor"
+            )
+        return hx if batched else hx.unsqueeze(1)
+
+    def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        data, batch_sizes, order, back = input
+        states = self._started(
+            data, None if hx is None else self.permute_hidden(hx, order), batch_sizes
+        )
+        out, ends = self._run(data, states, host_values(batch_sizes))
+        packed = PackedSequence(out, batch_sizes, order, back)
+        return packed, self.permute_hidden(self._with_states(ends), back)
+
+    def _started(self, x: Tensor, hx: Any, batch_sizes: Tensor | None) -> State:
+        """Return the checked states that were given, or zeros."""
+        if hx is None:
+            self.check_input(x, batch_sizes)
+            sizes = [self.proj_size or self.hidden_size]
+            sizes += [self.hidden_size] if self.mode == "LSTM" else []
+            shapes = [self._state_shape(x, batch_sizes, size) for size in sizes]
             return tuple(farspan.zeros(s, dtype=x.dtype, device=x.device) for s in shapes)
-        checked = []
-        for i, (each, shape) in enumerate(zip(state, shapes, strict=True)):
-            each = each if batched else each.unsqueeze(1)
-            if tuple(each.shape) != shape:
-                which = f"hidden[{i}]" if self.mode == "LSTM" else "hidden"
-                raise RuntimeError(f"Expected {which} size {shape}, got {list(each.shape)}")
-            checked.append(each)
-        return tuple(checked)
+        self.check_forward_args(x, hx, batch_sizes)
+        return tuple(hx) if self.mode == "LSTM" else (hx,)
+
+    def _run(self, x: Tensor, states: State, batch_sizes: list[int] | None) -> tuple[Tensor, State]:
+        return run(
+            self.mode,
+            x,
+            states,
+            self._flat_weights,
+            has_biases=self.bias,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            train=self.training,
+            bidirectional=self.bidirectional,
+            batch_sizes=batch_sizes,
+        )
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
@@ -146,7 +235,7 @@ class _Recurrent(Module):
         return ", ".join(parts)
 
 
-class RNN(_Recurrent):
+class RNN(RNNBase):
     """h' = tanh(W x + b + W h + b) over a sequence (L, N, input_size); returns (outputs, h)."""
 
     def __init__(
@@ -164,50 +253,64 @@ class RNN(_Recurrent):
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         mode = f"RNN_{nonlinearity.upper()}"
-        object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "nonlinearity", nonlinearity)
-        super().__init__(input_size, hidden_size, num_layers, *args, **kwargs)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        out, (hidden,) = self._run(input, None if hx is None else (hx,))
-        return out, hidden
+        super().__init__(mode, input_size, hidden_size, num_layers, *args, **kwargs)
+        self.nonlinearity = nonlinearity
 
 
-class GRU(_Recurrent):
+class GRU(RNNBase):
     """Gated recurrent units over a sequence (L, N, input_size); returns (outputs, h)."""
-
-    mode = "GRU"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _refuse_projection(kwargs)
-        super().__init__(*args, **kwargs)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        out, (hidden,) = self._run(input, None if hx is None else (hx,))
-        return out, hidden
+        super().__init__("GRU", *args, **kwargs)
 
 
-class LSTM(_Recurrent):
+class LSTM(RNNBase):
     """Long short-term memory over a sequence (L, N, input_size); returns (outputs, (h, c))."""
 
-    mode = "LSTM"
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
 
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, State]:
-        return self._run(input, hx)
+    def get_expected_cell_size(
+        self, input: Tensor, batch_sizes: Tensor | None
+    ) -> tuple[int, int, int]:
+        """Return the shape that c must have for this input."""
+        return self._state_shape(input, batch_sizes, self.hidden_size)
+
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
+        self.check_input(input, batch_sizes)
+        sizes = (self.get_expected_hidden_size, self.get_expected_cell_size)
+        for i, (each, size) in enumerate(zip(hidden, sizes, strict=True)):
+            expected = size(input, batch_sizes)
+            self.check_hidden_size(each, expected, f"Expected hidden[{i}] size {{}}, got {{}}")
+
+    def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
+        if permutation is None:
+            return hx
+        return tuple(each.index_select(1, permutation) for each in hx)
+
+    def _with_states(self, states: State) -> Any:
+        return states
+
+    def _batched_state(self, hx: Any, batched: bool) -> Any:
+        rank = 3 if batched else 2
+        if hx[0].dim() != rank or hx[1].dim() != rank:
+            raise RuntimeError(
+                f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should also "
+                f"be {rank}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+        return hx if batched else tuple(each.unsqueeze(1) for each in hx)
 
 
-class _Cell(Module):
+class RNNCellBase(Module):
     """What the cells share: one step's weights, and inputs with or without a batch."""
-
-    mode: str
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        bias: bool = True,
+        bias: bool,
+        num_chunks: int,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -215,7 +318,7 @@ class _Cell(Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
-        gates, made = _GATES[self.mode] * hidden_size, {"device": device, "dtype": dtype}
+        gates, made = num_chunks * hidden_size, {"device": device, "dtype": dtype}
         self.weight_ih = new_parameter(True, gates, input_size, **made)
         self.weight_hh = new_parameter(True, gates, hidden_size, **made)
         self.register_parameter("bias_ih", new_parameter(bias, gates, **made))
@@ -227,32 +330,38 @@ class _Cell(Module):
         for param in self.parameters():
             init.uniform_(param, -bound, bound)
 
-    def _run(self, input: Tensor, state: State | None) -> State:
+    def _run(self, mode: str, input: Tensor, state: State | None) -> State:
+        name = type(self).__name__
         if input.dim() not in (1, 2):
-            raise ValueError(
-                f"{type(self).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead"
-            )
+            raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for i, each in enumerate(state or ()):
+            if each.dim() not in (1, 2):
+                which = f"hx[{i}]" if mode == "LSTM" else "hidden"
+                raise ValueError(
+                    f"{name}: Expected {which} to be 1D or 2D, got {each.dim()}D instead"
+                )
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if state is None:
             zeros = farspan.zeros(x.shape[0], self.hidden_size, dtype=x.dtype, device=x.device)
-            state = (zeros, zeros) if self.mode == "LSTM" else (zeros,)
+            state = (zeros, zeros) if mode == "LSTM" else (zeros,)
         elif not batched:
             state = tuple(each.unsqueeze(0) for each in state)
-        gates = F.linear(x, self.weight_ih, self.bias_ih)
-        state = STEPS[self.mode](gates, state, self.weight_hh, self.bias_hh)
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        state = step_once(mode, x, state, *weights)
         return state if batched else tuple(each.squeeze(0) for each in state)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
         if not self.bias:
             text += f", bias={self.bias}"
-        if self.mode == "RNN_RELU":
-            text += ", nonlinearity=relu"
+        nonlinearity = getattr(self, "nonlinearity", "tanh")
+        if nonlinearity != "tanh":
+            text += f", nonlinearity={nonlinearity}"
         return text
 
 
-class RNNCell(_Cell):
+class RNNCell(RNNCellBase):
     """One step of an RNN: ``h = cell(x, h)``."""
 
     def __init__(
@@ -264,32 +373,54 @@ class RNNCell(_Cell):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
-        object.__setattr__(self, "mode", f"RNN_{nonlinearity.upper()}")
-        super().__init__(input_size, hidden_size, bias, device, dtype)
+        super().__init__(input_size, hidden_size, bias, 1, device, dtype)
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self._run(input, None if hx is None else (hx,))[0]
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        mode = f"RNN_{self.nonlinearity.upper()}"
+        return self._run(mode, input, None if hx is None else (hx,))[0]
 
 
-class GRUCell(_Cell):
+class GRUCell(RNNCellBase):
     """One step of a GRU: ``h = cell(x, h)``."""
 
-    mode = "GRU"
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self._run(input, None if hx is None else (hx,))[0]
+        return self._run("GRU", input, None if hx is None else (hx,))[0]
 
 
-class LSTMCell(_Cell):
+class LSTMCell(RNNCellBase):
     """One step of an LSTM: ``h, c = cell(x, (h, c))``."""
 
-    mode = "LSTM"
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> State:
-        return self._run(input, hx)
+        return self._run("LSTM", input, hx)
+
+
+def _check_flags(bias: Any, batch_first: Any) -> None:
+    for name, value in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
 
 
 def _check_sizes(

@@ -1,4 +1,4 @@
-"""Layers that change spatial sizes: upsampling, pixel shuffles, padding and unfolding."""
+"""Layers that change spatial sizes: upsampling, shuffles, folding and unfolding."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from typing import Any
 
 from farspan._tensor import Tensor
 from farspan.nn import functional as F
-from farspan.nn.functional._arguments import Ints, tuple_of
+from farspan.nn.functional._arguments import Ints
 from farspan.nn.module import Module
 
 __all__ = [
-    "CircularPad1d",
-    "CircularPad2d",
-    "ConstantPad1d",
-    "ConstantPad2d",
+    "ChannelShuffle",
+    "Fold",
     "PixelShuffle",
     "PixelUnshuffle",
-    "ReflectionPad1d",
-    "ReflectionPad2d",
-    "ReplicationPad1d",
-    "ReplicationPad2d",
     "Unfold",
     "Upsample",
-    "ZeroPad1d",
-    "ZeroPad2d",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
 ]
 
 
@@ -40,10 +34,13 @@ class Upsample(Module):
         recompute_scale_factor: bool | None = None,
     ) -> None:
         super().__init__()
+        self.name = type(self).__name__
         self.size = size
+        self.scale_factor: float | tuple[float, ...] | None = None
         if isinstance(scale_factor, tuple):
-            scale_factor = tuple(float(factor) for factor in scale_factor)
-        self.scale_factor = float(scale_factor) if isinstance(scale_factor, int) else scale_factor
+            self.scale_factor = tuple(float(factor) for factor in scale_factor)
+        elif scale_factor:
+            self.scale_factor = float(scale_factor)  # type: ignore[arg-type]
         self.mode = mode
         self.align_corners = align_corners
         self.recompute_scale_factor = recompute_scale_factor
@@ -61,6 +58,34 @@ class Upsample(Module):
     def extra_repr(self) -> str:
         name = "size" if self.scale_factor is None else "scale_factor"
         return f"{name}={getattr(self, name)!r}, mode={self.mode!r}"
+
+
+class UpsamplingNearest2d(Upsample):
+    """(N, C, H, W) resized in mode "nearest"."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, mode="nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """(N, C, H, W) resized in mode "bilinear" with corners aligned."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, mode="bilinear", align_corners=True)
+
+
+class ChannelShuffle(Module):
+    """(N, C, *) with the channels of ``groups`` dealt out in turns."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
 
 
 class PixelShuffle(Module):
@@ -113,100 +138,31 @@ class Unfold(Module):
         )
 
 
-class _PadNd(Module):
-    """What the padding layers share; ``padding`` is one int or (left, right, top, bottom)."""
+class Fold(Module):
+    """Columns of sliding blocks summed into images (N, C, *output_size)."""
 
-    _ndim: int
-    _mode: str
-
-    def __init__(self, padding: Ints) -> None:
+    def __init__(
+        self,
+        output_size: Ints,
+        kernel_size: Ints,
+        dilation: Ints = 1,
+        padding: Ints = 0,
+        stride: Ints = 1,
+    ) -> None:
         super().__init__()
-        self.padding = tuple_of(padding, 2 * self._ndim, "padding")
+        self.output_size = output_size
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.padding = padding
+        self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self._mode)
+        return F.fold(
+            input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride
+        )
 
     def extra_repr(self) -> str:
-        return f"{self.padding}"
-
-
-class _ConstantPadNd(_PadNd):
-    _mode = "constant"
-
-    def __init__(self, padding: Ints, value: float) -> None:
-        super().__init__(padding)
-        self.value = value
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, "constant", self.value)
-
-    def extra_repr(self) -> str:
-        return f"padding={self.padding}, value={self.value}"
-
-
-class ConstantPad1d(_ConstantPadNd):
-    """A margin of ``value`` around the last dimension."""
-
-    _ndim = 1
-
-
-class ConstantPad2d(_ConstantPadNd):
-    """A margin of ``value`` around the last two dimensions."""
-
-    _ndim = 2
-
-
-class _ZeroPadNd(_ConstantPadNd):
-    def __init__(self, padding: Ints) -> None:
-        super().__init__(padding, 0.0)
-
-    def extra_repr(self) -> Any:
-        return f"{self.padding}"
-
-
-class ZeroPad1d(_ZeroPadNd):
-    """A margin of zeros around the last dimension."""
-
-    _ndim = 1
-
-
-class ZeroPad2d(_ZeroPadNd):
-    """A margin of zeros around the last two dimensions."""
-
-    _ndim = 2
-
-
-class ReflectionPad1d(_PadNd):
-    """A margin that mirrors the last dimension at its edges."""
-
-    _ndim, _mode = 1, "reflect"
-
-
-class ReflectionPad2d(_PadNd):
-    """A margin that mirrors the last two dimensions at their edges."""
-
-    _ndim, _mode = 2, "reflect"
-
-
-class ReplicationPad1d(_PadNd):
-    """A margin that repeats the edges of the last dimension."""
-
-    _ndim, _mode = 1, "replicate"
-
-
-class ReplicationPad2d(_PadNd):
-    """A margin that repeats the edges of the last two dimensions."""
-
-    _ndim, _mode = 2, "replicate"
-
-
-class CircularPad1d(_PadNd):
-    """A margin that goes on at the other end of the last dimension."""
-
-    _ndim, _mode = 1, "circular"
-
-
-class CircularPad2d(_PadNd):
-    """A margin that goes on at the other end of the last two dimensions."""
-
-    _ndim, _mode = 2, "circular"
+        return (
+            f"output_size={self.output_size}, kernel_size={self.kernel_size}, "
+            f"dilation={self.dilation}, padding={self.padding}, stride={self.stride}"
+        )

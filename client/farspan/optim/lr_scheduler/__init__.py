@@ -4,8 +4,9 @@ Most multiply the present rate (so that several can act on one optimizer); where
 so does this file, to the last bit. ``_get_closed_form_lr`` is the rate as a function of the epoch.
 """
 
-from farspan.optim.lr_scheduler.base import LRScheduler
+from farspan.optim.lr_scheduler.base import LRScheduler, _LRScheduler
 from farspan.optim.lr_scheduler.composed import ChainedScheduler, SequentialLR
+from farspan.optim.lr_scheduler.cyclic import CyclicLR
 from farspan.optim.lr_scheduler.formulas import (
     ConstantLR,
     CosineAnnealingLR,
@@ -26,6 +27,7 @@ __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
@@ -37,4 +39,5 @@ __all__ = [
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
+    "_LRScheduler",
 ]

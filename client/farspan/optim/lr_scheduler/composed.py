@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from farspan.optim.lr_scheduler.base import LRScheduler
+from farspan.optim.lr_scheduler.base import LRScheduler, own, put
 from farspan.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from farspan.optim.optimizer import Optimizer
 
@@ -30,12 +30,14 @@ class _OfSchedulers(LRScheduler):
             if scheduler.optimizer is not optimizer:
                 raise ValueError(
                     f"{name} expects all schedulers to belong to the same optimizer, but got "
-                    f"scheduler {type(scheduler).__name__} at index {i} with another one."
+                    f"scheduler {type(scheduler).__name__} at index {i} has "
+                    f"{scheduler.optimizer}, which is different from {type(optimizer).__name__}."
                 )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state with the inner schedulers' states in its ``_schedulers``."""
         state = super().state_dict()
+        state.pop("_schedulers")
         state["_schedulers"] = [scheduler.state_dict() for scheduler in self._schedulers]
         return state
 
@@ -71,7 +73,7 @@ class SequentialLR(_OfSchedulers):
         self.last_epoch = last_epoch + 1
         # Each inner scheduler has taken its initial step; only the first one's may stand.
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+            put(group, own(group["initial_lr"]))
         _undo_initial_step(self)
         first = self._schedulers[bisect_right(self._milestones, 0)]
         first._initial_step()

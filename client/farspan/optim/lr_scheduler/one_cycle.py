@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from farspan.optim.lr_scheduler.base import LRScheduler, per_group
+from farspan.optim.lr_scheduler.base import LRScheduler, MomentumCycle, per_group, require_optimizer
 from farspan.optim.optimizer import Optimizer
 
 
-class OneCycleLR(LRScheduler):
+class OneCycleLR(MomentumCycle, LRScheduler):
     """Up to ``max_lr`` and far down again over ``total_steps``, momentum the other way round.
 
     Leslie Smith, 2018. Call ``step`` after every batch.
@@ -33,45 +33,30 @@ class OneCycleLR(LRScheduler):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        require_optimizer(optimizer)
+        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
-        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         self.optimizer = optimizer
         self.cycle_momentum = cycle_momentum
         self._anneal_func_type = anneal_strategy
         self._schedule_phases = _one_cycle_phases(self.total_steps, pct_start, three_phase)
-        if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
-            raise ValueError(
-                "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
-            )
-        self.use_beta1 = "betas" in optimizer.defaults
-        tops = per_group("max_lr", optimizer, max_lr)
-        highs = per_group("max_momentum", optimizer, max_momentum)
-        lows = per_group("base_momentum", optimizer, base_momentum)
         if last_epoch == -1:
-            for i, group in enumerate(optimizer.param_groups):
-                group["initial_lr"] = tops[i] / div_factor
-                group["max_lr"] = tops[i]
+            tops = per_group("max_lr", optimizer, max_lr)
+            for top, group in zip(tops, optimizer.param_groups, strict=True):
+                group["initial_lr"] = top / div_factor
+                group["max_lr"] = top
                 group["min_lr"] = group["initial_lr"] / final_div_factor
-                if cycle_momentum:
-                    self._set_momentum(group, highs[i])
-                    group["max_momentum"] = highs[i]
-                    group["base_momentum"] = lows[i]
+        if cycle_momentum:
+            self._find_momentum(base_momentum, max_momentum, last_epoch)
         super().__init__(optimizer, last_epoch)
 
-    def _set_momentum(self, group: dict[str, Any], momentum: float) -> None:
-        if self.use_beta1:
-            group["betas"] = (momentum, *group["betas"][1:])
-        else:
-            group["momentum"] = momentum
-
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
+        self._warn_outside_step()
         if self.last_epoch > self.total_steps:
             raise ValueError(
                 f"Tried to step {self.last_epoch} times. The specified number of total steps is "

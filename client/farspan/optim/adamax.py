@@ -1,0 +1,77 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from farspan._tensor import Tensor
+from farspan.optim.optimizer import (
+    Group,
+    Optimizer,
+    as_float,
+    counter,
+    require_at_least_zero,
+    require_betas,
+    require_rate,
+    zeros_like,
+)
+
+__all__ = ["Adamax"]
+
+
+class Adamax(Optimizer):
+    """Adam by the largest gradient instead of the root of squares (Kingma and Ba, 2015)."""
+
+    _later: ClassVar[dict[str, Any]] = {
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+    }
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        require_rate(lr)
+        require_at_least_zero("eps", eps)
+        require_betas(betas)
+        require_at_least_zero("weight_decay", weight_decay)
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def _begin(self, state: dict[str, Any], param: Tensor, group: Group) -> None:
+        state["step"] = counter(param)
+        state["exp_avg"] = zeros_like(param)
+        state["exp_inf"] = zeros_like(param)
+
+    def _step_group(self, group: Group) -> None:
+        beta1, beta2 = group["betas"]
+        self._take(
+            "adamax",
+            group,
+            beta1=as_float(beta1),
+            beta2=as_float(beta2),
+            eps=as_float(group["eps"]),
+            weight_decay=as_float(group["weight_decay"]),
+            maximize=group["maximize"],
+        )
