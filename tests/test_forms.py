@@ -90,9 +90,11 @@ def test_every_form_is_torchs(case: str) -> None:
     with farspan.connect("local:"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for c in calls_of(TABLE[name])[:6]:
+            for library in (torch, farspan):  # some functions draw where the op takes samples
+                library.manual_seed(0)
             try:
                 theirs = form(torch, *convert(c, to_torch))
-            except REFUSALS:
+            except (*REFUSALS, AttributeError):
                 continue  # this form takes other arguments than the op, or a dtype it has not
             ours = form(farspan, *convert(c, to_ours))
             if isinstance(theirs, (torch.Tensor, tuple, list)):
