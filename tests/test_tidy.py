@@ -111,3 +111,11 @@ def test_import_loads_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_file_of_the_table_is_in_it_from_the_start() -> None:
+    """An op that some other import declares later would change the table's hash under way."""
+    code = "import sys, farspan.core.ops; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    names = {p.stem for p in (PACKAGES["client"] / "core" / "ops").glob("[!_]*.py")}
+    assert {f"farspan.core.ops.{name}" for name in names} <= set(loaded)

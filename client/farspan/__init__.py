@@ -37,6 +37,7 @@ from ._functions import (
     initial_seed,
     is_complex,
     is_floating_point,
+    is_inference,
     is_tensor,
     manual_seed,
     norm,
@@ -70,6 +71,7 @@ from ._grad_mode import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
 )
@@ -125,6 +127,11 @@ _ELSEWHERE = {
     "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    **dict.fromkeys(
+        ("is_anomaly_enabled", "is_anomaly_check_nan_enabled", "set_anomaly_enabled"),
+        "autograd.anomaly_mode",
+    ),
+    "vmap": "func",
     **{
         f"{net}{kind}": "_VF"
         for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -7,15 +7,19 @@ is walked here, by the same code over proxies; it issues ordinary commands and d
 
 from __future__ import annotations
 
+import threading
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._dispatch import mode, wrap
 from ._session import Ref
+from ._sites import call_site, describe_site
 from .core import command as cmd
 from .core import tape
 from .core.call import fn
-from .core.errors import AutogradError, BadValueError, ShapeError
+from .core.errors import AutogradError, BadValueError, FarspanError, ShapeError
+from .core.names import backward_name
 from .core.spec import Spec
 from .core.tape import Edge
 
@@ -45,6 +49,7 @@ class PythonNode(tape.Node):
         self.label = label
         self.outs = outs
         self.function = function
+        self.site = call_site()
 
     def run_python(self, gradients: list[Any]) -> list[tuple[Edge, Any]]:
         """Return (edge, gradient) pairs for the inputs that need one."""
@@ -55,6 +60,11 @@ class PythonNode(tape.Node):
 
 def crossing(x: Tensor, device: Device) -> Tensor:
     """Return a copy of x on another device of its session; its gradient comes back the same way."""
+    if x._levels:
+        from ._batching.tensor import value
+        from ._batching.tensor import wrap as hide
+
+        return hide(crossing(value(x), device), x._levels)
     session = x._ref.session
     to = session.index_of(device)
     place = session.devices[to]
@@ -81,6 +91,12 @@ def backward(
     inputs: Any = None,
 ) -> None:
     """Add the gradients of `tensors` to the `grad` of the leaves (or only of `inputs`)."""
+    if mode.transforms:
+        raise AutogradError(
+            "backward() called inside a functorch transform. This is not supported, please use "
+            "functorch.grad or functorch.vjp instead or call backward() outside of functorch "
+            "transforms."
+        )
     roots = _as_list(tensors)
     seeds = _seeds(roots, _as_list(grad_tensors, len(roots)))
     edges = _edges(roots)
@@ -99,13 +115,16 @@ def backward(
     pairs = [(t, w) for t, w in alive if t._node is not None]
     retained = _retained_of(edges)
     found = _run(edges, seeds, roots, pairs + retained, keep, create_graph, whole=inputs is None)
-    arrived = [(t, g) for (t, _), g in zip(pairs, found, strict=False) if g is not None]
-    for t, gradient in arrived:
-        _accumulate(t, gradient, create_graph)
+    arrived = [(t, e[0], g) for (t, e), g in zip(pairs, found, strict=False) if g is not None]
+    for t, node, gradient in arrived:
+        if node.hooks and type(node) is tape.Leaf:
+            _accumulate_hooked(t, node, gradient, create_graph)
+        else:
+            _accumulate(t, gradient, create_graph)
     for (t, _), gradient in zip(retained, found[len(pairs) :], strict=True):
         if gradient is not None:
             t._grad = gradient
-    for t, _ in arrived:
+    for t, _, _ in arrived:
         if t._hooks:
             _run_post_hooks(t, create_graph)
 
@@ -124,19 +143,21 @@ def grad(
 
     One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
     """
-    if is_grads_batched:
-        raise BadValueError("grad(): is_grads_batched=True is not supported yet")
     roots = _as_list(outputs)
     targets = _as_list(inputs)
-    seeds = _seeds(roots, _as_list(grad_outputs, len(roots)))
-    edges = _edges(roots)
-    for t in targets:
-        if not t.requires_grad:
-            raise AutogradError("One of the differentiated Tensors does not require grad")
-    wanted = _edges(targets)
+    given = _as_list(grad_outputs, len(roots))
+    if materialize_grads and allow_unused is False:
+        raise BadValueError(
+            "Expected allow_unused to be True or not passed when materialize_grads=True, but got: "
+            "allow_unused=False."
+        )
     keep = create_graph if retain_graph is None else retain_graph
-    pairs = list(zip(targets, wanted, strict=True))
-    found = _run(edges, seeds, roots, pairs, keep, create_graph)
+    if is_grads_batched:
+        from ._batching.gradient import grads_of_batch
+
+        found = grads_of_batch(roots, targets, given, keep, create_graph)
+    else:
+        found = gradients(roots, targets, given, keep, create_graph)
     for i, (t, g) in enumerate(zip(targets, found, strict=True)):
         if g is None and materialize_grads:
             found[i] = fn.zeros_like(t)
@@ -146,6 +167,27 @@ def grad(
                 "Set allow_unused=True if this is the desired behavior."
             )
     return tuple(found)
+
+
+def gradients(
+    roots: list[Tensor],
+    targets: list[Tensor],
+    given: list[Tensor | None],
+    keep: bool,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Return the gradient of each target, None where the roots do not reach it."""
+    seeds = _seeds(roots, given)
+    if any(t._levels for t in (*roots, *targets, *seeds)):
+        from ._batching.gradient import gradients_of_samples
+
+        return gradients_of_samples(roots, targets, seeds, keep, create_graph)
+    edges = _edges(roots)
+    for t in targets:
+        if not t.requires_grad:
+            raise AutogradError("One of the differentiated Tensors does not require grad")
+    pairs = list(zip(targets, _edges(targets), strict=True))
+    return _run(edges, seeds, roots, pairs, keep, create_graph)
 
 
 def _run(
@@ -193,13 +235,53 @@ def _run(
             id_ = session.new_id()
             outs[edge] = wrap(Ref(session, t._ref.device, id_, spec.nbytes), spec)
             ids += [t._ref.id, id_]
-    static = (len(roots), int(keep))
+    check = cmd.CHECK_NAN if anomaly.enabled and anomaly.check_nan else 0
     if outs:
-        session.issue(roots[0]._ref.device, cmd.BACKWARD, 0, ids, static, ())
+        lines = {n.number: n.site for n in needed}
+        static = (len(roots), int(keep) | check)
+        session.walking = (session.last_number, lines)  # the worker may answer at once
+        number = session.issue(roots[0]._ref.device, cmd.BACKWARD, 0, ids, static, ())
+        session.note_forward(number, lines)
+        session.walking = None
+        if anomaly.enabled:
+            _wait_for_anomaly(session, needed)
     if not keep:
         for node in needed:
             tape.release(node)
     return [outs.get(edge) for edge in wanted]
+
+
+class _Anomaly:
+    """Whether backward looks for what is wrong; of the whole process, as in torch."""
+
+    enabled = False
+    check_nan = True
+
+
+anomaly = _Anomaly()
+
+
+def _wait_for_anomaly(session: Any, needed: Iterable[tape.Node]) -> None:
+    """Let what goes wrong in the pass be raised by the call that asked for it. Waits."""
+    try:
+        session.synchronize()
+    except FarspanError as error:
+        node = next((n for n in needed if n.number == error.forward), None)
+        if node is not None:
+            _tell_forward(node)
+        raise
+
+
+def _tell_forward(node: tape.Node) -> None:
+    """Warn with the stack of the forward call that recorded a node, as torch does."""
+    stack = node.site[2] if node.site is not None and len(node.site) > 2 else None
+    where = (
+        f"Traceback of forward call that caused the error:\n{stack}"
+        if stack
+        else "No forward pass information available. Enable detect anomaly during forward pass for "
+        "more information."
+    )
+    warnings.warn(f"Error detected in {backward_name(node)}. {where}", stacklevel=6)
 
 
 def _let_go(roots: list[Tensor], seeds: list[Tensor]) -> None:
@@ -228,21 +310,101 @@ def _walk_here(
         shared.add(id(x._storage.memory))
         return x
 
-    def through(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
-        replaced = _run_hooks(node, index, gradient)
-        if node.hooks:  # it may have been kept, or come from anywhere
-            shared.add(id(replaced._storage.memory))
-        return replaced
-
     before, mode.grad = mode.grad, create_graph
+    outer, current.watch = current.watch, _Watch(shared, edges, wanted)
     try:
         pairs = list(zip(edges, seeds, strict=True))
-        found = tape.walk(pairs, wanted, unpack, keep=keep, through=through)
+        found = tape.walk(pairs, wanted, unpack, keep=keep, watch=current.watch)
         if not create_graph:
             found = {edge: _own(gradient, shared) for edge, gradient in found.items()}
     finally:
-        mode.grad = before
+        mode.grad, current.watch = before, outer
     return [found.get(edge) for edge in wanted]
+
+
+class _Current(threading.local):
+    """The pass that runs on this thread, for hooks that count within it."""
+
+    watch: Any = None
+
+
+current = _Current()
+
+
+class _Watch(tape.Watch):
+    """Runs hooks on the way of a pass, and knows whose formulas run when something fails."""
+
+    def __init__(self, shared: set[int], roots: list[Edge], wanted: list[Edge]) -> None:
+        self.shared = shared
+        self.roots, self.wanted = roots, wanted
+
+    def reaches(self, edge: Edge | None) -> bool:
+        """Return whether a gradient of this pass comes to the edge."""
+        if edge is None:
+            return False
+        on_the_way = tape.needed_nodes(self.roots, self.wanted) | {e[0] for e in self.wanted}
+        return edge[0] in on_the_way and edge[0] in tape.reachable(self.roots)
+
+    def arrived(self, node: tape.Node, index: int, gradient: Any) -> Any:
+        replaced = _run_hooks(node, index, gradient)
+        if node.hooks:  # it may have been kept, or come from anywhere
+            self.shared.add(id(replaced._storage.memory))
+        return replaced
+
+    def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
+        if node.hooks:
+            gradients = run_prehooks(node, gradients)
+        session = next(g for g in gradients if g is not None).session
+        begin = session.last_number
+        session.walking = (begin, node.site)
+        try:
+            pairs = list(tape.backward_of(node, gradients, unpack))
+            if anomaly.enabled and anomaly.check_nan:
+                _check_nan(node, pairs)
+        except Exception as error:
+            if node.site is not None:
+                error.add_note(
+                    f"in {backward_name(node)}, the backward of {describe_site(node.site)}"
+                )
+            if anomaly.enabled:
+                _tell_forward(node)
+            raise
+        finally:
+            session.walking = None
+        for number in range(begin + 1, session.last_number + 1):
+            session.note_forward(number, node.site)
+        if node.hooks and "post" in node.hooks:
+            pairs = _run_node_hooks(node, pairs, gradients)
+        return pairs
+
+
+def _check_nan(node: tape.Node, pairs: list[tuple[Edge, Any]]) -> None:
+    at = tape.first_bad(node, pairs, lambda g: bool(fn.any(fn.isnan(g))))
+    if at >= 0:
+        raise AutogradError(
+            f"Function '{backward_name(node)}' returned nan values in its {at}th output."
+        )
+
+
+def _run_node_hooks(
+    node: tape.Node, pairs: list[tuple[Edge, Any]], gradients: list[Any]
+) -> list[tuple[Edge, Any]]:
+    """Run the hooks that see a node's gradients on both sides; they may replace the outgoing."""
+    places = []
+    inputs: list[Any] = [None] * len(node.edges)
+    for edge, gradient in pairs:
+        at = next(i for i, e in enumerate(node.edges) if e == edge and i not in places)
+        places.append(at)
+        inputs[at] = gradient
+    given = tuple(inputs)
+    assert node.hooks is not None
+    for hook in list(node.hooks["post"]):
+        replaced = hook(given, tuple(gradients))
+        if replaced is not None:
+            given = replaced if isinstance(replaced, tuple) else (replaced,)
+    return [
+        (e, g) for e, g in zip(node.edges, given, strict=True) if e is not None and g is not None
+    ]
 
 
 def _own(gradient: Tensor, shared: set[int]) -> Tensor:
@@ -256,8 +418,11 @@ def _own(gradient: Tensor, shared: set[int]) -> Tensor:
 
 def _unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
     """Return a saved value as a tensor with the place in the graph that it had."""
-    ref, spec, offset, storage = saved
-    x = wrap(ref, spec, offset, storage)
+    if type(saved) is Packed:
+        x = saved.open()
+    else:
+        ref, spec, offset, storage = saved
+        x = wrap(ref, spec, offset, storage)
     held = node.saved[name]
     at = next(i for i, s in enumerate(held) if s is saved) if isinstance(held, list) else 0
     edge: Edge | None
@@ -274,6 +439,31 @@ def _unpack(node: tape.Node, name: str, saved: Any) -> Tensor:
     return x
 
 
+class Packed:
+    """A saved value that `saved_tensors_hooks` packed."""
+
+    __slots__ = ("spec", "unpack", "value")
+
+    def __init__(self, value: Any, unpack: Callable[[Any], Any], spec: Spec) -> None:
+        self.value, self.unpack, self.spec = value, unpack, spec
+
+    def open(self) -> Tensor:
+        """Return the value, as a tensor without a place in the graph."""
+        from ._tensor import Tensor
+
+        x = self.unpack(self.value)
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                "Output of saved tensor unpack_hook expected to be a Tensor but got result of type "
+                f"{type(x).__name__}"
+            )
+        before, mode.grad = mode.grad, False
+        try:
+            return fn.detach(x)  # type: ignore[no-any-return]
+        finally:
+            mode.grad = before
+
+
 def _run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
     for hook in list((node.hooks or {}).get(index, ())):
         replaced = hook(gradient)
@@ -285,6 +475,8 @@ def _run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
     before, mode.grad = mode.grad, create_graph
     try:
+        if leaf._grad_dtype and gradient._spec.dtype is not leaf._grad_dtype:
+            gradient = fn._cast(gradient, leaf._grad_dtype)
         if leaf._grad is None:
             leaf._grad = fn.clone(gradient) if create_graph else gradient
         elif create_graph:
@@ -293,6 +485,23 @@ def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool) -> None:
             fn.add_(leaf._grad, gradient)
     finally:
         mode.grad = before
+
+
+def _accumulate_hooked(leaf: Tensor, node: tape.Node, gradient: Tensor, create_graph: bool) -> None:
+    """Accumulate between the hooks of the leaf's own node."""
+    (changed,) = run_prehooks(node, [gradient])
+    _accumulate(leaf, changed, create_graph)
+    for hook in list((node.hooks or {}).get("post", ())):
+        hook((), (changed,))
+
+
+def run_prehooks(node: tape.Node, gradients: list[Any]) -> list[Any]:
+    """Return the gradients of a node's outputs after the hooks that see all of them."""
+    for hook in list((node.hooks or {}).get("pre", ())):
+        replaced = hook(tuple(gradients))
+        if replaced is not None:
+            gradients = list(replaced) if isinstance(replaced, (tuple, list)) else [replaced]
+    return gradients
 
 
 def _run_post_hooks(leaf: Tensor, create_graph: bool) -> None:
@@ -310,7 +519,10 @@ def _as_list(x: Any, count: int = 0) -> list[Any]:
 
     if x is None:
         return [None] * count
-    return [x] if isinstance(x, Tensor) else list(x)
+    if isinstance(x, Tensor) or hasattr(x, "ownership_token"):
+        x = [x]
+    # A GradientEdge stands for the tensor whose gradient goes there.
+    return [getattr(i, "ownership_token", i) for i in x]
 
 
 def _edges(tensors: Iterable[Tensor]) -> list[Edge]:

@@ -31,6 +31,10 @@ class _Mode(threading.local):
 
     grad = True
     inference = False
+    transforms: tuple[Any, ...] = ()  # of farspan.func, outermost first: a Level or None each
+    saved: Any = None  # hooks on what is saved: see autograd/graph.py
+    mutation = False  # whether these hooks are those that allow writes
+    forward = 0  # passes that will be differentiated by their seeds: a jvp under way
 
 
 mode = _Mode()
@@ -140,7 +144,8 @@ def apply(
         session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
         result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
         if plan is not None:
-            tape.record(op, plan, tensors, (result,), static, scalars)
+            node = tape.record(op, plan, tensors, (result,), static, scalars)
+            node.number, node.site = session.last_number, session.last_site
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
@@ -163,7 +168,8 @@ def apply(
             for i, spec in zip(outs, facts.outs, strict=True)
         ]
     if plan is not None:
-        tape.record(op, plan, tensors, results, static, scalars)
+        node = tape.record(op, plan, tensors, results, static, scalars)
+        node.number, node.site = session.last_number, session.last_site
         if op.lists:
             for r in results:
                 r._multiview = True
@@ -231,6 +237,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         out._generation = base._generation
         if x._in_no_grad or not mode.grad:
             out._in_no_grad = True
+    if x._inference:
+        out._inference = True
     return out
 
 
@@ -289,6 +297,12 @@ def _apply_random(
 # ------------------------------------------------------------------------------------ in place --
 def check_graph(target: Tensor) -> None:
     """Raise what torch raises where writing to `target` would falsify gradients."""
+    if target._inference and not mode.inference:
+        raise AutogradError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. You can make "
+            "a clone to get a normal tensor before doing inplace update. See "
+            "https://github.com/pytorch/rfcs/pull/17 for more details."
+        )
     if not mode.grad:
         return
     base = target._base
@@ -305,6 +319,8 @@ def check_graph(target: Tensor) -> None:
                 "should replace the inplace operation by an out-of-place one."
             )
     if base is not None and type(base._node) is tape.Leaf:
+        if target._in_no_grad == "inference":
+            _check_view_of_no_grad(target, 0, True)
         raise AutogradError(
             "a view of a leaf Variable that requires grad is being used in an in-place operation."
         )
@@ -320,15 +336,18 @@ def check_memory(spec: Spec) -> None:
             )
 
 
-def _check_view_of_no_grad(target: Tensor, mask: int) -> None:
+def _check_view_of_no_grad(target: Tensor, mask: int, inference: bool) -> None:
     """Raise where a recorded write would go through a view that no gradient goes through."""
+    made, block, now = ("no_grad mode", "no_grad block", "with grad mode enabled")
+    if inference:
+        made, block, now = ("inference mode", "inference_mode block", "in normal mode")
     if mask or (target._base is not None and tape.edge_of(target._base) is not None):
         raise AutogradError(
-            "A view was created in no_grad mode and is being modified inplace with grad mode "
-            "enabled. Given that this use case is ambiguous and error-prone, it is forbidden. You "
-            "can clarify your code by moving both the view and the inplace either both inside the "
-            "no_grad block (if you don't want the inplace to be tracked) or both outside (if you "
-            "want the inplace to be tracked)."
+            f"A view was created in {made} and is being modified inplace {now}. Given that this "
+            "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by "
+            f"moving both the view and the inplace either both inside the {block} (if you don't "
+            "want the inplace to be tracked) or both outside (if you want the inplace to be "
+            "tracked)."
         )
 
 
@@ -383,7 +402,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
         fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
         return target
     if target._in_no_grad and mode.grad:
-        _check_view_of_no_grad(target, mask)
+        _check_view_of_no_grad(target, mask, target._in_no_grad == "inference")
     plan = None
     if mask and mode.grad and target._spec.dtype.kind >= 2:
         plan = op.vjp_plan(static, mask)
@@ -398,7 +417,8 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1
     if plan is not None:
-        tape.record_inplace(op, plan, tensors, static, scalars)
+        node = tape.record_inplace(op, plan, tensors, static, scalars)
+        node.number, node.site = session.last_number, session.last_site
     return target
 
 

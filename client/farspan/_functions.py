@@ -163,6 +163,11 @@ def is_tensor(obj: Any) -> bool:
     return isinstance(obj, Tensor)
 
 
+def is_inference(input: Tensor) -> bool:
+    """Return whether the tensor was made in inference mode."""
+    return input.is_inference()
+
+
 def is_floating_point(input: Tensor) -> bool:
     return input.dtype.is_floating_point
 

@@ -2,62 +2,76 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._autograd import PythonNode
+from . import _autograd
+from ._autograd import PythonNode, RemovableHandle
 from .core import tape
+from .core.names import backward_name
 
-#: torch numbers the derivatives of overloads by their order in derivatives.yaml.
-_NUMBERS = {
-    "clamp": 1, "div.Scalar_mode": 2, "div.Tensor_mode": 2, "fill.Tensor": 1, "fmod.Tensor": 1,
-    "index_fill.int_Tensor": 1, "lerp.Tensor": 1, "masked_fill.Tensor": 1, "max": 1, "mean.dim": 1,
-    "median.dim": 1, "min": 1, "pow.Tensor_Tensor": 1, "prod.dim_int": 1, "remainder.Tensor": 1,
-    "round.decimals": 1, "rsub.Scalar": 1, "scatter.value": 1, "squeeze.dim": 1, "squeeze.dims": 2,
-    "std.dim": 1, "sum.dim_IntList": 1, "var.dim": 1, "xlogy.Scalar_Other": 2,
-}  # fmt: skip
-#: Ops of ours, or of torch that it names otherwise.
-_NAMES = {
-    "_window": "AsStridedBackward0", "_window_scatter": "CopySlices", "copy": "CopyBackwards",
-    "_cast": "ToCopyBackward0", "_batched_mm": "UnsafeViewBackward0", "_contract": "BmmBackward0",
-    "_cdist_forward": "CdistBackward0", "_as_strided": "AsStridedBackward0",
-    "_sample_dirichlet": "_DirichletBackward",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-
-def _linear_name(node: tape.Node) -> str:
-    """Return how torch would have computed `linear`: by rank and bias."""
-    bias = len(node.specs) == 3
-    if node.specs[0].ndim == 2:
-        return "AddmmBackward0" if bias else "MmBackward0"
-    return "ViewBackward0" if bias else "UnsafeViewBackward0"
+_WRAPPED = frozenset({"add.Scalar", "sub.Scalar", "mul.Scalar", "div.Scalar", "div.Scalar_mode"})
+_classes: dict[str, type[GradFn]] = {}
 
 
 class GradFn:
-    """A node of the graph: ``name()``, ``next_functions``, ``variable`` of a leaf."""
+    """A node of the graph: ``name()``, ``next_functions``, hooks, ``variable`` of a leaf."""
 
-    def __init__(self, node: tape.Node) -> None:
-        self._node = node
+    _node: tape.Node
+
+    def __new__(cls, node: tape.Node) -> GradFn:
+        """Return the node's face; its class has the node's name, as torch's has."""
+        name = backward_name(node).rpartition(":")[2]
+        own = _classes.get(name)
+        if own is None:
+            own = _classes[name] = type(name, (GradFn,), {})
+        made = object.__new__(own)
+        made._node = node
+        return made
 
     def name(self) -> str:
         """Return torch's name: the op's in capitals, then the number of its overload."""
-        node = self._node
-        if isinstance(node, PythonNode):
-            return node.label
-        if node.op is None:
-            return "torch::autograd::AccumulateGrad"
-        base = node.op.base
-        if base == "linear":
-            return _linear_name(node)
-        if base in _NAMES:
-            return _NAMES[base]
-        words = re.sub(r"(^|_|\d)([a-z])", lambda m: m[1].strip("_") + m[2].upper(), base)
-        return f"{words}Backward{_NUMBERS.get(node.op.name, 0)}"
+        return backward_name(self._node)
 
     @property
     def next_functions(self) -> tuple[tuple[GradFn | None, int], ...]:
         """The nodes of the inputs, each with the number of its output; (None, 0) for constants."""
-        return tuple((None, 0) if e is None else (GradFn(e[0]), e[1]) for e in self._node.edges)
+        found = [(None, 0) if e is None else (GradFn(e[0]), e[1]) for e in self._node.edges]
+        op = self._node.op
+        if op is not None and op.name in _WRAPPED:  # torch makes a tensor of the number
+            found.append((None, 0))
+        return tuple(found)
+
+    @property
+    def metadata(self) -> dict[Any, Any]:
+        """A dict for whatever the user wants to keep with the node."""
+        hooks = self._hooks()
+        return hooks.setdefault("metadata", {})
+
+    def _hooks(self) -> dict[Any, Any]:
+        if self._node.hooks is None:
+            self._node.hooks = {}
+        return self._node.hooks
+
+    def register_hook(self, fn: Callable[..., Any]) -> RemovableHandle:
+        """Call ``fn(grad_inputs, grad_outputs)`` when the node has run; it may replace the first.
+
+        The node of a leaf has no grad_inputs; the hook runs when `grad` has been added to.
+        """
+        hooks = self._hooks().setdefault("post", [])
+        hooks.append(fn)
+        return RemovableHandle(hooks, fn)
+
+    def register_prehook(self, fn: Callable[..., Any]) -> RemovableHandle:
+        """Call ``fn(grad_outputs)`` before the node runs; it may replace them."""
+        hooks = self._hooks().setdefault("pre", [])
+        hooks.append(fn)
+        return RemovableHandle(hooks, fn)
+
+    def _sequence_nr(self) -> int:
+        return self._node.sequence
 
     @property
     def variable(self) -> Any:
@@ -66,6 +80,17 @@ class GradFn:
             raise AttributeError(f"{self.name()} has no attribute 'variable'")
         return self._node.variable()
 
+    def __getattr__(self, name: str) -> Any:
+        """Return ``_saved_self`` and its kind; of a Function's node, what its ctx holds."""
+        node = self.__dict__.get("_node")
+        if isinstance(node, PythonNode):
+            ctx = getattr(node.function, "ctx", None)
+            if ctx is not None and not name.startswith("__"):
+                return getattr(ctx, name)
+        elif node is not None and name.startswith("_saved_"):
+            return _saved(node, name.removeprefix("_saved_"))
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute {name!r}")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GradFn) and other._node is self._node
 
@@ -73,4 +98,21 @@ class GradFn:
         return hash(self._node)
 
     def __repr__(self) -> str:
-        return f"<{self.name().rpartition(':')[2]} object at {id(self._node):#x}>"
+        return f"<{type(self).__name__} object at {id(self._node):#x}>"
+
+
+def _saved(node: tape.Node, name: str) -> Any:
+    """Return a value that the node saved, under torch's name of it."""
+    tape.check_node(node)
+    key = "out" if name == "result" else name
+    if key in node.saved:
+        saved = node.saved[key]
+        if isinstance(saved, list):
+            return tuple(None if s is None else _autograd._unpack(node, key, s) for s in saved)
+        return _autograd._unpack(node, key, saved)
+    op = node.op
+    at = next((i for i, a in enumerate(op.args) if a.name == name), None) if op else None
+    if op is None or at is None or op.args[at].is_tensor:
+        raise AttributeError(f"'{backward_name(node)}' object has no attribute '_saved_{name}'")
+    recipe = op.recipe(node.static)
+    return recipe.args([None] * recipe.flat, node.scalars)[at]

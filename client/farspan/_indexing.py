@@ -152,7 +152,8 @@ def _normal(item: Any, x: Tensor) -> Any:
     if item is None or item is Ellipsis or isinstance(item, (slice, bool)):
         return item
     if isinstance(item, Value):
-        if not item._spec.shape and item.dtype in (int32, int64):  # type: ignore[attr-defined]
+        whole = not item._levels and not item._spec.shape  # type: ignore[attr-defined]
+        if whole and item.dtype in (int32, int64):  # type: ignore[attr-defined]
             return item.item()  # type: ignore[attr-defined]
         return _checked(item)
     if isinstance(item, np.ndarray) and not item.ndim:

@@ -88,14 +88,10 @@ class Memory:
 
 
 def _readable(count_bytes: int) -> str:
-    size = float(count_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            break
-        size /= 1024
-    else:
-        unit = "TiB"
-    return f"{count_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+    if count_bytes < 1024:
+        return f"{count_bytes} B"
+    power = min(count_bytes.bit_length() // 10, 4)  # 1 at 1024, 2 at 1024 * 1024, …
+    return f"{count_bytes / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 NAMES = tuple(n for n in vars(Memory) if not n.startswith("_"))

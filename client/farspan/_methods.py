@@ -218,7 +218,7 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
 def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = False) -> Any:
     """Return the tensor with this dtype on this device."""
     if device is not None:
-        session = self._ref.session
+        session = self.session
         if device is Device("cpu", 0) or (device.type == "cuda" and device.index is None):
             device = session.devices[session.index_of(device)]
     result = self
@@ -240,7 +240,7 @@ def move(x: Any, device: Device) -> Any:
 
 def cpu(self: Any, memory_format: Any = None) -> Any:
     """Return the tensor on the first CPU device."""
-    return convert(self, None, self._ref.session.default_device)
+    return convert(self, None, self.session.default_device)
 
 
 def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:

@@ -18,9 +18,9 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._sites import Site, call_site, describe_site
 import numpy as np
 
+from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
@@ -147,6 +147,11 @@ class Session:
         _sessions.add(self)
         self.debug: str | None = None
         self._commands = 0
+        self.last_number, self.last_site = 0, None  # of the last command
+        #: Of commands of backward, by number: the forward op's line, or lines by forward command.
+        self._forward: dict[int, Any] = {}
+        #: The same of what a pass issues now, and the number before its commands.
+        self.walking: tuple[int, Any] | None = None
         self._syncs: dict[Site | None, int] = {}
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
@@ -225,6 +230,7 @@ class Session:
                     del sites[count:]
                 raise
             self._commands += 1
+            self.last_number, self.last_site = number, site
             pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
             count += 1
             if (
@@ -418,7 +424,7 @@ class Session:
         with contextlib.suppress(ValueError):
             self._errors.remove(error)
         fresh = type(error)(*error.args)
-        fresh.site = error.site
+        fresh.site, fresh.forward = error.site, error.forward
         return fresh
 
     # --------------------------------------------------------------------------------- events --
@@ -432,7 +438,9 @@ class Session:
         elif isinstance(event, Acked):
             flights = self._in_flight
             while flights and flights[0][0] <= event.applied:
-                flights.popleft()
+                numbers = flights.popleft()[1]
+                if self._forward and numbers:
+                    self._forget_forward(numbers[-1])
         elif isinstance(event, Failed):
             error = self._make_error(event.error)
             if len(self._known) >= limits.MEMO_ENTRIES_MAX:
@@ -451,11 +459,27 @@ class Session:
         site = self._site_of(info.command)
         where = describe_site(site)
         cls = BY_NAME.get(info.kind, ServiceError)
-        error = cls(
-            f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
-        )
-        error.site = where
+        text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
+        forward = self._forward.get(info.command)
+        if forward is None and self.walking is not None and info.command > self.walking[0]:
+            forward = self.walking[1]
+        if type(forward) is dict:
+            forward = forward.get(info.forward)
+        if forward is not None:
+            text += f"\n  in the backward of {describe_site(forward)}"
+        error = cls(text)
+        error.site, error.forward = where, info.forward
         return error
+
+    def note_forward(self, number: int, lines: Any) -> None:
+        """Remember the forward line, or lines by forward command, of a command of backward."""
+        self._forward[number] = lines
+
+    def _forget_forward(self, last: int) -> None:
+        """Forget the forward lines of commands that have run."""
+        with contextlib.suppress(RuntimeError):  # another thread is adding: the next ack comes back
+            while self._forward and (number := next(iter(self._forward))) <= last:
+                del self._forward[number]
 
     def _site_of(self, number: int) -> Site | None:
         for _, numbers, sites in list(self._in_flight):

@@ -10,7 +10,9 @@ import os
 import sys
 from typing import Any
 
-Site = tuple[Any, int]  # code object and instruction offset: cheap to take, resolved when needed
+#: Code object and instruction offset: cheap to take, resolved when needed. In anomaly mode the text
+#: of the whole stack follows.
+Site = tuple[Any, ...]
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
 
@@ -37,7 +39,7 @@ def describe_site(site: Site | None) -> str:
     """Return ``file.py:12 in function: source line`` for a call site."""
     if site is None:
         return "an unknown line"
-    code, at = site
+    code, at = site[:2]
     line = code.co_firstlineno
     for start, end, number in code.co_lines():
         if start <= at < end and number is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _dispatch, _indexing
+from . import _grad_dtype as grad_dtypes
 from ._dispatch import Storage
 from ._session import Ref
 from ._table import TableMethods
@@ -89,11 +90,14 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _base: Tensor | None = None
     _generation = 0
     _multiview = False
-    _in_no_grad = False  # a view made in no_grad mode, or of one
+    _in_no_grad: bool | str = False  # a view made in no_grad mode, or of one; "inference"
+    _inference = False  # made in inference mode
     _leaf: tape.Leaf | None = None  # its node while `requires_grad` is switched off
     _grad: Tensor | None = None
     _retains = False
+    _grad_dtype: Any = False  # of its gradients; False: its own
     _hooks: Any = None
+    _levels: tuple[Any, ...] = ()  # of vmap; only a BatchedTensor has some
 
     @classmethod
     def _new(cls, ref: Ref, spec: Spec, storage: Storage) -> Tensor:
@@ -104,6 +108,13 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return t
 
     def _save(self) -> tuple[Ref, Spec, int, Storage]:
+        if self._inference:
+            raise AutogradError(
+                "Inference tensors cannot be saved for backward. Please do not use Tensors created "
+                "in inference mode in computation tracked by autograd. To work around this, you can"
+                " make a clone to get a normal tensor and use it in autograd, or use "
+                "`torch.no_grad()` instead of `torch.inference_mode()`."
+            )
         return self._ref, self._spec, self._offset, self._storage
 
     @classmethod
@@ -399,6 +410,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
             if have:  # graphs that hold the node know it again when it is switched on
                 self._leaf, self._node = self._node, None  # type: ignore[assignment]
         elif not have:
+            if self._inference and not _dispatch.mode.inference:
+                raise AutogradError(
+                    "Setting requires_grad=True on inference tensor outside InferenceMode is not "
+                    "allowed."
+                )
             if self.dtype.kind < 2:
                 raise DTypeError("only Tensors of floating point dtype can require gradients")
             self._node = self._leaf or tape.Leaf(weakref.ref(self))
@@ -450,9 +466,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                     f"assigned grad has data of a different size: {list(value.shape)} for "
                     f"{list(self.shape)}"
                 )
-            if value.dtype is not self.dtype:
-                raise DTypeError("assigned grad has data of a different type")
+            if value.dtype is not self.dtype or self._grad_dtype is not False:
+                grad_dtypes.check(self, value)
         self._grad = value
+
+    grad_dtype = property(grad_dtypes.read, grad_dtypes.write)
 
     @grad.deleter
     def grad(self) -> None:
@@ -525,6 +543,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     @property
     def _version(self) -> int:
+        if self._inference:
+            raise AutogradError("Inference tensors do not track version counter.")
         return self._storage.version
 
     def detach_(self) -> Tensor:
@@ -536,7 +556,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self
 
     def is_inference(self) -> bool:
-        return False
+        """Return whether it was made in inference mode, and so never enters a graph."""
+        return self._inference
 
     def share_memory_(self) -> Tensor:
         return self

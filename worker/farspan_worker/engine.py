@@ -16,7 +16,14 @@ from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64
-from farspan.core.errors import BY_NAME, FarspanError, ProtocolError, UnsupportedError
+from farspan.core.errors import (
+    BY_NAME,
+    AutogradError,
+    FarspanError,
+    ProtocolError,
+    UnsupportedError,
+)
+from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
@@ -340,23 +347,19 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage.memory) for x in seeds}
 
-        at: list[tape.Node] = []  # the node whose formulas run
+        watch = _Watch(bool(keep & cmd.CHECK_NAN))
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage.memory))
             return saved
-
-        def note(node: tape.Node, index: int, gradient: Array) -> Array:
-            at[:] = [node]
-            return gradient
 
         try:
             found = tape.walk(
                 list(zip(edges, seeds, strict=True)),
                 {w for w in wanted if w is not None},
                 unpack,
-                keep=bool(keep),
-                through=note,
+                keep=bool(keep & 1),
+                watch=watch,
             )
             results: list[Array | Poison] = []
             for stop, edge in zip(stops, wanted, strict=True):
@@ -370,8 +373,11 @@ class Engine:
         except ProtocolError:
             raise
         except Exception as e:
-            name = f"{at[0].op.base} in backward" if at and at[0].op else "backward"
-            self._fail(e, name, outs, [_gradient_spec(x._spec) for x in stops])
+            node = watch.node
+            name = f"{node.op.base} in backward" if node and node.op else "backward"
+            forward = getattr(node, "number", -1)
+            info = ErrorInfo(*describe(e, name), self._number, forward)
+            self._report(info, outs, [_gradient_spec(x._spec) for x in stops])
             return
         for out, result in zip(outs, results, strict=True):
             self._set(out, result)
@@ -433,6 +439,26 @@ class Engine:
         if self._failed < limits.ERRORS_PER_FRAME_MAX:
             self._failed += 1
             self._events.append(Failed(info))
+
+
+class _Watch(tape.Watch):
+    """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
+
+    def __init__(self, check_nan: bool) -> None:
+        self.node: tape.Node | None = None
+        self.check_nan = check_nan
+
+    def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
+        self.node = node
+        pairs = tape.backward_of(node, gradients, unpack)
+        if self.check_nan:
+            pairs = list(pairs)
+            at = tape.first_bad(node, pairs, lambda g: bool(np.isnan(g.array).any()))
+            if at >= 0:
+                raise AutogradError(
+                    f"Function '{backward_name(node)}' returned nan values in its {at}th output."
+                )
+        return pairs
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"

@@ -7,16 +7,18 @@ a value.
 from __future__ import annotations
 
 import functools
+import inspect
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .._autograd import PythonNode
+from .._autograd import PythonNode, gradients
 from .._dispatch import mode, wrap
 from .._grad_mode import no_grad
 from .._tensor import Tensor
 from ..core import tape
 from ..core.call import fn
-from ..core.errors import AutogradError
+from ..core.errors import AutogradError, ShapeError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +34,7 @@ class FunctionCtx:
         self._dirty: tuple[Tensor, ...] = ()
         self._materialize = True
         self._node: Callable[[], PythonNode | None] = lambda: None
+        self._for_forward: tuple[Tensor | None, ...] = ()
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep inputs or results for backward, with a check that nobody writes to them until then.
@@ -40,7 +43,9 @@ class FunctionCtx:
         """
         self._to_save = tensors
 
-    save_for_forward = save_for_backward
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        """Keep inputs or results for `jvp`; it finds them in `saved_tensors`."""
+        self._for_forward = tensors
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
@@ -49,7 +54,8 @@ class FunctionCtx:
         if node is None:
             return self._to_save
         tape.check_node(node)
-        return tuple(None if s is None else _unpack(node, s) for s in node.saved.get("tensors", ()))
+        kept = tuple(None if s is None else _unpack(node, s) for s in node.saved.get("tensors", ()))
+        return kept or self._for_forward
 
     def mark_non_differentiable(self, *results: Tensor) -> None:
         """Say that these results have no gradient."""
@@ -64,15 +70,23 @@ class FunctionCtx:
         self._materialize = value
 
 
-def _unpack(node: PythonNode, saved: tuple[Any, Any]) -> Tensor:
-    (ref, spec, offset, storage), edge = saved
-    x = wrap(ref, spec, offset, storage)
+def _unpack(node: PythonNode, saved: tuple[Any, Any, Any]) -> Tensor:
+    kept, edge, levels = saved
+    x = wrap(*kept) if type(kept) is tuple else kept.open()
     if edge is not None:
         x._node, x._index = (node, edge) if isinstance(edge, int) else edge
+    if levels:
+        from .._batching.tensor import wrap as hide
+
+        return hide(x, levels)
     return x
 
 
-class Function:
+class FunctionMeta(type):
+    """The class of Functions; it has no part of its own here."""
+
+
+class Function(metaclass=FunctionMeta):
     """Base of operations with a backward of their own.
 
     ::
@@ -110,24 +124,109 @@ class Function:
 
     vjp = backward
 
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        raise NotImplementedError(
+            "You must implement the jvp function for custom autograd.Function to use it with "
+            "forward mode AD."
+        )
+
+    #: Whether `vmap` may run forward and backward on batched tensors.
+    generate_vmap_rule = False
+    #: Whether saved tensors are let go of when backward has read them.
+    clear_saved_tensors_on_access = False
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        """Return (results, their batch dims) for inputs whose batch dims are `in_dims`."""
+        raise NotImplementedError(
+            "To use autograd.Function with vmap, you must either override the vmap staticmethod or "
+            "set generate_vmap_rule=True."
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn(
+            f"{self.__class__} should not be instantiated. Methods on autograd functions are all "
+            "static, so you should invoke them on the class itself. Instantiating an autograd "
+            "function will raise an error in a future version of PyTorch.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise AutogradError(
+            "Legacy autograd function with non-static forward method is deprecated. Please use "
+            "new-style autograd function with static forward method. (Example: "
+            "https://pytorch.org/docs/stable/autograd.html#torch.autograd.Function)"
+        )
+
     @classmethod
-    def apply(cls, *args: Any) -> Any:
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """Run forward, recording a node whose backward is the class's."""
-        edges = tuple([tape.edge_of(a) if isinstance(a, Tensor) else None for a in args])
-        records = mode.grad and any(e is not None for e in edges)
-        ctx = FunctionCtx(tuple(records and e is not None for e in edges))
-        with no_grad():
-            if cls.setup_context is Function.setup_context:
-                made = cls.forward(ctx, *args)
-            else:
-                made = cls.forward(*args)
-                cls.setup_context(ctx, args, made)
-        if not records:
-            return made
-        several = isinstance(made, (tuple, list))
-        results = tuple(made) if several else (made,)
-        outs = _record(cls, ctx, args, edges, results)
-        return type(made)(outs) if type(made) in (tuple, list) else outs[0]
+        apart = _is_setup_context_defined(cls.setup_context)
+        if apart:
+            bound = inspect.signature(cls.forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        if mode.transforms:
+            if not apart:
+                raise AutogradError(
+                    "In order to use an autograd.Function with functorch transforms (vmap, grad, "
+                    "jvp, jacrev, ...), it must override the setup_context staticmethod. For more "
+                    "details, please see "
+                    "https://pytorch.org/docs/main/notes/extending.func.html"
+                )
+            if any(isinstance(a, Tensor) and a._levels for a in args):
+                from .._batching.function import apply_batched
+
+                return apply_batched(cls, args)
+        return run(cls, cls.forward, args, kwargs)
+
+
+def run(cls: type[Function], forward: Any, args: Any, kwargs: Any) -> Any:
+    """Run a forward and record it, if it is to be."""
+    edges = tuple([tape.edge_of(a) if isinstance(a, Tensor) else None for a in args])
+    records = mode.grad and any(e is not None for e in edges)
+    ctx = FunctionCtx(tuple(records and e is not None for e in edges))
+    with no_grad():
+        if not _is_setup_context_defined(cls.setup_context):
+            made = forward(ctx, *args, **kwargs)
+        else:
+            made = forward(*args, **kwargs)
+            cls.setup_context(ctx, args, made)
+    if not records:
+        return made
+    several = isinstance(made, (tuple, list))
+    results = tuple(made) if several else (made,)
+    outs = _record(cls, ctx, args, edges, results)
+    return type(made)(outs) if type(made) in (tuple, list) else outs[0]
+
+
+def _is_setup_context_defined(function: Any) -> bool:
+    return function is not Function.setup_context
+
+
+def pack_saved(x: Tensor) -> Any:
+    from .graph import pack_saved as pack
+
+    return pack(x)
+
+
+def _physical(x: Any) -> Any:
+    return x._value if x._levels else x
+
+
+def _check_dirty(args: Any, dirty: set[int], results: tuple[Any, ...]) -> None:
+    if dirty - {id(x) for x in results}:
+        raise AutogradError(
+            "Some elements marked as dirty during the forward method were not returned as output. "
+            "The inputs that are modified inplace must all be outputs of the Function."
+        )
+    for a in args:
+        if isinstance(a, Tensor) and id(a) in dirty and type(a._node) is tape.Leaf:
+            raise AutogradError(
+                "a leaf Variable that requires grad has been used in an in-place operation."
+            )
 
 
 def _record(
@@ -136,6 +235,7 @@ def _record(
     """Give the results a node whose backward is the class's; return them."""
     constant = {id(x) for x in ctx._constant}
     dirty = {id(x) for x in ctx._dirty}
+    _check_dirty(args, dirty, results)
     given = {id(a) for a in args if isinstance(a, Tensor)}
     outs = []
     for x in results:
@@ -144,28 +244,33 @@ def _record(
                 x = _alone(x)  # an input handed through is another place in the graph
         outs.append(x)
     tensors = [x for x in outs if isinstance(x, Tensor)]
-    user = cls.backward if cls.backward is not Function.backward else cls.vjp
-    specs = [a._spec if isinstance(a, Tensor) else None for a in args]
-    call = functools.partial(_run_backward, cls.__name__, user, ctx, specs)
-    node = PythonNode(f"{cls.__name__}Backward", edges, tuple(x._spec for x in tensors), call)
+    places = [i for i, x in enumerate(outs) if isinstance(x, Tensor)]
+    call = _Backward(cls, ctx, args, len(outs), places, [x._levels for x in tensors])
+    specs = tuple(_physical(x)._spec for x in tensors)
+    node = PythonNode(f"{cls.__name__}Backward", edges, specs, call)
     ctx._node = weakref.ref(node)
-    places = {id(old): (i, new) for i, (old, new) in enumerate(zip(results, outs, strict=True))}
+    made = {id(results[at]): i for i, at in enumerate(places)}
     saved: list[Any] = []
     for x in ctx._to_save:
         if x is None:
             saved.append(None)
             continue
         edge: Any = tape.edge_of(x)
-        if id(x) in places and id(x) not in given:
-            edge = places[id(x)][0]
-        saved.append((x._save(), edge))
+        if id(x) in made and id(x) not in given:
+            edge = made[id(x)]
+        kept = pack_saved(x) if mode.saved is not None else None
+        if kept is not None:
+            node.hooks = {"saved": True}
+        saved.append((kept or _physical(x)._save(), edge, x._levels))
     node.saved["tensors"] = saved
-    node.versions = tuple((s[0][3], s[0][3].version) for s in saved if s is not None)
+    plain = [s[0][3] for s in saved if s is not None and type(s[0]) is tuple]
+    node.versions = tuple((storage, storage.version) for storage in plain)
     ctx._to_save = ()
-    for i, (x, old) in enumerate(zip(tensors, results, strict=False)):
+    for i, at in enumerate(places):
+        x, old = _physical(outs[at]), results[at]
         if x._spec.dtype.kind >= 2 and id(old) not in constant:
             x._node, x._index = node, i
-            x._generation += id(x) in dirty
+            x._generation += id(old) in dirty
     return outs
 
 
@@ -174,35 +279,117 @@ def _alone(x: Tensor) -> Tensor:
         return fn.detach(x)  # type: ignore[no-any-return]
 
 
-def _run_backward(
-    name: str, user: Any, ctx: FunctionCtx, specs: list[Any], gradients: list[Any]
-) -> Sequence[Any]:
-    node, count = ctx._node(), len(specs)
-    assert node is not None
-    tape.check_node(node)
-    if ctx._materialize:
-        some = next(g for g in gradients if g is not None)
-        gradients = [
-            fn.new_zeros(some, s.shape, dtype=s.dtype) if g is None else g
-            for g, s in zip(gradients, node.outs, strict=True)
+class _Backward:
+    """The user's backward, as the tape calls it: with a gradient for each tensor of the results."""
+
+    __slots__ = ("cls", "count", "ctx", "inputs", "levels", "places")
+
+    def __init__(
+        self, cls: type[Function], ctx: FunctionCtx, args: Any, count: int, places: list[int],
+        levels: list[Any],
+    ) -> None:  # fmt: skip
+        self.cls, self.ctx, self.count, self.places = cls, ctx, count, places
+        self.levels = levels  # of the results that are tensors
+        #: of each argument that is a tensor: its shape, dtype, device and levels
+        self.inputs = [(a._spec, a._levels) if isinstance(a, Tensor) else None for a in args]
+
+    def __call__(self, gradients_: list[Any]) -> Sequence[Any]:
+        node = self.ctx._node()
+        assert node is not None
+        if self.ctx._materialize:
+            some = next(g for g in gradients_ if g is not None)
+            gradients_ = [
+                fn.new_zeros(some, s.shape, dtype=s.dtype) if g is None else g
+                for g, s in zip(gradients_, node.outs, strict=True)
+            ]
+        given: list[Any] = [None] * self.count
+        hidden = any(self.levels)
+        for at, g, levels in zip(self.places, gradients_, self.levels, strict=True):
+            given[at] = _raised(g, levels) if levels and g is not None else g
+        found = self._run(given)
+        found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        count = len(self.inputs)
+        if len(found) > count and all(g is None for g in found[count:]):
+            found = found[:count]
+        if len(found) != count:
+            raise AutogradError(
+                f"function {node.label} returned an incorrect number of gradients (expected "
+                f"{count}, got {len(found)})"
+            )
+        return [
+            None if g is None or to is None else self._fitted(node, i, g, to, hidden)
+            for i, (g, to) in enumerate(zip(found, self.inputs, strict=True))
         ]
-    found = user(ctx, *gradients)
-    found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
-    if len(found) > count and all(g is None for g in found[count:]):
-        found = found[:count]
-    if len(found) != count:
-        raise AutogradError(
-            f"function {name}Backward returned an incorrect number of gradients (expected {count}, "
-            f"got {len(found)})"
-        )
-    return tuple([_in_dtype_of(g, spec) for g, spec in zip(found, specs, strict=True)])
+
+    def _run(self, given: list[Any]) -> Any:
+        cls = self.cls
+        forward = cls.jvp is not Function.jvp
+        own = cls.backward if cls.backward is not Function.backward else cls.vjp
+        if forward and (mode.forward or own in (Function.backward, Function.vjp)):
+            return self._transposed(given)
+        if own is cls.backward and cls.vjp is not Function.vjp:
+            raise AutogradError(
+                "Implementing both 'backward' and 'vjp' for a custom Function is not allowed. You "
+                "should only implement one of them."
+            )
+        return own(self.ctx, *given)
+
+    def _transposed(self, given: list[Any]) -> Any:
+        """Return what a backward would: the transpose of the user's jvp, which is linear."""
+        with no_grad():
+            zeros = [
+                None if to is None else fn.new_zeros(given[self.places[0]], to[0].shape,
+                                                     dtype=to[0].dtype)
+                for to in self.inputs
+            ]  # fmt: skip
+        for z in zeros:
+            if z is not None:
+                z._node = tape.Leaf(weakref.ref(z))
+        before, mode.grad = mode.grad, True
+        try:
+            made = self.cls.jvp(self.ctx, *zeros)
+            made = made if isinstance(made, (tuple, list)) else (made,)
+            pairs = [(m, g) for m, g in zip(made, given, strict=False)
+                     if isinstance(m, Tensor) and m.requires_grad and g is not None]  # fmt: skip
+            leaves = [z for z in zeros if z is not None]
+            found: list[Any] = [None] * len(leaves)
+            if pairs:
+                found = gradients([m for m, _ in pairs], leaves, [g for _, g in pairs], True, True)
+        finally:
+            mode.grad = before
+        rest = iter(found)
+        return tuple(None if z is None else next(rest) for z in zeros)
+
+    def _fitted(self, node: PythonNode, at: int, g: Any, to: Any, hidden: bool) -> Any:
+        """Return a gradient as the tape wants it: without levels, in the input's shape."""
+        spec, levels = to
+        if not isinstance(g, Tensor):
+            raise AutogradError(f"expected Variable or None (got {type(g).__name__})")
+        if hidden or levels:
+            from .._batching.tensor import lower
+
+            own = {level for of in self.levels for level in of}
+            extra = tuple(x for x in g._levels if x in own and x not in levels)
+            if extra:  # the input is one for all samples: their gradients are summed
+                g = fn.sum(lower(g, extra), list(range(len(extra))))
+            if not levels:
+                return g
+            return lower(g, levels)
+        if g._spec.shape != spec.shape:
+            try:
+                return tape.fit(g, spec)
+            except (ShapeError, AutogradError):
+                raise ShapeError(
+                    f"Function {node.label} returned an invalid gradient at index {at} - got "
+                    f"{list(g.shape)} but expected shape compatible with {list(spec.shape)}"
+                ) from None
+        return g if g._spec.dtype is spec.dtype else tape.fit(g, spec)
 
 
-def _in_dtype_of(gradient: Any, spec: Any) -> Any:
-    """Return a user's gradient in the dtype of its input, as after a backward in half precision."""
-    if gradient is None or spec is None or gradient._spec.dtype is spec.dtype:
-        return gradient
-    return tape.fit(gradient, spec.with_(shape=gradient._spec.shape))
+def _raised(g: Any, levels: Any) -> Any:
+    from .._batching.tensor import raise_
+
+    return raise_(g, levels)
 
 
 def once_differentiable(function: Any) -> Any:
@@ -234,3 +421,25 @@ def _not_twice(gradient: Tensor, edges: tuple[Any, ...]) -> Tensor:
     out = _alone(gradient)
     out._node, out._index = PythonNode("DelayedError", edges, (out._spec,), refuse), 0
     return out
+
+
+class InplaceFunction(Function):
+    """Kept for old programs; a Function says `mark_dirty` itself."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+
+class NestedIOFunction(Function):
+    """Functions over nested containers are not supported; flatten the arguments yourself."""
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            "NestedIOFunction is not supported: torch deprecates it; write a Function over flat "
+            "arguments"
+        )
+
+
+BackwardCFunction = FunctionCtx

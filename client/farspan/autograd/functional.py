@@ -8,7 +8,7 @@ from .._autograd import grad
 from .._grad_mode import enable_grad
 from .._tensor import Tensor
 from ..core.call import fn
-from ..core.errors import AutogradError, ShapeError
+from ..core.errors import ArgumentError, AutogradError, ShapeError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ def _prepared(inputs: Any, create_graph: bool) -> tuple[bool, tuple[Tensor, ...]
     """Return whether there were several inputs, and fresh tensors that require grad."""
     several = isinstance(inputs, (tuple, list))
     given = tuple(inputs) if several else (inputs,)
+    _check_tensors(given, several, "inputs given")
     if create_graph:
         return several, tuple(fn.view(x, x._spec.shape) if x.requires_grad else
                               fn.detach(x).requires_grad_() for x in given)  # fmt: skip
@@ -27,7 +28,19 @@ def _prepared(inputs: Any, create_graph: bool) -> tuple[bool, tuple[Tensor, ...]
 def _called(func: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[bool, tuple[Any, ...]]:
     made = func(*inputs)
     several = isinstance(made, (tuple, list))
-    return several, tuple(made) if several else (made,)
+    found = tuple(made) if several else (made,)
+    _check_tensors(found, several, "outputs of the user-provided function")
+    return several, found
+
+
+def _check_tensors(given: tuple[Any, ...], several: bool, name: str) -> None:
+    for i, x in enumerate(given):
+        if not isinstance(x, Tensor):
+            where = f"value at index {i}" if several else f"given {name}"
+            raise ArgumentError(
+                f"The {name} must be either a Tensor or a tuple of Tensors but the {where} has type"
+                f" {type(x)}."
+            )
 
 
 def _vector(v: Any, like: tuple[Tensor, ...], what: str) -> tuple[Tensor, ...]:
@@ -108,14 +121,91 @@ def jacobian(
     """Return the derivatives of every output element by every input element.
 
     Shape: output.shape + input.shape; nested tuples for several outputs and inputs. One backward
-    pass an output element; `vectorize` and `strategy` change nothing.
+    pass an output element; with `vectorize` one batched pass for all, or with the strategy
+    "forward-mode" one for all input elements.
     """
+    _check_strategy(strategy, create_graph, strict, vectorize)
+    if strategy == "forward-mode":
+        return _by_columns(func, inputs)
     with enable_grad():
         many, xs = _prepared(inputs, create_graph)
         several, outputs = _called(func, xs)
-        rows = tuple(_rows(out, xs, create_graph, strict) for out in outputs)
+        if strict:
+            _check_outputs(outputs)
+        rows_of = _rows_at_once if vectorize else _rows
+        rows = tuple(rows_of(out, xs, create_graph, strict) for out in outputs)
     blocks = tuple(_result(row, many, create_graph) for row in rows)
     return blocks if several else blocks[0]
+
+
+def _check_strategy(strategy: str, create_graph: bool, strict: bool, vectorize: bool) -> None:
+    name = "torch.autograd.functional.jacobian"
+    assert strategy in ("forward-mode", "reverse-mode"), (
+        'Expected strategy to be either "forward-mode" or "reverse-mode". Hint: If your function '
+        'has more outputs than inputs, "forward-mode" tends to be more performant. Otherwise, '
+        'prefer to use "reverse-mode".'
+    )
+    if strategy == "forward-mode":
+        if create_graph:
+            raise UnsupportedError(
+                f'{name}: `create_graph=True` and `strategy="forward-mode"` are not supported '
+                "together (yet). Please either set `create_graph=False` or "
+                '`strategy="reverse-mode"`.'
+            )
+        if strict:
+            raise AutogradError(
+                f'{name}: `strict=True` and `strategy="forward-mode"` are not supported together '
+                '(yet). Please either set `strict=False` or `strategy="reverse-mode"`.'
+            )
+        if not vectorize:
+            raise UnsupportedError(
+                "Computing Jacobian using forward-AD or forward-over-reverse Hessian is only "
+                "implemented for `vectorize=True`."
+            )
+    elif strict and vectorize:
+        raise AutogradError(
+            f"{name}: `strict=True` and `vectorized=True` are not supported together. Please either"
+            " set `strict=False` or `vectorize=False`."
+        )
+
+
+def _check_outputs(outputs: tuple[Any, ...]) -> None:
+    for i, out in enumerate(outputs):
+        if not out.requires_grad:
+            raise AutogradError(
+                f"Output {i} of the user-provided function does not require gradients. The outputs "
+                "must be computed in a differentiable manner from the input when running in strict "
+                "mode."
+            )
+
+
+def _by_columns(func: Callable[..., Any], inputs: Any) -> Any:
+    """Return the Jacobian by one batched pass for all elements of the inputs."""
+    from ..func import jacfwd
+
+    many = isinstance(inputs, (tuple, list))
+    xs = tuple(fn.detach(x) for x in (inputs if many else (inputs,)))
+    made = jacfwd(func, tuple(range(len(xs))))(*xs)
+    if isinstance(made, tuple) and made and isinstance(made[0], tuple):
+        return made if many else tuple(row[0] for row in made)
+    return made if many else made[0]
+
+
+def _rows_at_once(
+    out: Tensor, xs: tuple[Tensor, ...], create_graph: bool, strict: bool
+) -> tuple[Tensor, ...]:
+    """Return d out / d x for each x, all rows in one batched pass."""
+    n = out.numel()
+    found: Any = [None] * len(xs)
+    if n and out.requires_grad:
+        basis = fn.reshape(fn.eye(n, dtype=out.dtype, device=out.device), (n, *out.shape))
+        found = grad(out, xs, basis, retain_graph=True, create_graph=create_graph,
+                     allow_unused=True, is_grads_batched=True)  # fmt: skip
+    return tuple(
+        fn.new_zeros(x, (*out.shape, *x.shape)) if g is None
+        else fn.reshape(g, (*out.shape, *x.shape))
+        for g, x in zip(found, xs, strict=True)
+    )  # fmt: skip
 
 
 def _rows(
@@ -151,13 +241,16 @@ def hessian(
 ) -> Any:
     """Return the second derivatives of a function of one number."""
     several = isinstance(inputs, (tuple, list))
+    assert outer_jacobian_strategy in ("forward-mode", "reverse-mode"), (
+        'Expected strategy to be either "forward-mode" or "reverse-mode".'
+    )
 
     def gradient(*xs: Tensor) -> Any:
         out = _one_number(_called(func, xs)[1])
         found = _gradients((out,), xs, (None,), True, strict)
         return found if several else found[0]
 
-    return jacobian(gradient, inputs, create_graph, strict)
+    return jacobian(gradient, inputs, create_graph, strict, vectorize, outer_jacobian_strategy)
 
 
 def vhp(

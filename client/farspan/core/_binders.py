@@ -2603,6 +2603,16 @@ def _rrelu_with_noise(self, lower, upper, *, generator=None):
     return (self,), s, tuple(n)
 
 
+def _total_norm(self, ord):
+    n = []
+    s = (len(self), c.scalar(ord, None, n),)
+    return (*self,), s, tuple(n)
+
+
+def _scale_(self, factor):
+    return (*self, factor,), (len(self),), ()
+
+
 def _adadelta_step_(self, grads, square_avgs, acc_deltas, state_steps, *, lr, rho, eps, weight_decay, maximize, rate=None, found_inf=None):
     n = []
     s = (len(self), len(grads), len(square_avgs), len(acc_deltas), len(state_steps), c.number(lr, None, n), c.number(rho, None, n), c.number(eps, None, n), c.number(weight_decay, None, n), c.boolean(maximize), rate is not None, found_inf is not None,)
@@ -2677,13 +2687,3 @@ def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, sca
     n = []
     s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
     return (self, growth_tracker, found_inf,), s, tuple(n)
-
-
-def _total_norm(self, ord):
-    n = []
-    s = (len(self), c.scalar(ord, None, n),)
-    return (*self,), s, tuple(n)
-
-
-def _scale_(self, factor):
-    return (*self, factor,), (len(self),), ()

@@ -149,7 +149,7 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     assert op.body is not None
     if form == INPLACE:
         # What the body saves for backward must not be what is then written over.
-        source = fn.clone(args[0]) if args[0].requires_grad else args[0]
+        source = fn.clone(args[0]) if getattr(args[0], "requires_grad", False) else args[0]
         return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
     if _casting is None or out is not None:
         result = op.body(*args, **kwargs)

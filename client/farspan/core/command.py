@@ -16,10 +16,13 @@ GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as
 PUT: Final = 2  # ids: (out,)           static: (dtype code, shape, payload index | -1, transfer)
 BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; static: (roots, keep)
 #              Without pairs and `keep` it lets go of what the tape saved on the way to the roots.
+#              keep: 1 to let the saved values be; plus CHECK_NAN to fail at a gradient with NaN.
 DEFINE: Final = 4  # reserved for programs
 CALL: Final = 5  # reserved for programs
 LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
 FIRST_OPCODE: Final = 16
+
+CHECK_NAN: Final = 2
 
 GET_BYTES: Final = 0  # answer the client with the bytes
 GET_SPEC: Final = 1  # answer the client with dtype and shape only
@@ -104,6 +107,7 @@ class ErrorInfo:
     kind: str  # a name in errors.BY_NAME
     message: str
     command: int  # number of the command that failed first
+    forward: int = -1  # of a Backward: number of the command whose derivative failed
 
 
 @dataclass(slots=True, frozen=True)

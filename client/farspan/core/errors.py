@@ -34,6 +34,8 @@ class FarspanError(Exception):
 
     #: Where the failing command was issued, as ``file:line in function``; set when known.
     site: str | None = None
+    #: Of an error in a backward pass: the number of the command whose derivative failed, or -1.
+    forward: int = -1
 
 
 class ProgramError(FarspanError):

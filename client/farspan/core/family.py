@@ -138,6 +138,12 @@ def refuse(name: str, dtype: DType, kinds: str) -> None:
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
+def only(name: str, dtype: DType, names: str) -> None:
+    """Raise unless torch has a kernel of this name for the dtype: one of `names`."""
+    if dtype.name not in names.split():
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
+
+
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:
     """Return what is left of a shape after a reduction."""
     if keepdim:

@@ -61,7 +61,7 @@ class Node:
     scalars: tuple[Any, ...]
     specs: tuple[Spec, ...]  # of the inputs
     outs: tuple[Spec, ...]  # of the outputs
-    number: int  # of the command, in the engine
+    number: int  # of the command that it records
 
     def __init__(self, op: Op | None, edges: tuple[tuple[Node, int] | None, ...] = ()) -> None:
         self.op = op
@@ -72,6 +72,7 @@ class Node:
         self.hooks: dict[int, list[Any]] | None = None  # of an output; the client's only
         self.freed = False
         self.site: Any = None
+        self.number = -1
 
 
 class Leaf(Node):
@@ -286,14 +287,14 @@ def walk(
     unpack: Callable[[Node, str, Any], Any],
     *,
     keep: bool,
-    through: Callable[[Node, int, Any], Any] | None = None,
+    watch: Watch | None = None,
 ) -> dict[Edge, Any]:
     """Return the gradients of the wanted edges, given those of the roots.
 
     Nodes run from the latest recorded to the earliest, so contributions to one gradient are added
     in the order of their consumers, whatever the timing. `unpack` turns saved data into values;
-    `through`, if given, may replace a complete gradient of an output (hooks). Without `keep` the
-    saved values of the nodes that ran are let go.
+    `watch`, if given, sees every node and may replace gradients (hooks). Without `keep` the saved
+    values of the nodes that ran are let go.
     """
     wanted = set(wanted)
     needed = needed_nodes([edge for edge, _ in roots], wanted)
@@ -320,24 +321,55 @@ def walk(
         gradients = pending.pop(node)
         for i, g in enumerate(gradients):
             if g is not None:
-                if through is not None:
-                    g = gradients[i] = through(node, i, g)
+                if watch is not None:
+                    g = gradients[i] = watch.arrived(node, i, g)
                 if (node, i) in wanted:
                     results[node, i] = g
         if node in needed:
-            for edge, gradient in backward_of(node, gradients, unpack):
+            if watch is None:
+                pairs = backward_of(node, gradients, unpack)
+            else:
+                pairs = watch.run(node, gradients, unpack)
+            for edge, gradient in pairs:
                 send(edge, gradient)
             if not keep:
                 release(node)
     return results
 
 
+class Watch:
+    """Sees a pass go by. What is not overridden changes nothing."""
+
+    def arrived(self, node: Node, index: int, gradient: Any) -> Any:
+        """Return the complete gradient of an output, or what takes its place."""
+        return gradient
+
+    def run(self, node: Node, gradients: list[Any], unpack: Any) -> Iterable[tuple[Edge, Any]]:
+        """Run the node's formulas."""
+        return backward_of(node, gradients, unpack)
+
+
+def first_bad(node: Node, pairs: Iterable[tuple[Edge, Any]], bad: Callable[[Any], bool]) -> int:
+    """Return which input's gradient is bad, -1 if none is."""
+    used: set[int] = set()
+    for edge, gradient in pairs:
+        at = next(i for i, e in enumerate(node.edges) if e == edge and i not in used)
+        used.add(at)
+        if bad(gradient):
+            return at
+    return -1
+
+
 def release(node: Node) -> None:
     """Let go of the node's saved values; a second backward through it is an error."""
-    if node.saved:
+    if node.saved or (node.op is not None and node.op.name in _KEEP_NUMBERS):
         node.saved = {}
         node.versions = ()
         node.freed = True
+
+
+#: torch makes a tensor of a number here, and saves it.
+_KEEP_NUMBERS = frozenset({"mul.Scalar", "div.Scalar", "div.Scalar_mode"})
 
 
 def let_go(roots: Iterable[Edge]) -> None:

@@ -16,7 +16,7 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.

@@ -84,6 +84,8 @@ def _put_error(out: Any, error: ErrorInfo) -> None:
     # A message quotes what the user passed, so it may be any length; its beginning says most.
     out.message = data[: limits.STRING_BYTES_MAX].decode("utf-8", "ignore")
     out.command = error.command
+    if error.forward >= 0:
+        out.forward = error.forward
     out.SetInParent()
 
 
@@ -112,4 +114,5 @@ def _event(event: Any) -> Event:
 def _error(error: Any) -> ErrorInfo:
     at_most("kind bytes", len(error.kind), 64)
     at_most("message bytes", len(error.message), limits.STRING_BYTES_MAX)
-    return ErrorInfo(error.kind, error.message, error.command)
+    forward = error.forward if error.HasField("forward") else -1
+    return ErrorInfo(error.kind, error.message, error.command, forward)

@@ -182,7 +182,7 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     elif opcode == GET:
         ok = are_ints(static, 3) and 0 <= static[1] <= GET_MEMORY_ANEW
         about_all = ok and static[1] in (GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW)
-        ok = ok and (ids == 0 and about_all or ids == 1 and static[1] < GET_MEMORY)
+        ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))
     elif opcode == PUT:
         ok = ids == 1 and len(static) == 4 and are_ints((static[0], *static[2:]), 3)
         ok = ok and -1 <= static[2] < payloads and static[3] >= 0

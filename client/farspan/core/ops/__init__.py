@@ -52,9 +52,6 @@ from . import ctc
 from . import margin
 from . import layers
 from . import aliases
-from . import steps
-from . import matrix_steps
-from . import amp
 from . import clip
 from . import steps
 from . import matrix_steps

@@ -264,6 +264,11 @@ def _renorm_meta(self: Spec, indices: Spec, max_norm: float, norm_type: float) -
             "Expected tensor for argument #2 'indices' to have one of the following scalar types: "
             f"Long, Int; but got {_c_name(indices)} instead"
         )
+    if self.dtype.kind < 2:
+        raise DTypeError(
+            "norm(): input dtype should be either floating point or complex. Got "
+            f"{self.dtype.name} instead."
+        )
     return self.packed
 
 

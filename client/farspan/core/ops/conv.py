@@ -123,11 +123,24 @@ def _transposed_sizes(
 
 
 def _channels_last(spec: Spec) -> bool:
-    """Return whether a batch of images is stored with its channels innermost."""
-    if spec.ndim != 4 or spec.shape[1] == 1 or spec.contiguous:
+    """Return whether a batch of images is stored with its channels innermost.
+
+    Of volumes torch keeps that only for the types that oneDNN convolves.
+    """
+    if spec.ndim not in (4, 5) or spec.shape[1] == 1 or spec.contiguous:
         return False
-    _, c, h, w = spec.shape
-    return spec.stride == (h * w * c, 1, w * c, c)
+    if spec.ndim == 5 and spec.dtype.name not in ("float32", "bfloat16", "complex64"):
+        return False
+    return spec.stride == _innermost(spec.shape)
+
+
+def _innermost(shape: Ints) -> Ints:
+    """Return the strides of (N, C, *) with the channels innermost."""
+    stride, step = [0] * len(shape), 1
+    for d in (1, *range(len(shape) - 1, 1, -1), 0):
+        stride[d] = step
+        step *= max(shape[d], 1)
+    return tuple(stride)
 
 
 def _conv_meta(
@@ -153,10 +166,8 @@ def _conv_meta(
         channels = weight.shape[0]
     device = common_device([s for s in (input, weight, bias) if s is not None])
     shape = (input.shape[0], channels, *spatial)
-    stride_ = None
-    if _channels_last(input) or _channels_last(weight):
-        h, w = spatial
-        stride_ = (h * w * channels, 1, w * channels, channels)
+    last = _channels_last(input) or _channels_last(weight)
+    stride_ = _innermost(shape) if last else None
     return Spec.make(shape, input.dtype, device, stride_)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..call import fn
 from ..dtype import CPU, int64
 from ..errors import DTypeError, ParameterError, ShapeError
-from ..family import composite, creation, no_derivative, structured
+from ..family import composite, creation, no_derivative, only, structured
 from ..spec import Spec
 from .loss import MEAN, reduced
 
@@ -29,8 +29,7 @@ def _check(
     """Raise, in torch's words, what shapes and types tell to be wrong."""
     if log_probs.ndim != 3:
         raise ShapeError(f"log_probs must be (T, N, C), but got {list(log_probs.shape)}")
-    if log_probs.dtype.name not in ("float32", "float64"):
-        raise DTypeError(f'"ctc_loss_cpu" not implemented for {log_probs.dtype.name!r}')
+    only("ctc_loss_cpu", log_probs.dtype, "float32 float64")
     _, batch, labels = log_probs.shape
     if not log_probs.numel:
         raise ShapeError("log_probs tensor must not be empty")
@@ -255,10 +254,9 @@ def ctc_loss_int_list(
     reduction: int = MEAN, zero_infinity: bool = False,
 ) -> Any:  # fmt: skip
     device = log_probs._spec.device
-    inputs, wanted = (
-        fn._integers(tuple(x), device=device) for x in (input_lengths, target_lengths)
-    )
-    return _reduced(log_probs, targets, inputs, wanted, blank, reduction, zero_infinity)
+    inputs = fn._integers(tuple(input_lengths), device=device)
+    labels = fn._integers(tuple(target_lengths), device=device)
+    return _reduced(log_probs, targets, inputs, labels, blank, reduction, zero_infinity)
 
 
 @composite(

@@ -17,6 +17,7 @@ from ..call import fn
 from ..errors import DTypeError, ParameterError, ShapeError
 from ..family import composite, no_derivative, refuse, structured
 from ..spec import Spec
+from .index import add_rows
 
 Ints = tuple[int, ...]
 BILINEAR, NEAREST, BICUBIC = 0, 1, 2
@@ -176,8 +177,8 @@ class _Sampling:
 
     def add(self, total: Any, index: Any, values: Any) -> None:
         """Add values (batch, places, channels) to images (batch * elements, channels)."""
-        at = (self.row * math.prod(self.sizes) + index).reshape(-1)
-        self.xp.add.at(total, at, values.reshape(-1, total.shape[-1]))
+        at = self.row * math.prod(self.sizes) + index
+        add_rows(self.xp, total, at, values)
 
 
 def _grid_kernel(

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import DTypeError, ParameterError, ShapeError
+from ..errors import ParameterError, ShapeError, UnsupportedError
 from ..family import common_device, common_dtype, composite, structured
 from ..spec import Spec, broadcast_shapes, pointwise_stride
 
@@ -51,7 +51,7 @@ def _elements(name: str, *args: Any) -> Spec:
     specs = [a for a in args if isinstance(a, Spec)]
     dtype = _common(*specs)
     if dtype.kind != 2:
-        raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
     shape = broadcast_shapes(*[s.shape for s in specs])
     return Spec.make(shape, dtype, common_device(specs), pointwise_stride(shape, specs))
 

@@ -13,8 +13,9 @@ from typing import Any
 from ..call import fn
 from ..dtype import int64
 from ..errors import DTypeError, ParameterError, ShapeError
-from ..family import composite, no_derivative, refuse, structured
+from ..family import composite, no_derivative, only, structured
 from ..spec import Spec
+from .index import add_rows
 from .loss import MEAN, NONE, reduced_spec
 
 
@@ -38,7 +39,7 @@ def _multi_spec(self: Spec, target: Spec, p: Any, weight: Spec | None) -> Spec:
         raise ShapeError(
             f"inconsistent weight size, expected {classes} but got {list(weight.shape)}"
         )
-    refuse("multi_margin_loss", self.dtype, "bic")
+    only("multi_margin_loss_cpu_kernel", self.dtype, "float32 float64")
     if target.dtype is not int64:
         raise DTypeError(f"expected scalar type Long but found {target.dtype.name.title()}")
     return self.with_(shape=target.shape)
@@ -116,7 +117,7 @@ def _several_spec(self: Spec, target: Spec) -> Spec:
         raise ShapeError(
             f"inconsistent target size: {list(target.shape)} for input of size: {list(self.shape)}"
         )
-    refuse("multilabel_margin_loss_forward_out_frame", self.dtype, "bic")
+    only("multilabel_margin_loss_forward_out_frame", self.dtype, "float32 float64")
     if target.dtype is not int64:
         raise DTypeError(f"expected scalar type Long but found {target.dtype.name.title()}")
     return self.with_(shape=self.shape[:1] if self.ndim == 2 else ())
@@ -197,7 +198,7 @@ def multilabel_margin_loss(self: Any, target: Any, reduction: int = MEAN) -> Any
 def _pdist_meta(self: Spec, p: float) -> Spec:
     if self.ndim != 2:
         raise ShapeError(f"pdist only supports 2D tensors, got: {self.ndim}D")
-    refuse("pdist", self.dtype, "bic")
+    only("pdist", self.dtype, "float32 float64")
     if p < 0:
         raise ParameterError("pdist only supports non-negative p values")
     n = self.shape[0]
@@ -234,8 +235,8 @@ def _pdist_backward_kernel(xp: Any, grad: Any, self: Any, p: float, pdist: Any) 
         share = xp.sign(apart) * (ratio if p == 2 else xp.where(ratio == 0, 0, ratio) ** (p - 1))
         share = xp.where(apart == 0, 0, share)
     share = xp.where(some, share, 0) * grad[:, None]
-    xp.add.at(out, first, share)
-    xp.subtract.at(out, second, share)
+    add_rows(xp, out, first, share)
+    add_rows(xp, out, second, -share)
     return out
 
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import int64, uint8
-from ..errors import BadValueError, DTypeError, ParameterError, ShapeError, ValueRangeError
+from ..errors import (
+    BadValueError,
+    DTypeError,
+    ParameterError,
+    ShapeError,
+    UnsupportedError,
+    ValueRangeError,
+)
 from ..family import common_device, composite, structured
 from ..spec import Spec
 from .loss import MEAN, NONE, reduced, reduced_spec
@@ -22,7 +29,7 @@ def _check(self: Spec, target: Spec, weight: Spec | None) -> None:
     if target.dtype not in (int64, uint8):
         raise DTypeError(f"expected target dtype to be Long or Byte, but got {target.dtype.name}")
     if self.dtype.kind != 2:
-        raise DTypeError(f'"nll_loss_out_frame" not implemented for {self.dtype.name!r}')
+        raise UnsupportedError(f'"nll_loss_out_frame" not implemented for {self.dtype.name!r}')
     classes = self.shape[0] if self.ndim == 1 else self.shape[1]
     if weight is not None:
         if weight.shape != (classes,):

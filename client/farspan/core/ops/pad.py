@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..errors import ShapeError, UnsupportedError
-from ..family import composite, structured
+from ..family import composite, refuse, structured
 from ..spec import Spec
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _constant_pad_meta(self: Spec, pad: Sequence[int], value: Any) -> Spec:
                 f"negative output size, which is invalid. Check dimension {i} of your input."
             )
         shape.append(n + before + after)
-    return self.with_(shape=tuple(shape))
+    return self.as_images(tuple(shape))
 
 
 def _constant_pad(xp: Any, self: Any, pad: Any, value: Any) -> Any:
@@ -109,7 +109,9 @@ def _border_meta(mode: str, dims: int) -> Any:
                 raise ShapeError(
                     f"input (size: {n}) is too small. Calculated output size: {shape[dim]} ({name})"
                 )
-        return self.with_(shape=tuple(shape))
+        refuse(name, self.dtype, "b")
+        found = tuple(shape)
+        return self.as_images(found) if dims > 1 else self.with_(shape=found)
 
     return meta
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..errors import ParameterError, ShapeError
-from ..family import composite, refuse, structured
+from ..family import composite, only, refuse, structured
 from ..spec import Spec
 from .pool import check_1d, one
 from .pool_windows import (
@@ -101,11 +101,13 @@ def _declare_fixed(n: int) -> None:
         if divisor == 0:
             raise ParameterError("divisor must be not zero")
         kernel = ints(kernel_size, n, "kernel_size")
-        refuse(f"{name}_out_frame", self.dtype, "bc")
-        return pooled_spec(
+        found = pooled_spec(
             name, self, kernel, steps_of(kernel, stride, n), ints(padding, n, "padding"),
             (1,) * n, ceil_mode,
         )  # fmt: skip
+        halves = " float16 bfloat16" if n == 2 else ""
+        only(name if n == 2 else f"{name}_out_frame", self.dtype, "float32 float64 int64" + halves)
+        return found if n == 2 else found.contiguous_
 
     def grad(
         g: Any, self: Any, kernel_size: Ints, stride: Ints, padding: Ints, ceil_mode: bool,
@@ -184,7 +186,8 @@ def adaptive_spec(name: str, self: Spec, output_size: Ints, n: int) -> Spec:
             f"{list(output_size)}"
         )
     refuse(name, self.dtype, "bic")
-    return self.as_images((*self.shape[:-n], *output_size))
+    shape = (*self.shape[:-n], *output_size)
+    return self.as_images(shape) if n == 2 else self.with_(shape=shape)
 
 
 def spans(n: int, m: int) -> list[tuple[int, int]]:

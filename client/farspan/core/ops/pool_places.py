@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..call import fn
 from ..dtype import int64
 from ..errors import DTypeError, ParameterError, ShapeError
-from ..family import composite, refuse, structured
+from ..family import composite, only, refuse, structured
 from ..spec import Spec
 from .pool import check_1d, one
 from .pool_mean import adaptive_spec, spans
@@ -131,8 +131,8 @@ def _fractional_kernel(
     row = xp.arange(planes).reshape(planes, *[1] * n)
     for place in itertools.product(*[range(k) for k in kernel_size]):
         offset = 0
-        for a, m in zip(place, size, strict=True):
-            offset = offset * m + a
+        for p, m in zip(place, size, strict=True):
+            offset = offset * m + p
         index = base + offset
         value = flat[row, index]
         if best is None:
@@ -231,6 +231,7 @@ def _unpool_meta(self: Spec, indices: Spec, output_size: Sequence[int]) -> Spec:
             f"max_unpooling{n}d(): Expected input to have non-zero size for non-batch dimensions, "
             f"but got {list(self.shape)}"
         )
+    only(f"max_unpool{n}d", self.dtype, "float32 float64 float16 bfloat16")
     return self.as_images((*self.shape[:-n], *output_size))
 
 

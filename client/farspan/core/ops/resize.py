@@ -16,7 +16,7 @@ import numpy as np
 
 from ..call import fn
 from ..errors import ParameterError, ShapeError
-from ..family import mentioning, refuse, structured
+from ..family import mentioning, only, refuse, structured
 from ..spec import Spec
 
 Ints = tuple[int, ...]
@@ -237,6 +237,8 @@ def _meta(name: str, n: int, refused: str) -> Callable[..., Spec]:
         refuse(name, self.dtype, refused)
         if self.dtype.kind == 1 and self.dtype.name != "uint8":
             refuse(name, self.dtype, "i")
+        if name.endswith("_aa"):
+            only("compute_index_ranges_weights", self.dtype, "float32 float64 uint8")
         if self.ndim != n + 2:
             raise ShapeError(f"{name}: expected {n + 2}D input, got {self.ndim}D")
         if n == 1:

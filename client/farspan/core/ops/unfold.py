@@ -10,7 +10,7 @@ from typing import Any
 
 from ..call import fn
 from ..errors import ParameterError, ShapeError
-from ..family import structured
+from ..family import refuse, structured
 from ..spec import Spec
 
 Ints = tuple[int, ...]
@@ -48,6 +48,7 @@ def _unfold_meta(
         )
     counts = _blocks(self.shape[-2:], kernel_size, dilation, padding, stride)
     shape = (*self.shape[:-3], self.shape[-3] * math.prod(kernel_size), math.prod(counts))
+    refuse("im2col_out_cpu", self.dtype, "i")
     return self.with_(shape=shape, stride=None)
 
 
@@ -111,6 +112,7 @@ def _fold_meta(
             f"the calculated number of sliding blocks {counts[0]} * {counts[1]} = "
             f"{math.prod(counts)}, but got input.size(2)={self.shape[-1]}."
         )
+    refuse("col2im_out_cpu", self.dtype, "i")
     shape = (*self.shape[:-2], self.shape[-2] // area, *output_size)
     return self.with_(shape=shape, stride=None)
 
