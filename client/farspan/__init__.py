@@ -123,6 +123,7 @@ __version__ = _TorchVersion("2.13.0+farspan")
 
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     "autocast": "amp",
     "compile": "_compile",

@@ -96,6 +96,18 @@ def nonzero(input: Tensor, *, as_tuple: bool = False, out: Tensor | None = None)
     return out
 
 
+def as_strided_(
+    input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """Make the tensor a window on its storage. Returns it."""
+    return input.as_strided_(size, stride, storage_offset)
+
+
+def detach_(input: Tensor) -> Tensor:
+    """Make the tensor a leaf without a history. Returns it."""
+    return input.detach_()
+
+
 def _several(values: Any, wants: tuple[bool, bool], rest: tuple[Any, Any]) -> Any:
     asked = [r for want, r in zip(wants, rest, strict=True) if want]
     return (values, *asked) if asked else values
