@@ -23,8 +23,8 @@ OPERATORS = tuple(
     for name in (
         "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv "
         "mod rmod pow rpow ipow matmul rmatmul neg pos abs invert and rand iand or ror ior xor "
-        "rxor ixor lshift rshift eq ne lt le gt ge getitem setitem len iter contains bool int float "
-        "complex index repr format hash array deepcopy reduce_ex dlpack dlpack_device dir"
+        "rxor ixor lshift rshift eq ne lt le gt ge getitem setitem len iter contains bool int "
+        "float complex index repr format hash array deepcopy reduce_ex dlpack dlpack_device dir"
     ).split()
 )  # fmt: skip
 

@@ -18,10 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import farspan
 import pytest
+import torch
 from api_names import NAMESPACES, full, public_names, resolve
+from farspan.core.call import Function
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
+#: Where what notes a call seems to stand: inside of farspan, which looks for its user's line.
+SEEMS = str(Path(farspan.__file__).parent / "_noted.py")
+#: What may be replaced by a function; other callable objects have attributes, and are watched.
+CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, Function)
 
 
 class Recorder:
@@ -32,12 +39,11 @@ class Recorder:
         self.proven: set[str] = set()
         self.called: set[str] = set()
         self.watched: dict[str, dict[str, str]] = {}
+        self.classes: dict[Any, list[str]] = {}
+        self.begun: set[type] = set()
         self.between: set[types.CodeType] = set()  # of metaclasses, which construct for others
 
     def pytest_sessionstart(self) -> None:
-        import farspan
-        import torch
-
         for space in NAMESPACES:
             home = resolve(farspan, space)
             for name in public_names(torch, space):
@@ -63,7 +69,7 @@ class Recorder:
         One object may have several names, each noting; the caller is beyond all that note.
         """
         frame = sys._getframe(2)
-        while frame.f_code.co_filename == __file__ or frame.f_code in self.between:
+        while frame.f_code.co_filename in (SEEMS, __file__) or frame.f_code in self.between:
             assert frame.f_back is not None
             frame = frame.f_back
         if frame.f_code.co_filename.startswith(TESTS) and self.compares(frame):
@@ -88,7 +94,7 @@ class Recorder:
             made = property(self.noting(value.fget, known_as), value.fset, value.fdel)
         elif isinstance(value, (staticmethod, classmethod)):
             made = type(value)(self.noting(value.__func__, known_as))
-        elif callable(value):
+        elif isinstance(value, CALLED):
             made = self.noting(value, known_as)
         else:
             self.watch(home, name, known_as)
@@ -101,21 +107,35 @@ class Recorder:
             self.note(name)
             return function(*args, **kwargs)
 
+        noted.__code__ = noted.__code__.replace(co_filename=SEEMS)
         return noted
 
     def wrap_class(self, cls: Any, name: str) -> bool:
         """Note each construction; False if the class makes its objects in another way."""
-        begin = cls.__init__
-        if not isinstance(begin, types.FunctionType) or issubclass(cls, BaseException):
+        home = next(c for c in cls.__mro__ if "__init__" in vars(c))
+        if not isinstance(home.__init__, types.FunctionType) or issubclass(cls, BaseException):
             return False
-        try:
-            cls.__init__ = self.noting(begin, name)
-        except TypeError:
-            return False
+        self.classes.setdefault(cls, []).append(name)
+        if home not in self.begun:
+            self.begun.add(home)
+            home.__init__ = self.beginning(home.__init__)
         construct = type(cls).__call__
         if isinstance(construct, types.FunctionType):
             self.between.add(construct.__code__)
         return True
+
+    def beginning(self, begin: Any) -> Any:
+        """Return an `__init__` that notes the object's class, or the nearest above with a name."""
+
+        @functools.wraps(begin)
+        def begun(this: Any, *args: Any, **kwargs: Any) -> None:
+            nearest = next((c for c in type(this).__mro__ if c in self.classes), None)
+            for name in self.classes.get(nearest, ()):
+                self.note(name)
+            begin(this, *args, **kwargs)
+
+        begun.__code__ = begun.__code__.replace(co_filename=SEEMS)
+        return begun
 
     def watch(self, home: Any, name: str, known_as: str) -> None:
         """Note each reading of a constant, or of a class that cannot be wrapped, from a module."""

@@ -438,6 +438,11 @@ _LONG_NAMES = {
 }  # fmt: skip
 
 
+def scalar_name(dtype: DType) -> str:
+    """Return the name of a dtype in torch's messages: "Long"."""
+    return _LONG_NAMES[dtype.name]
+
+
 def _apply_out(
     cls: type[Tensor], op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any
 ) -> Any:

@@ -83,7 +83,8 @@ def ravel(self: Any) -> Any:
 
 @composite("contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)")
 def contiguous(self: Any, *, memory_format: Any = 0) -> Any:
-    return self if self._spec.contiguous else fn.clone(self, memory_format=0)
+    wanted = memory_format if isinstance(memory_format, int) else memory_format.code
+    return self if self._spec.lies_in(wanted) else fn.clone(self, memory_format=wanted)
 
 
 @composite("expand_as(Tensor(a) self, Tensor other) -> Tensor(a)")
