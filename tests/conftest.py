@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it once, at its import
 os.environ.pop("FARSPAN_ADDRESS", None)
 os.environ.pop("FARSPAN_TOKEN", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

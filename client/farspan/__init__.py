@@ -22,6 +22,7 @@ from ._creation import (
     strided,
     tensor,
 )
+from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
     unreduced as _unreduced,
@@ -59,11 +60,14 @@ from ._shapes import (
     broadcast_shapes,
     broadcast_tensors,
     cartesian_prod,
+    cdist,
+    lu,
     meshgrid,
     nonzero,
     split,
     unique,
     unique_consecutive,
+    unravel_index,
     where,
 )
 from ._shapes import bind as _bind_shapes
@@ -93,6 +97,9 @@ from .core.dtype import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from .core.dtype import (
     bool_ as bool,
@@ -111,6 +118,7 @@ if _TYPE_CHECKING:
     from ._table import *
 
 _bind_shapes()
+_announce()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128
@@ -125,9 +133,15 @@ _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
+    **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
+    **dict.fromkeys(("lobpcg", "pca_lowrank", "svd_lowrank"), "_lowrank"),
+    **dict.fromkeys(
+        ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
+         "is_signed", "typename"), "_queries"),
     "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    "resize_as_": "_resize",
     **dict.fromkeys(
         ("is_anomaly_enabled", "is_anomaly_check_nan_enabled", "set_anomaly_enabled"),
         "autograd.anomaly_mode",
@@ -138,7 +152,7 @@ _ELSEWHERE = {
         for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
         for kind in ("", "_cell")
     },
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> _Any:

@@ -184,7 +184,11 @@ def lowered(x: Tensor) -> Tensor:
 
 def _eligible(x: Tensor) -> bool:
     spec = x._spec
-    return spec.device.type in _state.enabled and spec.dtype.kind == 2 and spec.dtype is not float64
+    return (
+        spec.device.type in _state.enabled
+        and spec.dtype.category == 2
+        and spec.dtype is not float64
+    )
 
 
 def _kept_cast(x: Tensor, dtype: DType) -> Tensor:

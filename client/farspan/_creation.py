@@ -129,10 +129,12 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
         )  # fmt: skip
         index = session.index_of(session.default_device)
         ref = Ref(session, index, session.new_id(), spec.nbytes)
-        storage = Storage(spec.span() * size)
+        storage = Storage(spec.span() * size, borrowed=True)
         if _interop.adopt(session, array, ref, spec, storage):
             return wrap(ref, spec, 0, storage)
-    return upload(session, array, found, session.default_device)
+    copied = upload(session, array, found, session.default_device)
+    copied._storage.borrowed = True
+    return copied
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._dispatch import check_graph, mode, scalar_name
+from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
@@ -55,6 +55,12 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    from . import _queries, _resize
+
+    for name, method in (_queries.METHODS | _resize.METHODS).items():
+        setattr(cls, name, method)
+    for name in _queries.FLAGS:
+        setattr(cls, name, False)
     for name, dtype in _CASTS.items():
         setattr(cls, name, _cast_method(dtype))
     for name in ("T", "mT", "H", "mH", "real", "imag"):
@@ -300,7 +306,7 @@ def float_power_(self: Any, exponent: Any) -> Any:
     have = result_type(self, exponent)
     if self.dtype.name != ("complex128" if have.is_complex else "float64"):
         raise DTypeError(
-            f"the base given to float_power_ has dtype {scalar_name(self.dtype)} but the "
+            f"the base given to float_power_ has dtype {self.dtype.c_name} but the "
             "operation's result requires dtype "
             + ("ComplexDouble" if have.is_complex else "Double")
         )

@@ -135,7 +135,7 @@ class _Pickle:
 
     def _key(self, x: Tensor) -> int:
         """Return the number of the record that holds the tensor's memory, all of it."""
-        memory = x.untyped_storage()
+        memory = x._storage.memory
         if id(memory) not in self._keys:
             count = memory.nbytes // x.itemsize
             whole = x.detach().as_strided((count,), (1,), 0).cpu()

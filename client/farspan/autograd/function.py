@@ -268,7 +268,7 @@ def _record(
     ctx._to_save = ()
     for i, at in enumerate(places):
         x, old = _physical(outs[at]), results[at]
-        if x._spec.dtype.kind >= 2 and id(old) not in constant:
+        if x._spec.dtype.category >= 2 and id(old) not in constant:
             x._node, x._index = node, i
             x._generation += id(old) in dirty
     return outs

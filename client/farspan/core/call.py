@@ -7,8 +7,8 @@ A call ends in `Value._apply`, which each kind of value (client proxy, engine ar
 
 from __future__ import annotations
 
+import operator
 import types
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -89,12 +89,15 @@ class Function:
         return self if instance is None else types.MethodType(self, instance)
 
     def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
-        reasons = []
-        for op in self.overloads:
-            choice, why = _match(self, op, args, kwargs)
-            if choice is not None:
-                return choice
-            reasons.append(why)
+        reasons: list[str] = []
+        # A tensor stands for a number only where no overload takes it as a tensor.
+        for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
+            reasons = []
+            for op in self.overloads:
+                choice, why = _match(self, op, args, kwargs, numbers)
+                if choice is not None:
+                    return choice
+                reasons.append(why)
         if len(self.overloads) == 1:
             raise ArgumentError(f"{self.__name__}(): {reasons[0]}")
         got = ", ".join([type(a).__name__ for a in args] + [
@@ -148,6 +151,8 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     """Run a composite's body; in place and `out=` copy its result over."""
     assert op.body is not None
     if form == INPLACE:
+        if op.writes:  # by itself
+            return op.body(*args, **kwargs)
         # What the body saves for backward must not be what is then written over.
         source = fn.clone(args[0]) if getattr(args[0], "requires_grad", False) else args[0]
         return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
@@ -162,24 +167,49 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     return named(op, result) if op.schema.return_names else result
 
 
-_return_types: dict[Op, Any] = {}
+class ReturnType(tuple[Any, ...]):
+    """Several results with names, as C gives Python: ``torch.return_types.max``."""
+
+    __slots__ = ()
+    _names: tuple[str, ...] = ()
+    n_fields = n_sequence_fields = n_unnamed_fields = 0
+
+    def __new__(cls, sequence: Any) -> ReturnType:
+        if not isinstance(sequence, (tuple, list)):
+            raise TypeError("constructor requires a sequence")
+        if len(sequence) != cls.n_fields:
+            raise TypeError(
+                f"{cls.__module__}.{cls.__name__}() takes a {cls.n_fields}-sequence "
+                f"({len(sequence)}-sequence given)"
+            )
+        return tuple.__new__(cls, sequence)
+
+    def __repr__(self) -> str:
+        fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._names, self, strict=True))
+        return f"{self.__module__}.{type(self).__name__}(\n{fields})"
+
+    def __reduce__(self) -> Any:
+        return type(self), (tuple(self),)
+
+
+_return_types: dict[str, type[ReturnType]] = {}  # by the op's name without overload
+
+
+def return_type(op: Op) -> type[ReturnType]:
+    """Return the class of the op's results; overloads share it."""
+    found = _return_types.get(op.base)
+    if found is None:
+        names = op.schema.return_names
+        space = {name: property(operator.itemgetter(i)) for i, name in enumerate(names)}
+        facts = {"n_fields": len(names), "n_sequence_fields": len(names), "_names": names}
+        made = {"__slots__": (), "__module__": "torch.return_types", **facts, **space}
+        found = _return_types[op.base] = type(op.base, (ReturnType,), made)
+    return found
 
 
 def named(op: Op, results: tuple[Any, ...]) -> Any:
     """Return several results as torch.return_types does: a tuple with the schema's names."""
-    cls = _return_types.get(op)
-    if cls is None:
-        names = op.schema.return_names
-        made = namedtuple(op.base, names)  # type: ignore[misc]
-        made.__module__ = "torch.return_types"
-        made.__repr__ = _show_named  # type: ignore[method-assign]
-        cls = _return_types[op] = made
-    return cls(*results)
-
-
-def _show_named(self: Any) -> str:
-    fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._fields, self, strict=True))
-    return f"torch.return_types.{type(self).__name__}(\n{fields})"
+    return tuple.__new__(_return_types.get(op.base) or return_type(op), results)
 
 
 def _into(out: Any, result: Any) -> Any:
@@ -196,7 +226,11 @@ def _kind(x: Any) -> Any:
 
 
 def _match(
-    function: Function, op: Op, args: Sequence[Any], kwargs: dict[str, Any]
+    function: Function,
+    op: Op,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    is_number: Callable[[Any], bool],
 ) -> tuple[_Choice | None, str]:
     """Return the way to call `op` with these arguments, or None and the reason."""
     params = op.args
@@ -232,7 +266,7 @@ def _match(
             if a.default is schema.MISSING and a.kind != "T?":
                 shown = "input" if a.name == "self" else a.name
                 return None, f'missing required argument "{shown}"'
-        elif not _fits(a, given[a.name]):
+        elif not _fits(a, given[a.name], is_number):
             shown = "input" if a.name == "self" else a.name
             return None, (
                 f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
@@ -250,13 +284,17 @@ def _is_array(x: Any) -> bool:
     return getattr(x, "ndim", 0) != 0
 
 
+def _is_plain_number(x: Any) -> bool:
+    return isinstance(x, (bool, int, float, complex, np.generic))
+
+
 def _is_number(x: Any) -> bool:
-    if isinstance(x, (bool, int, float, complex, np.generic)):
+    if _is_plain_number(x):
         return True
     return isinstance(x, Value) and not x._spec.shape  # type: ignore[attr-defined]
 
 
-def _fits(arg: schema.Arg, x: Any) -> bool:
+def _fits(arg: schema.Arg, x: Any, is_number: Callable[[Any], bool]) -> bool:
     """Return whether a value may be passed for an argument of this kind."""
     kind = arg.kind
     if x is None:
@@ -265,12 +303,14 @@ def _fits(arg: schema.Arg, x: Any) -> bool:
     if "[]" in kind:
         if kind[0] == "i" and arg.size and _is_int(x):
             return True
-        if kind[0] in "fS" and _is_number(x):
+        if kind[0] in "fS" and is_number(x):
             return True
         if not isinstance(x, (list, tuple)):
             return False
-        inner = _INNER[kind[0]]
+        inner = is_number if kind[0] == "S" else _INNER[kind[0]]
         return all(inner(i) or (i is None and kind == "T?[]") for i in x)
+    if kind[0] in "fS" and not is_number(x):
+        return False
     return _INNER[kind[0]](x)
 
 

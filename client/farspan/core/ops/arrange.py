@@ -218,6 +218,24 @@ def rot90(self: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     return fn.clone(self, memory_format=0)
 
 
+# ---------------------------------------------------------------------------------- one by one --
+def _owning(name: str) -> Any:
+    """Return a split whose parts are views one by one, so that each may be written to."""
+
+    def owning(*args: Any, **kwargs: Any) -> Any:
+        return tuple([fn.alias(x) for x in getattr(fn, name)(*args, **kwargs)])
+
+    return owning
+
+
+for _name, _line in (
+    ("chunk", "(Tensor self, int chunks, int dim=0)"),
+    ("split", ".Tensor(Tensor self, SymInt split_size, int dim=0)"),
+    ("split_with_sizes", "(Tensor self, SymInt[] split_sizes, int dim=0)"),
+):
+    composite(f"unsafe_{_name}{_line} -> Tensor[]")(_owning(_name))
+
+
 # ------------------------------------------------------------------------------------ diagonals --
 @composite("diag(Tensor self, int diagonal=0) -> Tensor")
 def diag(self: Any, diagonal: int = 0) -> Any:

@@ -17,7 +17,7 @@ from ..dtype import int64
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, wrap_dim
-from .linalg import c_name, check_product, product
+from .linalg import check_product, product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,7 @@ def _split(equation: str) -> tuple[str, str, str]:
 def _contract_meta(equation: str, self: Spec, other: Spec) -> Spec:
     left, right, out = _split(equation)
     if self.dtype is not other.dtype:
-        raise DTypeError(
-            f"expected scalar type {c_name(self.dtype)} but found {c_name(other.dtype)}"
-        )
+        raise DTypeError(f"expected scalar type {self.dtype.c_name} but found {other.dtype.c_name}")
     check_product("bmm", self, other)
     if len(left) != self.ndim or len(right) != other.ndim:
         raise ShapeError(f"_contract: {equation} does not fit {self.ndim} and {other.ndim} dims")
@@ -120,7 +118,7 @@ def _contracted(a: Any, b: Any, needed: set[str], out: str | None) -> tuple[Any,
     (x, left), (y, right) = a, b
     x, left = _summed(x, left, [c for c in left if c not in right and c not in needed])
     y, right = _summed(y, right, [c for c in right if c not in left and c not in needed])
-    if x._spec.dtype is not y._spec.dtype and x._spec.dtype.kind == 1:
+    if x._spec.dtype is not y._spec.dtype and x._spec.dtype.category == 1:
         x, y = fn._cast(x, int64), fn._cast(y, int64)  # what a sum of integers has become
     if out is None or not set(out) <= set(left + right):
         out = "".join(dict.fromkeys(c for c in left + right if c in needed))

@@ -29,7 +29,7 @@ structured(
 
 def _copy_kernel(xp: Any, self: Any, src: Any, non_blocking: bool) -> Any:
     if src.dtype.kind == "c" and self.dtype.kind != "c":
-        src = src.real
+        src = src != 0 if self.dtype.kind == "b" else src.real
     return xp.broadcast_to(src, self.shape).astype(self.dtype)
 
 

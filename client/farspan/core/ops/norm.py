@@ -120,7 +120,7 @@ def viewed(x: Any, shape: Any) -> Any:
 
 def check_parameters(input: Spec, shape: Ints, **given: Spec | None) -> Any:
     """Raise unless weight and bias have this shape; return the type of the statistics."""
-    if input.dtype.kind != 2:
+    if input.dtype.category != 2:
         raise DTypeError(f"normalization is not implemented for {input.dtype.name!r}")
     dtype = input.dtype
     for name, s in given.items():

@@ -30,7 +30,7 @@ _INTEGERS = _OPTIONS.replace("dtype=None", "dtype=4")  # torch's number of int64
 
 def _refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel `name` for the kind of dtype: b, i, f or c."""
-    if "bifc"[dtype.kind] in kinds:
+    if "bifc"[dtype.category] in kinds:
         raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
 
 
@@ -429,7 +429,7 @@ _filling(
 
 
 def _multinomial_meta(self: Spec, num_samples: int, replacement: bool, generator: Any) -> Spec:
-    if self.dtype.kind != 2:
+    if self.dtype.category != 2:
         raise DTypeError(
             f"multinomial only supports floating-point dtypes for input, got: {self.dtype.name}"
         )

@@ -101,6 +101,8 @@ def broadcast_to(self: Any, size: Sequence[int]) -> Any:
 def sum_to_size(self: Any, size: Sequence[int]) -> Any:
     have = self._spec.shape
     size = tuple(size)
+    if not size:
+        return fn.sum(self)  # an int64 of ints and bools, also where there is nothing to add
     lead = len(have) - len(size)
     if lead < 0 or any(n not in (1, m) for n, m in zip(size, have[lead:], strict=True)):
         raise ShapeError(f"size {list(size)} is not expandable to size {list(have)}.")
@@ -247,7 +249,7 @@ def narrow(self: Any, dim: int, start: int, length: int) -> Any:
 
 @composite("narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)")
 def narrow_tensor(self: Any, dim: int, start: Any, length: int) -> Any:
-    if start._spec.ndim or start._spec.dtype.kind != 1:
+    if start._spec.ndim or start._spec.dtype.category != 1:
         raise ShapeError("start must be an 0-dim integral Tensor.")
     return fn.narrow(self, dim, int(start.item()), length)
 
