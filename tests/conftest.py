@@ -23,6 +23,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-names", metavar="FOLDER", help="see tests/recorder.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--record-names")
+    if folder:
+        from recorder import Recorder
+
+        config.pluginmanager.register(Recorder(Path(folder)), "record-names")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many processes run the tests: two, but one for those that start clusters."""
     return 0 if config.option.markexpr == "slow" else 2

@@ -10,6 +10,7 @@ from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
+from .core.errors import DTypeError
 from .core.inplace import VIEWS, has_inplace
 from .core.op import OPS, table
 
@@ -183,7 +184,8 @@ def _cast_method(name: str) -> Callable[..., Any]:
     dtype = next(d for d in DTYPES if d.name == name)
 
     def method(self: Any, memory_format: Any = None) -> Any:
-        return self if self.dtype is dtype else fn._cast(self, dtype)
+        made = self if self.dtype is dtype else fn._cast(self, dtype)
+        return made if memory_format is None else _formatted(made, memory_format)
 
     method.__doc__ = f"Return the tensor as {name}; itself if it is that already."
     return method
@@ -201,8 +203,8 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     device = kwargs.pop("device", None)
     copy = kwargs.pop("copy", False)
     other = kwargs.pop("other", None)
-    for name in ("non_blocking", "memory_format"):
-        kwargs.pop(name, None)
+    kwargs.pop("non_blocking", None)
+    memory_format = kwargs.pop("memory_format", None)
     if kwargs:
         raise ArgumentError(f"to() received an unexpected keyword argument {next(iter(kwargs))!r}")
     for i, a in enumerate(args):
@@ -218,7 +220,13 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
             raise ArgumentError(f"to() received an invalid argument {a!r}")
     if other is not None:
         dtype, device = dtype or other.dtype, device or other.device
-    return convert(self, dtype, Device(device) if device is not None else None, copy)
+    made = convert(self, dtype, Device(device) if device is not None else None, copy)
+    return made if memory_format is None else _formatted(made, memory_format)
+
+
+def _formatted(x: Any, memory_format: Any) -> Any:
+    """Return the tensor in this memory format; itself if it lies so or its order is to be kept."""
+    return x if memory_format.code == 1 else fn.contiguous(x, memory_format=memory_format)
 
 
 def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = False) -> Any:
@@ -246,7 +254,8 @@ def move(x: Any, device: Device) -> Any:
 
 def cpu(self: Any, memory_format: Any = None) -> Any:
     """Return the tensor on the first CPU device."""
-    return convert(self, None, self.session.default_device)
+    made = convert(self, None, self.session.default_device)
+    return made if memory_format is None else _formatted(made, memory_format)
 
 
 def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
@@ -292,6 +301,18 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
     return fn.bernoulli_(self, p, generator=generator)
 
 
+def float_power_(self: Any, exponent: Any) -> Any:
+    """Replace by the power in double precision, which the tensor must have."""
+    have = result_type(self, exponent)
+    if self.dtype.name != ("complex128" if have.is_complex else "float64"):
+        raise DTypeError(
+            f"the base given to float_power_ has dtype {self.dtype.c_name} but the "
+            "operation's result requires dtype "
+            + ("ComplexDouble" if have.is_complex else "Double")
+        )
+    return fn.float_power_(self, exponent)
+
+
 def polygamma(self: Any, n: int) -> Any:
     """Return the n-th derivative of digamma. The function takes n first."""
     return fn.polygamma(n, self)
@@ -300,5 +321,5 @@ def polygamma(self: Any, n: int) -> Any:
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
     "new": new, "new_tensor": new_tensor, "norm": norm, "normal_": normal_,
-    "bernoulli_": bernoulli_, "polygamma": polygamma,
+    "bernoulli_": bernoulli_, "float_power_": float_power_, "polygamma": polygamma,
 }  # fmt: skip

@@ -119,7 +119,7 @@ def is_warn_always_enabled() -> bool:
 
 def _positive(number: Any, name: str) -> int:
     if not isinstance(number, int):
-        raise ArgumentError(f"{name} expects an int, but got {type(number).__name__}")
+        raise DTypeError(f"{name} expects an int, but got {type(number).__name__}")
     if number <= 0:
         raise DTypeError(f"{name} expects a positive integer")
     return number

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._tensor import Size, Tensor
 from .core.call import fn
-from .core.errors import ArgumentError, BadValueError
+from .core.errors import ArgumentError, BadValueError, ShapeError
 from .core.spec import broadcast_shapes as _broadcast_shapes
 
 if TYPE_CHECKING:
@@ -26,7 +26,18 @@ def _as_list(tensors: tuple[Any, ...]) -> list[Any]:
 
 def broadcast_shapes(*shapes: Any) -> Size:
     """Return the shape that tensors of these shapes broadcast to; an int is a shape of one dim."""
-    return Size(_broadcast_shapes(*[(s,) if isinstance(s, int) else tuple(s) for s in shapes]))
+    given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
+    found: tuple[int, ...] = (1,) * max(map(len, given), default=0)
+    for i, shape in enumerate(given):
+        for d in range(-1, -len(shape) - 1, -1):
+            if shape[d] != found[d] and 1 not in (shape[d], found[d]):
+                raise ShapeError(
+                    f"Attempting to broadcast a dimension of length {shape[d]} at {d}! Mismatching "
+                    f"argument at index {i} had {shape}; but expected shape should be "
+                    f"broadcastable to {list(found)}"
+                )
+        found = _broadcast_shapes(found, shape)
+    return Size(found)
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
@@ -94,6 +105,18 @@ def nonzero(input: Tensor, *, as_tuple: bool = False, out: Tensor | None = None)
         return result
     out._write_out(result)
     return out
+
+
+def as_strided_(
+    input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """Make the tensor a window on its storage. Returns it."""
+    return input.as_strided_(size, stride, storage_offset)
+
+
+def detach_(input: Tensor) -> Tensor:
+    """Make the tensor a leaf without a history. Returns it."""
+    return input.detach_()
 
 
 def _several(values: Any, wants: tuple[bool, bool], rest: tuple[Any, Any]) -> Any:

@@ -175,7 +175,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._offset
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
-        return self._spec.contiguous
+        return self._spec.lies_in(0 if memory_format is None else memory_format.code)
 
     def element_size(self) -> int:
         return self._spec.dtype.itemsize

@@ -88,6 +88,41 @@ class Spec:
             return self
         return self.with_(stride=pointwise_stride(self.shape, (self,)))
 
+    def in_format(self, memory_format: int | None) -> Spec:
+        """The same tensor without gaps in a memory format, by its code; None keeps the order."""
+        if memory_format in (None, 1):
+            return self.packed
+        if memory_format == 0:
+            return self.contiguous_
+        strides = self._innermost_strides(memory_format)
+        if strides is None:
+            rank, name = FORMATS[memory_format]
+            raise ShapeError(f"required rank {rank} tensor to use {name} format")
+        return self.with_(stride=strides)
+
+    def lies_in(self, memory_format: int) -> bool:
+        """Return whether the elements lie without gaps in the order of this memory format."""
+        if memory_format in (0, 1):
+            return self.contiguous
+        strides = self._innermost_strides(memory_format)
+        return strides is not None and all(
+            have == want or n == 1
+            for n, have, want in zip(self.shape, self.stride, strides, strict=True)
+        )
+
+    def _innermost_strides(self, memory_format: int | None) -> Shape | None:
+        """Return the strides of these sizes with channels innermost; None if dims do not fit.
+
+        Sizes of 0 count as they are: unlike in C order, strides beyond them are 0.
+        """
+        rank = FORMATS[memory_format][0] if memory_format in FORMATS else -1
+        if len(self.shape) != rank:
+            return None
+        stride, step = [0] * rank, 1
+        for d in (1, *range(rank - 1, 1, -1), 0):
+            stride[d], step = step, step * self.shape[d]
+        return tuple(stride)
+
     def as_images(self, shape: Shape) -> Spec:
         """Return a spec of this shape that keeps channels innermost where they are in this one.
 
@@ -111,6 +146,11 @@ class Spec:
         layout = "" if self.contiguous else f", stride={self.stride}"
         return f"Spec({self.shape}, {self.dtype.name}, {str(self.device)!r}{layout})"
 
+
+#: The memory formats with channels innermost by code: the dims they are of, and their name.
+FORMATS: Final[dict[int | None, tuple[int, str]]] = {
+    2: (4, "channels_last"), 3: (5, "channels_last_3d"),
+}  # fmt: skip
 
 _interned: weakref.WeakValueDictionary[Any, Spec] = weakref.WeakValueDictionary()
 _lock: Final = threading.Lock()

@@ -83,7 +83,8 @@ def ravel(self: Any) -> Any:
 
 @composite("contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)")
 def contiguous(self: Any, *, memory_format: Any = 0) -> Any:
-    return self if self._spec.contiguous else fn.clone(self, memory_format=0)
+    wanted = memory_format if isinstance(memory_format, int) else memory_format.code
+    return self if self._spec.lies_in(wanted) else fn.clone(self, memory_format=wanted)
 
 
 @composite("expand_as(Tensor(a) self, Tensor other) -> Tensor(a)")
@@ -258,6 +259,18 @@ def split_sizes(self: Any, split_size: Sequence[int], dim: int = 0) -> Any:
     return fn.split_with_sizes(self, split_size, dim)
 
 
+# First of the three: a 0-d tensor would also pass for an int.
+@composite(
+    "tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections"
+    ", int dim=0) -> Tensor(a)[]"
+)
+def tensor_split_tensor(self: Any, tensor_indices_or_sections: Any, dim: int = 0) -> Any:
+    how = tensor_indices_or_sections
+    if not how._spec.ndim:
+        return tensor_split.body(self, int(how.item()), dim)  # type: ignore[misc]
+    return tensor_split_indices.body(self, as_ints(how), dim)  # type: ignore[misc]
+
+
 @composite("chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]")
 def chunk(self: Any, chunks: int, dim: int = 0) -> Any:
     spec = self._spec
@@ -299,17 +312,6 @@ def tensor_split_indices(self: Any, indices: Sequence[int], dim: int = 0) -> Any
     n = _check_splittable(self, dim)
     starts, ends = [0, *indices], [*indices, n]
     return tuple([fn.slice(self, dim, a, b, 1) for a, b in zip(starts, ends, strict=True)])
-
-
-@composite(
-    "tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections"
-    ", int dim=0) -> Tensor(a)[]"
-)
-def tensor_split_tensor(self: Any, tensor_indices_or_sections: Any, dim: int = 0) -> Any:
-    how = tensor_indices_or_sections
-    if not how._spec.ndim:
-        return tensor_split.body(self, int(how.item()), dim)  # type: ignore[misc]
-    return tensor_split_indices.body(self, as_ints(how), dim)  # type: ignore[misc]
 
 
 def _declare_split(name: str, dims_min: int, dim_of: Any) -> None:
