@@ -105,6 +105,7 @@ from .core.dtype import (
     bool_ as bool,
 )
 from .core.errors import (
+    DeviceError as AcceleratorError,
     FarspanError,
     OutOfMemoryError,
     ProgramError,
@@ -141,7 +142,9 @@ _ELSEWHERE = {
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
     **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
-    "autocast": "amp",
+    **dict.fromkeys(("GradScaler", "autocast"), "amp"),
+    **dict.fromkeys(("Event", "Stream"), "cuda"),
+    "get_device_module": "_queries",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
     "resize_as_": "_resize",
