@@ -32,10 +32,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         name = _ours(fullname)
         if name not in sys.modules and not _exists(name):
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r}: torch is farspan here, and farspan has none",
-                name=fullname,
-            )
+            return None  # nobody else has it either: they look in farspan's folder
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
