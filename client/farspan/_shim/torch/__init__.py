@@ -3,6 +3,7 @@
 Another interpreter that inherits PYTHONPATH, but has no farspan, gets its own torch.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,6 @@ except ModuleNotFoundError:
     shim = Path(__file__).parents[1]
     sys.path[:] = [folder for folder in sys.path if Path(folder) != shim]
     del sys.modules["torch"]
-    import torch  # noqa: F401
+    importlib.import_module("torch")
 else:
     install()
