@@ -23,11 +23,12 @@ _SIZES = {
     },
     COMPLEX_KIND: {"complex32": 4},
 }  # fmt: skip
+_C_NAMES = {"complex32": "ComplexHalf"}  # of the others: the name with a capital letter
 _ABSENT = -1  # the code of types that no tensor has
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
 
 NAMES: dict[str, Any] = {
-    name: DType(_ABSENT, name, kind, size)
+    name: DType(_ABSENT, name, kind, size, _C_NAMES.get(name, name.capitalize()))
     for kind, sizes in _SIZES.items()
     for name, size in sizes.items()
 }
