@@ -63,6 +63,10 @@ _ALIASES: Final = {
 _Kinds = tuple[Any, ...]
 
 
+def _named(name: str) -> Any:
+    return getattr(fn, name)
+
+
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
@@ -110,6 +114,10 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function farspan.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        """Make copies the function itself, and pickles its name, as of any function."""
+        return _named, (self.__name__,)
 
 
 class _Choice:

@@ -120,32 +120,34 @@ class _Comparison:
             self.compare_values(actual, expected, where)
 
     def compare_values(self, actual: Any, expected: Any, where: str) -> None:
-        one, other = _as_tensor(actual), _as_tensor(expected)
-        if one is None or other is None:
+        kinds = {_kind(actual), _kind(expected)}
+        if len(kinds) > 1 or None in kinds:
             raise TypeError(
                 f"No comparison pair was able to handle inputs of type {type(actual)} and "
                 f"{type(expected)}."
             )
-        are_tensors = isinstance(actual, Tensor) and isinstance(expected, Tensor)
-        if are_tensors:
+        if kinds == {"number"}:
+            a, b = _array_of_number(actual), _array_of_number(expected)
+            if self.checks["dtype"] and a.dtype != b.dtype:
+                self.fail(f"The (d)types do not match: {type(actual)} != {type(expected)}.", where)
+            tolerance = self.given or _wider(a.dtype.name, b.dtype.name)
+        else:
+            one, other = farspan.as_tensor(actual), farspan.as_tensor(expected)
             self.compare_attributes(one, other, where)
-        tolerance = self.given or _wider(one.dtype.name, other.dtype.name)
-        a, b = _values(one), _values(other)
+            tolerance = self.given or _wider(one.dtype.name, other.dtype.name)
+            a, b = _values(one), _values(other)
         if a.dtype != b.dtype:
             common = np.promote_types(a.dtype, b.dtype)
             a, b = a.astype(common), b.astype(common)
         close = _is_close(a, b, tolerance, self.equal_nan)
         if not close.all():
-            kind = "Tensor-likes" if are_tensors else "Scalars"
-            self.fail(_difference(kind, a, b, close, tolerance), where)
+            name = "Scalars" if kinds == {"number"} else "Tensor-likes"
+            self.fail(_difference(name, a, b, close, tolerance), where)
 
     def compare_attributes(self, one: Tensor, other: Tensor, where: str) -> None:
         if one.shape != other.shape:
             self.fail(
-                "The values for attribute 'shape' do not match: "
-                f"{tuple(one.shape)} != {tuple(other.shape)}.".replace("(", "torch.Size([").replace(
-                    ")", "])"
-                ),
+                f"The values for attribute 'shape' do not match: {one.shape} != {other.shape}.",
                 where,
             )
         for name in ("device", "dtype"):
@@ -171,19 +173,25 @@ def _is_sequence(x: Any) -> bool:
     return isinstance(x, Sequence) and not isinstance(x, Tensor)
 
 
-def _as_tensor(x: Any) -> Tensor | None:
+def _kind(x: Any) -> str | None:
+    """Return what an object is compared as: only two of one kind can be compared."""
     if isinstance(x, Tensor):
-        return x.detach()
-    if isinstance(x, (numbers.Number, np.ndarray, np.generic)):
-        made: Tensor = farspan.as_tensor(x)
-        return made
-    return None
+        return "tensor"
+    if isinstance(x, np.ndarray):
+        return "array"
+    return "number" if isinstance(x, (numbers.Number, np.bool_)) else None
+
+
+def _array_of_number(x: Any) -> np.ndarray[Any, Any]:
+    """Return Python's number in full precision, numpy's as Python's."""
+    return np.asarray(x.item() if isinstance(x, np.generic) else x)
 
 
 def _values(x: Tensor) -> np.ndarray[Any, Any]:
     if x.dtype.name in ("bfloat16", "float16"):
         x = x.to(farspan.float32)
-    return x.numpy(force=True)
+    array: np.ndarray[Any, Any] = x.detach().numpy(force=True)
+    return array
 
 
 def _wider(*dtypes: str) -> tuple[float, float]:
