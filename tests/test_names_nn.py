@@ -71,7 +71,7 @@ def test_activations_as_functions(t: Any) -> Any:
     x, f = leaf(t, 3, 4), t.nn.functional
     return [
         both(t, f.logsigmoid, x), both(t, f.softsign, x), both(t, f.tanhshrink, x),
-        f.softmin(x, dim=1), f.softmin(x, 0, dtype=t.float64), both(t, lambda y: f.softmin(y, 1), x),
+        f.softmin(x, dim=1), f.softmin(x, 0, dtype=t.float64), f.softmin(input=x, dim=-1),
         f.relu_(x.detach().clone()), f.softsign(input=x), f.tanhshrink(input=x),
     ]  # fmt: skip
 
@@ -79,9 +79,7 @@ def test_activations_as_functions(t: Any) -> Any:
 @same
 def test_embedding_and_norms_as_functions(t: Any) -> Any:
     weight, f, at = leaf(t, 5, 3), t.nn.functional, t.tensor([[1, 4], [0, 1]])
-    x, scale, shift = (
-        leaf(t, *n, seed=3, dtype="float64") for n in ((2, 3, 5), (3,), (3,))
-    )
+    x, scale, shift = (leaf(t, *n, seed=3, dtype="float64") for n in ((2, 3, 5), (3,), (3,)))
     mean, var = t.zeros(3, dtype=t.float64), t.ones(3, dtype=t.float64)
     padded = f.embedding(at, weight, padding_idx=1)
     return [
@@ -103,7 +101,8 @@ def test_dropouts_of_channels(t: Any) -> Any:
     return [
         f.dropout1d(x, 0.4), f.dropout1d(x, training=False), f.dropout2d(x[..., None], p=0.3),
         f.dropout1d(x.clone(), 0.5, True, True), f.dropout3d(x[..., None, None], 0.5),
-        failure(lambda: f.dropout1d(x, 1.5), "between 0 and 1"), failure(lambda: f.dropout1d(x[0, 0])),
+        failure(lambda: f.dropout1d(x, 1.5), "between 0 and 1"),
+        failure(lambda: f.dropout1d(x[0, 0])),
     ]  # fmt: skip
 
 
@@ -138,8 +137,8 @@ def test_transformer_decoders(t: Any) -> Any:
         target, memory = leaf(t, 2, 3, 4), leaf(t, 2, 5, 4, seed=1)
         mask = t.nn.Transformer.generate_square_subsequent_mask(3)
         out = stack(target, memory, tgt_mask=mask, tgt_is_causal=True)
-        found += [layer(target, memory), out, *grad_of(t, out, target, memory), list(
-            name for name, _ in stack.named_parameters())]  # fmt: skip
+        found += [layer(target, memory), out, *grad_of(t, out, target, memory)]
+        found.append([name for name, _ in stack.named_parameters()])
     return found
 
 
@@ -147,7 +146,8 @@ def test_transformer_decoders(t: Any) -> Any:
 def test_transforms_of_variables(t: Any) -> Any:
     d, x = t.distributions, t.tensor([[0.3, 1.2, -0.5], [0.1, 0.2, 0.3], [1.0, -1.0, 0.4]])
     made = [
-        d.SigmoidTransform(), d.SoftplusTransform(), d.identity_transform, d.LowerCholeskyTransform(),
+        d.SigmoidTransform(), d.SoftplusTransform(), d.identity_transform,
+        d.LowerCholeskyTransform(),
         d.StackTransform([d.ExpTransform(), d.TanhTransform(), d.AffineTransform(1, 2)], dim=1),
         d.CatTransform([d.ExpTransform(), d.identity_transform], dim=1, lengths=[1, 2]),
         d.PositiveDefiniteTransform(), d.biject_to(d.constraints.positive),
