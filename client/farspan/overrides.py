@@ -56,6 +56,7 @@ def resolve_name(f: Any) -> str | None:
     name = getattr(f, "__name__", None)
     for space in ("linalg", "fft", "special", "", "Tensor", "nn.functional") if name else ():
         home = Tensor if space == "Tensor" else import_module(f"farspan.{space}".rstrip("."))
-        if getattr(home, name, None) is f:  # type: ignore[arg-type]
-            return ".".join(filter(None, ("torch", space, name)))
+        public = str(name).removeprefix(f"{space}_")
+        if getattr(home, public, None) is f:
+            return ".".join(filter(None, ("torch", space, public)))
     return None
