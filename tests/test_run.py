@@ -48,15 +48,15 @@ def test_a_script_runs_as_it_is(tmp_path: Path) -> None:
                 loss = F.mse_loss(net(a), b)
                 loss.backward()
                 optimizer.step()
-        print(loss.item() < 0.1, sys.argv[1:], __name__, torch.__name__)
+        print(loss.item() < 0.1, sys.argv[1:], __name__, torch.__package__)
         print(torch.__version__ >= (2, 13), torch.__version__, torch.version.cuda)
-        print(importlib.metadata.version("torch"), torch.nn.__spec__.name)
+        print(importlib.metadata.version("torch"), torch.nn.__spec__.name, torch.__name__)
     """
     lines = output(run(tmp_path, program, "--lr", "3"))
     assert lines == [
         "True ['--lr', '3'] __main__ farspan",
         "True 2.13.0+farspan None",
-        "2.13.0+farspan farspan.nn",
+        "2.13.0+farspan farspan.nn torch",
     ]
 
 
@@ -66,7 +66,7 @@ def test_its_children_inherit_the_name(tmp_path: Path) -> None:
         import torch
 
         def work(queue):
-            queue.put(torch.__name__)
+            queue.put(torch.__package__)
 
         if __name__ == "__main__":
             context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ def test_its_children_inherit_the_name(tmp_path: Path) -> None:
             child.start()
             print(queue.get())
             child.join()
-            code = "import torch; print(torch.__name__, float(torch.ones(2).sum()))"
+            code = "import torch; print(torch.__package__, float(torch.ones(2).sum()))"
             print(subprocess.check_output([sys.executable, "-c", code], text=True))
     """
     assert output(run(tmp_path, program))[:2] == ["farspan", "farspan 2.0"]
@@ -85,7 +85,7 @@ def test_a_module_of_a_package_runs(tmp_path: Path) -> None:
     package = tmp_path / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "train.py").write_text("import sys, torch\nprint(torch.__name__, sys.argv[1:])")
+    (package / "train.py").write_text("import sys, torch\nprint(torch.__package__, sys.argv[1:])")
     done = subprocess.run(
         [sys.executable, "-m", "farspan", "run", "-m", "mine.train", "-x"],
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
@@ -204,7 +204,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_libraries_written_on_torch_run(name: str, tmp_path: Path) -> None:
-    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__name__ == 'farspan'")
+    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__package__ == 'farspan'")
     assert output(done) == ANSWERS[name]
 
 

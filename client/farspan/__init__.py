@@ -129,6 +129,8 @@ newaxis = None
 __version__ = _TorchVersion("2.13.0+farspan")
 
 
+_DUNDER = ("__config__",)
+_PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
     **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
@@ -138,6 +140,7 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
+    **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
     "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
@@ -157,33 +160,37 @@ _ELSEWHERE = {
 
 def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
-    if name.startswith("__"):
+    if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
     if name in _ELSEWHERE:
-        found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+        found: _Any = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif name.startswith("_foreach_"):
+        found = _import_module(f"{__package__}._foreach").function(name)
     elif "autocast" in name:
-        found = getattr(_import_module(f"{__name__}._autocast"), name)
+        found = getattr(_import_module(f"{__package__}._autocast"), name)
     elif _is_module(name):
-        found = _import_module(f"{__name__}.{name}")
+        found = _import_module(f"{__package__}.{name}")
     elif name.endswith("Tensor"):
         from ._legacy import tensor_type
 
         found = tensor_type(name)
-    elif hasattr(_settings := _import_module(f"{__name__}._settings"), name):
+    elif name in (absent := _import_module(f"{__package__}._absent").NAMES):
+        found = absent[name]
+    elif hasattr(_settings := _import_module(f"{__package__}._settings"), name):
         found = getattr(_settings, name)
     else:
         try:
             found = _unreduced(getattr(_fn, name))
         except AttributeError:
-            raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     globals()[name] = found
     return found
 
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
-    if name == "_VF":  # private in torch too, and used by programs
+    if name in _PRIVATE or name in _DUNDER:
         return True
-    return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None
+    return not name.startswith("_") and _find_spec(f"{__package__}.{name}") is not None

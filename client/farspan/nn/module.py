@@ -511,4 +511,6 @@ def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
             raise TypeError(f"to() takes a device, a dtype or a tensor, but got {_typename(arg)}")
     if other is not None:
         device, dtype = other.device, other.dtype
+    elif device is not None:
+        device = farspan.device(device)
     return device, dtype, non_blocking, memory_format
