@@ -1,6 +1,6 @@
 """Names of torch's sparse tensors and of dtypes that farspan has not, for programs that compare.
 
-``x.dtype == torch.uint16`` and ``x.layout == torch.sparse_coo`` are False; making such a tensor
+``x.dtype == torch.qint8`` and ``x.layout == torch.sparse_coo`` are False; making such a tensor
 raises UnsupportedError. Nothing in the package looks here before a program names one.
 """
 
@@ -14,8 +14,8 @@ from .core.dtype import COMPLEX_KIND, FLOAT_KIND, INT_KIND, DType
 
 _SIZES = {
     INT_KIND: {
-        "uint16": 2, "uint32": 4, "uint64": 8, "qint8": 1, "quint8": 1, "qint32": 4,
-        "quint4x2": 1, "quint2x4": 1, **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
+        "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
+        **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
     },
     FLOAT_KIND: {
         f"float{kind}": 1
@@ -27,7 +27,7 @@ _ABSENT = -1  # the code of types that no tensor has
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
 
 NAMES: dict[str, Any] = {
-    name: DType(_ABSENT, name, kind, size)
+    name: DType(_ABSENT, name, kind, size, name)
     for kind, sizes in _SIZES.items()
     for name, size in sizes.items()
 }
