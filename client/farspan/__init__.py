@@ -156,8 +156,10 @@ def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
     if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
-    if name in _ELSEWHERE:
-        found: _Any = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
+    if name == "torch":  # torch has its own name too
+        found: _Any = _import_module(__package__)
+    elif name in _ELSEWHERE:
+        found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
     elif name.startswith("_foreach_"):
