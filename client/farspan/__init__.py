@@ -135,6 +135,7 @@ _ELSEWHERE = {
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
     **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
+    **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
     "autocast": "amp",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",

@@ -152,6 +152,10 @@ class UntypedStorage:
 
         return cls(from_file(filename, shared, nbytes, dtype=uint8))
 
+    def untyped(self) -> UntypedStorage:
+        """Return itself."""
+        return self
+
     def _bytes(self) -> Tensor:
         """Return all bytes, a uint8 vector on this memory."""
         from .core.dtype import uint8
