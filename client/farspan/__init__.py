@@ -144,6 +144,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
     **dict.fromkeys(("GradScaler", "autocast"), "amp"),
     **dict.fromkeys(("Event", "Stream"), "cuda"),
+    **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
     "get_device_module": "_queries",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
@@ -165,8 +166,10 @@ def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
     if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
-    if name in _ELSEWHERE:
-        found: _Any = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
+    if name == "torch":  # torch has its own name too
+        found: _Any = _import_module(__package__)
+    elif name in _ELSEWHERE:
+        found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
     elif name.startswith("_foreach_"):

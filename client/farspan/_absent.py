@@ -40,3 +40,5 @@ NAMES |= {
     )
     for kind in ("coo", "csr", "csc", "bsr", "bsc", "compressed")
 }
+for _name in ("PyTorchFileReader", "PyTorchFileWriter"):
+    NAMES[_name] = unsupported(_name, "files are read by torch.load and written by torch.save")

@@ -138,11 +138,39 @@ def set_(
 class UntypedStorage:
     """The memory of a tensor: how long it is, and whether it is another one's too.
 
-    Its bytes are in the worker: what reads them one by one is not there.
+    Its bytes are in the worker; a slice of them is a copy there, one of them is read from there.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
+
+    @classmethod
+    def from_file(cls, filename: str, shared: bool = False, nbytes: int = 0) -> UntypedStorage:
+        """Return the first `nbytes` bytes of a file of this machine; see ``torch.from_file``."""
+        from ._buffers import from_file
+        from .core.dtype import uint8
+
+        return cls(from_file(filename, shared, nbytes, dtype=uint8))
+
+    def untyped(self) -> UntypedStorage:
+        """Return itself."""
+        return self
+
+    def _bytes(self) -> Tensor:
+        """Return all bytes, a uint8 vector on this memory."""
+        from .core.dtype import uint8
+
+        x = fn.detach(self._tensor)
+        whole = self.nbytes() // x.itemsize
+        return fn._as_strided(x, (whole,), (1,), -x._offset).view(uint8)  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = self._bytes()[index]
+        return UntypedStorage(fn.clone(found)) if isinstance(index, slice) else found.item()
+
+    def tolist(self) -> list[int]:
+        """Return the bytes as ints. Waits."""
+        return self._bytes().tolist()  # type: ignore[no-any-return]
 
     def nbytes(self) -> int:
         return self._tensor._storage.nbytes
@@ -150,8 +178,10 @@ class UntypedStorage:
     size = __len__ = nbytes
 
     def data_ptr(self) -> int:
-        """Return a number that is equal for tensors that share this memory."""
-        return id(self._tensor._storage.memory) * 16
+        """Return the address of the first byte, 0 without bytes; `Tensor.data_ptr` fills it in."""
+        from ._interop import base_address
+
+        return base_address(self._tensor)
 
     @property
     def device(self) -> Any:

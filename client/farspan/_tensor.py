@@ -583,8 +583,14 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._inference
 
     def data_ptr(self) -> int:
-        """Return a number that is equal for tensors that begin at the same element."""
-        return id(self._storage.memory) * 16 + self._offset * self.itemsize
+        """Return the address of the first element, 0 without elements. Waits.
+
+        On `local:` it is where the tensor lives; over a wire, where a copy of the values it has now
+        lies on this machine, as long as the tensor's memory is held.
+        """
+        from ._interop import address
+
+        return address(self)
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:

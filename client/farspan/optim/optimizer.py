@@ -59,6 +59,8 @@ def _with_hooks(step: Step) -> Step:
 
     @functools.wraps(step)
     def hooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if _HOOKS[0] not in self.__dict__:  # a wrapper of optimizers that is none itself
+            return step(self, *args, **kwargs)
         if self._stepping:  # a subclass calls its parent's step: one step, and one round of hooks
             return step(self, *args, **kwargs)
         given: Any = ((self, *args), kwargs)
@@ -132,6 +134,9 @@ class Optimizer:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:  # a user's own step takes part in hooks too
             cls.step = _with_hooks(cls.step)  # type: ignore[method-assign]
+
+    def _patch_step_function(self) -> None:
+        """Change nothing: every class's step takes part in hooks. Wrappers of optimizers call it."""
 
     @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
