@@ -135,6 +135,7 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
@@ -142,7 +143,12 @@ def grad(
     """Return the gradients of `outputs` with respect to `inputs`, weighted by `grad_outputs`.
 
     One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
+    only_inputs is as old as torch 0.4; False is no longer possible, and a warning says so.
     """
+    if not only_inputs:
+        warnings.warn(
+            "only_inputs is ignored: for other parts of the graph use backward()", FutureWarning, 2
+        )
     roots = _as_list(outputs)
     targets = _as_list(inputs)
     given = _as_list(grad_outputs, len(roots))
