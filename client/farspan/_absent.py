@@ -27,7 +27,7 @@ _ABSENT = -1  # the code of types that no tensor has
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
 
 NAMES: dict[str, Any] = {
-    name: DType(_ABSENT, name, kind, size)
+    name: DType(_ABSENT, name, kind, size, name.capitalize())
     for kind, sizes in _SIZES.items()
     for name, size in sizes.items()
 }
