@@ -10,7 +10,7 @@ from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
-from .core.errors import DTypeError
+from .core.errors import DeviceError, DTypeError
 from .core.inplace import VIEWS, has_inplace
 from .core.op import OPS, table
 
@@ -259,8 +259,11 @@ def cpu(self: Any, memory_format: Any = None) -> Any:
 
 
 def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
-    """Return the tensor on a GPU of its session."""
-    return convert(self, None, Device("cuda" if device is None else device))
+    """Return the tensor on a GPU of its session. A device of another kind is an error."""
+    where = Device("cuda" if device is None else device)
+    if where.type != "cuda":
+        raise DeviceError("Invalid device, must be cuda device")
+    return convert(self, None, where)
 
 
 def type_(self: Any, dtype: Any = None, non_blocking: bool = False) -> Any:

@@ -348,9 +348,18 @@ def _match(
             shown = "input" if a.name == "self" else a.name
             return None, (
                 f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
-                f"not {type(given[a.name]).__name__}"
+                f"{_misfit(given[a.name])}"
             )
     return _Choice(function, op, packed, renamed), ""
+
+
+def _misfit(x: Any) -> str:
+    """Return in torch's words what was passed instead: for a list of numbers its first non-int."""
+    if isinstance(x, (tuple, list)):
+        for i, item in enumerate(x):
+            if not _is_int(item):
+                return f"but found element of type {type(item).__name__} at pos {i}"
+    return f"not {type(x).__name__}"
 
 
 def _is_int(x: Any) -> bool:

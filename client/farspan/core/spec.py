@@ -235,12 +235,18 @@ def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
         for i, n in enumerate(shape, lead):
             if n != out[i] and n != 1:
                 if out[i] != 1:
-                    raise ShapeError(
-                        f"The size of tensor a ({out[i]}) must match the size of tensor b ({n}) at "
-                        f"non-singleton dimension {i}"
-                    )
+                    raise ShapeError(_mismatch(out, (1,) * lead + tuple(shape)))
                 out[i] = n
     return tuple(out)
+
+
+def _mismatch(a: Sequence[int], b: Sequence[int]) -> str:
+    """Return what torch says of two shapes that do not go together: of the last such dim."""
+    i = max(i for i, (n, m) in enumerate(zip(a, b, strict=True)) if n != m and 1 not in (n, m))
+    return (
+        f"The size of tensor a ({a[i]}) must match the size of tensor b ({b[i]}) at "
+        f"non-singleton dimension {i}"
+    )
 
 
 def wrap_dim(dim: int, ndim: int) -> int:

@@ -34,6 +34,11 @@ def _like_spec(
     return kept.with_(dtype=dtype, device=device)
 
 
+def _formatted_spec(size: Any, *options: Any) -> Spec:
+    """The spec of a new tensor laid out as the last option, a memory format, says."""
+    return _size_spec(size, *options[:-1]).in_format(options[-1])
+
+
 def _new_spec(
     self: Spec, size: Sequence[int], dtype: DType | None, layout: Any, device: Any, pin: Any
 ) -> Spec:
@@ -62,7 +67,7 @@ def _declare_constant(name: str, value: int, overload: str = "", more: str = "")
     by_size, like, new = _filled(value)
     creation(
         f"{name}{overload}(SymInt[] size, *, {_OPTIONS}{more}) -> Tensor",
-        meta=_size_spec,
+        meta=_formatted_spec if more else _size_spec,
         kernel=by_size,
     )
     creation(
