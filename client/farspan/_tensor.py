@@ -175,7 +175,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._offset
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
-        return self._spec.contiguous
+        """Return whether elements lie in the order of the format, C's by default, without gaps."""
+        return self._spec.is_in_format(getattr(memory_format, "code", 0))
 
     def element_size(self) -> int:
         return self._spec.dtype.itemsize

@@ -30,8 +30,7 @@ def _size_spec(size: Sequence[int], dtype: DType | None, layout: Any, device: An
 def _like_spec(
     self: Spec, dtype: DType | None, layout: Any, device: Any, pin: Any, memory_format: int | None
 ) -> Spec:
-    kept = self.packed if memory_format in (None, 1) else self.contiguous_
-    return kept.with_(dtype=dtype, device=device)
+    return self.in_format(memory_format).with_(dtype=dtype, device=device)
 
 
 def _new_spec(

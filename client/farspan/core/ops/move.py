@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 # -------------------------------------------------------------------------------------- copies --
 structured(
     "clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor",
-    meta=lambda self, memory_format: (
-        self.packed if memory_format in (None, 1) else self.contiguous_
-    ),
+    meta=lambda self, memory_format: self.in_format(memory_format),
     kernel=lambda xp, self, memory_format: self,
     vjp={"self": lambda g: g},
     moves=True,
