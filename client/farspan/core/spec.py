@@ -98,7 +98,7 @@ class Spec:
 
     @property
     def suggested_format(self) -> int:
-        """The code of the memory format that results of this tensor take: 2 or 3 of channels last."""
+        """The code of the memory format that results take: 2 or 3 where channels are innermost."""
         return self.ndim - 2 if _channels_innermost(self.shape, self.stride) else 0
 
     def in_format(self, code: int | None) -> Spec:
@@ -109,10 +109,8 @@ class Spec:
 
     def is_in_format(self, code: int | None) -> bool:
         """Return whether elements lie without gaps in the order of a memory format; None: C's."""
-        if not code:
+        if code in (None, 0, 1):
             return self.contiguous
-        if code == 1:
-            raise ShapeError("preserve memory format is unsupported by the contiguous operator")
         if self.ndim != code + 2:
             return False
         order = (0, *range(2, self.ndim), 1)

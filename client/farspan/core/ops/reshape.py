@@ -85,7 +85,11 @@ def ravel(self: Any) -> Any:
 @composite("contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)")
 def contiguous(self: Any, *, memory_format: Any = 0) -> Any:
     code = format_code(memory_format)
-    return self if self._spec.is_in_format(code) else fn.clone(self, memory_format=code)
+    if self._spec.is_in_format(code):
+        return self
+    if code == 1:
+        raise ShapeError("preserve memory format is unsupported by the contiguous operator")
+    return fn.clone(self, memory_format=code)
 
 
 @composite("expand_as(Tensor(a) self, Tensor other) -> Tensor(a)")
