@@ -37,7 +37,8 @@ def test_einsum_mixes_dtypes_where_nothing_is_contracted(torch: Any) -> Any:
     refused = [
         failure(lambda: torch.einsum(equation, *operands), "expected scalar type")
         for equation, operands in (
-            ("ij,jk->ik", (a, b)), ("ij,ij->", (a, c)), ("ij,ij->i", (c, a)), ("ij,ij->j", (a, a > 2)),
+            ("ij,jk->ik", (a, b)), ("ij,ij->", (a, c)), ("ij,ij->i", (c, a)),
+            ("ij,ij->j", (a, a > 2)),
         )
     ]  # fmt: skip
     refused += [failure(lambda: f(a[0], b[0, :3])) for f in (torch.inner, torch.dot)]

@@ -100,9 +100,7 @@ def address(x: Tensor) -> int:
     if array is None:
         memory = _mirror(x._storage.memory)
         steps = tuple(step * x.itemsize for step in x._spec.stride)
-        array = np.ndarray(
-            x._spec.shape, x.dtype.numpy, memory.data, x._offset * x.itemsize, steps
-        )
+        array = np.ndarray(x._spec.shape, x.dtype.numpy, memory.data, x._offset * x.itemsize, steps)
         array[...] = x._fetch()
     return int(array.__array_interface__["data"][0])
 
