@@ -113,11 +113,9 @@ class Spec:
             return self.contiguous
         if self.ndim != code + 2:
             return False
-        strides = format_stride(self.shape, code)
-        return all(
-            have == want or n == 1
-            for n, have, want in zip(self.shape, self.stride, strides, strict=True)
-        )
+        wanted = format_stride(self.shape, code)
+        sizes = zip(self.shape, self.stride, wanted, strict=True)
+        return all(n == 1 or have == want for n, have, want in sizes)
 
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
@@ -172,8 +170,9 @@ def format_stride(shape: Sequence[int], code: int) -> Shape:
     if len(shape) != code + 2:
         name = "channels_last" + "_3d" * (code == 3)
         raise ShapeError(f"required rank {code + 2} tensor to use {name} format")
+    # Sizes of 0 count as they are: unlike in C order, strides beyond them are 0.
     stride, step = [0] * len(shape), 1
-    for d in (1, *range(len(shape) - 1, 1, -1), 0):  # sizes of 0 count as they are, as in torch
+    for d in (1, *range(len(shape) - 1, 1, -1), 0):
         stride[d], step = step, step * shape[d]
     return tuple(stride)
 
