@@ -67,9 +67,18 @@ def test_addresses_are_of_the_elements(torch: Any) -> Any:
     x = torch.arange(6.0)
     at = ctypes.cast(x[2:].data_ptr(), ctypes.POINTER(ctypes.c_float))
     memory, empty, array = x.untyped_storage(), torch.empty(0), np.zeros(3)
-    here = x[3:].data_ptr() - memory.data_ptr(), empty.data_ptr(), empty.untyped_storage().data_ptr()
+    here = (
+        x[3:].data_ptr() - memory.data_ptr(),
+        empty.data_ptr(),
+        empty.untyped_storage().data_ptr(),
+    )
     shared = torch.from_numpy(array).data_ptr() == array.ctypes.data
-    return [np.ctypeslib.as_array(at, (4,)).tolist(), here, shared, x.t().data_ptr() == x.data_ptr()]
+    return [
+        np.ctypeslib.as_array(at, (4,)).tolist(),
+        here,
+        shared,
+        x.t().data_ptr() == x.data_ptr(),
+    ]
 
 
 def test_addresses_over_a_wire_are_of_copies(service: tuple[str, str]) -> None:

@@ -15,7 +15,8 @@ from .core.dtype import COMPLEX_KIND, FLOAT_KIND, INT_KIND, DType
 _SIZES = {
     INT_KIND: {
         "uint16": 2, "uint32": 4, "uint64": 8, "qint8": 1, "quint8": 1, "qint32": 4,
-        "quint4x2": 1, "quint2x4": 1, **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
+        "quint4x2": 1, "quint2x4": 1,
+        **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
     },
     FLOAT_KIND: {
         f"float{kind}": 1

@@ -1,7 +1,7 @@
 """`import torch` means farspan: the import hook of `farspan run` and of `%load_ext farspan`.
 
 One finder answers for `torch` and everything below it with farspan's own modules, so that
-`torch.nn.Linear is farspan.nn.Linear`; `torch.__version__` ends in ``+farspan``. Processes started from this one inherit the folder
+`torch.nn.Linear is farspan.nn.Linear`. Processes started from this one inherit the folder
 ``_shim`` through PYTHONPATH; its package `torch` installs the same finder there.
 """
 

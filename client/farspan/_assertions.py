@@ -1,4 +1,4 @@
-"""Private names of torch that libraries use: checks, sizes as tensors, classes of symbolic sizes."""
+"""Private names of torch that libraries use: checks, a shape as a tensor, symbolic sizes."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def _check_is_size(i: int, message: Any = None, *, max: int | None = None) -> No
         _check(i <= max, message)
 
 
-def _check_tensor_all_with(
-    error_type: type[Exception], cond: Tensor, message: Any = None
-) -> None:
+def _check_tensor_all_with(error_type: type[Exception], cond: Tensor, message: Any = None) -> None:
     """Raise the error unless every element of a bool tensor is True. Waits."""
     if not isinstance(cond, Tensor):
         raise TypeError(f"cond must be a tensor, but got {type(cond)}")
@@ -100,9 +98,7 @@ def _assert_async(input: Tensor, assert_msg: str = "") -> None:
         count = "no values" if not input.numel() else "more than one value"
         raise ShapeError(f"Boolean value of Tensor with {count} is ambiguous")
     if not input.item():
-        raise RuntimeError(
-            assert_msg or "Expected Tensor with single nonzero value, but got zero"
-        )
+        raise RuntimeError(assert_msg or "Expected Tensor with single nonzero value, but got zero")
 
 
 def _assert(condition: Any, message: str) -> None:

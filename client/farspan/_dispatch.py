@@ -20,6 +20,8 @@ from .core.family import common_device
 from .core.spec import Spec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from collections.abc import Callable, Sequence
 
     from ._tensor import Tensor

@@ -74,7 +74,7 @@ def _local_array(x: Tensor) -> np.ndarray[Any, Any] | None:
 
 
 def _mirror(memory: Storage) -> np.ndarray[Any, Any]:
-    """Return bytes of this machine set aside for a copy of remote memory; untouched they are free."""
+    """Return bytes set aside here for a copy of remote memory; untouched they cost nothing."""
     if getattr(memory, "mirror", None) is None or memory.mirror.nbytes < memory.nbytes:
         memory.mirror = np.empty(memory.nbytes, np.uint8)
     return memory.mirror
@@ -99,9 +99,7 @@ def address(x: Tensor) -> int:
     if array is None:
         memory = _mirror(x._storage.memory)
         steps = tuple(step * x.itemsize for step in x._spec.stride)
-        array = np.ndarray(
-            x._spec.shape, x.dtype.numpy, memory.data, x._offset * x.itemsize, steps
-        )
+        array = np.ndarray(x._spec.shape, x.dtype.numpy, memory.data, x._offset * x.itemsize, steps)
         array[...] = x._fetch()
     return int(array.__array_interface__["data"][0])
 

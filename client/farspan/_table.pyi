@@ -1963,14 +1963,14 @@ def tanh(input: Tensor, *, out: Any = ...) -> Tensor:
 def tanh_backward(grad_output: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
     """tanh_backward(Tensor grad_output, Tensor output) -> Tensor"""
 @overload
+def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+@overload
 def tensor_split(input: Tensor, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
 @overload
 def tensor_split(input: Tensor, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
-@overload
-def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-    """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
 def tensordot(input: Tensor, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
 def threshold(input: Tensor, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
@@ -4077,14 +4077,14 @@ class TableMethods:
     def tanh_(self, *, out: Any = ...) -> Tensor:
         """tanh(Tensor self) -> Tensor"""
     @overload
+    def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+    @overload
     def tensor_split(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
     @overload
     def tensor_split(self, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
     def tensordot(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
     def threshold(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:

@@ -208,15 +208,14 @@ def _get_node_type(tree: Any) -> Any:
     return namedtuple
 
 
-def _is_leaf(tree: PyTree, is_leaf: Callable[[PyTree], bool] | None = None) -> bool:
-    return tree_is_leaf(tree, is_leaf)
-
-
 def tree_is_leaf(tree: PyTree, is_leaf: Callable[[PyTree], bool] | None = None) -> bool:
     """Return whether the tree is one leaf."""
     if is_leaf is not None and is_leaf(tree):
         return True
     return _get_node_type(tree) not in SUPPORTED_NODES
+
+
+_is_leaf = tree_is_leaf
 
 
 # ----------------------------------------------------------------------------------- structure --
