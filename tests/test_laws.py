@@ -375,7 +375,7 @@ def test_gradients_are_differences(name: str) -> None:
                 for x, v in zip(xs, directions, strict=True):
                     x.add_(v, alpha=e)
                 made = as_tuple(run_ours(op, c, args, kwargs))[: row.outputs]
-                outs = [values_of(o) for o in made if o is not None and o.dtype.kind >= 2]
+                outs = [values_of(o) for o in made if o is not None and o.dtype.category >= 2]
                 total = sum(
                     float((o * torch.tensor(s).conj()).sum().real)
                     for o, s in zip(outs, cotangents(outs), strict=True)

@@ -22,6 +22,7 @@ from ._creation import (
     strided,
     tensor,
 )
+from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
     unreduced as _unreduced,
@@ -96,11 +97,15 @@ from .core.dtype import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from .core.dtype import (
     bool_ as bool,
 )
 from .core.errors import (
+    DeviceError as AcceleratorError,
     FarspanError,
     OutOfMemoryError,
     ProgramError,
@@ -114,6 +119,7 @@ if _TYPE_CHECKING:
     from ._table import *
 
 _bind_shapes()
+_announce()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128
@@ -128,6 +134,7 @@ _DUNDER = ("__config__",)
 _PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
     **dict.fromkeys(("lobpcg", "pca_lowrank", "svd_lowrank"), "_lowrank"),
@@ -135,8 +142,10 @@ _ELSEWHERE = {
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
     **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
+    **dict.fromkeys(("GradScaler", "autocast"), "amp"),
+    **dict.fromkeys(("Event", "Stream"), "cuda"),
     **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
-    "autocast": "amp",
+    "get_device_module": "_queries",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
     "resize_as_": "_resize",

@@ -194,7 +194,7 @@ def result_type(tensor1: Any, tensor2: Any) -> DType:
 
 def can_cast(from_: DType, to: DType) -> bool:
     """Return whether results of one dtype may be stored as another."""
-    return from_.kind <= to.kind
+    return from_.category <= to.category
 
 
 def norm(

@@ -11,6 +11,7 @@ import numpy as np
 from . import _format
 from .core.call import fn
 from .core.dtype import Defaults
+from .core.errors import ProgramError
 
 if TYPE_CHECKING:
     from ._dispatch import Storage
@@ -74,7 +75,7 @@ def _local_array(x: Tensor) -> np.ndarray[Any, Any] | None:
 
 
 def _mirror(memory: Storage) -> np.ndarray[Any, Any]:
-    """Return bytes set aside here for a copy of remote memory; untouched they cost nothing."""
+    """Return bytes set aside here for a copy of remote memory; untouched they are free."""
     if getattr(memory, "mirror", None) is None or memory.mirror.nbytes < memory.nbytes:
         memory.mirror = np.empty(memory.nbytes, np.uint8)
     return memory.mirror
@@ -118,6 +119,30 @@ def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any, storag
     session.transport.exported += 1
     weakref.finalize(storage, _hide, session.transport)
     return True
+
+
+def dlpack(x: Tensor, stream: Any, max_version: Any, dl_device: Any, copy: bool | None) -> Any:
+    """Return a DLPack capsule of the tensor's memory, or of a copy if `copy`. Waits.
+
+    BufferError, as the protocol has it, if the memory is elsewhere or a gradient would be lost.
+    """
+    if x.requires_grad:
+        raise ExportError("Can't export tensors that require gradient, use tensor.detach()")
+    if copy:
+        array: Any = x._fetch().copy()
+    else:
+        array = export(x)
+    if array is None:
+        raise ExportError(
+            "DLPack shares memory; only tensors of a local: session can. Pass copy=True for a copy"
+        )
+    return array.__dlpack__(
+        stream=stream, max_version=max_version, dl_device=dl_device, copy=copy or None
+    )
+
+
+class ExportError(ProgramError, BufferError):
+    """A tensor whose memory cannot be shared."""
 
 
 class _Window:

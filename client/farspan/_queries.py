@@ -6,10 +6,13 @@ What is sparse, quantized or nested is not there: its names are, and say so.
 from __future__ import annotations
 
 import itertools
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _state
 from .core.call import Value, unsupported
-from .core.errors import AutogradError, DTypeError, ShapeError
+from .core.dtype import Device
+from .core.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,11 +131,14 @@ def _dim_order(self: Tensor, *, ambiguity_check: Any = False) -> tuple[int, ...]
     return tuple(order)
 
 
-def _grad_dtype(self: Tensor) -> DType | None:
-    """Return the dtype that gradients of this leaf have."""
-    if not self.is_leaf:
-        raise AutogradError("grad_dtype can only be accessed on leaf tensors.")
-    return self.dtype
+def get_device_module(device: Any = None) -> Any:
+    """Return ``farspan.cuda`` or ``farspan.cpu``, whichever is of the device's type.
+
+    None stands for the GPU if the session has one.
+    """
+    if device is None:
+        device = "cuda" if any(d.type == "cuda" for d in _state.current().devices) else "cpu"
+    return import_module(f"farspan.{Device(device).type}")
 
 
 def _map(self: Tensor, *others_and_function: Any) -> Tensor:
@@ -216,7 +222,8 @@ METHODS: dict[str, Any] = {
     "is_set_to": is_set_to, "is_shared": _is_shared, "share_memory_": _share_memory_,
     "is_pinned": _is_pinned, "pin_memory": _pin_memory, "record_stream": _record_stream,
     "as_subclass": _as_subclass, "dim_order": _dim_order, "map_": _map, "map2_": _map,
-    "grad_dtype": property(_grad_dtype), "dequantize": _dequantize, "to_dense": _to_dense,
+    "apply_": _map,
+    "dequantize": _dequantize, "to_dense": _to_dense,
     "is_distributed": lambda self: False, "dense_dim": lambda self: len(self._spec.shape),
     "sparse_dim": lambda self: 0,
     **{name: _expects_sparse(name) for name in _SPARSE_ONLY},

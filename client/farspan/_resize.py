@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ._dispatch import mode
 from .core import command as cmd
 from .core.call import fn
-from .core.coerce import integers, memory_format
+from .core.coerce import integers
+from .core.coerce import memory_format as format_code
 from .core.errors import ArgumentError, AutogradError, DeviceError, DTypeError, ShapeError
-from .core.spec import Spec, contiguous_stride
+from .core.spec import Spec, contiguous_stride, format_stride
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,21 +54,6 @@ def _turn_into(self: Tensor, shown: Tensor) -> Tensor:
     return self
 
 
-def _format_stride(shape: Sequence[int], wanted: Any) -> tuple[int, ...]:
-    """Return the strides of a shape in a memory format: channels come last in two of them."""
-    code = memory_format(wanted) or 0
-    if code == 1:
-        raise ShapeError("Unsupported memory format Preserve")
-    if code < 2:
-        return contiguous_stride(shape)
-    if len(shape) != code + 2:
-        raise ShapeError(
-            f"required rank {code + 2} tensor to use channels_last{'_3d' * (code == 3)} format"
-        )
-    packed = contiguous_stride((shape[0], *shape[2:], shape[1]))
-    return (packed[0], packed[-1], *packed[1:-1])
-
-
 def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
     """Give the tensor another shape, its elements in memory's order; new ones are zero.
 
@@ -79,7 +65,7 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
         raise AutogradError("cannot resize variables that require grad")
     if shape == self._spec.shape and memory_format is None:
         return self
-    stride = _format_stride(shape, memory_format)
+    stride = format_stride(shape, format_code(memory_format) or 0)
     return _turn_into(self, _shown(self, shape, stride, self._offset))
 
 

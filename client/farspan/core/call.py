@@ -64,6 +64,10 @@ _ALIASES: Final = {
 _Kinds = tuple[Any, ...]
 
 
+def _named(name: str) -> Any:
+    return getattr(fn, name)
+
+
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
@@ -115,6 +119,10 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function farspan.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        """Make copies the function itself, and pickles its name, as of any function."""
+        return _named, (self.__name__,)
 
 
 class _Choice:
@@ -173,8 +181,8 @@ class _NumberFirst:
         if not isinstance(other, Value):
             return self.function(fn.full((), number, dtype=scalar_dtype(code or "i")), *args[1:])
         spec = other._spec  # type: ignore[attr-defined]
-        dims, plain = ([spec.dtype], []) if spec.shape else ([], [spec.dtype])
-        first = fn.new_full(other, (), number, dtype=result_dtype(dims, plain, [code or "i"]))
+        tensors, numbers = ([spec.dtype], []) if spec.shape else ([], [spec.dtype])
+        first = fn.new_full(other, (), number, dtype=result_dtype(tensors, numbers, [code or "i"]))
         return self.function(first, *args[1:], **kwargs)
 
 
@@ -340,9 +348,18 @@ def _match(
             shown = "input" if a.name == "self" else a.name
             return None, (
                 f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
-                f"not {type(given[a.name]).__name__}"
+                f"{_misfit(given[a.name])}"
             )
     return _Choice(function, op, packed, renamed), ""
+
+
+def _misfit(x: Any) -> str:
+    """Return in torch's words what was passed instead: for a list of numbers its first non-int."""
+    if isinstance(x, (tuple, list)):
+        for i, item in enumerate(x):
+            if not _is_int(item):
+                return f"but found element of type {type(item).__name__} at pos {i}"
+    return f"not {type(x).__name__}"
 
 
 def _is_int(x: Any) -> bool:

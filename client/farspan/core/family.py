@@ -134,7 +134,7 @@ _KINDS = "bifc"
 
 def refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel of this name for a kind: b, i, f, c, or h for halves."""
-    if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
+    if _KINDS[dtype.category] in kinds or ("h" in kinds and dtype.is_reduced):
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
@@ -213,7 +213,7 @@ def axes(dim: Any, x: Any) -> tuple[int, ...]:
 
 def integral_to_int64(dtype: DType) -> DType:
     """The type a sum is taken in: small ints would overflow."""
-    return int64 if dtype.kind < 2 else dtype
+    return int64 if dtype.category < 2 else dtype
 
 
 def floating(dtype: DType) -> DType:

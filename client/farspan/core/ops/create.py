@@ -30,8 +30,12 @@ def _size_spec(size: Sequence[int], dtype: DType | None, layout: Any, device: An
 def _like_spec(
     self: Spec, dtype: DType | None, layout: Any, device: Any, pin: Any, memory_format: int | None
 ) -> Spec:
-    kept = self.packed if memory_format in (None, 1) else self.contiguous_
-    return kept.with_(dtype=dtype, device=device)
+    return self.in_format(memory_format).with_(dtype=dtype, device=device)
+
+
+def _formatted_spec(size: Any, *options: Any) -> Spec:
+    """The spec of a new tensor laid out as the last option, a memory format, says."""
+    return _size_spec(size, *options[:-1]).in_format(options[-1])
 
 
 def _new_spec(
@@ -62,7 +66,7 @@ def _declare_constant(name: str, value: int, overload: str = "", more: str = "")
     by_size, like, new = _filled(value)
     creation(
         f"{name}{overload}(SymInt[] size, *, {_OPTIONS}{more}) -> Tensor",
-        meta=_size_spec,
+        meta=_formatted_spec if more else _size_spec,
         kernel=by_size,
     )
     creation(
@@ -245,7 +249,7 @@ def _arange_spec(start: Any, end: Any, step: Any, dtype: Any, layout: Any, devic
 def _arange_kernel(xp: Any, start: Any, end: Any, step: Any, dtype: DType | None) -> Any:
     found = _arange_dtype(dtype, start, end, step)
     n = _arange_size(start, end, step, found)
-    if found.kind < 2:
+    if found.category < 2:
         return (int(start) + int(step) * xp.arange(n, dtype="int64")).astype(found.numpy)
     return (start + step * xp.arange(n, dtype="float64")).astype(found.numpy)
 

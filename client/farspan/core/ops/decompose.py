@@ -15,7 +15,7 @@ from ..dtype import int32
 from ..errors import DTypeError, LinalgError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, broadcast_shapes, contiguous_stride
-from .linalg import c_name, mH, mT
+from .linalg import mH, mT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,12 @@ def check_matrix(name: str, spec: Spec, *, square: bool = True, what: str = "A")
             f"{name}: {what} must be batches of square matrices, but they are "
             f"{spec.shape[-2]} by {spec.shape[-1]} matrices"
         )
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         raise DTypeError(
-            f"{name}: Expected a floating point or complex tensor as input. Got "
-            f"{c_name(spec.dtype)}"
+            f"{name}: Expected a floating point or complex tensor as input. Got {spec.dtype.c_name}"
         )
     if spec.dtype.is_reduced:
-        raise DTypeError(f"{name}: Low precision dtypes not supported. Got {c_name(spec.dtype)}")
+        raise DTypeError(f"{name}: Low precision dtypes not supported. Got {spec.dtype.c_name}")
 
 
 def by_columns(spec: Spec, shape: Sequence[int]) -> Spec:
@@ -258,7 +257,7 @@ def check_one_dtype(name: str, A: Spec, B: Spec) -> None:
     if A.dtype is not B.dtype:
         raise DTypeError(
             f"{name}: Expected A and B to have the same dtype, but found A of type "
-            f"{c_name(A.dtype)} and B of type {c_name(B.dtype)} instead"
+            f"{A.dtype.c_name} and B of type {B.dtype.c_name} instead"
         )
 
 

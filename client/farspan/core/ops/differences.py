@@ -280,7 +280,7 @@ def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
     count = spec.shape[0] if N is None else N
     if count < 0:
         raise ShapeError("N must be non-negative.")
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         x = fn._cast(x, int64)
     powers = _powers(x, count)
     return powers if increasing else fn.flip(powers, (1,))
@@ -296,7 +296,7 @@ def linalg_vander(x: Any, *, N: int | None = None) -> Any:
     count = (spec.shape[-1] if spec.shape else 1) if N is None else N
     if count <= 1:
         raise ShapeError("N must be greater than 1.")
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         x = fn._cast(x, int64)
     return _powers(x if spec.shape else fn.reshape(x, (1,)), count)
 

@@ -74,12 +74,10 @@ reduction(
 
 def _inexact(what: str) -> Any:
     def check(dtype: DType) -> DType:
-        if dtype.kind < 2:
-            from .linalg import c_name  # which is declared later
-
+        if dtype.category < 2:
             raise DTypeError(
                 f"mean(): could not infer output dtype. {what} dtype must be either a floating "
-                f"point or complex dtype. Got: {c_name(dtype)}"
+                f"point or complex dtype. Got: {dtype.c_name}"
             )
         return dtype
 

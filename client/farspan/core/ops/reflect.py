@@ -15,7 +15,7 @@ from ..errors import DTypeError, LinalgError, ShapeError, UnsupportedError
 from ..family import common_device, composite, structured
 from ..spec import Spec, broadcast_shapes
 from .decompose import batch_of, by_columns, check_matrix
-from .linalg import c_name, mH
+from .linalg import mH
 
 
 # ----------------------------------------------------------------------------------- reflectors --
@@ -92,11 +92,10 @@ def _check_reflectors(name: str, input: Spec, tau: Spec) -> None:
         )
     if tau.dtype is not input.dtype:
         raise DTypeError(
-            f"{name}: tau dtype {c_name(tau.dtype)} does not match input dtype "
-            f"{c_name(input.dtype)}"
+            f"{name}: tau dtype {tau.dtype.c_name} does not match input dtype {input.dtype.c_name}"
         )
-    if input.dtype.kind < 2 or input.dtype.is_reduced:
-        raise UnsupportedError(f'"orgqr_cpu" not implemented for {c_name(input.dtype)!r}')
+    if input.dtype.category < 2 or input.dtype.is_reduced:
+        raise UnsupportedError(f'"orgqr_cpu" not implemented for {input.dtype.c_name!r}')
     common_device((input, tau))
 
 
@@ -173,7 +172,7 @@ def _ormqr_meta(self: Spec, input2: Spec, input3: Spec, left: bool, transpose: b
     if input3.dtype is not self.dtype:
         raise DTypeError(
             f"{name}: Expected input and other to have the same dtype, but input has dtype "
-            f"{c_name(self.dtype)} and other has dtype {c_name(input3.dtype)}"
+            f"{self.dtype.c_name} and other has dtype {input3.dtype.c_name}"
         )
     return by_columns(input3, input3.shape)
 
@@ -216,8 +215,8 @@ def ormqr(self: Any, input2: Any, input3: Any, left: bool = True, transpose: boo
 def _geqrf_meta(self: Spec) -> tuple[Spec, Spec]:
     if self.ndim < 2:
         raise ShapeError("torch.geqrf: input must have at least 2 dimensions.")
-    if self.dtype.kind < 2 or self.dtype.is_reduced:
-        raise UnsupportedError(f'"geqrf_cpu" not implemented for {c_name(self.dtype)!r}')
+    if self.dtype.category < 2 or self.dtype.is_reduced:
+        raise UnsupportedError(f'"geqrf_cpu" not implemented for {self.dtype.c_name!r}')
     tau = self.with_(shape=(*self.shape[:-2], min(self.shape[-2:])))
     return by_columns(self, self.shape), tau
 
@@ -346,12 +345,12 @@ def _ldl_solve_meta(LD: Spec, pivots: Spec, B: Spec, hermitian: bool) -> Spec:
             f"{name}: Expected LD.shape[:-1] and pivots.shape to be the same, but got pivots with "
             f"shape {list(pivots.shape)} instead"
         )
-    if pivots.dtype.kind != 1:
-        raise DTypeError(f"{name}: Expected pivots to be integers. Got {c_name(pivots.dtype)}")
+    if pivots.dtype.category != 1:
+        raise DTypeError(f"{name}: Expected pivots to be integers. Got {pivots.dtype.c_name}")
     if LD.dtype is not B.dtype:
         raise DTypeError(
-            f"Expected b and A to have the same dtype, but found b of type {c_name(B.dtype)} and "
-            f"A of type {c_name(LD.dtype)} instead."
+            f"Expected b and A to have the same dtype, but found b of type {B.dtype.c_name} and "
+            f"A of type {LD.dtype.c_name} instead."
         )
     if LD.shape[-1] != B.shape[-2]:
         raise ShapeError(

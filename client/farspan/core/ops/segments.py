@@ -13,7 +13,6 @@ from ..dtype import float32, int32, int64
 from ..errors import DTypeError, ShapeError, UnsupportedError, ValueRangeError
 from ..family import composite, structured
 from ..spec import Spec, wrap_dim
-from .linalg import c_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,15 +29,15 @@ def _check_index_reduce(self: Spec, dim: int, index: Spec, source: Spec, reduce:
     if index.ndim > 1:
         raise ValueRangeError(
             f"{name}: Index is supposed to be a vector, but got dim: {index.ndim} with type: "
-            f"{c_name(index.dtype)} and size: {list(index.shape)}"
+            f"{index.dtype.c_name} and size: {list(index.shape)}"
         )
     if index.dtype not in (int32, int64):
         raise DTypeError(
-            f"{name}: Expected dtype int32/int64 for index but got: {c_name(index.dtype)}"
+            f"{name}: Expected dtype int32/int64 for index but got: {index.dtype.c_name}"
         )
     if self.dtype is not source.dtype:
         raise DTypeError(
-            f"{name}: self ({c_name(self.dtype)}) and source ({c_name(source.dtype)}) must have "
+            f"{name}: self ({self.dtype.c_name}) and source ({source.dtype.c_name}) must have "
             "the same scalar type"
         )
     along = source.shape[dim] if source.shape else 1
@@ -118,7 +117,7 @@ def _check_segments(data: Spec, reduce: str, lengths: Any, indices: Any, axis: i
     if lengths is None:
         raise ShapeError(f"{name}: Either lengths or offsets must be defined.")
     if not data.dtype.is_floating_point:
-        raise UnsupportedError(f'"_segment_reduce_cpu" not implemented for {c_name(data.dtype)!r}')
+        raise UnsupportedError(f'"_segment_reduce_cpu" not implemented for {data.dtype.c_name!r}')
     axis = wrap_dim(axis, data.ndim)
     if data.ndim < lengths._spec.ndim:
         raise ShapeError("Expected data.dim() >= lengths_value.dim() to be true, but got false.")

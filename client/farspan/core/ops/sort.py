@@ -280,7 +280,7 @@ structured(
 
 # ------------------------------------------------------------------- shapes that values decide --
 def _bincount_meta(self: Spec, weights: Spec | None, minlength: int) -> Spec:
-    if self.dtype.kind != 1:
+    if self.dtype.category != 1:
         raise UnsupportedError(f'"bincount_cpu" not implemented for {self.dtype.name!r}')
     if self.ndim != 1:
         raise ShapeError("bincount only supports 1-d non-negative integral inputs.")

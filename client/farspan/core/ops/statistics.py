@@ -13,7 +13,6 @@ from ..dtype import bool_, int64
 from ..errors import ShapeError, UnsupportedError
 from ..family import common_device, composite, structured
 from ..spec import Spec, wrap_dim
-from .linalg import c_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,10 +135,10 @@ def _check_weights(name: str, weights: Any, count: int, kind: str) -> Any:
             f"cov(): expected {name} to have one or fewer dimensions but got {name} with "
             f"{spec.ndim} dimensions"
         )
-    if (spec.dtype.kind in (0, 1)) != (kind == "integral") or spec.dtype.kind == 3:
+    if (spec.dtype.category in (0, 1)) != (kind == "integral") or spec.dtype.category == 3:
         raise ShapeError(
             f"cov(): expected {name} to have {kind} dtype but got {name} with "
-            f"{c_name(spec.dtype)} dtype"
+            f"{spec.dtype.c_name} dtype"
         )
     if spec.numel != count:
         raise ShapeError(
@@ -216,7 +215,7 @@ def _check_bins(name: str, bins: Sequence[int]) -> None:
 
 def _histc_meta(self: Spec, bins: int, min: Any, max: Any) -> Spec:
     if not self.dtype.is_floating_point:
-        raise UnsupportedError(f'"histogram_cpu" not implemented for {c_name(self.dtype)!r}')
+        raise UnsupportedError(f'"histogram_cpu" not implemented for {self.dtype.c_name!r}')
     _check_bins("torch.histogram", (bins,))
     return Spec.make((bins,), self.dtype, self.device)
 
@@ -251,7 +250,7 @@ def _check_samples(self: Spec, weight: Spec | None, dims: int) -> int:
     if self.ndim < 2:
         raise ShapeError(f"{name}: input tensor should have at least 2 dimensions")
     if self.dtype.name not in ("float32", "float64"):
-        raise UnsupportedError(f'"histogramdd" not implemented for {c_name(self.dtype)!r}')
+        raise UnsupportedError(f'"histogramdd" not implemented for {self.dtype.c_name!r}')
     n = self.shape[-1]
     if dims != n:
         raise ShapeError(
@@ -262,8 +261,8 @@ def _check_samples(self: Spec, weight: Spec | None, dims: int) -> int:
         if weight.dtype is not self.dtype:
             raise ShapeError(
                 f"{name}: if weight tensor is provided, input tensor and weight tensor should have "
-                f"the same dtype, but got input({c_name(self.dtype)}), and "
-                f"weight({c_name(weight.dtype)})"
+                f"the same dtype, but got input({self.dtype.c_name}), and "
+                f"weight({weight.dtype.c_name})"
             )
         if weight.shape != self.shape[:-1]:
             raise ShapeError(
@@ -332,8 +331,8 @@ def _counts_meta(self: Spec, bins: Sequence[Spec], weight: Spec | None, density:
         if b.dtype is not self.dtype:
             raise ShapeError(
                 "torch.histogramdd: input tensor and bins tensors should have the same dtype, but "
-                f"got input with dtype {c_name(self.dtype)} and bins for dimension {d} with dtype "
-                f"{c_name(b.dtype)}"
+                f"got input with dtype {self.dtype.c_name} and bins for dimension {d} with dtype "
+                f"{b.dtype.c_name}"
             )
     shape = tuple(b.shape[0] - 1 for b in bins)
     _check_bins("torch.histogram", shape)

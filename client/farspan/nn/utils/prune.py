@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = [
+__all__ = [  # noqa: F822  (made at first use)
     "BasePruningMethod", "CustomFromMask", "Identity", "L1Unstructured", "LnStructured",
     "PruningContainer", "RandomStructured", "RandomUnstructured", "custom_from_mask",
     "global_unstructured", "identity", "is_pruned", "l1_unstructured", "ln_structured",
@@ -33,45 +32,16 @@ def is_pruned(module: Any) -> bool:
     return False
 
 
-class CustomFromMask(BasePruningMethod):
-    """A mask that was given, in torch."""
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name[0].isupper():
+        found: Any = type(name, (BasePruningMethod,), {})
+    else:
 
+        def found(*args: Any, **kwargs: Any) -> NoReturn:
+            _refuse(name)
 
-class Identity(BasePruningMethod):
-    """A mask of ones, in torch."""
-
-
-class L1Unstructured(BasePruningMethod):
-    """A mask of the largest entries, in torch."""
-
-
-class LnStructured(BasePruningMethod):
-    """A mask of the channels of the largest norm, in torch."""
-
-
-class PruningContainer(BasePruningMethod):
-    """Masks one upon the other, in torch."""
-
-
-class RandomStructured(BasePruningMethod):
-    """A mask of random channels, in torch."""
-
-
-class RandomUnstructured(BasePruningMethod):
-    """A mask of random entries, in torch."""
-
-
-def _refused(name: str) -> Callable[..., NoReturn]:
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        _refuse(name)
-
-    refuse.__name__ = name
-    return refuse
-
-
-custom_from_mask, global_unstructured, identity, remove = map(
-    _refused, ("custom_from_mask", "global_unstructured", "identity", "remove")
-)
-l1_unstructured, ln_structured, random_structured, random_unstructured = map(
-    _refused, ("l1_unstructured", "ln_structured", "random_structured", "random_unstructured")
-)
+        found.__name__ = name
+    globals()[name] = found
+    return found
