@@ -37,7 +37,10 @@ def test_einsum_mixes_dtypes_where_nothing_is_contracted(torch: Any) -> Any:
     refused = [
         failure(lambda: torch.einsum(equation, *operands), "expected scalar type")
         for equation, operands in (
-            ("ij,jk->ik", (a, b)), ("ij,ij->", (a, c)), ("ij,ij->i", (c, a)), ("ij,ij->j", (a, a > 2)),
+            ("ij,jk->ik", (a, b)),
+            ("ij,ij->", (a, c)),
+            ("ij,ij->i", (c, a)),
+            ("ij,ij->j", (a, a > 2)),
         )
     ]  # fmt: skip
     refused += [failure(lambda: f(a[0], b[0, :3])) for f in (torch.inner, torch.dot)]
@@ -57,7 +60,17 @@ def test_grad_takes_only_inputs_and_refusals_say_what_torch_says(torch: Any) -> 
         *g,
         failure(lambda: torch.ones(2, 4, 5) + torch.ones(2, 3, 6), "tensor a (5)", "dimension 2"),
         failure(lambda: torch.ones(2, 4, 1) + torch.ones(2, 3, 6), "tensor a (4)", "dimension 1"),
-        failure(lambda: torch.empty((2, 3.0)), "element of type float at pos 1"),
+        failure(lambda: torch.empty((2, 3.0)), "unpack the object at pos 2"),
+        failure(lambda: torch.empty((2.0, 3)), "element of type float at pos 0"),
+        failure(lambda: torch.cuda.FloatTensor(2), "torch.cuda.FloatTensor not available"),
+        isinstance(x, torch.FloatTensor),
+        isinstance(x, torch.cuda.FloatTensor),
+        x.type(),
+        x.type("torch.DoubleTensor"),
+        x.type(torch.LongTensor).type(),
+        repr(torch.cuda.HalfTensor),
+        repr(torch.LongTensor),
+        failure(lambda: x.type("torch.NoTensor"), "invalid type"),
         failure(lambda: torch.ones(2).cuda("cpu"), "must be cuda device"),
     ]
 

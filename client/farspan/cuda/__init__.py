@@ -30,6 +30,8 @@ def __getattr__(name: str) -> Any:
         return _import_module(f"{__name__}.amp")
     if name in _MEMORY:
         return getattr(_Memory("cuda"), name)
+    if name.endswith("Tensor"):
+        return _import_module("farspan._legacy").tensor_type(name, "cuda")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
