@@ -39,7 +39,7 @@ def test_dtypes(t: Any) -> Any:
         found += [str(d), repr(d), d.itemsize, d.is_floating_point, d.is_complex, d.is_signed]
         found += [isinstance(d, t.dtype), d.to_real(), t.zeros(1, dtype=d).dtype is d, d == t.float]
     return [
-        *found, t.float.to_complex(), t.double.to_complex(), t.int64 is t.long, t.float32 is t.float,
+        *found, t.float.to_complex(), t.double.to_complex(), t.long is t.int64, t.half is t.float16,
         t.cfloat is t.complex64, t.short is t.int16, len({t.int, t.int32, t.double, t.float64}),
     ]  # fmt: skip
 

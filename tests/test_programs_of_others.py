@@ -71,6 +71,8 @@ def test_grad_takes_only_inputs_and_refusals_say_what_torch_says(torch: Any) -> 
         repr(torch.cuda.HalfTensor),
         repr(torch.LongTensor),
         failure(lambda: x.type("torch.NoTensor"), "invalid type"),
+        torch.spmm(torch.eye(2), torch.ones(2, 3)),
+        torch.dsmm(torch.eye(2), torch.ones(2, 3)),
         failure(lambda: torch.ones(2).cuda("cpu"), "must be cuda device"),
     ]
 

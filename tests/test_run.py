@@ -213,3 +213,81 @@ def test_an_adaptive_adjoint_runs_over_grpc(tmp_path: Path, service: tuple[str, 
     program = LIBRARIES["torchdiffeq"]
     done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
     assert output(done) == ANSWERS["torchdiffeq"]
+
+
+def test_modules_that_are_not_there_can_be_asked_for_and_reloaded_ones_stay(tmp_path: Path) -> None:
+    program = """
+        import copy, importlib, importlib.util, pickle
+        import torch
+        linear = torch.nn.Linear
+        importlib.reload(torch.nn)
+        print(importlib.util.find_spec("torch.nowhere"), torch.nn.Linear is linear)
+        print(pickle.loads(pickle.dumps(torch.add)) is torch.add is copy.deepcopy(torch.add))
+        torch.set_num_threads(2)
+    """
+    assert output(run(tmp_path, program, OMP_NUM_THREADS="4,2")) == ["None True", "True"]
+
+
+def test_the_program_stays_main_while_its_threads_go_on(tmp_path: Path) -> None:
+    program = """
+        import pickle, threading, time
+
+        class Mine: ...
+
+        def later():
+            time.sleep(0.3)
+            print(type(pickle.loads(pickle.dumps(Mine()))).__name__)
+
+        threading.Thread(target=later).start()
+    """
+    assert output(run(tmp_path, program)) == ["Mine"]
+
+
+def test_an_interpreter_without_farspan_gets_its_own_torch(tmp_path: Path) -> None:
+    from farspan._as_torch import SHIM
+
+    (tmp_path / "torch.py").write_text("name = 'its own'")
+    code = (
+        f"import sys; sys.path[:0] = [{SHIM!r}, {str(tmp_path)!r}]\nimport torch; print(torch.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert output(done) == ["its own"]
+
+
+SPAWNED = """
+import sys, time
+import torch, torch.multiprocessing as mp
+
+def work(i, queue):
+    if i == 0:
+        queue.put((torch.arange(3.0), torch.nn.Parameter(torch.tensor(2.0))))
+        time.sleep(30)
+    if queue.empty():
+        time.sleep(0.5)
+    raise KeyError("of the second") if i == 1 else SystemExit(3)
+
+if __name__ == "__main__":
+    queue = mp.get_context("spawn").SimpleQueue()
+    started = mp.spawn(work, (queue,), nprocs=2, join=False)
+    print(*queue.get(), len(started.pids()))
+    try:
+        while not started.join():
+            pass
+    except mp.ProcessRaisedException as error:
+        print(error.error_index, "of the second" in str(error), started.processes[0].exitcode)
+    try:
+        mp.start_processes(sys.exit, nprocs=2, start_method="fork")
+    except mp.ProcessExitedException as error:
+        print(error.error_index, error.exit_code)
+    assert mp.spawn(print, nprocs=1) is None
+"""
+
+
+def test_tensors_cross_queues_and_one_failure_ends_all_processes(tmp_path: Path) -> None:
+    lines = output(run(tmp_path, SPAWNED))
+    assert lines == [
+        "tensor([0., 1., 2.]) Parameter containing:", "tensor(2., requires_grad=True) 2",
+        "1 True -15", "1 1", "0",
+    ]  # fmt: skip

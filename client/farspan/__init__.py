@@ -105,6 +105,7 @@ from .core.dtype import (
     bool_ as bool,
 )
 from .core.errors import (
+    DeviceError as AcceleratorError,
     FarspanError,
     OutOfMemoryError,
     ProgramError,
@@ -133,6 +134,7 @@ _DUNDER = ("__config__",)
 _PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("dsmm", "spmm"), "_legacy"),
     **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
@@ -141,7 +143,10 @@ _ELSEWHERE = {
         ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
          "is_signed", "typename"), "_queries"),
     **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
-    "autocast": "amp",
+    **dict.fromkeys(("GradScaler", "autocast"), "amp"),
+    **dict.fromkeys(("Event", "Stream"), "cuda"),
+    **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
+    "get_device_module": "_queries",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
     "resize_as_": "_resize",
@@ -162,8 +167,10 @@ def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
     if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
-    if name in _ELSEWHERE:
-        found: _Any = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
+    if name == "torch":  # torch has its own name too
+        found: _Any = _import_module(__package__)
+    elif name in _ELSEWHERE:
+        found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
     elif name.startswith("_foreach_"):

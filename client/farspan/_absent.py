@@ -14,8 +14,8 @@ from .core.dtype import COMPLEX_KIND, FLOAT_KIND, INT_KIND, DType
 
 _SIZES = {
     INT_KIND: {
-        "uint16": 2, "uint32": 4, "uint64": 8, "qint8": 1, "quint8": 1, "qint32": 4,
-        "quint4x2": 1, "quint2x4": 1, **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
+        "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
+        **{f"{sign}int{n}": 1 for sign in ("", "u") for n in range(1, 8)},
     },
     FLOAT_KIND: {
         f"float{kind}": 1
@@ -23,11 +23,12 @@ _SIZES = {
     },
     COMPLEX_KIND: {"complex32": 4},
 }  # fmt: skip
+_C_NAMES = {"complex32": "ComplexHalf"}  # of the others: the name with a capital letter
 _ABSENT = -1  # the code of types that no tensor has
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
 
 NAMES: dict[str, Any] = {
-    name: DType(_ABSENT, name, kind, size, name.capitalize())
+    name: DType(_ABSENT, name, kind, size, _C_NAMES.get(name, name.capitalize()))
     for kind, sizes in _SIZES.items()
     for name, size in sizes.items()
 }
@@ -39,3 +40,5 @@ NAMES |= {
     )
     for kind in ("coo", "csr", "csc", "bsr", "bsc", "compressed")
 }
+for _name in ("PyTorchFileReader", "PyTorchFileWriter"):
+    NAMES[_name] = unsupported(_name, "files are read by torch.load and written by torch.save")

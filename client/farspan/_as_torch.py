@@ -1,8 +1,8 @@
 """`import torch` means farspan: the import hook of `farspan run` and of `%load_ext farspan`.
 
 One finder answers for `torch` and everything below it with farspan's own modules, so that
-`torch.nn.Linear is farspan.nn.Linear`; `torch.__version__` ends in ``+farspan``. Processes started from this one inherit the folder
-``_shim`` through PYTHONPATH; its package `torch` installs the same finder there.
+`torch.nn.Linear is farspan.nn.Linear`; `torch.__version__` ends in ``+farspan``. Processes started
+from this one inherit the folder ``_shim`` through PYTHONPATH; its package `torch` does the same.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         name = _ours(fullname)
         if name not in sys.modules and not _exists(name):
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r}: torch is farspan here, and farspan has none",
-                name=fullname,
-            )
+            return None  # nobody else has it either: they look in farspan's folder
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:

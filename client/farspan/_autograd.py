@@ -143,11 +143,13 @@ def grad(
     """Return the gradients of `outputs` with respect to `inputs`, weighted by `grad_outputs`.
 
     One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
-    only_inputs is as old as torch 0.4; False is no longer possible, and a warning says so.
     """
     if not only_inputs:
         warnings.warn(
-            "only_inputs is ignored: for other parts of the graph use backward()", FutureWarning, 2
+            "only_inputs argument is deprecated and is ignored now (defaults to True). To "
+            "accumulate gradient for other parts of the graph, please use torch.autograd.backward.",
+            FutureWarning,
+            stacklevel=2,
         )
     roots = _as_list(outputs)
     targets = _as_list(inputs)

@@ -187,8 +187,11 @@ def asarray(
     It shares memory where it can, unless `copy` is True; with False it must, or ValueError.
     requires_grad: None keeps what a tensor has.
     """
+    from ._resize import UntypedStorage
     from ._tensor import Tensor
 
+    if isinstance(obj, UntypedStorage):
+        obj = obj._bytes()
     if isinstance(obj, Tensor):
         made = _cast(obj, dtype, device, copy)
         if requires_grad and not made.requires_grad:

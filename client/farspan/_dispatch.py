@@ -7,7 +7,7 @@ of the result depends on values (`nonzero` and its kind). Read `_session.py` for
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _state
 from ._session import Ref, Session
@@ -43,7 +43,8 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "version")
+    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "mirror", "version")
+    mirror: np.ndarray[Any, Any]  # the place here of a copy whose address was asked for
 
     def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
         self._bytes = nbytes
@@ -179,7 +180,7 @@ def apply(
         node.number, node.site = session.last_number, session.last_site
         if op.lists:
             for r in results:
-                r._multiview = True
+                r._made_by = "lists"
     return results[0] if len(results) == 1 and not op.lists else tuple(results)
 
 
@@ -244,6 +245,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         out._generation = base._generation
         if x._in_no_grad or not mode.grad:
             out._in_no_grad = True
+        if x._made_by:
+            out._made_by = x._made_by
     if x._inference:
         out._inference = True
     return out
@@ -302,6 +305,21 @@ def _apply_random(
 
 
 # ------------------------------------------------------------------------------------ in place --
+_WHY_NOT_WRITTEN: Final = {
+    "lists": (
+        "This view is the output of a function that returns multiple views. Such functions do not "
+        "allow the output views to be modified inplace. You should replace the inplace operation "
+        "by an out-of-place one."
+    ),
+    "function": (
+        "This view was created inside a custom Function (or because an input was returned as-is) "
+        "and the autograd logic to handle view+inplace would override the custom backward "
+        "associated with the custom Function, leading to incorrect gradients. This behavior is "
+        "forbidden. You can fix this by cloning the output of the custom Function."
+    ),
+}
+
+
 def check_graph(target: Tensor) -> None:
     """Raise what torch raises where writing to `target` would falsify gradients."""
     if target._inference and not mode.inference:
@@ -318,12 +336,11 @@ def check_graph(target: Tensor) -> None:
             raise AutogradError(
                 "a leaf Variable that requires grad is being used in an in-place operation."
             )
-        if target._multiview:
+        if target._made_by:
+            name = target.grad_fn.name().rstrip("0123456789").removesuffix("Backward")
             raise AutogradError(
-                f"Output {target._index} of {target.grad_fn.name()} is a view and is being "
-                "modified inplace. This view is the output of a function that returns multiple "
-                "views. Such functions do not allow the output views to be modified inplace. You "
-                "should replace the inplace operation by an out-of-place one."
+                f"Output {target._index} of {name} is a view and is being modified inplace. "
+                + _WHY_NOT_WRITTEN[target._made_by]
             )
     if base is not None and type(base._node) is tape.Leaf:
         if target._in_no_grad == "inference":

@@ -64,8 +64,7 @@ def _column(argument: Any, length: int) -> Sequence[Any]:
         return [argument] * length
     if len(argument) != length:
         raise DTypeError(
-            "Tensor lists must have the same number of tensors, got "
-            f"{length} and {len(argument)}"
+            f"Tensor lists must have the same number of tensors, got {length} and {len(argument)}"
         )
     return argument
 

@@ -66,6 +66,14 @@ def kind_of(kind: Any) -> tuple[DType, Device | None]:
     return (kind.dtype, Device(kind.device_type)) if isinstance(kind, TensorType) else (kind, None)
 
 
+def spmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """Return the product of two matrices: ``mm`` as programs over sparse graphs name it."""
+    return fn.mm(input, mat2)  # type: ignore[no-any-return]
+
+
+dsmm = spmm
+
+
 def legacy_tensor(*args: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
     """Return uninitialised memory for ``Tensor(2, 3)``, the values for ``Tensor([1, 2])``."""
     from ._tensor import Size, Tensor

@@ -184,8 +184,7 @@ def _cast_method(name: str) -> Callable[..., Any]:
     dtype = next(d for d in DTYPES if d.name == name)
 
     def method(self: Any, memory_format: Any = None) -> Any:
-        made = self if self.dtype is dtype else fn._cast(self, dtype)
-        return made if memory_format is None else _formatted(made, memory_format)
+        return convert(self, dtype, None, memory_format=memory_format)
 
     method.__doc__ = f"Return the tensor as {name}; itself if it is that already."
     return method
@@ -195,7 +194,7 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the tensor with another dtype and/or device; itself if nothing changes.
 
     ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; ``copy=True`` copies in
-    any case.
+    any case; with a ``memory_format`` the result is laid out in it.
     """
     from .core.errors import ArgumentError
 
@@ -203,8 +202,8 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     device = kwargs.pop("device", None)
     copy = kwargs.pop("copy", False)
     other = kwargs.pop("other", None)
-    kwargs.pop("non_blocking", None)
     memory_format = kwargs.pop("memory_format", None)
+    kwargs.pop("non_blocking", None)
     if kwargs:
         raise ArgumentError(f"to() received an unexpected keyword argument {next(iter(kwargs))!r}")
     for i, a in enumerate(args):
@@ -220,17 +219,21 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
             raise ArgumentError(f"to() received an invalid argument {a!r}")
     if other is not None:
         dtype, device = dtype or other.dtype, device or other.device
-    made = convert(self, dtype, Device(device) if device is not None else None, copy)
-    return made if memory_format is None else _formatted(made, memory_format)
+    at = Device(device) if device is not None else None
+    return convert(self, dtype, at, copy, memory_format)
 
 
-def _formatted(x: Any, memory_format: Any) -> Any:
-    """Return the tensor in this memory format; itself if it lies so or its order is to be kept."""
-    return x if memory_format.code == 1 else fn.contiguous(x, memory_format=memory_format)
+def convert(
+    self: Any,
+    dtype: DType | None,
+    device: Device | None,
+    copy: bool = False,
+    memory_format: Any = None,
+) -> Any:
+    """Return the tensor with this dtype on this device; itself if all is so already.
 
-
-def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = False) -> Any:
-    """Return the tensor with this dtype on this device."""
+    What its strides suggest counts as its format, as in torch: a transposed matrix is contiguous.
+    """
     if device is not None:
         session = self.session
         if device is Device("cpu", 0) or (device.type == "cuda" and device.index is None):
@@ -240,8 +243,9 @@ def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = 
         result = fn._cast(result, dtype)
     if device is not None and device is not self.device:
         result = move(result, device)
-    if copy and result is self:
-        result = fn.clone(self)
+    code = getattr(memory_format, "code", 1)
+    if (copy and result is self) or (code != 1 and code != result._spec.suggested_format):
+        result = fn.clone(result, memory_format=code)
     return result
 
 
@@ -254,8 +258,7 @@ def move(x: Any, device: Device) -> Any:
 
 def cpu(self: Any, memory_format: Any = None) -> Any:
     """Return the tensor on the first CPU device."""
-    made = convert(self, None, self.session.default_device)
-    return made if memory_format is None else _formatted(made, memory_format)
+    return convert(self, None, self.session.default_device, memory_format=memory_format)
 
 
 def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:

@@ -6,9 +6,12 @@ What is sparse, quantized or nested is not there: its names are, and say so.
 from __future__ import annotations
 
 import itertools
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _state
 from .core.call import Value, unsupported
+from .core.dtype import Device
 from .core.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -126,6 +129,16 @@ def _dim_order(self: Tensor, *, ambiguity_check: Any = False) -> tuple[int, ...]
         if 0 in stride and len(stride) > 1:
             raise ShapeError("The tensor does not have unique dim order.")
     return tuple(order)
+
+
+def get_device_module(device: Any = None) -> Any:
+    """Return ``farspan.cuda`` or ``farspan.cpu``, whichever is of the device's type.
+
+    None stands for the GPU if the session has one.
+    """
+    if device is None:
+        device = "cuda" if any(d.type == "cuda" for d in _state.current().devices) else "cpu"
+    return import_module(f"farspan.{Device(device).type}")
 
 
 def _map(self: Tensor, *others_and_function: Any) -> Tensor:

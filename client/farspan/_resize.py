@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ._dispatch import mode
 from .core import command as cmd
 from .core.call import fn
-from .core.coerce import integers, memory_format
+from .core.coerce import integers
+from .core.coerce import memory_format as format_code
 from .core.errors import ArgumentError, AutogradError, DeviceError, DTypeError, ShapeError
-from .core.spec import Spec, contiguous_stride
+from .core.spec import Spec, contiguous_stride, format_stride
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,21 +54,6 @@ def _turn_into(self: Tensor, shown: Tensor) -> Tensor:
     return self
 
 
-def _format_stride(shape: Sequence[int], wanted: Any) -> tuple[int, ...]:
-    """Return the strides of a shape in a memory format: channels come last in two of them."""
-    code = memory_format(wanted) or 0
-    if code == 1:
-        raise ShapeError("Unsupported memory format Preserve")
-    if code < 2:
-        return contiguous_stride(shape)
-    if len(shape) != code + 2:
-        raise ShapeError(
-            f"required rank {code + 2} tensor to use channels_last{'_3d' * (code == 3)} format"
-        )
-    packed = contiguous_stride((shape[0], *shape[2:], shape[1]))
-    return (packed[0], packed[-1], *packed[1:-1])
-
-
 def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
     """Give the tensor another shape, its elements in memory's order; new ones are zero.
 
@@ -79,7 +65,7 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
         raise AutogradError("cannot resize variables that require grad")
     if shape == self._spec.shape and memory_format is None:
         return self
-    stride = _format_stride(shape, memory_format)
+    stride = format_stride(shape, format_code(memory_format) or 0)
     return _turn_into(self, _shown(self, shape, stride, self._offset))
 
 
@@ -138,11 +124,39 @@ def set_(
 class UntypedStorage:
     """The memory of a tensor: how long it is, and whether it is another one's too.
 
-    Its bytes are in the worker: what reads them one by one is not there.
+    Its bytes are in the worker; a slice of them is a copy there, one of them is read from there.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
+
+    @classmethod
+    def from_file(cls, filename: str, shared: bool = False, nbytes: int = 0) -> UntypedStorage:
+        """Return the first `nbytes` bytes of a file of this machine; see ``torch.from_file``."""
+        from ._buffers import from_file
+        from .core.dtype import uint8
+
+        return cls(from_file(filename, shared, nbytes, dtype=uint8))
+
+    def untyped(self) -> UntypedStorage:
+        """Return itself."""
+        return self
+
+    def _bytes(self) -> Tensor:
+        """Return all bytes, a uint8 vector on this memory."""
+        from .core.dtype import uint8
+
+        x = fn.detach(self._tensor)
+        whole = self.nbytes() // x.itemsize
+        return fn._as_strided(x, (whole,), (1,), -x._offset).view(uint8)  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = self._bytes()[index]
+        return UntypedStorage(fn.clone(found)) if isinstance(index, slice) else found.item()
+
+    def tolist(self) -> list[int]:
+        """Return the bytes as ints. Waits."""
+        return self._bytes().tolist()  # type: ignore[no-any-return]
 
     def nbytes(self) -> int:
         return self._tensor._storage.nbytes
@@ -150,8 +164,10 @@ class UntypedStorage:
     size = __len__ = nbytes
 
     def data_ptr(self) -> int:
-        """Return a number that is equal for tensors that share this memory."""
-        return id(self._tensor._storage.memory) * 16
+        """Return the address of the first byte, 0 without bytes; `Tensor.data_ptr` fills it in."""
+        from ._interop import base_address
+
+        return base_address(self._tensor)
 
     @property
     def device(self) -> Any:

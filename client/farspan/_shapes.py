@@ -187,7 +187,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
             raise ArgumentError(
                 f"expected 'shape' sequence to only contain ints, but got {type(n)}"
             )
-    return fn.unbind(fn._unravel_index(indices, sizes), -1) if sizes else ()  # type: ignore[no-any-return]
+    return fn.unbind(fn._unravel_index(indices, sizes), -1) if sizes else ()
 
 
 _DISTANCE_MODES = {

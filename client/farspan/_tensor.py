@@ -88,7 +88,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _index = 0
     _base: Tensor | None = None
     _generation = 0
-    _multiview = False
+    _made_by = ""  # of a view that no recorded write may go through: "lists" or "function"
     _in_no_grad: bool | str = False  # a view made in no_grad mode, or of one; "inference"
     _inference = False  # made in inference mode
     _leaf: tape.Leaf | None = None  # its node while `requires_grad` is switched off
@@ -175,7 +175,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._offset
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
-        return self._spec.lies_in(0 if memory_format is None else memory_format.code)
+        """Return whether elements lie in the order of the format, C's by default, without gaps."""
+        return self._spec.is_in_format(getattr(memory_format, "code", 0))
 
     def element_size(self) -> int:
         return self._spec.dtype.itemsize
@@ -583,8 +584,14 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._inference
 
     def data_ptr(self) -> int:
-        """Return a number that is equal for tensors that begin at the same element."""
-        return id(self._storage.memory) * 16 + self._offset * self.itemsize
+        """Return the address of the first element, 0 without elements. Waits.
+
+        On `local:` it is where the tensor lives; over a wire, where a copy of the values it has now
+        lies on this machine, as long as the tensor's memory is held.
+        """
+        from ._interop import address
+
+        return address(self)
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:

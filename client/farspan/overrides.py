@@ -70,6 +70,13 @@ def is_tensor_like(inp: Any) -> bool:
 
 
 def resolve_name(f: Any) -> str | None:
-    """Return a function's dotted name, or None if it has none."""
-    name = getattr(f, "__qualname__", None)
-    return None if name is None else f"{f.__module__}.{name}"
+    """Return a function of torch's by its dotted name; None for anything else."""
+    from importlib import import_module
+
+    name = getattr(f, "__name__", None)
+    for space in ("linalg", "fft", "special", "", "Tensor", "nn.functional") if name else ():
+        home = Tensor if space == "Tensor" else import_module(f"farspan.{space}".rstrip("."))
+        public = str(name).removeprefix(f"{space}_")
+        if getattr(home, public, None) is f:
+            return ".".join(filter(None, ("torch", space, public)))
+    return None

@@ -275,8 +275,11 @@ def _record(
 
 
 def _alone(x: Tensor) -> Tensor:
+    """Return x as a place of its own in the graph, which a recorded write would cut off."""
     with no_grad():
-        return fn.detach(x)  # type: ignore[no-any-return]
+        alone = fn.detach(x)
+    alone._made_by = "function"
+    return alone  # type: ignore[no-any-return]
 
 
 class _Backward:

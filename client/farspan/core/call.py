@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import operator
 import types
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from . import schema
+from . import coerce, schema
 from .command import FUNCTIONAL, INPLACE, OUT
-from .dtype import Device, DType
+from .dtype import Device, DType, result_dtype, scalar_dtype
 from .errors import ArgumentError, UnsupportedError
 from .op import OPS, Op, table
 
@@ -63,6 +64,10 @@ _ALIASES: Final = {
 _Kinds = tuple[Any, ...]
 
 
+def _named(name: str) -> Any:
+    return getattr(fn, name)
+
+
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
@@ -72,7 +77,7 @@ class Function:
         self.__name__ = name
         self.overloads = tuple(overloads)
         self.form = form
-        self._memo: dict[_Kinds, _Choice] = {}
+        self._memo: dict[_Kinds, _Choice | _NumberFirst | _Old] = {}
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         kinds: _Kinds = tuple([_kind(a) for a in args])
@@ -88,7 +93,7 @@ class Function:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
-    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
+    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice | _NumberFirst | _Old:
         reasons: list[str] = []
         # A tensor stands for a number only where no overload takes it as a tensor.
         for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
@@ -98,6 +103,10 @@ class Function:
                 if choice is not None:
                     return choice
                 reasons.append(why)
+        if self.__name__ in _NUMBER_FIRST and args and _is_plain_number(args[0]):
+            return _NumberFirst(self)
+        if _old_numbers(self, args) is not None:
+            return _Old(self)
         if len(self.overloads) == 1:
             raise ArgumentError(f"{self.__name__}(): {reasons[0]}")
         got = ", ".join([type(a).__name__ for a in args] + [
@@ -110,6 +119,10 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function farspan.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        """Make copies the function itself, and pickles its name, as of any function."""
+        return _named, (self.__name__,)
 
 
 class _Choice:
@@ -145,6 +158,71 @@ class _Choice:
         cls = type(tensors[0]) if tensors else _default
         result = cls._apply(op, tensors, static, scalars, form)
         return named(op, result) if op.schema.return_names else result
+
+
+# Functions that take a number for their first tensor. Source: python_arg_parser.cpp.
+_NUMBER_FIRST: Final = frozenset(
+    "add sub mul div divide floor_divide multiply subtract true_divide".split()
+)
+
+
+class _NumberFirst:
+    """How `torch.div(2.0, x)` runs: the number becomes a tensor of the type they have together."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        number = args[0]
+        code = coerce.scalar(number, None, [])
+        other = args[1] if len(args) > 1 else kwargs.get("other")
+        if not isinstance(other, Value):
+            return self.function(fn.full((), number, dtype=scalar_dtype(code or "i")), *args[1:])
+        spec = other._spec  # type: ignore[attr-defined]
+        ranks = ([spec.dtype], ()) if spec.shape else ((), [spec.dtype])
+        first = fn.new_full(other, (), number, dtype=result_dtype(*ranks, [code or "i"]))
+        return self.function(first, *args[1:], **kwargs)
+
+
+# Functions whose weights once stood before the tensors: how many tensors, and the weights' names.
+_OLD: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
+    "add": (2, ("alpha",)), "sub": (2, ("alpha",)),
+    "addcmul": (3, ("value",)), "addcdiv": (3, ("value",)),
+    **dict.fromkeys(("addmm", "addmv", "addr", "addbmm", "baddbmm"), (3, ("beta", "alpha"))),
+}  # fmt: skip
+
+
+def _old_numbers(function: Function, args: Sequence[Any]) -> dict[str, Any] | None:
+    """Return the weights of a call such as ``x.add_(2, y)``, None if it is none."""
+    tensors, names = _OLD.get(function.__name__.removesuffix("_"), (0, ()))
+    numbers = [a for a in args if _is_plain_number(a)]
+    if not tensors or not 1 <= len(numbers) <= len(names) or not isinstance(args[-1], Value):
+        return None
+    if len(args) != tensors + len(numbers):
+        return None
+    return dict(zip(names, numbers, strict=False))
+
+
+class _Old:
+    """How a call with torch's first signatures runs: with its weights by name."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        numbers = _old_numbers(self.function, args)
+        assert numbers is not None
+        name = self.function.__name__
+        warnings.warn(
+            f"This overload of {name} is deprecated: pass {' and '.join(numbers)} by name",
+            stacklevel=3,
+        )
+        tensors = [a for a in args if not _is_plain_number(a)]
+        return self.function(*tensors, **numbers, **kwargs)
 
 
 def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:

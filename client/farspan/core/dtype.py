@@ -98,11 +98,11 @@ BY_NAME: Final = {d.name: d for d in DTYPES}
 
 @functools.cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
+    if name == "bfloat16" or name.startswith(("float8", "float4")):
         import ml_dtypes
 
-        half: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return half
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name.removesuffix("_x2")))
+        return found
     return np.dtype(name)
 
 

@@ -88,53 +88,33 @@ class Spec:
             return self
         return self.with_(stride=pointwise_stride(self.shape, (self,)))
 
-    def in_format(self, memory_format: int | None) -> Spec:
-        """The same tensor without gaps in a memory format, by its code; None keeps the order."""
-        if memory_format in (None, 1):
-            return self.packed
-        if memory_format == 0:
-            return self.contiguous_
-        strides = self._innermost_strides(memory_format)
-        if strides is None:
-            rank, name = FORMATS[memory_format]
-            raise ShapeError(f"required rank {rank} tensor to use {name} format")
-        return self.with_(stride=strides)
-
-    def lies_in(self, memory_format: int) -> bool:
-        """Return whether the elements lie without gaps in the order of this memory format."""
-        if memory_format in (0, 1):
-            return self.contiguous
-        strides = self._innermost_strides(memory_format)
-        return strides is not None and all(
-            have == want or n == 1
-            for n, have, want in zip(self.shape, self.stride, strides, strict=True)
-        )
-
-    def _innermost_strides(self, memory_format: int | None) -> Shape | None:
-        """Return the strides of these sizes with channels innermost; None if dims do not fit.
-
-        Sizes of 0 count as they are: unlike in C order, strides beyond them are 0.
-        """
-        rank = FORMATS[memory_format][0] if memory_format in FORMATS else -1
-        if len(self.shape) != rank:
-            return None
-        stride, step = [0] * rank, 1
-        for d in (1, *range(rank - 1, 1, -1), 0):
-            stride[d], step = step, step * self.shape[d]
-        return tuple(stride)
-
     def as_images(self, shape: Shape) -> Spec:
         """Return a spec of this shape that keeps channels innermost where they are in this one.
 
         What torch's kernels over images make: channels innermost or C order, nothing between.
         """
-        if not _channels_innermost(self.shape, self.stride):
-            return self.with_(shape=shape)
-        stride, step = [0] * len(shape), 1
-        for d in (1, *range(len(shape) - 1, 1, -1), 0):
-            stride[d] = step
-            step *= max(shape[d], 1)
-        return self.with_(shape=shape, stride=tuple(stride))
+        code = self.suggested_format
+        return self.with_(shape=shape, stride=format_stride(shape, code) if code else None)
+
+    @property
+    def suggested_format(self) -> int:
+        """The code of the memory format that results take: 2 or 3 where channels are innermost."""
+        return self.ndim - 2 if _channels_innermost(self.shape, self.stride) else 0
+
+    def in_format(self, code: int | None) -> Spec:
+        """Return the spec laid out in a memory format; None and 1 keep the order of the dims."""
+        if code is None or code == 1:
+            return self.packed
+        return self.with_(stride=format_stride(self.shape, code))
+
+    def is_in_format(self, code: int | None) -> bool:
+        """Return whether elements lie without gaps in the order of a memory format; None: C's."""
+        if code in (None, 0, 1):
+            return self.contiguous
+        if self.ndim != code + 2:
+            return False
+        order = (0, *range(2, self.ndim), 1)
+        return is_contiguous([self.shape[d] for d in order], [self.stride[d] for d in order])
 
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
@@ -146,11 +126,6 @@ class Spec:
         layout = "" if self.contiguous else f", stride={self.stride}"
         return f"Spec({self.shape}, {self.dtype.name}, {str(self.device)!r}{layout})"
 
-
-#: The memory formats with channels innermost by code: the dims they are of, and their name.
-FORMATS: Final[dict[int | None, tuple[int, str]]] = {
-    2: (4, "channels_last"), 3: (5, "channels_last_3d"),
-}  # fmt: skip
 
 _interned: weakref.WeakValueDictionary[Any, Spec] = weakref.WeakValueDictionary()
 _lock: Final = threading.Lock()
@@ -183,6 +158,19 @@ def contiguous_stride(shape: Sequence[int]) -> Shape:
         stride[i] = step
         step *= max(shape[i], 1)
     return tuple(stride)
+
+
+def format_stride(shape: Sequence[int], code: int) -> Shape:
+    """Return the strides of a shape in a memory format, by its code (see `torch.memory_format`)."""
+    if code == 1:
+        raise ShapeError("Unsupported memory format Preserve")
+    if code < 2:
+        return contiguous_stride(shape)
+    if len(shape) != code + 2:
+        name = "channels_last" + "_3d" * (code == 3)
+        raise ShapeError(f"required rank {code + 2} tensor to use {name} format")
+    packed = contiguous_stride((shape[0], *shape[2:], shape[1]))
+    return (packed[0], packed[-1], *packed[1:-1])
 
 
 def _channels_innermost(shape: Shape, stride: Shape) -> bool:
@@ -232,7 +220,7 @@ def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
     out = [1] * rank
     for shape in shapes:
         lead = rank - len(shape)
-        for i, n in enumerate(shape, lead):
+        for i, n in reversed([*enumerate(shape, lead)]):  # torch names the last pair that differs
             if n != out[i] and n != 1:
                 if out[i] != 1:
                     raise ShapeError(_mismatch(out, (1,) * lead + tuple(shape)))

@@ -20,7 +20,7 @@ class _Absent:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise UnsupportedError(
-            f"torch.fx.{type(self).__name__}: farspan does not trace programs; call them as they are"
+            f"torch.fx.{type(self).__name__}: farspan does not trace programs; call them instead"
         )
 
 

@@ -30,8 +30,7 @@ def _size_spec(size: Sequence[int], dtype: DType | None, layout: Any, device: An
 def _like_spec(
     self: Spec, dtype: DType | None, layout: Any, device: Any, pin: Any, memory_format: int | None
 ) -> Spec:
-    kept = self.in_format(memory_format)
-    return kept.with_(dtype=dtype, device=device)
+    return self.in_format(memory_format).with_(dtype=dtype, device=device)
 
 
 def _formatted_spec(size: Any, *options: Any) -> Spec:

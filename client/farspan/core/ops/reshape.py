@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..coerce import memory_format as format_code
 from ..errors import ShapeError, ValueRangeError
 from ..family import composite
 from ..spec import view_stride, wrap_dim
@@ -83,8 +84,12 @@ def ravel(self: Any) -> Any:
 
 @composite("contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)")
 def contiguous(self: Any, *, memory_format: Any = 0) -> Any:
-    wanted = memory_format if isinstance(memory_format, int) else memory_format.code
-    return self if self._spec.lies_in(wanted) else fn.clone(self, memory_format=wanted)
+    code = format_code(memory_format)
+    if self._spec.is_in_format(code):
+        return self
+    if code == 1:
+        raise ShapeError("preserve memory format is unsupported by the contiguous operator")
+    return fn.clone(self, memory_format=code)
 
 
 @composite("expand_as(Tensor(a) self, Tensor other) -> Tensor(a)")

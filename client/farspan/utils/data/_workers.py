@@ -28,10 +28,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 import farspan
-from farspan import _state
-from farspan._tensor import Tensor
+from farspan import _crossing, _state
 from farspan.core.dtype import PLACES
-from farspan.nn.parameter import Parameter
 from farspan.utils.data._fetch import fetch_batch
 from farspan.utils.data._held import tensors_in
 
@@ -59,78 +57,6 @@ def get_worker_info() -> WorkerInfo | None:
     return _info
 
 
-# --------------------------------------------------------------------- tensors between processes --
-#: Arrays of tensors, by id, fetched before the workers start.
-_fetched: dict[int, tuple[Tensor, np.ndarray[Any, Any]]] = {}
-_leaving: list[np.ndarray[Any, Any]] | None = None  # of the batch that is being sent
-_arrived: list[np.ndarray[Any, Any]] = []  # of the batch that is being received
-
-
-def _array_of(x: Tensor) -> np.ndarray[Any, Any]:
-    known = _fetched.get(id(x))
-    if known is not None:
-        return known[1]
-    x = x.detach().cpu()
-    bits = x.contiguous().view(farspan.int16) if x.dtype == farspan.bfloat16 else x
-    return np.asarray(bits.numpy(), order="C")  # ascontiguousarray adds a dim to 0-d
-
-
-def _tensor_of(array: np.ndarray[Any, Any], dtype: str) -> Tensor:
-    made = farspan.from_numpy(array)
-    return made.view(farspan.bfloat16) if dtype == "bfloat16" else made
-
-
-def _restored(array: Any, dtype: str, requires_grad: bool, is_parameter: bool) -> Tensor:
-    """Return the tensor that another process sent; `array` is a position if it came apart."""
-    x = _tensor_of(_arrived[array] if isinstance(array, int) else array, dtype)
-    if is_parameter:
-        return Parameter(x, requires_grad)
-    return x.requires_grad_() if requires_grad else x
-
-
-def _reduce(x: Tensor) -> Any:
-    array: Any = _array_of(x)
-    if _leaving is not None:
-        _leaving.append(array)
-        array = len(_leaving) - 1
-    return _restored, (array, x.dtype.name, x.requires_grad, isinstance(x, Parameter))
-
-
-ForkingPickler.register(Tensor, _reduce)
-ForkingPickler.register(Parameter, _reduce)
-
-
-def _send(connection: Connection, message: Any) -> None:
-    """Send a message of a worker: arrays first, each as it lies in memory, then what holds them."""
-    global _leaving
-    _leaving = []
-    try:
-        body = bytes(ForkingPickler.dumps(message))
-        arrays = _leaving
-    finally:
-        _leaving = None
-    connection.send([(a.shape, a.dtype.str) for a in arrays])
-    for array in arrays:
-        if array.nbytes:
-            connection.send_bytes(memoryview(array).cast("B"))
-    connection.send_bytes(body)
-
-
-def _receive(connection: Connection) -> Any:
-    arrays = []
-    for shape, dtype in connection.recv():
-        array = np.empty(shape, dtype)
-        if array.nbytes:
-            connection.recv_bytes_into(memoryview(array).cast("B"))
-        arrays.append(array)
-    body = connection.recv_bytes()
-    _arrived[:] = arrays
-    try:
-        return ForkingPickler.loads(body)
-    finally:
-        _arrived.clear()
-
-
 # ------------------------------------------------------------------------------- in the worker --
 @dataclass
 class Job:
@@ -146,17 +72,19 @@ class Job:
     num_workers: int
 
 
-def _work(id_: int, job: Job | bytes, connection: Connection, others: list[Connection]) -> None:
+def _work(id_: int, given: Job | bytes, connection: Connection, others: list[Connection]) -> None:
     """Answer tasks until the parent stops sending them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends the workers
     for other in others:  # a copy of the parent's end would keep a pipe open when it is gone
         other.close()
     _begin_session()
-    if isinstance(job, bytes):  # of a process that was not forked: its tensors come to life here
-        job = ForkingPickler.loads(job)
-    for x, array in list(_fetched.values()):  # inherited by a fork: the same objects, new tensors
-        x._become(_tensor_of(array, x.dtype.name))
-    _fetched.clear()
+    # Of a process that was not forked the job comes as bytes: its tensors come to life here.
+    job: Job = ForkingPickler.loads(given) if isinstance(given, bytes) else given
+    for x, array in list(
+        _crossing.fetched.values()
+    ):  # inherited by a fork: the same objects, new tensors
+        x._become(_crossing.tensor_of(array, x.dtype.name))
+    _crossing.fetched.clear()
     _begin_random(id_, job)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()
@@ -179,11 +107,11 @@ def _work(id_: int, job: Job | bytes, connection: Connection, others: list[Conne
             ends = job.streams and isinstance(error, StopIteration)
             answer = ("end", None) if ends else _described(error, id_)
         try:
-            _send(connection, (index, *answer))
+            _crossing.send(connection, (index, *answer))
         except (BrokenPipeError, ConnectionResetError):
             return
         except Exception as error:  # a batch that cannot leave the process
-            _send(connection, (index, *_described(error, id_)))
+            _crossing.send(connection, (index, *_described(error, id_)))
 
 
 def _begin_session() -> None:
@@ -268,7 +196,7 @@ class Workers:
         self.processes: list[Any] = []
         forks = context.get_start_method() == "fork"
         held = tensors_in(job.dataset, job.collate, job.init)
-        _fetched.update((id(x), (x, _array_of(x))) for x in held)
+        _crossing.fetched.update((id(x), (x, _crossing.array_of(x))) for x in held)
         try:
             packed = job if forks else bytes(ForkingPickler.dumps(job))
             for i in range(job.num_workers):
@@ -282,7 +210,7 @@ class Workers:
                 self.connections.append(ours)
                 self.processes.append(process)
         finally:
-            _fetched.clear()
+            _crossing.fetched.clear()
             self.stop = weakref.finalize(self, _stop, self.connections, self.processes, os.getpid())
 
     def give(self, worker: int, task: Any) -> None:
@@ -302,7 +230,7 @@ class Workers:
             ready = wait([*busy, *sentinels], left if block else 0)
             connections = [c for c in busy if c in ready]
             try:
-                found = [_receive(c) for c in connections]
+                found = [_crossing.receive(c) for c in connections]
             except (EOFError, OSError) as error:
                 self.fail(error)
             except KeyboardInterrupt:  # half an answer may have been read

@@ -100,7 +100,8 @@ class DataLoader:
         # draw keeps the default generator in step with torch's. Alone, nobody reads it: no wait.
         drawn = farspan.empty((), dtype=farspan.int64).random_(generator=self.generator)
         if not self.num_workers:
-            return self._stream() if self._streams else self._samples(tasks)
+            batches = self._stream() if self._streams else self._samples(tasks)
+            return _SingleProcessDataLoaderIter(batches, self)
         epoch = Epoch(self._started(drawn.item()), tasks, self)
         if self.persistent_workers:
             self._epoch = epoch
@@ -154,6 +155,30 @@ class DataLoader:
         if self.batch_size is None:
             return length
         return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
+
+
+class _BaseDataLoaderIter(Iterator[Any]):
+    """What a loader's iterator is, for programs that ask."""
+
+    def __init__(self, batches: Iterator[Any], loader: DataLoader) -> None:
+        self._batches, self._loader = batches, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+class _SingleProcessDataLoaderIter(_BaseDataLoaderIter):
+    """The batches of one pass, made in this process when they are asked for."""
+
+
+_MultiProcessingDataLoaderIter = Epoch
+_BaseDataLoaderIter.register(Epoch)
 
 
 class _DatasetKind:
