@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -92,3 +93,10 @@ def test_the_parts_of_checkpoint_can_be_used_alone(torch: Any) -> Any:
     return a, a.requires_grad, a.is_leaf, b.requires_grad, c, devices, states, failure(
         lambda: parts.detach_variable([x]), "Only tuple of tensors"
     )  # fmt: skip
+
+
+@same
+def test_draws_with_replacement_are_made_as_they_are_read(torch: Any) -> Any:
+    torch.manual_seed(5)
+    sampler = torch.utils.data.RandomSampler(range(7), replacement=True, num_samples=10**10)
+    return list(itertools.islice(sampler, 70)), len(sampler)
