@@ -134,6 +134,7 @@ _DUNDER = ("__config__",)
 _PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("dsmm", "spmm"), "_legacy"),
     **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
