@@ -201,11 +201,15 @@ def test_loaders_iterators_and_other_small_names(torch: Any) -> Any:
     ]  # fmt: skip
 
 
-def test_functions_for_torchscript_stay_python() -> None:
+def test_functions_for_torchscript_stay_python(monkeypatch: pytest.MonkeyPatch) -> None:
     def double(x: Any) -> Any:
         return 2 * x
 
     jit = farspan.jit
+    for refused in (jit.script, jit.trace, jit.trace_module):
+        with pytest.raises(farspan.core.errors.UnsupportedError, match="TorchScript"):
+            refused(double, {})
+    monkeypatch.setenv("PYTORCH_JIT", "0")  # torch's switch, which `farspan run` sets
     assert jit.script(double) is double and jit.trace(double, farspan.ones(1)) is double
     assert jit.script_method(double) is double and jit.optimize_for_inference(double) is double
     with pytest.raises(farspan.core.errors.UnsupportedError, match="TorchScript"):
