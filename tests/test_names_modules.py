@@ -218,7 +218,7 @@ def test_files_of_torchscript_are_refused(tmp_path: Path) -> None:
     jit, layer = farspan.jit, farspan.nn.Linear(2, 1)
     for attempt in (
         lambda: jit.load(tmp_path / "x"), lambda: jit.save(layer, tmp_path / "x"),
-        lambda: jit.freeze(layer), lambda: jit.ScriptModule(),
+        lambda: jit.freeze(layer), lambda: jit.ScriptFunction(),
     ):  # fmt: skip
         with pytest.raises(farspan.FarspanError, match="TorchScript"):
             attempt()

@@ -100,3 +100,20 @@ def test_draws_with_replacement_are_made_as_they_are_read(torch: Any) -> Any:
     torch.manual_seed(5)
     sampler = torch.utils.data.RandomSampler(range(7), replacement=True, num_samples=10**10)
     return list(itertools.islice(sampler, 70)), len(sampler)
+
+
+@same
+def test_a_class_written_for_torchscript_is_a_module(torch: Any) -> Any:
+    class Block(torch.jit.ScriptModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 3)
+
+        @torch.jit.script_method
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    block = Block()
+    kinds = [isinstance(block, kind) for kind in (torch.jit.ScriptModule, torch.nn.Module)]
+    return block(torch.ones(2)), list(block.state_dict()), kinds

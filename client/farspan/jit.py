@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .core.errors import UnsupportedError
+from .nn.module import Module
 
 __all__ = [
     "Attribute", "Final", "ScriptFunction", "ScriptModule", "TracerWarning", "annotate", "export",
@@ -60,15 +61,15 @@ class TracerWarning(Warning):
     """What tracing warns of, in torch; nothing is traced here."""
 
 
-class ScriptModule:
-    """The class that no object has: ``isinstance(x, torch.jit.ScriptModule)`` is False."""
+class ScriptModule(Module):
+    """A Module, as in torch under ``PYTORCH_JIT=0``: for classes written to be scripted."""
+
+
+class ScriptFunction:
+    """The class that no function has."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse("ScriptModule")()
-
-
-class ScriptFunction(ScriptModule):
-    """The class that no function has."""
+        _refuse("ScriptFunction")()
 
 
 def optimize_for_inference(mod: Any, other_methods: Any = None) -> Any:
