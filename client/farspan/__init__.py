@@ -173,6 +173,8 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif name.startswith(("Sym", "_assert", "_check")) or name == "_shape_as_tensor":
+        found = getattr(_import_module(f"{__package__}._assertions"), name)
     elif name.startswith("_foreach_"):
         found = _import_module(f"{__package__}._foreach").function(name)
     elif "autocast" in name:
