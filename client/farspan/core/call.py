@@ -88,7 +88,11 @@ class Function:
             choice = self._choose(args, kwargs)
             if len(self._memo) < 1_024:
                 self._memo[kinds] = choice
-        return choice.run(args, kwargs)
+        try:
+            return choice.run(args, kwargs)
+        except ArgumentError:
+            self._choose(args, kwargs)  # a list is remembered by its first element: look again
+            raise
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)

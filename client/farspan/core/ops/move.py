@@ -376,7 +376,7 @@ def _roll_meta(self: Spec, shifts: Sequence[int], dims: Sequence[int]) -> Spec:
             )
     for d in dims:
         wrap_dim(d, self.ndim)
-    return self.packed
+    return self.in_format(self.suggested_format)  # as cat of its two pieces
 
 
 structured(
