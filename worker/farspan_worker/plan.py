@@ -16,15 +16,14 @@ from farspan.core.dtype import Defaults, DType, float32
 from farspan.core.errors import ProtocolError, ShapeError
 from farspan.core.spec import Spec
 
+from . import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farspan.core.op import Op, Recipe
 
     from .store import Array, Budget
-
-#: op name -> kernel that computes the same, faster, on this machine (see `farspan_worker.kernels`).
-FAST: dict[str, Any] = {}
 
 
 class Plan:
@@ -42,7 +41,7 @@ class Plan:
         self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
-        self.kernel: Any = FAST.get(op.name, op.kernel)
+        self.kernel: Any = kernels.choose(op.name, args) or op.kernel
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
