@@ -26,6 +26,7 @@ class Fast:
 
     kernel: Callable[..., Any]  # (xp, *args), as the op's own
     when: Callable[..., bool]  # (*args in schema order, Specs for tensors): the rule
+    least: int = 0  # elements of the first argument below which the table's is done sooner
 
 
 Registry = dict[str, Fast]
@@ -37,7 +38,9 @@ def choose(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
     args: in schema order, Specs for tensors.
     """
     fast = overrides().get(name)
-    return fast.kernel if fast is not None and fast.when(*args) else None
+    if fast is None or (fast.least and args[0].numel < fast.least) or not fast.when(*args):
+        return None
+    return fast.kernel
 
 
 @functools.cache

@@ -112,7 +112,7 @@ def _layer_backward(
 
 def _layer_when(input: Any, normalized_shape: Ints, weight: Any, bias: Any, eps: float) -> bool:
     both = (weight is None) == (bias is None)
-    return single(input, weight, bias) and both and input.numel >= _SMALL
+    return single(input, weight, bias) and both
 
 
 def _layer_backward_when(
@@ -121,7 +121,7 @@ def _layer_backward_when(
 ) -> bool:  # fmt: skip
     if weight is None and (output_mask[1] or output_mask[2]):
         return False
-    return single(grad_out, input, mean, rstd, weight) and input.numel >= _SMALL
+    return single(grad_out, input, mean, rstd, weight)
 
 
 # ----------------------------------------------------------------------------------- batch norm --
@@ -203,7 +203,7 @@ def _batch_when(
     input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *rest: Any
 ) -> bool:
     specs = (input, weight, bias, running_mean, running_var)
-    return single(*specs) and 2 <= input.ndim <= 5 and input.numel >= _SMALL
+    return single(*specs) and 2 <= input.ndim <= 5
 
 
 def _batch_backward_when(
@@ -212,12 +212,12 @@ def _batch_backward_when(
 ) -> bool:  # fmt: skip
     if not train or not single(grad_out, input, weight, save_mean, save_invstd):
         return False
-    return 2 <= input.ndim <= 5 and input.numel >= _SMALL
+    return 2 <= input.ndim <= 5
 
 
 def register(registry: Registry) -> None:
     """Enter the norms; a small tensor is done in numpy before oneDNN has begun."""
-    registry["native_layer_norm"] = Fast(_layer, _layer_when)
-    registry["native_layer_norm_backward"] = Fast(_layer_backward, _layer_backward_when)
-    registry["_native_batch_norm"] = Fast(_batch, _batch_when)
-    registry["native_batch_norm_backward"] = Fast(_batch_backward, _batch_backward_when)
+    registry["native_layer_norm"] = Fast(_layer, _layer_when, _SMALL)
+    registry["native_layer_norm_backward"] = Fast(_layer_backward, _layer_backward_when, _SMALL)
+    registry["_native_batch_norm"] = Fast(_batch, _batch_when, _SMALL)
+    registry["native_batch_norm_backward"] = Fast(_batch_backward, _batch_backward_when, _SMALL)

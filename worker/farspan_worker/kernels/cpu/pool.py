@@ -111,7 +111,6 @@ def _max_when(
     return (
         single(self)
         and self.contiguous
-        and self.numel >= _SMALL
         and set(ints(dilation, 2)) == {1}
         and math.prod(ints(kernel_size, 2)) <= _WINDOW_MAX
     )
@@ -147,7 +146,6 @@ def _mean_when(
     return (
         single(self)
         and self.contiguous
-        and self.numel >= _SMALL
         and divisor_override is None
         and not padded
     )
@@ -156,11 +154,12 @@ def _mean_when(
 def register(registry: Registry) -> None:
     """Enter the pools; a small tensor is done in numpy before oneDNN has begun."""
     name = "max_pool2d_with_indices"
-    registry[name] = Fast(_max(table()[name].kernel), _max_when)
+    registry[name] = Fast(_max(table()[name].kernel), _max_when, _SMALL)
     registry["avg_pool2d"] = Fast(
-        lambda xp, self, *rest: _mean(self, self.shape, False, *rest[:-1]), _mean_when
+        lambda xp, self, *rest: _mean(self, self.shape, False, *rest[:-1]), _mean_when, _SMALL
     )
     registry["avg_pool2d_backward"] = Fast(
         lambda xp, g, self, *rest: _mean(g, self.shape, True, *rest[:-1]),
         lambda grad_output, self, *rest: single(grad_output) and _mean_when(self, *rest),
+        _SMALL,
     )

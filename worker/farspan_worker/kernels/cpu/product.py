@@ -19,7 +19,7 @@ from .onednn import BIAS, DST, SRC, WEIGHTS, Kind, Route, cached, plain
 
 #: Multiplications below which a call of BLAS is done before oneDNN's has begun.
 _SMALL: Final = 1 << 18
-_NAMES: Final = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "_contract")
+_NAMES: Final = ("mm", "bmm", "addmm", "baddbmm", "_contract")
 
 
 class _Namespace:

@@ -86,13 +86,13 @@ def register(registry: Registry) -> None:
         kernel = _kernel(algorithm, ops[name].kernel)
         registry[name] = Fast(
             kernel,
-            lambda self, dim, half_to_float: (
-                single(self) and self.ndim > 0 and self.numel >= _SMALL
-            ),
+            lambda self, dim, half_to_float: single(self) and self.ndim > 0,
+            _SMALL,
         )
         registry[f"{name}_backward_data"] = Fast(
             _gradient(algorithm),
             lambda grad_output, output, dim, input_dtype: (
-                single(grad_output, output) and output.ndim > 0 and output.numel >= _SMALL
+                single(grad_output, output) and output.ndim > 0
             ),
+            _SMALL,
         )
