@@ -22,6 +22,7 @@ from farspan.core.limits import MiB
 PACKAGE: Final = "onednn-cpu-gomp"
 FLOAT32: Final = 3
 _ANY: Final = 1  # a format tag: the primitive chooses its layout
+_BLOCKS_OF_16: Final = {3: 56, 4: 78, 5: 121}  # by rank: aBc16b, aBcd16b, aBcde16b
 _RANK_MAX: Final = 12
 _UNIMPLEMENTED: Final = 3
 _CPU: Final = 1
@@ -194,9 +195,18 @@ def plain(shape: Sequence[int], strides: Sequence[int] | None = None) -> Desc:
 
 def free(shape: Sequence[int]) -> Desc:
     """Return the descriptor of a float32 array whose layout the primitive may choose."""
+    return _tagged(shape, _ANY)
+
+
+def blocked(shape: Sequence[int]) -> Desc:
+    """Return the descriptor of float32 images with their channels in blocks of 16."""
+    return _tagged(shape, _BLOCKS_OF_16[len(shape)])
+
+
+def _tagged(shape: Sequence[int], tag: int) -> Desc:
     made = c_void_p()
     code = lib().c.dnnl_memory_desc_create_with_tag(
-        byref(made), len(shape), dims(shape), FLOAT32, _ANY
+        byref(made), len(shape), dims(shape), FLOAT32, tag
     )
     check(code, "memory_desc_create_with_tag")
     return Desc(made.value or 0, True)

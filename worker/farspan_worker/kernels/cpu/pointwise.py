@@ -72,6 +72,11 @@ def _one(self: Any, *rest: Any) -> bool:
     return single(self) and self.dense
 
 
+def _row(self: Any, *rest: Any) -> bool:
+    """The rule of gelu: as in torch, whose other layouts go another way (gelu(inf) differs)."""
+    return single(self) and self.contiguous
+
+
 def _two(a: Any, b: Any, *rest: Any) -> bool:
     """The rule of a map of two: elements stand at equal places, and fill the memory."""
     return single(a, b) and a.dense and a.shape == b.shape and a.stride == b.stride
@@ -80,7 +85,7 @@ def _two(a: Any, b: Any, *rest: Any) -> bool:
 def register(registry: Registry) -> None:
     """Enter the activations."""
     registry["gelu"] = Fast(
-        lambda xp, self, approximate: _map(self, _curve(approximate)), _one, _SMALL_GELU
+        lambda xp, self, approximate: _map(self, _curve(approximate)), _row, _SMALL_GELU
     )
     registry["gelu_backward"] = Fast(
         lambda xp, g, self, approximate: _slope(g, self, _curve(approximate)), _two, _SMALL_GELU
