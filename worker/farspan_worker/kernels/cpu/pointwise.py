@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from .. import Fast, Registry, single
+from .checks import has_nan
 from .onednn import (
     DIFF_DST,
     DIFF_SRC,
@@ -26,7 +27,7 @@ from .onednn import (
     plain,
 )
 
-_SIGMOID, _GELU_TANH, _SWISH, _GELU = 41, 43, 44, 49
+_RELU, _SIGMOID, _GELU_TANH, _SWISH, _GELU = 32, 41, 43, 44, 49
 #: Elements below which numpy is done before oneDNN has begun.
 _SMALL: Final = 4_096
 _SMALL_GELU: Final = 128
@@ -63,6 +64,10 @@ def _slope(g: Any, x: Any, algorithm: int, alpha: float = 0.0) -> Any:
     return out
 
 
+def _relu(xp: Any, self: Any) -> Any:
+    return xp.maximum(self, 0) if has_nan(self) else _map(self, _RELU)
+
+
 def _curve(approximate: str) -> int:
     return _GELU_TANH if approximate == "tanh" else _GELU
 
@@ -95,3 +100,4 @@ def register(registry: Registry) -> None:
         lambda xp, g, self: _slope(g, self, _SWISH, 1.0), _two, _SMALL
     )
     registry["sigmoid"] = Fast(lambda xp, self: _map(self, _SIGMOID), _one, _SMALL)
+    registry["relu"] = Fast(_relu, _row, _SMALL)

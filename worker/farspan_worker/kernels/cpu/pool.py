@@ -13,6 +13,7 @@ from farspan.core.op import table
 from farspan.core.ops.pool_windows import ints, pooled_size, steps_of
 
 from .. import Fast, Registry, single
+from .checks import is_finite
 from .onednn import (
     DIFF_DST,
     DIFF_SRC,
@@ -84,8 +85,7 @@ def _max(plain_kernel: Any) -> Any:
     ) -> tuple[Any, Any]:  # fmt: skip
         flat = np.ascontiguousarray(self)
         x = flat.reshape(-1, 1, *self.shape[-2:]) if self.ndim == 3 else flat
-        row = flat.reshape(-1)
-        if not math.isfinite(np.dot(row, row)):  # NaN and infinities count there as absent
+        if not is_finite(flat):  # NaN and infinities count there as absent
             return plain_kernel(xp, self, kernel_size, stride, padding, dilation, ceil_mode)
         window = ints(kernel_size, 2)
         steps = (window, steps_of(window, stride, 2), ints(padding, 2))

@@ -13,6 +13,7 @@ import numpy as np
 from farspan.core.op import table
 
 from .. import Fast, Registry, single
+from .checks import has_nan
 from .onednn import (
     DIFF_DST,
     DIFF_SRC,
@@ -49,12 +50,6 @@ def _folded(shape: Sequence[int], dim: int) -> tuple[int, int, int]:
     """Return the shape as (before, dim, after)."""
     dim %= len(shape)
     return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
-
-
-def has_nan(x: Any) -> bool:
-    """Return whether a C-contiguous array holds NaN: squares do not cancel, so their sum tells."""
-    flat = x.reshape(-1)
-    return bool(np.isnan(np.dot(flat, flat)))
 
 
 def _kernel(algorithm: int, plain_kernel: Any) -> Any:
