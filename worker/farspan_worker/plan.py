@@ -115,6 +115,11 @@ def run(
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
+    if form == INPLACE and op.into is not None and _writes_through(plan, inputs):
+        arguments = plan.recipe.args([t.array for t in inputs], plan.numbers(scalars))
+        op.into(np, *arguments)
+        inputs[0]._storage.version += 1
+        return list(inputs[:1])
     arrays = [t.array for t in inputs]
     results = compute(plan, arrays, scalars, generator)
     if op.writes:
@@ -138,6 +143,19 @@ def run(
     for target, result in zip(targets, results, strict=False):
         store(target, result)
     return list(targets)
+
+
+def _writes_through(plan: Plan, inputs: Sequence[Array]) -> bool:
+    """Return whether an in-place op may write to self at once, instead of copying it twice."""
+    target = inputs[0]
+    memory = target._storage.memory
+    return (
+        not plan.casts
+        and target._spec.contiguous
+        and plan.outs[0].dtype is target._spec.dtype
+        and plan.outs[0].shape == target._spec.shape
+        and all(t._storage.memory is not memory for t in inputs[1:])
+    )
 
 
 def compute(plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: Any) -> Any:

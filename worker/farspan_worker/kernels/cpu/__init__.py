@@ -1,4 +1,4 @@
-"""Fast kernels of CPU workers: oneDNN where its library is there, better numpy everywhere.
+"""Fast kernels of CPU workers: oneDNN where its library is there.
 
 Each module has a function `register(registry)`. Read onednn.py for the library, conv.py first of
 the rest.
@@ -11,11 +11,9 @@ from .. import Registry
 
 def overrides() -> tuple[Registry, str]:
     """Return the kernels this machine can run, and why those of oneDNN are missing ("" if not)."""
-    from . import onednn, optim, rows
+    from . import onednn
 
     found: Registry = {}
-    for module in (rows, optim):
-        module.register(found)
     missing = onednn.available()
     if not missing:
         from . import conv, norm, pointwise, pool, product, softmax

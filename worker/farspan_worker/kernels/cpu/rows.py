@@ -1,1 +1,0 @@
-def register(registry): pass
