@@ -10,6 +10,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -213,3 +214,81 @@ def close(a: Any, b: Any) -> bool:
     return b is not None and torch.allclose(
         a, b.to(a.dtype), rtol=1e-5, atol=1e-5 + 1e-6 * size, equal_nan=True
     )
+
+
+_TRAIN = """
+import farspan as torch
+from farspan_worker import kernels
+torch.connect("local:")
+torch.manual_seed(0)
+net = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+    torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16 * 64, 128), torch.nn.GELU(),
+    torch.nn.LayerNorm(128), torch.nn.Linear(128, 10), torch.nn.LogSoftmax(1))
+step = torch.optim.Adam(net.parameters(), 1e-3)
+x, y = torch.randn(32, 3, 16, 16), torch.randint(0, 10, (32,))
+for _ in range(3):
+    loss = torch.nn.functional.nll_loss(net(x), y)
+    step.zero_grad()
+    loss.backward()
+    step.step()
+print(len(kernels.overrides()), kernels.missing())
+print(b"".join(p.detach().numpy().tobytes() for p in net.parameters()).hex()[:200_000])
+"""
+
+
+def trained(**environment: str) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return what a fresh process says of its kernels, and what it trained."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAIN], env={**os.environ, **environment}, text=True,
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    said, bits = done.stdout.splitlines()
+    assert not done.stderr
+    return said, np.frombuffer(bytes.fromhex(bits), np.float32)
+
+
+def test_training_goes_the_same_way_without_the_library() -> None:
+    plain_said, plain_run = trained(FARSPAN_KERNELS="plain")
+    none_said, none_run = trained(FARSPAN_ONEDNN="")
+    broken_said, broken_run = trained(FARSPAN_ONEDNN="/nowhere/libdnnl.so.3")
+    assert plain_said == "0 "
+    assert none_said == "0 the package onednn-cpu-gomp is not installed"
+    assert "/nowhere/libdnnl.so.3" in broken_said
+    assert np.array_equal(plain_run, none_run) and np.array_equal(plain_run, broken_run)
+    np.testing.assert_allclose(trained()[1], plain_run, rtol=1e-3, atol=1e-4)
+
+
+@NEEDS_LIBRARY
+def test_another_process_trains_the_same_bits() -> None:
+    (said, first), (_, second) = trained(), trained()
+    assert int(said) > 20
+    assert np.array_equal(first, second)
+
+
+@NEEDS_LIBRARY
+def test_one_route_serves_many_threads() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [rng.standard_normal((2, 65, 65), np.float32) for _ in range(8)]
+    wanted = [a.astype("float64") @ b for a, b in pairs]
+    wrong = []
+
+    def work(i: int) -> None:
+        for _ in range(50):
+            if not np.allclose(product.multiply(*pairs[i]), wanted[i], 1e-4, 1e-4):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not wrong
+
+
+@NEEDS_LIBRARY
+def test_a_failed_call_says_which_and_why() -> None:
+    x = onednn.plain((2, 3))
+    with pytest.raises(onednn.OneDnnError, match="oneDNN: matmul returned status") as caught:
+        onednn.Kind("matmul", x, x, None, x)
+    assert not caught.value.unimplemented

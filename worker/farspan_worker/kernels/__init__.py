@@ -8,7 +8,6 @@ the law `fast == kernel` in tests/test_kernels.py. Nothing is opened before the 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from farspan.core.spec import Spec
-
-log = logging.getLogger("farspan.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +40,23 @@ def choose(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
     return fast.kernel
 
 
-@functools.cache
 def overrides() -> Mapping[str, Fast]:
     """Return all fast kernels that this process can run, by op name with overload."""
+    return _found()[0]
+
+
+def missing() -> str:
+    """Return why there is no oneDNN here: "" if there is, or if FARSPAN_KERNELS says "plain"."""
+    return _found()[1]
+
+
+@functools.cache
+def _found() -> tuple[Registry, str]:
     if os.environ.get("FARSPAN_KERNELS", "") == "plain":
-        return {}
+        return {}, ""
     from . import cpu
 
-    found, missing = cpu.overrides()
-    if missing:
-        log.info("without oneDNN (%s): numpy computes; pip install 'farspan[cpu]'", missing)
-    return found
+    return cpu.overrides()
 
 
 def single(*specs: Spec | None) -> bool:
