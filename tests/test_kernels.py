@@ -150,9 +150,11 @@ def _convolutions(name: str, make: Maker) -> list[Call]:
 def _pools(name: str, make: Maker) -> list[Call]:
     calls = []
     for kernel, stride, padding, ceil in [
-        ((2, 2), [], (0, 0), False), ((3, 3), (2, 2), (1, 1), False), ((3, 2), (2, 3), (1, 1), True),
+        ((2, 2), [], (0, 0), False),
+        ((3, 3), (2, 2), (1, 1), False),
+        ((3, 2), (2, 3), (1, 1), True),
         ((5, 4), (1, 2), (2, 0), False),
-    ]:  # fmt: skip
+    ]:
         x = make(3, 5, 17, 18)
         if name == "max_pool2d_with_indices":
             calls.append(call(x, kernel, stride, padding, (1, 1), ceil))
@@ -189,7 +191,9 @@ def assert_equal(name: str, c: Call, choice: Choice) -> None:
 
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30, 100.0, -100.0, 1e-42])
-def test_values_at_the_edge_are_the_tables_or_torchs(name: str, value: float, choice: Choice) -> None:
+def test_values_at_the_edge_are_the_tables_or_torchs(
+    name: str, value: float, choice: Choice
+) -> None:
     calls = larger(name, Maker("float32"))
     for c in calls:
         arrays = [getattr(a, "values", a) for a in c.args]
@@ -222,7 +226,7 @@ from farspan_worker import kernels
 torch.connect("local:")
 torch.manual_seed(0)
 net = torch.nn.Sequential(
-    torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+    torch.nn.Conv2d(3, 16, 3, padding=1, bias=False), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
     torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16 * 64, 128), torch.nn.GELU(),
     torch.nn.LayerNorm(128), torch.nn.Linear(128, 10), torch.nn.LogSoftmax(1))
 step = torch.optim.Adam(net.parameters(), 1e-3)

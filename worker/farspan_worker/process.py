@@ -49,8 +49,9 @@ def set_threads(threads: int, environment: MutableMapping[str, str] = os.environ
 def keep_freed_memory() -> None:
     """Have malloc keep what is freed, up to a bound, for the next tensor of any size (glibc).
 
-    Without this each large tensor is fresh memory that the kernel zeroes page by page. Measured
-    over training steps in MEASURED.
+    Without this large tensors are, over and over, fresh memory that the kernel zeroes page by page.
+    Measured, medians of alternating runs, a training step takes 0.90 of the time for a small CNN,
+    0.96 for two blocks of a transformer.
     """
     if sys.platform != "linux":
         return

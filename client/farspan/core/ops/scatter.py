@@ -206,7 +206,7 @@ def _fold_into(
 
 
 def _sum_of(xp: Any, dtype: Any) -> Any:
-    return xp.logical_or if dtype == bool else xp.add
+    return xp.logical_or if dtype.kind == "b" else xp.add
 
 
 structured(

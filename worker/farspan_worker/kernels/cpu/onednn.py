@@ -263,9 +263,7 @@ class _Primitive:
             )
             check(code, "memory_create")
             self._memories.append(made.value or 0)
-        pairs = [
-            _Argument(a, m) for (a, _), m in zip(slots, self._memories, strict=True)
-        ]
+        pairs = [_Argument(a, m) for (a, _), m in zip(slots, self._memories, strict=True)]
         self._arguments = (_Argument * len(pairs))(*pairs)
         self._at = ctypes.addressof(self._arguments)
 
@@ -275,9 +273,7 @@ class _Primitive:
         for memory, pointer in zip(self._memories, pointers, strict=True):
             if library.bind(memory, pointer):
                 raise OneDnnError("memory_set_data_handle", 1)
-        code = library.execute(
-            self.handle, library.stream, len(self._memories), self._at
-        )
+        code = library.execute(self.handle, library.stream, len(self._memories), self._at)
         if code:
             raise OneDnnError(f"{self.name} execute", code)
 

@@ -1,8 +1,9 @@
 """Activations by oneDNN's eltwise: those whose numpy kernels take many passes.
 
-exp, log and tanh stay with numpy: it has vector code for them (2M elements: tanh 0.37 ms, here 0.80).
-Measured at one thread on 2M floats, fast / numpy / torch in ms: gelu 0.7 / 11.4 / 0.8, backward
-2.2 / 14.1 / 1.4; gelu tanh 0.8 / 2.1 / 2.5; silu 0.8 / 1.7 / 0.5; relu's backward 0.5 / 0.9 / 0.5.
+exp, log and tanh stay with numpy, which has vector code for them (tanh of 2M: 0.37 ms, here 0.80).
+Measured by benchmarks/kernels.py on 2M floats, fast / numpy / torch in ms: gelu 0.7 / 12.4 / 0.8,
+backward 1.9 / 14.5 / 1.4; gelu's tanh form 1.1 / 2.3 / 2.5, backward 1.9 / 4.4 / 2.6; silu 0.8 /
+1.7 / 0.5, backward 1.6 / 3.1 / 0.6; sigmoid 0.7 / 1.7 / 0.5; relu 0.3 / 0.7 / 0.2.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ def _forward(n: int, algorithm: int, alpha: float) -> Route:
 def _backward(n: int, algorithm: int, alpha: float) -> Route:
     row = plain((n,))
     forward = Kind("eltwise_forward", TRAINING, algorithm, row, row, number(alpha), number(0))
-    kind = Kind(
-        "eltwise_backward", algorithm, row, row, row, number(alpha), number(0), forward
-    )
+    kind = Kind("eltwise_backward", algorithm, row, row, row, number(alpha), number(0), forward)
     return Route(kind, [(DIFF_DST, row), (SRC, row)], [(DIFF_SRC, row)])
 
 
@@ -96,8 +95,6 @@ def register(registry: Registry) -> None:
         lambda xp, g, self, approximate: _slope(g, self, _curve(approximate)), _two, _SMALL_GELU
     )
     registry["silu"] = Fast(lambda xp, self: _map(self, _SWISH, 1.0), _one, _SMALL)
-    registry["silu_backward"] = Fast(
-        lambda xp, g, self: _slope(g, self, _SWISH, 1.0), _two, _SMALL
-    )
+    registry["silu_backward"] = Fast(lambda xp, g, self: _slope(g, self, _SWISH, 1.0), _two, _SMALL)
     registry["sigmoid"] = Fast(lambda xp, self: _map(self, _SIGMOID), _one, _SMALL)
     registry["relu"] = Fast(_relu, _row, _SMALL)
