@@ -15,11 +15,24 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it once, at its import
 os.environ.pop("FARSPAN_ADDRESS", None)
 os.environ.pop("FARSPAN_TOKEN", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background deaf to Ctrl-C, which some tests press.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-names", metavar="FOLDER", help="see tests/recorder.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--record-names")
+    if folder:
+        from recorder import Recorder
+
+        config.pluginmanager.register(Recorder(Path(folder)), "record-names")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

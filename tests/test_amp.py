@@ -524,3 +524,19 @@ def test_the_module_of_the_cpu(torch):
         outside = cpu.current_stream() is stream
     return [cpu.is_available(), cpu.is_initialized(), cpu.device_count(), cpu.current_device(),
             event.query(), inside, outside, hasattr(cpu.get_capabilities(), "keys")]  # fmt: skip
+
+
+@same
+def test_a_cached_cast_is_one_for_all_grad_modes(torch):
+    w = torch.ones(2, 2, requires_grad=True)
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            a = x @ w
+            w.mul_(2)
+            b = x @ w
+        c = x @ w
+        with torch.inference_mode():
+            d = x @ w
+    c.sum().backward()
+    return [t.float() for t in (a, b, c, d)], w.grad, c.requires_grad

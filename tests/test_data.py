@@ -10,6 +10,7 @@ import farspan as ft
 import numpy as np
 import pytest
 import torch
+from beside_torch import same
 from parity import assert_same, error_of, randn, seeded, to_ft
 
 X, Y = randn(23, 3), torch.arange(23)
@@ -179,3 +180,20 @@ def test_wrong_call_is_refused_as_in_torch(name: str) -> None:
     errors = [error_of(lambda t=t: WRONG[name](t.utils.data, [_dataset(t)])) for t in (ft, torch)]
     assert isinstance(errors[0], type(errors[1]))
     assert str(errors[0]) == str(errors[1])
+
+
+@same
+def test_a_complex_number_is_true_unless_both_parts_are_zero(torch: Any) -> Any:
+    x = torch.tensor([1j, 0j, 1 + 0j, -0.0 + 0j])
+    kept = torch.zeros(4, dtype=torch.bool)
+    return x.bool(), x.to(torch.bool), kept.copy_(x), x.any(), x.all(), x.bool().sum()
+
+
+@same
+def test_parts_of_complex_numbers_stay_apart(torch: Any) -> Any:
+    inf, nan = float("inf"), float("nan")
+    real = torch.tensor([0.0, -0.0, inf, 1.0, nan], dtype=torch.float64)
+    imag = torch.tensor([inf, nan, 1.0, -inf, -0.0], dtype=torch.float64)
+    made = torch.complex(real, imag), torch.polar(imag, real.nan_to_num(posinf=1.0))
+    signs = [torch.signbit(z.real) for z in made[:1]] + [torch.signbit(made[0].imag)]
+    return [z.real for z in made], [z.imag for z in made], signs

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import farspan
 import numpy as np
 import pytest
 import torch
-from beside_torch import same
+from beside_torch import failure, same
 
 
 class Drawn:
@@ -107,6 +111,7 @@ def test_batches_of_any_kind_cross(torch):
             "half": values.to(torch.bfloat16).float(),
             "bool": values > 2,
             "empty": torch.empty(0, 2),
+            "scalar": torch.tensor(3.0),
             "text": ["a", ("b", None)],
             "array": np.ones(2),
             "grad": torch.ones(2, requires_grad=True),
@@ -175,11 +180,164 @@ def test_a_killed_worker_and_a_slow_one_are_errors() -> None:
         list(lib.utils.data.DataLoader(Slow(4), batch_size=2, num_workers=1, timeout=1))
 
 
+@same
+def test_a_pass_that_was_left_early_leaves_nothing_behind(torch):
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(
+        Drawn(torch), batch_size=2, shuffle=True, num_workers=2, persistent_workers=True
+    )
+    first = iter(loader)
+    next(first)
+    passes = [[x.tolist() for x, *_ in loader] for _ in range(2)]
+    again = iter(loader)
+    return passes, again is first
+
+
+def test_answers_of_an_aborted_pass_are_not_taken_for_new_ones() -> None:
+    order = [[0], [1], [2], [3]]
+    loader = farspan.utils.data.DataLoader(
+        Numbers(8), batch_sampler=order, num_workers=1, persistent_workers=True
+    )
+    next(iter(loader))
+    order[:] = [[7], [6], [5]]
+    assert [i.item() for _, i in loader] == [7, 6, 5]
+
+
+def test_persistent_workers_are_started_anew_after_a_death() -> None:
+    loader = farspan.utils.data.DataLoader(
+        Numbers(6), batch_size=1, num_workers=1, persistent_workers=True, prefetch_factor=1
+    )
+    batches = iter(loader)
+    next(batches)
+    (process,) = batches.workers.processes
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with pytest.raises(RuntimeError, match=f"{process.pid}.*exited unexpectedly"):
+        list(batches)
+    assert len(list(loader)) == 6
+
+
+class Unready:
+    def __iter__(self) -> Any:
+        raise KeyError("no such shard")
+
+
+@same
+def test_an_error_before_the_first_sample_is_told(torch):
+    stream = type("Stream", (Unready, torch.utils.data.IterableDataset), {})()
+    return failure(lambda: list(torch.utils.data.DataLoader(stream, num_workers=1)), "shard")
+
+
+def test_workers_need_something_to_do_ahead() -> None:
+    with pytest.raises(AssertionError, match="prefetch_factor"):
+        iter(farspan.utils.data.DataLoader(Numbers(2), num_workers=1, prefetch_factor=0))
+
+
+class Holder:
+    """Tensors wherever a program may keep what its samples need."""
+
+    __slots__ = ("slot",)
+    of_class = farspan.tensor(10.0)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> Any:
+        return self.slot + self.of_class + helper(i)
+
+
+def helper(i: int) -> Any:
+    return sum(HELD["x"] * i for _ in range(1))
+
+
+HELD: dict[str, Any] = {}
+
+
+def added(tensor: Any, samples: list[Any]) -> Any:
+    return farspan.nn.Parameter(farspan.stack(samples) + tensor)
+
+
+def test_tensors_in_globals_classes_slots_and_partials_come_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FARSPAN_DEVICES", "cuda:1")  # of the program, not of its workers
+    with farspan.connect("local:", devices="cpu"):
+        monkeypatch.setattr(Holder, "of_class", farspan.tensor(10.0))
+        monkeypatch.setitem(HELD, "x", farspan.tensor(100.0))
+        data = Holder()
+        data.slot = farspan.tensor(1.0)
+        collate = functools.partial(added, farspan.tensor(1000.0))
+        loader = farspan.utils.data.DataLoader(data, 2, num_workers=1, collate_fn=collate)
+        (batch,) = loader
+        assert isinstance(batch, farspan.nn.Parameter) and batch.tolist() == [1011.0, 1111.0]
+
+
+def test_parameters_go_to_processes_that_are_not_forked() -> None:
+    data = [farspan.nn.Parameter(farspan.ones(2)), farspan.zeros(2)]
+    loader = farspan.utils.data.DataLoader(data, 2, num_workers=1, multiprocessing_context="spawn")
+    assert [x.tolist() for x in loader] == [[[1.0, 1.0], [0.0, 0.0]]]
+
+
+PROGRAM = """
+import os, signal, sys, time
+from farspan.utils.data import DataLoader
+
+class Data:
+    def __len__(self):
+        return 100
+    def __getitem__(self, i):
+        print("sample", os.getpid())
+        return bytes(1 << 20)
+
+batches = iter(DataLoader(Data(), 1, num_workers=2, collate_fn=list))
+next(batches)
+"""
+
+
+def run_program(end: str) -> tuple[str, list[int]]:
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pids = "print(*[p.pid for p in batches.workers.processes], file=sys.stderr, flush=True)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + pids + end],
+        capture_output=True, text=True, timeout=60, env=env,
+    )  # fmt: skip
+    return done.stdout, [int(pid) for pid in done.stderr.split()]
+
+
+def test_no_worker_outlives_its_parent_and_no_line_is_lost() -> None:
+    # `run` returns when the last process has closed the pipes, so it waits for the workers.
+    said, pids = run_program("os.kill(os.getpid(), signal.SIGKILL)")
+    assert len(pids) == 2
+    assert all(not os.path.exists(f"/proc/{pid}") or is_ended(pid) for pid in pids)
+    assert all(f"sample {pid}" in said for pid in pids)
+
+
+def is_ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_forked_copy_of_the_program_does_not_end_its_workers() -> None:
+    end = """
+child = os.fork()
+if not child:
+    workers = batches.workers
+    del batches
+    workers.stop()
+    os._exit(0)
+os.waitpid(child, 0)
+time.sleep(0.2)
+assert all(p.is_alive() for p in batches.workers.processes)
+assert sum(1 for _ in batches) == 99
+"""
+    _, pids = run_program(end)
+    assert len(pids) == 2  # and no traceback
+
+
 def test_workers_end_with_their_loader() -> None:
     loader = farspan.utils.data.DataLoader(Numbers(100), batch_size=1, num_workers=2)
     batches = iter(loader)
     next(batches)
-    processes = batches._workers.processes
+    processes = batches.workers.processes
     assert all(p.is_alive() for p in processes)
     del batches
     assert not any(p.is_alive() for p in processes)

@@ -376,3 +376,15 @@ def test_an_index_out_of_range_in_a_training_loop_destroys_nothing(session: Any,
     assert isinstance(error, errors.ValueRangeError)
     assert str(error).startswith("embedding: ") and "int64[4, 2]" in str(error)
     assert "run()" in str(error) and "# the line of the loss" in str(error)
+
+
+def test_a_view_outside_of_its_storage_leaves_the_session_alive() -> None:
+    with torch.connect("local:"):
+        x = torch.arange(4.0)
+        with pytest.raises(RuntimeError, match="out of bounds for storage of size 16"):
+            x.as_strided((2, 2), (200, 1))
+        assert x.sum().item() == 6
+        odd = torch.arange(8, dtype=torch.int32)[1:3]
+        with pytest.raises(RuntimeError, match="storage_offset"):
+            odd.view(torch.int64)
+        assert odd.tolist() == [1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -217,3 +218,21 @@ def test_every_cut_of_a_file_is_refused() -> None:
     for length in range(len(content)):
         with pytest.raises(ValueError):
             _load(content[:length])
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torch"])
+def test_saving_keeps_what_a_path_is(tmp_path: Path, format: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    ft.save({"x": ft.ones(2)}, pipe, format=format)
+    assert pipe.is_fifo() and ft.load(io.BytesIO(os.read(reader, 1 << 16)))["x"].sum().item() == 2
+    os.close(reader)
+    kept, link = tmp_path / "kept", tmp_path / "link"
+    kept.write_bytes(b"old")
+    kept.chmod(0o640)
+    link.symlink_to(kept)
+    ft.save({"x": ft.ones(2)}, os.fsencode(link), format=format)
+    assert link.is_symlink() and kept.stat().st_mode & 0o777 == 0o640
+    assert ft.load(link)["x"].tolist() == [1.0, 1.0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "link", "pipe"]

@@ -103,6 +103,9 @@ def assert_same(ours: Any, theirs: Any, row: Row, what: str) -> None:
         if b is None:
             assert a is None, what
             continue
+        if isinstance(b, (list, tuple)):
+            assert_same(a, b, row, what)
+            continue
         if isinstance(b, bool):
             assert a is b, what
             continue
@@ -184,6 +187,14 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
 SKIPS: dict[tuple[str, str], int] = {}
 
 
+def segment_ids(x: Any, size: int, offsets: bool) -> Any:
+    """Return how many segments end at or before each place; one past the last before the first."""
+    ends = x[..., 1:] if offsets else x.cumsum(-1)
+    at = torch.arange(size)
+    ids = (at[:, None] >= ends[..., None, :]).sum(-1)
+    return torch.where(at < x[..., :1], ends.shape[-1], ids) if offsets else ids
+
+
 def _grid_double(of_input: Any, of_grid: Any, g: Any, x: Any, grid: Any, *modes: Any) -> Any:
     """Return the gradients of grid_sampler's gradients, as torch's autograd finds them."""
     inputs = [t.clone().requires_grad_() for t in (g, x, grid)]
@@ -231,6 +242,15 @@ REFERENCES: dict[str, Any] = {
     "_grid_sampler_double_backward": _grid_double,
     "_contract": torch.einsum,
     "_lu_unpack": torch.lu_unpack,
+    "_combinations": lambda n, r, repeats: torch.combinations(torch.arange(n), r, repeats),
+    "_unravel_index": lambda x, shape: torch.stack(torch.unravel_index(x, shape), -1),
+    "_segment_ids": lambda x, n, offsets, unsafe: segment_ids(x, n, offsets),
+    "_from_front": lambda x, n: torch.where(x < 0, x + n, x),
+    "_linalg_householder_product": torch.linalg.householder_product,
+    "_ormqr": torch.ormqr,
+    "_lobpcg": lambda a, b, x, ik, k, n, tol, largest: torch.lobpcg(
+        a, k, b, x, largest=largest, tol=tol, niter=n
+    ),
     "_positive": torch.clone,
     "_cofactors": lambda x: torch.linalg.det(x)[..., None, None] * torch.linalg.inv(x).mT,
 }
@@ -355,7 +375,7 @@ def test_gradients_are_differences(name: str) -> None:
                 for x, v in zip(xs, directions, strict=True):
                     x.add_(v, alpha=e)
                 made = as_tuple(run_ours(op, c, args, kwargs))[: row.outputs]
-                outs = [values_of(o) for o in made if o is not None and o.dtype.kind >= 2]
+                outs = [values_of(o) for o in made if o is not None and o.dtype.category >= 2]
                 total = sum(
                     float((o * torch.tensor(s).conj()).sum().real)
                     for o, s in zip(outs, cotangents(outs), strict=True)

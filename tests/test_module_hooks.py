@@ -231,3 +231,76 @@ def test_hooks_survive_copies(torch: Any) -> Any:
     m.compile()
     m(torch.ones(1))
     return log
+
+
+@same
+def test_regular_backward_hooks_see_the_last_node(torch: Any) -> Any:
+    log: list[Any] = []
+
+    class Two(torch.nn.Module):
+        def forward(self, x: Any, y: Any) -> Any:
+            return {"first": (x * y).sin(), "second": x.cos()}
+
+    def note(mod: Any, gi: Any, go: Any) -> None:
+        log.append([*gi, *go])
+
+    x, y = leaf(torch, 3), leaf(torch, 3, seed=1)
+    two, chain = Two(), torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Sigmoid())
+    two.register_backward_hook(note)
+    chain.register_backward_hook(lambda mod, gi, go: (gi[0] * 2,))
+    out = two(x, chain(y))
+    (out["first"] + out["second"]).sum().backward()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        two(x, y), chain(y)
+    return log, x.grad, y.grad, [str(w.message) for w in caught]
+
+
+@same
+def test_writing_behind_a_backward_hook_raises(torch: Any) -> Any:
+    tanh, relu = torch.nn.Tanh(), torch.nn.ReLU(inplace=True)
+    for module in (tanh, relu):
+        module.register_full_backward_hook(lambda *_: None)
+    x = leaf(torch, 2, 3)
+    y = tanh(x)
+
+    def unrecorded() -> None:
+        with torch.no_grad():
+            y.mul_(2)
+
+    words = "modified inplace. This view was created inside a custom Function"
+    return [
+        failure(
+            lambda: y.add_(1), f"Output 0 of BackwardHookFunction is a view and is being {words}"
+        ),
+        failure(lambda: y[0].add_(1), f"Output 0 of Select is a view and is being {words}"),
+        failure(lambda: relu(x * 1), words),
+        failure(unrecorded),
+    ]
+
+
+@same
+def test_writing_to_what_a_function_handed_through_raises(torch: Any) -> Any:
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g
+
+    class Flat(Same):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.view(-1)
+
+    class Copy(Same):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.clone()
+
+    x = leaf(torch, 4)
+    kinds = [failure(lambda c=c: c.apply(x * 1).add_(1)) for c in (Same, Flat, Copy)]
+    parts = failure(lambda: (x * 1).chunk(2)[0].add_(1), "Output 0 of Split is a view")
+    return kinds, parts, Same.apply(x.detach()).add_(1)

@@ -48,15 +48,15 @@ def test_a_script_runs_as_it_is(tmp_path: Path) -> None:
                 loss = F.mse_loss(net(a), b)
                 loss.backward()
                 optimizer.step()
-        print(loss.item() < 0.1, sys.argv[1:], __name__, torch.__name__)
+        print(loss.item() < 0.1, sys.argv[1:], __name__, torch.__package__)
         print(torch.__version__ >= (2, 13), torch.__version__, torch.version.cuda)
-        print(importlib.metadata.version("torch"), torch.nn.__spec__.name)
+        print(importlib.metadata.version("torch"), torch.nn.__spec__.name, torch.__name__)
     """
     lines = output(run(tmp_path, program, "--lr", "3"))
     assert lines == [
         "True ['--lr', '3'] __main__ farspan",
         "True 2.13.0+farspan None",
-        "2.13.0+farspan farspan.nn",
+        "2.13.0+farspan farspan.nn torch",
     ]
 
 
@@ -66,7 +66,7 @@ def test_its_children_inherit_the_name(tmp_path: Path) -> None:
         import torch
 
         def work(queue):
-            queue.put(torch.__name__)
+            queue.put(torch.__package__)
 
         if __name__ == "__main__":
             context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ def test_its_children_inherit_the_name(tmp_path: Path) -> None:
             child.start()
             print(queue.get())
             child.join()
-            code = "import torch; print(torch.__name__, float(torch.ones(2).sum()))"
+            code = "import torch; print(torch.__package__, float(torch.ones(2).sum()))"
             print(subprocess.check_output([sys.executable, "-c", code], text=True))
     """
     assert output(run(tmp_path, program))[:2] == ["farspan", "farspan 2.0"]
@@ -85,7 +85,7 @@ def test_a_module_of_a_package_runs(tmp_path: Path) -> None:
     package = tmp_path / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "train.py").write_text("import sys, torch\nprint(torch.__name__, sys.argv[1:])")
+    (package / "train.py").write_text("import sys, torch\nprint(torch.__package__, sys.argv[1:])")
     done = subprocess.run(
         [sys.executable, "-m", "farspan", "run", "-m", "mine.train", "-x"],
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
@@ -204,7 +204,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_libraries_written_on_torch_run(name: str, tmp_path: Path) -> None:
-    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__name__ == 'farspan'")
+    done = run(tmp_path, LIBRARIES[name] + "\n        assert torch.__package__ == 'farspan'")
     assert output(done) == ANSWERS[name]
 
 
@@ -213,3 +213,81 @@ def test_an_adaptive_adjoint_runs_over_grpc(tmp_path: Path, service: tuple[str, 
     program = LIBRARIES["torchdiffeq"]
     done = run(tmp_path, program, FARSPAN_ADDRESS=address, FARSPAN_TOKEN=token)
     assert output(done) == ANSWERS["torchdiffeq"]
+
+
+def test_modules_that_are_not_there_can_be_asked_for_and_reloaded_ones_stay(tmp_path: Path) -> None:
+    program = """
+        import copy, importlib, importlib.util, pickle
+        import torch
+        linear = torch.nn.Linear
+        importlib.reload(torch.nn)
+        print(importlib.util.find_spec("torch.nowhere"), torch.nn.Linear is linear)
+        print(pickle.loads(pickle.dumps(torch.add)) is torch.add is copy.deepcopy(torch.add))
+        torch.set_num_threads(2)
+    """
+    assert output(run(tmp_path, program, OMP_NUM_THREADS="4,2")) == ["None True", "True"]
+
+
+def test_the_program_stays_main_while_its_threads_go_on(tmp_path: Path) -> None:
+    program = """
+        import pickle, threading, time
+
+        class Mine: ...
+
+        def later():
+            time.sleep(0.3)
+            print(type(pickle.loads(pickle.dumps(Mine()))).__name__)
+
+        threading.Thread(target=later).start()
+    """
+    assert output(run(tmp_path, program)) == ["Mine"]
+
+
+def test_an_interpreter_without_farspan_gets_its_own_torch(tmp_path: Path) -> None:
+    from farspan._as_torch import SHIM
+
+    (tmp_path / "torch.py").write_text("name = 'its own'")
+    code = (
+        f"import sys; sys.path[:0] = [{SHIM!r}, {str(tmp_path)!r}]\nimport torch; print(torch.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert output(done) == ["its own"]
+
+
+SPAWNED = """
+import sys, time
+import torch, torch.multiprocessing as mp
+
+def work(i, queue):
+    if i == 0:
+        queue.put((torch.arange(3.0), torch.nn.Parameter(torch.tensor(2.0))))
+        time.sleep(30)
+    if queue.empty():
+        time.sleep(0.5)
+    raise KeyError("of the second") if i == 1 else SystemExit(3)
+
+if __name__ == "__main__":
+    queue = mp.get_context("spawn").SimpleQueue()
+    started = mp.spawn(work, (queue,), nprocs=2, join=False)
+    print(*queue.get(), len(started.pids()))
+    try:
+        while not started.join():
+            pass
+    except mp.ProcessRaisedException as error:
+        print(error.error_index, "of the second" in str(error), started.processes[0].exitcode)
+    try:
+        mp.start_processes(sys.exit, nprocs=2, start_method="fork")
+    except mp.ProcessExitedException as error:
+        print(error.error_index, error.exit_code)
+    assert mp.spawn(print, nprocs=1) is None
+"""
+
+
+def test_tensors_cross_queues_and_one_failure_ends_all_processes(tmp_path: Path) -> None:
+    lines = output(run(tmp_path, SPAWNED))
+    assert lines == [
+        "tensor([0., 1., 2.]) Parameter containing:", "tensor(2., requires_grad=True) 2",
+        "1 True -15", "1 1", "0",
+    ]  # fmt: skip

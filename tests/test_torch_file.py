@@ -185,6 +185,91 @@ def test_damaged_pickles_are_value_errors(content: bytes, says: str) -> None:
         farspan.load(with_pickle(content))
 
 
+def number(n: int) -> bytes:
+    size = n.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + n.to_bytes(size, "little")
+
+
+def window(offset: int, size: list[int], stride: list[int], storage: bytes = STORAGE) -> bytes:
+    sizes = [b"(" + b"".join(map(number, n)) + b"t" for n in (size, stride)]
+    return REBUILD[2:] + storage + number(offset) + sizes[0] + sizes[1] + b"tR"
+
+
+INTEGERS = STORAGE.replace(b"Float", b"Int")
+DOUBLED = b"q\x00h\x00\x86" * 60  # a pair of the same twice: 2**60 leaves
+HOSTILE = {
+    "more elements than fit": (window(0, [2**61, 2**61], [0, 0]), "too many elements"),
+    "none of very many": (window(0, [0, 2**61, 2**61], [1, 1, 1]), "too many elements"),
+    "none far away": (window(2**60, [0], [1]), "beyond"),
+    "dims": (window(0, [1] * 65, [1] * 65), "65 dims"),
+    "two types": (b"]" + window(0, [4], [1]) + b"a" + window(0, [4], [1], INTEGERS) + b"a", "two"),
+    "integer leaf": (window(0, [1], [1], INTEGERS)[:-2] + b"\x88tR", "requires a gradient"),
+    "integer parameter": (
+        b"ctorch._utils\n_rebuild_parameter\n(" + window(0, [1], [1], INTEGERS) + b"\x88)tR",
+        "requires a gradient",
+    ),
+    "device": (b"ctorch\ndevice\nX\x03\x00\x00\x00foo\x85R", "foo"),
+    "hash of shared pairs": (b"})" + DOUBLED + b"Ns", "key of more than 64"),
+    "set of shared pairs": (b"c__builtin__\nset\n])" + DOUBLED + b"a\x85R", "key of more than 64"),
+    "size of shared pairs": (b"ctorch\nSize\n)" + DOUBLED + b"\x85R", "other than sizes"),
+    "hash of a deep tuple": (b"})" + b"\x85" * 200_000 + b"Ns", "key of more than 64"),
+    "hashes that collide": (
+        b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(1, 40_000)) + b"u",
+        "65 bits",
+    ),
+    "a mark at each of many objects": (b"N" * 500_000 + b"(t" * 100_000, "other than one"),
+    "a constructor": (b"c__builtin__\nset\n", "constructor"),
+    "a hidden constructor": (b"](c__builtin__\nset\nte", "damaged"),
+    "a storage": (b"]" + STORAGE + b"a", "storage"),
+    "a mark": (b"](a", "damaged"),
+    "a call of data": (b"ctorch\nfloat32\n)R", "not a constructor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_are_value_errors_at_once(name: str) -> None:
+    content, says = HOSTILE[name]
+    with pytest.raises(ValueError, match=says):
+        farspan.load(with_pickle(b"\x80\x02" + content + b"."))
+    assert farspan.ones(2).sum().item() == 2  # the session goes on
+
+
+def test_changed_pickles_are_value_errors_or_other_data() -> None:
+    file = of_torch({"a": torch.arange(4.0), "b": [1, "x", (2.5, None)], "c": {1}})
+    whole = zipfile.ZipFile(file).read("archive/data.pkl")
+    draw = random.Random(1)
+    for _ in range(1500):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            broken[draw.randrange(len(broken))] = draw.choice((*b"()te.RQqhsu}]aK0", 0, 255))
+        try:
+            farspan.load(with_pickle(bytes(broken)))
+        except ValueError:
+            pass
+    assert farspan.ones(2).sum().item() == 2
+
+
+def test_records_that_overlap_are_refused_before_memory_is_taken() -> None:
+    file = io.BytesIO()
+    ids = b"".join(STORAGE.replace(b"\x000X", bytes([0, 48 + i]) + b"X") + b"0" for i in range(10))
+    with zipfile.ZipFile(file, "w") as archive:
+        for i in range(10):
+            archive.writestr(f"a/data/{i}", bytes(16))
+        archive.writestr("a/data.pkl", b"\x80\x02" + ids + b"N.")
+        for info in archive.infolist()[:10]:
+            info.file_size = info.compress_size = 900  # as if each reached over the next ones
+    with pytest.raises(ValueError, match="load:"):
+        farspan.load(io.BytesIO(file.getvalue()))
+
+
+def test_memory_of_two_types_is_not_written() -> None:
+    x = farspan.ones(4)
+    with pytest.raises(RuntimeError, match=r"float32 and torch.int32 view the same memory"):
+        of_farspan([x, x.view(farspan.int32)])
+    both = farspan.load(of_farspan([x, x.view(farspan.int32).clone()]))
+    assert [str(t.dtype) for t in both] == ["torch.float32", "torch.int32"]
+
+
 def test_compressed_records_and_other_archives_are_refused() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

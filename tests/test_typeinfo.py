@@ -15,7 +15,7 @@ def test_finfo_equals_torch(name: str) -> None:
     assert repr(mine) == repr(theirs)
 
 
-@pytest.mark.parametrize("name", ["uint8", "int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("name", ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint64"])
 def test_iinfo_equals_torch(name: str) -> None:
     mine, theirs = ft.iinfo(getattr(ft, name)), torch.iinfo(getattr(torch, name))
     for field in ("bits", "min", "max", "dtype"):

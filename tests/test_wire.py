@@ -17,6 +17,7 @@ from farspan.core.command import (
     FREE,
     GET,
     GET_BYTES,
+    GROW,
     LINK,
     PUT,
     Acked,
@@ -52,7 +53,7 @@ def frames(draw: st.DrawFn) -> Frame:
     frame.payloads = draw(st.lists(st.binary(max_size=30), max_size=2))
     first = draw(st.integers(0, 2**61))
     for k in range(draw(st.integers(len(frame.payloads), 8))):
-        opcode = draw(st.sampled_from([FREE, GET, PUT, BACKWARD, LINK, 16, 900, 65_535]))
+        opcode = draw(st.sampled_from([FREE, GET, PUT, BACKWARD, LINK, GROW, 16, 900, 65_535]))
         count = draw(st.integers(0, 5))
         static = draw(STATICS)
         if opcode == FREE:
@@ -64,6 +65,8 @@ def frames(draw: st.DrawFn) -> Frame:
             count, static = 1, (draw(st.integers(0, 11)), draw(SHAPES), place, draw(IDS))
         elif opcode == LINK:
             count, static = 2, ()
+        elif opcode == GROW:
+            count, static = 1, (draw(IDS),)
         elif opcode == BACKWARD:
             count, static = 2 + 2 * count, (1, draw(st.booleans()))
         scalars = draw(st.lists(SCALARS, max_size=3))

@@ -22,6 +22,7 @@ from ._creation import (
     strided,
     tensor,
 )
+from ._einops import announce as _announce
 from ._format import set_printoptions
 from ._functions import (
     unreduced as _unreduced,
@@ -59,11 +60,14 @@ from ._shapes import (
     broadcast_shapes,
     broadcast_tensors,
     cartesian_prod,
+    cdist,
+    lu,
     meshgrid,
     nonzero,
     split,
     unique,
     unique_consecutive,
+    unravel_index,
     where,
 )
 from ._shapes import bind as _bind_shapes
@@ -93,11 +97,15 @@ from .core.dtype import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from .core.dtype import (
     bool_ as bool,
 )
 from .core.errors import (
+    DeviceError as AcceleratorError,
     FarspanError,
     OutOfMemoryError,
     ProgramError,
@@ -111,6 +119,7 @@ if _TYPE_CHECKING:
     from ._table import *
 
 _bind_shapes()
+_announce()
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128
@@ -121,12 +130,25 @@ newaxis = None
 __version__ = _TorchVersion("2.13.0+farspan")
 
 
+_DUNDER = ("__config__",)
+_PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
-    "autocast": "amp",
+    **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
+    **dict.fromkeys(("lobpcg", "pca_lowrank", "svd_lowrank"), "_lowrank"),
+    **dict.fromkeys(
+        ("get_device", "is_conj", "is_inference", "is_neg", "is_nonzero", "is_same_size",
+         "is_signed", "typename"), "_queries"),
+    **dict.fromkeys(("TypedStorage", "UntypedStorage"), "storage"),
+    **dict.fromkeys(("GradScaler", "autocast"), "amp"),
+    **dict.fromkeys(("Event", "Stream"), "cuda"),
+    **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
+    "get_device_module": "_queries",
     "compile": "_compile",
     "load_ipython_extension": "_as_torch",
+    "resize_as_": "_resize",
     **dict.fromkeys(
         ("is_anomaly_enabled", "is_anomaly_check_nan_enabled", "set_anomaly_enabled"),
         "autograd.anomaly_mode",
@@ -137,38 +159,44 @@ _ELSEWHERE = {
         for net in ("lstm", "gru", "rnn_tanh", "rnn_relu")
         for kind in ("", "_cell")
     },
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
-    if name.startswith("__"):
+    if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
-    if name in _ELSEWHERE:
-        found: _Any = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+    if name == "torch":  # torch has its own name too
+        found: _Any = _import_module(__package__)
+    elif name in _ELSEWHERE:
+        found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif name.startswith("_foreach_"):
+        found = _import_module(f"{__package__}._foreach").function(name)
     elif "autocast" in name:
-        found = getattr(_import_module(f"{__name__}._autocast"), name)
+        found = getattr(_import_module(f"{__package__}._autocast"), name)
     elif _is_module(name):
-        found = _import_module(f"{__name__}.{name}")
+        found = _import_module(f"{__package__}.{name}")
     elif name.endswith("Tensor"):
         from ._legacy import tensor_type
 
         found = tensor_type(name)
-    elif hasattr(_settings := _import_module(f"{__name__}._settings"), name):
+    elif name in (absent := _import_module(f"{__package__}._absent").NAMES):
+        found = absent[name]
+    elif hasattr(_settings := _import_module(f"{__package__}._settings"), name):
         found = getattr(_settings, name)
     else:
         try:
             found = _unreduced(getattr(_fn, name))
         except AttributeError:
-            raise AttributeError(f"module 'farspan' has no attribute {name!r}") from None
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     globals()[name] = found
     return found
 
 
 def _is_module(name: str) -> _builtin_bool:
     """Return whether `farspan.name` is a public module or package that no one imported yet."""
-    if name == "_VF":  # private in torch too, and used by programs
+    if name in _PRIVATE or name in _DUNDER:
         return True
-    return not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None
+    return not name.startswith("_") and _find_spec(f"{__package__}.{name}") is not None

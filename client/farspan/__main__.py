@@ -9,7 +9,9 @@ import argparse
 import os
 import runpy
 import sys
+from io import open_code
 from pathlib import Path
+from types import ModuleType
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,8 +47,17 @@ def run(argv: list[str]) -> None:
         return
     if not Path(program).exists():
         _parser().error(f"there is no file {program!r}")
+    if not Path(program).is_file():  # a folder or an archive with a __main__.py
+        runpy.run_path(program, run_name="__main__")
+        return
     sys.path.insert(0, str(Path(program).resolve().parent))
-    runpy.run_path(program, run_name="__main__")
+    # runpy would take the module away at its end, while the program's threads go on.
+    module = ModuleType("__main__")
+    module.__file__ = program
+    sys.modules["__main__"] = module
+    with open_code(program) as file:
+        code = compile(file.read(), program, "exec")
+    exec(code, vars(module))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """`import torch` means farspan: the import hook of `farspan run` and of `%load_ext farspan`.
 
 One finder answers for `torch` and everything below it with farspan's own modules, so that
-`torch.nn.Linear is farspan.nn.Linear`. Processes started from this one inherit the folder
-``_shim`` through PYTHONPATH; its package `torch` installs the same finder there.
+`torch.nn.Linear is farspan.nn.Linear`; `torch.__version__` ends in ``+farspan``. Processes started
+from this one inherit the folder ``_shim`` through PYTHONPATH; its package `torch` does the same.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         name = _ours(fullname)
         if name not in sys.modules and not _exists(name):
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r}: torch is farspan here, and farspan has none",
-                name=fullname,
-            )
+            return None  # nobody else has it either: they look in farspan's folder
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
@@ -67,7 +64,7 @@ def install() -> None:
     cannot have both under one name.
     """
     loaded = sys.modules.get(_THEIRS)
-    if loaded is not None and getattr(loaded, "__name__", "") != _OURS and not _is_shim(loaded):
+    if loaded not in (None, sys.modules.get(_OURS)) and not _is_shim(loaded):
         raise ImportError(
             "the real torch is loaded in this process, so `import torch` cannot mean farspan; "
             "start a new process (or restart the notebook's kernel) and do this first"
@@ -76,7 +73,8 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
     # numpy() over a wire is a private copy; a script may write to it, and is told once.
     importlib.import_module(f"{_OURS}._interop").copies_are_writable()
-    sys.modules[_THEIRS] = importlib.import_module(_OURS)
+    root = sys.modules[_THEIRS] = importlib.import_module(_OURS)
+    root.__name__ = _THEIRS  # libraries that patch torch look for it by name
     if SHIM not in sys.path:  # where `importlib.metadata.version("torch")` finds its answer
         sys.path.insert(0, SHIM)
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)

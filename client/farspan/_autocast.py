@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _dispatch
+from ._grad_mode import enable_grad
 from ._tensor import Tensor
 from .core import call
 from .core.call import fn
@@ -105,8 +106,8 @@ class _State(threading.local):
         self.cached = True  # whether casts of weights are kept until the outermost context ends
         self.nesting = 0
         self.below = False  # inside of an op that has been cast for
-        #: (id of a weight, dtype, whether it was recorded) -> the weight, kept alive; its cast
-        self.casts: dict[tuple[int, DType, bool], tuple[Tensor, Tensor]] = {}
+        #: (id of a weight, dtype) -> the weight, kept alive; its cast
+        self.casts: dict[tuple[int, DType], tuple[Tensor, Tensor]] = {}
 
 
 _state = _State()
@@ -184,7 +185,11 @@ def lowered(x: Tensor) -> Tensor:
 
 def _eligible(x: Tensor) -> bool:
     spec = x._spec
-    return spec.device.type in _state.enabled and spec.dtype.kind == 2 and spec.dtype is not float64
+    return (
+        spec.device.type in _state.enabled
+        and spec.dtype.category == 2
+        and spec.dtype is not float64
+    )
 
 
 def _kept_cast(x: Tensor, dtype: DType) -> Tensor:
@@ -192,10 +197,13 @@ def _kept_cast(x: Tensor, dtype: DType) -> Tensor:
     weight = x.dtype is float32 and dtype.is_reduced and x.requires_grad and x.is_leaf
     if not (weight and _state.cached and x._base is None):
         return fn._cast(x, dtype)  # type: ignore[no-any-return]
-    key = (id(x), dtype, _dispatch.mode.grad)
+    if _dispatch.mode.inference:
+        return fn._cast(x, dtype)  # type: ignore[no-any-return]
+    key = (id(x), dtype)
     found = _state.casts.get(key)
     if found is None:
-        found = _state.casts[key] = (x, fn._cast(x, dtype))
+        with enable_grad():  # whoever uses it later may want the gradient
+            found = _state.casts[key] = (x, fn._cast(x, dtype))
     return found[1]
 
 

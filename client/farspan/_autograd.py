@@ -135,6 +135,7 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
@@ -143,6 +144,13 @@ def grad(
 
     One tensor (or None, with `allow_unused`) an input. Does not wait and touches no `grad`.
     """
+    if not only_inputs:
+        warnings.warn(
+            "only_inputs argument is deprecated and is ignored now (defaults to True). To "
+            "accumulate gradient for other parts of the graph, please use torch.autograd.backward.",
+            FutureWarning,
+            stacklevel=2,
+        )
     roots = _as_list(outputs)
     targets = _as_list(inputs)
     given = _as_list(grad_outputs, len(roots))

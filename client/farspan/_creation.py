@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 
 class layout:
-    """How elements are arranged; there is only `strided`."""
+    """How elements are arranged; a tensor's is `strided`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __repr__(self) -> str:
-        return "torch.strided"
+        return f"torch.{self.name}"
 
 
 class memory_format:
@@ -39,7 +42,7 @@ class memory_format:
         return f"torch.{self.name}"
 
 
-strided = layout()
+strided = layout("strided")
 contiguous_format = memory_format("contiguous_format", 0)
 preserve_format = memory_format("preserve_format", 1)
 channels_last = memory_format("channels_last", 2)
@@ -129,10 +132,12 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
         )  # fmt: skip
         index = session.index_of(session.default_device)
         ref = Ref(session, index, session.new_id(), spec.nbytes)
-        storage = Storage(spec.span() * size)
+        storage = Storage(spec.span() * size, borrowed=True)
         if _interop.adopt(session, array, ref, spec, storage):
             return wrap(ref, spec, 0, storage)
-    return upload(session, array, found, session.default_device)
+    copied = upload(session, array, found, session.default_device)
+    copied._storage.borrowed = True
+    return copied
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:

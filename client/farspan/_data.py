@@ -36,8 +36,10 @@ def as_array(data: Any, dtype: DType | None) -> tuple[np.ndarray[Any, Any], DTyp
     except ValueError:
         raise _ragged(data) from None
     found = dtype or reduce(dtypes.promote, map(_dtype_of, leaves or {float}))
-    if array.dtype == object or (array.dtype == np.uint64 and found.kind < dtypes.FLOAT_KIND):
-        if found.kind < dtypes.FLOAT_KIND:
+    if array.dtype == np.uint64 and dtype is dtypes.uint64:
+        return array, dtype
+    if array.dtype == object or (array.dtype == np.uint64 and found.category < dtypes.FLOAT_KIND):
+        if found.category < dtypes.FLOAT_KIND:
             raise BadValueError("Overflow when unpacking long long")
         array = array.astype(np.float64)
     if dtype is not None and array.size:
@@ -85,7 +87,7 @@ def _check_fits(array: np.ndarray[Any, Any], dtype: DType) -> None:
     """Raise where a number is out of the dtype's range; negatives of an unsigned one wrap."""
     if array.dtype.kind == "c" and not dtype.is_complex:
         raise ArgumentError("must be real number, not complex")
-    if dtype.kind == dtypes.INT_KIND and array.dtype.kind in "iuf":
+    if dtype.category == dtypes.INT_KIND and array.dtype.kind in "iuf":
         most = np.iinfo(dtype.numpy)
         least = int(most.min) or -int(most.max)
         if not (array.min() >= least and array.max() <= most.max):  # nan fits neither

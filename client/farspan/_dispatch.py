@@ -7,7 +7,7 @@ of the result depends on values (`nonzero` and its kind). Read `_session.py` for
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _state
 from ._session import Ref, Session
@@ -43,27 +43,34 @@ mode = _Mode()
 class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
-    __slots__ = ("__weakref__", "_whole", "nbytes", "version")
+    __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "mirror", "version")
+    mirror: np.ndarray[Any, Any]  # the place here of a copy whose address was asked for
 
-    def __init__(self, nbytes: int, whole: Storage | None = None) -> None:
-        self.nbytes = nbytes
+    def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
+        self._bytes = nbytes
         self.version = 0
         self._whole = whole
+        self.borrowed = borrowed  # the memory of somebody's array: it cannot grow
 
     @property
     def memory(self) -> Storage:
         """What is one object for all tensors on this memory, also for those of `.data`."""
         return self._whole or self
 
+    @property
+    def nbytes(self) -> int:
+        """How long the memory is."""
+        return self.memory._bytes
+
     def apart(self) -> Storage:
         """Return the same memory with a count of writes of its own."""
-        return Storage(self.nbytes, self.memory)
+        return Storage(self._bytes, self.memory)
 
 
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "views")
+    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
@@ -72,8 +79,10 @@ class _Known:
         if self.moved:
             return
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
-        self.differentiable = any(s.dtype.kind >= 2 for s in self.outs) or not self.outs
+        self.differentiable = any(s.dtype.category >= 2 for s in self.outs) or not self.outs
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
+        #: one result with memory of its own, whose shape is known
+        self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -136,8 +145,7 @@ def apply(
     if mask and mode.grad and facts.differentiable:
         plan = op.vjp_plan(static, mask)
     bits = plan.mask << 2 if plan is not None else 0
-    if len(facts.outs) == 1 and not facts.views and not op.dynamic:
-        # The common case, spelled out: one result with memory of its own.
+    if facts.plain:  # the common case, spelled out
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
@@ -172,7 +180,7 @@ def apply(
         node.number, node.site = session.last_number, session.last_site
         if op.lists:
             for r in results:
-                r._multiview = True
+                r._made_by = "lists"
     return results[0] if len(results) == 1 and not op.lists else tuple(results)
 
 
@@ -237,6 +245,8 @@ def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
         out._generation = base._generation
         if x._in_no_grad or not mode.grad:
             out._in_no_grad = True
+        if x._made_by:
+            out._made_by = x._made_by
     if x._inference:
         out._inference = True
     return out
@@ -250,7 +260,7 @@ def _own_offset(x: Tensor, spec: Spec) -> int:
     if x._offset * have.itemsize % want.itemsize:
         raise ShapeError(
             f"self.storage_offset() must be divisible by {want.itemsize // have.itemsize} to view "
-            f"{_LONG_NAMES[have.name]} as {_LONG_NAMES[want.name]} (different element sizes), but "
+            f"{have.c_name} as {want.c_name} (different element sizes), but "
             f"got {x._offset}"
         )
     return x._offset * have.itemsize // want.itemsize
@@ -295,6 +305,21 @@ def _apply_random(
 
 
 # ------------------------------------------------------------------------------------ in place --
+_WHY_NOT_WRITTEN: Final = {
+    "lists": (
+        "This view is the output of a function that returns multiple views. Such functions do not "
+        "allow the output views to be modified inplace. You should replace the inplace operation "
+        "by an out-of-place one."
+    ),
+    "function": (
+        "This view was created inside a custom Function (or because an input was returned as-is) "
+        "and the autograd logic to handle view+inplace would override the custom backward "
+        "associated with the custom Function, leading to incorrect gradients. This behavior is "
+        "forbidden. You can fix this by cloning the output of the custom Function."
+    ),
+}
+
+
 def check_graph(target: Tensor) -> None:
     """Raise what torch raises where writing to `target` would falsify gradients."""
     if target._inference and not mode.inference:
@@ -311,12 +336,11 @@ def check_graph(target: Tensor) -> None:
             raise AutogradError(
                 "a leaf Variable that requires grad is being used in an in-place operation."
             )
-        if target._multiview:
+        if target._made_by:
+            name = target.grad_fn.name().rstrip("0123456789").removesuffix("Backward")
             raise AutogradError(
-                f"Output {target._index} of {target.grad_fn.name()} is a view and is being "
-                "modified inplace. This view is the output of a function that returns multiple "
-                "views. Such functions do not allow the output views to be modified inplace. You "
-                "should replace the inplace operation by an out-of-place one."
+                f"Output {target._index} of {name} is a view and is being modified inplace. "
+                + _WHY_NOT_WRITTEN[target._made_by]
             )
     if base is not None and type(base._node) is tape.Leaf:
         if target._in_no_grad == "inference":
@@ -404,7 +428,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     if target._in_no_grad and mode.grad:
         _check_view_of_no_grad(target, mask, target._in_no_grad == "inference")
     plan = None
-    if mask and mode.grad and target._spec.dtype.kind >= 2:
+    if mask and mode.grad and target._spec.dtype.category >= 2:
         plan = op.vjp_plan(static, mask)
         if plan is None or 0 in plan.saved_args:
             # The formula needs the old value; or there is none, as of a comparison, and the
@@ -424,18 +448,10 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
 
 def check_cast(have: DType, want: DType) -> None:
     """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
-    if have.kind > want.kind:
+    if have.category > want.category:
         raise DTypeError(
-            f"result type {_LONG_NAMES[have.name]} can't be cast to the desired output type "
-            f"{_LONG_NAMES[want.name]}"
+            f"result type {have.c_name} can't be cast to the desired output type {want.c_name}"
         )
-
-
-_LONG_NAMES = {
-    "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int",
-    "int64": "Long", "float16": "Half", "bfloat16": "BFloat16", "float32": "Float",
-    "float64": "Double", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-}  # fmt: skip
 
 
 def _apply_out(

@@ -20,8 +20,8 @@ FACTORIES = (
     "zeros", "ones", "empty", "full", "arange", "eye", "linspace", "logspace", "rand", "randn",
     "randint", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros_like",
     "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal",
-    "empty_strided", "bartlett_window", "blackman_window", "hamming_window", "hann_window",
-    "kaiser_window",
+    "empty_permuted", "empty_strided", "bartlett_window", "blackman_window", "hamming_window",
+    "hann_window", "kaiser_window",
 )  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def result_type(tensor1: Any, tensor2: Any) -> DType:
 
 def can_cast(from_: DType, to: DType) -> bool:
     """Return whether results of one dtype may be stored as another."""
-    return from_.kind <= to.kind
+    return from_.category <= to.category
 
 
 def norm(

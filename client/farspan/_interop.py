@@ -11,6 +11,7 @@ import numpy as np
 from . import _format
 from .core.call import fn
 from .core.dtype import Defaults
+from .core.errors import ProgramError
 
 if TYPE_CHECKING:
     from ._dispatch import Storage
@@ -53,16 +54,55 @@ def export(x: Tensor) -> np.ndarray[Any, Any] | None:
     Waits. While such an array lives, every command of the session has run when its call returns,
     so that neither side sees the other's memory late.
     """
+    array = _local_array(x)
+    if array is None:
+        return None
+    transport = x._ref.session.transport
+    window = _Window(array)
+    transport.exported += 1
+    weakref.finalize(window, _hide, transport)
+    return np.asarray(window)
+
+
+def _local_array(x: Tensor) -> np.ndarray[Any, Any] | None:
     session = x._ref.session
     engines = getattr(session.transport, "engines", None)
     if engines is None:
         return None
     session.wait_for(x._ref)
-    array = engines[x._ref.device].tensors[x._ref.id].array
-    window = _Window(array)
-    session.transport.exported += 1
-    weakref.finalize(window, _hide, session.transport)
-    return np.asarray(window)
+    array: np.ndarray[Any, Any] = engines[x._ref.device].tensors[x._ref.id].array
+    return array
+
+
+def _mirror(memory: Storage) -> np.ndarray[Any, Any]:
+    """Return bytes of this machine set aside for a copy of remote memory; untouched they are free."""
+    if getattr(memory, "mirror", None) is None or memory.mirror.nbytes < memory.nbytes:
+        memory.mirror = np.empty(memory.nbytes, np.uint8)
+    return memory.mirror
+
+
+def base_address(x: Tensor) -> int:
+    """Return where the memory that x is on begins, or would begin here if it were copied."""
+    memory = x._storage.memory
+    if not memory.nbytes:
+        return 0
+    array = _local_array(x) if x._spec.numel else None
+    if array is not None:
+        return int(array.__array_interface__["data"][0]) - x._offset * x.itemsize
+    return int(_mirror(memory).__array_interface__["data"][0])
+
+
+def address(x: Tensor) -> int:
+    """Return where x's first element is, or its copy on this machine: see `Tensor.data_ptr`."""
+    if not x._spec.numel:
+        return 0
+    array = _local_array(x)
+    if array is None:
+        memory = _mirror(x._storage.memory)
+        steps = tuple(step * x.itemsize for step in x._spec.stride)
+        array = np.ndarray(x._spec.shape, x.dtype.numpy, memory.data, x._offset * x.itemsize, steps)
+        array[...] = x._fetch()
+    return int(array.__array_interface__["data"][0])
 
 
 def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any, storage: Storage) -> bool:
@@ -79,6 +119,30 @@ def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any, storag
     session.transport.exported += 1
     weakref.finalize(storage, _hide, session.transport)
     return True
+
+
+def dlpack(x: Tensor, stream: Any, max_version: Any, dl_device: Any, copy: bool | None) -> Any:
+    """Return a DLPack capsule of the tensor's memory, or of a copy if `copy`. Waits.
+
+    BufferError, as the protocol has it, if the memory is elsewhere or a gradient would be lost.
+    """
+    if x.requires_grad:
+        raise ExportError("Can't export tensors that require gradient, use tensor.detach()")
+    if copy:
+        array: Any = x._fetch().copy()
+    else:
+        array = export(x)
+    if array is None:
+        raise ExportError(
+            "DLPack shares memory; only tensors of a local: session can. Pass copy=True for a copy"
+        )
+    return array.__dlpack__(
+        stream=stream, max_version=max_version, dl_device=dl_device, copy=copy or None
+    )
+
+
+class ExportError(ProgramError, BufferError):
+    """A tensor whose memory cannot be shared."""
 
 
 class _Window:

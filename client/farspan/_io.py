@@ -12,7 +12,9 @@ import io
 import json
 import math
 import os
+import shutil
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -41,6 +43,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
         "I16": np.int16,
         "I32": np.int32,
         "I64": np.int64,
+        "U16": np.uint16,
+        "U32": np.uint32,
+        "U64": np.uint64,
         "F16": np.float16,
         "BF16": ml_dtypes.bfloat16,
         "F32": np.float32,
@@ -87,11 +92,17 @@ def _written(f: Path | IO[bytes], write: Callable[[IO[bytes]], None]) -> None:
     if hasattr(f, "write"):
         write(f)  # type: ignore[arg-type]
         return
-    path = os.fspath(f)
-    unfinished = f"{path}.{os.getpid()}.unfinished"
+    path = os.path.realpath(os.fsdecode(f))  # a link goes on pointing there
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe, as /dev/null
+        with open(path, "wb") as file:
+            write(file)
+        return
+    unfinished = f"{path}.{os.getpid()}.{threading.get_ident()}.unfinished"
     try:
         with open(unfinished, "wb") as file:
             write(file)
+        if os.path.exists(path):
+            shutil.copymode(path, unfinished)
         os.replace(unfinished, path)
     except BaseException:
         if os.path.exists(unfinished):

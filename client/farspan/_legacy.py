@@ -12,12 +12,7 @@ from .core.errors import ArgumentError, BadValueError
 if TYPE_CHECKING:
     from ._tensor import Tensor
 
-_NAMES = {
-    "float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
-    "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
-    "bool": "Bool", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-}  # fmt: skip
-_BY_NAME = {f"{_NAMES[d.name]}Tensor": d for d in DTYPES}
+_BY_NAME = {f"{d.c_name}Tensor": d for d in DTYPES}
 
 
 class TensorType(type):
@@ -46,7 +41,7 @@ def tensor_type(name: str) -> TensorType:
 
 def type_name(dtype: DType) -> str:
     """Return what ``x.type()`` says of a tensor on the CPU: ``torch.FloatTensor``."""
-    return f"torch.{_NAMES[dtype.name]}Tensor"
+    return f"torch.{dtype.c_name}Tensor"
 
 
 def dtype_of(kind: Any) -> Any:

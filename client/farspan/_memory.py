@@ -90,7 +90,7 @@ class Memory:
 def _readable(count_bytes: int) -> str:
     if count_bytes < 1024:
         return f"{count_bytes} B"
-    power = min(count_bytes.bit_length() // 10, 4)  # 1 at 1024, 2 at 1024 * 1024, …
+    power = min((count_bytes.bit_length() - 1) // 10, 4)  # 1 at 1024, 2 at 1024 * 1024, …
     return f"{count_bytes / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 

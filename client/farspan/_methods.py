@@ -10,6 +10,7 @@ from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
 from .core.dtype import DTYPES, Device, DType
+from .core.errors import DeviceError, DTypeError
 from .core.inplace import VIEWS, has_inplace
 from .core.op import OPS, table
 
@@ -54,6 +55,12 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    from . import _queries, _resize
+
+    for name, method in (_queries.METHODS | _resize.METHODS).items():
+        setattr(cls, name, method)
+    for name in _queries.FLAGS:
+        setattr(cls, name, False)
     for name, dtype in _CASTS.items():
         setattr(cls, name, _cast_method(dtype))
     for name in ("T", "mT", "H", "mH", "real", "imag"):
@@ -177,7 +184,7 @@ def _cast_method(name: str) -> Callable[..., Any]:
     dtype = next(d for d in DTYPES if d.name == name)
 
     def method(self: Any, memory_format: Any = None) -> Any:
-        return self if self.dtype is dtype else fn._cast(self, dtype)
+        return convert(self, dtype, None, memory_format=memory_format)
 
     method.__doc__ = f"Return the tensor as {name}; itself if it is that already."
     return method
@@ -187,7 +194,7 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the tensor with another dtype and/or device; itself if nothing changes.
 
     ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; ``copy=True`` copies in
-    any case.
+    any case; with a ``memory_format`` the result is laid out in it.
     """
     from .core.errors import ArgumentError
 
@@ -195,8 +202,8 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
     device = kwargs.pop("device", None)
     copy = kwargs.pop("copy", False)
     other = kwargs.pop("other", None)
-    for name in ("non_blocking", "memory_format"):
-        kwargs.pop(name, None)
+    memory_format = kwargs.pop("memory_format", None)
+    kwargs.pop("non_blocking", None)
     if kwargs:
         raise ArgumentError(f"to() received an unexpected keyword argument {next(iter(kwargs))!r}")
     for i, a in enumerate(args):
@@ -212,11 +219,21 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
             raise ArgumentError(f"to() received an invalid argument {a!r}")
     if other is not None:
         dtype, device = dtype or other.dtype, device or other.device
-    return convert(self, dtype, Device(device) if device is not None else None, copy)
+    at = Device(device) if device is not None else None
+    return convert(self, dtype, at, copy, memory_format)
 
 
-def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = False) -> Any:
-    """Return the tensor with this dtype on this device."""
+def convert(
+    self: Any,
+    dtype: DType | None,
+    device: Device | None,
+    copy: bool = False,
+    memory_format: Any = None,
+) -> Any:
+    """Return the tensor with this dtype on this device; itself if all is so already.
+
+    What its strides suggest counts as its format, as in torch: a transposed matrix is contiguous.
+    """
     if device is not None:
         session = self.session
         if device is Device("cpu", 0) or (device.type == "cuda" and device.index is None):
@@ -226,8 +243,9 @@ def convert(self: Any, dtype: DType | None, device: Device | None, copy: bool = 
         result = fn._cast(result, dtype)
     if device is not None and device is not self.device:
         result = move(result, device)
-    if copy and result is self:
-        result = fn.clone(self)
+    code = getattr(memory_format, "code", 1)
+    if (copy and result is self) or (code != 1 and code != result._spec.suggested_format):
+        result = fn.clone(result, memory_format=code)
     return result
 
 
@@ -240,12 +258,15 @@ def move(x: Any, device: Device) -> Any:
 
 def cpu(self: Any, memory_format: Any = None) -> Any:
     """Return the tensor on the first CPU device."""
-    return convert(self, None, self.session.default_device)
+    return convert(self, None, self.session.default_device, memory_format=memory_format)
 
 
 def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
-    """Return the tensor on a GPU of its session."""
-    return convert(self, None, Device("cuda" if device is None else device))
+    """Return the tensor on a GPU of its session. A device of another kind is an error."""
+    where = Device("cuda" if device is None else device)
+    if where.type != "cuda":
+        raise DeviceError("Invalid device, must be cuda device")
+    return convert(self, None, where)
 
 
 def type_(self: Any, dtype: Any = None, non_blocking: bool = False) -> Any:
@@ -286,6 +307,18 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
     return fn.bernoulli_(self, p, generator=generator)
 
 
+def float_power_(self: Any, exponent: Any) -> Any:
+    """Replace by the power in double precision, which the tensor must have."""
+    have = result_type(self, exponent)
+    if self.dtype.name != ("complex128" if have.is_complex else "float64"):
+        raise DTypeError(
+            f"the base given to float_power_ has dtype {self.dtype.c_name} but the "
+            "operation's result requires dtype "
+            + ("ComplexDouble" if have.is_complex else "Double")
+        )
+    return fn.float_power_(self, exponent)
+
+
 def polygamma(self: Any, n: int) -> Any:
     """Return the n-th derivative of digamma. The function takes n first."""
     return fn.polygamma(n, self)
@@ -294,5 +327,5 @@ def polygamma(self: Any, n: int) -> Any:
 _METHODS = {
     "to": to, "cpu": cpu, "cuda": cuda, "type": type_, "type_as": type_as,
     "new": new, "new_tensor": new_tensor, "norm": norm, "normal_": normal_,
-    "bernoulli_": bernoulli_, "polygamma": polygamma,
+    "bernoulli_": bernoulli_, "float_power_": float_power_, "polygamma": polygamma,
 }  # fmt: skip

@@ -24,8 +24,14 @@ _MODES = ("default", "warn", "error")
 _PRECISIONS = ("highest", "high", "medium")
 
 
+def _threads_of(variable: str) -> int:
+    """Return the first of OpenMP's numbers, one a nesting level; the cores where it is none."""
+    first = variable.partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else os.cpu_count() or 1
+
+
 class _Settings:
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = _threads_of(os.environ.get("OMP_NUM_THREADS", ""))
     interop_threads = os.cpu_count() or 1
     deterministic_mode = 0  # an index into _MODES
     matmul_precision = "highest"
@@ -119,7 +125,7 @@ def is_warn_always_enabled() -> bool:
 
 def _positive(number: Any, name: str) -> int:
     if not isinstance(number, int):
-        raise ArgumentError(f"{name} expects an int, but got {type(number).__name__}")
+        raise DTypeError(f"{name} expects an int, but got {type(number).__name__}")
     if number <= 0:
         raise DTypeError(f"{name} expects a positive integer")
     return number

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._tensor import Size, Tensor
 from .core.call import fn
-from .core.errors import ArgumentError
+from .core.errors import ArgumentError, BadValueError, ShapeError
 from .core.spec import broadcast_shapes as _broadcast_shapes
 
 if TYPE_CHECKING:
@@ -26,7 +26,18 @@ def _as_list(tensors: tuple[Any, ...]) -> list[Any]:
 
 def broadcast_shapes(*shapes: Any) -> Size:
     """Return the shape that tensors of these shapes broadcast to; an int is a shape of one dim."""
-    return Size(_broadcast_shapes(*[(s,) if isinstance(s, int) else tuple(s) for s in shapes]))
+    given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
+    found: tuple[int, ...] = (1,) * max(map(len, given), default=0)
+    for i, shape in enumerate(given):
+        for d in range(-1, -len(shape) - 1, -1):
+            if shape[d] != found[d] and 1 not in (shape[d], found[d]):
+                raise ShapeError(
+                    f"Attempting to broadcast a dimension of length {shape[d]} at {d}! Mismatching "
+                    f"argument at index {i} had {shape}; but expected shape should be "
+                    f"broadcastable to {list(found)}"
+                )
+        found = _broadcast_shapes(found, shape)
+    return Size(found)
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
@@ -96,6 +107,18 @@ def nonzero(input: Tensor, *, as_tuple: bool = False, out: Tensor | None = None)
     return out
 
 
+def as_strided_(
+    input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """Make the tensor a window on its storage. Returns it."""
+    return input.as_strided_(size, stride, storage_offset)
+
+
+def detach_(input: Tensor) -> Tensor:
+    """Make the tensor a leaf without a history. Returns it."""
+    return input.detach_()
+
+
 def _several(values: Any, wants: tuple[bool, bool], rest: tuple[Any, Any]) -> Any:
     asked = [r for want, r in zip(wants, rest, strict=True) if want]
     return (values, *asked) if asked else values
@@ -152,10 +175,58 @@ def _where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
     return fn.where(condition, self, other)  # type: ignore[no-any-return]
 
 
+def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
+    """Return the coordinates of places in an array of this shape, one tensor for each dim."""
+    if indices.dtype.category != 1:
+        raise ArgumentError(f"expected 'indices' to be integer dtype, but got {indices.dtype}")
+    if isinstance(shape, Tensor):
+        shape = tuple(shape.tolist()) if shape.ndim else (shape.item(),)
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    for n in sizes:
+        if not isinstance(n, int):
+            raise ArgumentError(
+                f"expected 'shape' sequence to only contain ints, but got {type(n)}"
+            )
+    return fn.unbind(fn._unravel_index(indices, sizes), -1) if sizes else ()
+
+
+_DISTANCE_MODES = {
+    "use_mm_for_euclid_dist_if_necessary": None, "use_mm_for_euclid_dist": 1,
+    "donot_use_mm_for_euclid_dist": 2,
+}  # fmt: skip
+
+
+def cdist(
+    x1: Tensor,
+    x2: Tensor,
+    p: float = 2.0,
+    compute_mode: str = "use_mm_for_euclid_dist_if_necessary",
+) -> Tensor:
+    """Return the p-norm distances between the rows of x1 and those of x2: (..., n, m).
+
+    compute_mode: whether euclidean ones may come from a matrix product; ValueError for others.
+    """
+    if compute_mode not in _DISTANCE_MODES:
+        raise BadValueError(f"{compute_mode} is not a valid value for compute_mode")
+    return fn.cdist(x1, x2, p, _DISTANCE_MODES[compute_mode])  # type: ignore[no-any-return]
+
+
+def lu(A: Tensor, pivot: bool = True, get_infos: bool = False, out: Any = None) -> Any:
+    """Return LU and its pivots, in one matrix as LAPACK has them; with `get_infos` also infos."""
+    found = fn._lu_with_info(A, pivot, not get_infos)
+    results = found if get_infos else tuple(found[:2])
+    if out is None:
+        return results
+    for o, r in zip(out, results, strict=True):
+        o._write_out(r)
+    return out
+
+
 def bind() -> None:
     """Put the methods of these functions on Tensor."""
     for name, method in {
         "split": _split_method, "nonzero": nonzero,
+        "lu": lu,
         "unique": unique, "unique_consecutive": unique_consecutive, "where": _where_method,
     }.items():  # fmt: skip
         setattr(Tensor, name, method)

@@ -34,6 +34,14 @@ def _fft_c2r(input: Tensor, dim: Sequence[int] | int, normalization: int, last_d
     """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
 def _fft_r2c(input: Tensor, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
     """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
+def _functional_assert_async(input: Tensor, assert_msg: str, dep_token: Tensor, *, out: Any = ...) -> Tensor:
+    """_functional_assert_async.msg(Tensor self, str assert_msg, Tensor dep_token) -> Tensor"""
+def _histogramdd_bin_edges(input: Tensor, bins: Sequence[int] | int, *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """_histogramdd_bin_edges(Tensor self, int[] bins, *, float[]? range=None, Tensor? weight=None, bool density=False) -> Tensor[]"""
+def _histogramdd_from_bin_cts(input: Tensor, bins: Sequence[int] | int, *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> Tensor:
+    """_histogramdd_from_bin_cts(Tensor self, int[] bins, *, float[]? range=None, Tensor? weight=None, bool density=False) -> Tensor"""
+def _histogramdd_from_bin_tensors(input: Tensor, bins: Sequence[Tensor], *, weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> Tensor:
+    """_histogramdd_from_bin_tensors(Tensor self, Tensor[] bins, *, Tensor? weight=None, bool density=False) -> Tensor"""
 def _linalg_eigh(A: Tensor, UPLO: str = ..., compute_v: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """_linalg_eigh(Tensor A, str UPLO="L", bool compute_v=True) -> (Tensor eigenvalues, Tensor eigenvectors)"""
 def _linalg_svd(A: Tensor, full_matrices: bool = ..., compute_uv: bool = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,12 +50,16 @@ def _log_softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: dtype, *, out: Any = ...) -> Tensor:
     """_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor"""
+def _lu_with_info(input: Tensor, pivot: bool = ..., check_errors: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """_lu_with_info(Tensor self, bool pivot=True, bool check_errors=True) -> (Tensor LU, Tensor pivots, Tensor info)"""
 def _pdist_backward(grad: Tensor, input: Tensor, p: float, pdist: Tensor, *, out: Any = ...) -> Tensor:
     """_pdist_backward(Tensor grad, Tensor self, float p, Tensor pdist) -> Tensor"""
 def _pdist_forward(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
     """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
 def _prelu_kernel(input: Tensor, weight: Tensor, *, out: Any = ...) -> Tensor:
     """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+def _reshape_copy(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """_reshape_copy(Tensor self, SymInt[] size) -> Tensor"""
 def _sample_dirichlet(input: Tensor, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
     """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
 def _softmax(input: Tensor, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
@@ -134,6 +146,8 @@ def affine_grid_generator_backward(grad: Tensor, size: Sequence[int] | int, alig
     """affine_grid_generator_backward(Tensor grad, SymInt[] size, bool align_corners) -> Tensor"""
 def alias(input: Tensor, *, out: Any = ...) -> Tensor:
     """alias(Tensor(a) self) -> Tensor(a)"""
+def alias_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """alias_copy(Tensor self) -> Tensor"""
 @overload
 def all(input: Tensor, *, out: Any = ...) -> Tensor:
     """all(Tensor self) -> Tensor"""
@@ -201,6 +215,10 @@ def argwhere(input: Tensor, *, out: Any = ...) -> Tensor:
     """argwhere(Tensor self) -> Tensor"""
 def as_strided(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
     """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+def as_strided_copy(input: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+    """as_strided_copy(Tensor self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor"""
+def as_strided_scatter(input: Tensor, src: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+    """as_strided_scatter(Tensor self, Tensor src, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor"""
 def asin(input: Tensor, *, out: Any = ...) -> Tensor:
     """asin(Tensor self) -> Tensor"""
 def asinh(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -372,6 +390,8 @@ def col2im(input: Tensor, output_size: Sequence[int] | int, kernel_size: Sequenc
     """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
 def column_stack(tensors: Sequence[Tensor], *, out: Any = ...) -> Tensor:
     """column_stack(Tensor[] tensors) -> Tensor"""
+def combinations(input: Tensor, r: int = ..., with_replacement: bool = ..., *, out: Any = ...) -> Tensor:
+    """combinations(Tensor self, int r=2, bool with_replacement=False) -> Tensor"""
 def complex(real: Tensor, imag: Tensor, *, out: Any = ...) -> Tensor:
     """complex(Tensor real, Tensor imag) -> Tensor"""
 def concat(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -424,6 +444,8 @@ def copysign(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def copysign(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """copysign.Scalar(Tensor self, Scalar other) -> Tensor"""
+def corrcoef(input: Tensor, *, out: Any = ...) -> Tensor:
+    """corrcoef(Tensor self) -> Tensor"""
 def cos(input: Tensor, *, out: Any = ...) -> Tensor:
     """cos(Tensor self) -> Tensor"""
 def cosh(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -438,6 +460,8 @@ def count_nonzero(input: Tensor, dim: int | None = ..., *, out: Any = ...) -> Te
 @overload
 def count_nonzero(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
+def cov(input: Tensor, *, correction: int = ..., fweights: Tensor | None = ..., aweights: Tensor | None = ..., out: Any = ...) -> Tensor:
+    """cov(Tensor self, *, int correction=1, Tensor? fweights=None, Tensor? aweights=None) -> Tensor"""
 def cross(input: Tensor, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
     """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
 def cross_entropy_loss(input: Tensor, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
@@ -456,12 +480,20 @@ def cumprod(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ..
     """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
 def cumsum(input: Tensor, dim: int, *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
     """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+@overload
+def cumulative_trapezoid(y: Tensor, x: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
+    """cumulative_trapezoid.x(Tensor y, Tensor x, *, int dim=-1) -> Tensor"""
+@overload
+def cumulative_trapezoid(y: Tensor, *, dx: Number = ..., dim: int = ..., out: Any = ...) -> Tensor:
+    """cumulative_trapezoid.dx(Tensor y, *, Scalar dx=1, int dim=-1) -> Tensor"""
 def deg2rad(input: Tensor, *, out: Any = ...) -> Tensor:
     """deg2rad(Tensor self) -> Tensor"""
 def det(input: Tensor, *, out: Any = ...) -> Tensor:
     """det(Tensor self) -> Tensor"""
 def detach(input: Tensor, *, out: Any = ...) -> Tensor:
     """detach(Tensor(a) self) -> Tensor(a)"""
+def detach_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """detach_copy(Tensor self) -> Tensor"""
 def diag(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
     """diag(Tensor self, int diagonal=0) -> Tensor"""
 def diag_embed(input: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
@@ -472,8 +504,12 @@ def diagonal(input: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ...,
     """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
 def diagonal_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, offset: int, dim1: int, dim2: int, *, out: Any = ...) -> Tensor:
     """diagonal_backward(Tensor grad_output, SymInt[] input_sizes, int offset, int dim1, int dim2) -> Tensor"""
+def diagonal_copy(input: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+    """diagonal_copy(Tensor self, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
 def diagonal_scatter(input: Tensor, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
     """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
+def diff(input: Tensor, n: int = ..., dim: int = ..., prepend: Tensor | None = ..., append: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+    """diff(Tensor self, int n=1, int dim=-1, Tensor? prepend=None, Tensor? append=None) -> Tensor"""
 def digamma(input: Tensor, *, out: Any = ...) -> Tensor:
     """digamma(Tensor self) -> Tensor"""
 def dist(input: Tensor, other: Tensor, p: Number = ..., *, out: Any = ...) -> Tensor:
@@ -536,6 +572,8 @@ def empty(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any |
     """empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
 def empty_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """empty_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def empty_permuted(size: Sequence[int] | int, physical_layout: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
+    """empty_permuted(SymInt[] size, int[] physical_layout, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def empty_strided(size: Sequence[int] | int, stride: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """empty_strided(SymInt[] size, SymInt[] stride, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 @overload
@@ -560,6 +598,8 @@ def expand(input: Tensor, size: Sequence[int] | int, *, implicit: bool = ..., ou
     """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
 def expand_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+def expand_copy(input: Tensor, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
+    """expand_copy(Tensor self, SymInt[] size, *, bool implicit=False) -> Tensor"""
 def expm1(input: Tensor, *, out: Any = ...) -> Tensor:
     """expm1(Tensor self) -> Tensor"""
 def exponential(input: Tensor, lambd: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
@@ -624,6 +664,8 @@ def fill(input: Tensor, value: Number, *, out: Any = ...) -> Tensor:
 @overload
 def fill(input: Tensor, value: Tensor, *, out: Any = ...) -> Tensor:
     """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+def fill_diagonal_(input: Tensor, fill_value: Number, wrap: bool = ..., *, out: Any = ...) -> Tensor:
+    """fill_diagonal_(Tensor(a!) self, Scalar fill_value, bool wrap=False) -> Tensor(a!)"""
 def fix(input: Tensor, *, out: Any = ...) -> Tensor:
     """fix(Tensor self) -> Tensor"""
 def flatten(input: Tensor, start_dim: int = ..., end_dim: int = ..., *, out: Any = ...) -> Tensor:
@@ -670,6 +712,8 @@ def fractional_max_pool3d_backward(grad_output: Tensor, input: Tensor, kernel_si
     """fractional_max_pool3d_backward(Tensor grad_output, Tensor self, int[3] kernel_size, int[3] output_size, Tensor indices) -> Tensor"""
 def frexp(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
+def frobenius_norm(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """frobenius_norm.dim(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
 def full(size: Sequence[int] | int, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., out: Any = ...) -> Tensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def full_like(input: Tensor, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
@@ -690,10 +734,33 @@ def gelu_backward(grad_output: Tensor, input: Tensor, *, approximate: str = ...,
     """gelu_backward(Tensor grad_output, Tensor self, *, str approximate="none") -> Tensor"""
 def geometric(input: Tensor, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+def geqrf(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """geqrf(Tensor self) -> (Tensor a, Tensor tau)"""
 def ger(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """ger(Tensor self, Tensor vec2) -> Tensor"""
 def glu(input: Tensor, dim: int = ..., *, out: Any = ...) -> Tensor:
     """glu(Tensor self, int dim=-1) -> Tensor"""
+@overload
+def gradient(input: Tensor, *, spacing: Number | None = ..., dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.scalarint(Tensor self, *, Scalar? spacing=None, int? dim=None, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, spacing: Number, dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.scalararray(Tensor self, *, Scalar spacing, int[] dim, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.array(Tensor self, *, int[] dim, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, spacing: Sequence[Number], dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.scalarrayint(Tensor self, *, Scalar[] spacing, int? dim=None, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, spacing: Sequence[Number], dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.scalarrayarray(Tensor self, *, Scalar[] spacing, int[] dim, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, spacing: Sequence[Tensor], dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.tensorarrayint(Tensor self, *, Tensor[] spacing, int? dim=None, int edge_order=1) -> Tensor[]"""
+@overload
+def gradient(input: Tensor, *, spacing: Sequence[Tensor], dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+    """gradient.tensorarray(Tensor self, *, Tensor[] spacing, int[] dim, int edge_order=1) -> Tensor[]"""
 @overload
 def greater(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """greater.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -756,6 +823,23 @@ def heaviside(input: Tensor, values: Tensor, *, out: Any = ...) -> Tensor:
     """heaviside(Tensor self, Tensor values) -> Tensor"""
 def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
     """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
+def histc(input: Tensor, bins: int = ..., min: Number = ..., max: Number = ..., *, out: Any = ...) -> Tensor:
+    """histc(Tensor self, int bins=100, Scalar min=0, Scalar max=0) -> Tensor"""
+@overload
+def histogram(input: Tensor, bins: Tensor, *, weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """histogram.bins_tensor(Tensor self, Tensor bins, *, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor bin_edges)"""
+@overload
+def histogram(input: Tensor, bins: int = ..., *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """histogram.bin_ct(Tensor self, int bins=100, *, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor bin_edges)"""
+@overload
+def histogramdd(input: Tensor, bins: Sequence[int] | int, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """histogramdd(Tensor self, int[] bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
+@overload
+def histogramdd(input: Tensor, bins: int, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """histogramdd.int_bins(Tensor self, int bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
+@overload
+def histogramdd(input: Tensor, bins: Sequence[Tensor], range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+    """histogramdd.TensorList_bins(Tensor self, Tensor[] bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
 @overload
 def hsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -792,6 +876,8 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Tensor, *, out: An
     """index_fill.int_Tensor(Tensor self, int dim, Tensor index, Tensor value) -> Tensor"""
 def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
     """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+    """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
 def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
     """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
 def inner(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -902,10 +988,18 @@ def linalg_eigvals(input: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_eigvals(Tensor self) -> Tensor"""
 def linalg_eigvalsh(input: Tensor, UPLO: str = ..., *, out: Any = ...) -> Tensor:
     """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+def linalg_householder_product(input: Tensor, tau: Tensor, *, out: Any = ...) -> Tensor:
+    """linalg_householder_product(Tensor input, Tensor tau) -> Tensor"""
 def linalg_inv(A: Tensor, *, out: Any = ...) -> Tensor:
     """linalg_inv(Tensor A) -> Tensor"""
 def linalg_inv_ex(A: Tensor, *, check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
     """linalg_inv_ex(Tensor A, *, bool check_errors=False) -> (Tensor inverse, Tensor info)"""
+def linalg_ldl_factor(input: Tensor, *, hermitian: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+    """linalg_ldl_factor(Tensor self, *, bool hermitian=False) -> (Tensor LD, Tensor pivots)"""
+def linalg_ldl_factor_ex(input: Tensor, *, hermitian: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+    """linalg_ldl_factor_ex(Tensor self, *, bool hermitian=False, bool check_errors=False) -> (Tensor LD, Tensor pivots, Tensor info)"""
+def linalg_ldl_solve(LD: Tensor, pivots: Tensor, B: Tensor, *, hermitian: bool = ..., out: Any = ...) -> Tensor:
+    """linalg_ldl_solve(Tensor LD, Tensor pivots, Tensor B, *, bool hermitian=False) -> Tensor"""
 def linalg_lstsq(input: Tensor, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
 def linalg_lu(A: Tensor, *, pivot: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
@@ -1018,6 +1112,8 @@ def lt(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def lt(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+def lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Any = ...) -> Tensor:
+    """lu_solve(Tensor self, Tensor LU_data, Tensor LU_pivots) -> Tensor"""
 def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = ..., unpack_pivots: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True) -> (Tensor P, Tensor L, Tensor U)"""
 def mH(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1168,6 +1264,12 @@ def nanmedian(input: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def nanmedian(input: Tensor, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+@overload
+def nanquantile(input: Tensor, q: Tensor, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+    """nanquantile(Tensor self, Tensor q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
+@overload
+def nanquantile(input: Tensor, q: float, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+    """nanquantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
 def nansum(input: Tensor, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
     """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
 @overload
@@ -1176,6 +1278,8 @@ def narrow(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) 
 @overload
 def narrow(input: Tensor, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
     """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+def narrow_copy(input: Tensor, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
+    """narrow_copy(Tensor self, int dim, SymInt start, SymInt length) -> Tensor"""
 def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float, eps: float, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """native_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""
 def native_batch_norm_backward(grad_out: Tensor, input: Tensor, weight: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, save_mean: Tensor | None, save_invstd: Tensor | None, train: bool, eps: float, output_mask: Sequence[bool] | bool, *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
@@ -1234,6 +1338,8 @@ def nonzero(input: Tensor, *, out: Any = ...) -> Tensor:
     """nonzero(Tensor self) -> Tensor"""
 def nonzero_numpy(input: Tensor, *, out: Any = ...) -> tuple[Tensor, ...]:
     """nonzero_numpy(Tensor self) -> Tensor[]"""
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = ..., out: Any = ...) -> Tensor:
+    """nonzero_static(Tensor self, *, SymInt size, int fill_value=-1) -> Tensor"""
 @overload
 def norm(input: Tensor, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
     """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
@@ -1266,6 +1372,12 @@ def not_equal(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def not_equal(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+@overload
+def nuclear_norm(input: Tensor, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """nuclear_norm(Tensor self, bool keepdim=False) -> Tensor"""
+@overload
+def nuclear_norm(input: Tensor, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+    """nuclear_norm.dim(Tensor self, int[2] dim, bool keepdim=False) -> Tensor"""
 def numpy_T(input: Tensor, *, out: Any = ...) -> Tensor:
     """numpy_T(Tensor(a) self) -> Tensor(a)"""
 def one_hot(input: Tensor, num_classes: int = ..., *, out: Any = ...) -> Tensor:
@@ -1274,6 +1386,10 @@ def ones(size: Sequence[int] | int, *, dtype: dtype | None = ..., layout: Any | 
     """ones(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor"""
 def ones_like(input: Tensor, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
     """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+def orgqr(input: Tensor, input2: Tensor, *, out: Any = ...) -> Tensor:
+    """orgqr(Tensor self, Tensor input2) -> Tensor"""
+def ormqr(input: Tensor, input2: Tensor, input3: Tensor, left: bool = ..., transpose: bool = ..., *, out: Any = ...) -> Tensor:
+    """ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False) -> Tensor"""
 def outer(input: Tensor, vec2: Tensor, *, out: Any = ...) -> Tensor:
     """outer(Tensor self, Tensor vec2) -> Tensor"""
 def pad(input: Tensor, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -1284,6 +1400,8 @@ def pdist(input: Tensor, p: float = ..., *, out: Any = ...) -> Tensor:
     """pdist(Tensor self, float p=2.) -> Tensor"""
 def permute(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+def permute_copy(input: Tensor, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """permute_copy(Tensor self, int[] dims) -> Tensor"""
 def pinverse(input: Tensor, rcond: float = ..., *, out: Any = ...) -> Tensor:
     """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
 def pixel_shuffle(input: Tensor, upscale_factor: int, *, out: Any = ...) -> Tensor:
@@ -1320,6 +1438,12 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = ..., *,
     """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
 def qr(input: Tensor, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
+@overload
+def quantile(input: Tensor, q: Tensor, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+    """quantile(Tensor self, Tensor q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
+@overload
+def quantile(input: Tensor, q: float, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+    """quantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
 def rad2deg(input: Tensor, *, out: Any = ...) -> Tensor:
     """rad2deg(Tensor self) -> Tensor"""
 @overload
@@ -1401,6 +1525,8 @@ def remainder(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
 @overload
 def remainder(input: Tensor, other: Number, *, out: Any = ...) -> Tensor:
     """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
+def renorm(input: Tensor, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+    """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
 def repeat(input: Tensor, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
 @overload
@@ -1472,10 +1598,14 @@ def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: 
     """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
 def searchsorted(sorted_sequence: Tensor, input: Tensor, *, out_int32: bool = ..., right: bool = ..., side: str | None = ..., sorter: Tensor | None = ..., out: Any = ...) -> Tensor:
     """searchsorted.Tensor(Tensor sorted_sequence, Tensor self, *, bool out_int32=False, bool right=False, str? side=None, Tensor? sorter=None) -> Tensor"""
+def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = ..., indices: Tensor | None = ..., offsets: Tensor | None = ..., axis: int = ..., unsafe: bool = ..., initial: Number | None = ..., out: Any = ...) -> Tensor:
+    """segment_reduce(Tensor data, str reduce, *, Tensor? lengths=None, Tensor? indices=None, Tensor? offsets=None, int axis=0, bool unsafe=False, Scalar? initial=None) -> Tensor"""
 def select(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
 def select_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt index) -> Tensor"""
+def select_copy(input: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
+    """select_copy.int(Tensor self, int dim, SymInt index) -> Tensor"""
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
     """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
 def selu(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1504,6 +1634,8 @@ def slice(input: Tensor, dim: int = ..., start: int | None = ..., end: int | Non
     """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
 def slice_backward(grad_output: Tensor, input_sizes: Sequence[int] | int, dim: int, start: int, end: int, step: int, *, out: Any = ...) -> Tensor:
     """slice_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt start, SymInt end, SymInt step) -> Tensor"""
+def slice_copy(input: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
+    """slice_copy.Tensor(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
 def slice_scatter(input: Tensor, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
     """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
 def slogdet(input: Tensor, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -1740,8 +1872,12 @@ def split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> 
 @overload
 def split(input: Tensor, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
+def split_copy(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """split_copy.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+def split_with_sizes_copy(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """split_with_sizes_copy(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
 def sqrt(input: Tensor, *, out: Any = ...) -> Tensor:
     """sqrt(Tensor self) -> Tensor"""
 def square(input: Tensor, *, out: Any = ...) -> Tensor:
@@ -1755,6 +1891,15 @@ def squeeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
 @overload
 def squeeze(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
+@overload
+def squeeze_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """squeeze_copy(Tensor self) -> Tensor"""
+@overload
+def squeeze_copy(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
+    """squeeze_copy.dim(Tensor self, int dim) -> Tensor"""
+@overload
+def squeeze_copy(input: Tensor, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """squeeze_copy.dims(Tensor self, int[] dim) -> Tensor"""
 def stack(tensors: Sequence[Tensor], dim: int = ..., *, out: Any = ...) -> Tensor:
     """stack(Tensor[] tensors, int dim=0) -> Tensor"""
 @overload
@@ -1805,6 +1950,8 @@ def swapdims(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
 def t(input: Tensor, *, out: Any = ...) -> Tensor:
     """t(Tensor(a) self) -> Tensor(a)"""
+def t_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """t_copy(Tensor self) -> Tensor"""
 def take(input: Tensor, index: Tensor, *, out: Any = ...) -> Tensor:
     """take(Tensor self, Tensor index) -> Tensor"""
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
@@ -1816,14 +1963,14 @@ def tanh(input: Tensor, *, out: Any = ...) -> Tensor:
 def tanh_backward(grad_output: Tensor, output: Tensor, *, out: Any = ...) -> Tensor:
     """tanh_backward(Tensor grad_output, Tensor output) -> Tensor"""
 @overload
+def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+@overload
 def tensor_split(input: Tensor, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
 @overload
 def tensor_split(input: Tensor, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
-@overload
-def tensor_split(input: Tensor, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-    """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
 def tensordot(input: Tensor, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
 def threshold(input: Tensor, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
@@ -1838,6 +1985,20 @@ def trace(input: Tensor, *, out: Any = ...) -> Tensor:
     """trace(Tensor self) -> Tensor"""
 def transpose(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
     """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+def transpose_copy(input: Tensor, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
+    """transpose_copy.int(Tensor self, int dim0, int dim1) -> Tensor"""
+@overload
+def trapezoid(y: Tensor, x: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
+    """trapezoid.x(Tensor y, Tensor x, *, int dim=-1) -> Tensor"""
+@overload
+def trapezoid(y: Tensor, *, dx: Number = ..., dim: int = ..., out: Any = ...) -> Tensor:
+    """trapezoid.dx(Tensor y, *, Scalar dx=1, int dim=-1) -> Tensor"""
+@overload
+def trapz(y: Tensor, x: Tensor, *, dim: int = ..., out: Any = ...) -> Tensor:
+    """trapz.x(Tensor y, Tensor x, *, int dim=-1) -> Tensor"""
+@overload
+def trapz(y: Tensor, *, dx: float = ..., dim: int = ..., out: Any = ...) -> Tensor:
+    """trapz.dx(Tensor y, *, float dx=1., int dim=-1) -> Tensor"""
 def triangular_solve(input: Tensor, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
     """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
 def tril(input: Tensor, diagonal: int = ..., *, out: Any = ...) -> Tensor:
@@ -1860,20 +2021,32 @@ def trunc(input: Tensor, *, out: Any = ...) -> Tensor:
     """trunc(Tensor self) -> Tensor"""
 def unbind(input: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
     """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
+def unbind_copy(input: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unbind_copy.int(Tensor self, int dim=0) -> Tensor[]"""
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
     """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
 def unfold(input: Tensor, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
     """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
 def unfold_backward(grad_in: Tensor, input_sizes: Sequence[int] | int, dim: int, size: int, step: int, *, out: Any = ...) -> Tensor:
     """unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor"""
+def unfold_copy(input: Tensor, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+    """unfold_copy(Tensor self, int dimension, int size, int step) -> Tensor"""
 def uniform(input: Tensor, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
     """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
 def unique_consecutive(input: Tensor, return_inverse: bool = ..., return_counts: bool = ..., dim: int | None = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
 def unique_dim(input: Tensor, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
     """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+def unsafe_chunk(input: Tensor, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]"""
+def unsafe_split(input: Tensor, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
+def unsafe_split_with_sizes(input: Tensor, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+    """unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
 def unsqueeze(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
     """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+def unsqueeze_copy(input: Tensor, dim: int, *, out: Any = ...) -> Tensor:
+    """unsqueeze_copy(Tensor self, int dim) -> Tensor"""
 def upsample_bicubic2d(input: Tensor, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
     """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def upsample_bicubic2d_backward(grad_output: Tensor, output_size: Sequence[int] | int, input_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -1904,6 +2077,8 @@ def upsample_trilinear3d_backward(grad_output: Tensor, output_size: Sequence[int
     """upsample_trilinear3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor"""
 def value_selecting_reduction_backward(grad: Tensor, dim: int, indices: Tensor, sizes: Sequence[int] | int, keepdim: bool, *, out: Any = ...) -> Tensor:
     """value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor"""
+def vander(x: Tensor, N: int | None = ..., increasing: bool = ..., *, out: Any = ...) -> Tensor:
+    """vander(Tensor x, int? N=None, bool increasing=False) -> Tensor"""
 @overload
 def var(input: Tensor, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
     """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
@@ -1934,8 +2109,18 @@ def view_as(input: Tensor, other: Tensor, *, out: Any = ...) -> Tensor:
     """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
 def view_as_complex(input: Tensor, *, out: Any = ...) -> Tensor:
     """view_as_complex(Tensor(a) self) -> Tensor(a)"""
+def view_as_complex_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """view_as_complex_copy(Tensor self) -> Tensor"""
 def view_as_real(input: Tensor, *, out: Any = ...) -> Tensor:
     """view_as_real(Tensor(a) self) -> Tensor(a)"""
+def view_as_real_copy(input: Tensor, *, out: Any = ...) -> Tensor:
+    """view_as_real_copy(Tensor self) -> Tensor"""
+@overload
+def view_copy(input: Tensor, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+    """view_copy(Tensor self, SymInt[] size) -> Tensor"""
+@overload
+def view_copy(input: Tensor, dtype: dtype, *, out: Any = ...) -> Tensor:
+    """view_copy.dtype(Tensor self, ScalarType dtype) -> Tensor"""
 @overload
 def vsplit(input: Tensor, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
     """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -1980,12 +2165,24 @@ class TableMethods:
         """_fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor"""
     def _fft_r2c(self, dim: Sequence[int] | int, normalization: int, onesided: bool, *, out: Any = ...) -> Tensor:
         """_fft_r2c(Tensor self, int[] dim, int normalization, bool onesided) -> Tensor"""
+    def _functional_assert_async(self, assert_msg: str, dep_token: Tensor, *, out: Any = ...) -> Tensor:
+        """_functional_assert_async.msg(Tensor self, str assert_msg, Tensor dep_token) -> Tensor"""
+    def _histogramdd_bin_edges(self, bins: Sequence[int] | int, *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """_histogramdd_bin_edges(Tensor self, int[] bins, *, float[]? range=None, Tensor? weight=None, bool density=False) -> Tensor[]"""
+    def _histogramdd_from_bin_cts(self, bins: Sequence[int] | int, *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> Tensor:
+        """_histogramdd_from_bin_cts(Tensor self, int[] bins, *, float[]? range=None, Tensor? weight=None, bool density=False) -> Tensor"""
+    def _histogramdd_from_bin_tensors(self, bins: Sequence[Tensor], *, weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> Tensor:
+        """_histogramdd_from_bin_tensors(Tensor self, Tensor[] bins, *, Tensor? weight=None, bool density=False) -> Tensor"""
     def _log_softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
         """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    def _lu_with_info(self, pivot: bool = ..., check_errors: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """_lu_with_info(Tensor self, bool pivot=True, bool check_errors=True) -> (Tensor LU, Tensor pivots, Tensor info)"""
     def _pdist_forward(self, p: float = ..., *, out: Any = ...) -> Tensor:
         """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
     def _prelu_kernel(self, weight: Tensor, *, out: Any = ...) -> Tensor:
         """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    def _reshape_copy(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """_reshape_copy(Tensor self, SymInt[] size) -> Tensor"""
     def _sample_dirichlet(self, generator: Generator | None = ..., *, out: Any = ...) -> Tensor:
         """_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor"""
     def _softmax(self, dim: int, half_to_float: bool, *, out: Any = ...) -> Tensor:
@@ -2076,6 +2273,8 @@ class TableMethods:
         """adjoint(Tensor(a) self) -> Tensor(a)"""
     def alias(self, *, out: Any = ...) -> Tensor:
         """alias(Tensor(a) self) -> Tensor(a)"""
+    def alias_copy(self, *, out: Any = ...) -> Tensor:
+        """alias_copy(Tensor self) -> Tensor"""
     @overload
     def all(self, *, out: Any = ...) -> Tensor:
         """all(Tensor self) -> Tensor"""
@@ -2148,6 +2347,10 @@ class TableMethods:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
     def as_strided_(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
         """as_strided(Tensor(a) self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor(a)"""
+    def as_strided_copy(self, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+        """as_strided_copy(Tensor self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor"""
+    def as_strided_scatter(self, src: Tensor, size: Sequence[int] | int, stride: Sequence[int] | int, storage_offset: int | None = ..., *, out: Any = ...) -> Tensor:
+        """as_strided_scatter(Tensor self, Tensor src, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None) -> Tensor"""
     def asin(self, *, out: Any = ...) -> Tensor:
         """asin(Tensor self) -> Tensor"""
     def asin_(self, *, out: Any = ...) -> Tensor:
@@ -2350,6 +2553,8 @@ class TableMethods:
         """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     def col2im(self, output_size: Sequence[int] | int, kernel_size: Sequence[int] | int, dilation: Sequence[int] | int, padding: Sequence[int] | int, stride: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""
+    def combinations(self, r: int = ..., with_replacement: bool = ..., *, out: Any = ...) -> Tensor:
+        """combinations(Tensor self, int r=2, bool with_replacement=False) -> Tensor"""
     def conj(self, *, out: Any = ...) -> Tensor:
         """conj(Tensor(a) self) -> Tensor(a)"""
     def conj_physical(self, *, out: Any = ...) -> Tensor:
@@ -2378,6 +2583,8 @@ class TableMethods:
     @overload
     def copysign_(self, other: Number, *, out: Any = ...) -> Tensor:
         """copysign.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def corrcoef(self, *, out: Any = ...) -> Tensor:
+        """corrcoef(Tensor self) -> Tensor"""
     def cos(self, *, out: Any = ...) -> Tensor:
         """cos(Tensor self) -> Tensor"""
     def cos_(self, *, out: Any = ...) -> Tensor:
@@ -2392,6 +2599,8 @@ class TableMethods:
     @overload
     def count_nonzero(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor"""
+    def cov(self, *, correction: int = ..., fweights: Tensor | None = ..., aweights: Tensor | None = ..., out: Any = ...) -> Tensor:
+        """cov(Tensor self, *, int correction=1, Tensor? fweights=None, Tensor? aweights=None) -> Tensor"""
     def cross(self, other: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
         """cross(Tensor self, Tensor other, int? dim=None) -> Tensor"""
     def cross_entropy_loss(self, target: Tensor, weight: Tensor | None = ..., reduction: int = ..., ignore_index: int = ..., label_smoothing: float = ..., *, out: Any = ...) -> Tensor:
@@ -2416,6 +2625,8 @@ class TableMethods:
         """det(Tensor self) -> Tensor"""
     def detach(self, *, out: Any = ...) -> Tensor:
         """detach(Tensor(a) self) -> Tensor(a)"""
+    def detach_copy(self, *, out: Any = ...) -> Tensor:
+        """detach_copy(Tensor self) -> Tensor"""
     def diag(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
         """diag(Tensor self, int diagonal=0) -> Tensor"""
     def diag_embed(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
@@ -2424,8 +2635,12 @@ class TableMethods:
         """diagflat(Tensor self, int offset=0) -> Tensor"""
     def diagonal(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
+    def diagonal_copy(self, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
+        """diagonal_copy(Tensor self, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
     def diagonal_scatter(self, src: Tensor, offset: int = ..., dim1: int = ..., dim2: int = ..., *, out: Any = ...) -> Tensor:
         """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
+    def diff(self, n: int = ..., dim: int = ..., prepend: Tensor | None = ..., append: Tensor | None = ..., *, out: Any = ...) -> Tensor:
+        """diff(Tensor self, int n=1, int dim=-1, Tensor? prepend=None, Tensor? append=None) -> Tensor"""
     def digamma(self, *, out: Any = ...) -> Tensor:
         """digamma(Tensor self) -> Tensor"""
     def digamma_(self, *, out: Any = ...) -> Tensor:
@@ -2532,6 +2747,8 @@ class TableMethods:
         """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
     def expand_as(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """expand_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
+    def expand_copy(self, size: Sequence[int] | int, *, implicit: bool = ..., out: Any = ...) -> Tensor:
+        """expand_copy(Tensor self, SymInt[] size, *, bool implicit=False) -> Tensor"""
     def expm1(self, *, out: Any = ...) -> Tensor:
         """expm1(Tensor self) -> Tensor"""
     def expm1_(self, *, out: Any = ...) -> Tensor:
@@ -2592,6 +2809,8 @@ class TableMethods:
     @overload
     def fill_(self, value: Tensor, *, out: Any = ...) -> Tensor:
         """fill.Tensor(Tensor self, Tensor value) -> Tensor"""
+    def fill_diagonal_(self, fill_value: Number, wrap: bool = ..., *, out: Any = ...) -> Tensor:
+        """fill_diagonal_(Tensor(a!) self, Scalar fill_value, bool wrap=False) -> Tensor(a!)"""
     def fix(self, *, out: Any = ...) -> Tensor:
         """fix(Tensor self) -> Tensor"""
     def fix_(self, *, out: Any = ...) -> Tensor:
@@ -2658,6 +2877,8 @@ class TableMethods:
         """fractional_max_pool3d(Tensor self, int[3] kernel_size, int[3] output_size, Tensor random_samples) -> (Tensor, Tensor)"""
     def frexp(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """frexp.Tensor(Tensor self) -> (Tensor mantissa, Tensor exponent)"""
+    def frobenius_norm(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """frobenius_norm.dim(Tensor self, int[1] dim, bool keepdim=False) -> Tensor"""
     def full_like(self, fill_value: Number, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     def gather(self, dim: int, index: Tensor, *, sparse_grad: bool = ..., out: Any = ...) -> Tensor:
@@ -2684,10 +2905,33 @@ class TableMethods:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
     def geometric_(self, p: float, *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor"""
+    def geqrf(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """geqrf(Tensor self) -> (Tensor a, Tensor tau)"""
     def ger(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """ger(Tensor self, Tensor vec2) -> Tensor"""
     def glu(self, dim: int = ..., *, out: Any = ...) -> Tensor:
         """glu(Tensor self, int dim=-1) -> Tensor"""
+    @overload
+    def gradient(self, *, spacing: Number | None = ..., dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.scalarint(Tensor self, *, Scalar? spacing=None, int? dim=None, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, spacing: Number, dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.scalararray(Tensor self, *, Scalar spacing, int[] dim, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.array(Tensor self, *, int[] dim, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, spacing: Sequence[Number], dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.scalarrayint(Tensor self, *, Scalar[] spacing, int? dim=None, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, spacing: Sequence[Number], dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.scalarrayarray(Tensor self, *, Scalar[] spacing, int[] dim, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, spacing: Sequence[Tensor], dim: int | None = ..., edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.tensorarrayint(Tensor self, *, Tensor[] spacing, int? dim=None, int edge_order=1) -> Tensor[]"""
+    @overload
+    def gradient(self, *, spacing: Sequence[Tensor], dim: Sequence[int] | int, edge_order: int = ..., out: Any = ...) -> tuple[Tensor, ...]:
+        """gradient.tensorarray(Tensor self, *, Tensor[] spacing, int[] dim, int edge_order=1) -> Tensor[]"""
     @overload
     def greater(self, other: Tensor, *, out: Any = ...) -> Tensor:
         """greater.Tensor(Tensor self, Tensor other) -> Tensor"""
@@ -2738,6 +2982,23 @@ class TableMethods:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
     def hinge_embedding_loss(self, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
         """hinge_embedding_loss(Tensor self, Tensor target, float margin=1., int reduction=1) -> Tensor"""
+    def histc(self, bins: int = ..., min: Number = ..., max: Number = ..., *, out: Any = ...) -> Tensor:
+        """histc(Tensor self, int bins=100, Scalar min=0, Scalar max=0) -> Tensor"""
+    @overload
+    def histogram(self, bins: Tensor, *, weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """histogram.bins_tensor(Tensor self, Tensor bins, *, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor bin_edges)"""
+    @overload
+    def histogram(self, bins: int = ..., *, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """histogram.bin_ct(Tensor self, int bins=100, *, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor bin_edges)"""
+    @overload
+    def histogramdd(self, bins: Sequence[int] | int, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """histogramdd(Tensor self, int[] bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
+    @overload
+    def histogramdd(self, bins: int, range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """histogramdd.int_bins(Tensor self, int bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
+    @overload
+    def histogramdd(self, bins: Sequence[Tensor], range: Sequence[float] | None = ..., weight: Tensor | None = ..., density: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
+        """histogramdd.TensorList_bins(Tensor self, Tensor[] bins, float[]? range=None, Tensor? weight=None, bool density=False) -> (Tensor hist, Tensor[] bin_edges)"""
     @overload
     def hsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """hsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""
@@ -2792,6 +3053,10 @@ class TableMethods:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
     def index_put_(self, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = ..., *, out: Any = ...) -> Tensor:
         """index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor"""
+    def index_reduce(self, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
+    def index_reduce_(self, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = ..., out: Any = ...) -> Tensor:
+        """index_reduce(Tensor self, int dim, Tensor index, Tensor source, str reduce, *, bool include_self=True) -> Tensor"""
     def index_select(self, dim: int, index: Tensor, *, out: Any = ...) -> Tensor:
         """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
     def inner(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -2904,6 +3169,10 @@ class TableMethods:
         """linalg_eigvals(Tensor self) -> Tensor"""
     def linalg_eigvalsh(self, UPLO: str = ..., *, out: Any = ...) -> Tensor:
         """linalg_eigvalsh(Tensor self, str UPLO="L") -> Tensor"""
+    def linalg_ldl_factor(self, *, hermitian: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor]:
+        """linalg_ldl_factor(Tensor self, *, bool hermitian=False) -> (Tensor LD, Tensor pivots)"""
+    def linalg_ldl_factor_ex(self, *, hermitian: bool = ..., check_errors: bool = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
+        """linalg_ldl_factor_ex(Tensor self, *, bool hermitian=False, bool check_errors=False) -> (Tensor LD, Tensor pivots, Tensor info)"""
     def linalg_lstsq(self, b: Tensor, rcond: float | None = ..., *, driver: str | None = ..., out: Any = ...) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """linalg_lstsq(Tensor self, Tensor b, float? rcond=None, *, str? driver=None) -> (Tensor solution, Tensor residuals, Tensor rank, Tensor singular_values)"""
     def linalg_matmul(self, other: Tensor, *, out: Any = ...) -> Tensor:
@@ -3010,6 +3279,8 @@ class TableMethods:
     @overload
     def lt_(self, other: Number, *, out: Any = ...) -> Tensor:
         """lt.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def lu_solve(self, LU_data: Tensor, LU_pivots: Tensor, *, out: Any = ...) -> Tensor:
+        """lu_solve(Tensor self, Tensor LU_data, Tensor LU_pivots) -> Tensor"""
     def mH(self, *, out: Any = ...) -> Tensor:
         """mH(Tensor(a) self) -> Tensor(a)"""
     def mT(self, *, out: Any = ...) -> Tensor:
@@ -3162,6 +3433,12 @@ class TableMethods:
     @overload
     def nanmedian(self, dim: int, keepdim: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    @overload
+    def nanquantile(self, q: Tensor, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+        """nanquantile(Tensor self, Tensor q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
+    @overload
+    def nanquantile(self, q: float, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+        """nanquantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
     def nansum(self, dim: Sequence[int] | int | None = ..., keepdim: bool = ..., *, dtype: dtype | None = ..., out: Any = ...) -> Tensor:
         """nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
     @overload
@@ -3170,6 +3447,8 @@ class TableMethods:
     @overload
     def narrow(self, dim: int, start: Tensor, length: int, *, out: Any = ...) -> Tensor:
         """narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)"""
+    def narrow_copy(self, dim: int, start: int, length: int, *, out: Any = ...) -> Tensor:
+        """narrow_copy(Tensor self, int dim, SymInt start, SymInt length) -> Tensor"""
     def native_channel_shuffle(self, groups: int, *, out: Any = ...) -> Tensor:
         """native_channel_shuffle(Tensor self, SymInt groups) -> Tensor"""
     @overload
@@ -3220,6 +3499,8 @@ class TableMethods:
         """nonzero(Tensor self) -> Tensor"""
     def nonzero_numpy(self, *, out: Any = ...) -> tuple[Tensor, ...]:
         """nonzero_numpy(Tensor self) -> Tensor[]"""
+    def nonzero_static(self, *, size: int, fill_value: int = ..., out: Any = ...) -> Tensor:
+        """nonzero_static(Tensor self, *, SymInt size, int fill_value=-1) -> Tensor"""
     @overload
     def norm(self, p: Number | None, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
         """norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor"""
@@ -3246,12 +3527,22 @@ class TableMethods:
     @overload
     def not_equal_(self, other: Number, *, out: Any = ...) -> Tensor:
         """not_equal.Scalar(Tensor self, Scalar other) -> Tensor"""
+    @overload
+    def nuclear_norm(self, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """nuclear_norm(Tensor self, bool keepdim=False) -> Tensor"""
+    @overload
+    def nuclear_norm(self, dim: Sequence[int] | int, keepdim: bool = ..., *, out: Any = ...) -> Tensor:
+        """nuclear_norm.dim(Tensor self, int[2] dim, bool keepdim=False) -> Tensor"""
     def numpy_T(self, *, out: Any = ...) -> Tensor:
         """numpy_T(Tensor(a) self) -> Tensor(a)"""
     def one_hot(self, num_classes: int = ..., *, out: Any = ...) -> Tensor:
         """one_hot(Tensor self, int num_classes=-1) -> Tensor"""
     def ones_like(self, *, dtype: dtype | None = ..., layout: Any | None = ..., device: device | str | int | None = ..., pin_memory: bool | None = ..., memory_format: Any | None = ..., out: Any = ...) -> Tensor:
         """ones_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
+    def orgqr(self, input2: Tensor, *, out: Any = ...) -> Tensor:
+        """orgqr(Tensor self, Tensor input2) -> Tensor"""
+    def ormqr(self, input2: Tensor, input3: Tensor, left: bool = ..., transpose: bool = ..., *, out: Any = ...) -> Tensor:
+        """ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False) -> Tensor"""
     def outer(self, vec2: Tensor, *, out: Any = ...) -> Tensor:
         """outer(Tensor self, Tensor vec2) -> Tensor"""
     def pad(self, pad: Sequence[int] | int, mode: str = ..., value: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -3260,6 +3551,8 @@ class TableMethods:
         """pdist(Tensor self, float p=2.) -> Tensor"""
     def permute(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+    def permute_copy(self, dims: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """permute_copy(Tensor self, int[] dims) -> Tensor"""
     def pinverse(self, rcond: float = ..., *, out: Any = ...) -> Tensor:
         """pinverse(Tensor self, float rcond=1.0000000000000001e-15) -> Tensor"""
     def pixel_shuffle(self, upscale_factor: int, *, out: Any = ...) -> Tensor:
@@ -3298,6 +3591,12 @@ class TableMethods:
         """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     def qr(self, some: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """qr(Tensor self, bool some=True) -> (Tensor Q, Tensor R)"""
+    @overload
+    def quantile(self, q: Tensor, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+        """quantile(Tensor self, Tensor q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
+    @overload
+    def quantile(self, q: float, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Any = ...) -> Tensor:
+        """quantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor"""
     def rad2deg(self, *, out: Any = ...) -> Tensor:
         """rad2deg(Tensor self) -> Tensor"""
     def rad2deg_(self, *, out: Any = ...) -> Tensor:
@@ -3370,6 +3669,10 @@ class TableMethods:
     @overload
     def remainder_(self, other: Number, *, out: Any = ...) -> Tensor:
         """remainder.Scalar(Tensor self, Scalar other) -> Tensor"""
+    def renorm(self, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+        """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
+    def renorm_(self, p: Number, dim: int, maxnorm: Number, *, out: Any = ...) -> Tensor:
+        """renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor"""
     def repeat(self, repeats: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
     @overload
@@ -3454,6 +3757,8 @@ class TableMethods:
         """scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor"""
     def select(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
+    def select_copy(self, dim: int, index: int, *, out: Any = ...) -> Tensor:
+        """select_copy.int(Tensor self, int dim, SymInt index) -> Tensor"""
     def select_scatter(self, src: Tensor, dim: int, index: int, *, out: Any = ...) -> Tensor:
         """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
     def selu(self, *, out: Any = ...) -> Tensor:
@@ -3488,6 +3793,8 @@ class TableMethods:
         """sinh(Tensor self) -> Tensor"""
     def slice(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
+    def slice_copy(self, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
+        """slice_copy.Tensor(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
     def slice_scatter(self, src: Tensor, dim: int = ..., start: int | None = ..., end: int | None = ..., step: int = ..., *, out: Any = ...) -> Tensor:
         """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor"""
     def slogdet(self, *, out: Any = ...) -> tuple[Tensor, Tensor]:
@@ -3648,8 +3955,12 @@ class TableMethods:
     @overload
     def split(self, split_size: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]"""
+    def split_copy(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split_copy.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
     def split_with_sizes(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+    def split_with_sizes_copy(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """split_with_sizes_copy(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
     def sqrt(self, *, out: Any = ...) -> Tensor:
         """sqrt(Tensor self) -> Tensor"""
     def sqrt_(self, *, out: Any = ...) -> Tensor:
@@ -3676,6 +3987,15 @@ class TableMethods:
     @overload
     def squeeze_(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)"""
+    @overload
+    def squeeze_copy(self, *, out: Any = ...) -> Tensor:
+        """squeeze_copy(Tensor self) -> Tensor"""
+    @overload
+    def squeeze_copy(self, dim: int, *, out: Any = ...) -> Tensor:
+        """squeeze_copy.dim(Tensor self, int dim) -> Tensor"""
+    @overload
+    def squeeze_copy(self, dim: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """squeeze_copy.dims(Tensor self, int[] dim) -> Tensor"""
     @overload
     def std(self, dim: Sequence[int] | int | None = ..., *, correction: Number | None = ..., keepdim: bool = ..., out: Any = ...) -> Tensor:
         """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
@@ -3742,6 +4062,8 @@ class TableMethods:
         """t(Tensor(a) self) -> Tensor(a)"""
     def t_(self, *, out: Any = ...) -> Tensor:
         """t(Tensor(a) self) -> Tensor(a)"""
+    def t_copy(self, *, out: Any = ...) -> Tensor:
+        """t_copy(Tensor self) -> Tensor"""
     def take(self, index: Tensor, *, out: Any = ...) -> Tensor:
         """take(Tensor self, Tensor index) -> Tensor"""
     def take_along_dim(self, indices: Tensor, dim: int | None = ..., *, out: Any = ...) -> Tensor:
@@ -3755,14 +4077,14 @@ class TableMethods:
     def tanh_(self, *, out: Any = ...) -> Tensor:
         """tanh(Tensor self) -> Tensor"""
     @overload
+    def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
+    @overload
     def tensor_split(self, sections: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]"""
     @overload
     def tensor_split(self, indices: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]"""
-    @overload
-    def tensor_split(self, tensor_indices_or_sections: Tensor, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
-        """tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections, int dim=0) -> Tensor(a)[]"""
     def tensordot(self, other: Tensor, dims_self: Sequence[int] | int, dims_other: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor"""
     def threshold(self, threshold: Number, value: Number, *, out: Any = ...) -> Tensor:
@@ -3777,6 +4099,8 @@ class TableMethods:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
     def transpose_(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
         """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+    def transpose_copy(self, dim0: int, dim1: int, *, out: Any = ...) -> Tensor:
+        """transpose_copy.int(Tensor self, int dim0, int dim1) -> Tensor"""
     def triangular_solve(self, A: Tensor, upper: bool = ..., transpose: bool = ..., unitriangular: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor]:
         """triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)"""
     def tril(self, diagonal: int = ..., *, out: Any = ...) -> Tensor:
@@ -3805,10 +4129,14 @@ class TableMethods:
         """trunc(Tensor self) -> Tensor"""
     def unbind(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
         """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
+    def unbind_copy(self, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unbind_copy.int(Tensor self, int dim=0) -> Tensor[]"""
     def unflatten(self, dim: int, sizes: Sequence[int] | int, *, out: Any = ...) -> Tensor:
         """unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)"""
     def unfold(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
         """unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)"""
+    def unfold_copy(self, dimension: int, size: int, step: int, *, out: Any = ...) -> Tensor:
+        """unfold_copy(Tensor self, int dimension, int size, int step) -> Tensor"""
     def uniform(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
         """uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor"""
     def uniform_(self, from_: float = ..., to: float = ..., *, generator: Generator | None = ..., out: Any = ...) -> Tensor:
@@ -3817,10 +4145,18 @@ class TableMethods:
         """unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)"""
     def unique_dim(self, dim: int, sorted: bool = ..., return_inverse: bool = ..., return_counts: bool = ..., *, out: Any = ...) -> tuple[Tensor, Tensor, Tensor]:
         """unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)"""
+    def unsafe_chunk(self, chunks: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]"""
+    def unsafe_split(self, split_size: int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]"""
+    def unsafe_split_with_sizes(self, split_sizes: Sequence[int] | int, dim: int = ..., *, out: Any = ...) -> tuple[Tensor, ...]:
+        """unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]"""
     def unsqueeze(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     def unsqueeze_(self, dim: int, *, out: Any = ...) -> Tensor:
         """unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
+    def unsqueeze_copy(self, dim: int, *, out: Any = ...) -> Tensor:
+        """unsqueeze_copy(Tensor self, int dim) -> Tensor"""
     def upsample_bicubic2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
         """upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""
     def upsample_bilinear2d(self, output_size: Sequence[int] | int, align_corners: bool, scales_h: float | None = ..., scales_w: float | None = ..., *, out: Any = ...) -> Tensor:
@@ -3865,8 +4201,18 @@ class TableMethods:
         """view_as(Tensor(a) self, Tensor other) -> Tensor(a)"""
     def view_as_complex(self, *, out: Any = ...) -> Tensor:
         """view_as_complex(Tensor(a) self) -> Tensor(a)"""
+    def view_as_complex_copy(self, *, out: Any = ...) -> Tensor:
+        """view_as_complex_copy(Tensor self) -> Tensor"""
     def view_as_real(self, *, out: Any = ...) -> Tensor:
         """view_as_real(Tensor(a) self) -> Tensor(a)"""
+    def view_as_real_copy(self, *, out: Any = ...) -> Tensor:
+        """view_as_real_copy(Tensor self) -> Tensor"""
+    @overload
+    def view_copy(self, size: Sequence[int] | int, *, out: Any = ...) -> Tensor:
+        """view_copy(Tensor self, SymInt[] size) -> Tensor"""
+    @overload
+    def view_copy(self, dtype: dtype, *, out: Any = ...) -> Tensor:
+        """view_copy.dtype(Tensor self, ScalarType dtype) -> Tensor"""
     @overload
     def vsplit(self, sections: int, *, out: Any = ...) -> tuple[Tensor, ...]:
         """vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]"""

@@ -21,13 +21,12 @@ from ._table import TableMethods
 from .core import command as cmd
 from .core import tape
 from .core.call import Value, fn, set_default
-from .core.dtype import DTYPES, Device, DType
+from .core.dtype import DTYPES, Device, DType, uint64
 from .core.errors import (
     ArgumentError,
     AutogradError,
     BadValueError,
     DTypeError,
-    ProgramError,
     ShapeError,
 )
 from .core.spec import Spec
@@ -89,7 +88,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _index = 0
     _base: Tensor | None = None
     _generation = 0
-    _multiview = False
+    _made_by = ""  # of a view that no recorded write may go through: "lists" or "function"
     _in_no_grad: bool | str = False  # a view made in no_grad mode, or of one; "inference"
     _inference = False  # made in inference mode
     _leaf: tape.Leaf | None = None  # its node while `requires_grad` is switched off
@@ -176,7 +175,8 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self._offset
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
-        return self._spec.contiguous
+        """Return whether elements lie in the order of the format, C's by default, without gaps."""
+        return self._spec.is_in_format(getattr(memory_format, "code", 0))
 
     def element_size(self) -> int:
         return self._spec.dtype.itemsize
@@ -239,11 +239,11 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
             raise ShapeError(
                 f"a Tensor with {self._spec.numel} elements cannot be converted to Scalar"
             )
-        return self._fetch().reshape(()).astype(_PYTHON_KINDS[self.dtype.kind]).item()
+        return self._fetch().reshape(()).astype(_python_type(self.dtype)).item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers. Waits."""
-        return self._fetch().astype(_PYTHON_KINDS[self.dtype.kind]).tolist()
+        return self._fetch().astype(_python_type(self.dtype)).tolist()
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
         """Return the values as an array. Waits.
@@ -287,17 +287,41 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     __array_priority__ = 1000
 
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        """Share memory by DLPack; on `local:` only."""
-        from ._interop import export
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[Any, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Share memory by DLPack, on `local:` only; ``copy=True`` exports a copy from anywhere.
 
-        array = export(self)
-        if array is None:
-            raise ProgramError("DLPack shares memory; only tensors of a local: session can")
-        return array.__dlpack__(**kwargs)
+        Raises BufferError where memory cannot be shared, and for a tensor that requires a gradient.
+        """
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        from ._interop import dlpack
+
+        return dlpack(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """Return `farspan.array_api`: the array API standard. ValueError for unknown versions."""
+        from . import array_api
+
+        known = ("2021.12", "2022.12", "2023.12", "2024.12")
+        if api_version is not None and api_version not in known:
+            raise BadValueError(f"array API {api_version!r}: there are {', '.join(known)}")
+        return array_api
+
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
+        """Return the tensor on a device of its session; itself if it is there."""
+        if stream is not None:
+            raise BadValueError("to_device(stream=...): a session has no streams to wait for")
+        return self.to(device)  # type: ignore[attr-defined, no-any-return]
 
     def __bool__(self) -> bool:
         if self._spec.numel != 1:
@@ -321,7 +345,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         return self.item()
 
     def __index__(self) -> int:
-        if self.dtype.kind > 1 or self._spec.numel != 1:
+        if self.dtype.category > 1 or self._spec.numel != 1:
             raise TypeError("only integer tensors of a single element can be converted to an index")
         return int(self.item())
 
@@ -415,7 +439,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
                     "Setting requires_grad=True on inference tensor outside InferenceMode is not "
                     "allowed."
                 )
-            if self.dtype.kind < 2:
+            if self.dtype.category < 2:
                 raise DTypeError("only Tensors of floating point dtype can require gradients")
             self._node = self._leaf or tape.Leaf(weakref.ref(self))
         return self
@@ -530,7 +554,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     def data(self, new: Tensor) -> None:
         if not isinstance(new, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
-        if self.requires_grad and new.dtype.kind < 2:
+        if self.requires_grad and new.dtype.category < 2:
             raise DTypeError(
                 "data set to a tensor that requires gradients must be floating point or complex "
                 "dtype"
@@ -559,15 +583,15 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         """Return whether it was made in inference mode, and so never enters a graph."""
         return self._inference
 
-    def share_memory_(self) -> Tensor:
-        return self
-
     def data_ptr(self) -> int:
-        """Return a number that is equal for tensors that begin at the same element."""
-        return id(self._storage.memory) * 16 + self._offset * self.itemsize
+        """Return the address of the first element, 0 without elements. Waits.
 
-    def untyped_storage(self) -> Storage:
-        return self._storage.memory
+        On `local:` it is where the tensor lives; over a wire, where a copy of the values it has now
+        lies on this machine, as long as the tensor's memory is held.
+        """
+        from ._interop import address
+
+        return address(self)
 
     # ------------------------------------------------------------------------------ operators --
     def __getitem__(self, index: Any) -> Tensor:
@@ -585,6 +609,12 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
 
 _PYTHON_KINDS = {0: np.bool_, 1: np.int64, 2: np.float64, 3: np.complex128}
+
+
+def _python_type(dtype: DType) -> Any:
+    """Return the numpy type whose elements become Python numbers without loss."""
+    return np.uint64 if dtype is uint64 else _PYTHON_KINDS[dtype.category]
+
 
 from ._methods import bind_methods  # noqa: E402  (needs Tensor)
 

@@ -54,6 +54,7 @@ class _Pickle:
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
+        self._dtypes: list[DType] = []  # of the arrays
         self._keys: dict[int, int] = {}  # by memory
         self._memo: dict[int, int] = {}  # by tensor: one that occurs twice is one object again
         self._alive: list[Any] = []  # what ids above stand for
@@ -135,7 +136,7 @@ class _Pickle:
 
     def _key(self, x: Tensor) -> int:
         """Return the number of the record that holds the tensor's memory, all of it."""
-        memory = x.untyped_storage()
+        memory = x._storage.memory
         if id(memory) not in self._keys:
             count = memory.nbytes // x.itemsize
             whole = x.detach().as_strided((count,), (1,), 0).cpu()
@@ -144,7 +145,14 @@ class _Pickle:
             self._keys[id(memory)] = len(self.arrays)
             self._alive.append(memory)
             self.arrays.append(np.ascontiguousarray(whole.numpy()))
-        return self._keys[id(memory)]
+            self._dtypes.append(x.dtype)
+        key = self._keys[id(memory)]
+        if self._dtypes[key] is not x.dtype:  # a record has one type; torch refuses it as well
+            raise RuntimeError(
+                f"save: tensors of {self._dtypes[key]} and {x.dtype} view the same memory; save a "
+                "clone of one of them"
+            )
+        return key
 
 
 def _global(name: str) -> bytes:

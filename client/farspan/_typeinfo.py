@@ -42,7 +42,7 @@ class finfo:
 
 
 def _numpy_limits(dtype: DType) -> Any:
-    if dtype.name != "bfloat16":
+    if dtype.numpy.isbuiltin == 1:
         return np.finfo(dtype.numpy)
     import ml_dtypes  # numpy itself does not know this type
 

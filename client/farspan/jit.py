@@ -1,4 +1,7 @@
-"""torch.jit: TorchScript is not planned; what merely marks functions for it passes through."""
+"""torch.jit as it is under ``PYTORCH_JIT=0``: programs stay Python, and give the same values.
+
+There is no TorchScript: a file of it is neither read nor written.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any, NoReturn
 from .core.errors import UnsupportedError
 
 __all__ = [
-    "Attribute", "Final", "ScriptFunction", "ScriptModule", "annotate", "export", "freeze",
-    "ignore", "interface", "is_scripting", "is_tracing", "load", "save", "script",
+    "Attribute", "Final", "ScriptFunction", "ScriptModule", "TracerWarning", "annotate", "export",
+    "freeze", "ignore", "interface", "is_scripting", "is_tracing", "load", "save", "script",
     "script_if_tracing", "script_method", "trace", "trace_module", "unused",
 ]  # fmt: skip
 
@@ -27,9 +30,26 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-script, trace, trace_module, load, save, freeze = map(
-    _refuse, ("script", "trace", "trace_module", "load", "save", "freeze")
-)
+load, save, freeze = map(_refuse, ("load", "save", "freeze"))
+
+
+def script(obj: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the function, class or module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return obj
+
+
+def trace(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the function or module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return func
+
+
+def trace_module(mod: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the module itself, as torch does under ``PYTORCH_JIT=0``."""
+    return mod
+
+
+class TracerWarning(Warning):
+    """What tracing warns of, in torch; nothing is traced here."""
 
 
 class ScriptModule:
@@ -41,6 +61,11 @@ class ScriptModule:
 
 class ScriptFunction(ScriptModule):
     """The class that no function has."""
+
+
+def optimize_for_inference(mod: Any, other_methods: Any = None) -> Any:
+    """Return the module itself."""
+    return mod
 
 
 def is_scripting() -> bool:
@@ -59,6 +84,7 @@ def export(fn: Any) -> Any:
 
 
 unused = script_method = script_if_tracing = interface = export
+_overload = _overload_method = _script_if_tracing = export
 
 
 def ignore(drop: Any = False, **kwargs: Any) -> Any:

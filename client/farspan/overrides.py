@@ -6,11 +6,31 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ._tensor import Tensor
+from .core.errors import UnsupportedError
 
 __all__ = [
-    "handle_torch_function", "has_torch_function", "has_torch_function_unary",
-    "has_torch_function_variadic", "is_tensor_like", "resolve_name",
+    "TorchFunctionMode", "handle_torch_function", "has_torch_function", "has_torch_function_unary",
+    "has_torch_function_variadic", "is_tensor_like",
+    "resolve_name",
 ]  # fmt: skip
+
+
+class TorchFunctionMode:
+    """What sees every call of torch's API while it is entered, in torch; here it cannot be."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        raise NotImplementedError
+
+    def __enter__(self) -> TorchFunctionMode:
+        raise UnsupportedError(
+            f"{type(self).__name__}: calls of the API are not passed to modes; put hooks on "
+            "modules or tensors instead"
+        )
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing was entered."""
 
 
 def has_torch_function(relevant_args: Iterable[Any]) -> bool:
@@ -50,6 +70,13 @@ def is_tensor_like(inp: Any) -> bool:
 
 
 def resolve_name(f: Any) -> str | None:
-    """Return a function's dotted name, or None if it has none."""
-    name = getattr(f, "__qualname__", None)
-    return None if name is None else f"{f.__module__}.{name}"
+    """Return a function of torch's by its dotted name; None for anything else."""
+    from importlib import import_module
+
+    name = getattr(f, "__name__", None)
+    for space in ("linalg", "fft", "special", "", "Tensor", "nn.functional") if name else ():
+        home = Tensor if space == "Tensor" else import_module(f"farspan.{space}".rstrip("."))
+        public = str(name).removeprefix(f"{space}_")
+        if getattr(home, public, None) is f:
+            return ".".join(filter(None, ("torch", space, public)))
+    return None

@@ -71,12 +71,19 @@ def _scalar_tensor(make):
 
 @samples("empty_strided", dtypes=ANY, values=False, **_FILLS)
 def _empty_strided(make):
-    return [call([2, 3], [1, 2]), call([2, 3], [3, 1]), call([], [])]
+    return [call([2, 3], [1, 2]), call([2, 3], [3, 1]), call([], []),
+            call([5], [4]), call([2, 3], [0, 1]), call([2, 0], [3, 4]), call([3, 2], [1, 1])]  # fmt: skip
 
 
 @samples("new_empty_strided", dtypes=ANY, values=False, **_FILLS)
 def _new_empty_strided(make):
-    return [call(make(2), [2, 3], [1, 2]), call(make(2), [2], [1], dtype=farspan.int32)]
+    return [call(make(2), [2, 3], [1, 2]), call(make(2), [2], [1], dtype=farspan.int32),
+            call(make(2), [2, 0], [3, 4])]  # fmt: skip
+
+
+@samples("empty_permuted", dtypes=ANY, values=False, **_FILLS)
+def _empty_permuted(make):
+    return [call([2, 3, 4], [2, 0, 1]), call([], []), call([2, 3], [0, 1], dtype=farspan.int32)]
 
 
 @samples("fill.Scalar")

@@ -113,7 +113,8 @@ def _cholesky_inverse(make):
 
 @samples("linalg_lu_factor", "linalg_lu_factor_ex", "linalg_lu", **LOOSE)
 def _lu(make):
-    return [call(make(3, 3)), call(make(2, 4, 4)), call(square(make, 3, 3)), call(make(0, 0))]
+    return [call(make(3, 3)), call(make(2, 4, 4)), call(square(make, 3, 3)), call(make(0, 0)),
+            call(make(2, 4, 3)), call(make(3, 5))]  # fmt: skip
 
 
 @samples("lu_unpack", "_lu_unpack", grad=False, **LOOSE)

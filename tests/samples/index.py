@@ -199,3 +199,8 @@ def _one_hot(make):
 @samples("_one_hot", dtypes=("int64",))
 def _raw_one_hot(make):
     return [call(make.ints(4), 6)]
+
+
+@samples("_from_front", dtypes=("int64",))
+def _from_front(make):
+    return [call(np.array([0, -1, 3, -4]), 4)]

@@ -173,11 +173,6 @@ def _diagonal(make):
     return [call(make(2, 3, 4)), call(make(2, 3, 4), offset=1, dim1=0, dim2=1)]
 
 
-@samples("linalg_vander", half=(1e-2, 1e-1), rtol=1e-4, atol=1e-4, reason="powers by products")
-def _vander(make):
-    return [call(make(3)), call(make(2, 3), N=4), call(make(3), N=1)]
-
-
 @samples("linalg_tensorsolve", **LOOSE)
 def _tensorsolve(make):
     return [call(make(2, 3, 6), make(2, 3)), call(make(6, 2, 3), make(2, 3), (0,))]

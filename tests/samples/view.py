@@ -138,13 +138,13 @@ def _narrow_tensor(make):
     return [call(make(5, 2), 0, make.ints(low=1, high=2), 3)]
 
 
-@samples("split.Tensor", "chunk")
+@samples("split.Tensor", "chunk", "unsafe_chunk", "unsafe_split.Tensor")
 def _split(make):
     return [call(make(5, 2), 2), call(make(5, 2), 1, 1), call(make(5), 7), call(make(0, 2), 3),
             call(Strided(make(4, 3)), 2, -1)]  # fmt: skip
 
 
-@samples("split.sizes", "split_with_sizes")
+@samples("split.sizes", "split_with_sizes", "unsafe_split_with_sizes")
 def _split_sizes(make):
     return [call(make(5, 2), [2, 3]), call(make(2, 5), [0, 1, 4], 1), call(make(3), [3])]
 

@@ -111,7 +111,8 @@ class Engine:
         ids = frame.ids
         at = number = 0
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
-                   cmd.BACKWARD: self._backward, cmd.LINK: self._link}  # fmt: skip
+                   cmd.BACKWARD: self._backward, cmd.LINK: self._link,
+                   cmd.GROW: self._grow}  # fmt: skip
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -392,6 +393,35 @@ class Engine:
         if tape.edge_of(old) is None:
             old._node = tape.Leaf()
         new._node, new._index = old._node, old._index
+
+    def _grow(self, ids: list[int], static: Static) -> None:
+        """Make the memory of a tensor longer if need be; every tensor on it goes along.
+
+        It counts as a write, as torch counts `resize_`.
+        """
+        (nbytes,) = _ints(static, 1)
+        if len(ids) != 1:
+            raise ProtocolError("a Grow of other than one tensor")
+        (x,) = self._look_up(ids)
+        if type(x) is Poison:
+            return
+        x._storage.version += 1
+        memory = x._storage.memory
+        if nbytes <= memory.nbytes:
+            return
+        there = [(i, t) for i, t in self.tensors.items()
+                 if type(t) is Array and t._storage.memory is memory]  # fmt: skip
+        try:
+            memory.grow(nbytes)
+        except Exception as e:  # what comes next would look at memory that is not there
+            info = ErrorInfo(*describe(e, "resize_", [x]), self._number)
+            for i, _ in there:
+                del self.tensors[i]
+            self._report(info, [i for i, _ in there], [t._spec for _, t in there])
+            return
+        for _, t in there:
+            t._storage.follow()
+            t.array = memory.window(t._spec, t._offset)
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from farspan.core import limits
 from farspan.core.command import FUNCTIONAL, INPLACE
-from farspan.core.dtype import Defaults, DType, float32
+from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError, ShapeError
 from farspan.core.spec import Spec
 
@@ -69,7 +69,7 @@ class Plan:
     def numbers(self, scalars: Sequence[Any]) -> Sequence[Any]:
         """Return Python numbers as the kernel's integer type can hold them: wrapped, as in C."""
         dtype = self.compute
-        if dtype is None or dtype.kind != 1 or dtype.itemsize == 8:
+        if dtype is None or dtype.category != 1 or dtype is int64:
             return scalars
         info = np.iinfo(dtype.numpy)
         return [

@@ -100,6 +100,22 @@ class Storage:
         strides = tuple([s * size for s in spec.stride])
         return np.ndarray(spec.shape, dtype, self.flat, offset * size, strides)
 
+    def grow(self, nbytes: int) -> None:
+        """Become `nbytes` long; what is new is zero. Windows made before see the old memory.
+
+        OutOfMemoryError, and nothing changes, if the session has not so much left.
+        """
+        self.budget.check(nbytes)  # for a moment there are both
+        longer = np.zeros(nbytes, np.uint8)
+        longer[: self.nbytes] = self.flat
+        self.budget.take(nbytes - self.nbytes)
+        self.array, self._flat, self.nbytes = longer, longer, nbytes
+
+    def follow(self) -> None:
+        """Be as long as the memory that this is a part of has become."""
+        whole = self.memory
+        self.array, self._flat, self.nbytes = whole.array, whole._flat, whole.nbytes
+
     def __del__(self) -> None:
         if self._whole is None:
             self.budget.used -= self.nbytes

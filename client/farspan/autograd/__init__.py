@@ -16,6 +16,7 @@ from .._grad_mode import (
 )
 from . import function, functional
 from .function import Function, NestedIOFunction
+from .gradcheck import gradcheck, gradgradcheck  # at once: the module has the function's name
 
 __all__ = [
     "Function", "NestedIOFunction", "Variable", "backward", "detect_anomaly", "enable_grad",
@@ -26,7 +27,7 @@ __all__ = [
 
 #: Where a name lives that few programs use; its module is imported at first use.
 _LAZY = {
-    "gradcheck": "gradcheck", "gradgradcheck": "gradcheck", "Variable": "variable",
+    "Variable": "variable",
     "detect_anomaly": "anomaly_mode", "set_detect_anomaly": "anomaly_mode",
 }  # fmt: skip
 _MODULES = ("anomaly_mode", "forward_ad", "grad_mode", "graph", "profiler", "variable")

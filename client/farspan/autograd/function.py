@@ -268,15 +268,18 @@ def _record(
     ctx._to_save = ()
     for i, at in enumerate(places):
         x, old = _physical(outs[at]), results[at]
-        if x._spec.dtype.kind >= 2 and id(old) not in constant:
+        if x._spec.dtype.category >= 2 and id(old) not in constant:
             x._node, x._index = node, i
             x._generation += id(old) in dirty
     return outs
 
 
 def _alone(x: Tensor) -> Tensor:
+    """Return x as a place of its own in the graph, which a recorded write would cut off."""
     with no_grad():
-        return fn.detach(x)  # type: ignore[no-any-return]
+        alone = fn.detach(x)
+    alone._made_by = "function"
+    return alone  # type: ignore[no-any-return]
 
 
 class _Backward:

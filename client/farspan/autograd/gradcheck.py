@@ -64,7 +64,7 @@ class _Check:
 
 
 def _is_floating(x: Any) -> bool:
-    return isinstance(x, Tensor) and x._spec.dtype.kind >= 2
+    return isinstance(x, Tensor) and x._spec.dtype.category >= 2
 
 
 def _is_differentiable(x: Any) -> bool:

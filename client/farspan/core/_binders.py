@@ -1191,14 +1191,6 @@ def scalar_tensor(s, *, dtype=None, layout=None, device=None, pin_memory=None):
     return (), s, tuple(n)
 
 
-def empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return (), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
-def new_empty_strided(self, size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return (self,), (c.integers(size), c.integers(stride), c.dtype_or_none(dtype), c.layout(layout), c.device_or_none(device), c.boolean_or_none(pin_memory),), ()
-
-
 def fill_Scalar(self, value):
     n = []
     s = (c.scalar(value, None, n),)
@@ -1293,6 +1285,10 @@ def index_fill_int_Tensor(self, dim, index, value):
 
 def gather(self, dim, index, *, sparse_grad=False):
     return (self, index,), (c.integer(dim), c.boolean(sparse_grad),), ()
+
+
+def _from_front(self, size):
+    return (self,), (c.integer(size),), ()
 
 
 def scatter_src(self, dim, index, src):
@@ -2601,6 +2597,64 @@ def _rrelu_with_noise(self, lower, upper, *, generator=None):
     n = []
     s = (c.number(lower, None, n), c.number(upper, None, n), c.generator(generator),)
     return (self,), s, tuple(n)
+
+
+def _combinations(n, r, with_replacement, device=None):
+    return (), (c.integer(n), c.integer(r), c.boolean(with_replacement), c.device_or_none(device),), ()
+
+
+def _functional_assert_async_msg(self, assert_msg, dep_token):
+    return (self, dep_token,), (c.string(assert_msg),), ()
+
+
+def histc(self, bins=100, min=0, max=0):
+    n = []
+    s = (c.integer(bins), c.scalar(min, 0, n), c.scalar(max, 0, n),)
+    return (self,), s, tuple(n)
+
+
+def _histogramdd_bin_edges(self, bins, *, range=None, weight=None, density=False):
+    n = []
+    s = (c.integers(bins), c.numbers(range, None, n), weight is not None, c.boolean(density),)
+    return (self, *(() if weight is None else (weight,)),), s, tuple(n)
+
+
+def _histogramdd_from_bin_tensors(self, bins, *, weight=None, density=False):
+    return (self, *bins, *(() if weight is None else (weight,)),), (len(bins), weight is not None, c.boolean(density),), ()
+
+
+def _segment_ids(lengths, size, offsets, unsafe):
+    return (lengths,), (c.integer(size), c.boolean(offsets), c.boolean(unsafe),), ()
+
+
+def nonzero_static(self, *, size, fill_value=-1):
+    return (self,), (c.integer(size), c.integer(fill_value),), ()
+
+
+def _linalg_householder_product(input, tau):
+    return (input, tau,), (), ()
+
+
+def _ormqr(self, input2, input3, left=True, transpose=False):
+    return (self, input2, input3,), (c.boolean(left), c.boolean(transpose),), ()
+
+
+def geqrf(self):
+    return (self,), (), ()
+
+
+def linalg_ldl_factor_ex(self, *, hermitian=False, check_errors=False):
+    return (self,), (c.boolean(hermitian), c.boolean(check_errors),), ()
+
+
+def linalg_ldl_solve(LD, pivots, B, *, hermitian=False):
+    return (LD, pivots, B,), (c.boolean(hermitian),), ()
+
+
+def _lobpcg(A, B, X, iK, k, niter, tol, largest):
+    n = []
+    s = (B is not None, iK is not None, c.integer(k), c.integer(niter), c.number(tol, None, n), c.boolean(largest),)
+    return (A, *(() if B is None else (B,)), X, *(() if iK is None else (iK,)),), s, tuple(n)
 
 
 def _total_norm(self, ord):

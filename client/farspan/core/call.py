@@ -7,15 +7,16 @@ A call ends in `Value._apply`, which each kind of value (client proxy, engine ar
 
 from __future__ import annotations
 
+import operator
 import types
-from collections import namedtuple
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from . import schema
+from . import coerce, schema
 from .command import FUNCTIONAL, INPLACE, OUT
-from .dtype import Device, DType
+from .dtype import Device, DType, result_dtype, scalar_dtype
 from .errors import ArgumentError, UnsupportedError
 from .op import OPS, Op, table
 
@@ -63,6 +64,10 @@ _ALIASES: Final = {
 _Kinds = tuple[Any, ...]
 
 
+def _named(name: str) -> Any:
+    return getattr(fn, name)
+
+
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
@@ -72,7 +77,7 @@ class Function:
         self.__name__ = name
         self.overloads = tuple(overloads)
         self.form = form
-        self._memo: dict[_Kinds, _Choice] = {}
+        self._memo: dict[_Kinds, _Choice | _NumberFirst | _Old] = {}
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         kinds: _Kinds = tuple([_kind(a) for a in args])
@@ -88,13 +93,20 @@ class Function:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
-    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice:
-        reasons = []
-        for op in self.overloads:
-            choice, why = _match(self, op, args, kwargs)
-            if choice is not None:
-                return choice
-            reasons.append(why)
+    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice | _NumberFirst | _Old:
+        reasons: list[str] = []
+        # A tensor stands for a number only where no overload takes it as a tensor.
+        for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
+            reasons = []
+            for op in self.overloads:
+                choice, why = _match(self, op, args, kwargs, numbers)
+                if choice is not None:
+                    return choice
+                reasons.append(why)
+        if self.__name__ in _NUMBER_FIRST and args and _is_plain_number(args[0]):
+            return _NumberFirst(self)
+        if _old_numbers(self, args) is not None:
+            return _Old(self)
         if len(self.overloads) == 1:
             raise ArgumentError(f"{self.__name__}(): {reasons[0]}")
         got = ", ".join([type(a).__name__ for a in args] + [
@@ -107,6 +119,10 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function farspan.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        """Make copies the function itself, and pickles its name, as of any function."""
+        return _named, (self.__name__,)
 
 
 class _Choice:
@@ -144,10 +160,77 @@ class _Choice:
         return named(op, result) if op.schema.return_names else result
 
 
+# Functions that take a number for their first tensor. Source: python_arg_parser.cpp.
+_NUMBER_FIRST: Final = frozenset(
+    "add sub mul div divide floor_divide multiply subtract true_divide".split()
+)
+
+
+class _NumberFirst:
+    """How `torch.div(2.0, x)` runs: the number becomes a tensor of the type they have together."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        number = args[0]
+        code = coerce.scalar(number, None, [])
+        other = args[1] if len(args) > 1 else kwargs.get("other")
+        if not isinstance(other, Value):
+            return self.function(fn.full((), number, dtype=scalar_dtype(code or "i")), *args[1:])
+        spec = other._spec  # type: ignore[attr-defined]
+        ranks = ([spec.dtype], ()) if spec.shape else ((), [spec.dtype])
+        first = fn.new_full(other, (), number, dtype=result_dtype(*ranks, [code or "i"]))
+        return self.function(first, *args[1:], **kwargs)
+
+
+# Functions whose weights once stood before the tensors: how many tensors, and the weights' names.
+_OLD: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
+    "add": (2, ("alpha",)), "sub": (2, ("alpha",)),
+    "addcmul": (3, ("value",)), "addcdiv": (3, ("value",)),
+    **dict.fromkeys(("addmm", "addmv", "addr", "addbmm", "baddbmm"), (3, ("beta", "alpha"))),
+}  # fmt: skip
+
+
+def _old_numbers(function: Function, args: Sequence[Any]) -> dict[str, Any] | None:
+    """Return the weights of a call such as ``x.add_(2, y)``, None if it is none."""
+    tensors, names = _OLD.get(function.__name__.removesuffix("_"), (0, ()))
+    numbers = [a for a in args if _is_plain_number(a)]
+    if not tensors or not 1 <= len(numbers) <= len(names) or not isinstance(args[-1], Value):
+        return None
+    if len(args) != tensors + len(numbers):
+        return None
+    return dict(zip(names, numbers, strict=False))
+
+
+class _Old:
+    """How a call with torch's first signatures runs: with its weights by name."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        numbers = _old_numbers(self.function, args)
+        assert numbers is not None
+        name = self.function.__name__
+        warnings.warn(
+            f"This overload of {name} is deprecated: pass {' and '.join(numbers)} by name",
+            stacklevel=3,
+        )
+        tensors = [a for a in args if not _is_plain_number(a)]
+        return self.function(*tensors, **numbers, **kwargs)
+
+
 def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int) -> Any:
     """Run a composite's body; in place and `out=` copy its result over."""
     assert op.body is not None
     if form == INPLACE:
+        if op.writes:  # by itself
+            return op.body(*args, **kwargs)
         # What the body saves for backward must not be what is then written over.
         source = fn.clone(args[0]) if getattr(args[0], "requires_grad", False) else args[0]
         return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
@@ -162,24 +245,49 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
     return named(op, result) if op.schema.return_names else result
 
 
-_return_types: dict[Op, Any] = {}
+class ReturnType(tuple[Any, ...]):
+    """Several results with names, as C gives Python: ``torch.return_types.max``."""
+
+    __slots__ = ()
+    _names: tuple[str, ...] = ()
+    n_fields = n_sequence_fields = n_unnamed_fields = 0
+
+    def __new__(cls, sequence: Any) -> ReturnType:
+        if not isinstance(sequence, (tuple, list)):
+            raise TypeError("constructor requires a sequence")
+        if len(sequence) != cls.n_fields:
+            raise TypeError(
+                f"{cls.__module__}.{cls.__name__}() takes a {cls.n_fields}-sequence "
+                f"({len(sequence)}-sequence given)"
+            )
+        return tuple.__new__(cls, sequence)
+
+    def __repr__(self) -> str:
+        fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._names, self, strict=True))
+        return f"{self.__module__}.{type(self).__name__}(\n{fields})"
+
+    def __reduce__(self) -> Any:
+        return type(self), (tuple(self),)
+
+
+_return_types: dict[str, type[ReturnType]] = {}  # by the op's name without overload
+
+
+def return_type(op: Op) -> type[ReturnType]:
+    """Return the class of the op's results; overloads share it."""
+    found = _return_types.get(op.base)
+    if found is None:
+        names = op.schema.return_names
+        space = {name: property(operator.itemgetter(i)) for i, name in enumerate(names)}
+        facts = {"n_fields": len(names), "n_sequence_fields": len(names), "_names": names}
+        made = {"__slots__": (), "__module__": "torch.return_types", **facts, **space}
+        found = _return_types[op.base] = type(op.base, (ReturnType,), made)
+    return found
 
 
 def named(op: Op, results: tuple[Any, ...]) -> Any:
     """Return several results as torch.return_types does: a tuple with the schema's names."""
-    cls = _return_types.get(op)
-    if cls is None:
-        names = op.schema.return_names
-        made = namedtuple(op.base, names)  # type: ignore[misc]
-        made.__module__ = "torch.return_types"
-        made.__repr__ = _show_named  # type: ignore[method-assign]
-        cls = _return_types[op] = made
-    return cls(*results)
-
-
-def _show_named(self: Any) -> str:
-    fields = ",\n".join(f"{k}={v!r}" for k, v in zip(self._fields, self, strict=True))
-    return f"torch.return_types.{type(self).__name__}(\n{fields})"
+    return tuple.__new__(_return_types.get(op.base) or return_type(op), results)
 
 
 def _into(out: Any, result: Any) -> Any:
@@ -196,7 +304,11 @@ def _kind(x: Any) -> Any:
 
 
 def _match(
-    function: Function, op: Op, args: Sequence[Any], kwargs: dict[str, Any]
+    function: Function,
+    op: Op,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    is_number: Callable[[Any], bool],
 ) -> tuple[_Choice | None, str]:
     """Return the way to call `op` with these arguments, or None and the reason."""
     params = op.args
@@ -232,13 +344,22 @@ def _match(
             if a.default is schema.MISSING and a.kind != "T?":
                 shown = "input" if a.name == "self" else a.name
                 return None, f'missing required argument "{shown}"'
-        elif not _fits(a, given[a.name]):
+        elif not _fits(a, given[a.name], is_number):
             shown = "input" if a.name == "self" else a.name
             return None, (
                 f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
-                f"not {type(given[a.name]).__name__}"
+                f"{_misfit(given[a.name])}"
             )
     return _Choice(function, op, packed, renamed), ""
+
+
+def _misfit(x: Any) -> str:
+    """Return in torch's words what was passed instead: for a list of numbers its first non-int."""
+    if isinstance(x, (tuple, list)):
+        for i, item in enumerate(x):
+            if not _is_int(item):
+                return f"but found element of type {type(item).__name__} at pos {i}"
+    return f"not {type(x).__name__}"
 
 
 def _is_int(x: Any) -> bool:
@@ -250,13 +371,17 @@ def _is_array(x: Any) -> bool:
     return getattr(x, "ndim", 0) != 0
 
 
+def _is_plain_number(x: Any) -> bool:
+    return isinstance(x, (bool, int, float, complex, np.generic))
+
+
 def _is_number(x: Any) -> bool:
-    if isinstance(x, (bool, int, float, complex, np.generic)):
+    if _is_plain_number(x):
         return True
     return isinstance(x, Value) and not x._spec.shape  # type: ignore[attr-defined]
 
 
-def _fits(arg: schema.Arg, x: Any) -> bool:
+def _fits(arg: schema.Arg, x: Any, is_number: Callable[[Any], bool]) -> bool:
     """Return whether a value may be passed for an argument of this kind."""
     kind = arg.kind
     if x is None:
@@ -265,12 +390,14 @@ def _fits(arg: schema.Arg, x: Any) -> bool:
     if "[]" in kind:
         if kind[0] == "i" and arg.size and _is_int(x):
             return True
-        if kind[0] in "fS" and _is_number(x):
+        if kind[0] in "fS" and is_number(x):
             return True
         if not isinstance(x, (list, tuple)):
             return False
-        inner = _INNER[kind[0]]
+        inner = is_number if kind[0] == "S" else _INNER[kind[0]]
         return all(inner(i) or (i is None and kind == "T?[]") for i in x)
+    if kind[0] in "fS" and not is_number(x):
+        return False
     return _INNER[kind[0]](x)
 
 

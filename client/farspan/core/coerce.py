@@ -14,7 +14,7 @@ import numpy as np
 
 from . import limits
 from .dtype import BY_NAME, Device, DType
-from .errors import ArgumentError, BadValueError
+from .errors import ArgumentError, BadValueError, UnsupportedError
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
@@ -87,6 +87,8 @@ _PYTHON_DTYPES = {float: "float64", int: "int64", bool: "bool", complex: "comple
 def dtype(x: Any) -> int:
     """Return the code of a DType, or of the Python type that torch takes in its place."""
     if isinstance(x, DType):
+        if x.code < 0:
+            raise UnsupportedError(f"{x}: farspan has no tensors of this dtype")
         return x.code
     name = _PYTHON_DTYPES.get(x)
     if name is None:

@@ -20,6 +20,7 @@ BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; stat
 DEFINE: Final = 4  # reserved for programs
 CALL: Final = 5  # reserved for programs
 LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
+GROW: Final = 7  # ids: (tensor,): its memory is at least so long, and written to  static: (bytes,)
 FIRST_OPCODE: Final = 16
 
 CHECK_NAN: Final = 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from .errors import BadValueError, DeviceError
+from .errors import BadValueError, DeviceError, DTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,16 +23,22 @@ BOOL_KIND, INT_KIND, FLOAT_KIND, COMPLEX_KIND = 0, 1, 2, 3
 class DType:
     """The type of a tensor's elements. There is one object a type, compared by identity."""
 
-    __slots__ = ("code", "is_complex", "is_floating_point", "is_signed", "itemsize", "kind", "name")
+    __slots__ = (
+        "c_name", "category", "code", "is_complex", "is_floating_point", "is_signed", "itemsize",
+        "name",
+    )  # fmt: skip
 
-    def __init__(self, code: int, name: str, kind: int, itemsize: int) -> None:
+    def __init__(self, code: int, name: str, kind: int, itemsize: int, c_name: str) -> None:
         self.code = code
         self.name = name
-        self.kind = kind  # BOOL_KIND < INT_KIND < FLOAT_KIND < COMPLEX_KIND
+        self.c_name = c_name  # as ATen's messages and `x.type()` call it
+        # BOOL_KIND < INT_KIND < FLOAT_KIND < COMPLEX_KIND. Not `kind`: libraries that look for it
+        # expect a letter of numpy there.
+        self.category = kind
         self.itemsize = itemsize  # bytes
         self.is_floating_point = kind == FLOAT_KIND
         self.is_complex = kind == COMPLEX_KIND
-        self.is_signed = name not in ("bool", "uint8")
+        self.is_signed = kind > INT_KIND or name[0] == "i"
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -42,7 +48,7 @@ class DType:
     @property
     def is_reduced(self) -> bool:
         """Whether arithmetic happens in float32 and is rounded once: float16 and bfloat16."""
-        return self.kind == FLOAT_KIND and self.itemsize == 2
+        return self.category == FLOAT_KIND and self.itemsize == 2
 
     def to_complex(self) -> DType:
         """Return the complex type with parts of this precision."""
@@ -65,33 +71,38 @@ class DType:
         return self
 
 
-bool_: Final = DType(0, "bool", BOOL_KIND, 1)
-uint8: Final = DType(1, "uint8", INT_KIND, 1)
-int8: Final = DType(2, "int8", INT_KIND, 1)
-int16: Final = DType(3, "int16", INT_KIND, 2)
-int32: Final = DType(4, "int32", INT_KIND, 4)
-int64: Final = DType(5, "int64", INT_KIND, 8)
-float16: Final = DType(6, "float16", FLOAT_KIND, 2)
-bfloat16: Final = DType(7, "bfloat16", FLOAT_KIND, 2)
-float32: Final = DType(8, "float32", FLOAT_KIND, 4)
-float64: Final = DType(9, "float64", FLOAT_KIND, 8)
-complex64: Final = DType(10, "complex64", COMPLEX_KIND, 8)
-complex128: Final = DType(11, "complex128", COMPLEX_KIND, 16)
+bool_: Final = DType(0, "bool", BOOL_KIND, 1, "Bool")
+uint8: Final = DType(1, "uint8", INT_KIND, 1, "Byte")
+int8: Final = DType(2, "int8", INT_KIND, 1, "Char")
+int16: Final = DType(3, "int16", INT_KIND, 2, "Short")
+int32: Final = DType(4, "int32", INT_KIND, 4, "Int")
+int64: Final = DType(5, "int64", INT_KIND, 8, "Long")
+float16: Final = DType(6, "float16", FLOAT_KIND, 2, "Half")
+bfloat16: Final = DType(7, "bfloat16", FLOAT_KIND, 2, "BFloat16")
+float32: Final = DType(8, "float32", FLOAT_KIND, 4, "Float")
+float64: Final = DType(9, "float64", FLOAT_KIND, 8, "Double")
+complex64: Final = DType(10, "complex64", COMPLEX_KIND, 8, "ComplexFloat")
+complex128: Final = DType(11, "complex128", COMPLEX_KIND, 16, "ComplexDouble")
+# These three have what numpy gives, and no place in torch's lattice of promotion.
+uint16: Final = DType(12, "uint16", INT_KIND, 2, "UInt16")
+uint32: Final = DType(13, "uint32", INT_KIND, 4, "UInt32")
+uint64: Final = DType(14, "uint64", INT_KIND, 8, "UInt64")
 
 DTYPES: Final = (
     bool_, uint8, int8, int16, int32, int64,
-    float16, bfloat16, float32, float64, complex64, complex128,
+    float16, bfloat16, float32, float64, complex64, complex128, uint16, uint32, uint64,
 )  # fmt: skip
+_LONE: Final = frozenset((uint16, uint32, uint64))
 BY_NAME: Final = {d.name: d for d in DTYPES}
 
 
 @functools.cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
+    if name == "bfloat16" or name.startswith(("float8", "float4")):
         import ml_dtypes
 
-        half: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return half
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name.removesuffix("_x2")))
+        return found
     return np.dtype(name)
 
 
@@ -127,20 +138,28 @@ PLACES: Final = _Places()
 
 @functools.cache
 def promote(a: DType, b: DType) -> DType:
-    """Return the smallest type that holds both, by torch's lattice for tensors of equal rank."""
+    """Return the smallest type that holds both, by torch's lattice for tensors of equal rank.
+
+    DTypeError for uint16, uint32 or uint64 with any other type but a real floating one.
+    """
     if a is b:
         return a
-    if a.kind > b.kind:
+    if (a in _LONE and not b.is_floating_point) or (b in _LONE and not a.is_floating_point):
+        raise DTypeError(
+            "Promotion for uint16, uint32, uint64 types is not supported, attempted to promote "
+            f"{a.c_name} and {b.c_name}"
+        )
+    if a.category > b.category:
         a, b = b, a
-    if a.kind == b.kind:
-        if a.kind == INT_KIND:
+    if a.category == b.category:
+        if a.category == INT_KIND:
             return _promote_ints(a, b)
-        if a.kind == FLOAT_KIND:
+        if a.category == FLOAT_KIND:
             if a.itemsize == b.itemsize:  # float16 with bfloat16
                 return float32
             return a if a.itemsize > b.itemsize else b
         return complex128  # the two complex types
-    if b.kind == COMPLEX_KIND and a.kind == FLOAT_KIND:
+    if b.category == COMPLEX_KIND and a.category == FLOAT_KIND:
         return complex128 if float64 in (a, b.to_real()) else complex64
     return b
 
@@ -190,14 +209,14 @@ def _combine(higher: DType | None, lower: DType | None) -> DType | None:
         return higher
     if higher.is_floating_point:
         return higher.to_complex() if lower.is_complex else higher
-    if higher is bool_ or lower.kind >= FLOAT_KIND:
+    if higher is bool_ or lower.category >= FLOAT_KIND:
         return promote(higher, lower)
     return higher
 
 
 def to_floating(dtype: DType) -> DType:
     """Return the type of a function with real values, such as sqrt, on elements of `dtype`."""
-    return dtype if dtype.kind >= FLOAT_KIND else Defaults.dtype
+    return dtype if dtype.category >= FLOAT_KIND else Defaults.dtype
 
 
 # ------------------------------------------------------------------------------------- devices --

@@ -134,7 +134,7 @@ _KINDS = "bifc"
 
 def refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel of this name for a kind: b, i, f, c, or h for halves."""
-    if _KINDS[dtype.kind] in kinds or ("h" in kinds and dtype.is_reduced):
+    if _KINDS[dtype.category] in kinds or ("h" in kinds and dtype.is_reduced):
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
 
 
@@ -161,6 +161,7 @@ def reduction(
     refuses: str = "",
     check: Callable[..., None] | None = None,
     more: Sequence[DType | None] = (),
+    asked: Callable[[DType], DType] | None = None,
     **facets: Any,
 ) -> Op:
     """Declare a reduction over `dim` (absent or None: all). An argument `dtype` overrides.
@@ -168,6 +169,7 @@ def reduction(
     dtype: from the input's type to the one computed in; result: from that to the result's.
     check(spec, dims): raises for what torch refuses, such as an empty dim without an identity.
     more: the types of further results of the same shape, such as indices; None: as the first.
+    asked: what becomes of an argument `dtype`; raises for one that torch refuses.
     """
     positions: dict[str, int] = {}  # by name; known once the schema is parsed
 
@@ -179,8 +181,10 @@ def reduction(
     def compute(*args: Any) -> DType:
         if refuses:
             refuse(op.base, args[0].dtype, refuses)
-        asked = named(args, "dtype")
-        return asked or (dtype(args[0].dtype) if dtype else args[0].dtype)
+        wanted = named(args, "dtype")
+        if wanted is not None:
+            return asked(wanted) if asked else wanted
+        return dtype(args[0].dtype) if dtype else args[0].dtype
 
     def meta(*args: Any) -> Spec | tuple[Spec, ...]:
         spec: Spec = args[0]
@@ -209,7 +213,7 @@ def axes(dim: Any, x: Any) -> tuple[int, ...]:
 
 def integral_to_int64(dtype: DType) -> DType:
     """The type a sum is taken in: small ints would overflow."""
-    return int64 if dtype.kind < 2 else dtype
+    return int64 if dtype.category < 2 else dtype
 
 
 def floating(dtype: DType) -> DType:

@@ -17,12 +17,12 @@ _WITHOUT: Final = frozenset(
     "signbit silu softplus softshrink threshold".split()
 )
 _WITH: Final = frozenset(
-    "absolute addbmm addmm addmv addr arccos arccosh arcsin arcsinh arctan arctan2 arctanh baddbmm "
-    "bernoulli cauchy clamp_max clamp_min clip conj_physical copy cumprod cumsum deg2rad divide "
-    "exponential fill fix float_power geometric greater greater_equal index_add index_copy "
-    "index_fill index_put ldexp less less_equal log_normal masked_fill masked_scatter multiply "
-    "mvlgamma negative not_equal put rad2deg random scatter scatter_add scatter_reduce square "
-    "subtract tril triu true_divide uniform zero".split()
+    "absolute addbmm addmm addmv addr arccos arccosh arcsin arcsinh arctan arctan2 arctanh "
+    "baddbmm bernoulli cauchy clamp_max clamp_min clip conj_physical copy cumprod cumsum deg2rad "
+    "divide exponential fill fix float_power geometric greater greater_equal index_add index_copy "
+    "index_fill index_put index_reduce ldexp less less_equal log_normal masked_fill "
+    "masked_scatter multiply mvlgamma negative not_equal put rad2deg random renorm scatter "
+    "scatter_add scatter_reduce square subtract tril triu true_divide uniform zero".split()
 )
 #: Views that change what the tensor itself shows.
 VIEWS: Final = ("as_strided", "squeeze", "swapaxes", "swapdims", "t", "transpose", "unsqueeze")

@@ -93,13 +93,28 @@ class Spec:
 
         What torch's kernels over images make: channels innermost or C order, nothing between.
         """
-        if not _channels_innermost(self.shape, self.stride):
-            return self.with_(shape=shape)
-        stride, step = [0] * len(shape), 1
-        for d in (1, *range(len(shape) - 1, 1, -1), 0):
-            stride[d] = step
-            step *= max(shape[d], 1)
-        return self.with_(shape=shape, stride=tuple(stride))
+        code = self.suggested_format
+        return self.with_(shape=shape, stride=format_stride(shape, code) if code else None)
+
+    @property
+    def suggested_format(self) -> int:
+        """The code of the memory format that results take: 2 or 3 where channels are innermost."""
+        return self.ndim - 2 if _channels_innermost(self.shape, self.stride) else 0
+
+    def in_format(self, code: int | None) -> Spec:
+        """Return the spec laid out in a memory format; None and 1 keep the order of the dims."""
+        if code is None or code == 1:
+            return self.packed
+        return self.with_(stride=format_stride(self.shape, code))
+
+    def is_in_format(self, code: int | None) -> bool:
+        """Return whether elements lie without gaps in the order of a memory format; None: C's."""
+        if code in (None, 0, 1):
+            return self.contiguous
+        if self.ndim != code + 2:
+            return False
+        order = (0, *range(2, self.ndim), 1)
+        return is_contiguous([self.shape[d] for d in order], [self.stride[d] for d in order])
 
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
@@ -143,6 +158,19 @@ def contiguous_stride(shape: Sequence[int]) -> Shape:
         stride[i] = step
         step *= max(shape[i], 1)
     return tuple(stride)
+
+
+def format_stride(shape: Sequence[int], code: int) -> Shape:
+    """Return the strides of a shape in a memory format, by its code (see `torch.memory_format`)."""
+    if code == 1:
+        raise ShapeError("Unsupported memory format Preserve")
+    if code < 2:
+        return contiguous_stride(shape)
+    if len(shape) != code + 2:
+        name = "channels_last" + "_3d" * (code == 3)
+        raise ShapeError(f"required rank {code + 2} tensor to use {name} format")
+    packed = contiguous_stride((shape[0], *shape[2:], shape[1]))
+    return (packed[0], packed[-1], *packed[1:-1])
 
 
 def _channels_innermost(shape: Shape, stride: Shape) -> bool:
@@ -192,15 +220,21 @@ def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
     out = [1] * rank
     for shape in shapes:
         lead = rank - len(shape)
-        for i, n in enumerate(shape, lead):
+        for i, n in reversed([*enumerate(shape, lead)]):  # torch names the last pair that differs
             if n != out[i] and n != 1:
                 if out[i] != 1:
-                    raise ShapeError(
-                        f"The size of tensor a ({out[i]}) must match the size of tensor b ({n}) at "
-                        f"non-singleton dimension {i}"
-                    )
+                    raise ShapeError(_mismatch(out, (1,) * lead + tuple(shape)))
                 out[i] = n
     return tuple(out)
+
+
+def _mismatch(a: Sequence[int], b: Sequence[int]) -> str:
+    """Return what torch says of two shapes that do not go together: of the last such dim."""
+    i = max(i for i, (n, m) in enumerate(zip(a, b, strict=True)) if n != m and 1 not in (n, m))
+    return (
+        f"The size of tensor a ({a[i]}) must match the size of tensor b ({b[i]}) at "
+        f"non-singleton dimension {i}"
+    )
 
 
 def wrap_dim(dim: int, ndim: int) -> int:

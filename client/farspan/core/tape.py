@@ -187,7 +187,7 @@ def record(
     if plan.saved_args or plan.saved_outs:
         _save(node, op, plan, inputs, outputs, static)
     for i, out in enumerate(outputs):
-        if out._spec.dtype.kind >= 2:
+        if out._spec.dtype.category >= 2:
             out._node, out._index = node, i
     return node
 
@@ -411,7 +411,7 @@ def backward_of(
         some = next(g for g in gradients if g is not None)
         gradients = [
             fn.new_zeros(some, spec.shape, dtype=spec.dtype)
-            if g is None and spec.dtype.kind >= 2
+            if g is None and spec.dtype.category >= 2
             else g
             for g, spec in zip(gradients, node.outs, strict=True)
         ]

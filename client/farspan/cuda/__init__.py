@@ -13,16 +13,20 @@ from .. import _state
 from .._memory import NAMES as _MEMORY
 from .._memory import Memory as _Memory
 from ..core.dtype import Device
-from ..core.errors import DeviceError, OutOfMemoryError
+from ..core.errors import DeviceError, OutOfMemoryError, UnsupportedError
 
 __all__ = [
     "Event", "OutOfMemoryError", "Stream", "amp", "current_device", "current_stream",
     "default_stream", "device", "device_count", "get_device_capability", "get_device_name",
-    "get_device_properties", "get_rng_state", "init", "initial_seed", "is_available",
-    "is_bf16_supported", "is_current_stream_capturing", "is_initialized", "manual_seed",
-    "manual_seed_all", "seed", "seed_all", "set_device", "set_rng_state", "stream", "synchronize",
+    "get_device_properties", "get_rng_state", "get_rng_state_all", "init", "initial_seed",
+    "is_available", "is_bf16_supported", "is_current_stream_capturing", "is_initialized", "manual_seed",
+    "manual_seed_all", "seed", "seed_all", "set_device", "set_rng_state",
+    "set_rng_state_all", "stream", "synchronize",
     *_MEMORY,
 ]  # fmt: skip
+
+
+_GRAPHS = ("CUDAGraph", "ExternalStream", "MemPool", "StreamContext", "graph")
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +34,9 @@ def __getattr__(name: str) -> Any:
         return _import_module(f"{__name__}.amp")
     if name in _MEMORY:
         return getattr(_Memory("cuda"), name)
+    if name in _GRAPHS:  # classes that annotations and isinstance name
+        found = globals()[name] = type(name, (_Absent,), {})
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -264,3 +271,21 @@ def set_rng_state(new_state: Any, device: Any = "cuda") -> None:
     from .._functions import set_rng_state as set_state
 
     set_state(new_state)
+
+
+def get_rng_state_all() -> list[Any]:
+    """Return the state once for each CUDA device; without any, nothing is asked."""
+    return [get_rng_state(i) for i in range(device_count())]
+
+
+def set_rng_state_all(new_states: Any) -> None:
+    """Put the session's generator into states that `get_rng_state_all` returned."""
+    for state in new_states:
+        set_rng_state(state)
+
+
+class _Absent:
+    """A class without objects: commands of a device are batched, not captured."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedError(f"torch.cuda.{type(self).__name__}: farspan captures no commands")

@@ -53,7 +53,7 @@ class Inputs:
         """Return x under another place in the graph, with a gradient for each sample."""
         if not isinstance(x, Tensor):
             raise_not_tensor(x)
-        if x._spec.dtype.kind < 2:
+        if x._spec.dtype.category < 2:
             raise DTypeError(
                 "only Tensors of floating point and complex dtype can require gradients"
             )
@@ -152,7 +152,7 @@ class Linear:
 
 
 def _moves(x: Tensor) -> bool:
-    return x.requires_grad and x._spec.dtype.kind >= 2
+    return x.requires_grad and x._spec.dtype.category >= 2
 
 
 def two(made: Any, message: str) -> tuple[Any, Any]:

@@ -153,7 +153,7 @@ def vjp_of(
         flat, spec = tree_flatten(made)
         check_outputs(flat, "vjp(f, *primals)")
         for x in flat:
-            if x._spec.dtype.kind < 2:
+            if x._spec.dtype.category < 2:
                 raise TransformError(
                     "vjp(f, ...): All outputs of f must be floating-point or complex Tensors, got "
                     f"Tensor with dtype {x.dtype}"

@@ -124,7 +124,10 @@ class Hooked:
             for key, hook, with_kwargs in self._all_forward_hooks():
                 called.add(key)
                 result = self._run_hook(hook, with_kwargs, args, kwargs, result)
-            return result if crossing is None else crossing.leave(result)
+            if crossing is not None:
+                result = crossing.leave(result)
+            self._hook_last_node(args, result)
+            return result
         except Exception:
             always = {**_global_forward_hooks_always_called, **self._forward_hooks_always_called}
             for key, hook, with_kwargs in self._all_forward_hooks():
@@ -175,13 +178,26 @@ class Hooked:
 
     def _backward_crossing(self) -> Any:
         """Return what runs this call's backward hooks, or None if there are none."""
-        hooks = [*_global_backward_hooks.values(), *self._backward_hooks.values()]
+        hooks = self._chosen_backward_hooks(True)
         pre_hooks = [*_global_backward_pre_hooks.values(), *self._backward_pre_hooks.values()]
         if not (hooks or pre_hooks):
             return None
         from farspan.nn._backward_hooks import Crossing
 
         return Crossing(self, hooks, pre_hooks)
+
+    def _hook_last_node(self, args: tuple[Any, ...], result: Any) -> None:
+        """Put backward hooks of the older form where they belong."""
+        hooks = self._chosen_backward_hooks(False)
+        if hooks:
+            from farspan.nn._backward_hooks import hook_last_node
+
+            hook_last_node(self, hooks, args, result)
+
+    def _chosen_backward_hooks(self, full: bool) -> list[Hook]:
+        """Return the backward hooks of this form, the global ones first."""
+        hooks = [*_global_backward_hooks.values()] if _global_full.get("full") == full else []
+        return hooks + [*self._backward_hooks.values()] * (self._is_full_backward_hook == full)
 
     def register_forward_pre_hook(
         self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False
@@ -221,8 +237,7 @@ class Hooked:
     def register_backward_hook(self, hook: Hook) -> RemovableHandle:
         """Call ``hook(module, grad_input, grad_output)``; the older form of the full hook.
 
-        ``grad_input`` are always the gradients of the module's inputs, where torch hands over
-        those of its last operation.
+        ``grad_input`` and ``grad_output`` are those of the last operation in ``forward``.
         """
         self._claim_backward_hooks(False)
         return add_hook(self._backward_hooks, hook)

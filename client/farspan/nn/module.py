@@ -14,7 +14,6 @@ from typing import Any, Self
 import farspan
 from farspan._tensor import Tensor
 from farspan.nn import _hooks, _state_dict, _tree
-from farspan.nn._layout import in_format
 from farspan.nn.parameter import Buffer, Parameter
 from farspan.utils.hooks import RemovableHandle
 
@@ -272,13 +271,12 @@ class Module(_tree.Tree):
 
         def convert(t: Tensor) -> Tensor:
             takes_dtype = dtype is not None and (t.is_floating_point() or t.is_complex())
-            t = t.to(
+            return t.to(
                 device=device if device is not None else t.device,
                 dtype=dtype if takes_dtype else t.dtype,
                 non_blocking=non_blocking,
+                memory_format=memory_format if t.dim() in (4, 5) else None,
             )
-            wanted = memory_format is not None and t.dim() in (4, 5)
-            return in_format(t, memory_format) if wanted else t
 
         return self._apply(convert)
 
@@ -511,4 +509,6 @@ def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
             raise TypeError(f"to() takes a device, a dtype or a tensor, but got {_typename(arg)}")
     if other is not None:
         device, dtype = other.device, other.dtype
+    elif device is not None:
+        device = farspan.device(device)
     return device, dtype, non_blocking, memory_format

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
+from farspan.optim._functional import adadelta
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -16,7 +17,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["Adadelta"]
+__all__ = ["Adadelta", "adadelta"]
 
 
 class Adadelta(Optimizer):

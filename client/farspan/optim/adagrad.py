@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.optim._functional import adagrad
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -18,7 +19,7 @@ from farspan.optim.optimizer import (
     require_rate,
 )
 
-__all__ = ["Adagrad"]
+__all__ = ["Adagrad", "adagrad"]
 
 
 class Adagrad(Optimizer):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
+from farspan.optim._functional import adam
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -19,7 +20,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "adam"]
 
 
 class Adam(Optimizer):

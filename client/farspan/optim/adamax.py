@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
+from farspan.optim._functional import adamax
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -17,7 +18,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["Adamax"]
+__all__ = ["Adamax", "adamax"]
 
 
 class Adamax(Optimizer):

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from farspan._tensor import Tensor
+from farspan.optim._functional import adamw
 from farspan.optim.adam import Adam
 
-__all__ = ["AdamW"]
+__all__ = ["AdamW", "adamw"]
 
 
 class AdamW(Adam):

@@ -59,6 +59,8 @@ def _with_hooks(step: Step) -> Step:
 
     @functools.wraps(step)
     def hooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if _HOOKS[0] not in self.__dict__:  # a wrapper of optimizers that is none itself
+            return step(self, *args, **kwargs)
         if self._stepping:  # a subclass calls its parent's step: one step, and one round of hooks
             return step(self, *args, **kwargs)
         given: Any = ((self, *args), kwargs)
@@ -133,6 +135,9 @@ class Optimizer:
         if "step" in cls.__dict__:  # a user's own step takes part in hooks too
             cls.step = _with_hooks(cls.step)  # type: ignore[method-assign]
 
+    def _patch_step_function(self) -> None:
+        """Change nothing: every class's step takes part in hooks. Wrappers of optimizers call it."""
+
     @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient. Returns what ``closure`` returns."""
@@ -161,7 +166,7 @@ class Optimizer:
             states = [self._ready_state(param, group) for param in params]
             if group["differentiable"]:
                 for param, state in zip(params, states, strict=True):
-                    record_step(rule, param, state, {"lr": group["lr"], **options})
+                    record_step(rule, param, param.grad, state, {"lr": group["lr"], **options})
                 continue
             lists = [[s[name] for s in states] if name in states[0] else [] for name in names]
             grads = [param.grad for param in params]
@@ -446,7 +451,9 @@ def zeros_like(param: Tensor) -> Tensor:
     return farspan.zeros_like(param, requires_grad=False)
 
 
-def record_step(name: str, param: Tensor, state: dict[str, Any], o: dict[str, Any]) -> None:
+def record_step(
+    name: str, param: Tensor, grad: Any, state: dict[str, Any], o: dict[str, Any]
+) -> None:
     """Step one parameter by plain operations, so that autograd goes through the step. Waits."""
     rule = RULES[name]
     numbers: dict[str, Any] = {n: float(state[n]) for n in rule.scalars}
@@ -458,9 +465,8 @@ def record_step(name: str, param: Tensor, state: dict[str, Any], o: dict[str, An
     real = farspan.view_as_real if param.is_complex() else lambda x: x
     kept = {name: real(state[name]) for name in rule.states if name in state}
     s = {name: value.clone() for name, value in kept.items()} | numbers
-    assert param.grad is not None
     into = real(param)
-    into.copy_(update(rule, farspan, into.clone(), real(param.grad), s, o))
+    into.copy_(update(rule, farspan, into.clone(), real(grad), s, o))
     for name, value in kept.items():
         value.copy_(s[name])
     for name in rule.scalars:

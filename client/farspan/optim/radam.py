@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
+from farspan.optim._functional import radam
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -17,7 +18,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["RAdam"]
+__all__ = ["RAdam", "radam"]
 
 
 class RAdam(Optimizer):

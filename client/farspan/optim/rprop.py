@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.optim._functional import rprop
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -16,7 +17,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["Rprop"]
+__all__ = ["Rprop", "rprop"]
 
 
 class Rprop(Optimizer):

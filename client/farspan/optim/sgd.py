@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
 from farspan.core.call import fn
+from farspan.optim._functional import sgd
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
@@ -19,7 +20,7 @@ from farspan.optim.optimizer import (
     zeros_like,
 )
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "sgd"]
 
 
 class SGD(Optimizer):
@@ -85,7 +86,9 @@ class SGD(Optimizer):
             if group["differentiable"]:
                 options.update(lr=group["lr"], weight_decay=group["weight_decay"], first=first)
                 for param in params:
-                    record_step("sgd", param, self.state[param] if momentum else {}, options)
+                    record_step(
+                        "sgd", param, param.grad, self.state[param] if momentum else {}, options
+                    )
                 continue
             fn._sgd_step_(
                 params,

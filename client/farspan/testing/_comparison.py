@@ -1,15 +1,20 @@
-"""assert_close: equal structure, shapes and dtypes, and values within a tolerance of the dtype."""
+"""assert_close: equal structure, shapes and dtypes, and values within a tolerance of the dtype.
+
+Messages are torch's, which tests print and sometimes match.
+"""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import cmath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 
 import farspan
 from farspan._tensor import Tensor
+from farspan.core.dtype import DType
 
 # (relative, absolute) by dtype, as torch.testing.assert_close documents them.
 _TOLERANCES = {
@@ -20,7 +25,9 @@ _TOLERANCES = {
     "complex64": (1.3e-6, 1e-5),
     "complex128": (1e-7, 1e-7),
 }
+_OF_NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 _Message = str | Callable[[str], str] | None
+_Path = tuple[Any, ...]  # keys and indices, from the outermost container inwards
 
 
 def assert_close(
@@ -43,14 +50,11 @@ def assert_close(
     Raises AssertionError saying how many elements differ and where most, ValueError if only one
     tolerance is given, TypeError for what cannot be compared.
     """
-    if (rtol is None) != (atol is None):
-        missing, given = ("rtol", "atol") if rtol is None else ("atol", "rtol")
-        raise ValueError(
-            "rtol and atol must both be specified or both be left unspecified, "
-            f"but got no {missing} with {given}"
-        )
-    checks = {"device": check_device, "dtype": check_dtype, "stride": check_stride}
-    _Comparison(rtol, atol, equal_nan, checks, msg, allow_subclasses).compare(actual, expected, "")
+    checks = _Checks(
+        rtol, atol, equal_nan, check_device, check_dtype, check_stride, allow_subclasses, msg
+    )
+    for one, other, path in list(checks.pairs(actual, expected, ())):
+        checks.compare(one, other, path)
 
 
 def assert_allclose(
@@ -74,167 +78,196 @@ def assert_allclose(
     )
 
 
-class _Comparison:
-    """One walk through two structures at once."""
+@dataclass(frozen=True)
+class _Checks:
+    """What `assert_close` was asked to look at."""
 
-    def __init__(
-        self,
-        rtol: float | None,
-        atol: float | None,
-        equal_nan: bool,
-        checks: dict[str, bool],
-        msg: _Message,
-        allow_subclasses: bool,
-    ) -> None:
-        self.given = None if rtol is None or atol is None else (rtol, atol)
-        self.equal_nan = equal_nan
-        self.checks = checks
-        self.msg = msg
-        self.allow_subclasses = allow_subclasses
+    rtol: float | None
+    atol: float | None
+    equal_nan: bool
+    device: bool
+    dtype: bool
+    stride: bool
+    allow_subclasses: bool
+    msg: _Message
 
-    def compare(self, actual: Any, expected: Any, where: str) -> None:
-        if isinstance(actual, (str, bytes)) or isinstance(expected, (str, bytes)):
-            raise TypeError(
-                f"No comparison pair was able to handle inputs of type {type(actual)} and "
-                f"{type(expected)}."
-            )
-        if isinstance(actual, Mapping) and isinstance(expected, Mapping):
-            if actual.keys() != expected.keys():
-                self.fail(
-                    f"The keys of the mappings do not match:\n\n{set(actual) ^ set(expected)}",
-                    where,
-                )
-            for key in actual:
-                self.compare(actual[key], expected[key], f"{where}[{key!r}]")
-        elif _is_sequence(actual) and _is_sequence(expected):
+    def pairs(self, actual: Any, expected: Any, path: _Path) -> Iterator[tuple[Any, Any, _Path]]:
+        """Yield what stands at the same place of both structures, after checking that it can be."""
+        if _is_sequence(actual) and _is_sequence(expected):
             if len(actual) != len(expected):
                 self.fail(
-                    f"The length of the sequences mismatch: {len(actual)} != {len(expected)}", where
-                )
+                    f"The length of the sequences mismatch: {len(actual)} != {len(expected)}", path,
+                    own=False,
+                )  # fmt: skip
             for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
-                self.compare(one, other, f"{where}[{i}]")
-        elif actual is None or expected is None:
-            if actual is not expected:
-                self.fail(f"None mismatch: {actual} is not {expected}", where)
+                yield from self.pairs(one, other, (*path, i))
+        elif isinstance(actual, Mapping) and isinstance(expected, Mapping):
+            have, want = set(actual), set(expected)
+            if have != want:
+                self.fail(
+                    "The keys of the mappings do not match:\n"
+                    f"Missing keys in the actual mapping: {sorted(want - have)}\n"
+                    f"Additional keys in the actual mapping: {sorted(have - want)}", path,
+                    own=False,
+                )  # fmt: skip
+            for key in _in_order(have):
+                yield from self.pairs(actual[key], expected[key], (*path, key))
         else:
-            self.compare_values(actual, expected, where)
+            self.check_comparable(actual, expected, path)
+            yield actual, expected, path
 
-    def compare_values(self, actual: Any, expected: Any, where: str) -> None:
-        one, other = _as_tensor(actual), _as_tensor(expected)
-        if one is None or other is None:
-            raise TypeError(
-                f"No comparison pair was able to handle inputs of type {type(actual)} and "
-                f"{type(expected)}."
-            )
-        are_tensors = isinstance(actual, Tensor) and isinstance(expected, Tensor)
-        if are_tensors:
-            self.compare_attributes(one, other, where)
-        tolerance = self.given or _wider(one.dtype.name, other.dtype.name)
-        a, b = _values(one), _values(other)
-        if a.dtype != b.dtype:
-            common = np.promote_types(a.dtype, b.dtype)
-            a, b = a.astype(common), b.astype(common)
-        close = _is_close(a, b, tolerance, self.equal_nan)
-        if not close.all():
-            kind = "Tensor-likes" if are_tensors else "Scalars"
-            self.fail(_difference(kind, a, b, close, tolerance), where)
-
-    def compare_attributes(self, one: Tensor, other: Tensor, where: str) -> None:
-        if one.shape != other.shape:
+    def check_comparable(self, actual: Any, expected: Any, path: _Path) -> None:
+        """Raise TypeError for what is of unlike kinds, ValueError for one tolerance alone."""
+        if actual is None or expected is None or _both(actual, expected, (bool, np.bool_)):
+            return
+        related = isinstance(actual, type(expected)) or isinstance(expected, type(actual))
+        if not self.allow_subclasses:
+            related = type(actual) is type(expected)
+        numbers = _both(actual, expected, (int, float, complex, np.number))
+        if not numbers and not (related and _is_like_a_tensor(actual, expected)):
+            found = f"{type(actual)} and {type(expected)}"
             self.fail(
-                "The values for attribute 'shape' do not match: "
-                f"{tuple(one.shape)} != {tuple(other.shape)}.".replace("(", "torch.Size([").replace(
-                    ")", "])"
-                ),
-                where,
-            )
-        for name in ("device", "dtype"):
-            a, b = getattr(one, name), getattr(other, name)
-            if self.checks[name] and a != b:
-                self.fail(f"The values for attribute '{name}' do not match: {a} != {b}.", where)
-        if self.checks["stride"] and one.stride() != other.stride():
+                f"No comparison pair was able to handle inputs of type {found}.", path, TypeError,
+                own=False,
+            )  # fmt: skip
+        if (self.rtol is None) != (self.atol is None):
+            missing = "rtol" if self.rtol is None else "atol"
             self.fail(
-                "The values for attribute 'stride()' do not match: "
-                f"{one.stride()} != {other.stride()}.",
-                where,
-            )
+                "Both 'rtol' and 'atol' must be either specified or omitted, but got no "
+                f"{missing}.", path, ValueError, own=False,
+            )  # fmt: skip
 
-    def fail(self, message: str, where: str) -> None:
-        if where:
-            message = f"{message}\n\nThe failure occurred for item {where}"
-        if callable(self.msg):
-            message = self.msg(message)
-        raise AssertionError(message if self.msg is None or callable(self.msg) else self.msg)
+    def compare(self, actual: Any, expected: Any, path: _Path) -> None:
+        if actual is None or expected is None:
+            if actual is not expected:
+                self.fail(f"None mismatch: {actual} is not {expected}", path)
+        elif _both(actual, expected, (bool, np.bool_)):
+            if bool(actual) is not bool(expected):
+                self.fail(f"Booleans mismatch: {actual} is not {expected}", path)
+        elif _both(actual, expected, (int, float, complex, np.number)):
+            self.compare_numbers(_plain(actual), _plain(expected), path)
+        else:
+            one, other = farspan.as_tensor(actual).detach(), farspan.as_tensor(expected).detach()
+            self.compare_attributes(one, other, path)
+            self.compare_tensors(one, other, path)
+
+    def tolerances(self, *dtypes: str) -> tuple[float, float]:
+        if self.rtol is not None and self.atol is not None:
+            return self.rtol, self.atol
+        known = [_TOLERANCES.get(name, (0.0, 0.0)) for name in dtypes]
+        return max(r for r, _ in known), max(a for _, a in known)
+
+    def compare_numbers(self, actual: Any, expected: Any, path: _Path) -> None:
+        kinds = type(actual), type(expected)
+        if self.dtype and kinds[0] is not kinds[1]:
+            self.fail(f"The (d)types do not match: {kinds[0]} != {kinds[1]}.", path)
+        both_nan = self.equal_nan and cmath.isnan(actual) and cmath.isnan(expected)
+        if actual == expected or both_nan:
+            return
+        rtol, atol = self.tolerances(*(_OF_NUMBERS[k] for k in kinds))
+        difference = abs(actual - expected)
+        if not (cmath.isfinite(difference) and difference <= atol + rtol * abs(expected)):
+            self.fail(_scalars_differ(actual, expected, rtol, atol), path)
+
+    def compare_attributes(self, one: Tensor, other: Tensor, path: _Path) -> None:
+        for name, wanted in (
+            ("shape", True), ("stride()", self.stride), ("device", self.device),
+            ("dtype", self.dtype),
+        ):  # fmt: skip
+            a, b = (x.stride() if name == "stride()" else getattr(x, name) for x in (one, other))
+            if wanted and a != b:
+                self.fail(f"The values for attribute '{name}' do not match: {a} != {b}.", path)
+
+    def compare_tensors(self, one: Tensor, other: Tensor, path: _Path) -> None:
+        rtol, atol = self.tolerances(one.dtype.name, other.dtype.name)
+        if one.device != other.device:
+            one, other = one.cpu(), other.cpu()
+        if one.dtype != other.dtype:
+            common = farspan.promote_types(*(_signed(x.dtype) for x in (one, other)))
+            one, other = one.to(common), other.to(common)
+        close = farspan.isclose(one, other, rtol=rtol, atol=atol, equal_nan=self.equal_nan)
+        if not bool(close.all()):
+            if one.ndim:
+                self.fail(_tensors_differ(one, other, close, rtol, atol), path)
+            self.fail(_scalars_differ(one.item(), other.item(), rtol, atol), path)
+
+    def fail(
+        self, text: str, path: _Path, kind: type[Exception] = AssertionError, own: bool = True
+    ) -> NoReturn:
+        """Raise, in the caller's own words if it has any; not for structures that do not match."""
+        if own and isinstance(self.msg, str):
+            raise kind(self.msg)
+        if path:
+            where = "".join(f"[{key!r}]" for key in path)
+            text = f"{text}\n\nThe failure occurred for item {where}"
+        raise kind(self.msg(text) if own and callable(self.msg) else text)
+
+
+def _both(actual: Any, expected: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(actual, kinds) and isinstance(expected, kinds)
+
+
+def _plain(x: Any) -> Any:
+    """Return a number of numpy as Python's, a bool as an int."""
+    x = x.item() if isinstance(x, np.generic) else x
+    return int(x) if isinstance(x, bool) else x
+
+
+def _signed(dtype: DType) -> DType:
+    """Return int64 for the wide unsigned integers, which meet no other dtype."""
+    return farspan.int64 if dtype.name in ("uint16", "uint32", "uint64") else dtype
+
+
+def _in_order(keys: set[Any]) -> list[Any]:
+    try:
+        return sorted(keys)
+    except TypeError:
+        return list(keys)
 
 
 def _is_sequence(x: Any) -> bool:
-    return isinstance(x, Sequence) and not isinstance(x, Tensor)
+    return isinstance(x, Sequence) and not isinstance(x, (str, Tensor))
 
 
-def _as_tensor(x: Any) -> Tensor | None:
-    if isinstance(x, Tensor):
-        return x.detach()
-    if isinstance(x, (numbers.Number, np.ndarray, np.generic)):
-        made: Tensor = farspan.as_tensor(x)
-        return made
-    return None
+def _is_like_a_tensor(*values: Any) -> bool:
+    """Say whether all can be read as tensors."""
+    try:
+        return all(isinstance(farspan.as_tensor(x), Tensor) for x in values)
+    except Exception:
+        return False  # whatever it was, it is nothing to compare
 
 
-def _values(x: Tensor) -> np.ndarray[Any, Any]:
-    if x.dtype.name in ("bfloat16", "float16"):
-        x = x.to(farspan.float32)
-    return x.numpy(force=True)
-
-
-def _wider(*dtypes: str) -> tuple[float, float]:
-    known = [_TOLERANCES.get(name, (0.0, 0.0)) for name in dtypes]
-    return max(r for r, _ in known), max(a for _, a in known)
-
-
-def _is_close(
-    a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], tolerance: tuple[float, float], nan: bool
-) -> np.ndarray[Any, Any]:
-    if a.dtype.kind not in "fc" and tolerance == (0.0, 0.0):
-        return np.asarray(a == b)
-    rtol, atol = tolerance
-    with np.errstate(all="ignore"):
-        return np.asarray(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=nan))
-
-
-def _difference(
-    kind: str,
-    a: np.ndarray[Any, Any],
-    b: np.ndarray[Any, Any],
-    close: np.ndarray[Any, Any],
-    tolerance: tuple[float, float],
-) -> str:
-    """Return what differs, in torch's layout."""
-    rtol, atol = tolerance
-    exact = rtol == atol == 0
-    with np.errstate(all="ignore"):
-        wide = np.complex128 if a.dtype.kind == "c" else np.float64
-        absolute = np.abs(a.astype(wide) - b.astype(wide))
-        relative = absolute / np.abs(b.astype(wide))
-    absolute = np.where(close, 0, absolute)
-    relative = np.where(close, 0, relative)
-    if not a.ndim:
-        head = f"{kind} are not {'equal' if exact else 'close'}!\n\nExpected {b} but got {a}."
-        return "\n".join(
-            [head] + [
-                f"{name} difference: {values}" + ("" if exact else f" (up to {bound} allowed)")
-                for name, values, bound in (
-                    ("Absolute", absolute, atol), ("Relative", relative, rtol),
-                )
-            ]
-        )  # fmt: skip
-    wrong = int((~close).sum())
-    lines = [
-        f"{kind} are not {'equal' if exact else 'close'}!\n",
-        f"Mismatched elements: {wrong} / {a.size} ({wrong / a.size:.1%})",
-    ]
-    for name, values, bound in (("absolute", absolute, atol), ("relative", relative, rtol)):
-        at = np.unravel_index(int(np.argmax(np.nan_to_num(values, nan=np.inf))), values.shape)
-        index = tuple(int(i) for i in at)
-        allowed = "" if exact else f" (up to {bound} allowed)"
-        lines.append(f"Greatest {name} difference: {values[at]} at index {index}{allowed}")
+def _scalars_differ(actual: Any, expected: Any, rtol: float, atol: float) -> str:
+    absolute = abs(actual - expected)
+    relative = float("inf") if expected == 0 else absolute / abs(expected)
+    name = "equal" if rtol == atol == 0 else "close"
+    lines = [f"Scalars are not {name}!\n", f"Expected {expected} but got {actual}."]
+    for kind, found, bound in (("Absolute", absolute, atol), ("Relative", relative, rtol)):
+        lines.append(f"{kind} difference: {found}" + _allowed(bound, rtol, atol))
     return "\n".join(lines)
+
+
+def _tensors_differ(one: Tensor, other: Tensor, close: Tensor, rtol: float, atol: float) -> str:
+    """Return how many elements differ, and where the most, absolutely and relatively."""
+    if not (one.dtype.is_floating_point or one.dtype.is_complex):
+        one, other = one.to(farspan.int64), other.to(farspan.int64)
+    absolute = farspan.where(close, 0, (one - other).abs()).flatten()
+    relative = farspan.where(close.flatten(), 0, absolute / other.abs().flatten())
+    name = "equal" if rtol == atol == 0 else "close"
+    count, wrong = close.numel(), close.numel() - int(close.sum())
+    lines = [
+        f"Tensor-likes are not {name}!\n",
+        f"Mismatched elements: {wrong} / {count} ({wrong / count:.1%})",
+    ]
+    for kind, values, bound in (("absolute", absolute, atol), ("relative", relative, rtol)):
+        most, at = values.max(0)
+        index = tuple(int(i) for i in np.unravel_index(int(at), tuple(close.shape)))
+        lines.append(
+            f"Greatest {kind} difference: {most.item()} at index {index}"
+            + _allowed(bound, rtol, atol)
+        )
+    return "\n".join(lines)
+
+
+def _allowed(bound: float, rtol: float, atol: float) -> str:
+    return "" if rtol == atol == 0 else f" (up to {bound} allowed)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import farspan
@@ -22,48 +23,75 @@ def make_tensor(
 ) -> Tensor:
     """Return uniform values in ``[low, high)``: by default [-9, 9], [0, 10) for uint8, bools.
 
-    noncontiguous: every second element of a longer last dim. exclude_zero: zeros become the
-    smallest positive number. Raises ValueError for an empty range or NaN bounds.
+    Bounds beyond the dtype are clamped. noncontiguous: every second element of a longer last dim.
+    exclude_zero: zeros become 1, or the smallest positive normal number. Raises ValueError for an
+    empty range, NaN bounds and gradients of integers.
     """
-    size = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    size = tuple(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+    if noncontiguous and memory_format is not None:
+        raise ValueError(
+            "The parameters `noncontiguous` and `memory_format` are mutually exclusive, but got "
+            f"{noncontiguous=} and {memory_format=}"
+        )
+    whole = not (dtype.is_floating_point or dtype.is_complex)
+    if requires_grad and whole:
+        raise ValueError(
+            "`requires_grad=True` is not supported for boolean and integral dtypes, but got "
+            f"{dtype=}"
+        )
     low, high = _bounds(dtype, low, high)
-    if noncontiguous and math.prod(size) < 2:
-        noncontiguous = False
-    inner = (*size[:-1], 2 * size[-1]) if noncontiguous else size
-    if dtype.is_floating_point or dtype.is_complex:
-        real = farspan.float64 if dtype == farspan.complex128 else farspan.float32
-        parts = [
-            farspan.empty(inner, device=device, dtype=real if dtype.is_complex else dtype)
-            .uniform_(low, high)
-            for _ in range(2 if dtype.is_complex else 1)
-        ]  # fmt: skip
-        made = farspan.complex(*parts) if dtype.is_complex else parts[0]
+    spread = noncontiguous and math.prod(size) > 1
+    inner = (*size[:-1], 2 * size[-1]) if spread else size
+    if whole:
+        bounds = math.ceil(low), math.ceil(high)
+        made = farspan.randint(*bounds, inner, device=device, dtype=dtype)
     else:
-        made = farspan.randint(int(low), int(high), inner, device=device, dtype=dtype)
-    if noncontiguous:
-        made = made[..., ::2]
-    if exclude_zero:
-        least = farspan.finfo(dtype).tiny if not _is_integral(dtype) else 1
-        made[made == 0] = least
-    if memory_format is not None:
+        made = farspan.empty(inner, device=device, dtype=dtype)
+        _fill(farspan.view_as_real(made) if dtype.is_complex else made, low, high)
+    if spread:
+        made = made[..., 1::2]
+    elif memory_format is not None:
         made = made.clone(memory_format=memory_format)
+    if exclude_zero:
+        made[made == 0] = 1 if whole else farspan.finfo(dtype).tiny
     return made.requires_grad_() if requires_grad else made
 
 
-def _is_integral(dtype: Any) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex)
+def _fill(x: Tensor, low: float, high: float) -> None:
+    """Draw uniformly; a range that the dtype cannot hold is drawn at half its width."""
+    if high - low >= farspan.finfo(x.dtype).max:
+        x.uniform_(low / 2, high / 2).mul_(2)
+    else:
+        x.uniform_(low, high)
 
 
 def _bounds(dtype: Any, low: float | None, high: float | None) -> tuple[float, float]:
+    """Return the bounds, or the default ones, clamped to what the dtype holds."""
+    whole = not (dtype.is_floating_point or dtype.is_complex)
     if dtype == farspan.bool:
-        default: tuple[float, float] = (0, 2)
-    elif dtype == farspan.uint8:
-        default = (0, 10)
+        least, most, default = 0, 2, (0, 2)
+    elif whole:
+        info = farspan.iinfo(dtype)
+        least, most = info.min, info.max + (dtype != farspan.int64)
+        default = (-9, 10)
     else:
-        default = (-9, 10) if _is_integral(dtype) else (-9, 9)
+        limits = farspan.finfo(dtype)
+        least, most, default = limits.min, limits.max, (-9, 9)
     low, high = default[0] if low is None else low, default[1] if high is None else high
     if math.isnan(low) or math.isnan(high):
         raise ValueError(f"`low` and `high` cannot be NaN, but got {low=} and {high=}")
-    if low >= high:
+    if low == high and not whole:
+        warnings.warn(
+            "Passing `low==high` to `torch.testing.make_tensor` for floating or complex types is "
+            "deprecated since 2.1 and will be removed in 2.3. Use `torch.full(...)` instead.",
+            FutureWarning,
+            stacklevel=3,
+        )
+    elif low >= high:
         raise ValueError(f"`low` must be less than `high`, but got {low} >= {high}")
-    return low, high
+    elif high < least or low >= most:
+        raise ValueError(
+            f"The value interval specified by `low` and `high` is [{low}, {high}), but {dtype} "
+            f"only supports [{least}, {most})"
+        )
+    return min(max(low, least), most), min(max(high, least), most)

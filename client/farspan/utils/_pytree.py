@@ -191,6 +191,10 @@ def _register_builtins() -> None:
 
 
 _register_builtins()
+# By these names libraries make their own mappings containers.
+_list_flatten, _list_unflatten, _list_flatten_with_keys = SUPPORTED_NODES[list][1:4]
+_tuple_flatten, _tuple_unflatten, _tuple_flatten_with_keys = SUPPORTED_NODES[tuple][1:4]
+_dict_flatten, _dict_unflatten, _dict_flatten_with_keys = SUPPORTED_NODES[dict][1:4]
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 BUILTIN_TYPES = frozenset(SUPPORTED_NODES)
 
@@ -202,6 +206,10 @@ def _get_node_type(tree: Any) -> Any:
     from collections import namedtuple
 
     return namedtuple
+
+
+def _is_leaf(tree: PyTree, is_leaf: Callable[[PyTree], bool] | None = None) -> bool:
+    return tree_is_leaf(tree, is_leaf)
 
 
 def tree_is_leaf(tree: PyTree, is_leaf: Callable[[PyTree], bool] | None = None) -> bool:

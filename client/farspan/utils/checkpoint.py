@@ -5,6 +5,8 @@ The second run issues ordinary commands at backward time; random numbers are dra
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .._autograd import backward
@@ -12,7 +14,7 @@ from .._functions import get_rng_state, set_rng_state
 from .._grad_mode import enable_grad
 from .._tensor import Tensor
 from ..autograd.function import Function
-from ..core.errors import AutogradError, BadValueError
+from ..core.errors import AutogradError, BadValueError, ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,3 +114,47 @@ def checkpoint_sequential(
     for first in range(0, end, size):
         input = checkpoint(run(first, first + size), input, use_reentrant=use_reentrant, **kwargs)
     return run(end, len(parts))(input)
+
+
+def check_backward_validity(inputs: Sequence[Any]) -> None:
+    """Warn if no tensor among the inputs requires grad: nothing would be recorded."""
+    if not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        warnings.warn(
+            "None of the inputs have requires_grad=True. Gradients will be None", stacklevel=2
+        )
+
+
+def detach_variable(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the inputs with each tensor detached, requiring grad as before."""
+    if not isinstance(inputs, tuple):
+        raise ParameterError(
+            f"Only tuple of tensors is supported. Got Unsupported input type: "
+            f"{type(inputs).__name__}"
+        )
+    return tuple(
+        x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs
+    )
+
+
+def get_device_states(*args: Any) -> tuple[list[int], list[Tensor]]:
+    """Return the GPUs on which the arguments are, and the states of their generators."""
+    from ..cuda import get_rng_state as state_of
+
+    found = {x.device.index for x in args if isinstance(x, Tensor) and x.device.type == "cuda"}
+    places = sorted(found)
+    return places, [state_of(i) for i in places]
+
+
+def set_device_states(
+    devices: Sequence[int], states: Sequence[Tensor], *, device_type: str | None = None
+) -> None:
+    """Give the generators of these GPUs their states back."""
+    from ..cuda import set_rng_state as restore
+
+    for i, state in zip(devices, states, strict=True):
+        restore(state, i)
+
+
+def noop_context_fn() -> tuple[Any, Any]:
+    """Return two contexts that do nothing: for the first run, and for the one at backward."""
+    return nullcontext(), nullcontext()

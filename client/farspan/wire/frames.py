@@ -17,6 +17,7 @@ from farspan.core.command import (
     GET_MEMORY,
     GET_MEMORY_ANEW,
     GET_SPEC,
+    GROW,
     LINK,
     PUT,
     Frame,
@@ -189,6 +190,8 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
         ok = ok and is_shape(static[1])
     elif opcode == BACKWARD:
         ok = len(static) == 2 and are_ints(static[:1], 1) and 0 < 2 * static[0] <= ids
+    elif opcode == GROW:
+        ok = ids == 1 and are_ints(static, 1) and static[0] >= 0
     else:
         ok = opcode == LINK and ids == 2 and static == ()
     if not ok:

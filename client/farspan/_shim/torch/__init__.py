@@ -1,5 +1,18 @@
-"""`torch` in processes that `farspan run` and its children start: farspan under that name."""
+"""`torch` in processes that `farspan run` and its children start: farspan under that name.
 
-from farspan._as_torch import install
+Another interpreter that inherits PYTHONPATH, but has no farspan, gets its own torch.
+"""
 
-install()
+import importlib
+import sys
+from pathlib import Path
+
+try:
+    from farspan._as_torch import install
+except ModuleNotFoundError:
+    shim = Path(__file__).parents[1]
+    sys.path[:] = [folder for folder in sys.path if Path(folder) != shim]
+    del sys.modules["torch"]
+    importlib.import_module("torch")
+else:
+    install()

@@ -51,6 +51,12 @@ from . import bag
 from . import ctc
 from . import margin
 from . import layers
+from . import copies
+from . import differences
+from . import statistics
+from . import segments
+from . import reflect
+from . import subspace
 from . import aliases
 from . import clip
 from . import steps

@@ -33,4 +33,4 @@ def _forward(name: str) -> Any:
 for _alias, _name in ALIASES.items():
     for _op in [o for o in OPS.values() if o.base == _name]:
         if _op.name not in _WITHOUT.get(_alias, ()):
-            composite(_alias + _op.schema.line.removeprefix(_name))(_forward(_name))
+            composite(_alias + _op.line.removeprefix(_name))(_forward(_name))

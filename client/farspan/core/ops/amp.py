@@ -31,7 +31,7 @@ def _unscale_meta(self: Sequence[Spec], found_inf: Spec, inv_scale: Spec) -> tup
     _one_number("inv_scale", inv_scale)
     _one_number("found_inf", found_inf)
     for spec in self:
-        if spec.dtype.kind != 2:
+        if spec.dtype.category != 2:
             raise DTypeError(f"gradients to unscale must be floating, got {spec.dtype.name}")
     return ()
 

@@ -23,11 +23,11 @@ def _sum_dtype(self: Any, other: Any, alpha: Any) -> DType:
     if isinstance(alpha, bool):
         if common is not bool_:
             raise DTypeError("Boolean alpha only supported for Boolean results.")
-    elif isinstance(alpha, float) and common.kind < FLOAT_KIND:
+    elif isinstance(alpha, float) and common.category < FLOAT_KIND:
         raise DTypeError(
             "For integral input tensors, argument alpha must not be a floating point number."
         )
-    elif isinstance(alpha, complex) and common.kind < COMPLEX_KIND:
+    elif isinstance(alpha, complex) and common.category < COMPLEX_KIND:
         raise DTypeError(
             "For non-complex input tensors, argument alpha must not be a complex number."
         )
@@ -506,12 +506,17 @@ pointwise(
 
 # --------------------------------------------------------------------------------------- casts --
 def _cast_kernel(xp: Any, self: Any, dtype: DType) -> Any:
-    """Cast as C does: a float goes to an int by truncation, a complex loses its imaginary part."""
+    """Cast as C does: a float goes to an int by truncation, a complex loses its imaginary part.
+
+    What is not zero is true, whichever part of it is not.
+    """
+    if dtype is bool_:
+        return self != 0
     if self.dtype.kind == "c" and not dtype.is_complex:
         self = self.real
     if self.dtype.name == "bfloat16":
         self = self.astype("float32")
-    return self != 0 if dtype is bool_ else self.astype(dtype.numpy)
+    return self.astype(dtype.numpy)
 
 
 structured(

@@ -13,6 +13,8 @@ from ..spec import wrap_dim
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..spec import Spec
+
 
 # ------------------------------------------------------------------------------------- together --
 @composite("concat(Tensor[] tensors, int dim=0) -> Tensor")
@@ -218,6 +220,24 @@ def rot90(self: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     return fn.clone(self, memory_format=0)
 
 
+# ---------------------------------------------------------------------------------- one by one --
+def _owning(name: str) -> Any:
+    """Return a split whose parts are views one by one, so that each may be written to."""
+
+    def owning(*args: Any, **kwargs: Any) -> Any:
+        return tuple([fn.alias(x) for x in getattr(fn, name)(*args, **kwargs)])
+
+    return owning
+
+
+for _name, _line in (
+    ("chunk", "(Tensor self, int chunks, int dim=0)"),
+    ("split", ".Tensor(Tensor self, SymInt split_size, int dim=0)"),
+    ("split_with_sizes", "(Tensor self, SymInt[] split_sizes, int dim=0)"),
+):
+    composite(f"unsafe_{_name}{_line} -> Tensor[]")(_owning(_name))
+
+
 # ------------------------------------------------------------------------------------ diagonals --
 @composite("diag(Tensor self, int diagonal=0) -> Tensor")
 def diag(self: Any, diagonal: int = 0) -> Any:
@@ -235,6 +255,12 @@ def diagflat(self: Any, offset: int = 0) -> Any:
 
 
 # --------------------------------------------------------------------------------------- pixels --
+def images_of(view: Any, shape: Any, like: Spec) -> Any:
+    """Return a copy of the view in this shape, its channels innermost where they are in `like`."""
+    made = fn.view(fn.clone(view, memory_format=0), shape)
+    return fn.contiguous(made, memory_format=like.suggested_format)
+
+
 @composite("pixel_shuffle(Tensor self, int upscale_factor) -> Tensor")
 def pixel_shuffle(self: Any, upscale_factor: int) -> Any:
     shape, r = self._spec.shape, upscale_factor
@@ -254,7 +280,7 @@ def pixel_shuffle(self: Any, upscale_factor: int) -> Any:
     n = len(lead)
     wide = fn.reshape(self, (*lead, c // (r * r), r, r, h, w))
     order = (*range(n), n, n + 3, n + 1, n + 4, n + 2)
-    return fn.reshape(fn.permute(wide, order), (*lead, c // (r * r), h * r, w * r))
+    return images_of(fn.permute(wide, order), (*lead, c // (r * r), h * r, w * r), self._spec)
 
 
 @composite("pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor")
@@ -276,7 +302,7 @@ def pixel_unshuffle(self: Any, downscale_factor: int) -> Any:
     n = len(lead)
     wide = fn.reshape(self, (*lead, c, h // r, r, w // r, r))
     order = (*range(n), n, n + 2, n + 4, n + 1, n + 3)
-    return fn.reshape(fn.permute(wide, order), (*lead, c * r * r, h // r, w // r))
+    return images_of(fn.permute(wide, order), (*lead, c * r * r, h // r, w // r), self._spec)
 
 
 # ------------------------------------------------------------------------ a part in its place --

@@ -37,7 +37,7 @@ def _bag_meta(
             raise ShapeError(
                 f"{name} has to be a 1D Tensor, but got Tensor of dimension {spec.ndim}"
             )
-    if weight.dtype.kind != 2:
+    if weight.dtype.category != 2:
         raise DTypeError(
             "Expected tensor for argument #1 'weight' to have one of the following scalar types: "
             f"Half, BFloat16, Float, Double; but got {_c_name(weight)} instead (while checking "
@@ -264,7 +264,7 @@ def _renorm_meta(self: Spec, indices: Spec, max_norm: float, norm_type: float) -
             "Expected tensor for argument #2 'indices' to have one of the following scalar types: "
             f"Long, Int; but got {_c_name(indices)} instead"
         )
-    if self.dtype.kind < 2:
+    if self.dtype.category < 2:
         raise DTypeError(
             "norm(): input dtype should be either floating point or complex. Got "
             f"{self.dtype.name} instead."

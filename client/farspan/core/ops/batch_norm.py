@@ -58,7 +58,7 @@ def _meta(
         if s is not None and s.dtype is float32:
             dtype = float32 if input.dtype.is_reduced else dtype
     saved = Spec.make(channels if training else (0,), dtype, input.device)
-    return input.packed, saved, saved
+    return input.as_images(input.shape), saved, saved
 
 
 def _kernel(

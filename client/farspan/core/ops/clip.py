@@ -24,7 +24,7 @@ def _common(self: Sequence[Spec]) -> Spec:
         raise ShapeError("clipping needs at least one tensor")
     common_device(self)
     for spec in self:
-        if spec.dtype is not self[0].dtype or spec.dtype.kind != 2:
+        if spec.dtype is not self[0].dtype or spec.dtype.category != 2:
             raise DTypeError(
                 f"clipping needs floating tensors of one dtype, got {self[0].dtype.name} and "
                 f"{spec.dtype.name}"

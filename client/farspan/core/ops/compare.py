@@ -162,15 +162,40 @@ def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
             "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
             f"{value.ndim} dimension(s)."
         )
-    if isinstance(value, complex) and not self.dtype.is_complex:
-        raise DTypeError("value cannot be converted without overflow")
     return Spec.make(
         broadcast_shapes(self.shape, mask.shape), self.dtype, common_device((self, mask))
     )
 
 
+_C_TYPES = {
+    "float16": "c10::Half", "bfloat16": "c10::BFloat16", "float32": "float", "float64": "double",
+    "uint8": "uint8_t", "int8": "int8_t", "int16": "int16_t", "int32": "int", "int64": "int64_t",
+}  # fmt: skip
+
+
+def _converted(xp: Any, value: Any, dtype: Any) -> Any:
+    """Return the number as this dtype. DTypeError if it does not fit; -255 to 255 fit a uint8."""
+    x = xp.asarray(value)
+    if dtype.kind in "bc":
+        return x.astype(dtype)
+    fits = x.dtype.kind != "c" or not x.imag
+    number = x.real if x.dtype.kind == "c" else x
+    if fits and dtype.kind in "iu" and number.dtype.kind != "b":
+        limits = xp.iinfo(dtype)
+        lowest = -int(limits.max) if dtype.kind == "u" else int(limits.min)
+        fits = bool(xp.isfinite(number)) and lowest <= int(number) <= int(limits.max)
+        made = xp.asarray(int(number) if fits else 0).astype(dtype)
+    else:
+        made = number.astype(dtype)
+        fits = fits and not (xp.isfinite(number) and xp.isinf(made))
+    if not fits:
+        name = _C_TYPES[dtype.name]
+        raise DTypeError(f"value cannot be converted to type {name} without overflow")
+    return made
+
+
 def _masked_fill(xp: Any, self: Any, mask: Any, value: Any) -> Any:
-    return select(xp, mask, xp.asarray(value).astype(self.dtype), self)
+    return select(xp, mask, _converted(xp, value, self.dtype), self)
 
 
 structured(

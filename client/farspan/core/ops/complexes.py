@@ -106,7 +106,7 @@ def _angle_grad(g: Any, self: Any) -> Any:
 
 
 def _angle_dtype(self: Spec) -> DType:
-    return self.dtype if self.dtype.kind >= 2 else common_dtype(self, 1.0)
+    return self.dtype if self.dtype.category >= 2 else common_dtype(self, 1.0)
 
 
 def _angle_meta(self: Spec) -> Spec:
@@ -126,7 +126,7 @@ structured(
 
 def _parts_dtype(name: str) -> Any:
     def check(a: Spec, b: Spec) -> DType:
-        if a.dtype.kind != 2 or b.dtype.kind != 2:
+        if a.dtype.category != 2 or b.dtype.category != 2:
             raise DTypeError(
                 f"Expected both inputs to be Half, Float or Double tensors but got {a.dtype.name} "
                 f"and {b.dtype.name}"
@@ -141,9 +141,17 @@ def _parts_dtype(name: str) -> Any:
     return check
 
 
+def join(xp: Any, real: Any, imag: Any) -> Any:
+    """Return complex numbers of two parts, each as it is: ``real + 1j * imag`` spreads nan."""
+    shape = xp.broadcast_shapes(real.shape, imag.shape)
+    out = xp.empty(shape, xp.result_type(real.dtype, imag.dtype, xp.complex64))
+    out.real, out.imag = real, imag
+    return out
+
+
 pointwise(
     "complex(Tensor real, Tensor imag) -> Tensor",
-    lambda xp, real, imag: real + 1j * imag,
+    join,
     {"real": lambda g: fn.real(g), "imag": lambda g: fn.imag(g)},
     compute=_parts_dtype("complex"),
     result=lambda d: d.to_complex(),
@@ -158,7 +166,7 @@ def _polar_grad(g: Any, out: Any) -> Any:
 
 pointwise(
     "polar(Tensor abs, Tensor angle) -> Tensor",
-    lambda xp, abs, angle: abs * xp.exp(1j * angle),
+    lambda xp, abs, angle: join(xp, abs * xp.cos(angle), abs * xp.sin(angle)),
     {"abs angle": _polar_grad},
     compute=_parts_dtype("polar"),
     result=lambda d: d.to_complex(),

@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..dtype import int64
+from ..dtype import promote
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, wrap_dim
-from .linalg import c_name, check_product, product
+from .linalg import check_product, product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,9 @@ def _split(equation: str) -> tuple[str, str, str]:
 def _contract_meta(equation: str, self: Spec, other: Spec) -> Spec:
     left, right, out = _split(equation)
     if self.dtype is not other.dtype:
-        raise DTypeError(
-            f"expected scalar type {c_name(self.dtype)} but found {c_name(other.dtype)}"
-        )
-    check_product("bmm", self, other)
+        raise DTypeError(f"expected scalar type {self.dtype.c_name} but found {other.dtype.c_name}")
+    if any(n != 1 and c in right and c not in out for c, n in zip(left, self.shape, strict=False)):
+        check_product("bmm", self, other)
     if len(left) != self.ndim or len(right) != other.ndim:
         raise ShapeError(f"_contract: {equation} does not fit {self.ndim} and {other.ndim} dims")
     size = dict(zip(left, self.shape, strict=True))
@@ -120,11 +119,18 @@ def _contracted(a: Any, b: Any, needed: set[str], out: str | None) -> tuple[Any,
     (x, left), (y, right) = a, b
     x, left = _summed(x, left, [c for c in left if c not in right and c not in needed])
     y, right = _summed(y, right, [c for c in right if c not in left and c not in needed])
-    if x._spec.dtype is not y._spec.dtype and x._spec.dtype.kind == 1:
-        x, y = fn._cast(x, int64), fn._cast(y, int64)  # what a sum of integers has become
+    if x._spec.dtype is not y._spec.dtype and not _multiplies_matrices(x, left, right, needed):
+        wider = promote(x._spec.dtype, y._spec.dtype)
+        x, y = fn._cast(x, wider), fn._cast(y, wider)
     if out is None or not set(out) <= set(left + right):
         out = "".join(dict.fromkeys(c for c in left + right if c in needed))
     return fn._contract(f"{left},{right}->{out}", x, y), out
+
+
+def _multiplies_matrices(x: Any, left: str, right: str, needed: set[str]) -> bool:
+    """Return whether a shared label is summed: torch then calls bmm, which mixes no dtypes."""
+    sizes = zip(left, x._spec.shape, strict=True)
+    return any(n != 1 and c in right and c not in needed for c, n in sizes)
 
 
 def _summed(x: Any, labels: str, gone: Sequence[str]) -> tuple[Any, str]:
@@ -264,6 +270,8 @@ def tensordot(self: Any, other: Any, dims_self: Sequence[int], dims_other: Seque
     if len(dims_self) != len(dims_other):
         raise ShapeError("both dimension lists should have same length")
     a, b = self._spec, other._spec
+    if a.dtype is not b.dtype:
+        raise DTypeError("both inputs should have same dtype")
     left, right = list(LETTERS[: a.ndim]), list(LETTERS[a.ndim : a.ndim + b.ndim])
     for i, j in zip(dims_self, dims_other, strict=True):
         i, j = wrap_dim(i, a.ndim), wrap_dim(j, b.ndim)

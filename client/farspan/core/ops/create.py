@@ -9,10 +9,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..coerce import integers
 from ..dtype import Defaults, DType, int64
-from ..errors import ShapeError, UnsupportedError
-from ..family import creation, factory_spec, number_dtype, structured
-from ..spec import Spec, is_dense
+from ..errors import ShapeError
+from ..family import composite, creation, factory_spec, number_dtype, structured
+from ..spec import Spec, contiguous_stride
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +30,12 @@ def _size_spec(size: Sequence[int], dtype: DType | None, layout: Any, device: An
 def _like_spec(
     self: Spec, dtype: DType | None, layout: Any, device: Any, pin: Any, memory_format: int | None
 ) -> Spec:
-    kept = self.packed if memory_format in (None, 1) else self.contiguous_
-    return kept.with_(dtype=dtype, device=device)
+    return self.in_format(memory_format).with_(dtype=dtype, device=device)
+
+
+def _formatted_spec(size: Any, *options: Any) -> Spec:
+    """The spec of a new tensor laid out as the last option, a memory format, says."""
+    return _size_spec(size, *options[:-1]).in_format(options[-1])
 
 
 def _new_spec(
@@ -61,7 +66,7 @@ def _declare_constant(name: str, value: int, overload: str = "", more: str = "")
     by_size, like, new = _filled(value)
     creation(
         f"{name}{overload}(SymInt[] size, *, {_OPTIONS}{more}) -> Tensor",
-        meta=_size_spec,
+        meta=_formatted_spec if more else _size_spec,
         kernel=by_size,
     )
     creation(
@@ -120,35 +125,60 @@ creation(
 )
 
 
-def _strided_spec(size: Sequence[int], stride: Sequence[int], like: Spec | None, *o: Any) -> Spec:
-    dtype, _, device, _ = o
+def _stretch(size: Sequence[int], stride: Sequence[int]) -> int:
+    """Return how many elements of storage a tensor of these sizes and strides reaches over."""
     if len(size) != len(stride):
         raise ShapeError(
-            f"mismatch in length of strides and shape: {len(stride)} strides, {len(size)} sizes"
+            f"dimensionality of sizes ({len(size)}) must match dimensionality of strides "
+            f"({len(stride)})"
         )
-    if not is_dense(size, stride):
-        raise UnsupportedError(
-            f"empty_strided(size={list(size)}, stride={list(stride)}): strides with gaps or "
-            "overlaps; take as_strided() of a larger tensor"
+    if any(s < 0 for s in stride):
+        raise ShapeError(
+            f"Storage size calculation overflowed with sizes={list(size)} and "
+            f"strides={list(stride)}"
         )
-    spec = factory_spec(size, dtype, device, like=like)
-    return spec.with_(shape=spec.shape, stride=tuple(stride))
+    if any(n < 0 for n in size):
+        raise ShapeError(f"Trying to create tensor with negative dimension {min(size)}: {size}")
+    return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else 0
 
 
-creation(
-    f"empty_strided(SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor",
-    meta=lambda size, stride, *options: _strided_spec(size, stride, None, *options),
-    kernel=lambda xp, size, stride, dtype, *_: xp.zeros(
-        tuple(size), (dtype or Defaults.dtype).numpy
-    ),
+@composite(f"empty_strided(SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor")
+def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) -> Any:
+    """Memory as long as the strides reach, whether they leave gaps or overlap."""
+    size, stride = integers(size), integers(stride)
+    memory = fn.empty((_stretch(size, stride),), **options)
+    return fn.detach(fn.as_strided(memory, size, stride))
+
+
+@composite(
+    f"new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor"
 )
-creation(
-    f"new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor",
-    meta=lambda self, size, stride, *options: _strided_spec(size, stride, self, *options),
-    kernel=lambda xp, self, size, stride, dtype, *_: xp.zeros(
-        tuple(size), dtype.numpy if dtype else self.dtype
-    ),
-)
+def new_empty_strided(self: Any, size: Sequence[int], stride: Sequence[int], **options: Any) -> Any:
+    size, stride = integers(size), integers(stride)
+    memory = fn.new_empty(self, (_stretch(size, stride),), **options)
+    return fn.detach(fn.as_strided(memory, size, stride))
+
+
+@composite(f"empty_permuted(SymInt[] size, int[] physical_layout, *, {_OPTIONS}) -> Tensor")
+def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], **options: Any) -> Any:
+    """The dims in memory in the order of `physical_layout`, the slowest first."""
+    size, order = integers(size), integers(physical_layout)
+    if len(size) != len(order):
+        raise ShapeError(
+            "Number of dimensions in size does not match the length of the physical_layout; i.e. "
+            f"len(size) = {len(size)} is not equal to len(physical_layout) = {len(order)}"
+        )
+    for i, d in enumerate(order):
+        if not 0 <= d < len(size):
+            raise ShapeError(
+                f"Dimension out of range (expected to be between 0 and {len(size) - 1}, but got "
+                f"{d} at index {i}).  NB: negative dims not currently supported; file an issue if "
+                "you want it."
+            )
+    if len(set(order)) < len(order):
+        raise ShapeError("Duplicate dim not allowed")
+    packed = contiguous_stride([size[d] for d in order])
+    return fn.empty_strided(size, [packed[order.index(d)] for d in range(len(size))], **options)
 
 
 # --------------------------------------------------------------------------------------- fills --
@@ -219,7 +249,7 @@ def _arange_spec(start: Any, end: Any, step: Any, dtype: Any, layout: Any, devic
 def _arange_kernel(xp: Any, start: Any, end: Any, step: Any, dtype: DType | None) -> Any:
     found = _arange_dtype(dtype, start, end, step)
     n = _arange_size(start, end, step, found)
-    if found.kind < 2:
+    if found.category < 2:
         return (int(start) + int(step) * xp.arange(n, dtype="int64")).astype(found.numpy)
     return (start + step * xp.arange(n, dtype="float64")).astype(found.numpy)
 

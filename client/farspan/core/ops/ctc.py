@@ -41,7 +41,7 @@ def _check(
     if not 0 <= blank < labels:
         raise ParameterError("blank must be in label range")
     for name, spec in (("input_lengths", input_lengths), ("target_lengths", target_lengths)):
-        if spec.dtype.kind != 1:
+        if spec.dtype.category != 1:
             raise DTypeError(f"{name} must be integral")
         if spec.shape != (batch,):
             raise ShapeError(f"{name} must be of size batch_size")

@@ -15,7 +15,7 @@ from ..dtype import int32
 from ..errors import DTypeError, LinalgError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, broadcast_shapes, contiguous_stride
-from .linalg import c_name, mH, mT
+from .linalg import mH, mT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,12 @@ def check_matrix(name: str, spec: Spec, *, square: bool = True, what: str = "A")
             f"{name}: {what} must be batches of square matrices, but they are "
             f"{spec.shape[-2]} by {spec.shape[-1]} matrices"
         )
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         raise DTypeError(
-            f"{name}: Expected a floating point or complex tensor as input. Got "
-            f"{c_name(spec.dtype)}"
+            f"{name}: Expected a floating point or complex tensor as input. Got {spec.dtype.c_name}"
         )
     if spec.dtype.is_reduced:
-        raise DTypeError(f"{name}: Low precision dtypes not supported. Got {c_name(spec.dtype)}")
+        raise DTypeError(f"{name}: Low precision dtypes not supported. Got {spec.dtype.c_name}")
 
 
 def by_columns(spec: Spec, shape: Sequence[int]) -> Spec:
@@ -118,18 +117,37 @@ def _lu_factor(xp: Any, A: Any, pivot: bool, check_errors: bool) -> tuple[Any, .
 
 
 def _lu_grad(gL: Any, gU: Any, P: Any, L: Any, U: Any) -> Any:
-    """P L^-H (tril(L^H gL, -1) + triu(gU U^H)) U^-H, for square matrices."""
-    if L._spec.shape[-2:] != U._spec.shape[-2:] or L._spec.shape[-1] != L._spec.shape[-2]:
-        raise ShapeError("the derivative of LU is there for square matrices only")
-    inner = fn.add(fn.tril(fn.matmul(mH(L), gL), -1), fn.triu(fn.matmul(gU, mH(U))))
-    inner = fn.linalg_solve_triangular(mH(L), inner, upper=True, unitriangular=True)
-    inner = fn.linalg_solve_triangular(mH(U), inner, upper=False, left=False)
-    return fn.matmul(P, inner)
+    """P L^-H (tril(L^H gL - gU2 U2^H, -1) + triu(gU U^H - L2^H gL2)) U^-H, of the square part.
+
+    L2 are the rows below it, U2 the columns beside it; their own gradients follow from
+    A2 = L2 U and A2 = L U2.
+    """
+    m, k, n = L._spec.shape[-2], L._spec.shape[-1], U._spec.shape[-1]
+    L1, gL1, U1, gU1 = (fn.narrow(x, d, 0, k) for x, d in ((L, -2), (gL, -2), (U, -1), (gU, -1)))
+    left, right = fn.matmul(mH(L1), gL1), fn.matmul(gU1, mH(U1))
+    if m > k:
+        gL2 = fn.narrow(gL, -2, k, m - k)
+        right = fn.sub(right, fn.matmul(mH(fn.narrow(L, -2, k, m - k)), gL2))
+    if n > k:
+        gU2 = fn.narrow(gU, -1, k, n - k)
+        left = fn.sub(left, fn.matmul(gU2, mH(fn.narrow(U, -1, k, n - k))))
+    inner = fn.add(fn.tril(left, -1), fn.triu(right))
+    inner = fn.linalg_solve_triangular(mH(L1), inner, upper=True, unitriangular=True)
+    made = fn.linalg_solve_triangular(mH(U1), inner, upper=False, left=False)
+    if m > k:
+        below = fn.linalg_solve_triangular(mH(U1), gL2, upper=False, left=False)
+        made = fn.cat([made, below], -2)
+    if n > k:
+        beside = fn.linalg_solve_triangular(mH(L1), gU2, upper=True, unitriangular=True)
+        made = fn.cat([made, beside], -1)
+    return fn.matmul(P, made)
 
 
 def _lu_factor_grad(g: Any, out: Any) -> Any:
     P, L, U = fn.lu_unpack(out[0], out[1])
-    return _lu_grad(fn.tril(g[0], -1), fn.triu(g[0]), P, L, U)
+    k = L._spec.shape[-1]
+    gL, gU = fn.narrow(g[0], -1, 0, k), fn.narrow(g[0], -2, 0, k)
+    return _lu_grad(fn.tril(gL, -1), fn.triu(gU), P, L, U)
 
 
 structured(
@@ -239,7 +257,7 @@ def check_one_dtype(name: str, A: Spec, B: Spec) -> None:
     if A.dtype is not B.dtype:
         raise DTypeError(
             f"{name}: Expected A and B to have the same dtype, but found A of type "
-            f"{c_name(A.dtype)} and B of type {c_name(B.dtype)} instead"
+            f"{A.dtype.c_name} and B of type {B.dtype.c_name} instead"
         )
 
 

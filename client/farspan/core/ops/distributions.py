@@ -24,7 +24,7 @@ _TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "
 
 def _refuse(name: str, dtype: DType, halves: bool = False) -> None:
     """Raise if torch has no kernel `name` for dtype: it has for float32, float64, `halves`."""
-    if dtype.kind != 2 or (dtype.itemsize == 2 and not halves):
+    if dtype.category != 2 or (dtype.itemsize == 2 and not halves):
         raise DTypeError(f'"{name}" not implemented for {_TORCH_NAMES[dtype.name]!r}')
 
 
@@ -61,7 +61,7 @@ structured(
 
 def _binomial_meta(count: Spec, prob: Spec, generator: Any) -> Spec:
     for name, spec in (("count", count), ("prob", prob)):
-        if spec.dtype.kind != 2:
+        if spec.dtype.category != 2:
             raise BadValueError(
                 f"binomial only supports floating-point dtypes for {name}, got: "
                 f"{_TORCH_NAMES[spec.dtype.name]}"

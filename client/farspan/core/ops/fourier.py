@@ -12,7 +12,6 @@ from ..dtype import CPU, Defaults, DType
 from ..errors import DTypeError, ShapeError
 from ..family import composite, floating, structured
 from ..spec import Spec, wrap_dim
-from .linalg import c_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,8 +143,8 @@ def _real(x: Any) -> Any:
     """Return the tensor in a dtype that can be transformed."""
     dtype: DType = x._spec.dtype
     if dtype.is_reduced:
-        raise DTypeError(f"Unsupported dtype {c_name(dtype)}")
-    return fn._cast(x, floating(dtype)) if dtype.kind < 2 else x
+        raise DTypeError(f"Unsupported dtype {dtype.c_name}")
+    return fn._cast(x, floating(dtype)) if dtype.category < 2 else x
 
 
 def _complex(x: Any) -> Any:
@@ -156,7 +155,7 @@ def _complex(x: Any) -> Any:
 def _refuse_complex(name: str, x: Any) -> Any:
     if x._spec.dtype.is_complex:
         kind = "real-valued" if name.endswith("n") else "real"
-        raise DTypeError(f"{name} expects a {kind} input tensor, but got {c_name(x._spec.dtype)}")
+        raise DTypeError(f"{name} expects a {kind} input tensor, but got {x._spec.dtype.c_name}")
     return _real(x)
 
 
@@ -309,7 +308,7 @@ def fft_hfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None
 @composite("fft_ihfftn" + _MANY)
 def fft_ihfftn(self: Any, s: Any = None, dim: Any = None, norm: str | None = None) -> Any:
     if self._spec.dtype.is_complex:
-        kind = c_name(self._spec.dtype)
+        kind = self._spec.dtype.c_name
         raise DTypeError(f"Only supports floating-point dtypes, but found: {kind}")
     x, dims, _ = _many(_real(self), s, dim)
     if not dims:

@@ -9,6 +9,7 @@ from ..call import fn
 from ..errors import DTypeError, ParameterError, ShapeError
 from ..family import composite, refuse, structured
 from ..spec import Spec
+from .arrange import images_of
 
 
 # -------------------------------------------------------------------------------------- channels --
@@ -29,7 +30,7 @@ def _shuffled(self: Any, groups: int) -> Any:
             "groups."
         )
     split = fn.reshape(self, (shape[0], groups, shape[1] // groups, *shape[2:]))
-    return fn.reshape(fn.transpose(split, 1, 2), shape)
+    return images_of(fn.transpose(split, 1, 2), shape, self._spec)
 
 
 for _name in ("channel_shuffle", "native_channel_shuffle"):

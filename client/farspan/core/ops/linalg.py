@@ -19,26 +19,15 @@ if TYPE_CHECKING:
 
     from ..dtype import DType
 
-_C_NAMES = {
-    "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int",
-    "int64": "Long", "float16": "Half", "bfloat16": "BFloat16", "float32": "Float",
-    "float64": "Double", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-}  # fmt: skip
-
-
-def c_name(dtype: DType) -> str:
-    """Return the name of a dtype in messages of ATen's C++."""
-    return _C_NAMES[dtype.name]
-
 
 def check_product(name: str, a: Spec, b: Spec) -> None:
     """Raise unless `name` multiplies the two: one dtype, and not bool."""
     if a.dtype is not b.dtype:
         raise DTypeError(
-            f"expected m1 and m2 to have the same dtype, but got: {c_name(a.dtype).lower()} != "
-            f"{c_name(b.dtype).lower()}"
+            f"expected m1 and m2 to have the same dtype, but got: {a.dtype.c_name.lower()} != "
+            f"{b.dtype.c_name.lower()}"
         )
-    if a.dtype.kind == 0:
+    if a.dtype.category == 0:
         raise DTypeError(f"\"{name}\" not implemented for 'Bool'")
 
 
@@ -124,7 +113,7 @@ def _bmm_meta(self: Spec, mat2: Spec) -> Spec:
 
 def _check_scalar_type(name: str, a: Spec, b: Spec) -> None:
     if a.dtype is not b.dtype:
-        raise DTypeError(f"expected scalar type {c_name(a.dtype)} but found {c_name(b.dtype)}")
+        raise DTypeError(f"expected scalar type {a.dtype.c_name} but found {b.dtype.c_name}")
     check_product(name, a, b)
 
 
@@ -197,7 +186,7 @@ def _mv_meta(self: Spec, vec: Spec) -> Spec:
             f"({self.shape[0]}x{self.shape[1]}), vec ({vec.shape[0]})"
         )
     if self.dtype is not vec.dtype:
-        found = (c_name(vec.dtype), c_name(self.dtype), c_name(vec.dtype))
+        found = (vec.dtype.c_name, self.dtype.c_name, vec.dtype.c_name)
         raise DTypeError(
             "addmv input tensors must have the same dtype, but got "
             f"{found[0]}, {found[1]}, and {found[2]}"
@@ -224,7 +213,7 @@ def _dot_meta(self: Spec, tensor: Spec) -> Spec:
     if self.dtype is not tensor.dtype:
         raise DTypeError(
             "dot : expected both vectors to have same dtype, but found "
-            f"{c_name(self.dtype)} and {c_name(tensor.dtype)}"
+            f"{self.dtype.c_name} and {tensor.dtype.c_name}"
         )
     if self.shape != tensor.shape:
         n, m = self.shape[0], tensor.shape[0]
@@ -311,8 +300,8 @@ def _check_added(spec: Spec, dtype: DType, shape: Sequence[int]) -> None:
     """Raise unless a tensor of `spec` can be added to a product of this dtype and shape."""
     if spec.dtype is not dtype:
         raise DTypeError(
-            f"self and mat2 must have the same dtype, but got {c_name(spec.dtype)} and "
-            f"{c_name(dtype)}"
+            f"self and mat2 must have the same dtype, but got {spec.dtype.c_name} and "
+            f"{dtype.c_name}"
         )
     lead = len(shape) - spec.ndim
     for i, n in enumerate(spec.shape, lead):

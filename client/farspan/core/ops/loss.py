@@ -50,7 +50,7 @@ def _elements(name: str, *args: Any) -> Spec:
     """Return the spec of the elementwise part: tensors broadcast and promote."""
     specs = [a for a in args if isinstance(a, Spec)]
     dtype = _common(*specs)
-    if dtype.kind != 2:
+    if dtype.category != 2:
         raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
     shape = broadcast_shapes(*[s.shape for s in specs])
     return Spec.make(shape, dtype, common_device(specs), pointwise_stride(shape, specs))

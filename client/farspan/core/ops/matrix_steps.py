@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _matrix_meta(self: Sequence[Spec], *rest: Any) -> tuple[()]:
     check_lists(self, grads=rest[0])
     for spec in self:
-        if spec.dtype.kind == 3:
+        if spec.dtype.category == 3:
             raise DTypeError("this optimizer does not support complex parameters")
     return ()
 

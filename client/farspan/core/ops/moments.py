@@ -19,7 +19,7 @@ def _count(spec: Spec, dim: Any) -> int:
 
 # ----------------------------------------------------------------------------------- variances --
 def _inexact(dtype: DType) -> DType:
-    if dtype.kind < 2:
+    if dtype.category < 2:
         raise DTypeError("std and var only support floating point and complex dtypes")
     return dtype
 
@@ -150,7 +150,7 @@ def _norm_grad(
 
 
 def _norm_input(dtype: DType) -> DType:
-    if dtype.kind < 2:
+    if dtype.category < 2:
         raise DTypeError(
             "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
             f"{dtype.name}"
@@ -222,7 +222,7 @@ reduction(
 
 def _softmax_meta(name: str) -> Any:
     def meta(self: Spec, dim: int, half_to_float: bool) -> Spec:
-        if self.dtype.kind != 2:
+        if self.dtype.category != 2:
             raise DTypeError(
                 f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}'
             )

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 # -------------------------------------------------------------------------------------- copies --
 structured(
     "clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor",
-    meta=lambda self, memory_format: (
-        self.packed if memory_format in (None, 1) else self.contiguous_
-    ),
+    meta=lambda self, memory_format: self.in_format(memory_format),
     kernel=lambda xp, self, memory_format: self,
     vjp={"self": lambda g: g},
     moves=True,
@@ -31,7 +29,7 @@ structured(
 
 def _copy_kernel(xp: Any, self: Any, src: Any, non_blocking: bool) -> Any:
     if src.dtype.kind == "c" and self.dtype.kind != "c":
-        src = src.real
+        src = src != 0 if self.dtype.kind == "b" else src.real
     return xp.broadcast_to(src, self.shape).astype(self.dtype)
 
 

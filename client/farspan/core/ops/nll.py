@@ -28,7 +28,7 @@ from .loss import MEAN, NONE, reduced, reduced_spec
 def _check(self: Spec, target: Spec, weight: Spec | None) -> None:
     if target.dtype not in (int64, uint8):
         raise DTypeError(f"expected target dtype to be Long or Byte, but got {target.dtype.name}")
-    if self.dtype.kind != 2:
+    if self.dtype.category != 2:
         raise UnsupportedError(f'"nll_loss_out_frame" not implemented for {self.dtype.name!r}')
     classes = self.shape[0] if self.ndim == 1 else self.shape[1]
     if weight is not None:
@@ -253,7 +253,7 @@ def cross_entropy_loss(
     spec = self._spec
     dim = 0 if spec.ndim == 1 else 1
     if spec.shape == target._spec.shape:
-        if target._spec.dtype.kind < 2:
+        if target._spec.dtype.category < 2:
             raise DTypeError(
                 "Expected floating point type for target with class probabilities, got "
                 f"{target._spec.dtype.name}"

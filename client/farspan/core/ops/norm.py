@@ -120,7 +120,7 @@ def viewed(x: Any, shape: Any) -> Any:
 
 def check_parameters(input: Spec, shape: Ints, **given: Spec | None) -> Any:
     """Raise unless weight and bias have this shape; return the type of the statistics."""
-    if input.dtype.kind != 2:
+    if input.dtype.category != 2:
         raise DTypeError(f"normalization is not implemented for {input.dtype.name!r}")
     dtype = input.dtype
     for name, s in given.items():
@@ -287,7 +287,9 @@ def rms_norm(
     spec = input._spec
     axis = _layer_axis(spec, normalized_shape)
     _check_layer("weight", None if weight is None else weight._spec, normalized_shape)
-    wide = fn._cast(input, float32) if spec.dtype.is_reduced else input
+    wide = fn.contiguous(input, memory_format=spec.suggested_format)
+    if spec.dtype.is_reduced:
+        wide = fn._cast(wide, float32)
     if eps is None:
         eps = _EPSILONS[wide._spec.dtype.name]
     square = fn.mean(fn.mul(wide, wide), tuple(range(axis, spec.ndim)), True)
@@ -320,7 +322,7 @@ def _group_meta(
         raise ShapeError(f"input of shape {list(input.shape)} is not {N} x {C} x {HxW}")
     dtype = check_parameters(input, (C,), weight=weight, bias=bias)
     statistics = Spec.make((N, group), dtype, input.device)
-    return input.contiguous_, statistics, statistics
+    return input.as_images(input.shape), statistics, statistics
 
 
 def _group_kernel(

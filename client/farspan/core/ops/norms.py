@@ -10,11 +10,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..dtype import float32
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, common_dtype, composite, structured
 from ..spec import Spec, broadcast_shapes, wrap_dim
 from .decompose import check_matrix
-from .linalg import c_name, mH
+from .linalg import mH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,10 +70,9 @@ def _prepared(self: Any, dim: Sequence[int], dtype: Any) -> tuple[Any, int, int]
         raise ShapeError(f"{name}: The input tensor A must have at least 2 dimensions.")
     if len(dim) != 2:
         raise ShapeError(f"{name}: dim must be a 2-tuple. Got {list(dim)}")
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         raise DTypeError(
-            f"{name}: Expected a floating point or complex tensor as input. Got "
-            f"{c_name(spec.dtype)}"
+            f"{name}: Expected a floating point or complex tensor as input. Got {spec.dtype.c_name}"
         )
     a, b = wrap_dim(dim[0], spec.ndim), wrap_dim(dim[1], spec.ndim)
     if a == b:
@@ -146,9 +146,9 @@ def _cond_by_norms(self: Any, p: Any, shown: str) -> Any:
 # ------------------------------------------------------------------------------------ distances --
 def _cdist_meta(x1: Spec, x2: Spec, p: float, compute_mode: int | None) -> Spec:
     for name, spec in (("X1", x1), ("X2", x2)):
-        if spec.dtype.kind != 2:
+        if spec.dtype.category != 2:
             raise DTypeError(
-                f"cdist only supports floating-point dtypes, {name} got: {c_name(spec.dtype)}"
+                f"cdist only supports floating-point dtypes, {name} got: {spec.dtype.c_name}"
             )
         if spec.ndim < 2:
             raise ShapeError(f"cdist only supports at least 2D tensors, {name} got: {spec.ndim}D")
@@ -159,7 +159,7 @@ def _cdist_meta(x1: Spec, x2: Spec, p: float, compute_mode: int | None) -> Spec:
     if p < 0:
         raise ShapeError("cdist only supports non-negative p values")
     if x1.dtype is not x2.dtype:
-        raise DTypeError(f"expected scalar type {c_name(x1.dtype)} but found {c_name(x2.dtype)}")
+        raise DTypeError(f"expected scalar type {x1.dtype.c_name} but found {x2.dtype.c_name}")
     batch = broadcast_shapes(x1.shape[:-2], x2.shape[:-2])
     shape = (*batch, x1.shape[-2], x2.shape[-2])
     return Spec.make(shape, x1.dtype, common_device((x1, x2)))
@@ -212,15 +212,6 @@ structured(
 
 @composite("cdist(Tensor x1, Tensor x2, float p=2., int? compute_mode=None) -> Tensor")
 def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
-    modes = {
-        "use_mm_for_euclid_dist_if_necessary": 0,
-        "use_mm_for_euclid_dist": 1,
-        "donot_use_mm_for_euclid_dist": 2,
-    }
-    if isinstance(compute_mode, str):
-        if compute_mode not in modes:
-            raise ShapeError(f"{compute_mode} is not a valid value for compute_mode")
-        compute_mode = modes[compute_mode]
     return fn._cdist_forward(x1, x2, p, compute_mode)
 
 
@@ -228,9 +219,9 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """Each side is scaled on its own, so that the result stays within [-1, 1]."""
     common = common_dtype(x1._spec, x2._spec)
-    if common.kind != 2:
+    if common.category != 2:
         raise DTypeError(
-            f"expected common dtype to be floating point, yet common dtype is {c_name(common)}"
+            f"expected common dtype to be floating point, yet common dtype is {common.c_name}"
         )
     shape = broadcast_shapes(x1._spec.shape, x2._spec.shape)
     x1, x2 = (fn.expand(x if x._spec.dtype is common else fn._cast(x, common), shape)
@@ -262,14 +253,6 @@ def trace(self: Any) -> Any:
 @composite("linalg_diagonal(Tensor(a) A, *, int offset=0, int dim1=-2, int dim2=-1) -> Tensor(a)")
 def linalg_diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     return fn.diagonal(A, offset, dim1, dim2)
-
-
-@composite("linalg_vander(Tensor x, *, SymInt? N=None) -> Tensor")
-def linalg_vander(x: Any, *, N: int | None = None) -> Any:
-    count = x._spec.shape[-1] if N is None else N
-    ones = fn.ones_like(fn.unsqueeze(x, -1))
-    powers = fn.expand(fn.unsqueeze(x, -1), (*x._spec.shape, max(count - 1, 0)))
-    return fn.cat([ones, fn.cumprod(powers, -1)], -1)
 
 
 @composite("linalg_tensorsolve(Tensor self, Tensor other, int[]? dims=None) -> Tensor")
@@ -340,7 +323,8 @@ def _matrix_exp_grad(g: Any, self: Any) -> Any:
 
 
 def _matrix_exp_meta(self: Spec) -> Spec:
-    check_matrix("linalg.matrix_exp", self)
+    wide = self.with_(dtype=float32) if self.dtype.is_reduced else self
+    check_matrix("linalg.matrix_exp", wide)  # halves too, unlike LAPACK's
     return self.contiguous_
 
 

@@ -25,7 +25,7 @@ def check_lists(params: Sequence[Spec], **lists: Sequence[Spec]) -> None:
     """Raise unless each list has a tensor of equal shape and dtype for every parameter."""
     common_device([*params, *[s for one in lists.values() for s in one]])
     for p in params:
-        if p.dtype.kind < 2:
+        if p.dtype.category < 2:
             raise DTypeError(f"an optimizer step needs floating parameters, got {p.dtype.name}")
     for name, specs in lists.items():
         if len(specs) != len(params):
@@ -46,7 +46,7 @@ def check_counters(params: Sequence[Spec], name: str, specs: Sequence[Spec]) -> 
     if len(specs) != len(params):
         raise ShapeError(f"{len(params)} parameters but {len(specs)} tensors in {name}")
     for i, s in enumerate(specs):
-        if s.shape or s.dtype.kind < 2:
+        if s.shape or s.dtype.category < 2:
             raise DTypeError(f"{name}[{i}] must be a floating scalar, got {s}")
 
 

@@ -17,6 +17,7 @@ from ..call import fn
 from ..dtype import Defaults, DType, bool_, int64, uint8
 from ..errors import ArgumentError, BadValueError, DTypeError, ParameterError, ShapeError
 from ..family import common_device, composite, creation, factory_spec, structured
+from ..memory_order import in_c_order, in_memory_order
 from ..op import Op, declare
 from ..spec import Spec, broadcast_shapes
 from .create import _FORMAT, _OPTIONS, _like_spec
@@ -30,22 +31,18 @@ _INTEGERS = _OPTIONS.replace("dtype=None", "dtype=4")  # torch's number of int64
 
 def _refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel `name` for the kind of dtype: b, i, f or c."""
-    if "bifc"[dtype.kind] in kinds:
+    if "bifc"[dtype.category] in kinds:
         raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
 
 
-def in_memory_order(x: Any, fill: Callable[[tuple[int, ...]], Any]) -> Any:
-    """Return an array of x's shape whose elements were drawn in the order of x's memory."""
-    if x.flags.c_contiguous:
-        return fill(x.shape)
-    order = sorted(range(x.ndim), key=lambda d: -x.strides[d])
-    back = [order.index(d) for d in range(x.ndim)]
-    return fill(tuple([x.shape[d] for d in order])).transpose(back)
-
-
 # ----------------------------------------------------------------------------------- factories --
-def _factory(name: str, kernel_name: str, kinds: str, fill: Callable[..., Any]) -> None:
-    """Declare `name`, `name_like` and their overloads with a generator of the caller's."""
+def _factory(
+    name: str, kernel_name: str, kinds: str, fill: Callable[..., Any], **scattered: bool
+) -> None:
+    """Declare `name`, `name_like` and their overloads with a generator of the caller's.
+
+    scattered: what fill is told, besides, where the result is not to be contiguous.
+    """
 
     def meta(size: Any, dtype: Any, layout: Any, device: Any, pin: Any) -> Spec:
         spec = factory_spec(size, dtype, device)
@@ -61,7 +58,8 @@ def _factory(name: str, kernel_name: str, kinds: str, fill: Callable[..., Any]) 
 
     def like_kernel(xp: Any, gen: Any, self: Any, dtype: Any, *rest: Any) -> Any:
         wanted = dtype.numpy if dtype else self.dtype
-        return in_memory_order(self, lambda shape: fill(gen, shape, wanted))
+        path = {} if in_c_order(self, rest[-1]) else scattered
+        return in_memory_order(self, lambda shape: fill(gen, shape, wanted, **path), rest[-1])
 
     creation(f"{name}(SymInt[] size, *, {_OPTIONS}) -> Tensor", meta=meta, kernel=kernel,
              random=True)  # fmt: skip
@@ -87,7 +85,7 @@ def _factory(name: str, kernel_name: str, kinds: str, fill: Callable[..., Any]) 
 
 
 _factory("rand", "check_uniform_bounds", "bi", draw.uniform)
-_factory("randn", "normal_kernel_cpu", "bi", draw.normal)
+_factory("randn", "normal_kernel_cpu", "bi", draw.normal, contiguous=False)
 
 
 def _check_interval(low: int, high: int) -> None:
@@ -149,7 +147,9 @@ def _randint_like_kernel(
     xp: Any, gen: Any, self: Any, low: int, high: int, dtype: Any, *rest: Any
 ) -> Any:
     wanted = dtype.numpy if dtype else self.dtype
-    return in_memory_order(self, lambda shape: draw.randint(gen, shape, wanted, low, high))
+    return in_memory_order(
+        self, lambda shape: draw.randint(gen, shape, wanted, low, high), rest[-1]
+    )
 
 
 creation(
@@ -429,7 +429,7 @@ _filling(
 
 
 def _multinomial_meta(self: Spec, num_samples: int, replacement: bool, generator: Any) -> Spec:
-    if self.dtype.kind != 2:
+    if self.dtype.category != 2:
         raise DTypeError(
             f"multinomial only supports floating-point dtypes for input, got: {self.dtype.name}"
         )

@@ -72,13 +72,16 @@ reduction(
 )
 
 
-def _inexact(dtype: DType) -> DType:
-    if dtype.kind < 2:
-        raise DTypeError(
-            "mean(): could not infer output dtype. Input dtype must be either a floating point or "
-            f"complex dtype. Got: {dtype.name}"
-        )
-    return dtype
+def _inexact(what: str) -> Any:
+    def check(dtype: DType) -> DType:
+        if dtype.category < 2:
+            raise DTypeError(
+                f"mean(): could not infer output dtype. {what} dtype must be either a floating "
+                f"point or complex dtype. Got: {dtype.c_name}"
+            )
+        return dtype
+
+    return check
 
 
 def _size(spec: Spec, dim: Any) -> int:
@@ -97,7 +100,8 @@ reduction(
     "mean(Tensor self, *, ScalarType? dtype=None) -> Tensor",
     lambda xp, self, dtype: _mean(xp, self, None, False),
     {"self": lambda g, self_spec: fn.div(fn.expand(g, self_spec.shape), self_spec.numel)},
-    dtype=_inexact,
+    dtype=_inexact("Input"),
+    asked=_inexact("Optional"),
 )
 reduction(
     "mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
@@ -107,7 +111,8 @@ reduction(
             spread(g, self_spec, dim, keepdim), _size(self_spec, dim)
         )
     },
-    dtype=_inexact,
+    dtype=_inexact("Input"),
+    asked=_inexact("Optional"),
 )
 reduction(
     "nansum(Tensor self, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None)"

@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
+from ..coerce import memory_format as format_code
 from ..errors import ShapeError, ValueRangeError
 from ..family import composite
 from ..spec import view_stride, wrap_dim
@@ -83,7 +84,12 @@ def ravel(self: Any) -> Any:
 
 @composite("contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a)")
 def contiguous(self: Any, *, memory_format: Any = 0) -> Any:
-    return self if self._spec.contiguous else fn.clone(self, memory_format=0)
+    code = format_code(memory_format)
+    if self._spec.is_in_format(code):
+        return self
+    if code == 1:
+        raise ShapeError("preserve memory format is unsupported by the contiguous operator")
+    return fn.clone(self, memory_format=code)
 
 
 @composite("expand_as(Tensor(a) self, Tensor other) -> Tensor(a)")
@@ -100,6 +106,8 @@ def broadcast_to(self: Any, size: Sequence[int]) -> Any:
 def sum_to_size(self: Any, size: Sequence[int]) -> Any:
     have = self._spec.shape
     size = tuple(size)
+    if not size:
+        return fn.sum(self)  # an int64 of ints and bools, also where there is nothing to add
     lead = len(have) - len(size)
     if lead < 0 or any(n not in (1, m) for n, m in zip(size, have[lead:], strict=True)):
         raise ShapeError(f"size {list(size)} is not expandable to size {list(have)}.")
@@ -246,7 +254,7 @@ def narrow(self: Any, dim: int, start: int, length: int) -> Any:
 
 @composite("narrow.Tensor(Tensor(a) self, int dim, Tensor start, SymInt length) -> Tensor(a)")
 def narrow_tensor(self: Any, dim: int, start: Any, length: int) -> Any:
-    if start._spec.ndim or start._spec.dtype.kind != 1:
+    if start._spec.ndim or start._spec.dtype.category != 1:
         raise ShapeError("start must be an 0-dim integral Tensor.")
     return fn.narrow(self, dim, int(start.item()), length)
 
@@ -254,6 +262,18 @@ def narrow_tensor(self: Any, dim: int, start: Any, length: int) -> Any:
 @composite("split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]")
 def split_sizes(self: Any, split_size: Sequence[int], dim: int = 0) -> Any:
     return fn.split_with_sizes(self, split_size, dim)
+
+
+# First of the three: a 0-d tensor would also pass for an int.
+@composite(
+    "tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections"
+    ", int dim=0) -> Tensor(a)[]"
+)
+def tensor_split_tensor(self: Any, tensor_indices_or_sections: Any, dim: int = 0) -> Any:
+    how = tensor_indices_or_sections
+    if not how._spec.ndim:
+        return tensor_split.body(self, int(how.item()), dim)  # type: ignore[misc]
+    return tensor_split_indices.body(self, as_ints(how), dim)  # type: ignore[misc]
 
 
 @composite("chunk(Tensor(a -> *) self, int chunks, int dim=0) -> Tensor(a)[]")
@@ -297,17 +317,6 @@ def tensor_split_indices(self: Any, indices: Sequence[int], dim: int = 0) -> Any
     n = _check_splittable(self, dim)
     starts, ends = [0, *indices], [*indices, n]
     return tuple([fn.slice(self, dim, a, b, 1) for a, b in zip(starts, ends, strict=True)])
-
-
-@composite(
-    "tensor_split.tensor_indices_or_sections(Tensor(a -> *) self, Tensor tensor_indices_or_sections"
-    ", int dim=0) -> Tensor(a)[]"
-)
-def tensor_split_tensor(self: Any, tensor_indices_or_sections: Any, dim: int = 0) -> Any:
-    how = tensor_indices_or_sections
-    if not how._spec.ndim:
-        return tensor_split.body(self, int(how.item()), dim)  # type: ignore[misc]
-    return tensor_split_indices.body(self, as_ints(how), dim)  # type: ignore[misc]
 
 
 def _declare_split(name: str, dims_min: int, dim_of: Any) -> None:

@@ -235,7 +235,7 @@ def _meta(name: str, n: int, refused: str) -> Callable[..., Spec]:
                 f"{list(self.shape)}"
             )
         refuse(name, self.dtype, refused)
-        if self.dtype.kind == 1 and self.dtype.name != "uint8":
+        if self.dtype.category == 1 and self.dtype.name != "uint8":
             refuse(name, self.dtype, "i")
         if name.endswith("_aa"):
             only("compute_index_ranges_weights", self.dtype, "float32 float64 uint8")

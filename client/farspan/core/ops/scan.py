@@ -94,7 +94,7 @@ scan(
 
 
 def _inexact(dtype: DType) -> DType:
-    if dtype.kind < 2:
+    if dtype.category < 2:
         raise DTypeError(f'"logcumsumexp_out_cpu" not implemented for {dtype.name!r}')
     return dtype
 

@@ -73,11 +73,23 @@ structured(
 )
 
 
+structured(
+    "farspan::_from_front(Tensor self, int size) -> Tensor",
+    meta=lambda self, size: self.packed,
+    kernel=lambda xp, self, size: xp.where(self < 0, self + size, self),
+)
+
+
 @composite("take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor")
 def take_along_dim(self: Any, indices: Any, dim: int | None = None) -> Any:
     if dim is None:
-        return fn.gather(fn.flatten(self), 0, fn.flatten(indices))
+        return fn.gather(fn.flatten(self), 0, fn._from_front(fn.flatten(indices), self._spec.numel))
     have, want = self._spec, indices._spec
+    if want.dtype is not int64:
+        raise DTypeError(
+            "torch.take_along_dim(): dtype of indices should be Long but got "
+            f"{want.dtype.name.capitalize()}"
+        )
     if have.ndim != want.ndim:
         raise ShapeError(
             "torch.take_along_dim(): input and indices should have the same number of dimensions, "
@@ -88,7 +100,8 @@ def take_along_dim(self: Any, indices: Any, dim: int | None = None) -> Any:
                                   (*want.shape[:dim], 1, *want.shape[dim + 1 :])))  # fmt: skip
     own, other = list(shape), list(shape)
     own[dim], other[dim] = have.shape[dim], want.shape[dim]
-    return fn.gather(fn.expand(self, own), dim, fn.expand(indices, other))
+    places = fn._from_front(indices, have.shape[dim])
+    return fn.gather(fn.expand(self, own), dim, fn.expand(places, other))
 
 
 # ------------------------------------------------------------------------------------- scatter --

@@ -280,7 +280,7 @@ structured(
 
 # ------------------------------------------------------------------- shapes that values decide --
 def _bincount_meta(self: Spec, weights: Spec | None, minlength: int) -> Spec:
-    if self.dtype.kind != 1:
+    if self.dtype.category != 1:
         raise UnsupportedError(f'"bincount_cpu" not implemented for {self.dtype.name!r}')
     if self.ndim != 1:
         raise ShapeError("bincount only supports 1-d non-negative integral inputs.")
@@ -334,6 +334,30 @@ structured(
 )
 
 
+def _check_sliced(self: Spec, dim: int) -> None:
+    """Raise unless there are slices along dim to compare, or none at all."""
+    dim = wrap_dim(dim, self.ndim)
+    if not self.numel and any(not n for d, n in enumerate(self.shape) if d != dim):
+        if not self.shape[dim] and self.shape.count(0) == 1:
+            return
+        raise ShapeError(
+            "There are 0 sized dimensions, and they aren't selected, so unique cannot be applied"
+        )
+
+
+def _unique_dim_meta(self: Spec, dim: int, *_: Any) -> tuple[Spec, Spec, Spec]:
+    _check_sliced(self, dim)
+    return _unique_meta(self)
+
+
+def _unique_consecutive_meta(
+    self: Spec, return_inverse: bool, return_counts: bool, dim: int | None
+) -> tuple[Spec, Spec, Spec]:
+    if dim is not None:
+        _check_sliced(self, dim)
+    return _unique_meta(self)
+
+
 def _unique_meta(self: Spec, *_: Any) -> tuple[Spec, Spec, Spec]:
     _check_real("unique", self)
     places = Spec.make((0,), int64, self.device)
@@ -376,7 +400,7 @@ def _unique_dim_kernel(
 structured(
     "unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool"
     " return_counts=False) -> (Tensor, Tensor, Tensor)",
-    meta=_unique_meta,
+    meta=_unique_dim_meta,
     kernel=_unique_dim_kernel,
     dynamic=True,
 )
@@ -389,7 +413,7 @@ def _unique_consecutive_kernel(
     changed = xp.ones(x.shape[0], bool)
     if x.shape[0]:
         differs = x[1:] != x[:-1]
-        changed[1:] = differs.reshape(x.shape[0] - 1, -1).any(1) if x.ndim > 1 else differs
+        changed[1:] = differs.any(axis=tuple(range(1, x.ndim))) if x.ndim > 1 else differs
     starts = xp.flatnonzero(changed)
     counts = xp.diff(xp.append(starts, x.shape[0]))
     inverse = xp.cumsum(changed) - 1
@@ -401,7 +425,7 @@ def _unique_consecutive_kernel(
 structured(
     "unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int?"
     " dim=None) -> (Tensor, Tensor, Tensor)",
-    meta=_unique_meta,
+    meta=_unique_consecutive_meta,
     kernel=_unique_consecutive_kernel,
     dynamic=True,
 )

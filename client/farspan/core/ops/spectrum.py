@@ -418,13 +418,20 @@ def _lstsq(xp: Any, self: Any, b: Any, rcond: Any, driver: str | None) -> Any:
     )
 
 
-def _lstsq_grad(g: Any, self: Any, b: Any, self_spec: Spec, b_spec: Spec, needed: Any) -> Any:
-    """The solution is pinv(self) @ b; residuals and the rest have no derivative here."""
+def _lstsq_grad(
+    g: Any, self: Any, b: Any, self_spec: Spec, b_spec: Spec, out_spec: Any, needed: Any
+) -> Any:
+    """The solution is pinv(self) @ b. Residuals |b - self x|^2 change as if x, the best, stayed."""
     vector = b_spec.ndim == self_spec.ndim - 1
     gX, right = (_column(x) if vector else x for x in (g[0], b))
     P = fn.linalg_pinv(self)
     gb = fn.matmul(mH(P), gX)
     gA = _pinv_grad(fn.matmul(gX, mH(right)), self, P, self_spec) if needed[0] else None
+    if out_spec[1].shape != (0,):
+        X = fn.matmul(P, right)
+        rest = fn.mul(fn.sub(right, fn.matmul(self, X)), _row(fn.mul(g[1], 2)))
+        gb = fn.add(gb, rest)
+        gA = fn.sub(gA, fn.matmul(rest, mH(X))) if needed[0] else None
     return gA, (fn.squeeze(gb, -1) if vector else gb)
 
 

@@ -81,7 +81,7 @@ def _check(self: Any, length: int, n_fft: int, hop: int, size: int, window: Any)
     """Raise ShapeError, naming the call, for what makes no frames."""
     spec: Spec = self._spec
     wrong = None
-    if spec.dtype.kind < 2:
+    if spec.dtype.category < 2:
         wrong = "expected a tensor of floating point or complex values"
     elif spec.ndim not in (1, 2):
         wrong = "expected a 1D or 2D tensor"

@@ -64,7 +64,7 @@ def _view_dtype_meta(self: Spec, dtype: DType) -> tuple[Spec, int]:
     have, want = self.dtype.itemsize, dtype.itemsize
     if have == want:
         return self.with_(dtype=dtype), 0
-    as_what = f"to view {_long(self.dtype)} as {_long(dtype)} (different element sizes)"
+    as_what = f"to view {self.dtype.c_name} as {dtype.c_name} (different element sizes)"
     if not self.shape:
         raise ShapeError(f"self.dim() cannot be 0 {as_what}")
     if self.stride[-1] != 1:
@@ -87,14 +87,6 @@ def _view_dtype_meta(self: Spec, dtype: DType) -> tuple[Spec, int]:
     shape = (*self.shape[:-1], self.shape[-1] // ratio)
     stride = (*[s // ratio for s in self.stride[:-1]], 1)
     return self.with_(shape=shape, stride=stride, dtype=dtype), 0
-
-
-def _long(dtype: DType) -> str:
-    return {
-        "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int",
-        "int64": "Long", "float16": "Half", "bfloat16": "BFloat16", "float32": "Float",
-        "float64": "Double", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-    }[dtype.name]  # fmt: skip
 
 
 view("view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)", _view_dtype_meta, detaches=True)

@@ -51,7 +51,7 @@ def _declare(
     def meta(window_length: int, *rest: Any) -> Spec:
         dtype, _layout, device, _pin = rest[numbers:]
         dtype = dtype or Defaults.dtype
-        if dtype.kind < 2:
+        if dtype.category < 2:
             raise ShapeError(f"{name} expects floating point dtypes, got: {dtype!r}")
         if window_length < 0:
             raise ShapeError(

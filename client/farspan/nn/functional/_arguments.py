@@ -27,7 +27,8 @@ def tuple_of(value: Ints, length: int, name: str) -> tuple[int, ...]:
 def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """Return the reduction, which torch's two old flags override where they are given."""
     if size_average is not None or reduce is not None:
-        found = "none" if reduce is False else "sum" if size_average is False else "mean"
+        average = size_average is None or size_average
+        found = "none" if not (reduce is None or reduce) else "mean" if average else "sum"
         warnings.warn(
             "size_average and reduce args will be deprecated, please use "
             f"reduction='{found}' instead.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from farspan.nn._layout import in_format
 from farspan.nn.module import Module
 
 __all__ = ["convert_conv2d_weight_memory_format", "convert_conv3d_weight_memory_format"]
@@ -26,5 +25,5 @@ def _convert(module: Module, memory_format: Any, rank: str) -> Module:
     kinds = tuple(getattr(nn, f"{kind}{rank}") for kind in ("Conv", "ConvTranspose"))
     for each in module.modules():
         if isinstance(each, kinds):
-            each.weight.data = in_format(each.weight.detach(), memory_format)
+            each.weight.data = each.weight.detach().to(memory_format=memory_format)
     return module

@@ -3,7 +3,7 @@
 A worker has a session of its own, a fresh ``local:``, and answers with raw arrays: each tensor of
 a batch crosses the pipe as one piece of memory and becomes a tensor of the parent's session when
 it arrives, so that the upload runs while the previous step computes. Tensors that the dataset
-holds are fetched once, by the parent, before the workers start.
+holds (`_held.py`) are fetched once, by the parent, before the workers start.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 import farspan
-from farspan import _state
-from farspan._tensor import Tensor
+from farspan import _crossing, _state
+from farspan.core.dtype import PLACES
 from farspan.utils.data._fetch import fetch_batch
+from farspan.utils.data._held import tensors_in
 
 __all__ = ["Job", "WorkerInfo", "Workers", "get_worker_info"]
 
 _STOP_SECONDS = 5.0  # how long a worker may take to end before it is killed
+_LEAVE_SECONDS = 0.5  # how long a worker that is to end may go on with its sample
 
 
 @dataclass
@@ -56,106 +57,6 @@ def get_worker_info() -> WorkerInfo | None:
     return _info
 
 
-# --------------------------------------------------------------------- tensors between processes --
-#: Arrays of tensors, by id, fetched before the workers start; see `tensors_in`.
-_fetched: dict[int, tuple[Tensor, np.ndarray[Any, Any]]] = {}
-_leaving: list[np.ndarray[Any, Any]] | None = None  # of the batch that is being sent
-_arrived: list[np.ndarray[Any, Any]] = []  # of the batch that is being received
-
-
-def _array_of(x: Tensor) -> np.ndarray[Any, Any]:
-    known = _fetched.get(id(x))
-    if known is not None:
-        return known[1]
-    x = x.detach().cpu()
-    bits = x.contiguous().view(farspan.int16) if x.dtype == farspan.bfloat16 else x
-    return np.ascontiguousarray(bits.numpy())
-
-
-def _tensor_of(array: np.ndarray[Any, Any], dtype: str) -> Tensor:
-    made = farspan.from_numpy(array)
-    return made.view(farspan.bfloat16) if dtype == "bfloat16" else made
-
-
-def _restored(array: Any, dtype: str, requires_grad: bool) -> Tensor:
-    """Return the tensor that another process sent; `array` is a position if it came apart."""
-    x = _tensor_of(_arrived[array] if isinstance(array, int) else array, dtype)
-    return x.requires_grad_() if requires_grad else x
-
-
-def _reduce(x: Tensor) -> Any:
-    array: Any = _array_of(x)
-    if _leaving is not None:
-        _leaving.append(array)
-        array = len(_leaving) - 1
-    return _restored, (array, x.dtype.name, x.requires_grad)
-
-
-ForkingPickler.register(Tensor, _reduce)
-
-
-def _send(connection: Connection, message: Any) -> None:
-    """Send a message of a worker: arrays first, each as it lies in memory, then what holds them."""
-    global _leaving
-    _leaving = []
-    try:
-        body = bytes(ForkingPickler.dumps(message))
-        arrays = _leaving
-    finally:
-        _leaving = None
-    connection.send([(a.shape, a.dtype.str) for a in arrays])
-    for array in arrays:
-        if array.nbytes:
-            connection.send_bytes(memoryview(array).cast("B"))
-    connection.send_bytes(body)
-
-
-def _receive(connection: Connection) -> Any:
-    arrays = []
-    for shape, dtype in connection.recv():
-        array = np.empty(shape, dtype)
-        if array.nbytes:
-            connection.recv_bytes_into(memoryview(array).cast("B"))
-        arrays.append(array)
-    body = connection.recv_bytes()
-    _arrived[:] = arrays
-    try:
-        return ForkingPickler.loads(body)
-    finally:
-        _arrived.clear()
-
-
-def tensors_in(*roots: Any) -> list[Tensor]:
-    """Return the tensors that objects hold in attributes, containers and closures."""
-    found, seen, left = [], set(), list(roots)
-    while left:
-        obj = left.pop()
-        if id(obj) in seen or isinstance(obj, (type, ModuleType, str, bytes, np.ndarray)):
-            continue
-        seen.add(id(obj))
-        if isinstance(obj, Tensor):
-            found.append(obj)
-        elif isinstance(obj, Mapping):
-            left.extend(obj.values())
-        elif isinstance(obj, (list, tuple, set, frozenset)):
-            left.extend(x for x in obj if not isinstance(x, (int, float, str)))
-        elif isinstance(obj, FunctionType):
-            left.extend(cell.cell_contents for cell in obj.__closure__ or () if _is_full(cell))
-            left.extend(obj.__defaults__ or ())
-        elif isinstance(obj, MethodType):
-            left.append(obj.__self__)
-        else:
-            left.extend(getattr(obj, "__dict__", {}).values())
-    return found
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # of a name that has no value yet
-        return False
-
-
 # ------------------------------------------------------------------------------- in the worker --
 @dataclass
 class Job:
@@ -171,65 +72,86 @@ class Job:
     num_workers: int
 
 
-def _work(id_: int, job: Job | bytes, connection: Connection, others: list[Connection]) -> None:
+def _work(id_: int, given: Job | bytes, connection: Connection, others: list[Connection]) -> None:
     """Answer tasks until the parent stops sending them."""
-    global _info
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends the workers
     for other in others:  # a copy of the parent's end would keep a pipe open when it is gone
         other.close()
-    _state.leave_inherited()
-    farspan.connect("local:")
-    if isinstance(job, bytes):  # of a process that was not forked: its tensors come to life here
-        job = ForkingPickler.loads(job)
-    for x, array in list(_fetched.values()):  # inherited by a fork: the same objects, new tensors
-        x._become(_tensor_of(array, x.dtype.name))
-    _fetched.clear()
+    _begin_session()
+    # Of a process that was not forked the job comes as bytes: its tensors come to life here.
+    job: Job = ForkingPickler.loads(given) if isinstance(given, bytes) else given
+    for x, array in list(
+        _crossing.fetched.values()
+    ):  # inherited by a fork: the same objects, new tensors
+        x._become(_crossing.tensor_of(array, x.dtype.name))
+    _crossing.fetched.clear()
+    _begin_random(id_, job)
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()
+    failed: Any = None
+    try:
+        if job.init is not None:
+            job.init(id_)
+    except Exception as error:
+        failed = _described(error, id_)
+    fetch: Callable[[Any], Any] | None = None
+    while (task := tasks.get()) is not None:
+        if task == "epoch":
+            fetch = None
+            continue
+        index, what = task
+        try:
+            fetch = fetch or _fetcher(job)  # here, since the user's __iter__ may fail
+            answer = failed or ("batch", fetch(what))
+        except Exception as error:
+            ends = job.streams and isinstance(error, StopIteration)
+            answer = ("end", None) if ends else _described(error, id_)
+        try:
+            _crossing.send(connection, (index, *answer))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except Exception as error:  # a batch that cannot leave the process
+            _crossing.send(connection, (index, *_described(error, id_)))
+
+
+def _begin_session() -> None:
+    """Open this process's own ``local:``, whatever the program's environment asks for.
+
+    A process that was not forked may have one: its program made tensors when it was imported.
+    """
+    if not _state._stack or _state._stack[-1]._pid != os.getpid():
+        _state.leave_inherited()
+        farspan.connect("local:", devices="cpu")
+    PLACES.device = None
+
+
+def _begin_random(id_: int, job: Job) -> None:
+    """Seed the generators as torch does in its workers, and say who this worker is."""
+    global _info
     seed = job.base_seed + id_
     random.seed(seed)
     farspan.manual_seed(seed)
     low, high = job.base_seed & 0xFFFFFFFF, job.base_seed >> 32
     np.random.seed(np.random.SeedSequence([id_, low, high, 0]).generate_state(4))
     _info = WorkerInfo(id_, job.num_workers, seed, job.dataset)
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()
-    failed: Any = None
-    if job.init is not None:
-        try:
-            job.init(id_)
-        except Exception as error:
-            failed = _described(error, id_)
-    fetch = _fetcher(job)
-    while True:
-        task = tasks.get()
-        if task == "epoch":
-            fetch = _fetcher(job)
-            continue
-        index, what = task
-        try:
-            answer = failed or ("batch", fetch(what))
-        except StopIteration:
-            answer = ("end", None)
-        except Exception as error:
-            answer = _described(error, id_)
-        failed = None
-        try:
-            _send(connection, (index, *answer))
-        except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)
-        except Exception as error:  # a batch that cannot leave the process
-            _send(connection, (index, *_described(error, id_)))
 
 
 def _listen(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
-    """Take tasks off the pipe as they come, so that the parent never waits to send one."""
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            task = None
-        if task is None:
-            os._exit(0)  # nothing here needs to be put in order first
-        tasks.put(task)
+    """Take tasks off the pipe as they come, so that the parent never waits to send one.
+
+    When the parent wants no more, or is gone, the worker ends: by itself, so that what it printed
+    is written out, or at once if it is long in a sample.
+    """
+    try:
+        while (task := connection.recv()) is not None:
+            tasks.put(task)
+    except (EOFError, OSError):
+        pass
+    except Exception:  # a task that cannot be read; the parent will say that the worker ended
+        traceback.print_exc()
+    tasks.put(None)
+    time.sleep(_LEAVE_SECONDS)
+    os._exit(0)
 
 
 def _fetcher(job: Job) -> Callable[[Any], Any]:
@@ -274,7 +196,7 @@ class Workers:
         self.processes: list[Any] = []
         forks = context.get_start_method() == "fork"
         held = tensors_in(job.dataset, job.collate, job.init)
-        _fetched.update((id(x), (x, _array_of(x))) for x in held)
+        _crossing.fetched.update((id(x), (x, _crossing.array_of(x))) for x in held)
         try:
             packed = job if forks else bytes(ForkingPickler.dumps(job))
             for i in range(job.num_workers):
@@ -288,8 +210,15 @@ class Workers:
                 self.connections.append(ours)
                 self.processes.append(process)
         finally:
-            _fetched.clear()
-            self.stop = weakref.finalize(self, _stop, self.connections, self.processes)
+            _crossing.fetched.clear()
+            self.stop = weakref.finalize(self, _stop, self.connections, self.processes, os.getpid())
+
+    def give(self, worker: int, task: Any) -> None:
+        """Send a task to a worker. RuntimeError: it has ended."""
+        try:
+            self.connections[worker].send(task)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self.fail(error)
 
     def arrived(self, owner: dict[int, int], block: bool) -> list[Any]:
         """Return the answers that are there; waits for one if `block`. Uploads their tensors."""
@@ -301,37 +230,50 @@ class Workers:
             ready = wait([*busy, *sentinels], left if block else 0)
             connections = [c for c in busy if c in ready]
             try:
-                found = [_receive(c) for c in connections]
-            except (EOFError, ConnectionResetError):
-                self.fail()
+                found = [_crossing.receive(c) for c in connections]
+            except (EOFError, OSError) as error:
+                self.fail(error)
+            except KeyboardInterrupt:  # half an answer may have been read
+                self.stop()
+                raise
             if found or not block:
                 return found
             if ready:
-                self.fail()
+                self.fail(None)
             raise RuntimeError(f"DataLoader timed out after {self.timeout} seconds")
 
-    def fail(self) -> None:
+    def fail(self, cause: Exception | None) -> NoReturn:
         """Raise what became of the workers that ended by themselves."""
-        for process in self.processes:
-            process.join(1)
+        wait([process.sentinel for process in self.processes], 1)
         gone = ", ".join(str(p.pid) for p in self.processes if p.exitcode is not None)
         self.stop()
-        raise RuntimeError(f"DataLoader worker (pid(s) {gone}) exited unexpectedly")
+        raise RuntimeError(f"DataLoader worker (pid(s) {gone}) exited unexpectedly") from cause
 
 
 class Epoch(Iterator[Any]):
     """The batches of one pass, in the order of their tasks; loading begins at once."""
 
     def __init__(self, workers: Workers, tasks: Iterator[Any], loader: Any) -> None:
-        self._workers = workers
-        self._tasks = tasks
+        self.workers = workers
         self._loader = loader
-        self._active = [True] * len(workers.processes)
+        self._sent = 0
+        self._begin(tasks)
+
+    def restart(self, tasks: Iterator[Any]) -> None:
+        """Begin the next pass of workers that stay; the rest of this one is thrown away."""
+        for worker in range(len(self.workers.processes)):
+            self.workers.give(worker, "epoch")
+        self._begin(tasks)
+
+    def _begin(self, tasks: Iterator[Any]) -> None:
+        count = len(self.workers.processes)
+        self._tasks = tasks
+        self._active = [True] * count
         self._turn = 0
         self._owner: dict[int, int] = {}  # worker by task that is out or whose answer waits
         self._answers: dict[int, tuple[str, Any]] = {}
-        self._sent = self._wanted = 0
-        for _ in range(loader.prefetch_factor * len(workers.processes)):
+        self._wanted = self._sent  # the numbers go on, so that late answers are known by theirs
+        for _ in range(self._loader.prefetch_factor * count):
             self._give()
 
     def __len__(self) -> int:
@@ -342,7 +284,7 @@ class Epoch(Iterator[Any]):
             index = self._wait_for_next()
         except StopIteration:
             if not self._loader.persistent_workers:
-                self._workers.stop()
+                self.workers.stop()
             raise
         del self._owner[index]
         self._give()
@@ -354,8 +296,10 @@ class Epoch(Iterator[Any]):
             while self._wanted not in self._owner and self._wanted < self._sent:
                 self._wanted += 1
             found = self._next_answer()
-            answers = self._workers.arrived(self._owner, block=found is None)
+            answers = self.workers.arrived(self._owner, block=found is None)
             for index, kind, content in answers:
+                if index not in self._owner:  # of a pass that was given up
+                    continue
                 if kind == "end":
                     self._active[self._owner.pop(index)] = False
                     self._give()
@@ -368,7 +312,7 @@ class Epoch(Iterator[Any]):
     def _next_answer(self) -> int | None:
         if self._wanted in self._answers:
             return self._wanted
-        return None if self._workers.in_order else next(iter(self._answers), None)
+        return None if self.workers.in_order else next(iter(self._answers), None)
 
     def _give(self) -> None:
         """Send the next task to the next worker that still has something to give."""
@@ -382,7 +326,7 @@ class Epoch(Iterator[Any]):
             task = next(self._tasks)
         except StopIteration:
             return
-        self._workers.connections[worker].send((self._sent, task))
+        self.workers.give(worker, (self._sent, task))
         self._owner[self._sent] = worker
         self._sent += 1
 
@@ -398,8 +342,10 @@ def _unwrapped(kind: str, content: Any) -> Any:
     raise error
 
 
-def _stop(connections: list[Connection], processes: list[Any]) -> None:
-    """End the workers; one that does not listen is killed."""
+def _stop(connections: list[Connection], processes: list[Any], parent: int) -> None:
+    """End the workers; one that does not listen is killed. Not the business of a forked copy."""
+    if os.getpid() != parent:
+        return
     for connection in connections:
         try:
             connection.send(None)

@@ -71,7 +71,7 @@ class DataLoader:
         self.multiprocessing_context = multiprocessing_context
         self.pin_memory_device = pin_memory_device
         self.in_order = in_order
-        self._workers: Workers | None = None
+        self._epoch: Epoch | None = None  # of persistent workers
         self.pin_memory = pin_memory
         self.timeout = timeout
         self.worker_init_fn = worker_init_fn
@@ -84,25 +84,31 @@ class DataLoader:
         return self.batch_sampler is not None or (self._streams and self.batch_size is not None)
 
     @property
+    def _index_sampler(self) -> Any:
+        return self.sampler if self.batch_sampler is None else self.batch_sampler
+
+    @property
     def _dataset_kind(self) -> int:
         return _DatasetKind.Iterable if self._streams else _DatasetKind.Map
 
     def __iter__(self) -> Iterator[Any]:
-        if self._workers is not None:  # persistent: they keep the seed of their start
-            for connection in self._workers.connections:
-                connection.send("epoch")
-            return self._from_workers(self._workers)
+        tasks = self._tasks()
+        if self._epoch is not None and self._epoch.workers.stop.alive:
+            self._epoch.restart(tasks)  # with the seeds of their start
+            return self._epoch
         # torch draws a base seed for worker processes at every start, also without any; the
         # draw keeps the default generator in step with torch's. Alone, nobody reads it: no wait.
         drawn = farspan.empty((), dtype=farspan.int64).random_(generator=self.generator)
         if not self.num_workers:
-            return self._stream() if self._streams else self._samples()
-        workers = self._started(drawn.item())
+            batches = self._stream() if self._streams else self._samples(tasks)
+            return _SingleProcessDataLoaderIter(batches, self)
+        epoch = Epoch(self._started(drawn.item()), tasks, self)
         if self.persistent_workers:
-            self._workers = workers
-        return self._from_workers(workers)
+            self._epoch = epoch
+        return epoch
 
     def _started(self, base_seed: int) -> Workers:
+        assert self.prefetch_factor, "prefetch_factor must be greater than 0"
         job = Job(
             self.dataset,
             self.collate_fn,
@@ -115,20 +121,18 @@ class DataLoader:
         )
         return Workers(job, self.multiprocessing_context, self.timeout, self.in_order)
 
-    def _from_workers(self, workers: Workers) -> Iterator[Any]:
+    def _tasks(self) -> Iterator[Any]:
+        """Return what workers are told to load: indices, or how many samples of their stream."""
         if self._streams:
-            tasks: Iterator[Any] = itertools.repeat(self.batch_size)
-        else:
-            sampler = self.batch_sampler if self.batch_sampler is not None else self.sampler
-            tasks = iter(sampler or ())
-        return Epoch(workers, tasks, self)
+            return itertools.repeat(self.batch_size)
+        return iter(self._index_sampler)
 
-    def _samples(self) -> Iterator[Any]:
+    def _samples(self, tasks: Iterator[Any]) -> Iterator[Any]:
         if self.batch_sampler is None:
-            for index in self.sampler or ():
+            for index in tasks:
                 yield self.collate_fn(self.dataset[index])
             return
-        for indices in self.batch_sampler:
+        for indices in tasks:
             yield fetch_batch(self.dataset, indices, self.collate_fn)
 
     def _stream(self) -> Iterator[Any]:
@@ -146,11 +150,35 @@ class DataLoader:
 
     def __len__(self) -> int:
         if not self._streams:
-            return len(self.batch_sampler if self.batch_sampler is not None else self.sampler)  # type: ignore[arg-type]
+            return len(self._index_sampler)
         length = len(self.dataset)
         if self.batch_size is None:
             return length
         return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
+
+
+class _BaseDataLoaderIter(Iterator[Any]):
+    """What a loader's iterator is, for programs that ask."""
+
+    def __init__(self, batches: Iterator[Any], loader: DataLoader) -> None:
+        self._batches, self._loader = batches, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+class _SingleProcessDataLoaderIter(_BaseDataLoaderIter):
+    """The batches of one pass, made in this process when they are asked for."""
+
+
+_MultiProcessingDataLoaderIter = Epoch
+_BaseDataLoaderIter.register(Epoch)
 
 
 class _DatasetKind:

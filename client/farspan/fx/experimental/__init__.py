@@ -1,0 +1,1 @@
+"""torch.fx.experimental: what asks whether a trace is made."""

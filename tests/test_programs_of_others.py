@@ -1,0 +1,80 @@
+"""What programs that others wrote met: each of these was once not what torch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from beside_torch import failure, same
+
+
+@same
+def test_numbers_like_a_tensor_come_in_the_order_of_the_new_tensor_s_memory(torch: Any) -> Any:
+    repeated = torch.zeros(3, 1, 20).expand(3, 5, 20)
+    turned = torch.zeros(4, 5, 6).permute(1, 2, 0)
+    images = torch.empty(2, 3, 4, 4, memory_format=torch.channels_last)
+    made = []
+    torch.manual_seed(3)
+    for x in (repeated, repeated.permute(1, 0, 2), turned, images, turned[:, ::2]):
+        made += [torch.randn_like(x), torch.rand_like(x), torch.randint_like(x, 9)]
+        made += [torch.randn_like(x, memory_format=torch.contiguous_format), torch.rand(3)]
+    return made, [tuple(x.stride()) for x in made], images.stride()
+
+
+@same
+def test_einsum_mixes_dtypes_where_nothing_is_contracted(torch: Any) -> Any:
+    a, b = torch.arange(6).reshape(2, 3), torch.arange(12.0).reshape(3, 4) / 7
+    c = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
+    made = [
+        torch.einsum("i,j->ij", a[0], b[0]),
+        torch.einsum("ij,ij->ij", a, c),
+        torch.einsum("ij,->ij", a, torch.tensor(0.5)),
+        torch.einsum("i,j,k->ijk", a[0], b[0], c[0]),
+        torch.einsum("ij,k->ik", a.int(), b[0]),
+        torch.einsum("ij,jk->ik", a[:, :1], b[:1]),
+        torch.einsum("ij,ij->ij", a > 1, a > 2),
+    ]
+    refused = [
+        failure(lambda: torch.einsum(equation, *operands), "expected scalar type")
+        for equation, operands in (
+            ("ij,jk->ik", (a, b)), ("ij,ij->", (a, c)), ("ij,ij->i", (c, a)),
+            ("ij,ij->j", (a, a > 2)),
+        )
+    ]  # fmt: skip
+    refused += [failure(lambda: f(a[0], b[0, :3])) for f in (torch.inner, torch.dot)]
+    refused += [failure(lambda: torch.tensordot(a[0], b[0, :3], 1), "same dtype")]
+    x = torch.arange(3.0, requires_grad=True)
+    torch.einsum("i,j->ij", a[0], x).sum().backward()
+    return made, refused, x.grad
+
+
+@same
+def test_grad_takes_only_inputs_and_refusals_say_what_torch_says(torch: Any) -> Any:
+    x = torch.arange(3.0, requires_grad=True)
+    g = torch.autograd.grad(
+        outputs=(x * x).sum(), inputs=x, create_graph=True, retain_graph=True, only_inputs=True
+    )
+    return [
+        *g,
+        failure(lambda: torch.ones(2, 4, 5) + torch.ones(2, 3, 6), "tensor a (5)", "dimension 2"),
+        failure(lambda: torch.ones(2, 4, 1) + torch.ones(2, 3, 6), "tensor a (4)", "dimension 1"),
+        failure(lambda: torch.empty((2, 3.0)), "element of type float at pos 1"),
+        failure(lambda: torch.ones(2).cuda("cpu"), "must be cuda device"),
+    ]
+
+
+@same
+def test_the_parts_of_checkpoint_can_be_used_alone(torch: Any) -> Any:
+    parts = torch.utils.checkpoint
+    x, y = torch.ones(2, requires_grad=True), torch.ones(2)
+    a, b, c = parts.detach_variable((x * 2, y, 3))
+    with pytest.warns(UserWarning, match="None of the inputs"):
+        parts.check_backward_validity([y, 3])
+    devices, states = parts.get_device_states(x, y)
+    parts.set_device_states(devices, states)
+    first, second = parts.noop_context_fn()
+    with first, second:
+        pass
+    return a, a.requires_grad, a.is_leaf, b.requires_grad, c, devices, states, failure(
+        lambda: parts.detach_variable([x]), "Only tuple of tensors"
+    )  # fmt: skip
