@@ -16,8 +16,8 @@ def overrides() -> tuple[Registry, str]:
     found: Registry = {}
     missing = onednn.available()
     if not missing:
-        from . import conv, norm, pointwise, pool, product, softmax
+        from . import conv, norm, optim, pointwise, pool, product, softmax
 
-        for module in (conv, norm, pointwise, pool, product, softmax):
+        for module in (conv, norm, optim, pointwise, pool, product, softmax):
             module.register(found)
     return found, missing

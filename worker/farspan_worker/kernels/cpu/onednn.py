@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,7 @@ _CPU: Final = 1
 _IN_ORDER: Final = 1
 _USER: Final = 1  # scratchpad mode: the memory is ours
 
+SRC_1: Final = 2  # the second operand of a binary primitive
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128
 SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, _SCRATCH = (
     1, 17, 33, 41, 49, 50, 51, 52, 64, 80,
@@ -212,20 +214,63 @@ def _tagged(shape: Sequence[int], tag: int) -> Desc:
     return Desc(made.value or 0, True)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step after a primitive: an eltwise function, a binary one with `other`, or + dst."""
+
+    algorithm: int = 0  # 0: the old element of dst times `alpha` is added
+    alpha: float = 1.0
+    beta: float = 0.0
+    other: Desc | None = None
+
+
+def operand(step: int) -> int:
+    """Return the argument that is the other operand of a primitive's step of this number."""
+    return (step + 1) << 15 | SRC_1
+
+
+def _with_steps(steps: Sequence[Step]) -> c_void_p:
+    """Return attributes with these steps; the caller destroys them."""
+    c, made, chain = lib().c, c_void_p(), c_void_p()
+    check(c.dnnl_primitive_attr_create(byref(made)), "attr_create")
+    check(c.dnnl_primitive_attr_set_scratchpad_mode(made, _USER), "set_scratchpad_mode")
+    check(c.dnnl_post_ops_create(byref(chain)), "post_ops_create")
+    for step in steps:
+        if step.other is not None:
+            code = c.dnnl_post_ops_append_binary(chain, step.algorithm, c_void_p(step.other.handle))
+        elif step.algorithm:
+            code = c.dnnl_post_ops_append_eltwise(
+                chain, step.algorithm, c_float(step.alpha), c_float(step.beta)
+            )
+        else:
+            code = c.dnnl_post_ops_append_sum(chain, c_float(step.alpha), 0, 0)
+        check(code, "post_ops_append")
+    check(c.dnnl_primitive_attr_set_post_ops(made, chain), "attr_set_post_ops")
+    check(c.dnnl_post_ops_destroy(chain), "post_ops_destroy")
+    return made
+
+
 class Kind:
     """A primitive descriptor: what is computed, over which layouts."""
 
     __slots__ = ("handle", "kept", "name")
 
-    def __init__(self, name: str, *arguments: Any) -> None:
-        """arguments: those of `dnnl_<name>_primitive_desc_create` between engine and attributes."""
+    def __init__(self, name: str, *arguments: Any, then: Sequence[Step] = ()) -> None:
+        """arguments: those of `dnnl_<name>_primitive_desc_create` between engine and attributes.
+
+        then: what is done to each element of the result before it is stored.
+        """
         self.handle, self.name = c_void_p(), name
         self.kept = arguments  # a hint must outlive what was made from it
         library = lib()
+        attributes = _with_steps(then) if then else library.attributes
         values = [a.handle if isinstance(a, (Desc, Kind)) else a for a in arguments]
         values = [c_void_p(a) if type(a) is int and a > 1 << 31 else a for a in values]
         create = getattr(library.c, f"dnnl_{name}_primitive_desc_create")
-        check(create(byref(self.handle), library.engine, *values, library.attributes), name)
+        code = create(byref(self.handle), library.engine, *values, attributes)
+        if then:
+            library.c.dnnl_primitive_attr_destroy(attributes)
+        check(code, name)
 
     def desc(self, argument: int) -> Desc:
         """Return the descriptor that the primitive wants for one of its arguments."""
