@@ -44,7 +44,7 @@ class Storage:
     """The client's view of memory that tensors share: its size and how often it was written."""
 
     __slots__ = ("__weakref__", "_bytes", "_whole", "borrowed", "mirror", "version")
-    mirror: np.ndarray[Any, Any]  # the place here of a copy whose address was asked for
+    mirror: Any  # bytes here: the place here of a copy whose address was asked for
 
     def __init__(self, nbytes: int, whole: Storage | None = None, borrowed: bool = False) -> None:
         self._bytes = nbytes

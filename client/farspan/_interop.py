@@ -75,7 +75,7 @@ def _local_array(x: Tensor) -> np.ndarray[Any, Any] | None:
 
 
 def _mirror(memory: Storage) -> np.ndarray[Any, Any]:
-    """Return bytes of this machine set aside for a copy of remote memory; untouched they are free."""
+    """Return bytes set aside here for a copy of remote memory; untouched they are free."""
     if getattr(memory, "mirror", None) is None or memory.mirror.nbytes < memory.nbytes:
         memory.mirror = np.empty(memory.nbytes, np.uint8)
     return memory.mirror

@@ -222,6 +222,7 @@ METHODS: dict[str, Any] = {
     "is_set_to": is_set_to, "is_shared": _is_shared, "share_memory_": _share_memory_,
     "is_pinned": _is_pinned, "pin_memory": _pin_memory, "record_stream": _record_stream,
     "as_subclass": _as_subclass, "dim_order": _dim_order, "map_": _map, "map2_": _map,
+    "apply_": _map,
     "dequantize": _dequantize, "to_dense": _to_dense,
     "is_distributed": lambda self: False, "dense_dim": lambda self: len(self._spec.shape),
     "sparse_dim": lambda self: 0,

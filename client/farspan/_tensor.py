@@ -600,13 +600,6 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     def __setitem__(self, index: Any, value: Any) -> None:
         _indexing.set(self, index, value)
 
-    def apply_(self, function: Any) -> Tensor:
-        """Replace each element by function(element), computed here. Waits."""
-        from ._creation import from_numpy
-
-        values = np.vectorize(function, otypes=[self.dtype.numpy])(self._fetch())
-        return fn.copy_(self, from_numpy(values))
-
 
 _PYTHON_KINDS = {0: np.bool_, 1: np.int64, 2: np.float64, 3: np.complex128}
 

@@ -181,8 +181,8 @@ class _NumberFirst:
         if not isinstance(other, Value):
             return self.function(fn.full((), number, dtype=scalar_dtype(code or "i")), *args[1:])
         spec = other._spec  # type: ignore[attr-defined]
-        ranks = ([spec.dtype], ()) if spec.shape else ((), [spec.dtype])
-        first = fn.new_full(other, (), number, dtype=result_dtype(*ranks, [code or "i"]))
+        tensors, numbers = ([spec.dtype], []) if spec.shape else ([], [spec.dtype])
+        first = fn.new_full(other, (), number, dtype=result_dtype(tensors, numbers, [code or "i"]))
         return self.function(first, *args[1:], **kwargs)
 
 

@@ -113,8 +113,9 @@ class Spec:
             return self.contiguous
         if self.ndim != code + 2:
             return False
-        order = (0, *range(2, self.ndim), 1)
-        return is_contiguous([self.shape[d] for d in order], [self.stride[d] for d in order])
+        wanted = format_stride(self.shape, code)
+        sizes = zip(self.shape, self.stride, wanted, strict=True)
+        return all(n == 1 or have == want for n, have, want in sizes)
 
     def span(self) -> int:
         """Return the elements from the first to the last one addressed, both included."""
@@ -169,8 +170,11 @@ def format_stride(shape: Sequence[int], code: int) -> Shape:
     if len(shape) != code + 2:
         name = "channels_last" + "_3d" * (code == 3)
         raise ShapeError(f"required rank {code + 2} tensor to use {name} format")
-    packed = contiguous_stride((shape[0], *shape[2:], shape[1]))
-    return (packed[0], packed[-1], *packed[1:-1])
+    # Sizes of 0 count as they are: unlike in C order, strides beyond them are 0.
+    stride, step = [0] * len(shape), 1
+    for d in (1, *range(len(shape) - 1, 1, -1), 0):
+        stride[d], step = step, step * shape[d]
+    return tuple(stride)
 
 
 def _channels_innermost(shape: Shape, stride: Shape) -> bool:

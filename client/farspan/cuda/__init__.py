@@ -19,8 +19,8 @@ __all__ = [
     "Event", "OutOfMemoryError", "Stream", "amp", "current_device", "current_stream",
     "default_stream", "device", "device_count", "get_device_capability", "get_device_name",
     "get_device_properties", "get_rng_state", "get_rng_state_all", "init", "initial_seed",
-    "is_available", "is_bf16_supported", "is_current_stream_capturing", "is_initialized", "manual_seed",
-    "manual_seed_all", "seed", "seed_all", "set_device", "set_rng_state",
+    "is_available", "is_bf16_supported", "is_current_stream_capturing", "is_initialized",
+    "manual_seed", "manual_seed_all", "seed", "seed_all", "set_device", "set_rng_state",
     "set_rng_state_all", "stream", "synchronize",
     *_MEMORY,
 ]  # fmt: skip

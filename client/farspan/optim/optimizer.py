@@ -136,7 +136,7 @@ class Optimizer:
             cls.step = _with_hooks(cls.step)  # type: ignore[method-assign]
 
     def _patch_step_function(self) -> None:
-        """Change nothing: every class's step takes part in hooks. Wrappers of optimizers call it."""
+        """Do nothing, for wrappers that call it: every class's step takes part in hooks."""
 
     @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

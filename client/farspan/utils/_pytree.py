@@ -32,41 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
-    "Context",
-    "LeafSpec",
-    "PyTree",
-    "PyTreeSpec",
-    "TreeSpec",
-    "is_namedtuple",
-    "is_namedtuple_class",
-    "is_namedtuple_instance",
-    "is_structseq",
-    "is_structseq_class",
-    "is_structseq_instance",
-    "key_get",
-    "keystr",
-    "register_pytree_node",
-    "tree_all",
-    "tree_all_only",
-    "tree_any",
-    "tree_any_only",
-    "tree_flatten",
-    "tree_flatten_with_path",
-    "tree_is_leaf",
-    "tree_iter",
-    "tree_leaves",
-    "tree_leaves_with_path",
-    "tree_map",
-    "tree_map_",
-    "tree_map_only",
-    "tree_map_only_",
-    "tree_map_with_path",
-    "tree_structure",
-    "tree_unflatten",
-    "treespec_dumps",
-    "treespec_loads",
-    "treespec_pprint",
-]  # fmt: skip
+    "Context", "LeafSpec", "PyTree", "PyTreeSpec", "TreeSpec", "is_namedtuple",
+    "is_namedtuple_class", "is_namedtuple_instance", "is_structseq", "is_structseq_class",
+    "is_structseq_instance", "key_get", "keystr", "register_pytree_node", "tree_all",
+    "tree_all_only", "tree_any", "tree_any_only", "tree_flatten", "tree_flatten_with_path",
+    "tree_is_leaf", "tree_iter", "tree_leaves", "tree_leaves_with_path", "tree_map", "tree_map_",
+    "tree_map_only", "tree_map_only_", "tree_map_with_path", "tree_structure", "tree_unflatten",
+    "treespec_dumps", "treespec_loads", "treespec_pprint",
+]  # fmt: skip  # fmt: skip
 
 PyTree = Any
 Context = Any
@@ -596,12 +569,13 @@ def _to_json(spec: TreeSpec) -> dict[str, Any]:
     try:
         context = json.dumps(spec._context) if text.dump is None else text.dump(spec._context)
     except TypeError as e:
-        raise TypeError(
-            "Unable to serialize context. Please make the context json dump-able, or register a "
-            "custom serializer using _register_pytree_node."
-        ) from e
-    children = [_to_json(c) for c in spec._children]
-    return {"type": text.name, "context": context, "children_spec": children}
+        why = "Unable to serialize context. Please make the context json dump-able, or register a "
+        raise TypeError(why + "custom serializer using _register_pytree_node.") from e
+    return {
+        "type": text.name,
+        "context": context,
+        "children_spec": [*map(_to_json, spec._children)],
+    }
 
 
 def treespec_loads(serialized: str) -> TreeSpec:

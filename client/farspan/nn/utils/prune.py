@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-__all__ = [
+__all__ = [  # noqa: F822  (made at first use)
     "BasePruningMethod", "CustomFromMask", "Identity", "L1Unstructured", "LnStructured",
     "PruningContainer", "RandomStructured", "RandomUnstructured", "custom_from_mask",
     "global_unstructured", "identity", "is_pruned", "l1_unstructured", "ln_structured",
