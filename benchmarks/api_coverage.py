@@ -26,10 +26,13 @@ from api_names import NAMESPACES, full, public_names, resolve, why_not  # noqa: 
 
 #: Names that are there and do something else than in torch, with how.
 DIFFERS = {
+    "Event": "torch.cuda's, of the session's GPU",
+    "Stream": "torch.cuda's, of the session's GPU; there is one a device",
     "compile": "returns the function, which runs eagerly",
     "set_num_threads": "noted only: a worker's threads are its operator's choice",
     "set_num_interop_threads": "noted only: commands of a device run in order",
     "set_flush_denormal": "False: denormal numbers are kept",
+    "Tensor.__reduce_ex__": "refused: pickles run code; torch.save, or .numpy()",
     "Tensor.share_memory_": "the tensor is in a worker's memory, which every user shares",
 }
 

@@ -34,14 +34,14 @@ _NOT_PLANNED = [
      r"_qparams|fbgemm"),
     ("sparse tensors", r"sparse|coalesce|^(ccol|crow|col|row)_indices|_(coo|cs[rc]|bs[rc])|"
      r"^(ds|hs|hsp|ss|sp|sspadd|sadd)mm$|^smm$|^(dense_dim|indices|values|to_dense)(_copy)?$"),
-    ("named dimensions", r"^(names|align_|refine_names|rename|has_names)"),
+    ("named dimensions", r"^(index$|names|align_|refine_names|rename|has_names)"),
     ("TorchScript and its compiler", r"^(Alias|Argument|Block|BufferDict|CallStack|Capsule|Code|"
      r"Compil|Complete|Concrete|DeepCopyMemo|Deserial|Serial|DeviceObj|Dispatch|DisableTorch|Error|Exclude|"
      r"Execution|Fatal|FileCheck|Function|Future$|Gradient$|Graph|IODesc|JIT|Lite|Lock|Logger|"
      r"ModuleDict$|Node$|Noop|OperatorInfo|ParameterDict$|PyTorchFile|Script|Static|StreamObj|Tag$|"
      r"Throughput|Tracing|Use$|Value$|import_ir|parse_|unify_|merge_type|fork$|wait$|Aggregation|"
      r"AVG$|SUM$|profiler_|cpp$|export$|Benchmark|PRIVATE_OPS|get_file_path|prepare_multi|"
-     r"classproperty)|.+Type$|^([sS]ym_|Sym(Bool|Int|Float))|"
+     r"classproperty)|.*Type$|^([sS]ym_|Sym(Bool|Int|Float))|"
      r"^(cond|while_loop|slice_inverse|thread_safe|module_load|hash_tensor|const_data|vitals)"),
     ("another device's internals", r"cudnn|miopen|mkldnn|vulkan|nnpack|"
      r"(^|_)(ipu|xla|xpu|mps|mtia|maia|hpu|hip)($|_)|^is_(xla|xpu|mps|mtia|maia|ipu)$|has_(mkl|lapack|openmp|spectral|cuda|magma)|"
@@ -109,7 +109,7 @@ def _is_torchs(home: Any, name: str, space: str) -> bool:
         return True
     if inspect.ismodule(value) or (isinstance(value, (str, bool)) and space != "Tensor"):
         return False
-    if space == "nn.functional" and (name.isupper() or name.endswith("_notes")):
+    if space == "nn.functional" and (name[0].isupper() or name.endswith("_notes")):
         return False
     if type(value).__module__ == "typing" or getattr(value, "__module__", "") == "typing":
         return False

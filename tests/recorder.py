@@ -28,7 +28,12 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 #: Where what notes a call seems to stand: inside of farspan, which looks for its user's line.
 SEEMS = str(Path(farspan.__file__).parent / "_noted.py")
 #: What may be replaced by a function; other callable objects have attributes, and are watched.
-CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, Function)
+CALLED = (
+    types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.WrapperDescriptorType,
+    types.MethodDescriptorType, Function,
+)  # fmt: skip
+#: Classes whose objects the library hands out; programs only ask whether something is one.
+ASKED_FOR = ("dtype", "layout", "memory_format")
 
 
 class Recorder:
@@ -87,7 +92,7 @@ class Recorder:
         value = getattr(home, name) if value is None else value
         made: Any
         if inspect.isclass(value):
-            if not self.wrap_class(value, known_as):
+            if known_as in ASKED_FOR or not self.wrap_class(value, known_as):
                 self.watch(home, name, known_as)
             return
         if isinstance(value, property):
@@ -96,6 +101,8 @@ class Recorder:
             made = type(value)(self.noting(value.__func__, known_as))
         elif isinstance(value, CALLED):
             made = self.noting(value, known_as)
+        elif inspect.isclass(home):
+            made = property(self.noting(lambda this: value, known_as))
         else:
             self.watch(home, name, known_as)
             return

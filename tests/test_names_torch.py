@@ -249,3 +249,13 @@ def test_limits(t: Any) -> Any:
         *found, t.finfo().dtype, repr(t.finfo(t.float32)), repr(t.iinfo(t.int8)),
         failure(lambda: t.finfo(t.int32)), failure(lambda: t.iinfo(t.float32)),
     ]  # fmt: skip
+
+
+@same
+def test_modules_and_errors_of_devices(t: Any) -> Any:
+    return [
+        t.get_device_module("cpu") is t.cpu, t.get_device_module(t.device("cuda", 0)) is t.cuda,
+        t.get_device_module() in (t.cpu, t.cuda), failure(lambda: t.get_device_module("moon")),
+        issubclass(t.AcceleratorError, RuntimeError), t.GradScaler is t.amp.GradScaler,
+        t.GradScaler("cpu", init_scale=4.0, enabled=False).is_enabled(),
+    ]  # fmt: skip
