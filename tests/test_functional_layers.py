@@ -303,3 +303,41 @@ def test_distances_and_channels(torch: Any) -> Any:
         failure(lambda: F.pdist(x[0])), failure(lambda: torch.conv_tbc(y, w[:, :2], b)),
         failure(lambda: F.cosine_similarity(x.long(), x.long())),
     ]  # fmt: skip
+
+
+@same
+def test_kernels_that_torch_lacks_for_integers(torch: Any) -> Any:
+    F = torch.nn.functional
+    x = torch.arange(16).reshape(1, 4, 4)
+    return [
+        [failure(lambda f=f: f(x)) for f in (F.glu, F.logsigmoid, F.dropout, F.mish)],
+        [failure(lambda f=f: f(x, x)) for f in (F.huber_loss, F.smooth_l1_loss, F.mse_loss)],
+        failure(lambda: F.layer_norm(x, (4,)), "not implemented"),
+        failure(lambda: F.group_norm(x, 2), "not implemented"),
+        failure(lambda: F.softmax(x, 1), "not implemented for"),
+        F.dropout(x, training=False),
+        F.dropout(x, 0.0),
+    ]
+
+
+@same
+def test_batches_of_no_samples(torch: Any) -> Any:
+    F = torch.nn.functional
+    images = torch.zeros(0, 3, 4, 4, requires_grad=True)
+    places = torch.zeros(0, 2, 2, 2)
+    sampled = F.grid_sample(images, places, align_corners=False)
+    (to_images,) = torch.autograd.grad(sampled.sum(), images)
+    attention = torch.nn.MultiheadAttention(4, 2)
+    x = torch.zeros(2, 0, 4)
+    return sampled, to_images, attention(x, x, x)
+
+
+@same
+def test_attention_refuses_masks_of_integers_and_vectors(torch: Any) -> Any:
+    attend = torch.nn.functional.scaled_dot_product_attention
+    x = torch.ones(3, 4)
+    return [
+        failure(lambda: attend(x, x, x, attn_mask=torch.ones(3, 3).int()), "attn_mask dtype"),
+        failure(lambda: attend(x[0], x[0], x[0]), "at least 2 dimensional"),
+        attend(x.double(), x.double(), x.double(), attn_mask=torch.zeros(3, 3)),
+    ]

@@ -5,6 +5,7 @@ One table for all: (constructor, shapes or values of the inputs). What a layer r
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -293,3 +294,27 @@ def test_layers_refuse_what_torch_refuses(torch: Any) -> Any:
         lambda: nn.AdaptiveMaxPool3d(2)(x),
     ]
     return [failure(attempt) for attempt in attempts]
+
+
+@same
+def test_an_encoder_gives_zeros_where_inference_leaves_padding_out(torch: Any) -> Any:
+    nn = torch.nn
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)
+    with torch.no_grad():
+        for i, p in enumerate(encoder.parameters()):
+            p.copy_((torch.arange(p.numel()).reshape(p.shape) + i).sin())
+    encoder.eval()
+    x = torch.arange(24.0).reshape(2, 3, 4).cos()
+    at_ends = torch.tensor([[False, False, True], [False, True, True]])
+    with torch.no_grad():
+        found = [encoder(x, src_key_padding_mask=m) for m in (at_ends, at_ends.flip(1))]
+        found.append(
+            encoder(x, mask=torch.zeros(3, 3), src_key_padding_mask=at_ends.float() * -1e9)
+        )
+    found.append(encoder(x, src_key_padding_mask=at_ends))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        odd = nn.TransformerEncoder(nn.TransformerEncoderLayer(3, 3, batch_first=True), 1)
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, norm_first=True), 1)
+    said = [str(w.message) for w in caught]
+    return found, said, encoder.use_nested_tensor, odd.use_nested_tensor

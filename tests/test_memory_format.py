@@ -74,6 +74,15 @@ def test_normalizations_and_shuffles_keep_channels_innermost_or_make_c_order(tor
 
 
 @same
+def test_what_is_joined_or_flipped_keeps_a_layout_that_all_share(torch):
+    x = torch.arange(240.0).reshape(2, 8, 3, 5)
+    y = x.to(memory_format=torch.channels_last)
+    found = [torch.cat(pair, 1) for pair in ((y, y), (y, x), (x, x), (x.mT, x.mT), (y,))]
+    found += [x.flip(1), y.flip(1), x.mT.flip(0, 2), x[:, ::2].flip(1), torch.fliplr(y)]
+    return strides(*found), found
+
+
+@same
 def test_shuffling_one_group_copies(torch):
     x = torch.zeros(1, 2, 2, 2)
     F = torch.nn.functional

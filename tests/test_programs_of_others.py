@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -37,7 +38,9 @@ def test_einsum_mixes_dtypes_where_nothing_is_contracted(torch: Any) -> Any:
     refused = [
         failure(lambda: torch.einsum(equation, *operands), "expected scalar type")
         for equation, operands in (
-            ("ij,jk->ik", (a, b)), ("ij,ij->", (a, c)), ("ij,ij->i", (c, a)),
+            ("ij,jk->ik", (a, b)),
+            ("ij,ij->", (a, c)),
+            ("ij,ij->i", (c, a)),
             ("ij,ij->j", (a, a > 2)),
         )
     ]  # fmt: skip
@@ -58,7 +61,19 @@ def test_grad_takes_only_inputs_and_refusals_say_what_torch_says(torch: Any) -> 
         *g,
         failure(lambda: torch.ones(2, 4, 5) + torch.ones(2, 3, 6), "tensor a (5)", "dimension 2"),
         failure(lambda: torch.ones(2, 4, 1) + torch.ones(2, 3, 6), "tensor a (4)", "dimension 1"),
-        failure(lambda: torch.empty((2, 3.0)), "element of type float at pos 1"),
+        failure(lambda: torch.empty((2, 3.0)), "unpack the object at pos 2"),
+        failure(lambda: torch.empty((2.0, 3)), "element of type float at pos 0"),
+        failure(lambda: torch.cuda.FloatTensor(2), "torch.cuda.FloatTensor not available"),
+        isinstance(x, torch.FloatTensor),
+        isinstance(x, torch.cuda.FloatTensor),
+        x.type(),
+        x.type("torch.DoubleTensor"),
+        x.type(torch.LongTensor).type(),
+        repr(torch.cuda.HalfTensor),
+        repr(torch.LongTensor),
+        failure(lambda: x.type("torch.NoTensor"), "invalid type"),
+        torch.spmm(torch.eye(2), torch.ones(2, 3)),
+        torch.dsmm(torch.eye(2), torch.ones(2, 3)),
         failure(lambda: torch.ones(2).cuda("cpu"), "must be cuda device"),
     ]
 
@@ -78,3 +93,27 @@ def test_the_parts_of_checkpoint_can_be_used_alone(torch: Any) -> Any:
     return a, a.requires_grad, a.is_leaf, b.requires_grad, c, devices, states, failure(
         lambda: parts.detach_variable([x]), "Only tuple of tensors"
     )  # fmt: skip
+
+
+@same
+def test_draws_with_replacement_are_made_as_they_are_read(torch: Any) -> Any:
+    torch.manual_seed(5)
+    sampler = torch.utils.data.RandomSampler(range(7), replacement=True, num_samples=10**10)
+    return list(itertools.islice(sampler, 70)), len(sampler)
+
+
+@same
+def test_a_class_written_for_torchscript_is_a_module(torch: Any) -> Any:
+    class Block(torch.jit.ScriptModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 3)
+
+        @torch.jit.script_method
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    block = Block()
+    kinds = [isinstance(block, kind) for kind in (torch.jit.ScriptModule, torch.nn.Module)]
+    return block(torch.ones(2)), list(block.state_dict()), kinds

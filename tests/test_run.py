@@ -191,14 +191,81 @@ LIBRARIES: dict[str, Any] = {
         evaluator.run(data)
         print(evaluator.state.metrics["accuracy"] > 0.95)
     """,
+    "torchmetrics": """
+        import torch, torchmetrics
+        torch.manual_seed(0)
+        p, t = torch.randn(100, 3).softmax(-1), torch.randint(3, (100,))
+        kinds = dict(task="multiclass", num_classes=3)
+        metrics = torchmetrics.MetricCollection([
+            torchmetrics.Accuracy(**kinds), torchmetrics.AUROC(**kinds),
+            torchmetrics.F1Score(**kinds, average="macro"), torchmetrics.CohenKappa(**kinds)])
+        for i in range(0, 100, 25):
+            metrics.update(p[i : i + 25], t[i : i + 25])
+        print({k: round(v.item(), 4) for k, v in metrics.compute().items()})
+        x = torch.randn(50, 2); y = x + 0.1 * torch.randn(50, 2)
+        print(torchmetrics.R2Score()(x, y), torchmetrics.SpearmanCorrCoef(num_outputs=2)(x, y))
+        print(torchmetrics.image.PeakSignalNoiseRatio(data_range=1.0)(
+            torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)))
+    """,
+    "gpytorch": """
+        import gpytorch, torch
+        torch.manual_seed(0)
+        x = torch.linspace(0, 1, 30)
+        y = torch.sin(6 * x) + 0.2 * torch.randn(30)
+        class GP(gpytorch.models.ExactGP):
+            def __init__(self, x, y, likelihood):
+                super().__init__(x, y, likelihood)
+                self.mean = gpytorch.means.ConstantMean()
+                self.kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
+            def forward(self, x):
+                return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+        likelihood = gpytorch.likelihoods.GaussianLikelihood()
+        gp = GP(x, y, likelihood).train()
+        optimizer = torch.optim.Adam(gp.parameters(), lr=0.1)
+        evidence = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, gp)
+        for _ in range(10):
+            optimizer.zero_grad(); loss = -evidence(gp(x), y); loss.backward(); optimizer.step()
+        gp.eval(), likelihood.eval()
+        with torch.no_grad():
+            seen = likelihood(gp(torch.tensor([0.3, 0.7])))
+        print(f"{loss.item():.3f}", [f"{v:.3f}" for v in (*seen.mean.tolist(), *seen.variance)])
+    """,
+    "skorch": """
+        import numpy as np, torch
+        from sklearn.datasets import make_classification
+        from sklearn.model_selection import cross_val_score
+        from skorch import NeuralNetClassifier
+        x, y = make_classification(200, 10, n_informative=5, random_state=0)
+        x, y = x.astype(np.float32), y.astype(np.int64)
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(10, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2),
+                                  torch.nn.Softmax(-1))
+        model = NeuralNetClassifier(net, max_epochs=3, lr=0.1, iterator_train__shuffle=True,
+                                    verbose=0)
+        model.fit(x, y)
+        print([f"{h:.4f}" for h in model.history[:, "train_loss"]], model.predict(x[:8]))
+        print(cross_val_score(model.set_params(train_split=None), x, y, cv=3))
+    """,
 }
 
 
 # Installed with the tests; under `farspan run` they find farspan where they import torch.
+# The numbers are those of the same programs on torch, with the same seeds.
 ANSWERS = {
     "einops": ["torch.Size([3, 8]) [7.5, 11.5, 15.5]", "12.0 torch.Size([6, 4])"],
     "torchdiffeq": ["True True"],
     "ignite": ["True"],
+    "torchmetrics": [
+        "{'MulticlassAccuracy': 0.27, 'MulticlassAUROC': 0.4889, 'MulticlassF1Score': 0.2686, "
+        "'MulticlassCohenKappa': -0.0943}",
+        "tensor(0.9898) tensor([0.9897, 0.9926])",
+        "tensor(8.0068)",
+    ],
+    "gpytorch": ["0.706 ['0.856', '-0.825', '0.344', '0.344']"],
+    "skorch": [
+        "['0.7183', '0.6890', '0.6648'] [0 1 0 0 1 1 1 1]",
+        "[0.73134328 0.70149254 0.63636364]",
+    ],
 }
 
 

@@ -134,6 +134,7 @@ _DUNDER = ("__config__",)
 _PRIVATE = ("_C", "_VF", "_dynamo")  # private in torch too, and used by programs
 _ELSEWHERE = {
     **dict.fromkeys(("load", "save"), "_io"),
+    **dict.fromkeys(("dsmm", "spmm"), "_legacy"),
     **dict.fromkeys(("as_strided_", "detach_"), "_shapes"),
     **dict.fromkeys(("finfo", "iinfo"), "_typeinfo"),
     **dict.fromkeys(("asarray", "frombuffer", "from_dlpack", "from_file", "to_dlpack"), "_buffers"),
@@ -172,6 +173,8 @@ def __getattr__(name: str) -> _Any:
         found = getattr(_import_module(f"{__package__}.{_ELSEWHERE[name]}"), name)
     elif name in _FACTORIES:
         found = _factory(name)
+    elif name.startswith(("Sym", "_assert", "_check")) or name == "_shape_as_tensor":
+        found = getattr(_import_module(f"{__package__}._assertions"), name)
     elif name.startswith("_foreach_"):
         found = _import_module(f"{__package__}._foreach").function(name)
     elif "autocast" in name:

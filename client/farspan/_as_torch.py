@@ -75,6 +75,8 @@ def install() -> None:
     importlib.import_module(f"{_OURS}._interop").copies_are_writable()
     root = sys.modules[_THEIRS] = importlib.import_module(_OURS)
     root.__name__ = _THEIRS  # libraries that patch torch look for it by name
+    # There is no TorchScript: functions marked for it are to stay the Python that they are.
+    os.environ.setdefault("PYTORCH_JIT", "0")
     if SHIM not in sys.path:  # where `importlib.metadata.version("torch")` finds its answer
         sys.path.insert(0, SHIM)
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)

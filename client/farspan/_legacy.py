@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._creation import tensor
 from .core.call import fn
-from .core.dtype import DTYPES, Defaults, DType
+from .core.dtype import DTYPES, Defaults, Device, DType
 from .core.errors import ArgumentError, BadValueError
 
 if TYPE_CHECKING:
@@ -19,39 +19,59 @@ class TensorType(type):
     """The type of ``FloatTensor`` and the like: makes tensors, and knows its own by dtype."""
 
     dtype: DType
+    device_type: str
 
     def __call__(cls, *args: Any, device: Any = None) -> Tensor:
+        if cls.device_type == "cuda":
+            from . import cuda
+
+            if not cuda.is_available():
+                raise ArgumentError(
+                    f"type {cls.__qualname__} not available: the session has no GPU"
+                )
+            device = device or "cuda"
         return legacy_tensor(*args, dtype=cls.dtype, device=device)
 
     def __instancecheck__(cls, x: Any) -> bool:
         from ._tensor import Tensor
 
-        return isinstance(x, Tensor) and x.dtype is cls.dtype and x.is_cpu
+        return isinstance(x, Tensor) and x.dtype is cls.dtype and x.device.type == cls.device_type
 
     def __repr__(cls) -> str:
-        return f"<class 'torch.{cls.__name__}'>"
+        return f"<class '{cls.__qualname__}'>"
 
 
-def tensor_type(name: str) -> TensorType:
+def tensor_type(name: str, device_type: str = "cpu") -> TensorType:
     """Return the class ``FloatTensor``, ``LongTensor``, … by its name."""
+    module = "farspan.cuda" if device_type == "cuda" else "farspan"
     if name not in _BY_NAME:
-        raise AttributeError(f"module 'farspan' has no attribute {name!r}")
-    return TensorType(name, (), {"dtype": _BY_NAME[name]})
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    made = TensorType(name, (), {"dtype": _BY_NAME[name], "device_type": device_type})
+    made.__qualname__ = type_name(made.dtype, device_type)
+    return made
 
 
-def type_name(dtype: DType) -> str:
-    """Return what ``x.type()`` says of a tensor on the CPU: ``torch.FloatTensor``."""
-    return f"torch.{dtype.c_name}Tensor"
+def type_name(dtype: DType, device_type: str) -> str:
+    """Return what ``x.type()`` says: ``torch.FloatTensor``, ``torch.cuda.FloatTensor``."""
+    return f"torch.{'cuda.' * (device_type == 'cuda')}{dtype.c_name}Tensor"
 
 
-def dtype_of(kind: Any) -> Any:
-    """Return the dtype that ``x.type(kind)`` casts to: a dtype, a class or its name."""
+def kind_of(kind: Any) -> tuple[DType, Device | None]:
+    """Return what ``x.type(kind)`` converts to: of a dtype, a class of tensors or its name."""
     if isinstance(kind, str):
-        found = _BY_NAME.get(kind.removeprefix("torch."))
-        if found is None:
+        where, _, name = kind.rpartition(".")
+        if name not in _BY_NAME or where not in ("torch", "torch.cuda"):
             raise BadValueError(f"invalid type: {kind!r}")
-        return found
-    return kind.dtype if isinstance(kind, TensorType) else kind
+        return _BY_NAME[name], Device(where.removeprefix("torch.") if "." in where else "cpu")
+    return (kind.dtype, Device(kind.device_type)) if isinstance(kind, TensorType) else (kind, None)
+
+
+def spmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """Return the product of two matrices: ``mm`` as programs over sparse graphs name it."""
+    return fn.mm(input, mat2)  # type: ignore[no-any-return]
+
+
+dsmm = spmm
 
 
 def legacy_tensor(*args: Any, dtype: DType | None = None, device: Any = None) -> Tensor:

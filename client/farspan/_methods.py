@@ -271,9 +271,11 @@ def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
 
 def type_(self: Any, dtype: Any = None, non_blocking: bool = False) -> Any:
     """Return the type's name, or the tensor cast to `dtype`."""
-    from ._legacy import dtype_of, type_name
+    from ._legacy import kind_of, type_name
 
-    return type_name(self.dtype) if dtype is None else convert(self, dtype_of(dtype), None)
+    if dtype is None:
+        return type_name(self.dtype, self.device.type)
+    return convert(self, *kind_of(dtype))
 
 
 def type_as(self: Any, other: Any) -> Any:

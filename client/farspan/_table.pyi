@@ -819,6 +819,8 @@ def hardtanh(input: Tensor, min_val: Number = ..., max_val: Number = ..., *, out
     """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
 def hardtanh_backward(grad_output: Tensor, input: Tensor, min_val: Number, max_val: Number, *, out: Any = ...) -> Tensor:
     """hardtanh_backward(Tensor grad_output, Tensor self, Scalar min_val, Scalar max_val) -> Tensor"""
+def hash_tensor(input: Tensor, dim: Sequence[int] | int = ..., *, keepdim: bool = ..., mode: int = ..., out: Any = ...) -> Tensor:
+    """hash_tensor(Tensor self, int[1] dim=[], *, bool keepdim=False, int mode=0) -> Tensor"""
 def heaviside(input: Tensor, values: Tensor, *, out: Any = ...) -> Tensor:
     """heaviside(Tensor self, Tensor values) -> Tensor"""
 def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = ..., reduction: int = ..., *, out: Any = ...) -> Tensor:
@@ -2976,6 +2978,8 @@ class TableMethods:
         """hardswish(Tensor self) -> Tensor"""
     def hardtanh(self, min_val: Number = ..., max_val: Number = ..., *, out: Any = ...) -> Tensor:
         """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
+    def hash_tensor(self, dim: Sequence[int] | int = ..., *, keepdim: bool = ..., mode: int = ..., out: Any = ...) -> Tensor:
+        """hash_tensor(Tensor self, int[1] dim=[], *, bool keepdim=False, int mode=0) -> Tensor"""
     def heaviside(self, values: Tensor, *, out: Any = ...) -> Tensor:
         """heaviside(Tensor self, Tensor values) -> Tensor"""
     def heaviside_(self, values: Tensor, *, out: Any = ...) -> Tensor:

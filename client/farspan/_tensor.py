@@ -252,7 +252,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         where torch's array would alias the tensor, so that a lost write shows.
         """
         if not force:
-            if self.requires_grad:
+            if _dispatch.mode.grad and self.requires_grad:
                 raise AutogradError(
                     "Can't call numpy() on Tensor that requires grad. "
                     "Use tensor.detach().numpy() instead."

@@ -1,14 +1,17 @@
-"""torch.jit as it is under ``PYTORCH_JIT=0``: programs stay Python, and give the same values.
+"""torch.jit: there is no TorchScript, so compiling for it is refused in words.
 
-There is no TorchScript: a file of it is neither read nor written.
+Under torch's own switch ``PYTORCH_JIT=0``, which `farspan run` sets, `script` and `trace` return
+what they are given, as they do in torch: programs stay Python, and give the same values.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .core.errors import UnsupportedError
+from .nn.module import Module
 
 __all__ = [
     "Attribute", "Final", "ScriptFunction", "ScriptModule", "TracerWarning", "annotate", "export",
@@ -33,34 +36,40 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
 load, save, freeze = map(_refuse, ("load", "save", "freeze"))
 
 
-def script(obj: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the function, class or module itself, as torch does under ``PYTORCH_JIT=0``."""
+def _switched_off(name: str, obj: Any) -> Any:
+    if os.environ.get("PYTORCH_JIT") != "0":
+        _refuse(name)()
     return obj
 
 
+def script(obj: Any, *args: Any, **kwargs: Any) -> Any:
+    """Raise UnsupportedError; under ``PYTORCH_JIT=0`` return the function, class or module."""
+    return _switched_off("script", obj)
+
+
 def trace(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the function or module itself, as torch does under ``PYTORCH_JIT=0``."""
-    return func
+    """Raise UnsupportedError; under ``PYTORCH_JIT=0`` return the function or module itself."""
+    return _switched_off("trace", func)
 
 
 def trace_module(mod: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the module itself, as torch does under ``PYTORCH_JIT=0``."""
-    return mod
+    """Raise UnsupportedError; under ``PYTORCH_JIT=0`` return the module itself."""
+    return _switched_off("trace_module", mod)
 
 
 class TracerWarning(Warning):
     """What tracing warns of, in torch; nothing is traced here."""
 
 
-class ScriptModule:
-    """The class that no object has: ``isinstance(x, torch.jit.ScriptModule)`` is False."""
+class ScriptModule(Module):
+    """A Module, as in torch under ``PYTORCH_JIT=0``: for classes written to be scripted."""
+
+
+class ScriptFunction:
+    """The class that no function has."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse("ScriptModule")()
-
-
-class ScriptFunction(ScriptModule):
-    """The class that no function has."""
+        _refuse("ScriptFunction")()
 
 
 def optimize_for_inference(mod: Any, other_methods: Any = None) -> Any:

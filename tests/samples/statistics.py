@@ -103,3 +103,10 @@ def _histogramdd_edges(make):
 @samples("_functional_assert_async.msg", dtypes=("float32",))
 def _asserted(make):
     return [call(np.array(True), "never", make(3))]
+
+
+@samples("hash_tensor", dtypes=("float32", "float64", "bfloat16", "int64", "bool", "uint8"))
+def _hash_tensor(make):
+    x = make(2, 3)
+    return [call(x), call(x, [0]), call(x, [-1], keepdim=True), call(make()), call(make(2, 0), [0]),
+            call(Strided(x)), call(x, [0, 1], mode=0)]  # fmt: skip

@@ -16,15 +16,14 @@ from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError, ShapeError
 from farspan.core.spec import Spec
 
+from . import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farspan.core.op import Op, Recipe
 
     from .store import Array, Budget
-
-#: op name -> kernel that computes the same, faster, on this machine (see `farspan_worker.kernels`).
-FAST: dict[str, Any] = {}
 
 
 class Plan:
@@ -42,7 +41,7 @@ class Plan:
         self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
-        self.kernel: Any = FAST.get(op.name, op.kernel)
+        self.kernel: Any = kernels.choose(op.name, args) or op.kernel
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
@@ -116,6 +115,11 @@ def run(
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
+    if form == INPLACE and op.into is not None and _writes_through(plan, inputs):
+        arguments = plan.recipe.args([t.array for t in inputs], plan.numbers(scalars))
+        op.into(np, *arguments)
+        inputs[0]._storage.version += 1
+        return list(inputs[:1])
     arrays = [t.array for t in inputs]
     results = compute(plan, arrays, scalars, generator)
     if op.writes:
@@ -139,6 +143,19 @@ def run(
     for target, result in zip(targets, results, strict=False):
         store(target, result)
     return list(targets)
+
+
+def _writes_through(plan: Plan, inputs: Sequence[Array]) -> bool:
+    """Return whether an in-place op may write to self at once, instead of copying it twice."""
+    target = inputs[0]
+    memory = target._storage.memory
+    return (
+        not plan.casts
+        and target._spec.contiguous
+        and plan.outs[0].dtype is target._spec.dtype
+        and plan.outs[0].shape == target._spec.shape
+        and all(t._storage.memory is not memory for t in inputs[1:])
+    )
 
 
 def compute(plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: Any) -> Any:

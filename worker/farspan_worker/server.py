@@ -425,9 +425,16 @@ class Worker:
 
 
 def warm_engine() -> Callable[[str, int], Engine]:
-    """Return what makes a session's engine, with the op table built: no session waits for it."""
+    """Return what makes a session's engine, with op table and kernels: no session waits for them.
+
+    It also lets the process keep freed memory, which is a choice for processes of our own only.
+    """
+    from farspan_worker import kernels, process
     from farspan_worker.engine import Engine as SessionEngine
 
+    process.keep_freed_memory()
+    if kernels.missing():
+        log.warning("numpy computes: %s. It comes with farspan[cpu]", kernels.missing())
     SessionEngine().close()
     return SessionEngine
 

@@ -10,10 +10,10 @@ __all__ = ["FakeTensor", "FakeTensorMode", "is_fake"]
 
 
 class FakeTensor:
-    """A tensor without values, in torch; use ``device="meta"``."""
+    """A tensor without values, in torch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise UnsupportedError('FakeTensor: a tensor without values is made by device="meta"')
+        raise UnsupportedError("FakeTensor: every tensor has values here")
 
 
 class FakeTensorMode(FakeTensor):

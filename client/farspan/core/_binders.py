@@ -2623,6 +2623,10 @@ def _histogramdd_from_bin_tensors(self, bins, *, weight=None, density=False):
     return (self, *bins, *(() if weight is None else (weight,)),), (len(bins), weight is not None, c.boolean(density),), ()
 
 
+def hash_tensor(self, dim=(), *, keepdim=False, mode=0):
+    return (self,), (c.integers(dim, 1), c.boolean(keepdim), c.integer(mode),), ()
+
+
 def _segment_ids(lengths, size, offsets, unsafe):
     return (lengths,), (c.integer(size), c.boolean(offsets), c.boolean(unsafe),), ()
 

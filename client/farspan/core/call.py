@@ -88,7 +88,11 @@ class Function:
             choice = self._choose(args, kwargs)
             if len(self._memo) < 1_024:
                 self._memo[kinds] = choice
-        return choice.run(args, kwargs)
+        try:
+            return choice.run(args, kwargs)
+        except ArgumentError:
+            self._choose(args, kwargs)  # a list is remembered by its first element: look again
+            raise
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -347,19 +351,25 @@ def _match(
         elif not _fits(a, given[a.name], is_number):
             shown = "input" if a.name == "self" else a.name
             return None, (
-                f"argument '{shown}' (position {at + 1}) must be {_type_name(a.kind)}, "
-                f"{_misfit(given[a.name])}"
+                f"argument '{shown}' {_misfit(at + 1, _type_name(a.kind), given[a.name])}"
             )
     return _Choice(function, op, packed, renamed), ""
 
 
-def _misfit(x: Any) -> str:
-    """Return in torch's words what was passed instead: for a list of numbers its first non-int."""
+def _misfit(position: int, wanted: str, x: Any) -> str:
+    """Return in torch's words what was passed instead: of a list of numbers its first non-int."""
     if isinstance(x, (tuple, list)):
         for i, item in enumerate(x):
+            if not _is_int(item) and i:
+                kind = type(item).__name__
+                return (
+                    f"failed to unpack the object at pos {i + 1} with error "
+                    f'"type must be {wanted},but got {kind}"'
+                )
             if not _is_int(item):
-                return f"but found element of type {type(item).__name__} at pos {i}"
-    return f"not {type(x).__name__}"
+                found = f"but found element of type {type(item).__name__} at pos 0"
+                return f"(position {position}) must be {wanted}, {found}"
+    return f"(position {position}) must be {wanted}, not {type(x).__name__}"
 
 
 def _is_int(x: Any) -> bool:

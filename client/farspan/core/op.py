@@ -41,6 +41,9 @@ class Op:
     family: str  # pointwise, reduction, view, structured, random, step, composite
     meta: Callable[..., Meta] | None = None  # (*args with Specs for tensors) -> Meta
     kernel: Callable[..., Any] | None = None  # (xp, *args with arrays for tensors) -> array(s)
+    #: The kernel as a write to self, an array in C order that no other argument shares memory
+    #: with; it raises before it writes. Saves the in-place form two copies of self.
+    into: Callable[..., None] | None = None
     vjp: Mapping[str, Any] = field(default_factory=dict)  # "input names" -> formula
     dims: str | None = None
     body: Callable[..., Any] | None = None  # a composite: a function of other ops

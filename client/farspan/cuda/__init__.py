@@ -34,6 +34,8 @@ def __getattr__(name: str) -> Any:
         return _import_module(f"{__name__}.amp")
     if name in _MEMORY:
         return getattr(_Memory("cuda"), name)
+    if name.endswith("Tensor"):
+        return _import_module("farspan._legacy").tensor_type(name, "cuda")
     if name in _GRAPHS:  # classes that annotations and isinstance name
         found = globals()[name] = type(name, (_Absent,), {})
         return found

@@ -13,8 +13,8 @@ from .. import special
 from ..blocks import by_blocks, kept, select
 from ..call import fn
 from ..errors import BadValueError, DivisionError, ShapeError
-from ..family import composite, pointwise, structured
-from ..spec import wrap_dim
+from ..family import composite, pointwise, refuse, structured
+from ..spec import Spec, wrap_dim
 
 _FLOATING = "bic"  # refused: everything but floating-point
 _ROOT_HALF = math.sqrt(0.5)
@@ -266,9 +266,16 @@ pointwise(
     operands="grad_output self",
     refuses=_FLOATING,
 )
+
+
+def _log_sigmoid_meta(self: Spec) -> Spec:
+    refuse("log_sigmoid_cpu", self.dtype, "bic")
+    return self.contiguous_
+
+
 structured(
     "log_sigmoid(Tensor self) -> Tensor",
-    meta=lambda self: self.contiguous_,
+    meta=_log_sigmoid_meta,
     kernel=lambda xp, self: xp.minimum(self, 0) - xp.log1p(xp.exp(-xp.abs(self))),
     vjp={"self": lambda g, self: fn.mul(g, fn.sigmoid(fn.neg(self)))},
 )
@@ -392,4 +399,5 @@ def glu(self: Any, dim: int = -1) -> Any:
     if n % 2:
         raise ShapeError(f"Halving dimension must be even, but dimension {dim} is size {n}")
     half = n // 2
+    refuse("glu_cpu", self._spec.dtype, "bic")
     return fn.mul(fn.narrow(self, dim, 0, half), fn.sigmoid(fn.narrow(self, dim, half, half)))

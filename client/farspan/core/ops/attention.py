@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ..call import fn
-from ..dtype import bool_
-from ..errors import ParameterError
+from ..dtype import bool_, float32
+from ..errors import DTypeError, ParameterError, ShapeError
 from ..family import composite
 
 
@@ -31,6 +31,18 @@ def scaled_dot_product_attention(
 
     attn_mask: boolean (true takes part) or additive. A row in which nothing takes part gives 0.
     """
+    ranks = [x._spec.ndim for x in (query, key, value)]
+    if min(ranks) < 2:
+        raise ShapeError(
+            "Expected query, key, and value to all be at least 2 dimensional, but got query.dim: "
+            "{} key.dim: {} and value.dim: {} instead.".format(*ranks)
+        )
+    given = None if attn_mask is None else attn_mask._spec.dtype
+    if given not in (None, bool_, float32, query._spec.dtype):
+        raise DTypeError(
+            "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+            f"attn_mask.dtype: {given.c_name} and query.dtype: {query._spec.dtype.c_name} instead."
+        )
     if is_causal and attn_mask is not None:
         raise ParameterError(
             "_scaled_dot_product_attention: Explicit attn_mask should not be set when "

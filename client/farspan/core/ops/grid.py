@@ -173,7 +173,8 @@ class _Sampling:
     def image(self, by_place: Any, sizes: Ints) -> Any:
         """Return (batch, places, channels) as (N, C, *sizes)."""
         batch, channels = self.shape[:2]
-        return by_place.reshape(batch, -1, channels).swapaxes(1, 2).reshape(batch, channels, *sizes)
+        flat = by_place.reshape(batch, math.prod(sizes), channels)
+        return flat.swapaxes(1, 2).reshape(batch, channels, *sizes)
 
     def add(self, total: Any, index: Any, values: Any) -> None:
         """Add values (batch, places, channels) to images (batch * elements, channels)."""

@@ -187,20 +187,26 @@ def _index_put_kernel(
     xp: Any, self: Any, indices: Sequence[Any], values: Any, accumulate: bool
 ) -> Any:
     out = self.copy(order="C")
+    _index_put_into(xp, out, indices, values, accumulate)
+    return out
+
+
+def _index_put_into(
+    xp: Any, out: Any, indices: Sequence[Any], values: Any, accumulate: bool
+) -> None:
     where = _fancy(xp, out, indices)
     if not accumulate:
         try:
             out[where] = values
         except ValueError:
-            _check_values(values.shape, self[where].shape)
+            _check_values(values.shape, out[where].shape)
             raise
-        return out
+        return
     used = sum(i.ndim if not isinstance(i, slice) and i.dtype.kind == "b" else 1 for i in where)
     rows = xp.arange(_numel(out.shape[:used])).reshape(out.shape[:used])[where]
     shape = rows.shape + out.shape[used:]
     _check_values(values.shape, shape)
     add_rows(xp, out, rows, xp.broadcast_to(_without_ones(values, len(shape)), shape))
-    return out
 
 
 def _without_ones(values: Any, rank: int) -> Any:
@@ -234,6 +240,7 @@ structured(
     "index_put(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor",
     meta=_index_put_meta,
     kernel=_index_put_kernel,
+    into=_index_put_into,
     vjp={
         "self": lambda g, indices, accumulate: (
             g if accumulate else fn.index_put(g, indices, fn.new_zeros(g, ()))
@@ -332,14 +339,18 @@ def places_along(xp: Any, shape: Sequence[int], dim: int, index: Any) -> Any:
 
 
 def _index_add_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any, alpha: Any) -> Any:
-    shape = self.shape or (1,)
+    out = self.copy(order="C")
+    _index_add_into(xp, out, dim, index, source, alpha)
+    return out
+
+
+def _index_add_into(xp: Any, out: Any, dim: int, index: Any, source: Any, alpha: Any) -> None:
+    shape = out.shape or (1,)
     dim = dim % len(shape)
     index = checked_forward(index.reshape(-1), shape[dim], dim)
-    out = self.copy(order="C")
-    source = source if alpha == 1 else source * self.dtype.type(alpha)
+    source = source if alpha == 1 else source * out.dtype.type(alpha)
     places = places_along(xp, shape, dim, index)
     xp.add.at(out.reshape(-1), places, xp.ascontiguousarray(source).reshape(-1))
-    return out
 
 
 def checked_forward(index: Any, n: int, dim: int, error: type[Exception] = ShapeError) -> Any:
@@ -363,6 +374,7 @@ structured(
     "index_add(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor",
     meta=_source_meta("index_add"),
     kernel=_index_add_kernel,
+    into=_index_add_into,
     vjp={"self": lambda g: g, "source": _index_add_source_grad},
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..errors import ParameterError, ShapeError, UnsupportedError
-from ..family import common_device, common_dtype, composite, structured
+from ..family import common_device, common_dtype, composite, refuse, structured
 from ..spec import Spec, broadcast_shapes, pointwise_stride
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def smooth_l1_loss(self: Any, target: Any, reduction: int = MEAN, beta: float = 
     if beta == 0:
         return fn.l1_loss(self, target, reduction)
     d = fn.sub(self, target)
+    refuse("smooth_l1_cpu", d._spec.dtype, "bic")
     size = fn.abs(d)
     near = fn.mul(fn.mul(d, d), 0.5 / beta)
     return reduced(fn.where(fn.lt(size, beta), near, fn.sub(size, 0.5 * beta)), reduction)
@@ -126,6 +127,7 @@ def huber_loss(self: Any, target: Any, reduction: int = MEAN, delta: float = 1.0
     if delta <= 0:
         raise ParameterError("huber_loss does not support non-positive values for delta.")
     d = fn.sub(self, target)
+    refuse("huber_cpu", d._spec.dtype, "bic")
     size = fn.abs(d)
     far = fn.mul(fn.sub(size, 0.5 * delta), delta)
     return reduced(fn.where(fn.le(size, delta), fn.mul(fn.mul(d, d), 0.5), far), reduction)

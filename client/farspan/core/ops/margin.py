@@ -149,7 +149,7 @@ def _several_kernel(xp: Any, self: Any, target: Any, reduction: int) -> tuple[An
     if reduction == NONE:
         return loss.reshape(self.shape[:1] if self.ndim == 2 else ()), shown
     total = loss.sum()
-    return (total / loss.dtype.type(loss.size) if reduction == MEAN else total), shown
+    return (total / loss.dtype.type(max(loss.size, 1)) if reduction == MEAN else total), shown
 
 
 def _several_backward_kernel(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..call import fn
 from ..dtype import DType
-from ..errors import DTypeError
+from ..errors import DTypeError, UnsupportedError
 from ..family import axes, composite, floating, reduction, structured
 from ..spec import Spec, wrap_dim, wrap_dims
 from .reduce import restored, total
@@ -223,7 +223,7 @@ reduction(
 def _softmax_meta(name: str) -> Any:
     def meta(self: Spec, dim: int, half_to_float: bool) -> Spec:
         if self.dtype.category != 2:
-            raise DTypeError(
+            raise UnsupportedError(
                 f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}'
             )
         if half_to_float:

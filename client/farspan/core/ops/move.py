@@ -68,7 +68,9 @@ def _cat_meta(tensors: Sequence[Spec], dim: int) -> Spec:
                 )
         total += t.shape[dim]
     shape = (*first.shape[:dim], total, *first.shape[dim + 1 :])
-    return Spec.make(shape, common_dtype(*tensors), common_device(tensors))
+    out = Spec.make(shape, common_dtype(*tensors), common_device(tensors))
+    formats = {t.suggested_format for t in tensors}
+    return out.in_format(formats.pop() if len(formats) == 1 else 0)
 
 
 def _cat_grad(g: Any, tensors_spec: Sequence[Spec], dim: int) -> list[Any]:
@@ -374,7 +376,7 @@ def _roll_meta(self: Spec, shifts: Sequence[int], dims: Sequence[int]) -> Spec:
             )
     for d in dims:
         wrap_dim(d, self.ndim)
-    return self.contiguous_
+    return self.in_format(self.suggested_format)  # as cat of its two pieces
 
 
 structured(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..dtype import float32
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError, ShapeError, UnsupportedError
 from ..family import common_device, composite, structured
 from ..spec import Spec
 
@@ -121,7 +121,7 @@ def viewed(x: Any, shape: Any) -> Any:
 def check_parameters(input: Spec, shape: Ints, **given: Spec | None) -> Any:
     """Raise unless weight and bias have this shape; return the type of the statistics."""
     if input.dtype.category != 2:
-        raise DTypeError(f"normalization is not implemented for {input.dtype.name!r}")
+        raise UnsupportedError(f"normalization is not implemented for {input.dtype.name!r}")
     dtype = input.dtype
     for name, s in given.items():
         if s is None:

@@ -467,12 +467,17 @@ def _dropout_kernel(xp: Any, gen: Any, input: Any, p: float, train: bool | None)
     return input * (mask * scale), mask
 
 
+def _dropout_meta(input: Spec, p: float, train: bool | None) -> tuple[Spec, Spec]:
+    if train is not False and 0 < p < 1 and input.numel and input.dtype.category < 2:
+        raise DTypeError(
+            f"result type Float can't be cast to the desired output type {input.dtype.c_name}"
+        )
+    return input.packed, input.contiguous_.with_(dtype=bool_)
+
+
 structured(
     "native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)",
-    meta=lambda input, p, train: (
-        input.packed,
-        input.contiguous_.with_(dtype=bool_),
-    ),
+    meta=_dropout_meta,
     kernel=_dropout_kernel,
     vjp={
         "input": lambda g, out_1, p, train: fn.native_dropout_backward(

@@ -140,17 +140,21 @@ def _cut(src: Any, index: Any) -> Any:
 
 def _scatter_kernel(xp: Any, self: Any, dim: int, index: Any, src: Any) -> Any:
     out = self.copy(order="C")
-    if not index.size:
-        return out
-    x, dim, index = _aligned(out, dim, index)
-    xp.put_along_axis(_within(x, index, dim), index, _cut(src, index), dim)
+    _scatter_into(xp, out, dim, index, src)
     return out
+
+
+def _scatter_into(xp: Any, out: Any, dim: int, index: Any, src: Any) -> None:
+    if index.size:
+        x, dim, index = _aligned(out, dim, index)
+        xp.put_along_axis(_within(x, index, dim), index, _cut(src, index), dim)
 
 
 structured(
     "scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor",
     meta=_scatter_meta("scatter"),
     kernel=_scatter_kernel,
+    into=_scatter_into,
     vjp={
         "self": lambda g, dim, index: fn.scatter(g, dim, index, 0),
         "src": lambda g, dim, index, src_spec: _back_to(fn.gather(g, dim, index), src_spec),
@@ -161,6 +165,7 @@ structured(
     "scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor",
     meta=_scatter_meta("scatter"),
     kernel=_scatter_kernel,
+    into=_scatter_into,
     vjp={"self": lambda g, dim, index: fn.scatter(g, dim, index, 0)},
     moves=True,
 )
@@ -196,22 +201,35 @@ def _scatter_with(
 ) -> Any:
     """Return self with src folded in by a ufunc; `start`, if given, replaces what is reached."""
     out = self.copy(order="C")
+    _fold_into(xp, ufunc, out, dim, index, src, start)
+    return out
+
+
+def _fold_into(
+    xp: Any, ufunc: Any, out: Any, dim: int, index: Any, src: Any, start: Any = None
+) -> None:
     if not index.size:
-        return out
+        return
     x, dim, index = _aligned(out, dim, index)
     flat, places = x.reshape(-1), flat_places(xp, x.shape, dim, index)
     if start is not None:
         flat[places] = start
     values = _cut(src, index)
     ufunc.at(flat, places, values.reshape(-1) if getattr(values, "shape", ()) else values)
-    return out
+
+
+def _sum_of(xp: Any, dtype: Any) -> Any:
+    return xp.logical_or if dtype.kind == "b" else xp.add
 
 
 structured(
     "scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor",
     meta=_scatter_meta("scatter"),
     kernel=lambda xp, self, dim, index, src: _scatter_with(
-        xp, xp.logical_or if self.dtype == bool else xp.add, self, dim, index, src
+        xp, _sum_of(xp, self.dtype), self, dim, index, src
+    ),
+    into=lambda xp, self, dim, index, src: _fold_into(
+        xp, _sum_of(xp, self.dtype), self, dim, index, src
     ),
     vjp={
         "self": lambda g: g,

@@ -9,10 +9,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..dtype import bool_, int64
-from ..errors import ShapeError, UnsupportedError
-from ..family import common_device, composite, structured
-from ..spec import Spec, wrap_dim
+from ..dtype import bool_, int64, uint64
+from ..errors import ShapeError, UnsupportedError, ValueRangeError
+from ..family import common_device, composite, reduced_shape, structured
+from ..spec import Spec, wrap_dim, wrap_dims
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -426,3 +426,36 @@ def histogram(
 ) -> Any:
     edges = fn._histogramdd_bin_edges(fn.reshape(self, (-1, 1)), (bins,), range=range)[0]
     return _histogram(self, edges, weight, density)
+
+
+# ------------------------------------------------------------------------------------------ hash --
+def _hash_meta(self: Spec, dim: Sequence[int], keepdim: bool, mode: int) -> Spec:
+    if mode != 0:
+        raise ShapeError(f"Unknown hash_tensor mode: {mode}")
+    dims = wrap_dims(dim, self.ndim)
+    if not self.numel and not dim:
+        raise ShapeError(
+            "hash_tensor: Expected reduction dim to be specified for input.numel() == 0. Specify "
+            "the reduction dim with the 'dim' argument."
+        )
+    for d in dims:
+        if self.shape and not self.shape[d]:
+            raise ValueRangeError(f"hash_tensor: Expected reduction dim {d} to have non-zero size.")
+    if self.dtype.is_complex or self.dtype.name in ("uint16", "uint32", "uint64"):
+        raise UnsupportedError(f'"xor_sum_cpu" not implemented for {self.dtype.c_name!r}')
+    shape = reduced_shape(self.shape, dims, keepdim)
+    return self.with_(shape=shape, stride=None, dtype=uint64)
+
+
+def _hash(xp: Any, self: Any, dim: Sequence[int], keepdim: bool, mode: int) -> Any:
+    """The exclusive or of the bits of all elements, taken as float64 or int64."""
+    wide = xp.asarray(self, dtype=xp.float64 if self.dtype.kind == "f" else xp.int64)
+    bits = wide.reshape(self.shape).view(xp.uint64)
+    return xp.bitwise_xor.reduce(bits, axis=wrap_dims(dim, self.ndim), keepdims=keepdim)
+
+
+structured(
+    "hash_tensor(Tensor self, int[1] dim=[], *, bool keepdim=False, int mode=0) -> Tensor",
+    meta=_hash_meta,
+    kernel=_hash,
+)

@@ -59,8 +59,7 @@ def multi_head_attention_forward(
     """
     _check_shapes(query, key, value, key_padding_mask, attn_mask)
     _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
-    if is_causal and attn_mask is None:
-        raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+    _check_hint(is_causal, attn_mask)
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -87,15 +86,24 @@ def multi_head_attention_forward(
     mixed, attention = _attend(q, k, v, mask, dropout_p if training else 0.0)
 
     mixed = mixed.transpose(0, 1).reshape(target_len * batch, embed_dim)
-    out = fn.linear(mixed, out_proj_weight, out_proj_bias).reshape(target_len, batch, -1)
+    out = fn.linear(mixed, out_proj_weight, out_proj_bias)
+    out = out.reshape(target_len, batch, out.shape[-1])
     if not batched:
         out = out.squeeze(1)
     if not need_weights:
         return out, None
-    attention = attention.reshape(batch, num_heads, target_len, -1)
+    attention = attention.reshape(batch, num_heads, target_len, k.shape[1])
     if average_attn_weights:
         attention = attention.mean(dim=1)
     return out, (attention if batched else attention.squeeze(0))
+
+
+def _check_hint(is_causal: bool, attn_mask: Tensor | None) -> None:
+    if is_causal and attn_mask is None:
+        raise RuntimeError(
+            "Need attn_mask if specifying the is_causal hint. You may use the Transformer module "
+            "method `generate_square_subsequent_mask` to create this mask."
+        )
 
 
 def _with_bias_key(
@@ -218,7 +226,7 @@ def _project(
 
 def _split_heads(x: Tensor, batch: int, num_heads: int) -> Tensor:
     """Return (L, N, E) as (N * heads, L, E / heads)."""
-    return x.reshape(x.shape[0], batch * num_heads, -1).transpose(0, 1)
+    return x.reshape(x.shape[0], batch * num_heads, x.shape[-1] // num_heads).transpose(0, 1)
 
 
 def _merged(masks: _Masks, batch: int, num_heads: int, source_len: int) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from farspan._tensor import Tensor
 from farspan.nn import functional as F
 from farspan.nn import init
 from farspan.nn.containers import ModuleList
+from farspan.nn.layers.activation import GELU, ReLU
 from farspan.nn.layers.attention import MultiheadAttention
 from farspan.nn.layers.dropout import Dropout
 from farspan.nn.layers.linear import Linear
@@ -107,6 +109,16 @@ class TransformerEncoder(Module):
         self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
         self.num_layers = num_layers
         self.norm = norm
+        self.enable_nested_tensor = enable_nested_tensor
+        self.mask_check = mask_check
+        reason = _why_not_nested(encoder_layer)
+        self.use_nested_tensor = enable_nested_tensor and not reason
+        if enable_nested_tensor and reason:
+            warnings.warn(
+                "enable_nested_tensor is True, but self.use_nested_tensor is False because "
+                f"encoder_layer{reason}",
+                stacklevel=2,
+            )
 
     def forward(
         self,
@@ -115,6 +127,7 @@ class TransformerEncoder(Module):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool | None = None,
     ) -> Tensor:
+        dropped = self._dropped(src, mask, src_key_padding_mask)
         for layer in self.layers:
             src = layer(
                 src,
@@ -122,7 +135,46 @@ class TransformerEncoder(Module):
                 src_key_padding_mask=src_key_padding_mask,
                 is_causal=bool(is_causal),
             )
+        if dropped is not None:
+            src = src.masked_fill(dropped, 0)
         return src if self.norm is None else self.norm(src)
+
+    def _dropped(self, src: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
+        """Return (N, L, 1), where the layers give 0: padding that inference leaves out.
+
+        Torch packs the sequences for it if all of the padding is at their ends.
+        """
+        if not self.use_nested_tensor or padding is None or mask is not None or src.dim() != 3:
+            return None
+        first = self.layers[0]
+        if first.training or farspan.is_autocast_enabled():
+            return None
+        if farspan.is_grad_enabled() and any(x.requires_grad for x in (src, *first.parameters())):
+            return None
+        hidden = padding if padding.dtype is farspan.bool else padding != 0
+        if self.mask_check:
+            hidden = hidden & (hidden[:, 1:] >= hidden[:, :-1]).all()
+        return hidden.unsqueeze(-1)
+
+
+def _why_not_nested(layer: Any) -> str:
+    """Return what keeps an encoder of this layer from packing its sequences, in torch's words."""
+    if not isinstance(layer, TransformerEncoderLayer):
+        return " was not TransformerEncoderLayer"
+    attention = layer.self_attn
+    if layer.norm_first:
+        return ".norm_first was True"
+    if not attention.batch_first:
+        return (
+            ".self_attn.batch_first was not True(use batch_first for better inference performance)"
+        )
+    if attention.in_proj_bias is None:
+        return ".self_attn was passed bias=False"
+    if not (layer.activation in (F.relu, F.gelu) or isinstance(layer.activation, (ReLU, GELU))):
+        return ".activation_relu_or_gelu was not True"
+    if layer.norm1.eps != layer.norm2.eps:
+        return ".norm1.eps was not equal to encoder_layer.norm2.eps"
+    return ".self_attn.num_heads is odd" if attention.num_heads % 2 else ""
 
 
 class TransformerDecoderLayer(Module):

@@ -58,12 +58,12 @@ class MultiplicativeLR(_WithLambdas):
     def __init__(
         self, optimizer: Optimizer, lr_lambda: Lambda | Sequence[Lambda], last_epoch: int = -1
     ) -> None:
-        for function in lr_lambda if isinstance(lr_lambda, (list, tuple)) else [lr_lambda]:
+        super().__init__(optimizer, lr_lambda, last_epoch)
+        for function in self.lr_lambdas:
             if not callable(function):
                 raise TypeError(
                     f"lr_lambda should be a function, but got {type(function).__name__}"
                 )
-        super().__init__(optimizer, lr_lambda, last_epoch)
 
     def get_lr(self) -> list[Any]:
         self._warn_outside_step()

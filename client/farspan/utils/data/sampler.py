@@ -84,7 +84,7 @@ class RandomSampler(Sampler[int]):
             generator.manual_seed(seed)
         if self.replacement:
             whole, rest = divmod(self.num_samples, _REPLACEMENT_CHUNK)
-            for count in [*[_REPLACEMENT_CHUNK] * whole, rest]:
+            for count in itertools.chain(itertools.repeat(_REPLACEMENT_CHUNK, whole), (rest,)):
                 drawn = farspan.randint(size, (count,), dtype=farspan.int64, generator=generator)
                 yield from drawn.tolist()
             return
