@@ -26,8 +26,8 @@ from api_names import NAMESPACES, full, public_names, resolve, why_not  # noqa: 
 
 #: Names that are there and do something else than in torch, with how.
 DIFFERS = {
-    "Event": "torch.cuda's, of the session's GPU",
-    "Stream": "torch.cuda's, of the session's GPU; there is one a device",
+    "Event": "always torch.cuda's: takes no device",
+    "Stream": "always torch.cuda's, for device='cpu' too: waiting fails without a GPU",
     "compile": "returns the function, which runs eagerly",
     "set_num_threads": "noted only: a worker's threads are its operator's choice",
     "set_num_interop_threads": "noted only: commands of a device run in order",
