@@ -32,6 +32,7 @@ _RELU, _SIGMOID, _GELU_TANH, _SWISH, _GELU = 32, 41, 43, 44, 49
 #: Elements below which numpy is done before oneDNN has begun.
 _SMALL: Final = 4_096
 _SMALL_GELU: Final = 128
+_SMALL_RELU: Final = 1 << 16  # numpy's maximum is two microseconds for 4,096
 
 
 @cached
@@ -97,4 +98,4 @@ def register(registry: Registry) -> None:
     registry["silu"] = Fast(lambda xp, self: _map(self, _SWISH, 1.0), _one, _SMALL)
     registry["silu_backward"] = Fast(lambda xp, g, self: _slope(g, self, _SWISH, 1.0), _two, _SMALL)
     registry["sigmoid"] = Fast(lambda xp, self: _map(self, _SIGMOID), _one, _SMALL)
-    registry["relu"] = Fast(_relu, _row, _SMALL)
+    registry["relu"] = Fast(_relu, _row, _SMALL_RELU)

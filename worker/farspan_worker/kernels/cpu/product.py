@@ -18,7 +18,7 @@ from .. import Fast, Registry, single
 from .onednn import BIAS, DST, SRC, WEIGHTS, Kind, Route, cached, plain
 
 #: Multiplications below which a call of BLAS is done before oneDNN's has begun.
-_SMALL: Final = 1 << 18
+_SMALL: Final = 1 << 20
 _NAMES: Final = ("mm", "bmm", "addmm", "baddbmm", "_contract")
 
 
