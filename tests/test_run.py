@@ -60,6 +60,15 @@ def test_a_script_runs_as_it_is(tmp_path: Path) -> None:
     ]
 
 
+def test_a_star_brings_every_public_name(tmp_path: Path) -> None:
+    program = """
+        from torch import *
+        print(ones(2).sum().item(), nn.Linear is not None, float32, relu(tensor(-1.0)).item())
+    """
+    done = run(tmp_path, "from torch import nn\n" + textwrap.dedent(program))
+    assert output(done) == ["2.0 True torch.float32 0.0"]
+
+
 def test_its_children_inherit_the_name(tmp_path: Path) -> None:
     program = """
         import multiprocessing, subprocess, sys

@@ -165,6 +165,8 @@ _ELSEWHERE = {
 
 def __getattr__(name: str) -> _Any:
     """Return a submodule, a name of another module or a function of the table, at its first use."""
+    if name == "__all__":  # what `from farspan import *` brings
+        return __dir__()
     if name.startswith("__") and name not in _DUNDER:
         raise AttributeError(name)
     if name == "torch":  # torch has its own name too
@@ -203,3 +205,13 @@ def _is_module(name: str) -> _builtin_bool:
     if name in _PRIVATE or name in _DUNDER:
         return True
     return not name.startswith("_") and _find_spec(f"{__package__}.{name}") is not None
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are made at their first use; for completion too."""
+    from ._settings import __all__ as settings
+    from .core.op import table
+
+    ops = {op.base for op in table().values() if not op.base.startswith(("_", "linalg_", "fft_"))}
+    here = {n for n in globals() if not n.startswith("_")}
+    return sorted(here | {*_ELSEWHERE, *_FACTORIES, *settings, *ops})
