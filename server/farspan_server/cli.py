@@ -189,9 +189,11 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
-        await asyncio.gather(running, return_exceptions=not running.done())
-        if parent and os.getppid() != parent and options["directory"]:
-            shutil.rmtree(options["directory"], ignore_errors=True)  # nobody else will
+        try:
+            await asyncio.gather(running, return_exceptions=not running.done())
+        finally:  # also where the gateway, which the same death ends, went first
+            if parent and os.getppid() != parent and options["directory"]:
+                shutil.rmtree(options["directory"], ignore_errors=True)  # nobody else will
 
     sys.exit(asyncio.run(_until_stopped(run)))
 
