@@ -175,7 +175,7 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
     spares = {"cpu": options["spares"]}
     gateway, key = options["gateway"], _read_key(options["key_file"])
 
-    async def run(stop: asyncio.Event) -> None:
+    async def run(stop: _Stop) -> None:
         from farspan_server.fleet import Fleet
         from farspan_server.supervisor import Supervisor
 
@@ -192,7 +192,8 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
         try:
             await asyncio.gather(running, return_exceptions=not running.done())
         finally:  # also where the gateway, which the same death ends, went first
-            if parent and os.getppid() != parent and options["directory"]:
+            orphaned = stop.orphaned or (parent and os.getppid() != parent)
+            if orphaned and options["directory"]:
                 shutil.rmtree(options["directory"], ignore_errors=True)  # nobody else will
 
     sys.exit(asyncio.run(_until_stopped(run)))
@@ -319,15 +320,29 @@ def _begin(name: str, parent: int) -> None:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True
     )
-    die_with_parent(parent, signal.SIGTERM)
+    die_with_parent(parent, signal.SIGHUP)
 
 
-async def _until_stopped(run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-    """Run until SIGINT or SIGTERM sets the event; return the exit status."""
+class _Stop(asyncio.Event):
+    """Set when the process is to end. `orphaned`: because its parent died, which SIGHUP tells.
+
+    The signal may come before `os.getppid` shows it.
+    """
+
+    orphaned = False
+
+    def hang_up(self) -> None:
+        self.orphaned = True
+        self.set()
+
+
+async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> int:
+    """Run until SIGINT, SIGTERM or the parent's death sets the event; return the exit status."""
     from farspan.core.errors import FarspanError
 
-    stop = asyncio.Event()
+    stop = _Stop()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, stop.hang_up)
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stop.set)
     try:
