@@ -38,7 +38,9 @@ def array_of(x: Tensor) -> np.ndarray[Any, Any]:
         return known[1]
     x = x.detach().cpu()
     bits = x.contiguous().view(farspan.int16) if x.dtype == farspan.bfloat16 else x
-    return np.asarray(bits.numpy(), order="C")  # ascontiguousarray adds a dim to 0-d
+    # Not numpy(), which tells whoever means to write that it is a copy; and not
+    # ascontiguousarray, which adds a dim to 0-d.
+    return np.asarray(bits._fetch(), order="C")
 
 
 def tensor_of(array: np.ndarray[Any, Any], dtype: str) -> Tensor:

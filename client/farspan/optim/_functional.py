@@ -169,23 +169,25 @@ def adamw(
     eps: float,
     maximize: bool,
 ) -> None:
-    """Take a step of AdamW (Loshchilov and Hutter, 2019)."""
-    _step(
-        "adam",
+    """Take a step of AdamW (Loshchilov and Hutter, 2019): Adam with decoupled weight decay."""
+    adam(
         params,
         grads,
-        [exp_avgs, exp_avg_sqs, max_exp_avg_sqs if amsgrad else [], state_steps],
-        lr=lr,
-        scale=grad_scale,
-        found_inf=found_inf,
+        exp_avgs,
+        exp_avg_sqs,
+        max_exp_avg_sqs,
+        state_steps,
         differentiable=differentiable,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+        decoupled_weight_decay=True,
+        amsgrad=amsgrad,
         beta1=beta1,
         beta2=beta2,
+        lr=lr,
         weight_decay=weight_decay,
         eps=eps,
-        amsgrad=amsgrad,
         maximize=maximize,
-        decoupled=True,
     )
 
 
