@@ -46,7 +46,7 @@ def connect(
 
         transport: Any = LocalTransport(devices or "cpu")
     elif address.startswith("grpc://"):
-        # A forked child never speaks over the parent's channel; without this gRPC says so each time.
+        # Forked children never speak over this channel; without this gRPC says so each time.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         from ._transport import connect_grpc
         from .core.op import table_hash
