@@ -1,0 +1,44 @@
+"""Every benchmark runs, in its smallest form, so that none rots; and what they compute is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(script: str, *arguments: str) -> str:
+    """Return what a benchmark prints; fail with its stderr if it fails."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *arguments],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_vs_torch_measures_every_row_on_local(tmp_path: Path) -> None:
+    """The script itself refuses rows on which the backends disagree."""
+    pytest.importorskip("torch")
+    path = tmp_path / "found.json"
+    text = run("vs_torch.py", "--smoke", "--json", str(path))
+    rows = json.loads(path.read_text())["threads1"]["rows"]
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from vs_rows import ROWS
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    assert list(rows) == [row.name for row in ROWS]
+    for name, row in rows.items():
+        for backend in ("torch", "local"):
+            cell = row["backends"][backend]
+            assert "error" not in cell, (name, backend, cell)
+            assert len(cell["wall_s"]) == 1 and cell["peak_bytes"] > 0, (name, backend)
+    assert "bars (median ratio)" in text
