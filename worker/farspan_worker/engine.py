@@ -8,7 +8,7 @@ advance. A failed command poisons what depends on it and nothing else.
 from __future__ import annotations
 
 import os
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from farspan.core.random import Generator
 from farspan.core.spec import Spec
 
 from . import plan as plans
+from .programs.body import check_static
+from .programs.run import Programs
 from .store import Array, Budget, Poison, Storage
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Engine:
         self.budget = Budget(memory_bytes_max or default_memory_bytes())
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
+        self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
         self.applied = 0  # sequence of the last frame
@@ -96,6 +99,7 @@ class Engine:
         """Drop every tensor."""
         self.tensors.clear()
         self.generators.clear()
+        self.programs.close()
 
     def stats(self) -> dict[str, int]:
         """Return counts an operator reads."""
@@ -113,6 +117,7 @@ class Engine:
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
                    cmd.BACKWARD: self._backward, cmd.LINK: self._link,
                    cmd.GROW: self._grow}  # fmt: skip
+        programs = self.programs
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -126,6 +131,14 @@ class Engine:
                 self._apply(op_at(opcode), mode, mine, static, scalars)
             elif opcode in special:
                 special[opcode](mine, static)
+            elif opcode == cmd.CALL:
+                programs.call(mine, static, scalars)
+            elif opcode == cmd.DEFINE:
+                rows = list(islice(columns, check_static(static)[1]))
+                end, last = at + sum(r[2] for r in rows), number + sum(r[4] for r in rows)
+                body = (rows, ids[at:end], frame.scalars[number:last], frame.default_dtype)
+                programs.define(mine, static, *body)
+                at, number = end, last
             else:
                 raise ProtocolError(f"unknown opcode {opcode}")
             self.commands += 1
