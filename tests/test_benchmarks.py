@@ -42,3 +42,10 @@ def test_vs_torch_measures_every_row_on_local(tmp_path: Path) -> None:
             assert "error" not in cell, (name, backend, cell)
             assert len(cell["wall_s"]) == 1 and cell["peak_bytes"] > 0, (name, backend)
     assert "bars (median ratio)" in text
+
+
+def test_profile_writes_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    text = run("profile.py", "--smoke", "--trace", str(path))
+    assert "worker: run" in text
+    assert {e["ph"] for e in json.loads(path.read_text())["traceEvents"]} >= set("MXsf")

@@ -15,7 +15,7 @@ import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
-from farspan.core.dtype import DTYPES, Defaults, Device, int64
+from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import (
     BY_NAME,
     AutogradError,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from farspan.core.command import Static
+
+    from .timeline import Timeline
 
 DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 
@@ -61,6 +63,7 @@ class Engine:
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
         self.applied = 0  # sequence of the last frame
+        self.timeline: Timeline | None = None  # while the client profiles
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
         self._skipped: ErrorInfo | None = None  # why the last skipped store was
@@ -124,6 +127,8 @@ class Engine:
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
         )  # fmt: skip
+        if self.timeline is not None:
+            columns = self.timeline.running(frame.sequence, columns)
         for opcode, mode, count, static, scalar_count, self._number in columns:
             mine = ids[at : at + count]
             at += count
@@ -305,9 +310,15 @@ class Engine:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
 
     def _memory(self, request: int, kind: int) -> Value:
-        """Answer a barrier, or what memory the session has here."""
+        """Answer a barrier, what memory the session has here, or when its commands ran."""
         if kind == cmd.GET_SPEC:
             return Value(request, 0, (), b"")
+        if kind in (cmd.GET_TRACE, cmd.GET_TRACE_END):
+            from .timeline import Timeline  # only here: it brings what the wire needs
+
+            text = (self.timeline or Timeline()).to_json().encode()
+            self.timeline = Timeline() if kind == cmd.GET_TRACE else None
+            return Value(request, uint8.code, (len(text),), text)
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:

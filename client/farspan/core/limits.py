@@ -57,7 +57,7 @@ PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a pl
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 
-# --- programs, on the client -----------------------------------------------------------------------
+# --- programs, on the client ---------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
@@ -67,6 +67,10 @@ REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than cal
 TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
 GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
+
+# --- profiles ------------------------------------------------------------------------------------
+TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
+TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0

@@ -179,7 +179,8 @@ class FlatPlan:
                 where[i] = scalars[k]
             self._given = scalars
         self.undo.begin()
-        steps = iter(self.steps)
+        timeline = self._engine.timeline
+        steps: Any = iter(self.steps) if timeline is None else timeline.stepping(self.steps)
         try:
             for f, args in steps:
                 f(*args)
