@@ -1,7 +1,7 @@
 """Profiling on the client: how long each op took to issue, and what was between the marks.
 
 An op returns when its command is written, not when it has run, so these are the client's costs: of
-Python, of metadata, of waits. `Session.profile` also shows the wire, the workers' queues and kernels.
+Python, of metadata, of waits. `Session.profile` also shows the wire and the workers' kernels.
 """
 
 from __future__ import annotations
