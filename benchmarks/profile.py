@@ -56,6 +56,9 @@ def main() -> None:
             work.read(work.run(step, options.steps))
         print(f"{BY_NAME[options.row].title}: {options.steps} steps at {where}")
         print(profile.table())
+        print(f"\n{'in the workers':36}{'times':>8}{'us in all':>12}")
+        for name, (count, total_us) in list(profile.kernels().items())[:20]:
+            print(f"{name:36}{count:8}{total_us:12.1f}")
         for note in profile.notes:
             print(note)
         print(f"{len(profile.events)} events in {options.trace}; open it in ui.perfetto.dev")

@@ -102,6 +102,8 @@ def test_a_trace_keeps_the_rules_and_shows_every_op_on_client_and_worker(
         assert "test_profile.py" in worker["args"]["line"]
         assert client["ts"] <= worker["ts"]
     assert sum(e.get("cat") == "kernel" and e["name"] == "backward" for e in events) == 3
+    assert profile.kernels()["linear"][0] == 6
+    assert profile.kernels()["  ReluBackward0"][0] == 3
     processes = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
     assert processes["client"] == os.getpid()
     if session.address != "local:":

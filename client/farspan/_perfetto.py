@@ -28,7 +28,7 @@ PHASES = (
     ("client: encode and hand over", "sealed", "sent"),
     ("wire: client to gateway", "sent", "gateway"),
     ("gateway: forward", "gateway", "forwarded"),
-    ("wire: gateway to worker", "forwarded", "received"),
+    ("wire: to a worker that may be busy", "forwarded", "received"),
     ("worker: queue", "received", "begun"),
     ("worker: run", "begun", "ended"),
     ("wire: worker to gateway", "ended", "answered"),
@@ -91,13 +91,13 @@ def phases(when: dict[int, dict[str, int]]) -> dict[str, list[float]]:
 
 def table(found: dict[str, list[float]]) -> str:
     """Return phases as text."""
-    lines = [f"{'phase of a frame':32}{'frames':>8}{'median us':>12}{'90 % us':>12}"]
+    lines = [f"{'phase of a frame':36}{'frames':>8}{'median us':>12}{'90 % us':>12}"]
     for name, times in found.items():
         if times:
             ordered = sorted(times)
             high = ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)]
             middle = statistics.median(ordered)
-            lines.append(f"{name:32}{len(times):8}{middle:12.1f}{high:12.1f}")
+            lines.append(f"{name:36}{len(times):8}{middle:12.1f}{high:12.1f}")
     return "\n".join(lines)
 
 

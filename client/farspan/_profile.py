@@ -192,6 +192,22 @@ class Profile:
         """Return for each phase of a frame's way its microseconds, one a frame, where known."""
         return _perfetto.phases(self.moments())
 
+    def kernels(self) -> dict[str, tuple[int, float]]:
+        """Return for each command or step of a program that ran: how often, and us in all.
+
+        Steps of a program or a backward pass are counted beside the command they are part of.
+        """
+        found: dict[str, tuple[int, float]] = {}
+        for each in self._elsewhere:
+            told = each.told
+            for name, begun, ended in (
+                *((name, begun, ended) for name, _, begun, ended in told.get("commands", ())),
+                *((f"  {name}", begun, ended) for name, begun, ended in told.get("steps", ())),
+            ):
+                count, total_us = found.get(name, (0, 0.0))
+                found[name] = count + 1, total_us + (ended - begun) / 1000
+        return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
+
     def table(self) -> str:
         """Return the phases of a frame's way as text: how many, median and 90th of 100, in us."""
         return _perfetto.table(self.phases())

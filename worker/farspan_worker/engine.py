@@ -394,7 +394,7 @@ class Engine:
                 {w for w in wanted if w is not None},
                 unpack,
                 keep=bool(keep & 1),
-                watch=watch,
+                watch=watch if self.timeline is None else self.timeline.watching(watch),
             )
             results: list[Array | Poison] = []
             for stop, edge in zip(stops, wanted, strict=True):

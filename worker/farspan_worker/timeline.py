@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from farspan.core import command as cmd
-from farspan.core import limits
+from farspan.core import limits, tape
+from farspan.core.names import backward_name
 from farspan.core.op import op_at
 from farspan.wire.clocks import now, told
 
@@ -59,6 +60,10 @@ class Timeline:
         """Return an iterator over a plan's (function, arguments); each ran until the next."""
         return Steps(self, steps)
 
+    def watching(self, watch: tape.Watch) -> tape.Watch:
+        """Return a watch of a backward pass that also notes when each node's formulas ran."""
+        return _Watch(self, watch)
+
     def ran(self, name: str, begun: int) -> None:
         """Note something that ran within a command, from `begun` until now."""
         self._keep(self.steps, (name, begun, now()))
@@ -96,6 +101,19 @@ class Steps:
 
     def __length_hint__(self) -> int:
         return self._steps.__length_hint__()  # type: ignore[attr-defined, no-any-return]
+
+
+class _Watch(tape.Watch):
+    def __init__(self, timeline: Timeline, inner: tape.Watch) -> None:
+        self._timeline = timeline
+        self.arrived = inner.arrived  # type: ignore[method-assign]
+        self._run = inner.run
+
+    def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
+        begun = now()
+        pairs = list(self._run(node, gradients, unpack))
+        self._timeline.ran(backward_name(node), begun)
+        return pairs
 
 
 def _name(opcode: int, static: Any) -> str:
