@@ -15,7 +15,7 @@ import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
-from farspan.core.dtype import DTYPES, Defaults, Device, int64
+from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import (
     BY_NAME,
     AutogradError,
@@ -107,6 +107,8 @@ class Engine:
         """Return counts an operator reads."""
         return {
             "commands": self.commands,
+            "calls": self.programs.calls,
+            "planned": self.programs.planned,
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
@@ -276,7 +278,7 @@ class Engine:
         if len(ids) > 1:
             raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
-            self._events.append(self._memory(request, kind))
+            self._events.append(self._answer(request, kind, device))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -304,10 +306,13 @@ class Engine:
         else:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
 
-    def _memory(self, request: int, kind: int) -> Value:
-        """Answer a barrier, or what memory the session has here."""
+    def _answer(self, request: int, kind: int, about: int) -> Value:
+        """Answer a barrier, what memory the session has here, or how a program runs."""
         if kind == cmd.GET_SPEC:
             return Value(request, 0, (), b"")
+        if kind == cmd.GET_PROGRAM:
+            text = self.programs.explain(about)
+            return Value(request, uint8.code, (len(text),), text)
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:
