@@ -110,6 +110,8 @@ class Engine:
         """Return counts an operator reads."""
         return {
             "commands": self.commands,
+            "calls": self.programs.calls,
+            "planned": self.programs.planned,
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
@@ -281,7 +283,7 @@ class Engine:
         if len(ids) > 1:
             raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
-            self._events.append(self._memory(request, kind))
+            self._events.append(self._answer(request, kind, device))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -309,10 +311,13 @@ class Engine:
         else:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
 
-    def _memory(self, request: int, kind: int) -> Value:
-        """Answer a barrier, what memory the session has here, or when its commands ran."""
+    def _answer(self, request: int, kind: int, about: int) -> Value:
+        """Answer a barrier, what memory the session has here, how a program runs, or what ran."""
         if kind == cmd.GET_SPEC:
             return Value(request, 0, (), b"")
+        if kind == cmd.GET_PROGRAM:
+            text = self.programs.explain(about)
+            return Value(request, uint8.code, (len(text),), text)
         if kind in (cmd.GET_TRACE, cmd.GET_TRACE_END):
             from .timeline import Timeline  # only here: it brings what the wire needs
 

@@ -26,7 +26,11 @@ Setter = Callable[[Any], None]
 
 
 class FlatPlan:
-    """One way to run a program, for inputs of one signature."""
+    """One way to run a program, for inputs of one signature.
+
+    A pass may give a step a way of its own to run: `step.bound(plan, step)` returns a function and
+    its list of arguments. With `follow` and `arrays` it hears where the step's windows lie.
+    """
 
     def __init__(self, graph: Graph, engine: Engine, inputs: Sequence[Array]) -> None:
         self.graph = graph
