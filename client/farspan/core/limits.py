@@ -52,9 +52,21 @@ OPENINGS_MAX: Final = 64  # connections of one listener that have not proved the
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
+PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
+
+# --- programs, on the client -----------------------------------------------------------------------
+REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
+REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
+REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
+REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when there are more.
+REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
+REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
+TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
+GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
+GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
