@@ -10,7 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _state
-from ._session import Ref, Session
+from ._gather import Ref
+from ._session import Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
@@ -149,17 +150,17 @@ def apply(
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
-        session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
+        number = session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
         result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
         if plan is not None:
             node = tape.record(op, plan, tensors, (result,), static, scalars)
-            node.number, node.site = session.last_number, session.last_site
+            node.number, node.site = number, session.last_site
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
     places = [_place(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
-    session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
+    number = session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
         _bump(op, static, tensors)
         return None
@@ -177,7 +178,7 @@ def apply(
         ]
     if plan is not None:
         node = tape.record(op, plan, tensors, results, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
         if op.lists:
             for r in results:
                 r._made_by = "lists"
@@ -271,7 +272,7 @@ def _sized(session: Session, device: int, id_: int, place: Device) -> Tensor:
     ref = Ref(session, device, id_)
     answer = session.spec_of(ref)
     spec = Spec.make(tuple(answer.shape), DTYPES[answer.dtype], place)
-    session._held[device][id_] = spec.nbytes
+    session.lanes[device].held[id_] = spec.nbytes
     return wrap(ref, spec)
 
 
@@ -438,11 +439,11 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
             fn.copy_(target, result)
             return target
     bits = INPLACE if plan is None else plan.mask << 2 | INPLACE
-    session.issue(device, op.opcode, bits, ids, static, scalars)
+    number = session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1
     if plan is not None:
         node = tape.record_inplace(op, plan, tensors, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
     return target
 
 

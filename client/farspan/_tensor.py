@@ -16,7 +16,7 @@ import numpy as np
 from . import _dispatch, _indexing
 from . import _grad_dtype as grad_dtypes
 from ._dispatch import Storage
-from ._session import Ref
+from ._gather import Ref
 from ._table import TableMethods
 from .core import command as cmd
 from .core import tape
