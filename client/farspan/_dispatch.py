@@ -68,6 +68,18 @@ class Storage:
         return Storage(self._bytes, self.memory)
 
 
+class OwnStorage:
+    """Makes the storage of a tensor that has memory of its own, at its first use.
+
+    Most tensors are never written to or viewed, and need none.
+    """
+
+    def __get__(self, t: Tensor | None, owner: type) -> Any:
+        if t is None:
+            return self
+        return t.__dict__.setdefault("_storage", Storage(t._spec.nbytes))
+
+
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
@@ -97,6 +109,24 @@ def set_casting(cast: Callable[[Op, Any, Any], Any] | None) -> None:
     """Let `cast(op, tensors, static)` return the inputs that an op runs on; None: as they are."""
     global _casting
     _casting = cast
+    _say_usual()
+
+
+#: Whether somebody stands between ops and their dispatch: see `_interpose.py`.
+_interposed = False
+
+
+def set_interposed(interposed: bool) -> None:
+    """Say whether ops pass through somebody's hands before `apply`."""
+    global _interposed
+    _interposed = interposed
+    _say_usual()
+
+
+def _say_usual() -> None:
+    from . import _quick
+
+    _quick.set_usual(not _interposed and _casting is None)
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -151,7 +181,7 @@ def apply(
         id_ = next(session._ids)
         ids.append(id_)
         number = session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
-        result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
+        result = cls._new(Ref(session, device, id_, facts.nbytes), spec)
         if plan is not None:
             node = tape.record(op, plan, tensors, (result,), static, scalars)
             node.number, node.site = number, session.last_site
@@ -217,7 +247,7 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     """Return the proxy of a tensor that a session holds."""
     from ._tensor import Tensor
 
-    t = Tensor._new(ref, spec, storage or Storage(spec.nbytes))
+    t = Tensor._new(ref, spec, storage)
     if offset:
         t._offset = offset
     return t

@@ -61,7 +61,10 @@ def set_default_dtype(d: DType) -> None:
     if not d.is_floating_point:
         raise ArgumentError(f"only floating-point types are supported as the default type, got {d}")
     if d is not Defaults.dtype:
+        from . import _quick
+
         default_dtype_changes()
+        _quick.forget()
     Defaults.dtype = d
 
 

@@ -19,7 +19,6 @@ from .core.dtype import Defaults
 
 if TYPE_CHECKING:
     from ._session import Session
-    from ._sites import Site
 
 #: Opcode, mode, ids (inputs, then outputs), static, scalars, number, and the line that issued it.
 #: Of a Put whose bytes ride along, the static has the bytes in the place of their index.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _quick
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
@@ -71,24 +72,22 @@ def _is_operand(x: Any) -> bool:
     return isinstance(x, (Value, bool, int, float, complex, np.generic))
 
 
+def _operand(function: Function) -> Callable[[Any, Any], Any]:
+    """Return the function as an operator, which leaves what it does not know to the other side."""
+
+    def method(self: Any, other: Any) -> Any:
+        return function(self, other) if _is_operand(other) else NotImplemented
+
+    return method
+
+
 def _operator(name: str) -> Callable[[Any, Any], Any]:
     """Return a binary operator; two tensors skip the choice among overloads."""
     function = getattr(fn, name)
     op = OPS.get(f"{name}.Tensor")
     if op is None or op.body is not None or [a.kind for a in op.args[:2]] != ["T", "T"]:
-
-        def method(self: Any, other: Any) -> Any:
-            return function(self, other) if _is_operand(other) else NotImplemented
-
-        return method
-    static = op.bind(None, None)[1]
-
-    def fast(self: Any, other: Any) -> Any:
-        if isinstance(other, Value):
-            return type(self)._apply(op, (self, other), static, (), 0)
-        return function(self, other) if _is_operand(other) else NotImplemented
-
-    return fast
+        return _operand(function)
+    return _quick.binary(op, op.bind(None, None)[1], _operand(function))
 
 
 def _equality(name: str) -> Callable[[Any, Any], Any]:

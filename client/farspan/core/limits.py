@@ -58,7 +58,7 @@ PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a pl
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 
-# --- programs, on the client -----------------------------------------------------------------------
+# --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
