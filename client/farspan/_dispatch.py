@@ -77,7 +77,10 @@ class OwnStorage:
     def __get__(self, t: Tensor | None, owner: type) -> Any:
         if t is None:
             return self
-        return t.__dict__.setdefault("_storage", Storage(t._spec.nbytes))
+        spec, storage = t._spec, object.__new__(Storage)
+        storage._bytes = spec.numel * spec.dtype.itemsize
+        storage.version, storage._whole, storage.borrowed = 0, None, False
+        return t.__dict__.setdefault("_storage", storage)
 
 
 class _Known:

@@ -39,7 +39,7 @@ def bind_methods(cls: type) -> None:
         if name in cls.__dict__ or name in _NO_METHOD or name.startswith(_NAMESPACES):
             continue
         function: Function = getattr(fn, name)
-        setattr(cls, name, function)
+        setattr(cls, name, _method(function))
         if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
             setattr(cls, name + "_", getattr(fn, name + "_"))
     for name in VIEWS:
@@ -68,6 +68,23 @@ def bind_methods(cls: type) -> None:
         setattr(cls, name, property(_unary({"T": "numpy_T", "H": "matrix_H"}.get(name, name))))
 
 
+def _method(function: Function) -> Callable[..., Any]:
+    """Return the function as a method: Python calls one of its own more quickly."""
+    ways = _quick.ways
+
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            if not args:
+                return (function.one or ways(function, 1))(self, 2)
+            if len(args) == 1:
+                return (function.two or ways(function, 2))(self, args[0], 2)
+        return function.call((self, *args), kwargs)
+
+    method.__name__ = function.__name__
+    method.__qualname__ = f"Tensor.{function.__name__}"
+    return method
+
+
 def _is_operand(x: Any) -> bool:
     return isinstance(x, (Value, bool, int, float, complex, np.generic))
 
@@ -75,8 +92,13 @@ def _is_operand(x: Any) -> bool:
 def _operand(function: Function) -> Callable[[Any, Any], Any]:
     """Return the function as an operator, which leaves what it does not know to the other side."""
 
-    def method(self: Any, other: Any) -> Any:
-        return function(self, other) if _is_operand(other) else NotImplemented
+    with_value = _quick.with_value(function)
+
+    def method(self: Any, other: Any, depth: int = 1) -> Any:
+        kind = type(other)
+        if kind is float or kind is int:
+            return with_value(self, other, depth + 1)
+        return function.call((self, other), {}) if _is_operand(other) else NotImplemented
 
     return method
 
