@@ -138,7 +138,7 @@ class Ref:
 
     def __new__(cls, session: Session, device: int, id_: int, nbytes: int = 0) -> Ref:
         # Ops of small results do the same by themselves: see `_dispatch.py`.
-        ref = object.__new__(_LargeRef if nbytes >= limits.FREE_BYTES else Ref)
+        ref = object.__new__(LargeRef if nbytes >= limits.FREE_BYTES else Ref)
         ref.id = id_
         ref.lane = lane = session.lanes[device]
         lane.held[id_] = nbytes
@@ -158,7 +158,7 @@ class Ref:
         return self.lane.device
 
 
-class _LargeRef(Ref):
+class LargeRef(Ref):
     """A claim on so much memory that the next command shall free it."""
 
     __slots__ = ()
