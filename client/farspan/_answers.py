@@ -23,7 +23,8 @@ from .core.errors import BY_NAME, FarspanError, ServiceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._session import Ref, Transport
+    from ._gather import Ref
+    from ._session import Transport
 
 #: Seconds after which a waiting thread looks whether the session is lost: a precaution, as a loss
 #: wakes it. A Ctrl-C needs no look.
@@ -80,6 +81,7 @@ class Answers:
             self, device: int, opcode: int, mode: int, ids: Sequence[int], static: cmd.Static
         ) -> int: ...
         def flush(self, device: int | None = None) -> None: ...
+        def look_at_all(self) -> None: ...
         def _refuse(self) -> None: ...
 
     # ---------------------------------------------------------------------------------- waits --
@@ -173,7 +175,7 @@ class Answers:
             while flights and flights[0][0] <= event.applied:
                 numbers = flights.popleft()[1]
                 if self._forward and numbers:
-                    self._forget_forward(numbers[-1])
+                    self._forget_forward(max(numbers))  # a Free has none
         elif isinstance(event, Failed):
             error = self._make_error(event.error)
             if len(self._known) >= limits.MEMO_ENTRIES_MAX:
@@ -185,6 +187,7 @@ class Answers:
             cls = BY_NAME.get(event.kind, ServiceError)
             self._lost = cls(event.message)
             self._over = True
+            self.look_at_all()
             for wait in list(self._waits.values()):
                 wait.end()
 
@@ -216,8 +219,6 @@ class Answers:
 
     def _site_of(self, number: int) -> Site | None:
         for _, numbers, sites in list(self._in_flight):
-            if numbers and numbers[0] <= number <= numbers[-1]:
-                for have, site in zip(numbers, sites, strict=True):
-                    if have == number:
-                        return site
+            if number in numbers:
+                return sites[numbers.index(number)]
         return None
