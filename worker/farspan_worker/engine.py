@@ -8,7 +8,7 @@ advance. A failed command poisons what depends on it and nothing else.
 from __future__ import annotations
 
 import os
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from farspan.core.spec import Spec
 
 from . import formulas
 from . import plan as plans
+from .programs.body import check_static
+from .programs.run import Programs
 from .store import Array, Budget, Poison, Storage
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 class Engine:
     """Tensors, tape, generators and byte budget of one session on one device."""
 
+    compute = staticmethod(plans.run)  # how one op runs
+
     def __init__(self, device: str = "cpu", memory_bytes_max: int | None = None) -> None:
         table()
         self.device = Device(device)
@@ -54,6 +58,7 @@ class Engine:
         self.budget = Budget(memory_bytes_max or default_memory_bytes())
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
+        self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
         self.applied = 0  # sequence of the last frame
@@ -97,6 +102,7 @@ class Engine:
         """Drop every tensor."""
         self.tensors.clear()
         self.generators.clear()
+        self.programs.close()
 
     def stats(self) -> dict[str, int]:
         """Return counts an operator reads."""
@@ -114,6 +120,7 @@ class Engine:
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
                    cmd.BACKWARD: self._backward, cmd.LINK: self._link,
                    cmd.GROW: self._grow}  # fmt: skip
+        programs = self.programs
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -127,6 +134,14 @@ class Engine:
                 self._apply(op_at(opcode), mode, mine, static, scalars)
             elif opcode in special:
                 special[opcode](mine, static)
+            elif opcode == cmd.CALL:
+                programs.call(mine, static, scalars)
+            elif opcode == cmd.DEFINE:
+                rows = list(islice(columns, check_static(static)[1]))
+                end, last = at + sum(r[2] for r in rows), number + sum(r[4] for r in rows)
+                body = (rows, ids[at:end], frame.scalars[number:last], frame.default_dtype)
+                programs.define(mine, static, *body)
+                at, number = end, last
             else:
                 raise ProtocolError(f"unknown opcode {opcode}")
             self.commands += 1
@@ -153,7 +168,7 @@ class Engine:
                     self._spread(bad.error, op, inputs, static, scalars, outs)
                     return
             generator = self._generator(op, static) if op.random else None
-            results = self._compute(op, inputs, static, scalars, form, generator)
+            results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
         except ProtocolError:
             raise
         except Exception as e:
@@ -171,12 +186,6 @@ class Engine:
                 tensors[out] = result
         if mask:
             self._record(op, form, mask, inputs, results, static, scalars)
-
-    def _compute(
-        self, op: Op, inputs: Any, static: Static, scalars: Any, form: int, generator: Any
-    ) -> list[Any]:
-        """Run one op and return its outputs: the one place where a command's op runs."""
-        return plans.run(op, inputs, static, scalars, form, self.budget, generator)
 
     def _record(
         self, op: Op, form: int, mask: int, inputs: Any, results: Any, static: Any, scalars: Any
@@ -242,15 +251,23 @@ class Engine:
                 inputs[0] = healed
         return True
 
-    def _generator(self, op: Op, static: Static) -> Generator:
+    def generator_number(self, op: Op, static: Static) -> int:
+        """Return which generator a random op draws from."""
         number = 0
         for arg, value in zip((a for a in op.args if a.kind != "T"), static, strict=True):
             if arg.kind[0] == "G" and value is not None:
                 number = value
+        return number
+
+    def generator(self, number: int) -> Generator:
+        """Return a generator of the session; a new one has torch's default seed."""
         found = self.generators.get(number)
         if found is None:
             found = self.generators[number] = Generator(DEFAULT_SEED)
         return found
+
+    def _generator(self, op: Op, static: Static) -> Generator:
+        return self.generator(self.generator_number(op, static))
 
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:
