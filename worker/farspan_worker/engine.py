@@ -28,6 +28,7 @@ from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
 
+from . import formulas
 from . import plan as plans
 from .programs.body import check_static
 from .programs.run import Programs
@@ -157,16 +158,16 @@ class Engine:
         self, op: Op, mode: int, ids: list[int], static: Static, scalars: Sequence[Any]
     ) -> None:
         form, mask = mode & 3, mode >> 2
-        flat = _recipe(op, static).flat
-        if flat > len(ids) or (form == cmd.INPLACE and not flat):
-            raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
-        if form == cmd.INPLACE and len(op.schema.returns) != 1:
-            raise ProtocolError(f"{op.name} in place has no place for its results")
-        if form > cmd.OUT:
-            raise ProtocolError(f"{op.name} in an unknown form")
-        known = len(ids) if form == cmd.OUT else flat
-        inputs = self._look_up(ids[:known])
-        outs = ids[flat:] if form == cmd.FUNCTIONAL else []
+        recipe = op.recipes.get(static) or _recipe(op, static)
+        flat = recipe.flat
+        if flat > len(ids) or form:
+            _check_form(op, form, flat, ids)
+        outs = [] if form else ids[flat:]
+        tensors = self.tensors
+        try:
+            inputs = [*map(tensors.__getitem__, ids if form == cmd.OUT else ids[:flat])]
+        except KeyError as e:
+            raise ProtocolError(f"unknown tensor {e}") from None
         try:
             if self.poisoned:
                 bad = next((x for x in inputs if type(x) is Poison), None)
@@ -181,11 +182,15 @@ class Engine:
             specs = [spec for spec, _ in _outputs_of(op, inputs, static, scalars)]
             self._fail(e, op.base, outs, specs, inputs)
             return
-        if form == cmd.FUNCTIONAL:
+        if not form:
             if len(results) != len(outs):
                 raise ProtocolError(f"{op.name} has {len(results)} outputs, not {len(outs)}")
+            if len(tensors) + len(outs) > limits.TENSORS_PER_SESSION_MAX:
+                raise ProtocolError("too many live tensors")
             for out, result in zip(outs, results, strict=True):
-                self._set(out, result)
+                if out in tensors:
+                    raise ProtocolError(f"tensor {out} exists already")
+                tensors[out] = result
         if mask:
             self._record(op, form, mask, inputs, results, static, scalars)
 
@@ -195,9 +200,11 @@ class Engine:
         plan = op.vjp_plan(static, mask)
         if plan is None:
             raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
-        for i, x in enumerate(inputs):
-            if plan.mask >> i & 1 and tape.edge_of(x) is None:
+        mask = plan.mask
+        for x in inputs:
+            if mask & 1 and (x._node is None or x._base) and tape.edge_of(x) is None:
                 x._node = tape.Leaf()
+            mask >>= 1
         if form == cmd.INPLACE:
             node = tape.record_inplace(op, plan, inputs, static, tuple(scalars))
         else:
@@ -464,7 +471,9 @@ class Engine:
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
-        spec = gradient._spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
+        spec = gradient._spec
+        if spec is not like or not like.contiguous:
+            spec = spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
         if gradient._spec is spec and id(gradient._storage.memory) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
                 shared.add(id(gradient._storage.memory))
@@ -519,9 +528,8 @@ class _Watch(tape.Watch):
 
     def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
         self.node = node
-        pairs = tape.backward_of(node, gradients, unpack)
+        pairs = formulas.run(node, gradients, unpack)
         if self.check_nan:
-            pairs = list(pairs)
             at = tape.first_bad(node, pairs, lambda g: bool(np.isnan(g.array).any()))
             if at >= 0:
                 raise AutogradError(
@@ -531,6 +539,16 @@ class _Watch(tape.Watch):
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"
+
+
+def _check_form(op: Op, form: int, flat: int, ids: list[int]) -> None:
+    """Raise unless a command's ids can be those of an op that takes `flat` tensors."""
+    if flat > len(ids) or (form == cmd.INPLACE and not flat):
+        raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
+    if form == cmd.INPLACE and len(op.schema.returns) != 1:
+        raise ProtocolError(f"{op.name} in place has no place for its results")
+    if form > cmd.OUT:
+        raise ProtocolError(f"{op.name} in an unknown form")
 
 
 def _recipe(op: Op, static: Static) -> Any:
@@ -553,7 +571,7 @@ def _outputs_of(
 
 def _gradient_spec(spec: Spec) -> Spec:
     """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
-    return spec if spec is None or spec.dense else spec.contiguous_
+    return spec if spec is None or spec.contiguous or spec.dense else spec.contiguous_
 
 
 def _ints(static: Static, count: int) -> Static:
