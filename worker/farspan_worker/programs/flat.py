@@ -60,10 +60,13 @@ class FlatPlan:
             self._homes[memory] = arena.block(memory.nbytes)
         self.undo = effects.Undo(self, engine)
         self.steps: list[tuple[Callable[..., Any], list[Any]]] = []
+        self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         for k, step in enumerate(graph.steps):
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
                 self.undo.final_from(len(self.steps))
+            if step.fused and not step.bound.ready():
+                self._awaited.append((len(self.steps), step))
             self.steps.append(self._bind(step))
         self._calm = {m: sys.getrefcount(self._owner(m)) for m in self._leaving}
 
@@ -99,6 +102,13 @@ class FlatPlan:
             if type(x) is Number:
                 self._numbers.append((found, i, x.index))
         return found
+
+    def append_numbers(self, args: list[Any], scalars: Sequence[Any]) -> None:
+        """Append numbers to a list of arguments; they follow what Calls bring."""
+        for x in scalars:
+            if type(x) is Number:
+                self._numbers.append((args, len(args), x.index))
+            args.append(x)
 
     def _bind(self, step: Step) -> tuple[Callable[..., Any], list[Any]]:
         if step.bound is not None:
@@ -178,6 +188,8 @@ class FlatPlan:
                 self._homes[memory] = arena.block(memory.nbytes)
                 self._move(memory)
                 self._calm[memory] = sys.getrefcount(self._owner(memory))
+        if self._awaited:
+            self._adopt()
         if scalars is not self._given:
             for where, i, k in self._numbers:
                 where[i] = scalars[k]
@@ -195,6 +207,15 @@ class FlatPlan:
         for memory, times in self.graph.written.items():
             self._storages[memory.input].version += times
         return self._outputs()
+
+    def _adopt(self) -> None:
+        """Let steps run by the loops that were compiled since; the bits are the same."""
+        ready = [(at, step) for at, step in self._awaited if step.bound.ready()]
+        for at, step in ready:
+            self.steps[at] = step.bound.quick(self, step)
+            self._awaited.remove((at, step))
+        if ready:
+            self._given = ()  # numbers go into the new arguments too
 
     def _outputs(self) -> list[Array]:
         storages: dict[Memory, Storage] = {}
