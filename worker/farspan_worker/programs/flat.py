@@ -21,6 +21,7 @@ from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..kernels.cpu.bound import Bound
 
 Setter = Callable[[Any], None]
 
@@ -59,7 +60,8 @@ class FlatPlan:
             engine.budget.check(memory.nbytes)
             self._homes[memory] = arena.block(memory.nbytes)
         self.undo = effects.Undo(self, engine)
-        self.steps: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.steps: list[tuple[Callable[..., Any], Any]] = []
+        self._scratched: list[Bound] = []
         self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         for k, step in enumerate(graph.steps):
             self.steps += self.undo.before(k)
@@ -67,7 +69,8 @@ class FlatPlan:
                 self.undo.final_from(len(self.steps))
             if step.fused and not step.bound.ready():
                 self._awaited.append((len(self.steps), step))
-            self.steps.append(self._bind(step))
+            self.steps += self._bind(step)
+        self._give_scratch()
         self._calm = {m: sys.getrefcount(self._owner(m)) for m in self._leaving}
 
     # ---------------------------------------------------------------------------------- binding --
@@ -110,7 +113,18 @@ class FlatPlan:
                 self._numbers.append((args, len(args), x.index))
             args.append(x)
 
-    def _bind(self, step: Step) -> tuple[Callable[..., Any], list[Any]]:
+    def needs_scratch(self, bound: Bound) -> None:
+        """Give a primitive its share of the scratch memory once all steps are bound."""
+        self._scratched.append(bound)
+
+    def _give_scratch(self) -> None:
+        size = max((b.scratch_bytes for b in self._scratched), default=0)
+        self._engine.budget.check(size)
+        self.scratch = Storage(arena.block(size), self._engine.budget)
+        for bound in self._scratched:
+            bound.place_scratch(self.scratch.array.ctypes.data)
+
+    def _bind(self, step: Step) -> list[tuple[Callable[..., Any], Any]]:
         if step.bound is not None:
             return step.bound(self, step)  # type: ignore[no-any-return]
         inputs, numbers = self.arrays(step.inputs), self.numbers(step.scalars)
@@ -120,11 +134,11 @@ class FlatPlan:
         else:
             draw = _none
         if step.op.writes:
-            return _run_writing, [step.plan, inputs, numbers]
+            return [(_run_writing, [step.plan, inputs, numbers])]
         if step.form == INPLACE and _through(step):
-            return _run_into, [step.plan, step.op.into, inputs, numbers]
+            return [(_run_into, [step.plan, step.op.into, inputs, numbers])]
         outs = self.arrays(step.outs)
-        return _run_plain, [step.plan, inputs, numbers, outs, draw]
+        return [(_run_plain, [step.plan, inputs, numbers, outs, draw])]
 
     # ---------------------------------------------------------------------------------- running --
     def place(self, inputs: Sequence[Array]) -> bool:
@@ -212,7 +226,7 @@ class FlatPlan:
         """Let steps run by the loops that were compiled since; the bits are the same."""
         ready = [(at, step) for at, step in self._awaited if step.bound.ready()]
         for at, step in ready:
-            self.steps[at] = step.bound.quick(self, step)
+            (self.steps[at],) = step.bound.quick(self, step)
             self._awaited.remove((at, step))
         if ready:
             self._given = ()  # numbers go into the new arguments too

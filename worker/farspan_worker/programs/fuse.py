@@ -217,20 +217,20 @@ class _Bound:
         self.steps = group.steps
         self._inputs, self._stored = tuple(group.inputs), tuple(stored)
 
-    def __call__(self, plan: FlatPlan, step: Step) -> tuple[Callable[..., Any], list[Any]]:
+    def __call__(self, plan: FlatPlan, step: Step) -> list[tuple[Callable[..., Any], list[Any]]]:
         if isinstance(self.loop, loops.Loop):
             return self.quick(plan, step)
-        return self._slow, [plan.arrays(step.inputs), plan.arrays(step.outs),
-                            plan.numbers(step.scalars), step]  # fmt: skip
+        inputs, outs = plan.arrays(step.inputs), plan.arrays(step.outs)
+        return [(self._slow, [inputs, outs, plan.numbers(step.scalars), step])]
 
-    def quick(self, plan: FlatPlan, step: Step) -> tuple[Callable[..., Any], list[Any]]:
+    def quick(self, plan: FlatPlan, step: Step) -> list[tuple[Callable[..., Any], list[Any]]]:
         """Return the loop and its addresses and numbers."""
         windows = (*step.inputs, *step.outs)
         args: list[Any] = [0] * len(windows)
         for i, window in enumerate(windows):
             plan.follow(window, _address(args, i))
         plan.append_numbers(args, step.scalars)
-        return self.loop.function, args
+        return [(self.loop.function, args)]
 
     def ready(self) -> bool:
         """Return whether the loop was compiled meanwhile; exact loops give the same bits."""

@@ -12,12 +12,14 @@ from farspan.core.command import FUNCTIONAL
 from .effects import may_raise
 from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
+from .layouts import bind_primitives
 
 
 def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    bind_primitives(graph)
     fuse(graph)
     reuse_inputs(graph)
 
@@ -94,12 +96,13 @@ def reuse_inputs(graph: Graph) -> None:
         if step.form != FUNCTIONAL or not _is_map(step):
             continue
         out = step.outs[0]
+        if out.memory.input >= 0 or out.memory.output:
+            continue
         for window in step.inputs:
             memory = window.memory
             if (
                 memory.input < 0
                 and not memory.output
-                and not out.memory.output
                 and last[memory] == k
                 and window.spec is out.spec
                 and window.whole
