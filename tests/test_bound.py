@@ -25,8 +25,8 @@ OPS = table()
 pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason="oneDNN is not installed")
 
 if not onednn.available():
-    from farspan_worker.kernels.cpu import bind, bound
-    from farspan_worker.kernels.cpu.bound import Bound, Layout
+    from farspan_worker.kernels.cpu import bind
+    from farspan_worker.kernels.cpu.bound import Bound
 
 
 class Memory:

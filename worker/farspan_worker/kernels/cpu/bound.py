@@ -26,10 +26,12 @@ from .onednn import (
     check,
     is_asked,
     lib,
-    operand,
     path,
     plain,
     reorder_kind,
+)
+from .onednn import (
+    operand as argument_of,
 )
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ class Binding:
     def extra(self) -> dict[int, Operand]:
         """Return the arguments that are operands of what is done after the primitive."""
         binary = [i for i, step in enumerate(self.then) if step.other is not None]
-        return {operand(i): o for i, o in zip(binary, self.others, strict=True)}
+        return {argument_of(i): o for i, o in zip(binary, self.others, strict=True)}
 
     def temporary(self, desc: Desc, shape: Sequence[int] = ()) -> Operand:
         """Return memory that lives within one run of the op."""
