@@ -38,6 +38,8 @@ _RAISING_POINTWISE: Final = frozenset("pow remainder fmod floor_divide div".spli
 def may_raise(step: Step) -> bool:
     """Return whether values of elements can make the step raise."""
     op = step.op
+    if step.raises:
+        return True
     if op.family == "pointwise":
         floating = all(w.spec.dtype.category >= 2 for w in step.inputs)
         return op.base in _RAISING_POINTWISE and not floating

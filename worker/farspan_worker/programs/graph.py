@@ -93,6 +93,7 @@ class Step:
     command: int = -1  # the number of the body's command that it belongs to
     note: str = ""  # what a pass did to it
     bound: Any = None  # a pass's own way to run it; see flat.py
+    raises: bool = False  # whether that way may raise, whatever the op
     reads_target: bool = True  # whether old elements of what it fills matter
     fused: list[Step] = field(default_factory=list)  # the steps that it stands for
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from farspan.core.command import FUNCTIONAL
 
+from . import layouts
 from .effects import may_raise
 from .graph import Graph, Memory, Step, Window
 
@@ -17,6 +18,7 @@ def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    layouts.bind_primitives(graph)
     reuse_inputs(graph)
 
 
@@ -84,13 +86,14 @@ def reuse_inputs(graph: Graph) -> None:
         step.inputs = tuple([_renamed(w, same) for w in step.inputs])
         step.outs = tuple([_renamed(w, same) for w in step.outs])
         if step.form != FUNCTIONAL or step.op.family != "pointwise" or len(step.outs) != 1:
-            continue
+            continue  # with scratch memory it has more results, and must not run in place
         (out,) = step.outs
         for window in step.inputs:
             memory = window.memory
             if (
                 memory.input < 0
                 and not memory.output
+                and memory.nbytes == out.memory.nbytes
                 and not out.memory.output
                 and last[memory] == k
                 and window.spec is out.spec

@@ -18,7 +18,7 @@ from .bound import Binding, Bound, Layout, Operand
 from .onednn import After, Desc, OneDnnError, free, plain
 
 if TYPE_CHECKING:
-    from farspan.core.op import Op
+    from farspan.core.op import Op, Recipe
     from farspan.core.spec import Spec
 
 #: For an output: the layout that the primitive likes best.
@@ -47,7 +47,7 @@ class Entry:
 
 def bound_for(
     op: Op,
-    static: Any,
+    recipe: Recipe,
     inputs: Sequence[Spec],
     outputs: Sequence[Spec],
     scalars: Sequence[Any] = (),
@@ -74,7 +74,6 @@ def bound_for(
         return None
     given, wanted = given or {}, wanted or {}
     known = [s for i, s in enumerate(inputs) if i not in given]
-    recipe = op.recipe(static)
     if not all(s.dtype.name == "float32" and s.numel and _is_dense(s) for s in known):
         return None
     if exact and not entry.always and not kernels.choose(op.name, recipe.args(inputs, scalars)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from .checks import require_finite, require_numbers
 from .onednn import (
     DST,
     SCRATCH,
@@ -241,7 +242,7 @@ class Bound:
     valid. Memory is the caller's and must outlive the runs.
     """
 
-    __slots__ = ("_arrays", "_handles", "_kept", "inputs", "outputs", "scratch_bytes", "steps")
+    __slots__ = ("_arrays", "_handles", "_kept", "inputs", "outputs", "raises", "scratch_bytes", "steps")
 
     def __init__(
         self, parts: Sequence[tuple[str, Any, list[tuple[int, Operand]]]], inputs: int,
@@ -253,6 +254,11 @@ class Bound:
         #: bytes of memory that hold nothing between runs; several ops may share them
         self.scratch_bytes = temporary_bytes + scratch_bytes
         self.steps: tuple[Step, ...] = ()
+        #: whether values can make it raise UnfitError
+        self.raises = any(
+            name == "call" and what[0] in (require_finite, require_numbers)
+            for name, what, _ in parts
+        )
         #: by slot (-1: scratch memory): memory objects of the library, and offsets into the value
         self._handles: dict[int, list[tuple[c_void_p, int]]] = {}
         self._arrays: dict[int, list[tuple[_ArrayCall, int, int]]] = {}
