@@ -35,6 +35,8 @@ from .core.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ._profile import Profile
+
 log = logging.getLogger("farspan")
 
 
@@ -405,6 +407,22 @@ class Session(Answers):
             "sync_sites": syncs,
             "live": live,
         }
+
+    def profile(self, path: str | os.PathLike[str] | None = None) -> Profile:
+        """Return a context that records what becomes of the commands issued inside.
+
+        path: where to write a trace for https://ui.perfetto.dev when it ends: client, wire, queue
+        and kernels, an arrow a frame. Waits at both ends. ProgramError if one is on already.
+
+        >>> import farspan
+        >>> with farspan.connect("local:") as session, session.profile() as p:
+        ...     y = farspan.ones(3).exp()
+        >>> any(event["name"] == "exp" for event in p.events)
+        True
+        """
+        from ._profile import Profile
+
+        return Profile(self, path)
 
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.devices))
