@@ -273,7 +273,12 @@ def needed_nodes(roots: Iterable[Edge], wanted: Collection[Edge]) -> set[Node]:
 
 def leaves_of(roots: Iterable[Edge]) -> list[Leaf]:
     """Return the leaves that gradients from the roots reach, in order of their creation."""
-    found = [node for node in reachable(roots) if type(node) is Leaf]
+    return leaves_in(reachable(roots))
+
+
+def leaves_in(nodes: Iterable[Node]) -> list[Leaf]:
+    """Return the leaves among the nodes, in order of their creation."""
+    found = [node for node in nodes if type(node) is Leaf]
     return sorted(found, key=lambda n: n.sequence)
 
 
@@ -285,7 +290,9 @@ def reachable(roots: Iterable[Edge]) -> set[Node]:
         node = stack.pop()
         if node not in seen:
             seen.add(node)
-            stack += [e[0] for e in node.edges if e is not None]
+            for edge in node.edges:
+                if edge is not None:
+                    stack.append(edge[0])
     return seen
 
 
