@@ -1,13 +1,12 @@
-"""Session: the client's end of the stream - ids, open frames, waits and errors that come later.
+"""Session: the client's end of the stream - ids, open frames and what is sent when.
 
-Commands gather in one open frame a device; frames share one sequence. Only `get`, `spec_of` and
-`synchronize` wait. A session may be used from several threads. The transport moves frames and
+Commands gather in one open frame a device; frames share one sequence. A session may be used from
+several threads. `_answers.py` waits and takes what comes back. The transport moves frames and
 delivers events: `_local.LocalTransport` in this process, `_transport.GrpcTransport` over the wire.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -18,20 +17,17 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
+from ._answers import Answers
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
-from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
+from .core.command import Event, Frame
 from .core.dtype import Defaults, Device
 from .core.errors import (
-    BY_NAME,
     BadValueError,
     DeviceError,
     FarspanError,
     ProtocolError,
-    ServiceError,
     SessionClosedError,
 )
 from .core.limits import (
@@ -100,20 +96,11 @@ def device_names(kinds: Sequence[str]) -> list[str]:
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class _Wait:
-    """One answer that a thread waits for."""
-
-    __slots__ = ("done", "value")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.value: Value | None = None
-
-
-class Session:
+class Session(Answers):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
     def __init__(self, transport: Transport, address: str) -> None:
+        super().__init__()
         self.transport = transport
         self.address = address
         self.id = transport.session_id
@@ -136,10 +123,6 @@ class Session:
         self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
-        self._waits: dict[int, _Wait] = {}
-        self._errors: deque[FarspanError] = deque()
-        self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
-        self._lost: FarspanError | None = None
         self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
@@ -148,11 +131,6 @@ class Session:
         self.debug: str | None = None
         self._commands = 0
         self.last_number, self.last_site = 0, None  # of the last command
-        #: Of commands of backward, by number: the forward op's line, or lines by forward command.
-        self._forward: dict[int, Any] = {}
-        #: The same of what a pass issues now, and the number before its commands.
-        self.walking: tuple[int, Any] | None = None
-        self._syncs: dict[Site | None, int] = {}
         self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
         self._owed = threading.Event()  # an open frame waits for company
         transport.set_sink(self._deliver)
@@ -347,147 +325,6 @@ class Session:
                 self._sequence = frame.sequence
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
-
-    # ---------------------------------------------------------------------------------- waits --
-    def get(self, ref: Ref) -> Value:
-        """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
-        return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
-
-    def spec_of(self, ref: Ref) -> Value:
-        """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
-        return self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
-
-    def wait_for(self, ref: Ref) -> None:
-        """Wait until a tensor is computed; raise what it is poisoned by."""
-        self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
-
-    def synchronize(self, device: int | None = None) -> None:
-        """Wait until all commands have run; raise the first error that nobody has seen."""
-        for i in range(len(self.devices)) if device is None else (device,):
-            self._ask(i, (), cmd.GET_SPEC)
-
-    def memory_of(self, device: int, anew: bool = False) -> tuple[int, int, int]:
-        """Return the bytes of this session's tensors on a device: now, at most so far, the limit.
-
-        anew: from now on another most is counted. Waits for all commands before it.
-        """
-        self.flush(device)  # frees that wait come first
-        kind = cmd.GET_MEMORY_ANEW if anew else cmd.GET_MEMORY
-        used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
-        return used, peak, limit
-
-    def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
-        request = next(self._requests)
-        wait = self._waits[request] = _Wait()
-        site = call_site()
-        self._syncs[site] = self._syncs.get(site, 0) + 1
-        try:
-            with self._lock:
-                self.issue(device, cmd.GET, 0, ids, (request, kind, 0))
-                self.flush()
-            while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
-                if self._lost is not None:
-                    break
-        except BaseException:  # Ctrl-C: the bytes need not come
-            self.transport.give_up(request)
-            raise
-        finally:
-            self._waits.pop(request, None)
-        if wait.value is None:
-            self._refuse()
-        assert wait.value is not None
-        if wait.value.error is not None:
-            raise self._resolve(wait.value.error)
-        self.raise_pending()
-        return wait.value
-
-    def raise_pending(self) -> None:
-        """Raise the first error that came since the last wait; the others are noted on it."""
-        errors = self._take_errors()
-        if errors:
-            for other in errors[1:]:
-                errors[0].add_note(f"also: {type(other).__name__}: {other}")
-            raise errors[0]
-
-    def _take_errors(self) -> list[FarspanError]:
-        errors = []
-        with contextlib.suppress(IndexError):  # no lock: a sender may hold it while it waits
-            while True:
-                errors.append(self._errors.popleft())
-        return errors
-
-    def _resolve(self, info: ErrorInfo) -> FarspanError:
-        """Return the error of a poisoned read; reading counts as having seen it."""
-        error = self._known.get(info.command)
-        if error is None:
-            return self._make_error(info)
-        with contextlib.suppress(ValueError):
-            self._errors.remove(error)
-        fresh = type(error)(*error.args)
-        fresh.site, fresh.forward = error.site, error.forward
-        return fresh
-
-    # --------------------------------------------------------------------------------- events --
-    def _deliver(self, event: Event) -> None:
-        """Take an event from the transport; runs on its reader thread, or inside `send`."""
-        if isinstance(event, Value):
-            wait = self._waits.get(event.request)
-            if wait is not None:
-                wait.value = event
-                wait.done.set()
-        elif isinstance(event, Acked):
-            flights = self._in_flight
-            while flights and flights[0][0] <= event.applied:
-                numbers = flights.popleft()[1]
-                if self._forward and numbers:
-                    self._forget_forward(numbers[-1])
-        elif isinstance(event, Failed):
-            error = self._make_error(event.error)
-            if len(self._known) >= limits.MEMO_ENTRIES_MAX:
-                self._known.clear()
-            self._known[event.error.command] = error
-            if len(self._errors) < limits.ERRORS_UNREAD_MAX:  # the first ones say most
-                self._errors.append(error)
-        elif isinstance(event, Lost):
-            cls = BY_NAME.get(event.kind, ServiceError)
-            self._lost = cls(event.message)
-            self._over = True
-            for wait in list(self._waits.values()):
-                wait.done.set()
-
-    def _make_error(self, info: ErrorInfo) -> FarspanError:
-        site = self._site_of(info.command)
-        where = describe_site(site)
-        cls = BY_NAME.get(info.kind, ServiceError)
-        text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
-        forward = self._forward.get(info.command)
-        if forward is None and self.walking is not None and info.command > self.walking[0]:
-            forward = self.walking[1]
-        if type(forward) is dict:
-            forward = forward.get(info.forward)
-        if forward is not None:
-            text += f"\n  in the backward of {describe_site(forward)}"
-        error = cls(text)
-        error.site, error.forward = where, info.forward
-        return error
-
-    def note_forward(self, number: int, lines: Any) -> None:
-        """Remember the forward line, or lines by forward command, of a command of backward."""
-        self._forward[number] = lines
-
-    def _forget_forward(self, last: int) -> None:
-        """Forget the forward lines of commands that have run."""
-        with contextlib.suppress(RuntimeError):  # another thread is adding: the next ack comes back
-            while self._forward and (number := next(iter(self._forward))) <= last:
-                del self._forward[number]
-
-    def _site_of(self, number: int) -> Site | None:
-        for _, numbers, sites in list(self._in_flight):
-            if numbers and numbers[0] <= number <= numbers[-1]:
-                for have, site in zip(numbers, sites, strict=True):
-                    if have == number:
-                        return site
-        return None
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
