@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._program import CallSite
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
@@ -60,7 +61,7 @@ class Answers:
     _lock: threading.RLock
     _pid: int
     _requests: itertools.count[int]
-    _in_flight: deque[tuple[int, list[int], list[Site | None]]]
+    _in_flight: deque[tuple[int, list[int], list[Any]]]
     _over: bool  # closed, lost or inherited by a fork: one flag for the hot path
 
     def __init__(self) -> None:
@@ -173,7 +174,7 @@ class Answers:
             while flights and flights[0][0] <= event.applied:
                 numbers = flights.popleft()[1]
                 if self._forward and numbers:
-                    self._forget_forward(numbers[-1])
+                    self._forget_forward(max(numbers))  # a Free has none
         elif isinstance(event, Failed):
             error = self._make_error(event.error)
             if len(self._known) >= limits.MEMO_ENTRIES_MAX:
@@ -189,7 +190,7 @@ class Answers:
                 wait.end()
 
     def _make_error(self, info: ErrorInfo) -> FarspanError:
-        site = self._site_of(info.command)
+        site, call, begin = self._site_of(info.command)
         where = describe_site(site)
         cls = BY_NAME.get(info.kind, ServiceError)
         text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
@@ -198,6 +199,8 @@ class Answers:
             forward = self.walking[1]
         if type(forward) is dict:
             forward = forward.get(info.forward)
+        if forward is None and call is not None:
+            forward = call.forward(info.command - begin, info.forward - begin)
         if forward is not None:
             text += f"\n  in the backward of {describe_site(forward)}"
         error = cls(text)
@@ -214,10 +217,14 @@ class Answers:
             while self._forward and (number := next(iter(self._forward))) <= last:
                 del self._forward[number]
 
-    def _site_of(self, number: int) -> Site | None:
+    def _site_of(self, number: int) -> tuple[Site | None, CallSite | None, int]:
+        """Return the line of a command; of one in a Call also that, and the Call's number."""
         for _, numbers, sites in list(self._in_flight):
-            if numbers and numbers[0] <= number <= numbers[-1]:
-                for have, site in zip(numbers, sites, strict=True):
-                    if have == number:
-                        return site
-        return None
+            for have, site in zip(numbers, sites, strict=True):
+                if type(site) is CallSite:
+                    line = site.at(number - have)
+                    if line is not None:
+                        return line, site, have
+                elif have == number:
+                    return site, None, have
+        return None, None, 0

@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
+from ._sending import Sending
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
@@ -96,11 +97,12 @@ def device_names(kinds: Sequence[str]) -> list[str]:
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class Session(Answers):
+class Session(Answers, Sending):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
-    def __init__(self, transport: Transport, address: str) -> None:
-        super().__init__()
+    def __init__(self, transport: Transport, address: str, replay: bool = False) -> None:
+        Answers.__init__(self)
+        Sending.__init__(self, len(transport.kinds), replay)
         self.transport = transport
         self.address = address
         self.id = transport.session_id
@@ -121,8 +123,6 @@ class Session(Answers):
         self._freed: list[deque[int]] = [deque() for _ in self.devices]
         self._free_now = [False] * len(self.devices)  # much memory waits to be freed
         self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
-        self._sequence = 0
-        self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
@@ -250,28 +250,6 @@ class Session(Answers):
             self.flush(source.device)  # the sender goes first, so the receiver cannot starve
             self.issue(to, cmd.PUT, 0, (id_,), (dtype, shape, -1, transfer), ())
 
-    def flush(self, device: int | None = None) -> None:
-        """Send what has gathered. Does not wait for it to run."""
-        with self._lock:
-            for i in range(len(self._open)) if device is None else (device,):
-                if self._over:
-                    self._refuse()
-                while self._freed[i]:
-                    self._append_frees(self._open[i], i)
-                    if len(self._open[i].ids) >= limits.FLUSH_IDS:
-                        self._send(i)
-                if self._open[i].opcodes:
-                    self._send(i)
-
-    def _flush_old(self) -> None:
-        """Send what is open, unless the worker is behind: the flusher shall not hold the lock."""
-        if not any(frame.opcodes for frame in self._open) or not self.transport.ready:
-            return
-        try:
-            self.flush()
-        except FarspanError as error:
-            log.debug("a frame could not be sent yet: %s", error)
-
     def _append_frees(self, frame: Frame, device: int) -> None:
         freed, count = self._freed[device], len(frame.opcodes)
         self._free_now[device] = False
@@ -284,7 +262,7 @@ class Session(Answers):
             frame.statics.append(())
             frame.scalar_counts.append(0)
             self._sites[device].append(None)
-            frame.numbers.append(next(self._numbers))
+            frame.numbers.append(0)  # it cannot fail
         except BaseException:  # Ctrl-C: the worker may keep a few tensors too long
             if len(frame.numbers) == count:
                 frame.cut(count)
@@ -293,38 +271,6 @@ class Session(Answers):
         held = self._held[device]
         for id_ in ids:
             held.pop(id_, None)
-
-    def _send(self, device: int) -> None:
-        """Hand the open frame to the transport; if that fails or is interrupted, it stays open."""
-        frame, sites = self._open[device], self._sites[device]
-        most = len(frame)  # commands; fewer where they are too long for one frame on the wire
-        while frame.opcodes:
-            rest = Frame(device, default_dtype=frame.default_dtype)
-            first, rest = (frame, rest) if most >= len(frame) else frame.split(most)
-            first_sites, other_sites = sites[: len(first)], sites[len(first) :]
-            try:
-                self._hand_over(first, first_sites)
-            except ProtocolError:
-                if first.sequence or len(first) == 1:
-                    raise
-                most = len(first) // 2
-            finally:
-                if first.sequence:  # taken, whatever has interrupted us since: never twice
-                    self._open[device], self._sites[device] = rest, other_sites
-                    self._pending_bytes[device] = 0
-                    frame, sites = rest, other_sites
-
-    def _hand_over(self, frame: Frame, sites: list[Site | None]) -> None:
-        frame.sequence = self._sequence + 1
-        flight = (frame.sequence, frame.numbers, sites)
-        try:
-            self._in_flight.append(flight)  # before: on `local:` its events come within `send`
-            self.transport.send(frame)
-        finally:
-            if frame.sequence:
-                self._sequence = frame.sequence
-            elif self._in_flight and self._in_flight[-1] is flight:
-                self._in_flight.pop()
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
