@@ -44,6 +44,8 @@ DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 class Engine:
     """Tensors, tape, generators and byte budget of one session on one device."""
 
+    compute = staticmethod(plans.run)  # how one op runs
+
     def __init__(self, device: str = "cpu", memory_bytes_max: int | None = None) -> None:
         table()
         self.device = Device(device)
@@ -165,7 +167,7 @@ class Engine:
                     self._spread(bad.error, op, inputs, static, scalars, outs)
                     return
             generator = self._generator(op, static) if op.random else None
-            results = plans.run(op, inputs, static, scalars, form, self.budget, generator)
+            results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
         except ProtocolError:
             raise
         except Exception as e:
@@ -242,15 +244,23 @@ class Engine:
                 inputs[0] = healed
         return True
 
-    def _generator(self, op: Op, static: Static) -> Generator:
+    def generator_number(self, op: Op, static: Static) -> int:
+        """Return which generator a random op draws from."""
         number = 0
         for arg, value in zip((a for a in op.args if a.kind != "T"), static, strict=True):
             if arg.kind[0] == "G" and value is not None:
                 number = value
+        return number
+
+    def generator(self, number: int) -> Generator:
+        """Return a generator of the session; a new one has torch's default seed."""
         found = self.generators.get(number)
         if found is None:
             found = self.generators[number] = Generator(DEFAULT_SEED)
         return found
+
+    def _generator(self, op: Op, static: Static) -> Generator:
+        return self.generator(self.generator_number(op, static))
 
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:
