@@ -24,7 +24,8 @@ from .core.errors import BY_NAME, FarspanError, ServiceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._session import Ref, Transport
+    from ._gather import Ref
+    from ._session import Transport
 
 #: Seconds after which a waiting thread looks whether the session is lost: a precaution, as a loss
 #: wakes it. A Ctrl-C needs no look.
@@ -81,6 +82,7 @@ class Answers:
             self, device: int, opcode: int, mode: int, ids: Sequence[int], static: cmd.Static
         ) -> int: ...
         def flush(self, device: int | None = None) -> None: ...
+        def look_at_all(self) -> None: ...
         def _refuse(self) -> None: ...
 
     # ---------------------------------------------------------------------------------- waits --
@@ -186,6 +188,7 @@ class Answers:
             cls = BY_NAME.get(event.kind, ServiceError)
             self._lost = cls(event.message)
             self._over = True
+            self.look_at_all()
             for wait in list(self._waits.values()):
                 wait.end()
 
@@ -220,7 +223,7 @@ class Answers:
     def _site_of(self, number: int) -> tuple[Site | None, CallSite | None, int]:
         """Return the line of a command; of one in a Call also that, and the Call's number."""
         for _, numbers, sites in list(self._in_flight):
-            for have, site in zip(numbers, sites, strict=True):
+            for have, site in zip(numbers, sites, strict=False):
                 if type(site) is CallSite:
                     line = site.at(number - have)
                     if line is not None:

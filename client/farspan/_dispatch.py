@@ -10,7 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _state
-from ._session import Ref, Session
+from ._gather import Ref
+from ._session import Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
@@ -67,6 +68,21 @@ class Storage:
         return Storage(self._bytes, self.memory)
 
 
+class OwnStorage:
+    """Makes the storage of a tensor that has memory of its own, at its first use.
+
+    Most tensors are never written to or viewed, and need none.
+    """
+
+    def __get__(self, t: Tensor | None, owner: type) -> Any:
+        if t is None:
+            return self
+        spec, storage = t._spec, object.__new__(Storage)
+        storage._bytes = spec.numel * spec.dtype.itemsize
+        storage.version, storage._whole, storage.borrowed = 0, None, False
+        return t.__dict__.setdefault("_storage", storage)
+
+
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
@@ -96,6 +112,24 @@ def set_casting(cast: Callable[[Op, Any, Any], Any] | None) -> None:
     """Let `cast(op, tensors, static)` return the inputs that an op runs on; None: as they are."""
     global _casting
     _casting = cast
+    _say_usual()
+
+
+#: Whether somebody stands between ops and their dispatch: see `_interpose.py`.
+_interposed = False
+
+
+def set_interposed(interposed: bool) -> None:
+    """Say whether ops pass through somebody's hands before `apply`."""
+    global _interposed
+    _interposed = interposed
+    _say_usual()
+
+
+def _say_usual() -> None:
+    from . import _quick
+
+    _quick.set_usual(not _interposed and _casting is None)
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -149,17 +183,17 @@ def apply(
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
-        session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
-        result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
+        number = session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
+        result = cls._new(Ref(session, device, id_, facts.nbytes), spec)
         if plan is not None:
             node = tape.record(op, plan, tensors, (result,), static, scalars)
-            node.number, node.site = session.last_number, session.last_site
+            node.number, node.site = number, session.last_site
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
     places = [_place(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
-    session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
+    number = session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
         _bump(op, static, tensors)
         return None
@@ -177,7 +211,7 @@ def apply(
         ]
     if plan is not None:
         node = tape.record(op, plan, tensors, results, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
         if op.lists:
             for r in results:
                 r._made_by = "lists"
@@ -216,7 +250,7 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     """Return the proxy of a tensor that a session holds."""
     from ._tensor import Tensor
 
-    t = Tensor._new(ref, spec, storage or Storage(spec.nbytes))
+    t = Tensor._new(ref, spec, storage)
     if offset:
         t._offset = offset
     return t
@@ -271,7 +305,7 @@ def _sized(session: Session, device: int, id_: int, place: Device) -> Tensor:
     ref = Ref(session, device, id_)
     answer = session.spec_of(ref)
     spec = Spec.make(tuple(answer.shape), DTYPES[answer.dtype], place)
-    session._held[device][id_] = spec.nbytes
+    session.lanes[device].held[id_] = spec.nbytes
     return wrap(ref, spec)
 
 
@@ -438,11 +472,11 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
             fn.copy_(target, result)
             return target
     bits = INPLACE if plan is None else plan.mask << 2 | INPLACE
-    session.issue(device, op.opcode, bits, ids, static, scalars)
+    number = session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1
     if plan is not None:
         node = tape.record_inplace(op, plan, tensors, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
     return target
 
 

@@ -156,9 +156,7 @@ class Form:
 
     def same_scalars(self, scalars: list[Any]) -> bool:
         """Return whether these numbers are its own, bit for bit: 0.0 equals -0.0."""
-        return scalars == self.scalars and (
-            0 not in scalars or repr(scalars) == self._repr_scalars
-        )
+        return scalars == self.scalars and (0 not in scalars or repr(scalars) == self._repr_scalars)
 
     def matches(self, run: Commands, begin: int = 0) -> bool:
         """Return whether the run's commands are its own from `begin` on, apart from ids."""

@@ -3,11 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 class Replay:
-    def __init__(self, session: Any, device: int, on: bool) -> None:
+    def __init__(self, lane: Any, on: bool) -> None:
         self.on = on
+        self.lane = lane
         self.held: list[Any] = []
     def switch(self, on): self.on = on
     def overdue(self): return True
     def lose(self): pass
-    def take(self, frame, sites, ending, late): return [(frame, sites)], []
+    def take(self, frame, sites): return ((frame, sites),), []
     def stats(self): return {"hits": 0, "misses": 0, "held": 0, "programs": 0}

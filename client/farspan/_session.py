@@ -18,12 +18,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
-from ._sending import Sending
+from ._gather import Lane, Ref, Sealed
+from ._replay import Replay
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Event, Frame
-from .core.dtype import Defaults, Device
+from .core.dtype import Device
 from .core.errors import (
     BadValueError,
     DeviceError,
@@ -31,19 +32,14 @@ from .core.errors import (
     ProtocolError,
     SessionClosedError,
 )
-from .core.limits import (
-    FLUSH_COMMANDS,
-    FLUSH_IDS,
-    FLUSH_WORK_BYTES,
-    FREE_IDS,
-    IDLE_COMMANDS,
-    IDLE_WORK_BYTES,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 log = logging.getLogger("farspan")
+
+#: What is no op and no backward pass, of what there may be many.
+_NEITHER = (cmd.FREE, cmd.GET, cmd.PUT, cmd.CALL, cmd.LINK, cmd.GROW)
 
 
 class Transport(Protocol):
@@ -72,37 +68,17 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-class Ref:
-    """A counted claim on an engine's tensor; when it goes, so does the tensor."""
-
-    __slots__ = ("__weakref__", "device", "id", "large", "session")
-
-    def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
-        self.session = session
-        self.device = device
-        self.id = id_
-        self.large = nbytes >= limits.FREE_BYTES
-        session._held[device][id_] = nbytes
-
-    def __del__(self) -> None:
-        # Runs at any time, inside of other calls too: a deque's append is one atomic step.
-        self.session._freed[self.device].append(self.id)
-        if self.large:
-            self.session._free_now[self.device] = True
-
-
 def device_names(kinds: Sequence[str]) -> list[str]:
     """Return the devices' names by kind: the first CPU is ``cpu``, as torch calls it."""
     names = [f"{kind}:{list(kinds[:i]).count(kind)}" for i, kind in enumerate(kinds)]
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class Session(Answers, Sending):
+class Session(Answers):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
     def __init__(self, transport: Transport, address: str, replay: bool = False) -> None:
-        Answers.__init__(self)
-        Sending.__init__(self, len(transport.kinds), replay)
+        super().__init__()
         self.transport = transport
         self.address = address
         self.id = transport.session_id
@@ -118,24 +94,30 @@ class Session(Answers, Sending):
         self._ids = itertools.count(1)
         self._numbers = itertools.count(1)
         self._requests = itertools.count(1)
-        self._open = [Frame(i) for i in range(len(self.devices))]
-        self._sites: list[list[Site | None]] = [[] for _ in self.devices]
-        self._freed: list[deque[int]] = [deque() for _ in self.devices]
-        self._free_now = [False] * len(self.devices)  # much memory waits to be freed
-        self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
+        self.lanes = [Lane(self, i) for i in range(len(self.devices))]
+        self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
+        self._replays = [Replay(lane, replay) for lane in self.lanes]
+        self._calls = 0  # Calls sent
+        self._applied = 0  # ops and backward passes sent by themselves
+        #: While a function is traced: every frame that left, and its numbers as they were given.
+        self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
+        self._sequence = 0
+        self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
         _sessions.add(self)
-        self.debug: str | None = None
-        self._commands = 0
-        self.last_number, self.last_site = 0, None  # of the last command
-        self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
+        self._debug: str | None = None
+        self.last_site: Site | None = None  # of the last `issue`
+        self._sealed_commands = 0
         self._owed = threading.Event()  # an open frame waits for company
+        self._has_timer = getattr(transport, "needs_timer", False)
         transport.set_sink(self._deliver)
         self._flusher_awake = False
-        if getattr(transport, "needs_timer", False):
+        for lane in self.lanes:
+            self._begin(lane)
+        if self._has_timer:
             threading.Thread(
                 target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
             ).start()
@@ -164,67 +146,89 @@ class Session(Answers, Sending):
         static: cmd.Static,
         scalars: Sequence[Any] = (),
         nbytes: int = 0,
-        payload: bytes | None = None,
     ) -> int:
-        """Append a command to the device's open frame and return its number. Does not wait.
-
-        payload: the bytes of an inline Put. This is what every operation pays: keep it short.
-        """
+        """Append a command to what gathers for the device and return its number. Does not wait."""
         site = call_site()
-        with self._lock:
-            if self._over:
-                self._refuse()
-            if len(ids) > limits.TENSORS_PER_COMMAND_MAX:
-                raise BadValueError(
-                    f"one operation on {len(ids)} tensors; at most {limits.TENSORS_PER_COMMAND_MAX}"
-                )
-            frame = self._open[device]
-            if frame.default_dtype != Defaults.dtype.code:
-                if frame.opcodes:
-                    self._send(device)
-                    frame = self._open[device]
-                frame.default_dtype = Defaults.dtype.code
-            if self._free_now[device] or len(self._freed[device]) >= FREE_IDS:
-                self._append_frees(frame, device)
-            sites, count = self._sites[device], len(frame.opcodes)
-            number = next(self._numbers)
-            try:
-                frame.opcodes.append(opcode)
-                frame.modes.append(mode)
-                frame.counts.append(len(ids))
-                frame.ids += ids
-                if payload is not None:
-                    static = (*static, len(frame.payloads), 0)
-                    frame.payloads.append(payload)
-                frame.statics.append(static)
-                frame.scalar_counts.append(len(scalars))
-                if scalars:
-                    frame.scalars += scalars
-                sites.append(site)
-                frame.numbers.append(number)
-            except BaseException:  # Ctrl-C between two columns
-                if len(frame.numbers) == count:
-                    frame.cut(count)
-                    del sites[count:]
-                raise
-            self._commands += 1
-            self.last_number, self.last_site = number, site
-            pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
-            count += 1
-            if (
-                count >= FLUSH_COMMANDS
-                or pending >= FLUSH_WORK_BYTES
-                or self.transport.watched
-                or ((count >= IDLE_COMMANDS or pending >= IDLE_WORK_BYTES) and self.transport.idle)
-                or len(frame.ids) >= FLUSH_IDS
-                or len(frame.scalars) >= FLUSH_IDS
-            ):
-                self._send(device)
-            elif count == 1 and not self._flusher_awake:
-                self._owed.set()
-        if self.debug is not None and opcode != cmd.GET:
+        lane = self.lanes[device]
+        if self._over:
+            self._refuse()
+        if len(ids) > limits.TENSORS_PER_COMMAND_MAX:
+            raise BadValueError(
+                f"one operation on {len(ids)} tensors; at most {limits.TENSORS_PER_COMMAND_MAX}"
+            )
+        if lane.free_now:
+            lane.free()
+        number, self.last_site = next(self._numbers), site
+        lane.add((opcode, mode, tuple(ids), static, tuple(scalars), number, site))
+        lane.work += max(
+            1,
+            nbytes // limits.WORK_BYTES,
+            len(ids) // limits.WORK_IDS,
+            len(scalars) // limits.WORK_IDS,
+        )
+        if lane.work >= lane.due:
+            self._look(lane)
+        if self._debug is not None and opcode != cmd.GET:
             self.synchronize()
         return number
+
+    def look(self, lane: Lane) -> None:
+        """Do what is due on a lane: what an operation does that has appended its command itself."""
+        self._look(lane)
+        if self._debug is not None:
+            self.synchronize()
+
+    def _look(self, lane: Lane) -> None:
+        """Send what has gathered if it is much, or if nothing else is under way."""
+        with self._lock:
+            if self._over:
+                lane.commands.clear()
+                self._refuse()
+            if lane.free_now:
+                lane.free()
+            work, transport = lane.work, self.transport
+            if (
+                work >= limits.FLUSH_COMMANDS
+                or transport.watched
+                or (work >= limits.IDLE_COMMANDS and transport.idle)
+            ):
+                self._send(lane)
+            else:
+                self._begin(lane)
+                if work >= limits.IDLE_COMMANDS:  # look rarely while a worker is busy
+                    lane.due = min(2 * work, limits.FLUSH_COMMANDS)
+                elif work and not self._flusher_awake:
+                    self._owed.set()
+                    lane.due = limits.IDLE_COMMANDS
+
+    def _begin(self, lane: Lane) -> None:
+        """Say when a lane is looked at next, if nothing has gathered."""
+        if self.transport.watched or self._debug is not None or self._over:
+            lane.due = 0
+        elif self._has_timer:
+            lane.due = limits.IDLE_COMMANDS if self._flusher_awake else 1
+        else:  # gathering costs nothing where nothing travels
+            lane.due = limits.FLUSH_COMMANDS
+
+    def look_at_all(self) -> None:
+        """Let the next command of every lane find out what has changed: a mode, or the end."""
+        for lane in self.lanes:
+            lane.due = 0
+
+    @property
+    def debug(self) -> str | None:
+        """``"sync"`` while every command waits until it has run."""
+        return self._debug
+
+    @debug.setter
+    def debug(self, mode: str | None) -> None:
+        self._debug = mode
+        self.look_at_all()
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last command."""
+        return max([lane.last_number() for lane in self.lanes])
 
     def put(self, device: int, id_: int, dtype: int, shape: tuple[int, ...], data: Any) -> None:
         """Make tensor `id_` from bytes: inline if small, else by a transfer beside the stream."""
@@ -233,8 +237,8 @@ class Session(Answers, Sending):
         if nbytes <= limits.INLINE_BYTES_MAX:
             # Inline bytes weigh more than results: 32 KiB of them end a frame.
             weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
-            static: cmd.Static = (dtype, shape)
-            self.issue(device, cmd.PUT, 0, (id_,), static, (), weight, bytes(view))
+            static: cmd.Static = (dtype, shape, bytes(view))
+            self.issue(device, cmd.PUT, 0, (id_,), static, (), weight)
         else:
             transfer = next(self._requests)
             self.transport.upload(transfer, device, view)
@@ -250,27 +254,119 @@ class Session(Answers, Sending):
             self.flush(source.device)  # the sender goes first, so the receiver cannot starve
             self.issue(to, cmd.PUT, 0, (id_,), (dtype, shape, -1, transfer), ())
 
-    def _append_frees(self, frame: Frame, device: int) -> None:
-        freed, count = self._freed[device], len(frame.opcodes)
-        self._free_now[device] = False
+    def flush(self, device: int | None = None) -> None:
+        """Send what has gathered. Does not wait for it to run."""
+        with self._lock:
+            for lane in self.lanes if device is None else (self.lanes[device],):
+                if self._over:
+                    self._refuse()
+                self._send(lane, all_frees=True, ending=True)
+
+    def _flush_old(self) -> None:
+        """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
+
+        What is held until its run is complete has more time.
+        """
+        waiting = self._ready or any(r.held or r.lane.commands for r in self._replays)
+        if not waiting or not self.transport.ready:
+            return
         try:
-            ids = [freed.popleft() for _ in range(min(len(freed), limits.FREE_IDS_MAX))]
-            frame.opcodes.append(cmd.FREE)
-            frame.modes.append(0)
-            frame.counts.append(len(ids))
-            frame.ids += ids
-            frame.statics.append(())
-            frame.scalar_counts.append(0)
-            self._sites[device].append(None)
-            frame.numbers.append(0)  # it cannot fail
-        except BaseException:  # Ctrl-C: the worker may keep a few tensors too long
-            if len(frame.numbers) == count:
-                frame.cut(count)
-                del self._sites[device][count:]
-            raise
-        held = self._held[device]
-        for id_ in ids:
-            held.pop(id_, None)
+            with self._lock:
+                for replay in self._replays:
+                    if not replay.held or replay.overdue():
+                        self._send(replay.lane, all_frees=True, late=True)
+        except FarspanError as error:
+            log.debug("a frame could not be sent yet: %s", error)
+
+    def _send(
+        self, lane: Lane, all_frees: bool = False, ending: bool = False, late: bool = False
+    ) -> None:
+        """Seal what has gathered and hand it over; what is not taken now is sent before the rest.
+
+        all_frees: few ids of small tensors are freed too. ending: somebody waits, so that a run
+        is over. late: what is held has been held for too long.
+        """
+        self._hand_over()
+        while lane.commands or (all_frees and lane.freed):
+            self._seal(lane, all_frees)
+            self._hand_over()
+        if (ending or late) and self._replays[lane.device].held:
+            self._release(self._replays[lane.device])
+            self._hand_over()
+
+    def _seal(self, lane: Lane, all_frees: bool = False) -> None:
+        """Move a frame's worth of commands from a lane to what is ready to be sent, or is held."""
+        # First the counts, then the commands: a thread that appends meanwhile at worst looks early.
+        lane.work = 0
+        self._begin(lane)
+        sealed, count = lane.seal(all_frees)
+        last, commands = max(sealed[0].numbers, default=0), lane.commands
+        replay = self._replays[lane.device]
+        out, held = (sealed,), []
+        if self.traced is not None:
+            self._watch(*sealed)
+        elif replay.on:
+            try:
+                out, held = replay.take(*sealed)
+            except BaseException:  # Ctrl-C: all of it goes as it came
+                replay.lose()
+                out, held = (*replay.held, sealed), []
+        # No calls from here on, so a Ctrl-C or another thread finds all of it done, or none.
+        self._ready += out
+        replay.held = held
+        del commands[:count]
+        lane.sealed_number = last or lane.sealed_number
+        self._sealed_commands += count
+
+    def _release(self, replay: Replay) -> None:
+        """Let what is held be sent as it came."""
+        replay.lose()
+        self._ready += replay.held
+        replay.held = []
+
+    def _watch(self, frame: Frame, sites: list[Any]) -> None:
+        """Note a frame of a function that is traced; its numbers leave as Python's own."""
+        assert self.traced is not None
+        tagged = frame.scalars
+        frame.scalars = [x.real if isinstance(x, float) else x for x in tagged]
+        self.traced.append((frame, sites, tagged))
+
+    def seal_all(self) -> None:
+        """Seal what has gathered: what comes runs under another default dtype. Does not send."""
+        with self._lock:
+            for lane in self.lanes:
+                while lane.commands:
+                    self._seal(lane)
+
+    def _hand_over(self) -> None:
+        """Give what is ready to the transport, in order; what is not taken stays."""
+        while self._ready:
+            frame, sites = self._ready[0]
+            try:
+                self._hand_over_one(frame, sites)
+            except ProtocolError:
+                if frame.sequence or len(frame) == 1 or frame.opcodes[0] == cmd.DEFINE:
+                    raise
+                half = len(frame) // 2  # too long for one message on the wire
+                first, rest = frame.split(half)
+                self._ready[:1] = [(first, sites[:half]), (rest, sites[half:])]
+
+    def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
+        frame.sequence = self._sequence + 1
+        numbers = [] if frame.opcodes[0] == cmd.DEFINE else frame.numbers  # not those of commands
+        flight = (frame.sequence, numbers, sites)
+        try:
+            self._in_flight.append(flight)  # before: on `local:` its events come within `send`
+            self.transport.send(frame)
+        finally:
+            if frame.sequence:  # taken, whatever has interrupted us since: never twice
+                self._sequence = frame.sequence
+                del self._ready[0]
+            elif self._in_flight and self._in_flight[-1] is flight:
+                self._in_flight.pop()
+        if numbers:
+            self._applied += len(frame.opcodes) - sum(map(frame.opcodes.count, _NEITHER))
+            self._calls += frame.opcodes.count(cmd.CALL)
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
@@ -299,6 +395,7 @@ class Session(Answers, Sending):
         finally:
             with self._lock:
                 self._closed = self._over = True
+                self.look_at_all()
             self.transport.close()
 
     def _tell_unread(self, wait: bool) -> None:
@@ -337,21 +434,61 @@ class Session(Answers, Sending):
         self.flush()
         return self.transport.worker_stats()
 
+    @property
+    def commands(self) -> int:
+        """How many commands were issued."""
+        return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
+
     def stats(self) -> dict[str, Any]:
         """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
         live = {}
-        for device, held, freed in zip(self.devices, self._held, self._freed, strict=True):
-            gone = set(freed)
-            sizes = [n for i, n in list(held.items()) if i not in gone]
+        for device, lane in zip(self.devices, self.lanes, strict=True):
+            gone = set(lane.freed)
+            sizes = [n for i, n in list(lane.held.items()) if i not in gone]
             live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
         syncs = {describe_site(site): n for site, n in self._syncs.items()}
         return {
-            "commands": self._commands,
+            "commands": self.commands,
+            "calls": self._calls,
+            "applies": self._applies(),
+            "replay": self._replay_stats(),
             **self.transport.stats(),
             "sync_points": sum(syncs.values()),
             "sync_sites": syncs,
             "live": live,
         }
+
+    def _applies(self) -> int:
+        """Return how many ops and backward passes were sent by themselves, in no Call."""
+        return self._applied
+
+    def _replay_stats(self) -> dict[str, Any]:
+        """Return what `stats` says of replay: how many runs went as one Call, and how many not."""
+        total: dict[str, Any] = {"on": self.replay}
+        for replay in self._replays:
+            for name, value in replay.stats().items():
+                total[name] = total.get(name, 0) + value
+        runs = total["hits"] + total["misses"]
+        return {**total, "rate": round(total["hits"] / runs, 3) if runs else 0.0}
+
+    @property
+    def replay(self) -> bool:
+        """Whether runs of commands that repeat are sent as one Call; results do not depend on it.
+
+        >>> import farspan
+        >>> with farspan.connect("local:") as session:
+        ...     session.replay = False
+        ...     session.stats()["replay"]["on"]
+        False
+        """
+        return self._replays[0].on
+
+    @replay.setter
+    def replay(self, on: bool) -> None:
+        with self._lock:
+            self.flush()
+            for replay in self._replays:
+                replay.switch(bool(on))
 
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.devices))
@@ -365,7 +502,15 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 def _after_fork() -> None:
     for session in list(_sessions):
         session._over = True
+        session.look_at_all()
         session._lock = threading.RLock()  # a thread that is not here may have held it
+
+
+def default_dtype_changes() -> None:
+    """Seal what all sessions have gathered: a frame has one default dtype."""
+    for session in list(_sessions):
+        if not session._over:
+            session.seal_all()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -389,14 +534,17 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
         session._flusher_awake = True
         quiet = 0
         while quiet < limits.FLUSH_QUIET_ROUNDS:
-            issued = session._commands
+            issued = session.commands
             del session
             time.sleep(limits.FLUSH_DELAY_S)
             session = ref()
             if session is None or session._over:
                 return  # whoever uses the session next is told why
-            quiet = quiet + 1 if session._commands == issued else 0
+            quiet = quiet + 1 if session.commands == issued else 0
             session._flush_old()
-        session._flusher_awake = False
+        with session._lock:
+            session._flusher_awake = False
+            for lane in session.lanes:
+                lane.due = min(lane.due, 1)  # the next command wakes it
         session._flush_old()  # what came before the flag was seen
         del session

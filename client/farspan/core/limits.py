@@ -28,13 +28,14 @@ FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
 FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
 FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
 FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
+WORK_BYTES: Final = FLUSH_WORK_BYTES // FLUSH_COMMANDS  # of results that count as a command.
+WORK_IDS: Final = FLUSH_IDS // FLUSH_COMMANDS  # ids, or numbers, that count as a command.
 FREE_IDS: Final = 64  # small tensors whose ids gather before one command frees them all.
 FREE_BYTES: Final = 64 * KiB  # a tensor of this size is freed by the very next command.
 FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the flusher sleeps.
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
-IDLE_COMMANDS: Final = 8
-IDLE_WORK_BYTES: Final = 256 * KiB  # of results: work worth starting at once.
+IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
@@ -57,7 +58,7 @@ PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a pl
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 
-# --- programs, on the client -----------------------------------------------------------------------
+# --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
