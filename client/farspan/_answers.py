@@ -19,7 +19,7 @@ from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Lost, Value
-from .core.errors import BY_NAME, FarspanError, ServiceError
+from .core.errors import BY_NAME, ControlFlowError, FarspanError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,8 @@ class Answers:
     _pid: int
     _requests: itertools.count[int]
     _in_flight: deque[tuple[int, list[int], list[Any]]]
+    traced: list[Any] | None
+    tracer: int
     _over: bool  # closed, lost or inherited by a fork: one flag for the hot path
 
     def __init__(self) -> None:
@@ -74,6 +76,7 @@ class Answers:
         self._forward: dict[int, Any] = {}
         #: The same of what a pass issues now, and the number before its commands.
         self.walking: tuple[int, Any] | None = None
+        self._traced_lines: dict[int, Any] = {}  # the first, of a function that is traced
         self._syncs: dict[Site | None, int] = {}
 
     if TYPE_CHECKING:
@@ -113,14 +116,20 @@ class Answers:
         used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
         return used, peak, limit
 
-    def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
+    def _ask(self, device: int, ids: tuple[int, ...], kind: int, about: int = 0) -> Value:
         request = next(self._requests)
         wait = self._waits[request] = Wait()
         site = call_site()
+        if self.traced is not None and self.tracer == threading.get_ident():
+            raise ControlFlowError(
+                f"{describe_site(site)}\n  This line needs a value in the middle of a compiled "
+                "function, which is one command for the worker. Use torch.where or torch.cond "
+                "instead, read the value after the call, or leave the function uncompiled"
+            )
         self._syncs[site] = self._syncs.get(site, 0) + 1
         try:
             with self._lock:
-                self.issue(device, cmd.GET, 0, ids, (request, kind, 0))
+                self.issue(device, cmd.GET, 0, ids, (request, kind, about))
                 self.flush()
             while not wait.done(_LOOK_S) and self._lost is None:
                 pass
@@ -213,6 +222,12 @@ class Answers:
     def note_forward(self, number: int, lines: Any) -> None:
         """Remember the forward line, or lines by forward command, of a command of backward."""
         self._forward[number] = lines
+        if self.traced is not None:
+            self._traced_lines[number] = lines
+
+    def _forward_lines(self, number: int) -> Any:
+        """Return the forward lines of a backward pass while these commands are being traced."""
+        return self._traced_lines.get(number)
 
     def _forget_forward(self, last: int) -> None:
         """Forget the forward lines of commands that have run."""

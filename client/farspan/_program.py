@@ -130,6 +130,10 @@ class Form:
         self._spread = itemgetter(*self.slots, 0)
         self._repr_scalars = repr(self.scalars)
 
+    def set_scalars(self, scalars: list[Any]) -> None:
+        """Let these be the numbers of a Call that says none."""
+        self.scalars, self._repr_scalars = scalars, repr(scalars)
+
     def _made(self, opcode: int, mode: int, ids: list[int], static: Static) -> list[int]:
         """Return the ids that a command makes."""
         if opcode >= cmd.FIRST_OPCODE:
@@ -234,14 +238,6 @@ class Numbers:
         program.number = number
         self._owners[number] = program
         return False
-
-    def forget(self, program: Program) -> None:
-        """Let the program be defined anew when it is used next: its Define was not sent."""
-        program.number = -1 if program.number < 0 else self._drop(program.number)
-
-    def _drop(self, number: int) -> int:
-        self._owners.move_to_end(number, last=False)
-        return -1
 
 
 class CallSite:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
+from ._program import Program
 from ._replay import Replay
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
@@ -100,6 +101,7 @@ class Session(Answers):
         self._calls = 0  # Calls sent
         self._applied = 0  # ops and backward passes sent by themselves
         #: While a function is traced: every frame that left, and its numbers as they were given.
+        self.tracer = 0  # the thread that traces
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
@@ -317,6 +319,30 @@ class Session(Answers):
         del commands[:count]
         lane.sealed_number = last or lane.sealed_number
         self._sealed_commands += count
+
+    def note_region(self) -> None:
+        """Note that a compiled function has run eagerly: a run with it may be rounded elsewhere."""
+        for replay in self._replays:
+            replay.note_region()
+
+    def tracer_off(self) -> bool:
+        """Return whether commands must be seen one by one."""
+        from ._autograd import anomaly
+
+        return anomaly.enabled
+
+    def ask_program(self, device: int, number: int) -> bytes:
+        """Return what a worker says of a program, as JSON. Waits."""
+        answer = self._ask(device, (), cmd.GET_PROGRAM, number)
+        return bytes(answer.data or b"{}")
+
+    def define(self, lane: Lane, program: Program) -> None:
+        """Let the worker know a program, before whatever comes next. The caller has the lock."""
+        frame = program.define(lane.device)
+        while lane.commands:
+            self._seal(lane)
+        self._release(self._replays[lane.device])
+        self._ready += ((frame, [None] * len(frame)),)
 
     def _release(self, replay: Replay) -> None:
         """Let what is held be sent as it came."""
