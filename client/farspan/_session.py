@@ -101,6 +101,7 @@ class Session(Answers):
         self._calls = 0  # Calls sent
         self._applied = 0  # ops and backward passes sent by themselves
         #: While a function is traced: every frame that left, and its numbers as they were given.
+        self.generators: set[int] = set()  # ids of those that are no default
         self.tracer = 0  # the thread that traces
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
         self._sequence = 0
