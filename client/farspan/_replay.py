@@ -118,7 +118,7 @@ class Replay:
             if self._sent:
                 out.take(begin, end)
             elif ends:
-                if not self._called_by(out):
+                if not self._called_by(out, end):
                     out.add(held)
                     out.take(begin, end)
                 held = []
@@ -166,7 +166,7 @@ class Replay:
         return bool(self._likely)
 
     # -------------------------------------------------------------------------------- the end --
-    def _called_by(self, out: _Out) -> bool:
+    def _called_by(self, out: _Out, end: int) -> bool:
         """Put a Call in place of the run, which is complete, if a program stands for it."""
         run = self._run
         if self._lost or run.mixed or not _worthwhile(run):
@@ -180,6 +180,7 @@ class Replay:
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
         alive = (lane.held.keys() & set(made)).difference(lane.freed)
+        alive |= out.used_later(end, lane) & set(made)
         slots = {slot for slot, i in enumerate(made, form.inputs) if i in alive}
         program = kind.program
         if program is None or not slots.issubset(program.outputs):
@@ -272,6 +273,23 @@ class _Out:
         if self._begin == self._end:
             self._begin = begin
         self._end = end
+
+    def used_later(self, end: int, lane: Lane) -> set[int]:
+        """Return what commands read that were issued after these, if the frees do not count.
+
+        Their tensors may be gone here: a claim ends when the last command that names it is issued.
+        """
+        frame, ids = self.frame, set()
+        at = sum(frame.counts[:end])
+        for opcode, count in zip(frame.opcodes[end:], frame.counts[end:], strict=True):
+            if opcode != cmd.FREE:
+                ids.update(frame.ids[at : at + count])
+            at += count
+        begin = len(frame) - (frame.opcodes[-1] == cmd.FREE)
+        for command in lane.commands[begin:]:
+            if command[0] != cmd.FREE:
+                ids.update(command[2])
+        return ids
 
     def piece(self, begin: int, end: int) -> Sealed:
         """Return these commands of the frame as a frame."""
