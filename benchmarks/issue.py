@@ -162,6 +162,7 @@ def main() -> None:
                 times.append(timed(loop, count))
         ours, theirs = (statistics.median(found[lib]) for lib in (farspan, torch))
         print(f"  {name:44s} {ours:10.2f} {theirs:8.2f} {ours / theirs:8.2f}")
+    _state.forget(session)  # nobody would answer its last wait
 
 
 if __name__ == "__main__":

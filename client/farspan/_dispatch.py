@@ -86,12 +86,16 @@ class OwnStorage:
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
+    __slots__ = (
+        "device", "differentiable", "direct", "moved", "nbytes", "outs", "plain", "plans", "views",
+        "work",
+    )  # fmt: skip
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
         #: flat inputs that live elsewhere: 0-d CPU tensors that go along
         self.moved = [i for i, s in enumerate(specs) if s.device is not self.device]
+        self.direct = False
         if self.moved:
             return
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
@@ -99,6 +103,11 @@ class _Known:
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
         #: one result with memory of its own, whose shape is known
         self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
+        #: results, or views, that are known to the last stride: `_quick.run` makes them
+        odd = op.dynamic or op.lists or op.writes or op.random or op.body is not None
+        self.direct = bool(specs and self.outs) and not odd and len(specs) < limits.WORK_IDS
+        self.work = max(1, self.nbytes // limits.WORK_BYTES)
+        self.plans: dict[int, Any] = {}  # by mask: see `_quick._plan`
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -130,6 +139,15 @@ def _say_usual() -> None:
     from . import _quick
 
     _quick.set_usual(not _interposed and _casting is None)
+
+
+_run: Any = None  # `_quick.run`, which needs what is here
+
+
+def set_runner(run: Callable[..., Any]) -> None:
+    """Let `run(op, static, scalars, tensors, facts, depth)` issue what is `direct`."""
+    global _run
+    _run = run
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -171,6 +189,10 @@ def apply(
         moved = [t if i not in facts.moved else _move(t, facts.device)
                  for i, t in enumerate(tensors)]  # fmt: skip
         return apply(cls, op, moved, static, scalars, form)
+    if facts.direct:
+        result = _run(op, static, scalars, tensors, facts, 2)
+        if result is not NotImplemented:
+            return result
     session, ids, mask = _inputs(tensors)
     device = tensors[0]._ref.device if tensors else session.index_of(facts.device)  # type: ignore[arg-type]
     if op.random and device and facts.device.type == "cpu":  # type: ignore[union-attr]
@@ -191,7 +213,7 @@ def apply(
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
-    places = [_place(tensors[0], op, spec, offset) for spec, offset in facts.views]
+    places = [place(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
     number = session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
@@ -201,7 +223,7 @@ def apply(
         results = [_sized(session, device, i, facts.device) for i in outs]  # type: ignore[arg-type]
     elif facts.views:
         results = [
-            _view(tensors[0], op, Ref(session, device, i), spec, place)
+            view_of(tensors[0], op, Ref(session, device, i), spec, place)
             for i, (spec, _), place in zip(outs, facts.views, places, strict=True)
         ]
     else:
@@ -256,7 +278,7 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     return t
 
 
-def _place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
+def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     """Return where a view begins in the storage of x. ShapeError: it does not fit into it."""
     offset += _own_offset(x, spec)
     if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
@@ -270,7 +292,7 @@ def _place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     return offset
 
 
-def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
+def view_of(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
     storage = x._storage.apart() if op.unversioned else x._storage
     out = wrap(ref, spec, offset, storage)
     if not op.detaches:

@@ -7,6 +7,7 @@ speed; `_session.py` says when.
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate, chain
@@ -93,8 +94,11 @@ class Lane:
     def _take_frees(self) -> list[int]:
         """Return ids to free. If a Ctrl-C comes now the worker may keep a few tensors too long."""
         self.free_now = False
-        freed = self.freed
-        return [freed.popleft() for _ in range(min(len(freed), limits.FREE_IDS_MAX))]
+        freed, taken = self.freed, []
+        with contextlib.suppress(IndexError):  # another thread takes some too: each id once
+            while len(taken) < limits.FREE_IDS_MAX:
+                taken.append(freed.popleft())
+        return taken
 
 
 def columns(device: int, commands: list[Command]) -> Sealed:
@@ -138,7 +142,7 @@ class Ref:
 
     def __new__(cls, session: Session, device: int, id_: int, nbytes: int = 0) -> Ref:
         # Ops of small results do the same by themselves: see `_dispatch.py`.
-        ref = object.__new__(_LargeRef if nbytes >= limits.FREE_BYTES else Ref)
+        ref = object.__new__(LargeRef if nbytes >= limits.FREE_BYTES else Ref)
         ref.id = id_
         ref.lane = lane = session.lanes[device]
         lane.held[id_] = nbytes
@@ -158,7 +162,7 @@ class Ref:
         return self.lane.device
 
 
-class _LargeRef(Ref):
+class LargeRef(Ref):
     """A claim on so much memory that the next command shall free it."""
 
     __slots__ = ()

@@ -78,6 +78,7 @@ def _method(function: Function) -> Callable[..., Any]:
                 return (function.one or ways(function, 1))(self, 2)
             if len(args) == 1:
                 return (function.two or ways(function, 2))(self, args[0], 2)
+            return (function.many or ways(function, 3))((self, *args), 2)
         return function.call((self, *args), kwargs)
 
     method.__name__ = function.__name__

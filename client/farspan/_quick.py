@@ -11,11 +11,11 @@ from sys import _getframe
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _dispatch
-from ._gather import Ref
+from ._gather import LargeRef, Ref
 from ._sites import site_from, theirs
 from ._tensor import Tensor
 from .core import limits, tape
-from .core.call import Choice, Function, set_quickening
+from .core.call import Choice, Function, named, set_quickening
 from .core.command import FUNCTIONAL
 from .core.schema import MISSING
 
@@ -29,6 +29,8 @@ _new: Final = object.__new__
 _mode: Final = _dispatch.mode
 #: Nobody stands between an op and its dispatch: no vmap, hook, profiler or cast.
 _usual = True
+#: The classes of tensors that are only that: a Parameter is one too.
+plain_types: set[type] = {Tensor}
 _NOT_RECORDED: Final = (None, 0, None)
 _BY_VALUE: Final = "by value"
 _FEW: Final = 1 << 62  # ints up to here are sent as they are
@@ -76,18 +78,22 @@ def ways(function: Function, count: int) -> Callable[..., Any]:
     Which op they mean is found at the first one: see `_first_op`.
     """
     if count == 1:
+        many = function.many or ways(function, 3)
 
         def first_one(self: Any, depth: int = 1) -> Any:
             found = _first_op(function, (self,))
-            function.one = unary(*found, function) if found else general_one
-            return general_one(self)
+            function.one = unary(*found, general_one) if found else general_one
+            return general_one(self, depth + 1)
 
         def general_one(self: Any, depth: int = 1) -> Any:
-            return function.call((self,), {})
+            return many((self,), depth + 1)
 
         function.one = first_one
         return first_one
 
+    if count > 2:
+        function.many = several(function)
+        return function.many
     general_two = with_value(function)
 
     def first_two(self: Any, other: Any, depth: int = 1) -> Any:
@@ -111,11 +117,13 @@ def _first_op(function: Function, args: tuple[Any, ...]) -> tuple[Op, Any] | Non
     op = choice.op
     if op.schema.return_names or any(a.kind not in ("T", "T?") for a in op.args[: len(args)]):
         return None
+    if op.family == "view":
+        return None
     tensors, static, scalars = op.bind(*args)
     return (op, static) if tensors == args and not scalars else None
 
 
-def unary(op: Op, static: Any, function: Function) -> Callable[..., Any]:
+def unary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of one tensor that issues `op`."""
     memo: dict[Spec, Any] = {}
     plans: dict[int, Any] = {}
@@ -123,13 +131,13 @@ def unary(op: Op, static: Any, function: Function) -> Callable[..., Any]:
 
     def quick(self: Any, depth: int = 1) -> Any:
         if not (type(self) is Tensor and _usual):
-            return function.call((self,), {})
+            return general(self, depth + 1)
         spec = self._spec
         facts = memo.get(spec)
         if facts is None:
             facts = _learn(memo, spec, op, static, (spec,))
         if not facts or self._base is not None:
-            return function.call((self,), {})
+            return general(self, depth + 1)
         ref = self._ref
         planned = _NOT_RECORDED
         if self._node is not None and facts[3] and _mode.grad:
@@ -143,11 +151,12 @@ def with_value(function: Function) -> Callable[..., Any]:
     """Return the way of calls with a tensor and something that is none: a number, a dim, a size."""
     memo: dict[Any, Any] = {}
     _memos.append(memo)
+    many = function.many or ways(function, 3)
 
     def quick(self: Any, value: Any, depth: int = 1) -> Any:
         kind = type(value)
         if not (type(self) is Tensor and _usual and (kind is float or kind is int)):
-            return function.call((self, value), {})
+            return many((self, value), depth + 1)
         spec = self._spec
         found = memo.get((spec, kind))
         if found is None:
@@ -159,7 +168,7 @@ def with_value(function: Function) -> Callable[..., Any]:
                 _learn_value(memo, function, self, value)
                 found = memo[spec, value]
         if not found or self._base is not None or (kind is int and not -_FEW <= value <= _FEW):
-            return function.call((self, value), {})
+            return many((self, value), depth + 1)
         op, static, facts, plans, given = found
         planned = _NOT_RECORDED
         if self._node is not None and facts[3] and _mode.grad:
@@ -238,6 +247,123 @@ def _issue(
     return result
 
 
+def several(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
+    """Return the way of calls with any positional arguments, by their specs and their values."""
+    memo: dict[Any, Any] = {}
+    if not all(op.body is not None for op in function.overloads):
+        _memos.append(memo)
+    else:
+        return lambda args, depth: function.call(args, {})
+
+    def quick(args: tuple[Any, ...], depth: int) -> Any:
+        if not _usual:
+            return function.call(args, {})
+        key: list[Any] = []
+        tensors = []
+        for x in args:
+            kind = type(x)
+            if kind in plain_types:
+                key.append(x._spec)
+                tensors.append(x)
+            elif x is None or kind is int or kind is bool or kind is str:
+                key += (kind, x)
+            elif (kind is tuple or kind is list) and {int}.issuperset(map(type, x)):
+                key += (kind, tuple(x))
+            else:
+                return function.call(args, {})
+        whole = tuple(key)
+        found = memo.get(whole)
+        if found is None:
+            found = _learn_call(memo, whole, function, args, tensors)
+        if not found:
+            return function.call(args, {})
+        op, static, scalars, facts = found
+        result = run(op, static, scalars, tensors, facts, depth + 1)
+        if result is NotImplemented:
+            return function.call(args, {})
+        return named(op, result) if op.schema.return_names else result
+
+    return quick
+
+
+def _learn_call(memo: dict[Any, Any], key: Any, function: Function, args: Any, given: Any) -> Any:
+    """Note and return what a call means: (op, static, scalars, facts); False: more than an op."""
+    found: Any = False
+    choice = function.choose(args, {}) if function.form == FUNCTIONAL and given else None
+    if type(choice) is Choice and choice.op.body is None:
+        op, at = choice.op, choice.packed
+        tensors, static, scalars = op.bind(*args if at is None else (*args[:at], args[at:]))
+        if len(tensors) == len(given) and all(a is b for a, b in zip(tensors, given, strict=True)):
+            facts = _dispatch.known(op, static, [t._spec for t in tensors], scalars)
+            found = facts.direct and (op, static, scalars, facts)
+    if len(memo) >= limits.MEMO_ENTRIES_MAX:
+        memo.clear()
+    memo[key] = found
+    return found
+
+
+def run(op: Op, static: Any, scalars: Any, tensors: Any, facts: Any, depth: int) -> Any:
+    """Issue an op whose `facts` are `direct`; return its result, or a tuple of them.
+
+    NotImplemented: the tensors are not all on one device of one session.
+    """
+    lane = tensors[0]._ref.lane
+    ids, mask, bit = [], 0, 1
+    for x in tensors:
+        ref = x._ref
+        if ref.lane is not lane:
+            return NotImplemented
+        ids.append(ref.id)
+        base = x._base
+        if base is not None and x._generation != base._generation:
+            tape.edge_of(x)
+        if x._node is not None:
+            mask |= bit
+        bit += bit
+    plan, bits, keeps = _NOT_RECORDED
+    if mask and facts.differentiable and _mode.grad:
+        plan, bits, keeps = facts.plans.get(mask) or _plan(facts.plans, op, static, mask)
+    views = facts.views
+    # Places are checked before anything is issued: a worker takes a view beyond its storage for
+    # a broken client, and ends the session.
+    places = [_dispatch.place(tensors[0], op, spec, offset) for spec, offset in views]
+    frame = _getframe(depth)
+    code = frame.f_code
+    site = (code, frame.f_lasti) if code.co_filename in theirs else site_from(frame)
+    session = lane.session
+    made = [next(session._ids) for _ in facts.outs]
+    ids += made
+    if lane.free_now:
+        lane.free()
+    number = next(session._numbers)
+    lane.add((op.opcode, bits, tuple(ids), static, scalars, number, site))
+    lane.work += facts.work
+    if lane.work >= lane.due:
+        session.look(lane)
+    results = []
+    for k, id_ in enumerate(made):
+        spec = facts.outs[k]
+        nbytes = 0 if views else spec.numel * spec.dtype.itemsize
+        ref = _new(LargeRef if nbytes >= limits.FREE_BYTES else Ref)
+        ref.id, ref.lane = id_, lane
+        lane.held[id_] = nbytes
+        if views:
+            result = _dispatch.view_of(tensors[0], op, ref, spec, places[k])
+        else:
+            result = _new(Tensor)
+            result._ref, result._spec, result._node, result._base = ref, spec, None, None
+        results.append(result)
+    if plan is not None:
+        edges = tape.edges_of(tensors, plan.mask)
+        if len(made) == 1:
+            of = tuple([x._spec for x in tensors])
+            node = _record(op, plan, keeps, edges, tensors, of, result, static, scalars)
+        else:
+            node = tape.record(op, plan, tensors, results, static, scalars, edges)
+        node.number, node.site = number, site
+    return result if len(made) == 1 else tuple(results)
+
+
 def _record(
     op: Op,
     plan: Any,
@@ -252,9 +378,12 @@ def _record(
     """Give a fresh result its node, as `tape.record` does; what is kept is known beforehand."""
     if keeps is None:
         return tape.record(op, plan, tensors, (result,), static, scalars, edges)
+    out = result._spec
+    if out.dtype.category < 2:
+        return tape.record(op, plan, tensors, (result,), static, scalars, edges)
     node = tape.Node(op, edges)
     node.plan, node.static, node.scalars = plan, static, scalars
-    node.specs, node.outs = specs, (result._spec,)
+    node.specs, node.outs = specs, (out,)
     if keeps:
         saved, versions = node.saved, []
         for name, i in keeps:
@@ -276,7 +405,8 @@ def _plan(plans: dict[int, Any], op: Op, static: Any, mask: int) -> Any:
     found: Any = _NOT_RECORDED
     if plan is not None:
         slots = op.recipe(static).slots
-        kept = [(op.args[at].name, slots.get(at)) for at in plan.saved_args if at in slots]
+        kept = [(op.args[at].name, slots.get(at)) for at in plan.saved_args]
+        kept = [(name, slot) for name, slot in kept if slot is not None]
         kept += [(name, -1) for name in plan.saved_outs]
         simple = all(type(i) is int for _, i in kept) and plan.saved_outs in ((), ("out",))
         found = (plan, plan.mask << 2, tuple(kept) if simple else None)
@@ -340,3 +470,4 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
 
 
 set_quickening(ways)
+_dispatch.set_runner(run)

@@ -255,6 +255,16 @@ class Replay:
         self._likely = list(self._next.get(key, ()))
 
 
+def replay_stats(replays: Sequence[Replay]) -> dict[str, Any]:
+    """Return what a session's `stats` says: runs that went as one Call, and that did not."""
+    total: dict[str, Any] = {"on": replays[0].on, "hits": 0, "misses": 0}
+    for replay in replays:
+        for name, value in replay.stats().items():
+            total[name] = total.get(name, 0) + value
+    runs = total["hits"] + total["misses"]
+    return {**total, "rate": round(total["hits"] / runs, 3) if runs else 0.0}
+
+
 def _worthwhile(run: Commands) -> bool:
     return len(run) >= limits.REPLAY_COMMANDS_MIN or cmd.BACKWARD in run.opcodes
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
 from ._program import Program
-from ._replay import Replay
+from ._replay import Replay, replay_stats
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
@@ -36,6 +36,8 @@ from .core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ._profile import Profile
 
 log = logging.getLogger("farspan")
 
@@ -477,26 +479,13 @@ class Session(Answers):
         return {
             "commands": self.commands,
             "calls": self._calls,
-            "applies": self._applies(),
-            "replay": self._replay_stats(),
+            "applies": self._applied,
+            "replay": replay_stats(self._replays),
             **self.transport.stats(),
             "sync_points": sum(syncs.values()),
             "sync_sites": syncs,
             "live": live,
         }
-
-    def _applies(self) -> int:
-        """Return how many ops and backward passes were sent by themselves, in no Call."""
-        return self._applied
-
-    def _replay_stats(self) -> dict[str, Any]:
-        """Return what `stats` says of replay: how many runs went as one Call, and how many not."""
-        total: dict[str, Any] = {"on": self.replay}
-        for replay in self._replays:
-            for name, value in replay.stats().items():
-                total[name] = total.get(name, 0) + value
-        runs = total["hits"] + total["misses"]
-        return {**total, "rate": round(total["hits"] / runs, 3) if runs else 0.0}
 
     @property
     def replay(self) -> bool:
@@ -516,6 +505,22 @@ class Session(Answers):
             self.flush()
             for replay in self._replays:
                 replay.switch(bool(on))
+
+    def profile(self, path: str | os.PathLike[str] | None = None) -> Profile:
+        """Return a context that records what becomes of the commands issued inside.
+
+        path: where to write a trace for https://ui.perfetto.dev when it ends: client, wire, queue
+        and kernels, an arrow a frame. Waits at both ends. ProgramError if one is on already.
+
+        >>> import farspan
+        >>> with farspan.connect("local:") as session, session.profile() as p:
+        ...     y = farspan.ones(3).exp()
+        >>> any(event["name"] == "exp" for event in p.events)
+        True
+        """
+        from ._profile import Profile
+
+        return Profile(self, path)
 
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.devices))

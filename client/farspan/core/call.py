@@ -84,16 +84,17 @@ def _named(name: str) -> Any:
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
-    __slots__ = ("__name__", "_memo", "form", "one", "overloads", "two")
+    __slots__ = ("__name__", "_memo", "form", "many", "one", "overloads", "two")
 
     def __init__(self, name: str, overloads: Sequence[Op], form: int = FUNCTIONAL) -> None:
         self.__name__ = name
         self.overloads = tuple(overloads)
         self.form = form
         self._memo: dict[_Kinds, Choice | _NumberFirst | _Old] = {}
-        #: The quick ways of calls with one and two positional arguments, if somebody has made them.
+        #: The quick ways of calls with one, two or more positional arguments, once they are made.
         self.one: Callable[..., Any] | None = None
         self.two: Callable[..., Any] | None = None
+        self.many: Callable[..., Any] | None = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if not kwargs and args and type(args[0]) is _default:
@@ -102,11 +103,14 @@ class Function:
                 return (self.one or _quicken(self, 1))(args[0], 2)
             if count == 2:
                 return (self.two or _quicken(self, 2))(args[0], args[1], 2)
+            return (self.many or _quicken(self, count))(args, 2)
         return self.call(args, kwargs)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do what a call does: pick the overload by the arguments' types, and run it."""
-        kinds: _Kinds = tuple([_kind(a) for a in args])
+        kinds: _Kinds = tuple(map(type, args))
+        if list in kinds or tuple in kinds:
+            kinds = tuple([_kind(a) for a in args])
         if kwargs:
             kinds += (tuple([(k, _kind(v)) for k, v in kwargs.items()]),)
         choice = self._memo.get(kinds)

@@ -69,6 +69,10 @@ TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager,
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
 GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
 
+# --- profiles ------------------------------------------------------------------------------------
+TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
+TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
+
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5

@@ -20,6 +20,8 @@ from farspan.core.command import (
     GET_MEMORY_ANEW,
     GET_PROGRAM,
     GET_SPEC,
+    GET_TRACE,
+    GET_TRACE_END,
     GROW,
     LINK,
     PROGRAM_EXACT,
@@ -34,7 +36,9 @@ from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
 _WIDE_MODE: Final = 2**64 - 1
-_ABOUT_ALL: Final = (GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM)
+_ABOUT_ALL: Final = (
+    GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM, GET_TRACE, GET_TRACE_END,
+)  # fmt: skip
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
 
@@ -209,7 +213,7 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = are_ints(static, 3) and 0 <= static[1] <= GET_PROGRAM
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_TRACE_END
         about_all = ok and static[1] in _ABOUT_ALL
         ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))
     elif opcode == PUT:
