@@ -225,9 +225,7 @@ def _is_ours_or_users(value: Any) -> bool:
 def _globals_of(code: types.CodeType) -> tuple[str, ...]:
     """Return the global names that a function reads, those of functions within it too."""
     names = {
-        i.argval
-        for i in dis.get_instructions(code)
-        if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     }
     for const in code.co_consts:
         if isinstance(const, types.CodeType):

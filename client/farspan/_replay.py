@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: What ends a run and is part of none.
 _STOPS = frozenset((cmd.GET, cmd.LINK, cmd.GROW, cmd.CALL, cmd.DEFINE))
 
+#: What comes and goes beside a run's commands.
+_BESIDE = frozenset((cmd.FREE, cmd.PUT))
+
 
 @functools.cache
 def _steps() -> frozenset[int]:
@@ -109,7 +112,8 @@ class Replay:
             self.lose()
             return (*held, (frame, sites)), []
         for begin, end, part, ends in self._parts(frame.opcodes):
-            if not part:
+            alone = not len(self._run) and _BESIDE.issuperset(frame.opcodes[begin:end])
+            if not part or (alone and not held):  # what a run does without, before it has begun
                 out.take(begin, end)
                 continue
             at = len(self._run)

@@ -16,6 +16,7 @@ from . import limits
 from .dtype import BY_NAME, Device, DType
 from .errors import ArgumentError, BadValueError, UnsupportedError
 
+
 class Tagged(float):
     """A number that a program takes anew at each Call, if nothing looked at it on its way."""
 
