@@ -94,7 +94,7 @@ def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) 
             if i % 4 == 3:
                 optimizer.step()
                 optimizer.zero_grad()
-        return losses, everything(model)[:10] + [v for v in model.buffers()]
+        return losses, everything(model)[:10] + list(model.buffers())
 
     both(connect, program)
 

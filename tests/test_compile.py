@@ -72,7 +72,7 @@ def test_modules_keep_their_face() -> None:
         model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
         compiled = torch.compile(model)
         assert isinstance(compiled, nn.Module) and compiled._orig_mod is model
-        assert list(compiled.state_dict())[0] == "_orig_mod.0.weight"
+        assert next(iter(compiled.state_dict())) == "_orig_mod.0.weight"
         assert len(list(compiled.parameters())) == 4
         compiled.eval()
         assert not model.training and not compiled.training
@@ -196,3 +196,17 @@ def test_writes_and_views_come_out_as_they_are() -> None:
         assert total._version == 3
         view.zero_()
         assert total.tolist() == [3.0, 0.0, 0.0, 3.0]
+
+
+def test_cond_chooses_by_values_within_a_program() -> None:
+    with torch.connect("local:", replay=False) as session:
+
+        @torch.compile
+        def f(x: Any) -> Any:
+            return torch.cond(x.sum() > 0, lambda x: (x * 2, x), lambda x: (-x, x + 1), (x,))
+
+        for sign in (1.0, -1.0, 1.0, -1.0):
+            first, second = f(torch.full((2,), sign))
+            assert first.tolist() == ([2.0] * 2 if sign > 0 else [1.0] * 2)
+            assert second.tolist() == ([1.0] * 2 if sign > 0 else [0.0] * 2)
+        assert session.stats()["calls"] == 3

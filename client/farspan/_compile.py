@@ -1,8 +1,8 @@
 """torch.compile: a function whose commands are known is one command.
 
-The first call of each kind runs as ever and is watched (`_trace.py`); later ones of the kind are one
-Call each, as long as all that the function can reach is as it was (`_guards.py`). A function of
-which no program can be made runs eagerly; `explain` says why.
+The first call of each kind runs as ever and is watched (`_trace.py`); later ones of the kind are
+one Call each, as long as all that the function can reach is as it was (`_guards.py`). A function
+of which no program can be made runs eagerly; `explain` says why.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ._tensor import Tensor
 from ._trace import Refused, Traced, trace
 from .core import command as cmd
 from .core import limits, tape
+from .core.call import fn
 from .core.dtype import Defaults
 from .core.errors import ArgumentError, FarspanError
 from .core.op import op_at
@@ -179,6 +180,34 @@ class Compiled:
         if show:
             print(text)
         return text
+
+
+def cond(
+    pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Any = ()
+) -> Any:
+    """Return what one of two functions gives for the operands, by a truth value.
+
+    Within a compiled function, where a tensor has no value yet, both run and `torch.where` chooses:
+    they may not write, and must give the same structure of tensors. Else it waits for the value of
+    a tensor, and only one runs.
+
+    >>> import farspan
+    >>> x = farspan.ones(2)
+    >>> farspan.cond(x.sum() > 1, lambda x: x * 2, lambda x: -x, (x,)).tolist()
+    [2.0, 2.0]
+    """
+    traced = isinstance(pred, Tensor) and pred._ref.session.traced is not None
+    if not traced:
+        return (true_fn if bool(pred) else false_fn)(*operands)
+    return _chosen(pred, true_fn(*operands), false_fn(*operands))
+
+
+def _chosen(pred: Tensor, a: Any, b: Any) -> Any:
+    if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b):
+        return type(a)(_chosen(pred, x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a._spec.shape == b._spec.shape:
+        return fn.where(pred, a, b)
+    raise ArgumentError("cond(): the two functions must give tensors of the same structure")
 
 
 def explain(function: Any, show: bool = True) -> str:

@@ -218,7 +218,7 @@ def _is_ours_or_users(value: Any) -> bool:
     if isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
         return False
     root = type(value).__module__.partition(".")[0]
-    return root not in sys.stdlib_module_names and root != "numpy" or root == "__main__"
+    return root == "__main__" or not (root == "numpy" or root in sys.stdlib_module_names)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -133,7 +133,7 @@ class Traced:
         with session._lock:
             if not session._replays[self.device].numbers.use(self.program):
                 session.define(lane, self.program)
-            first = list(islice(session._numbers, form.span))[0]  # the others are its commands'
+            first, *_ = islice(session._numbers, form.span)  # the others are its commands'
             static = (self.program.number,)
             lane.add((cmd.CALL, 0, (*ids, *outs), static, tuple(scalars), first, self.site))
             lane.work += limits.IDLE_COMMANDS + self.bytes // limits.WORK_BYTES
