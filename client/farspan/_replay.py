@@ -105,6 +105,9 @@ class Replay:
 
         frame: what was gathered since the last one.
         """
+        if not (self.held or self._run.opcodes or self._sent) and _short(frame.opcodes):
+            self._stepping = False
+            return ((frame, sites),), []
         self._defining = []
         out = _Out(frame, sites)
         held = self.held
@@ -267,6 +270,13 @@ def replay_stats(replays: Sequence[Replay]) -> dict[str, Any]:
             total[name] = total.get(name, 0) + value
     runs = total["hits"] + total["misses"]
     return {**total, "rate": round(total["hits"] / runs, 3) if runs else 0.0}
+
+
+def _short(opcodes: list[int]) -> bool:
+    """Return whether these are one run that is not worth a look: a few ops, and a value is read."""
+    if len(opcodes) > limits.REPLAY_COMMANDS_MIN or cmd.BACKWARD in opcodes:
+        return False
+    return opcodes[-1] == cmd.GET or (opcodes[-1] == cmd.FREE and opcodes[-2:-1] == [cmd.GET])
 
 
 def _worthwhile(run: Commands) -> bool:
