@@ -7,6 +7,7 @@ torch's CPU kernels do.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError, ShapeError
 from farspan.core.spec import Spec
 
-from . import kernels
+from . import direct, kernels
+from . import store as stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 class Plan:
     """One op, bound to specs and static arguments."""
 
-    __slots__ = ("casts", "compute", "kernel", "nbytes", "op", "outs", "recipe", "views")
+    __slots__ = (
+        "casts", "compute", "direct", "kernel", "nbytes", "op", "outs", "recipe", "views",
+    )  # fmt: skip
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.op = op
@@ -42,6 +46,7 @@ class Plan:
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
         self.kernel: Any = kernels.choose(op.name, args) or op.kernel
+        self.direct: Any = direct.bind(self, specs)  # how a functional call runs, if so simple
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
@@ -81,11 +86,12 @@ class Plan:
 
 
 _plans: dict[Any, Plan] = {}
+_specs_of = operator.attrgetter("_spec")
 
 
 def plan_for(op: Op, tensors: Sequence[Array], static: Any, scalars: Sequence[Any]) -> Plan:
     """Return the plan for these inputs; raises what the op's metadata rule raises."""
-    key = (op, static, Defaults.dtype, *[t._spec for t in tensors])
+    key = (op, static, Defaults.dtype, *map(_specs_of, tensors))
     if op.by_value:
         key += tuple([(type(x), x) for x in scalars])
     plan = _plans.get(key)
@@ -106,12 +112,16 @@ def run(
     generator: Any = None,
 ) -> list[Array]:
     """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
-    from .store import Array, Storage
-
-    flat = op.recipe(static).flat
-    targets = tensors[flat:]
-    inputs = tensors[:flat] if targets else tensors
-    plan = plan_for(op, inputs, static, scalars)
+    if form == FUNCTIONAL:
+        plan = plan_for(op, tensors, static, scalars)
+        if plan.direct is not None:
+            return plan.direct(tensors, scalars, budget)  # type: ignore[no-any-return]
+        inputs, targets = tensors, tensors[:0]
+    else:
+        flat = op.recipe(static).flat
+        targets = tensors[flat:]
+        inputs = tensors[:flat] if targets else tensors
+        plan = plan_for(op, inputs, static, scalars)
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
@@ -136,7 +146,7 @@ def run(
                 budget.check(result.nbytes)
                 spec = spec.with_(shape=result.shape)
             array = lay_out(result, spec, arrays)
-            outs.append(Array(array, spec, Storage(array, budget)))
+            outs.append(stores.adopt(array, spec, budget))
         return outs
     if form == INPLACE:
         targets = inputs[:1]
@@ -226,11 +236,9 @@ def place(x: Any, spec: Spec, offset: int) -> int:
 
 
 def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
-    from .store import Array
-
     offset = place(x, spec, offset)
     storage = x._storage.apart() if op.unversioned else x._storage
-    out = Array(storage.window(spec, offset), spec, storage, offset)
+    out = stores.Array(storage.window(spec, offset), spec, storage, offset)
     if not op.detaches:
         base = x._base or x
         out._base = base
