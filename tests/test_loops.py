@@ -18,7 +18,15 @@ from farspan.core.op import OPS, Op, table
 from farspan.core.spec import Spec
 from farspan_worker import plan
 from farspan_worker.kernels.cpu import loops
-from farspan_worker.kernels.cpu.loops import Group, Number, Step, functions, fusible, loop_for
+from farspan_worker.kernels.cpu.loops import (
+    Group,
+    Number,
+    Step,
+    functions,
+    fusible,
+    loop_for,
+    steps,
+)
 from farspan_worker.kernels.cpu.loops.trace import ELIGIBLE, why_not
 from samples import ALL, ROWS, BFloat16, Call, Row, Strided
 from test_laws import calls_of

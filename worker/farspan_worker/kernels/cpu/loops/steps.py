@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Sequence
+from ctypes import addressof, c_char
 from typing import Any, Final
 
 import numpy as np
@@ -205,12 +206,19 @@ def _fits(arrays: Sequence[Any]) -> bool:
         if a.dtype != dtype:
             return False
         flags.append(a.flags)
-    return all([f.c_contiguous for f in flags]) or all([f.f_contiguous for f in flags])
+    return all(f.c_contiguous for f in flags) or all(f.f_contiguous for f in flags)
 
 
 def _row(arrays: Sequence[Any], *numbers: float) -> list[Any]:
-    places = [a.__array_interface__["data"][0] for a in arrays]  # half the time of a.ctypes
-    return [*places, arrays[0].size, *numbers]
+    return [*map(_address, arrays), arrays[0].size, *numbers]
+
+
+def _address(a: Any) -> int:
+    """Return where an array begins; `a.ctypes.data` takes three times as long."""
+    try:
+        return addressof(c_char.from_buffer(a))
+    except (TypeError, ValueError):  # not in C order, read-only, or empty
+        return int(a.ctypes.data)
 
 
 def _apart(lists: Sequence[Sequence[Any]]) -> tuple[dict[str, list[int]], list[int]]:
