@@ -32,7 +32,7 @@ LOOPS_MAX: Final = 1_024
 PENDING_MAX: Final = 256
 
 #: What a trace may raise for a group that cannot be fused, or whose ops refuse their arguments.
-_REFUSALS: Final = (Unfused, FarspanError, TypeError, ValueError, OverflowError)
+_REFUSALS: Final = (Unfused, FarspanError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 class Loop:
