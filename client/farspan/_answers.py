@@ -174,7 +174,7 @@ class Answers:
 
     # --------------------------------------------------------------------------------- events --
     def _deliver(self, event: Event) -> None:
-        """Take an event from the transport; runs on its reader thread, or inside `send`."""
+        """Take an event from the transport; runs on a thread of its, or inside `send`."""
         if isinstance(event, Value):
             wait = self._waits.get(event.request)
             if wait is not None:
