@@ -99,6 +99,8 @@ def _operand(function: Function) -> Callable[[Any, Any], Any]:
         kind = type(other)
         if kind is float or kind is int:
             return with_value(self, other, depth + 1)
+        if kind in _quick.plain_types:
+            return (function.many or _quick.ways(function, 3))((self, other), depth + 1)
         return function.call((self, other), {}) if _is_operand(other) else NotImplemented
 
     return method

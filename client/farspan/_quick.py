@@ -498,5 +498,5 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
     return quick
 
 
-set_quickening(ways)
+set_quickening(ways, plain_types)
 _dispatch.set_runner(run, Tensor._new)

@@ -47,17 +47,21 @@ def set_default(cls: type[Value]) -> None:
     _default = cls
 
 
-#: Makes `one` and `two` of a function, for arguments of the class that runs factories.
+#: Makes `one`, `two` and `many` of a function, for calls whose first argument is of these classes.
 _quicken: Callable[[Function, int], Callable[..., Any]]
+_quick_types: set[type] = set()
 
 
-def set_quickening(quicken: Callable[[Function, int], Callable[..., Any]]) -> None:
+def set_quickening(
+    quicken: Callable[[Function, int], Callable[..., Any]], types: set[type]
+) -> None:
     """Let `quicken(function, count)` set and return a function's way of so many arguments.
 
-    It is called with the arguments, and with how many frames the user is above.
+    It is called with the arguments, and with how many frames the user is above. types: the classes
+    of a first argument for which it does; more may be added to the set.
     """
-    global _quicken
-    _quicken = quicken
+    global _quicken, _quick_types
+    _quicken, _quick_types = quicken, types
 
 
 #: What runs the bodies of composites while some thread casts automatically.
@@ -97,7 +101,7 @@ class Function:
         self.many: Callable[..., Any] | None = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and args and type(args[0]) is _default:
+        if not kwargs and args and type(args[0]) in _quick_types:
             count = len(args)
             if count == 1:
                 return (self.one or _quicken(self, 1))(args[0], 2)
