@@ -29,6 +29,7 @@ from farspan.core.random import Generator
 from farspan.core.spec import Spec
 
 from . import plan as plans
+from .backend import HOST, Host
 from .store import Array, Budget, Poison, Storage
 
 if TYPE_CHECKING:
@@ -42,15 +43,19 @@ DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 class Engine:
     """Tensors, tape, generators and byte budget of one session on one device."""
 
-    def __init__(self, device: str = "cpu", memory_bytes_max: int | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", memory_bytes_max: int | None = None, xp: Any = None
+    ) -> None:
+        """Make an engine without tensors. UnsupportedError if this process has no such device.
+
+        xp: for "cuda:N", a namespace to compute with instead of cupy.
+        """
         table()
         self.device = Device(device)
-        if self.device.type != "cpu":
-            raise UnsupportedError(
-                f"this release computes on CPU workers only; it has no kernels for {device}. "
-                'Ask for devices="cpu" or "cpu:N"'
-            )
-        self.budget = Budget(memory_bytes_max or default_memory_bytes())
+        self.backend = _backend(self.device, memory_bytes_max, xp)
+        self.budget = Budget(
+            memory_bytes_max or self.backend.memory_bytes() or default_memory_bytes(), self.backend
+        )
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
         self.poisoned = 0  # entries that are Poison
@@ -76,7 +81,7 @@ class Engine:
         before = Defaults.dtype
         Defaults.dtype = DTYPES[frame.default_dtype]
         try:
-            with np.errstate(all="ignore"):
+            with self.backend.turn():
                 self._run(frame)
         finally:
             Defaults.dtype = before
@@ -86,6 +91,8 @@ class Engine:
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
+        if self.backend.remote:
+            raise ProtocolError(f"{self.device} cannot adopt memory of this process")
         span, size = spec.span(), array.itemsize
         self.budget.check(span * size)
         # The storage is all between the first and the last element, whatever the array skips.
@@ -96,6 +103,7 @@ class Engine:
         """Drop every tensor."""
         self.tensors.clear()
         self.generators.clear()
+        self.backend.close()
 
     def stats(self) -> dict[str, int]:
         """Return counts an operator reads."""
@@ -105,6 +113,7 @@ class Engine:
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
             "bytes_max": self.budget.limit,
+            **self.backend.stats(),
         }
 
     def _run(self, frame: Frame) -> None:
@@ -156,7 +165,7 @@ class Engine:
         except ProtocolError:
             raise
         except Exception as e:
-            specs = [spec for spec, _ in _outputs_of(op, inputs, static, scalars)]
+            specs = [spec for spec, _ in self._outputs_of(op, inputs, static, scalars)]
             self._fail(e, op.base, outs, specs, inputs)
             return
         if form == cmd.FUNCTIONAL:
@@ -188,7 +197,7 @@ class Engine:
         """Poison what an op with a poisoned input makes; what it stores is not stored."""
         if not outs:
             self._skipped = error
-        known = _outputs_of(op, inputs, static, scalars)
+        known = self._outputs_of(op, inputs, static, scalars)
         unknown: list[tuple[Spec | None, int]] = [(None, 0)] * (len(outs) - len(known))
         for out, (spec, offset) in zip(outs, (*known, *unknown), strict=False):
             base = None
@@ -212,7 +221,7 @@ class Engine:
         if spec is None or not target._spec.dense or target._spec.nbytes != spec.nbytes:
             return False
         self.budget.check(spec.nbytes)
-        memory = Storage(plans.empty(spec), self.budget)
+        memory = Storage(self.backend.empty(spec), self.budget)
         base = Array(memory.window(spec, root._offset), spec, memory, root._offset)
         for id_, entry in self.tensors.items():
             if entry is root:
@@ -236,7 +245,7 @@ class Engine:
                 number = value
         found = self.generators.get(number)
         if found is None:
-            found = self.generators[number] = Generator(DEFAULT_SEED)
+            found = self.generators[number] = self.backend.generator(DEFAULT_SEED)
         return found
 
     # ------------------------------------------------------------------------------- commands --
@@ -268,7 +277,7 @@ class Engine:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
                 # A copy: later commands of this very frame may write to the tensor.
-                copied = np.array(x.array, order="C", copy=True)
+                copied = self.backend.download(x.array)
             except Exception as e:
                 info = ErrorInfo(*describe(e, "reading a tensor", [x]), self._number)
                 failed = Value(request, 0, (), error=info)
@@ -318,11 +327,10 @@ class Engine:
             flat = np.frombuffer(data, np.uint8)
             if not isinstance(getattr(data, "obj", None), bytearray):
                 flat = flat.copy()  # a transfer's own bytearray is ours to keep
-            flat = flat.view(spec.dtype.numpy)
+            array = self.backend.upload(flat, spec.dtype.numpy, shape)
         except Exception as e:
             self._fail(e, "tensor", [out])
             return
-        array = flat.reshape(shape)
         self._set(out, Array(array, spec, Storage(array, self.budget)))
 
     def _backward(self, ids: list[int], static: Static) -> None:
@@ -348,7 +356,7 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage.memory) for x in seeds}
 
-        watch = _Watch(bool(keep & cmd.CHECK_NAN))
+        watch = _Watch(bool(keep & cmd.CHECK_NAN), self.backend.xp)
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage.memory))
@@ -431,11 +439,21 @@ class Engine:
                 shared.add(id(gradient._storage.memory))
                 return gradient._save()
         self.budget.check(spec.nbytes)
-        array = plans.empty(spec)
+        array = self.backend.empty(spec)
         array[...] = gradient.array
         return Array(array, spec, Storage(array, self.budget))
 
     # -------------------------------------------------------------------------------- helpers --
+    def _outputs_of(
+        self, op: Op, inputs: Any, static: Static, scalars: Any
+    ) -> Sequence[tuple[Spec | None, int]]:
+        """Return spec and offset of each output, if the metadata rule knows them unevaluated."""
+        try:
+            plan = plans.plan_for(op, inputs, static, scalars, self.backend)
+        except Exception:
+            return ()
+        return plan.views or ([] if op.dynamic else [(spec, 0) for spec in plan.outs])
+
     def _look_up(self, ids: Sequence[int]) -> list[Any]:
         tensors = self.tensors
         try:
@@ -474,16 +492,17 @@ class Engine:
 class _Watch(tape.Watch):
     """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
 
-    def __init__(self, check_nan: bool) -> None:
+    def __init__(self, check_nan: bool, xp: Any) -> None:
         self.node: tape.Node | None = None
         self.check_nan = check_nan
+        self.xp = xp
 
     def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
         self.node = node
         pairs = tape.backward_of(node, gradients, unpack)
         if self.check_nan:
             pairs = list(pairs)
-            at = tape.first_bad(node, pairs, lambda g: bool(np.isnan(g.array).any()))
+            at = tape.first_bad(node, pairs, lambda g: bool(self.xp.isnan(g.array).any()))
             if at >= 0:
                 raise AutogradError(
                     f"Function '{backward_name(node)}' returned nan values in its {at}th output."
@@ -499,17 +518,6 @@ def _recipe(op: Op, static: Static) -> Any:
         return op.recipe(static)
     except (TypeError, ValueError, LookupError, FarspanError):
         raise ProtocolError(f"arguments that do not fit {op.name}") from None
-
-
-def _outputs_of(
-    op: Op, inputs: Any, static: Static, scalars: Any
-) -> Sequence[tuple[Spec | None, int]]:
-    """Return spec and offset of each output, if the metadata rule knows them without the values."""
-    try:
-        plan = plans.plan_for(op, inputs, static, scalars)
-    except Exception:
-        return ()
-    return plan.views or ([] if op.dynamic else [(spec, 0) for spec in plan.outs])
 
 
 def _gradient_spec(spec: Spec) -> Spec:
@@ -542,6 +550,14 @@ def describe(error: Exception, name: str, inputs: Sequence[Any] = ()) -> tuple[s
     got = [f"{x._spec.dtype.name}{list(x._spec.shape)}" for x in inputs[:4] if x._spec is not None]
     more = f" and {len(inputs) - 4} more" if len(inputs) > 4 else ""
     return kind, f"{name}: {said}" + (f" (it got {', '.join(got)}{more})" if got else "")
+
+
+def _backend(device: Device, memory_bytes_max: int | None, xp: Any) -> Host:
+    if device.type == "cpu":
+        return HOST
+    from .kernels import cuda
+
+    return cuda.backend(device.index or 0, memory_bytes_max, xp)
 
 
 def default_memory_bytes() -> int:
