@@ -108,7 +108,9 @@ class ndarray:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape: Any, dtype: Any, memptr: _Pointer, strides: Any = None) -> None:
-        flat = memptr.mem.root.reshape(-1).view(np.uint8)
+        root = memptr.mem.root
+        order = sorted(range(root.ndim), key=lambda d: -root.strides[d])
+        flat = root.transpose(order).reshape(-1).view(np.uint8)
         self._a = np.ndarray(shape, dtype, flat, memptr.start, strides)
         self._mem = memptr.mem
 
@@ -205,7 +207,7 @@ class ndarray:
         place, fancy = self._place(key)
         found = self._a[place]
         if not fancy and not isinstance(found, np.ndarray):  # an element is a view, as in cupy
-            found = self._a[(*place, Ellipsis)]
+            found = self._a[place if Ellipsis in place else (*place, Ellipsis)]
         return _wrap(found)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -216,7 +218,7 @@ class ndarray:
         if fancy:
             self._check_once(place, new)
         elif isinstance(value, ndarray) and value._a is not self._a:
-            target = self._a[(*place, Ellipsis)]
+            target = self._a[place if Ellipsis in place else (*place, Ellipsis)]
             same = target.__array_interface__["data"] == new.__array_interface__["data"]
             if not (same and target.strides == new.strides) and np.shares_memory(target, new):
                 raise Undefined("a store into memory that is read")

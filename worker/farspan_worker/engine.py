@@ -8,7 +8,7 @@ advance. A failed command poisons what depends on it and nothing else.
 from __future__ import annotations
 
 import os
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from farspan.core.errors import (
     AutogradError,
     FarspanError,
     ProtocolError,
-    UnsupportedError,
 )
 from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
@@ -30,6 +29,8 @@ from farspan.core.spec import Spec
 
 from . import plan as plans
 from .backend import HOST, Host
+from .programs.body import check_static
+from .programs.run import Programs
 from .store import Array, Budget, Poison, Storage
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 
 class Engine:
     """Tensors, tape, generators and byte budget of one session on one device."""
+
+    compute = staticmethod(plans.run)  # how one op runs
 
     def __init__(
         self, device: str = "cpu", memory_bytes_max: int | None = None, xp: Any = None
@@ -58,6 +61,7 @@ class Engine:
         )
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
+        self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
         self.applied = 0  # sequence of the last frame
@@ -103,6 +107,7 @@ class Engine:
         """Drop every tensor."""
         self.tensors.clear()
         self.generators.clear()
+        self.programs.close()
         self.backend.close()
 
     def stats(self) -> dict[str, int]:
@@ -122,6 +127,7 @@ class Engine:
         special = {cmd.FREE: self._free, cmd.GET: self._get, cmd.PUT: self._put,
                    cmd.BACKWARD: self._backward, cmd.LINK: self._link,
                    cmd.GROW: self._grow}  # fmt: skip
+        programs = self.programs
         columns = zip(
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
@@ -135,6 +141,14 @@ class Engine:
                 self._apply(op_at(opcode), mode, mine, static, scalars)
             elif opcode in special:
                 special[opcode](mine, static)
+            elif opcode == cmd.CALL:
+                programs.call(mine, static, scalars)
+            elif opcode == cmd.DEFINE:
+                rows = list(islice(columns, check_static(static)[1]))
+                end, last = at + sum(r[2] for r in rows), number + sum(r[4] for r in rows)
+                body = (rows, ids[at:end], frame.scalars[number:last], frame.default_dtype)
+                programs.define(mine, static, *body)
+                at, number = end, last
             else:
                 raise ProtocolError(f"unknown opcode {opcode}")
             self.commands += 1
@@ -161,7 +175,7 @@ class Engine:
                     self._spread(bad.error, op, inputs, static, scalars, outs)
                     return
             generator = self._generator(op, static) if op.random else None
-            results = plans.run(op, inputs, static, scalars, form, self.budget, generator)
+            results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
         except ProtocolError:
             raise
         except Exception as e:
@@ -238,15 +252,23 @@ class Engine:
                 inputs[0] = healed
         return True
 
-    def _generator(self, op: Op, static: Static) -> Generator:
+    def generator_number(self, op: Op, static: Static) -> int:
+        """Return which generator a random op draws from."""
         number = 0
         for arg, value in zip((a for a in op.args if a.kind != "T"), static, strict=True):
             if arg.kind[0] == "G" and value is not None:
                 number = value
+        return number
+
+    def generator(self, number: int) -> Generator:
+        """Return a generator of the session; a new one has torch's default seed."""
         found = self.generators.get(number)
         if found is None:
             found = self.generators[number] = self.backend.generator(DEFAULT_SEED)
         return found
+
+    def _generator(self, op: Op, static: Static) -> Generator:
+        return self.generator(self.generator_number(op, static))
 
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:

@@ -17,19 +17,25 @@ PUT: Final = 2  # ids: (out,)           static: (dtype code, shape, payload inde
 BACKWARD: Final = 3  # ids: roots, their gradients, then (stop, out) pairs; static: (roots, keep)
 #              Without pairs and `keep` it lets go of what the tape saved on the way to the roots.
 #              keep: 1 to let the saved values be; plus CHECK_NAN to fail at a gradient with NaN.
-DEFINE: Final = 4  # reserved for programs
-CALL: Final = 5  # reserved for programs
+DEFINE: Final = 4  # ids: the slots of a program's outputs
+#              static: (program, commands, inputs, flags). The next `commands` commands are its
+#              body, over slots instead of ids: stored, not run. Their numbers start at the Call's.
+CALL: Final = 5  # ids: a program's inputs, then a new id for each output  static: (program,)
+#              scalars: none, or in place of all of the body's
 LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
 GROW: Final = 7  # ids: (tensor,): its memory is at least so long, and written to  static: (bytes,)
 FIRST_OPCODE: Final = 16
 
 CHECK_NAN: Final = 2
+#: Of a Define: the results must be, bit for bit, what the commands give one by one.
+PROGRAM_EXACT: Final = 1
 
 GET_BYTES: Final = 0  # answer the client with the bytes
 GET_SPEC: Final = 1  # answer the client with dtype and shape only
 GET_SEND: Final = 2  # send the bytes to session device `device` as transfer `request`
 GET_MEMORY: Final = 3  # answer with the session's bytes there: int64 (now, at most, limit)
 GET_MEMORY_ANEW: Final = 4  # and begin a new count of the most
+GET_PROGRAM: Final = 5  # ids: (); `device` is a program: answer with uint8 text, JSON of its plan
 
 # The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
 FUNCTIONAL: Final = 0  # outputs are new ids

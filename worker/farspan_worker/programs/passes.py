@@ -1,0 +1,69 @@
+"""Passes over a graph that change no bit of what it computes: less is computed, nothing otherwise.
+
+Dead steps go, and steps that repeat an earlier one. What may round otherwise is in fuse.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farspan.core.command import FUNCTIONAL
+
+from .effects import may_raise
+from .graph import Graph, Memory, Step, Window
+
+
+def improve(graph: Graph) -> None:
+    """Run the passes, in place."""
+    merge_repeated(graph)
+    drop_dead(graph)
+
+
+def drop_dead(graph: Graph) -> None:
+    """Drop steps whose results nobody sees. Draws and steps that may raise stay."""
+    needed = {w.memory for w in graph.outputs}
+    kept: list[Step] = []
+    for step in reversed(graph.steps):
+        seen = any(m.input >= 0 or m in needed for m in step.writes)
+        if seen or step.generator >= 0 or may_raise(step):
+            needed.update(step.reads)
+            kept.append(step)
+    dropped = len(graph.steps) - len(kept)
+    graph.steps = kept[::-1]
+    if dropped:
+        graph.notes.append(f"{dropped} steps whose results nobody sees were dropped")
+
+
+def merge_repeated(graph: Graph) -> None:
+    """Let a step that computes what an earlier one did be the earlier one."""
+    stored = {m for step in graph.steps if step.form != FUNCTIONAL for m in step.writes}
+    stored |= {m for step in graph.steps if step.op.writes for m in step.writes}
+    leaving = {w.memory for w in graph.outputs}
+    first: dict[Any, Step] = {}
+    same: dict[Memory, Memory] = {}
+    kept = []
+    for step in graph.steps:
+        step.inputs = tuple([_renamed(w, same) for w in step.inputs])
+        step.outs = tuple([_renamed(w, same) for w in step.outs])
+        touched = (*step.reads, *step.writes)
+        plain = step.form == FUNCTIONAL and not step.op.writes and step.generator < 0
+        if not plain or any(m in stored for m in touched) or leaving & set(step.writes):
+            kept.append(step)
+            continue
+        # By what it looks like: 0.0 and -0.0, or 1 and True, are equal.
+        key = (step.op, id(step.plan), repr(step.scalars), step.inputs)
+        twin = first.setdefault(key, step)
+        if twin is step:
+            kept.append(step)
+        else:
+            for mine, theirs in zip(step.outs, twin.outs, strict=True):
+                same[mine.memory] = theirs.memory
+    if len(kept) < len(graph.steps):
+        graph.notes.append(f"{len(graph.steps) - len(kept)} steps repeated earlier ones")
+    graph.steps = kept
+    graph.bases = tuple([None if b is None else _renamed(b, same) for b in graph.bases])
+
+
+def _renamed(window: Window, same: dict[Memory, Memory]) -> Window:
+    memory = same.get(window.memory)
+    return window if memory is None else Window(memory, window.spec, window.offset)

@@ -1,0 +1,188 @@
+"""Programs of one session: defined once, then called.
+
+A Call means exactly what its body's commands mean, sent one by one. Interpreting them is what is
+always right; a plan is the quick way, where there is one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+from farspan.core import limits, tape
+from farspan.core.dtype import DTYPES, Defaults
+from farspan.core.errors import ProtocolError
+
+from ..store import Poison
+from . import passes
+from .body import Body, check_static, parse
+from .effects import HalfDone
+from .flat import FlatPlan, is_dead
+from .graph import Memory, Number
+
+if TYPE_CHECKING:
+    from farspan.core.command import Static
+
+    from ..engine import Engine
+    from ..store import Array
+
+log = logging.getLogger("farspan.worker")
+
+
+class Programs:
+    """The programs that a session has defined on one device."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._programs: dict[int, Program] = {}
+        self.calls = 0
+        self.planned = 0  # calls that ran by a plan
+
+    def define(
+        self,
+        ids: Sequence[int],
+        static: Static,
+        rows: Sequence[tuple[int, int, int, Static, int, int]],
+        slots: Sequence[int],
+        scalars: Sequence[Any],
+        default_dtype: int,
+    ) -> None:
+        """Store a program; one of the same number goes. ProtocolError: it cannot be one.
+
+        rows: (opcode, mode, how many slots, static, how many scalars, relative number).
+        """
+        program, _ = check_static(static)
+        ends = pairwise(accumulate((row[2] for row in rows), initial=0))
+        commands = [
+            (row[0], row[1], slots[begin:end], *row[3:])
+            for row, (begin, end) in zip(rows, ends, strict=True)
+        ]
+        body = parse(ids, static, commands, scalars, default_dtype)
+        self._programs[program] = Program(body, self._engine)
+
+    def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
+        """Run a program: `ids` are its inputs, then the new ids of its outputs."""
+        program = self._programs.get(static[0]) if len(static) == 1 else None
+        if program is None:
+            raise ProtocolError(f"a Call of a program {static} that was not defined")
+        body = program.body
+        if len(ids) != body.inputs + len(body.outputs):
+            raise ProtocolError(f"a Call with {len(ids)} tensors")
+        if scalars and len(scalars) != len(body.scalars):
+            raise ProtocolError(f"a Call with {len(scalars)} numbers, not {len(body.scalars)}")
+        self.calls += 1
+        engine = self._engine
+        inputs = engine._look_up(ids[: body.inputs])
+        scalars = scalars or body.scalars
+        results = None
+        if not (engine.poisoned and any(type(x) is Poison for x in inputs)):
+            results = program.run(inputs, scalars)
+        if results is None:
+            self._interpret(body, ids, scalars)
+            return
+        self.planned += 1
+        for out, result in zip(ids[body.inputs :], results, strict=True):
+            engine._set(out, result)
+
+    def close(self) -> None:
+        """Forget all programs and what their plans hold."""
+        self._programs.clear()
+
+    def _interpret(self, body: Body, ids: Sequence[int], scalars: Sequence[Any]) -> None:
+        """Run the commands one by one. Tensors that do not leave have ids below zero meanwhile."""
+        engine = self._engine
+        place = [-1 - slot for slot in range(body.slots)]
+        place[: body.inputs] = ids[: body.inputs]
+        for slot, id_ in zip(body.outputs, ids[body.inputs :], strict=True):
+            place[slot] = id_
+        first, before = engine._number, Defaults.dtype
+        Defaults.dtype = DTYPES[body.default_dtype]
+        try:
+            for command, dying in zip(body.commands, body.dying, strict=True):
+                engine._number = first + command.relative
+                mine = [place[slot] for slot in command.slots]
+                if command.op is None:
+                    engine._backward(mine, command.static)
+                else:
+                    numbers = scalars[command.begin : command.end]
+                    engine._apply(command.op, command.mode, mine, command.static, numbers)
+                if dying:
+                    engine._free([place[slot] for slot in dying], ())
+        finally:
+            Defaults.dtype = before
+
+
+class Program:
+    """A body and the plans that were made of it, the latest used first."""
+
+    def __init__(self, body: Body, engine: Engine) -> None:
+        self.body = body
+        self._engine = engine
+        self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
+        self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
+
+    def run(self, inputs: Sequence[Array], scalars: Sequence[Any]) -> list[Array] | None:
+        """Return the outputs; None if there is no plan for these inputs, or a kernel raised."""
+        plan = self._plan(inputs, scalars)
+        if plan is None:
+            return None
+        try:
+            return plan.run(scalars)
+        except HalfDone:
+            raise
+        except Exception as error:
+            log.debug("a plan failed, its commands run one by one: %s", error)
+            return None
+
+    def _plan(self, inputs: Sequence[Array], scalars: Sequence[Any]) -> FlatPlan | None:
+        for at, (plan, fixed) in enumerate(self._plans):
+            if _fit(fixed, scalars) and plan.place(inputs):
+                if at:
+                    self._plans.insert(0, self._plans.pop(at))
+                return plan
+        key = (tuple([(x._spec, x._offset) for x in inputs]), repr(scalars))
+        if key in self._refused:
+            return None
+        try:
+            made = self._make(inputs, scalars)
+        except Exception as error:  # whatever it is, interpreting is right
+            if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
+                self._refused.clear()
+            self._refused[key] = f"{type(error).__name__}: {error}"
+            log.debug("no plan for a program: %s", self._refused[key])
+            return None
+        self._plans.insert(0, made)
+        del self._plans[limits.PLANS_PER_PROGRAM_MAX :]
+        return made[0]
+
+    def _make(
+        self, inputs: Sequence[Array], scalars: Sequence[Any]
+    ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
+        from .trace import Sym, Tracer, Untraceable
+
+        if self._engine.backend.remote:
+            raise Untraceable("plans are laid out in memory of this process, not of a GPU")
+        body = dataclasses.replace(self.body, scalars=tuple(scalars))
+        tracer = Tracer(body)
+        memories: dict[int, Memory] = {}
+        syms = []
+        for i, x in enumerate(inputs):
+            if x._node is not None and type(x._node) is not tape.Leaf and not is_dead(x):
+                raise Untraceable(f"input {i} has a graph from before")
+            storage = x._storage.memory
+            if id(storage) not in memories:
+                memories[id(storage)] = Memory(tracer, storage.nbytes, i)
+            syms.append(Sym(x._spec, memories[id(storage)], x._offset))
+        graph = tracer.trace(syms)
+        passes.improve(graph)
+        free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
+        fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
+        return FlatPlan(graph, self._engine, inputs), fixed
+
+
+def _fit(fixed: Sequence[tuple[int, Any]], scalars: Sequence[Any]) -> bool:
+    """Return whether the numbers that a plan took for constants are what they were."""
+    return all(scalars[i] is x or repr(scalars[i]) == repr(x) for i, x in fixed)
