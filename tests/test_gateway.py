@@ -61,6 +61,7 @@ class Bytes:
     """An engine that keeps bytes: Put stores, Get reads, Free forgets, Hold waits, Fail fails."""
 
     gate = threading.Event()
+    timeline = None
 
     def __init__(self) -> None:
         self.kept: dict[int, bytes] = {}

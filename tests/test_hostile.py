@@ -278,7 +278,7 @@ def test_a_bool_in_an_ints_place_leaves_nothing_behind() -> None:
     """True equals 1: a recipe memoised for the one must serve the other exactly as if new."""
     op = table()["slice.Tensor"]
     wrong, right = (True, False, 3, True), (1, 0, 3, 1)
-    op._recipes.pop(right, None)
+    op.recipes.pop(right, None)
     op.recipe(wrong)
     args = op.recipe(right).args(["self"], ())
     assert args == ["self", 1, 0, 3, 1] and {type(a) for a in args[1:]} == {int}

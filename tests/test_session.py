@@ -457,3 +457,32 @@ def test_a_training_loop_leaks_nothing(session: Any) -> None:
     assert len({tuple(s.items()) for s in client}) == 1
     assert live[0]["tensors"] == client[0]["tensors"]
     assert live[-1]["bytes_peak"] < 100_000
+
+
+def test_two_threads_that_free_take_each_id_once() -> None:
+    """The flusher seals while an operation frees: neither may trip over what the other took."""
+    with torch.connect("local:") as session:
+        lane, count = session.lanes[0], 200_000
+        lane.freed.extend(range(count))
+        taken: list[list[int]] = [[], []]
+        errors: list[BaseException] = []
+
+        def take(mine: list[int]) -> None:
+            try:
+                while ids := lane._take_frees():
+                    mine += ids
+            except IndexError as error:
+                errors.append(error)
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=take, args=(mine,)) for mine in taken]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(20)
+        finally:
+            sys.setswitchinterval(before)
+        assert not errors
+        assert sorted(taken[0] + taken[1]) == list(range(count))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from farspan.core import limits, link
 from farspan_server.fleet import Fleet
-from farspan_server.link import Link, accept, dial
+from farspan_server.link import Link, Listener, dial
 from farspan_server.processes import Processes
 from farspan_server.supervisor import Supervisor
 
@@ -27,8 +27,8 @@ class Gateway:
         self.heard: asyncio.Queue[link.Fleet] = asyncio.Queue()
         self.link: Link | None = None
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.link = await accept(reader, writer, KEY)
+    async def serve(self, opened: Link) -> None:
+        self.link = opened
         with contextlib.suppress(EOFError, OSError):
             while True:
                 _, payload = await self.link.receive()
@@ -44,7 +44,8 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def running(path: Path, cpus: int = 1, spares: int = 0) -> AsyncIterator[Gateway]:
     gateway = Gateway(path)
-    server = await asyncio.start_unix_server(gateway.serve, gateway.address[5:])
+    server = Listener(gateway.address, KEY)
+    await server.start(gateway.serve)
     launcher = Processes(f"unix:{path}/w{{process}}.sock")
     supervisor = Supervisor(Fleet({"cpu": cpus}, {"cpu": spares}), launcher, gateway.address, KEY)
     task = asyncio.create_task(supervisor.run())

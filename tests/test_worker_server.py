@@ -24,6 +24,8 @@ BIG = limits.CHUNK_BYTES + 17
 class Recorder:
     """An engine: `answer(frame, transfers)` gives the events; it remembers what it was handed."""
 
+    timeline = None
+
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer or (lambda frame, transfers: [])
         self.seen: list[tuple[int, dict[int, Any]]] = []

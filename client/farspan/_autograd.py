@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._dispatch import mode, wrap
-from ._session import Ref
+from ._gather import Ref
 from ._sites import call_site, describe_site
 from .core import command as cmd
 from .core import tape

@@ -10,7 +10,7 @@ import numpy as np
 from . import _interop, _state
 from ._data import as_array
 from ._dispatch import Storage, wrap
-from ._session import Ref
+from ._gather import Ref
 from .core import dtype as dtypes
 from .core.call import fn
 from .core.dtype import PLACES, Device, DType

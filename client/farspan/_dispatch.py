@@ -10,7 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _state
-from ._session import Ref, Session
+from ._gather import Ref
+from ._session import Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
@@ -67,15 +68,34 @@ class Storage:
         return Storage(self._bytes, self.memory)
 
 
+class OwnStorage:
+    """Makes the storage of a tensor that has memory of its own, at its first use.
+
+    Most tensors are never written to or viewed, and need none.
+    """
+
+    def __get__(self, t: Tensor | None, owner: type) -> Any:
+        if t is None:
+            return self
+        spec, storage = t._spec, object.__new__(Storage)
+        storage._bytes = spec.numel * spec.dtype.itemsize
+        storage.version, storage._whole, storage.borrowed = 0, None, False
+        return t.__dict__.setdefault("_storage", storage)
+
+
 class _Known:
     """The memoised metadata of one op on inputs of given specs."""
 
-    __slots__ = ("device", "differentiable", "moved", "nbytes", "outs", "plain", "views")
+    __slots__ = (
+        "device", "differentiable", "direct", "moved", "nbytes", "outs", "plain", "plans", "views",
+        "work",
+    )  # fmt: skip
 
     def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
         self.device = common_device(specs) if specs else None
         #: flat inputs that live elsewhere: 0-d CPU tensors that go along
         self.moved = [i for i, s in enumerate(specs) if s.device is not self.device]
+        self.direct = False
         if self.moved:
             return
         self.outs, self.views = op.infer(op.recipe(static).args(specs, scalars))
@@ -83,6 +103,11 @@ class _Known:
         self.nbytes = 0 if self.views else sum(s.nbytes for s in self.outs)
         #: one result with memory of its own, whose shape is known
         self.plain = len(self.outs) == 1 and not (self.views or op.dynamic or op.lists)
+        #: results, or views, that are known to the last stride: `_quick.run` makes them
+        odd = op.dynamic or op.lists or op.writes or op.random or op.body is not None
+        self.direct = bool(specs and self.outs) and not odd and len(specs) < limits.WORK_IDS
+        self.work = max(1, self.nbytes // limits.WORK_BYTES)
+        self.plans: dict[int, Any] = {}  # by mask: see `_quick._plan`
         if not specs:
             self.device = self.outs[0].device if self.outs else CPU
 
@@ -96,6 +121,33 @@ def set_casting(cast: Callable[[Op, Any, Any], Any] | None) -> None:
     """Let `cast(op, tensors, static)` return the inputs that an op runs on; None: as they are."""
     global _casting
     _casting = cast
+    _say_usual()
+
+
+#: Whether somebody stands between ops and their dispatch: see `_interpose.py`.
+_interposed = False
+
+
+def set_interposed(interposed: bool) -> None:
+    """Say whether ops pass through somebody's hands before `apply`."""
+    global _interposed
+    _interposed = interposed
+    _say_usual()
+
+
+def _say_usual() -> None:
+    from . import _quick
+
+    _quick.set_usual(not _interposed and _casting is None)
+
+
+_run: Any = None  # `_quick.run`, which needs what is here
+
+
+def set_runner(run: Callable[..., Any]) -> None:
+    """Let `run(op, static, scalars, tensors, facts, depth)` issue what is `direct`."""
+    global _run
+    _run = run
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -137,6 +189,10 @@ def apply(
         moved = [t if i not in facts.moved else _move(t, facts.device)
                  for i, t in enumerate(tensors)]  # fmt: skip
         return apply(cls, op, moved, static, scalars, form)
+    if facts.direct:
+        result = _run(op, static, scalars, tensors, facts, 2)
+        if result is not NotImplemented:
+            return result
     session, ids, mask = _inputs(tensors)
     device = tensors[0]._ref.device if tensors else session.index_of(facts.device)  # type: ignore[arg-type]
     if op.random and device and facts.device.type == "cpu":  # type: ignore[union-attr]
@@ -149,17 +205,17 @@ def apply(
         spec = facts.outs[0]
         id_ = next(session._ids)
         ids.append(id_)
-        session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
-        result = cls._new(Ref(session, device, id_, facts.nbytes), spec, Storage(facts.nbytes))
+        number = session.issue(device, op.opcode, bits, ids, static, scalars, facts.nbytes)
+        result = cls._new(Ref(session, device, id_, facts.nbytes), spec)
         if plan is not None:
             node = tape.record(op, plan, tensors, (result,), static, scalars)
-            node.number, node.site = session.last_number, session.last_site
+            node.number, node.site = number, session.last_site
         return result
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
-    places = [_place(tensors[0], op, spec, offset) for spec, offset in facts.views]
+    places = [place(tensors[0], op, spec, offset) for spec, offset in facts.views]
     outs = [session.new_id() for _ in facts.outs]
-    session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
+    number = session.issue(device, op.opcode, bits, ids + outs, static, scalars, facts.nbytes)
     if op.writes:
         _bump(op, static, tensors)
         return None
@@ -167,7 +223,7 @@ def apply(
         results = [_sized(session, device, i, facts.device) for i in outs]  # type: ignore[arg-type]
     elif facts.views:
         results = [
-            _view(tensors[0], op, Ref(session, device, i), spec, place)
+            view_of(tensors[0], op, Ref(session, device, i), spec, place)
             for i, (spec, _), place in zip(outs, facts.views, places, strict=True)
         ]
     else:
@@ -177,7 +233,7 @@ def apply(
         ]
     if plan is not None:
         node = tape.record(op, plan, tensors, results, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
         if op.lists:
             for r in results:
                 r._made_by = "lists"
@@ -216,13 +272,13 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
     """Return the proxy of a tensor that a session holds."""
     from ._tensor import Tensor
 
-    t = Tensor._new(ref, spec, storage or Storage(spec.nbytes))
+    t = Tensor._new(ref, spec, storage)
     if offset:
         t._offset = offset
     return t
 
 
-def _place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
+def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     """Return where a view begins in the storage of x. ShapeError: it does not fit into it."""
     offset += _own_offset(x, spec)
     if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
@@ -236,7 +292,7 @@ def _place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     return offset
 
 
-def _view(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
+def view_of(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
     storage = x._storage.apart() if op.unversioned else x._storage
     out = wrap(ref, spec, offset, storage)
     if not op.detaches:
@@ -271,7 +327,7 @@ def _sized(session: Session, device: int, id_: int, place: Device) -> Tensor:
     ref = Ref(session, device, id_)
     answer = session.spec_of(ref)
     spec = Spec.make(tuple(answer.shape), DTYPES[answer.dtype], place)
-    session._held[device][id_] = spec.nbytes
+    session.lanes[device].held[id_] = spec.nbytes
     return wrap(ref, spec)
 
 
@@ -438,11 +494,11 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
             fn.copy_(target, result)
             return target
     bits = INPLACE if plan is None else plan.mask << 2 | INPLACE
-    session.issue(device, op.opcode, bits, ids, static, scalars)
+    number = session.issue(device, op.opcode, bits, ids, static, scalars)
     target._storage.version += 1
     if plan is not None:
         node = tape.record_inplace(op, plan, tensors, static, scalars)
-        node.number, node.site = session.last_number, session.last_site
+        node.number, node.site = number, session.last_site
     return target
 
 

@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _state
+from ._session import default_dtype_changes
 from .core import dtype as dtypes
 from .core.call import Function, fn
 from .core.dtype import PLACES, Defaults, Device, DType
@@ -59,6 +60,11 @@ def set_default_dtype(d: DType) -> None:
     """Let Python floats and factories make this dtype; it must be a floating one."""
     if not d.is_floating_point:
         raise ArgumentError(f"only floating-point types are supported as the default type, got {d}")
+    if d is not Defaults.dtype:
+        from . import _quick
+
+        default_dtype_changes()
+        _quick.forget()
     Defaults.dtype = d
 
 
@@ -86,7 +92,7 @@ class Generator:
             self._session = session
             self._id = session.new_id()
             home = session.index_of(session.default_device)
-            weakref.finalize(self, session._freed[home].append, self._id)
+            weakref.finalize(self, session.lanes[home].freed.append, self._id)
             fn._seed(self._seed, generator=self)
         assert self._id is not None
         return self._id

@@ -60,6 +60,7 @@ def export(x: Tensor) -> np.ndarray[Any, Any] | None:
     transport = x._ref.session.transport
     window = _Window(array)
     transport.exported += 1
+    x._ref.session.look_at_all()
     weakref.finalize(window, _hide, transport)
     return np.asarray(window)
 
@@ -117,6 +118,7 @@ def adopt(session: Any, array: np.ndarray[Any, Any], ref: Any, spec: Any, storag
     session.flush()
     engines[ref.device].adopt(ref.id, array, spec)
     session.transport.exported += 1
+    session.look_at_all()
     weakref.finalize(storage, _hide, session.transport)
     return True
 

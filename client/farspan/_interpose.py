@@ -11,6 +11,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
+from . import _dispatch
 from ._tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ VMAP, SAVED, INFERENCE, PROFILER = range(4)
 
 
 def _rebuild() -> None:
+    _dispatch.set_interposed(bool(_handlers))
     if not _handlers:
         Tensor._apply = classmethod(_plain)  # type: ignore[method-assign, assignment]
         return

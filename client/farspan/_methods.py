@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _quick
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
@@ -38,7 +39,7 @@ def bind_methods(cls: type) -> None:
         if name in cls.__dict__ or name in _NO_METHOD or name.startswith(_NAMESPACES):
             continue
         function: Function = getattr(fn, name)
-        setattr(cls, name, function)
+        setattr(cls, name, _method(function))
         if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
             setattr(cls, name + "_", getattr(fn, name + "_"))
     for name in VIEWS:
@@ -67,8 +68,40 @@ def bind_methods(cls: type) -> None:
         setattr(cls, name, property(_unary({"T": "numpy_T", "H": "matrix_H"}.get(name, name))))
 
 
+def _method(function: Function) -> Callable[..., Any]:
+    """Return the function as a method: Python calls one of its own more quickly."""
+    ways = _quick.ways
+
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            if not args:
+                return (function.one or ways(function, 1))(self, 2)
+            if len(args) == 1:
+                return (function.two or ways(function, 2))(self, args[0], 2)
+            return (function.many or ways(function, 3))((self, *args), 2)
+        return function.call((self, *args), kwargs)
+
+    method.__name__ = function.__name__
+    method.__qualname__ = f"Tensor.{function.__name__}"
+    return method
+
+
 def _is_operand(x: Any) -> bool:
     return isinstance(x, (Value, bool, int, float, complex, np.generic))
+
+
+def _operand(function: Function) -> Callable[[Any, Any], Any]:
+    """Return the function as an operator, which leaves what it does not know to the other side."""
+
+    with_value = _quick.with_value(function)
+
+    def method(self: Any, other: Any, depth: int = 1) -> Any:
+        kind = type(other)
+        if kind is float or kind is int:
+            return with_value(self, other, depth + 1)
+        return function.call((self, other), {}) if _is_operand(other) else NotImplemented
+
+    return method
 
 
 def _operator(name: str) -> Callable[[Any, Any], Any]:
@@ -76,19 +109,8 @@ def _operator(name: str) -> Callable[[Any, Any], Any]:
     function = getattr(fn, name)
     op = OPS.get(f"{name}.Tensor")
     if op is None or op.body is not None or [a.kind for a in op.args[:2]] != ["T", "T"]:
-
-        def method(self: Any, other: Any) -> Any:
-            return function(self, other) if _is_operand(other) else NotImplemented
-
-        return method
-    static = op.bind(None, None)[1]
-
-    def fast(self: Any, other: Any) -> Any:
-        if isinstance(other, Value):
-            return type(self)._apply(op, (self, other), static, (), 0)
-        return function(self, other) if _is_operand(other) else NotImplemented
-
-    return fast
+        return _operand(function)
+    return _quick.binary(op, op.bind(None, None)[1], _operand(function))
 
 
 def _equality(name: str) -> Callable[[Any, Any], Any]:

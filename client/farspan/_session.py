@@ -1,13 +1,12 @@
-"""Session: the client's end of the stream - ids, open frames, waits and errors that come later.
+"""Session: the client's end of the stream - ids, open frames and what is sent when.
 
-Commands gather in one open frame a device; frames share one sequence. Only `get`, `spec_of` and
-`synchronize` wait. A session may be used from several threads. The transport moves frames and
+Commands gather in one open frame a device; frames share one sequence. A session may be used from
+several threads. `_answers.py` waits and takes what comes back. The transport moves frames and
 delivers events: `_local.LocalTransport` in this process, `_transport.GrpcTransport` over the wire.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -18,33 +17,25 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
+from ._answers import Answers
+from ._gather import Lane, Ref, Sealed
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
-from .core.command import Acked, ErrorInfo, Event, Failed, Frame, Lost, Value
-from .core.dtype import Defaults, Device
+from .core.command import Event, Frame
+from .core.dtype import Device
 from .core.errors import (
-    BY_NAME,
     BadValueError,
     DeviceError,
     FarspanError,
     ProtocolError,
-    ServiceError,
     SessionClosedError,
-)
-from .core.limits import (
-    FLUSH_COMMANDS,
-    FLUSH_IDS,
-    FLUSH_WORK_BYTES,
-    FREE_IDS,
-    IDLE_COMMANDS,
-    IDLE_WORK_BYTES,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ._profile import Profile
 
 log = logging.getLogger("farspan")
 
@@ -75,45 +66,17 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-class Ref:
-    """A counted claim on an engine's tensor; when it goes, so does the tensor."""
-
-    __slots__ = ("__weakref__", "device", "id", "large", "session")
-
-    def __init__(self, session: Session, device: int, id_: int, nbytes: int = 0) -> None:
-        self.session = session
-        self.device = device
-        self.id = id_
-        self.large = nbytes >= limits.FREE_BYTES
-        session._held[device][id_] = nbytes
-
-    def __del__(self) -> None:
-        # Runs at any time, inside of other calls too: a deque's append is one atomic step.
-        self.session._freed[self.device].append(self.id)
-        if self.large:
-            self.session._free_now[self.device] = True
-
-
 def device_names(kinds: Sequence[str]) -> list[str]:
     """Return the devices' names by kind: the first CPU is ``cpu``, as torch calls it."""
     names = [f"{kind}:{list(kinds[:i]).count(kind)}" for i, kind in enumerate(kinds)]
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class _Wait:
-    """One answer that a thread waits for."""
-
-    __slots__ = ("done", "value")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.value: Value | None = None
-
-
-class Session:
+class Session(Answers):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
     def __init__(self, transport: Transport, address: str) -> None:
+        super().__init__()
         self.transport = transport
         self.address = address
         self.id = transport.session_id
@@ -129,35 +92,25 @@ class Session:
         self._ids = itertools.count(1)
         self._numbers = itertools.count(1)
         self._requests = itertools.count(1)
-        self._open = [Frame(i) for i in range(len(self.devices))]
-        self._sites: list[list[Site | None]] = [[] for _ in self.devices]
-        self._freed: list[deque[int]] = [deque() for _ in self.devices]
-        self._free_now = [False] * len(self.devices)  # much memory waits to be freed
-        self._pending_bytes = [0] * len(self.devices)  # of results, by the open frame
+        self.lanes = [Lane(self, i) for i in range(len(self.devices))]
+        self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
-        self._waits: dict[int, _Wait] = {}
-        self._errors: deque[FarspanError] = deque()
-        self._known: dict[int, FarspanError] = {}  # by command number, to name its line again
-        self._lost: FarspanError | None = None
         self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
         _sessions.add(self)
-        self.debug: str | None = None
-        self._commands = 0
-        self.last_number, self.last_site = 0, None  # of the last command
-        #: Of commands of backward, by number: the forward op's line, or lines by forward command.
-        self._forward: dict[int, Any] = {}
-        #: The same of what a pass issues now, and the number before its commands.
-        self.walking: tuple[int, Any] | None = None
-        self._syncs: dict[Site | None, int] = {}
-        self._held: list[dict[int, int]] = [{} for _ in self.devices]  # id -> bytes, 0 for views
+        self._debug: str | None = None
+        self.last_site: Site | None = None  # of the last `issue`
+        self._sealed_commands = 0
         self._owed = threading.Event()  # an open frame waits for company
+        self._has_timer = getattr(transport, "needs_timer", False)
         transport.set_sink(self._deliver)
         self._flusher_awake = False
-        if getattr(transport, "needs_timer", False):
+        for lane in self.lanes:
+            self._begin(lane)
+        if self._has_timer:
             threading.Thread(
                 target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
             ).start()
@@ -186,67 +139,89 @@ class Session:
         static: cmd.Static,
         scalars: Sequence[Any] = (),
         nbytes: int = 0,
-        payload: bytes | None = None,
     ) -> int:
-        """Append a command to the device's open frame and return its number. Does not wait.
-
-        payload: the bytes of an inline Put. This is what every operation pays: keep it short.
-        """
+        """Append a command to what gathers for the device and return its number. Does not wait."""
         site = call_site()
-        with self._lock:
-            if self._over:
-                self._refuse()
-            if len(ids) > limits.TENSORS_PER_COMMAND_MAX:
-                raise BadValueError(
-                    f"one operation on {len(ids)} tensors; at most {limits.TENSORS_PER_COMMAND_MAX}"
-                )
-            frame = self._open[device]
-            if frame.default_dtype != Defaults.dtype.code:
-                if frame.opcodes:
-                    self._send(device)
-                    frame = self._open[device]
-                frame.default_dtype = Defaults.dtype.code
-            if self._free_now[device] or len(self._freed[device]) >= FREE_IDS:
-                self._append_frees(frame, device)
-            sites, count = self._sites[device], len(frame.opcodes)
-            number = next(self._numbers)
-            try:
-                frame.opcodes.append(opcode)
-                frame.modes.append(mode)
-                frame.counts.append(len(ids))
-                frame.ids += ids
-                if payload is not None:
-                    static = (*static, len(frame.payloads), 0)
-                    frame.payloads.append(payload)
-                frame.statics.append(static)
-                frame.scalar_counts.append(len(scalars))
-                if scalars:
-                    frame.scalars += scalars
-                sites.append(site)
-                frame.numbers.append(number)
-            except BaseException:  # Ctrl-C between two columns
-                if len(frame.numbers) == count:
-                    frame.cut(count)
-                    del sites[count:]
-                raise
-            self._commands += 1
-            self.last_number, self.last_site = number, site
-            pending = self._pending_bytes[device] = self._pending_bytes[device] + nbytes
-            count += 1
-            if (
-                count >= FLUSH_COMMANDS
-                or pending >= FLUSH_WORK_BYTES
-                or self.transport.watched
-                or ((count >= IDLE_COMMANDS or pending >= IDLE_WORK_BYTES) and self.transport.idle)
-                or len(frame.ids) >= FLUSH_IDS
-                or len(frame.scalars) >= FLUSH_IDS
-            ):
-                self._send(device)
-            elif count == 1 and not self._flusher_awake:
-                self._owed.set()
-        if self.debug is not None and opcode != cmd.GET:
+        lane = self.lanes[device]
+        if self._over:
+            self._refuse()
+        if len(ids) > limits.TENSORS_PER_COMMAND_MAX:
+            raise BadValueError(
+                f"one operation on {len(ids)} tensors; at most {limits.TENSORS_PER_COMMAND_MAX}"
+            )
+        if lane.free_now:
+            lane.free()
+        number, self.last_site = next(self._numbers), site
+        lane.add((opcode, mode, tuple(ids), static, tuple(scalars), number, site))
+        lane.work += max(
+            1,
+            nbytes // limits.WORK_BYTES,
+            len(ids) // limits.WORK_IDS,
+            len(scalars) // limits.WORK_IDS,
+        )
+        if lane.work >= lane.due:
+            self._look(lane)
+        if self._debug is not None and opcode != cmd.GET:
             self.synchronize()
         return number
+
+    def look(self, lane: Lane) -> None:
+        """Do what is due on a lane: what an operation does that has appended its command itself."""
+        self._look(lane)
+        if self._debug is not None:
+            self.synchronize()
+
+    def _look(self, lane: Lane) -> None:
+        """Send what has gathered if it is much, or if nothing else is under way."""
+        with self._lock:
+            if self._over:
+                lane.commands.clear()
+                self._refuse()
+            if lane.free_now:
+                lane.free()
+            work, transport = lane.work, self.transport
+            if (
+                work >= limits.FLUSH_COMMANDS
+                or transport.watched
+                or (work >= limits.IDLE_COMMANDS and transport.idle)
+            ):
+                self._send(lane)
+            else:
+                self._begin(lane)
+                if work >= limits.IDLE_COMMANDS:  # look rarely while a worker is busy
+                    lane.due = min(2 * work, limits.FLUSH_COMMANDS)
+                elif work and not self._flusher_awake:
+                    self._owed.set()
+                    lane.due = limits.IDLE_COMMANDS
+
+    def _begin(self, lane: Lane) -> None:
+        """Say when a lane is looked at next, if nothing has gathered."""
+        if self.transport.watched or self._debug is not None or self._over:
+            lane.due = 0
+        elif self._has_timer:
+            lane.due = limits.IDLE_COMMANDS if self._flusher_awake else 1
+        else:  # gathering costs nothing where nothing travels
+            lane.due = limits.FLUSH_COMMANDS
+
+    def look_at_all(self) -> None:
+        """Let the next command of every lane find out what has changed: a mode, or the end."""
+        for lane in self.lanes:
+            lane.due = 0
+
+    @property
+    def debug(self) -> str | None:
+        """``"sync"`` while every command waits until it has run."""
+        return self._debug
+
+    @debug.setter
+    def debug(self, mode: str | None) -> None:
+        self._debug = mode
+        self.look_at_all()
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last command."""
+        return max([lane.last_number() for lane in self.lanes])
 
     def put(self, device: int, id_: int, dtype: int, shape: tuple[int, ...], data: Any) -> None:
         """Make tensor `id_` from bytes: inline if small, else by a transfer beside the stream."""
@@ -255,8 +230,8 @@ class Session:
         if nbytes <= limits.INLINE_BYTES_MAX:
             # Inline bytes weigh more than results: 32 KiB of them end a frame.
             weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
-            static: cmd.Static = (dtype, shape)
-            self.issue(device, cmd.PUT, 0, (id_,), static, (), weight, bytes(view))
+            static: cmd.Static = (dtype, shape, bytes(view))
+            self.issue(device, cmd.PUT, 0, (id_,), static, (), weight)
         else:
             transfer = next(self._requests)
             self.transport.upload(transfer, device, view)
@@ -275,219 +250,76 @@ class Session:
     def flush(self, device: int | None = None) -> None:
         """Send what has gathered. Does not wait for it to run."""
         with self._lock:
-            for i in range(len(self._open)) if device is None else (device,):
+            for lane in self.lanes if device is None else (self.lanes[device],):
                 if self._over:
                     self._refuse()
-                while self._freed[i]:
-                    self._append_frees(self._open[i], i)
-                    if len(self._open[i].ids) >= limits.FLUSH_IDS:
-                        self._send(i)
-                if self._open[i].opcodes:
-                    self._send(i)
+                self._send(lane, all_frees=True)
 
     def _flush_old(self) -> None:
         """Send what is open, unless the worker is behind: the flusher shall not hold the lock."""
-        if not any(frame.opcodes for frame in self._open) or not self.transport.ready:
+        waiting = self._ready or any(lane.commands for lane in self.lanes)
+        if not waiting or not self.transport.ready:
             return
         try:
             self.flush()
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)
 
-    def _append_frees(self, frame: Frame, device: int) -> None:
-        freed, count = self._freed[device], len(frame.opcodes)
-        self._free_now[device] = False
-        try:
-            ids = [freed.popleft() for _ in range(min(len(freed), limits.FREE_IDS_MAX))]
-            frame.opcodes.append(cmd.FREE)
-            frame.modes.append(0)
-            frame.counts.append(len(ids))
-            frame.ids += ids
-            frame.statics.append(())
-            frame.scalar_counts.append(0)
-            self._sites[device].append(None)
-            frame.numbers.append(next(self._numbers))
-        except BaseException:  # Ctrl-C: the worker may keep a few tensors too long
-            if len(frame.numbers) == count:
-                frame.cut(count)
-                del self._sites[device][count:]
-            raise
-        held = self._held[device]
-        for id_ in ids:
-            held.pop(id_, None)
+    def _send(self, lane: Lane, all_frees: bool = False) -> None:
+        """Seal what has gathered and hand it over; what is not taken now is sent before the rest.
 
-    def _send(self, device: int) -> None:
-        """Hand the open frame to the transport; if that fails or is interrupted, it stays open."""
-        frame, sites = self._open[device], self._sites[device]
-        most = len(frame)  # commands; fewer where they are too long for one frame on the wire
-        while frame.opcodes:
-            rest = Frame(device, default_dtype=frame.default_dtype)
-            first, rest = (frame, rest) if most >= len(frame) else frame.split(most)
-            first_sites, other_sites = sites[: len(first)], sites[len(first) :]
+        all_frees: few ids of small tensors are freed too.
+        """
+        self._hand_over()
+        while lane.commands or (all_frees and lane.freed):
+            self._seal(lane, all_frees)
+            self._hand_over()
+
+    def _seal(self, lane: Lane, all_frees: bool = False) -> None:
+        """Move a frame's worth of commands from a lane to what is ready to be sent."""
+        # First the counts, then the commands: a thread that appends meanwhile at worst looks early.
+        lane.work = 0
+        self._begin(lane)
+        sealed, count = lane.seal(all_frees)
+        last, commands = max(sealed[0].numbers, default=0), lane.commands
+        # No calls from here on, so a Ctrl-C or another thread finds all of it done, or none.
+        self._ready += (sealed,)
+        del commands[:count]
+        lane.sealed_number = last or lane.sealed_number
+        self._sealed_commands += count
+
+    def seal_all(self) -> None:
+        """Seal what has gathered: what comes runs under another default dtype. Does not send."""
+        with self._lock:
+            for lane in self.lanes:
+                while lane.commands:
+                    self._seal(lane)
+
+    def _hand_over(self) -> None:
+        """Give what is ready to the transport, in order; what is not taken stays."""
+        while self._ready:
+            frame, sites = self._ready[0]
             try:
-                self._hand_over(first, first_sites)
+                self._hand_over_one(frame, sites)
             except ProtocolError:
-                if first.sequence or len(first) == 1:
+                if frame.sequence or len(frame) == 1:
                     raise
-                most = len(first) // 2
-            finally:
-                if first.sequence:  # taken, whatever has interrupted us since: never twice
-                    self._open[device], self._sites[device] = rest, other_sites
-                    self._pending_bytes[device] = 0
-                    frame, sites = rest, other_sites
+                half = len(frame) // 2  # too long for one message on the wire
+                first, rest = frame.split(half)
+                self._ready[:1] = [(first, sites[:half]), (rest, sites[half:])]
 
-    def _hand_over(self, frame: Frame, sites: list[Site | None]) -> None:
+    def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
         frame.sequence = self._sequence + 1
         flight = (frame.sequence, frame.numbers, sites)
         try:
             self._in_flight.append(flight)  # before: on `local:` its events come within `send`
             self.transport.send(frame)
         finally:
-            if frame.sequence:
+            if frame.sequence:  # taken, whatever has interrupted us since: never twice
                 self._sequence = frame.sequence
+                del self._ready[0]
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
-
-    # ---------------------------------------------------------------------------------- waits --
-    def get(self, ref: Ref) -> Value:
-        """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
-        return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
-
-    def spec_of(self, ref: Ref) -> Value:
-        """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
-        return self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
-
-    def wait_for(self, ref: Ref) -> None:
-        """Wait until a tensor is computed; raise what it is poisoned by."""
-        self._ask(ref.device, (ref.id,), cmd.GET_SPEC)
-
-    def synchronize(self, device: int | None = None) -> None:
-        """Wait until all commands have run; raise the first error that nobody has seen."""
-        for i in range(len(self.devices)) if device is None else (device,):
-            self._ask(i, (), cmd.GET_SPEC)
-
-    def memory_of(self, device: int, anew: bool = False) -> tuple[int, int, int]:
-        """Return the bytes of this session's tensors on a device: now, at most so far, the limit.
-
-        anew: from now on another most is counted. Waits for all commands before it.
-        """
-        self.flush(device)  # frees that wait come first
-        kind = cmd.GET_MEMORY_ANEW if anew else cmd.GET_MEMORY
-        used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
-        return used, peak, limit
-
-    def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
-        request = next(self._requests)
-        wait = self._waits[request] = _Wait()
-        site = call_site()
-        self._syncs[site] = self._syncs.get(site, 0) + 1
-        try:
-            with self._lock:
-                self.issue(device, cmd.GET, 0, ids, (request, kind, 0))
-                self.flush()
-            while not wait.done.wait(0.1):  # short, so that Ctrl-C is prompt everywhere
-                if self._lost is not None:
-                    break
-        except BaseException:  # Ctrl-C: the bytes need not come
-            self.transport.give_up(request)
-            raise
-        finally:
-            self._waits.pop(request, None)
-        if wait.value is None:
-            self._refuse()
-        assert wait.value is not None
-        if wait.value.error is not None:
-            raise self._resolve(wait.value.error)
-        self.raise_pending()
-        return wait.value
-
-    def raise_pending(self) -> None:
-        """Raise the first error that came since the last wait; the others are noted on it."""
-        errors = self._take_errors()
-        if errors:
-            for other in errors[1:]:
-                errors[0].add_note(f"also: {type(other).__name__}: {other}")
-            raise errors[0]
-
-    def _take_errors(self) -> list[FarspanError]:
-        errors = []
-        with contextlib.suppress(IndexError):  # no lock: a sender may hold it while it waits
-            while True:
-                errors.append(self._errors.popleft())
-        return errors
-
-    def _resolve(self, info: ErrorInfo) -> FarspanError:
-        """Return the error of a poisoned read; reading counts as having seen it."""
-        error = self._known.get(info.command)
-        if error is None:
-            return self._make_error(info)
-        with contextlib.suppress(ValueError):
-            self._errors.remove(error)
-        fresh = type(error)(*error.args)
-        fresh.site, fresh.forward = error.site, error.forward
-        return fresh
-
-    # --------------------------------------------------------------------------------- events --
-    def _deliver(self, event: Event) -> None:
-        """Take an event from the transport; runs on its reader thread, or inside `send`."""
-        if isinstance(event, Value):
-            wait = self._waits.get(event.request)
-            if wait is not None:
-                wait.value = event
-                wait.done.set()
-        elif isinstance(event, Acked):
-            flights = self._in_flight
-            while flights and flights[0][0] <= event.applied:
-                numbers = flights.popleft()[1]
-                if self._forward and numbers:
-                    self._forget_forward(numbers[-1])
-        elif isinstance(event, Failed):
-            error = self._make_error(event.error)
-            if len(self._known) >= limits.MEMO_ENTRIES_MAX:
-                self._known.clear()
-            self._known[event.error.command] = error
-            if len(self._errors) < limits.ERRORS_UNREAD_MAX:  # the first ones say most
-                self._errors.append(error)
-        elif isinstance(event, Lost):
-            cls = BY_NAME.get(event.kind, ServiceError)
-            self._lost = cls(event.message)
-            self._over = True
-            for wait in list(self._waits.values()):
-                wait.done.set()
-
-    def _make_error(self, info: ErrorInfo) -> FarspanError:
-        site = self._site_of(info.command)
-        where = describe_site(site)
-        cls = BY_NAME.get(info.kind, ServiceError)
-        text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
-        forward = self._forward.get(info.command)
-        if forward is None and self.walking is not None and info.command > self.walking[0]:
-            forward = self.walking[1]
-        if type(forward) is dict:
-            forward = forward.get(info.forward)
-        if forward is not None:
-            text += f"\n  in the backward of {describe_site(forward)}"
-        error = cls(text)
-        error.site, error.forward = where, info.forward
-        return error
-
-    def note_forward(self, number: int, lines: Any) -> None:
-        """Remember the forward line, or lines by forward command, of a command of backward."""
-        self._forward[number] = lines
-
-    def _forget_forward(self, last: int) -> None:
-        """Forget the forward lines of commands that have run."""
-        with contextlib.suppress(RuntimeError):  # another thread is adding: the next ack comes back
-            while self._forward and (number := next(iter(self._forward))) <= last:
-                del self._forward[number]
-
-    def _site_of(self, number: int) -> Site | None:
-        for _, numbers, sites in list(self._in_flight):
-            if numbers and numbers[0] <= number <= numbers[-1]:
-                for have, site in zip(numbers, sites, strict=True):
-                    if have == number:
-                        return site
-        return None
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
@@ -516,6 +348,7 @@ class Session:
         finally:
             with self._lock:
                 self._closed = self._over = True
+                self.look_at_all()
             self.transport.close()
 
     def _tell_unread(self, wait: bool) -> None:
@@ -554,21 +387,42 @@ class Session:
         self.flush()
         return self.transport.worker_stats()
 
+    @property
+    def commands(self) -> int:
+        """How many commands were issued."""
+        return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
+
     def stats(self) -> dict[str, Any]:
         """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
         live = {}
-        for device, held, freed in zip(self.devices, self._held, self._freed, strict=True):
-            gone = set(freed)
-            sizes = [n for i, n in list(held.items()) if i not in gone]
+        for device, lane in zip(self.devices, self.lanes, strict=True):
+            gone = set(lane.freed)
+            sizes = [n for i, n in list(lane.held.items()) if i not in gone]
             live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
         syncs = {describe_site(site): n for site, n in self._syncs.items()}
         return {
-            "commands": self._commands,
+            "commands": self.commands,
             **self.transport.stats(),
             "sync_points": sum(syncs.values()),
             "sync_sites": syncs,
             "live": live,
         }
+
+    def profile(self, path: str | os.PathLike[str] | None = None) -> Profile:
+        """Return a context that records what becomes of the commands issued inside.
+
+        path: where to write a trace for https://ui.perfetto.dev when it ends: client, wire, queue
+        and kernels, an arrow a frame. Waits at both ends. ProgramError if one is on already.
+
+        >>> import farspan
+        >>> with farspan.connect("local:") as session, session.profile() as p:
+        ...     y = farspan.ones(3).exp()
+        >>> any(event["name"] == "exp" for event in p.events)
+        True
+        """
+        from ._profile import Profile
+
+        return Profile(self, path)
 
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.devices))
@@ -582,7 +436,15 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 def _after_fork() -> None:
     for session in list(_sessions):
         session._over = True
+        session.look_at_all()
         session._lock = threading.RLock()  # a thread that is not here may have held it
+
+
+def default_dtype_changes() -> None:
+    """Seal what all sessions have gathered: a frame has one default dtype."""
+    for session in list(_sessions):
+        if not session._over:
+            session.seal_all()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -606,14 +468,17 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
         session._flusher_awake = True
         quiet = 0
         while quiet < limits.FLUSH_QUIET_ROUNDS:
-            issued = session._commands
+            issued = session.commands
             del session
             time.sleep(limits.FLUSH_DELAY_S)
             session = ref()
             if session is None or session._over:
                 return  # whoever uses the session next is told why
-            quiet = quiet + 1 if session._commands == issued else 0
+            quiet = quiet + 1 if session.commands == issued else 0
             session._flush_old()
-        session._flusher_awake = False
+        with session._lock:
+            session._flusher_awake = False
+            for lane in session.lanes:
+                lane.due = min(lane.due, 1)  # the next command wakes it
         session._flush_old()  # what came before the flag was seen
         del session

@@ -8,13 +8,17 @@ from __future__ import annotations
 import linecache
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 #: Code object and instruction offset: cheap to take, resolved when needed. In anomaly mode the text
 #: of the whole stack follows.
 Site = tuple[Any, ...]
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_is_own: dict[str, bool] = {}  # by file name: asked for several frames of every op
+theirs: set[str] = set()  # names of files that are not ours; of ours. Asked for frames of every op.
+_ours: set[str] = set()
 
 
 def call_site() -> Site | None:
@@ -22,16 +26,20 @@ def call_site() -> Site | None:
 
     The caller's caller and its caller are ours in any case, so the search begins above them.
     """
-    frame = sys._getframe(3)
+    return site_from(sys._getframe(3))
+
+
+def site_from(frame: FrameType | None) -> Site | None:
+    """Return where the innermost frame outside of farspan stands, at or above this one."""
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
-        own = _is_own.get(name)
-        if own is None:
-            own = _is_own[name] = name.startswith(_OWN)
-        if not own:
+        if name in theirs:
             return code, frame.f_lasti
-        frame = frame.f_back  # type: ignore[assignment]
+        if name in _ours:
+            frame = frame.f_back
+        else:
+            (_ours if name.startswith(_OWN) else theirs).add(name)
     return None
 
 

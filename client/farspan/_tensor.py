@@ -15,8 +15,8 @@ import numpy as np
 
 from . import _dispatch, _indexing
 from . import _grad_dtype as grad_dtypes
-from ._dispatch import Storage
-from ._session import Ref
+from ._dispatch import OwnStorage, Storage
+from ._gather import Ref
 from ._table import TableMethods
 from .core import command as cmd
 from .core import tape
@@ -81,7 +81,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
 
     _ref: Ref
     _spec: Spec
-    _storage: Storage
+    _storage: Any = OwnStorage()  # of views and what they view; else made when asked for
     # Fields that most tensors never set stay on the class: a proxy then costs three stores.
     _offset = 0
     _node: tape.Node | None = None
@@ -99,11 +99,13 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
     _levels: tuple[Any, ...] = ()  # of vmap; only a BatchedTensor has some
 
     @classmethod
-    def _new(cls, ref: Ref, spec: Spec, storage: Storage) -> Tensor:
+    def _new(cls, ref: Ref, spec: Spec, storage: Storage | None = None) -> Tensor:
         t = object.__new__(cls)
         t._ref = ref
         t._spec = spec
-        t._storage = storage
+        t._node = t._base = None  # read by every op: faster here than from the class
+        if storage is not None:
+            t._storage = storage
         return t
 
     def _save(self) -> tuple[Ref, Spec, int, Storage]:

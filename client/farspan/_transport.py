@@ -236,15 +236,30 @@ class GrpcTransport:
 
     def worker_stats(self) -> list[dict[str, Any]]:
         """Return what each worker counted itself of this session, by device. Waits."""
+        asked = wire.DescribeRequest(self.session_id, worker_status=True)
+        texts = wire.decode(wire.DescribeReply, self._call_once("Describe", asked)).worker_status
+        return [dict(json.loads(text).get("engine", {})) for text in texts]
+
+    def trace(self, begin: bool) -> dict[str, Any]:
+        """Let the gateway note from now on when frames pass, or end it; return what it noted.
+
+        Waits. VersionError if the gateway is too old to know.
+        """
+        answer = self._call_once("Trace", wire.TraceRequest(self.session_id, begin))
+        records: dict[str, Any] = json.loads(wire.decode(wire.TraceReply, answer).records)
+        return records
+
+    def _call_once(self, method: str, asked: Any) -> bytes:
+        """Return the answer to a unary call."""
         self._check()
-        asked = wire.encode(wire.DescribeRequest(self.session_id, worker_status=True))
         try:
-            method = self._data_channel().unary_unary(f"/{wire.SERVICE}/Describe")
-            answer = method(asked, metadata=self._metadata, timeout=limits.CONNECT_S)
+            call = self._data_channel().unary_unary(f"/{wire.SERVICE}/{method}")
+            answer: bytes = call(
+                wire.encode(asked), metadata=self._metadata, timeout=limits.CONNECT_S
+            )
         except grpc.RpcError as error:
             raise self._explain(error) from None
-        texts = wire.decode(wire.DescribeReply, answer).worker_status
-        return [dict(json.loads(text).get("engine", {})) for text in texts]
+        return answer
 
     # --- sending ---------------------------------------------------------------------------------
     def send(self, frame: Frame) -> int:
@@ -342,7 +357,7 @@ class GrpcTransport:
         the last event.
         """
         with self._changed:
-            early, self._sink = self._early, sink
+            early, self._early, self._sink = self._early, [], sink
         for event in early:
             sink(event)
 

@@ -29,6 +29,7 @@ from farspan.core.errors import (
 from farspan_server import session as sessions
 from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
+from farspan_server.passing import Passing
 from farspan_server.service import Live, Service
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Gateway:
             "Download": grpc.unary_stream_rpc_method_handler(self._download),
             "List": self._unary(wire.ListRequest, self._list),
             "Describe": self._unary(wire.DescribeRequest, self._describe),
+            "Trace": self._unary(wire.TraceRequest, self._trace),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
         return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
@@ -139,6 +141,11 @@ class Gateway:
         status = await self.service.worker_status(live) if asked.worker_status else []
         return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
 
+    async def _trace(self, tenant: str, asked: wire.TraceRequest) -> wire.TraceReply:
+        live = self.service.find(tenant, asked.session)
+        passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
+        return wire.TraceReply(passed.to_json())
+
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         live = self.service.find(tenant, asked.session)
         closed = sessions.Fault("SessionClosedError", "the session was closed by its tenant")
@@ -160,6 +167,8 @@ class Gateway:
                 down, count, size_bytes = message
                 async with asyncio.timeout(limits.LEASE_S):
                     await context.write(wire.encode(down))
+                if live.passing is not None:
+                    live.passing.written(down.applied)
                 self.service.give(live, sessions.Written(count, size_bytes))
         except TimeoutError:
             log.info("session %s: its client does not read", live.id)
@@ -197,7 +206,12 @@ class Gateway:
 
     def _take(self, live: Live, up: wire.Up) -> None:
         for data in up.frames:
-            self.service.give(live, sessions.FrameIn(wire.frame_header(data), data))
+            header = wire.frame_header(data)
+            if live.passing is not None:
+                live.passing.received(header.sequence)
+            self.service.give(live, sessions.FrameIn(header, data))
+            if live.passing is not None:
+                live.passing.forwarded(header.sequence)
         if up.reserve:
             self.service.give(live, sessions.Reserve())
         if up.close:

@@ -30,6 +30,7 @@ from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server.config import GatewayConfig
 from farspan_server.downloads import Downloads
+from farspan_server.passing import Passing
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.workers import WorkerLink
 
@@ -54,6 +55,7 @@ class Live:
         self.names = _names(kinds)
         self.assigned = asyncio.Event()
         self.downloads = Downloads()
+        self.passing: Passing | None = None  # while its client profiles
         self._events: deque[sessions.EventsOut] = deque()
         self._last_words: bytes | None = None
         self._welcome: wire.Welcome | None = None
@@ -348,6 +350,8 @@ class Service:
     def events(self, worker: pools.Worker, channel: int, applied: int, data: bytes) -> None:
         live = self._channels.get(channel)
         if live is not None:
+            if live.passing is not None:
+                live.passing.answered(applied)
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
                     self.give(live, sessions.EventsIn(device, applied, data))

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from farspan.core import limits, link
 from farspan.core.errors import FarspanError, ProtocolError
 
-from farspan_server.link import Link, dial
+from farspan_server.link import Link, Payload, dial
 from farspan_server.pool import Worker
 
 log = logging.getLogger(__name__)
@@ -125,22 +125,23 @@ class WorkerLink:
 
     async def _hear(self) -> None:
         assert self._control is not None
-        while True:
-            header, payload = await self._control.receive()
-            self._silent = 0
-            if header.kind == link.EVENTS:
-                applied, events = link.unpack_events(payload)
-                self._listener.events(self.worker, header.channel, applied, bytes(events))
-            elif header.kind == link.HEARTBEAT:
-                self.counts = link.unpack_json(payload)
-            elif header.kind == link.CLOSE:
-                self._listener.closed(self.worker, header.channel)
-            elif header.kind == link.STATUS:
-                counts = link.unpack_json(payload)
-                if self._asked and not (answer := self._asked.popleft()).done():
-                    answer.set_result(counts)
-            else:
-                raise ProtocolError(f"kind {header.kind} does not come from a worker")
+        await self._control.hear(self._heard)
+
+    def _heard(self, header: link.Header, payload: Payload) -> None:
+        self._silent = 0
+        if header.kind == link.EVENTS:
+            applied, events = link.unpack_events(payload)
+            self._listener.events(self.worker, header.channel, applied, bytes(events))
+        elif header.kind == link.HEARTBEAT:
+            self.counts = link.unpack_json(payload)
+        elif header.kind == link.CLOSE:
+            self._listener.closed(self.worker, header.channel)
+        elif header.kind == link.STATUS:
+            counts = link.unpack_json(payload)
+            if self._asked and not (answer := self._asked.popleft()).done():
+                answer.set_result(counts)
+        else:
+            raise ProtocolError(f"kind {header.kind} does not come from a worker")
 
     async def _hear_bulk(self) -> None:
         assert self._bulk is not None

@@ -15,7 +15,7 @@ import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
-from farspan.core.dtype import DTYPES, Defaults, Device, int64
+from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import (
     BY_NAME,
     AutogradError,
@@ -27,6 +27,7 @@ from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
 
+from . import formulas
 from . import plan as plans
 from .backend import HOST, Host
 from .programs.body import check_static
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from farspan.core.command import Static
+
+    from .timeline import Timeline
 
 DEFAULT_SEED = 67280421310721  # torch's default_rng_seed_val
 
@@ -65,6 +68,7 @@ class Engine:
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
         self.applied = 0  # sequence of the last frame
+        self.timeline: Timeline | None = None  # while the client profiles
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
         self._skipped: ErrorInfo | None = None  # why the last skipped store was
@@ -114,6 +118,8 @@ class Engine:
         """Return counts an operator reads."""
         return {
             "commands": self.commands,
+            "calls": self.programs.calls,
+            "planned": self.programs.planned,
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
@@ -132,6 +138,8 @@ class Engine:
             frame.opcodes, frame.modes, frame.counts, frame.statics, frame.scalar_counts,
             frame.numbers, strict=True,
         )  # fmt: skip
+        if self.timeline is not None:
+            columns = self.timeline.running(frame.sequence, columns)
         for opcode, mode, count, static, scalar_count, self._number in columns:
             mine = ids[at : at + count]
             at += count
@@ -158,16 +166,16 @@ class Engine:
         self, op: Op, mode: int, ids: list[int], static: Static, scalars: Sequence[Any]
     ) -> None:
         form, mask = mode & 3, mode >> 2
-        flat = _recipe(op, static).flat
-        if flat > len(ids) or (form == cmd.INPLACE and not flat):
-            raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
-        if form == cmd.INPLACE and len(op.schema.returns) != 1:
-            raise ProtocolError(f"{op.name} in place has no place for its results")
-        if form > cmd.OUT:
-            raise ProtocolError(f"{op.name} in an unknown form")
-        known = len(ids) if form == cmd.OUT else flat
-        inputs = self._look_up(ids[:known])
-        outs = ids[flat:] if form == cmd.FUNCTIONAL else []
+        recipe = op.recipes.get(static) or _recipe(op, static)
+        flat = recipe.flat
+        if flat > len(ids) or form:
+            _check_form(op, form, flat, ids)
+        outs = [] if form else ids[flat:]
+        tensors = self.tensors
+        try:
+            inputs = [*map(tensors.__getitem__, ids if form == cmd.OUT else ids[:flat])]
+        except KeyError as e:
+            raise ProtocolError(f"unknown tensor {e}") from None
         try:
             if self.poisoned:
                 bad = next((x for x in inputs if type(x) is Poison), None)
@@ -182,11 +190,15 @@ class Engine:
             specs = [spec for spec, _ in self._outputs_of(op, inputs, static, scalars)]
             self._fail(e, op.base, outs, specs, inputs)
             return
-        if form == cmd.FUNCTIONAL:
+        if not form:
             if len(results) != len(outs):
                 raise ProtocolError(f"{op.name} has {len(results)} outputs, not {len(outs)}")
+            if len(tensors) + len(outs) > limits.TENSORS_PER_SESSION_MAX:
+                raise ProtocolError("too many live tensors")
             for out, result in zip(outs, results, strict=True):
-                self._set(out, result)
+                if out in tensors:
+                    raise ProtocolError(f"tensor {out} exists already")
+                tensors[out] = result
         if mask:
             self._record(op, form, mask, inputs, results, static, scalars)
 
@@ -196,9 +208,11 @@ class Engine:
         plan = op.vjp_plan(static, mask)
         if plan is None:
             raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
-        for i, x in enumerate(inputs):
-            if plan.mask >> i & 1 and tape.edge_of(x) is None:
+        mask = plan.mask
+        for x in inputs:
+            if mask & 1 and (x._node is None or x._base) and tape.edge_of(x) is None:
                 x._node = tape.Leaf()
+            mask >>= 1
         if form == cmd.INPLACE:
             node = tape.record_inplace(op, plan, inputs, static, tuple(scalars))
         else:
@@ -284,7 +298,7 @@ class Engine:
         if len(ids) > 1:
             raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
-            self._events.append(self._memory(request, kind))
+            self._events.append(self._answer(request, kind, device))
             return
         (x,) = self._look_up(ids)
         if type(x) is Poison:
@@ -312,10 +326,19 @@ class Engine:
         else:
             self._events.append(Value(request, spec.dtype.code, spec.shape, data))
 
-    def _memory(self, request: int, kind: int) -> Value:
-        """Answer a barrier, or what memory the session has here."""
+    def _answer(self, request: int, kind: int, about: int) -> Value:
+        """Answer a barrier, what memory the session has here, how a program runs, or what ran."""
         if kind == cmd.GET_SPEC:
             return Value(request, 0, (), b"")
+        if kind == cmd.GET_PROGRAM:
+            text = self.programs.explain(about)
+            return Value(request, uint8.code, (len(text),), text)
+        if kind in (cmd.GET_TRACE, cmd.GET_TRACE_END):
+            from .timeline import Timeline  # only here: it brings what the wire needs
+
+            text = (self.timeline or Timeline()).to_json().encode()
+            self.timeline = Timeline() if kind == cmd.GET_TRACE else None
+            return Value(request, uint8.code, (len(text),), text)
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:
@@ -378,7 +401,7 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage.memory) for x in seeds}
 
-        watch = _Watch(bool(keep & cmd.CHECK_NAN), self.backend.xp)
+        watch = _Watch(bool(keep & cmd.CHECK_NAN), self.backend)
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage.memory))
@@ -390,7 +413,7 @@ class Engine:
                 {w for w in wanted if w is not None},
                 unpack,
                 keep=bool(keep & 1),
-                watch=watch,
+                watch=watch if self.timeline is None else self.timeline.watching(watch),
             )
             results: list[Array | Poison] = []
             for stop, edge in zip(stops, wanted, strict=True):
@@ -455,7 +478,9 @@ class Engine:
 
     def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
-        spec = gradient._spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
+        spec = gradient._spec
+        if spec is not like or not like.contiguous:
+            spec = spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
         if gradient._spec is spec and id(gradient._storage.memory) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
                 shared.add(id(gradient._storage.memory))
@@ -514,17 +539,17 @@ class Engine:
 class _Watch(tape.Watch):
     """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
 
-    def __init__(self, check_nan: bool, xp: Any) -> None:
+    def __init__(self, check_nan: bool, backend: Host) -> None:
         self.node: tape.Node | None = None
         self.check_nan = check_nan
-        self.xp = xp
+        self.backend = backend
 
     def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
         self.node = node
-        pairs = tape.backward_of(node, gradients, unpack)
+        run = tape.backward_of if self.backend.remote else formulas.run
+        pairs = list(run(node, gradients, unpack))
         if self.check_nan:
-            pairs = list(pairs)
-            at = tape.first_bad(node, pairs, lambda g: bool(self.xp.isnan(g.array).any()))
+            at = tape.first_bad(node, pairs, lambda g: bool(self.backend.xp.isnan(g.array).any()))
             if at >= 0:
                 raise AutogradError(
                     f"Function '{backward_name(node)}' returned nan values in its {at}th output."
@@ -533,6 +558,16 @@ class _Watch(tape.Watch):
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"
+
+
+def _check_form(op: Op, form: int, flat: int, ids: list[int]) -> None:
+    """Raise unless a command's ids can be those of an op that takes `flat` tensors."""
+    if flat > len(ids) or (form == cmd.INPLACE and not flat):
+        raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
+    if form == cmd.INPLACE and len(op.schema.returns) != 1:
+        raise ProtocolError(f"{op.name} in place has no place for its results")
+    if form > cmd.OUT:
+        raise ProtocolError(f"{op.name} in an unknown form")
 
 
 def _recipe(op: Op, static: Static) -> Any:
@@ -544,7 +579,7 @@ def _recipe(op: Op, static: Static) -> Any:
 
 def _gradient_spec(spec: Spec) -> Spec:
     """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
-    return spec if spec is None or spec.dense else spec.contiguous_
+    return spec if spec is None or spec.contiguous or spec.dense else spec.contiguous_
 
 
 def _ints(static: Static, count: int) -> Static:

@@ -7,6 +7,7 @@ torch's CPU kernels do.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError
 from farspan.core.spec import Spec
 
+from . import direct
+from . import store as stores
 from .backend import HOST
 
 if TYPE_CHECKING:
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 class Plan:
     """One op, bound to specs and static arguments."""
 
-    __slots__ = ("casts", "compute", "into", "kernel", "nbytes", "op", "outs", "recipe", "views")
+    __slots__ = (
+        "casts", "compute", "direct", "into", "kernel", "nbytes", "op", "outs", "recipe", "views",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -51,6 +56,8 @@ class Plan:
         self.casts = self._find_casts(specs)
         self.kernel: Any = backend.kernel(op, args)
         self.into = backend.into(op)
+        # How a functional call runs, if so simple; it is written for arrays of this process.
+        self.direct: Any = None if backend.remote else direct.bind(self, specs)
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
@@ -90,6 +97,8 @@ class Plan:
 
 
 _plans: dict[Any, Plan] = HOST.plans
+_specs_of = operator.attrgetter("_spec")
+lay_out, empty = HOST.lay_out, HOST.empty
 
 
 def plan_for(
@@ -101,7 +110,7 @@ def plan_for(
 ) -> Plan:
     """Return the plan for these inputs; raises what the op's metadata rule raises."""
     plans = backend.plans
-    key = (op, static, Defaults.dtype, *[t._spec for t in tensors])
+    key = (op, static, Defaults.dtype, *map(_specs_of, tensors))
     if op.by_value:
         key += tuple([(type(x), x) for x in scalars])
     plan: Plan | None = plans.get(key)
@@ -122,13 +131,17 @@ def run(
     generator: Any = None,
 ) -> list[Array]:
     """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
-    from .store import Array, Storage
-
     backend = budget.backend
-    flat = op.recipe(static).flat
-    targets = tensors[flat:]
-    inputs = tensors[:flat] if targets else tensors
-    plan = plan_for(op, inputs, static, scalars, backend)
+    if form == FUNCTIONAL:
+        plan = plan_for(op, tensors, static, scalars, backend)
+        if plan.direct is not None:
+            return plan.direct(tensors, scalars, budget)  # type: ignore[no-any-return]
+        inputs, targets = tensors, tensors[:0]
+    else:
+        flat = op.recipe(static).flat
+        targets = tensors[flat:]
+        inputs = tensors[:flat] if targets else tensors
+        plan = plan_for(op, inputs, static, scalars, backend)
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
@@ -153,7 +166,7 @@ def run(
                 budget.check(result.nbytes)
                 spec = spec.with_(shape=result.shape)
             array = backend.lay_out(result, spec, arrays)
-            outs.append(Array(array, spec, Storage(array, budget)))
+            outs.append(stores.adopt(array, spec, budget))
         return outs
     if form == INPLACE:
         targets = inputs[:1]
@@ -208,11 +221,9 @@ def place(x: Any, spec: Spec, offset: int) -> int:
 
 
 def _view(x: Array, spec: Spec, offset: int, op: Op) -> Array:
-    from .store import Array
-
     offset = place(x, spec, offset)
     storage = x._storage.apart() if op.unversioned else x._storage
-    out = Array(storage.window(spec, offset), spec, storage, offset)
+    out = stores.Array(storage.window(spec, offset), spec, storage, offset)
     if not op.detaches:
         base = x._base or x
         out._base = base

@@ -234,6 +234,8 @@ class Worker:
             return  # a frame that was under way when its session ended
         with self._losing(session):
             frame = wire.decode_frame(payload)  # outside of the lock: it may be long
+            if session.engine.timeline is not None:
+                session.engine.timeline.received(frame.sequence)
             with self._state:
                 self._inbox.frame(session, frame)
         lone, self._lone = self._lone, None

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .backend import Host
 
 
+_new = object.__new__  # and all fields set one by one: half the time of a call of __init__
+
+
 class Budget:
     """Bytes that a session may hold, and where; every storage charges it before it exists."""
 
@@ -141,7 +144,14 @@ class Array(Variable, Value):
         self._generation = 0
 
     def _save(self) -> Array:
-        return Array(self.array, self._spec, self._storage, self._offset)
+        made = _new(Array)
+        made.array = self.array
+        made._spec = self._spec
+        made._storage = self._storage
+        made._offset = self._offset
+        made._index = made._generation = 0
+        made._node = made._base = None
+        return made
 
     @classmethod
     def _apply(
@@ -149,6 +159,29 @@ class Array(Variable, Value):
     ) -> Any:
         results = plans.run(op, tensors, static, scalars, form, tensors[0]._storage.budget)
         return results[0] if len(results) == 1 and not op.lists else tuple(results)
+
+
+def adopt(array: Any, spec: Spec, budget: Budget) -> Array:
+    """Return the tensor whose memory is `array`, laid out as `spec` says; charges the budget.
+
+    The same as `Array(array, spec, Storage(array, budget))`, in half the time.
+    """
+    storage = _new(Storage)
+    storage.array = array
+    storage.version = 0
+    storage.nbytes = nbytes = array.nbytes
+    storage.budget = budget
+    storage._flat = storage._whole = None
+    used = budget.used = budget.used + nbytes
+    if used > budget.peak:
+        budget.peak = used
+    made = _new(Array)
+    made.array = array
+    made._spec = spec
+    made._storage = storage
+    made._offset = made._index = made._generation = 0
+    made._node = made._base = None
+    return made
 
 
 @dataclass(slots=True, eq=False)

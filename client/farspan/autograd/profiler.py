@@ -1,13 +1,14 @@
 """Profiling on the client: how long each op took to issue, and what was between the marks.
 
 An op returns when its command is written, not when it has run, so these are the client's costs: of
-Python, of metadata, of waits. What the worker does is counted by ``session.worker_stats()``.
+Python, of metadata, of waits. `Session.profile` also shows the wire and the workers' kernels.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import threading
 import time
 from typing import Any
@@ -150,12 +151,18 @@ class EventList(list[Any]):
         return self.table()
 
     def export_chrome_trace(self, path: str) -> None:
-        """Write the events for chrome://tracing."""
-        events = [
-            {"name": e.name, "ph": "X", "ts": e.start, "dur": e.cpu_time_total, "tid": e.thread,
-             "pid": "client", "args": {}}
-            for e in self
-        ]  # fmt: skip
+        """Write the events for chrome://tracing. `Session.profile` shows the workers as well."""
+        pid = os.getpid()
+        events: list[dict[str, Any]] = [
+            {"name": "process_name", "ph": "M", "pid": pid, "tid": 0, "args": {"name": "client"}}
+        ]
+        for e in sorted(self, key=lambda e: e.start):
+            cat = "user_annotation" if e.is_user_annotation else "op"
+            args = {"shapes": e.input_shapes, "stack": e.stack}
+            events.append(
+                {"name": e.name, "cat": cat, "ph": "X", "ts": e.start, "dur": e.cpu_time_total,
+                 "pid": pid, "tid": e.thread, "args": {k: v for k, v in args.items() if v}}
+            )  # fmt: skip
         with open(path, "w") as file:
             json.dump({"traceEvents": events}, file)
 

@@ -47,6 +47,19 @@ def set_default(cls: type[Value]) -> None:
     _default = cls
 
 
+#: Makes `one` and `two` of a function, for arguments of the class that runs factories.
+_quicken: Callable[[Function, int], Callable[..., Any]]
+
+
+def set_quickening(quicken: Callable[[Function, int], Callable[..., Any]]) -> None:
+    """Let `quicken(function, count)` set and return a function's way of so many arguments.
+
+    It is called with the arguments, and with how many frames the user is above.
+    """
+    global _quicken
+    _quicken = quicken
+
+
 #: What runs the bodies of composites while some thread casts automatically.
 _casting: Callable[..., Any] | None = None
 
@@ -71,33 +84,51 @@ def _named(name: str) -> Any:
 class Function:
     """A name of the API: callable, and a method where it stands in a class."""
 
-    __slots__ = ("__name__", "_memo", "form", "overloads")
+    __slots__ = ("__name__", "_memo", "form", "many", "one", "overloads", "two")
 
     def __init__(self, name: str, overloads: Sequence[Op], form: int = FUNCTIONAL) -> None:
         self.__name__ = name
         self.overloads = tuple(overloads)
         self.form = form
-        self._memo: dict[_Kinds, _Choice | _NumberFirst | _Old] = {}
+        self._memo: dict[_Kinds, Choice | _NumberFirst | _Old] = {}
+        #: The quick ways of calls with one, two or more positional arguments, once they are made.
+        self.one: Callable[..., Any] | None = None
+        self.two: Callable[..., Any] | None = None
+        self.many: Callable[..., Any] | None = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        kinds: _Kinds = tuple([_kind(a) for a in args])
+        if not kwargs and args and type(args[0]) is _default:
+            count = len(args)
+            if count == 1:
+                return (self.one or _quicken(self, 1))(args[0], 2)
+            if count == 2:
+                return (self.two or _quicken(self, 2))(args[0], args[1], 2)
+            return (self.many or _quicken(self, count))(args, 2)
+        return self.call(args, kwargs)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do what a call does: pick the overload by the arguments' types, and run it."""
+        kinds: _Kinds = tuple(map(type, args))
+        if list in kinds or tuple in kinds:
+            kinds = tuple([_kind(a) for a in args])
         if kwargs:
             kinds += (tuple([(k, _kind(v)) for k, v in kwargs.items()]),)
         choice = self._memo.get(kinds)
         if choice is None:
-            choice = self._choose(args, kwargs)
+            choice = self.choose(args, kwargs)
             if len(self._memo) < 1_024:
                 self._memo[kinds] = choice
         try:
             return choice.run(args, kwargs)
         except ArgumentError:
-            self._choose(args, kwargs)  # a list is remembered by its first element: look again
+            self.choose(args, kwargs)  # a list is remembered by its first element: look again
             raise
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
-    def _choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> _Choice | _NumberFirst | _Old:
+    def choose(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Choice | _NumberFirst | _Old:
+        """Return how a call with such arguments runs. ArgumentError if no overload takes them."""
         reasons: list[str] = []
         # A tensor stands for a number only where no overload takes it as a tensor.
         for numbers in (_is_plain_number, _is_number) if len(self.overloads) > 1 else (_is_number,):
@@ -129,7 +160,7 @@ class Function:
         return _named, (self.__name__,)
 
 
-class _Choice:
+class Choice:
     """How calls of one combination of argument types run."""
 
     __slots__ = ("form", "name", "op", "out", "packed", "renamed")
@@ -313,7 +344,7 @@ def _match(
     args: Sequence[Any],
     kwargs: dict[str, Any],
     is_number: Callable[[Any], bool],
-) -> tuple[_Choice | None, str]:
+) -> tuple[Choice | None, str]:
     """Return the way to call `op` with these arguments, or None and the reason."""
     params = op.args
     positional = [a for a in params if not a.keyword_only]
@@ -353,7 +384,7 @@ def _match(
             return None, (
                 f"argument '{shown}' {_misfit(at + 1, _type_name(a.kind), given[a.name])}"
             )
-    return _Choice(function, op, packed, renamed), ""
+    return Choice(function, op, packed, renamed), ""
 
 
 def _misfit(position: int, wanted: str, x: Any) -> str:

@@ -36,6 +36,8 @@ GET_SEND: Final = 2  # send the bytes to session device `device` as transfer `re
 GET_MEMORY: Final = 3  # answer with the session's bytes there: int64 (now, at most, limit)
 GET_MEMORY_ANEW: Final = 4  # and begin a new count of the most
 GET_PROGRAM: Final = 5  # ids: (); `device` is a program: answer with uint8 text, JSON of its plan
+GET_TRACE: Final = 6  # ids: (): from now on note when commands run; answer as the next
+GET_TRACE_END: Final = 7  # ids: (): stop it; answer with uint8 text, JSON of what was noted
 
 # The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
 FUNCTIONAL: Final = 0  # outputs are new ids

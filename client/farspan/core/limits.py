@@ -28,13 +28,14 @@ FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
 FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
 FLUSH_BYTES: Final = 32 * KiB  # inline payload gathered before a frame is sent.
 FLUSH_WORK_BYTES: Final = 4 * MiB  # of results not yet sent: beyond, waiting only holds memory.
+WORK_BYTES: Final = FLUSH_WORK_BYTES // FLUSH_COMMANDS  # of results that count as a command.
+WORK_IDS: Final = FLUSH_IDS // FLUSH_COMMANDS  # ids, or numbers, that count as a command.
 FREE_IDS: Final = 64  # small tensors whose ids gather before one command frees them all.
 FREE_BYTES: Final = 64 * KiB  # a tensor of this size is freed by the very next command.
 FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the flusher sleeps.
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
-IDLE_COMMANDS: Final = 8
-IDLE_WORK_BYTES: Final = 256 * KiB  # of results: work worth starting at once.
+IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
@@ -52,9 +53,25 @@ OPENINGS_MAX: Final = 64  # connections of one listener that have not proved the
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
+PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
+
+# --- programs, on the client ----------------------------------------------------------------------
+REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
+REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
+REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
+REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when there are more.
+REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
+REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
+TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
+GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
+GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
+
+# --- profiles ------------------------------------------------------------------------------------
+TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
+TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0

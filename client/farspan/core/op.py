@@ -63,7 +63,7 @@ class Op:
     name: str = ""  # with the overload: "add.Tensor"
     base: str = ""
     writes: bool = False  # the op itself writes to some of its arguments, marked (a!)
-    _recipes: dict[Any, Recipe] = field(default_factory=dict)
+    recipes: dict[Any, Recipe] = field(default_factory=dict)
     _plans: dict[Any, VjpPlan | None] = field(default_factory=dict)
     _bind: Any = None
     _schema: Schema | None = None
@@ -113,11 +113,11 @@ class Op:
 
     def recipe(self, static: Static) -> Recipe:
         """Return how tensors and scalars are put back among the arguments of this static form."""
-        found = self._recipes.get(static)
+        found = self.recipes.get(static)
         if found is None:
-            if len(self._recipes) > limits.MEMO_ENTRIES_MAX:
-                self._recipes.clear()
-            found = self._recipes[static] = Recipe(self, static)
+            if len(self.recipes) > limits.MEMO_ENTRIES_MAX:
+                self.recipes.clear()
+            found = self.recipes[static] = Recipe(self, static)
         return found
 
     def infer(self, args: Sequence[Any]) -> tuple[tuple[Spec, ...], tuple[tuple[Spec, int], ...]]:
@@ -176,7 +176,7 @@ class Recipe:
                 self.fill.append((at, scalars))
                 scalars += 1
             elif arg.is_number and isinstance(value, tuple):
-                value = _NumberList(range(scalars, scalars + len(value)))
+                value = NumberList(range(scalars, scalars + len(value)))
                 scalars += len(value)
             elif arg.is_number:
                 value = None if arg.default is schema.MISSING else arg.default
@@ -196,7 +196,7 @@ class Recipe:
         for at, index in self.fill:
             args[at] = scalars[index]
         for at, value in enumerate(args):
-            if type(value) is _NumberList:
+            if type(value) is NumberList:
                 args[at] = [scalars[i] for i in value]
         return args
 
@@ -216,7 +216,7 @@ def _exactly(letter: str, value: Any) -> Any:
     return _EXACT[letter](value)
 
 
-class _NumberList(list[int]):
+class NumberList(list[int]):
     """Indices of the scalars that make up one list argument."""
 
 
@@ -232,7 +232,7 @@ class VjpCall:
 class VjpPlan:
     """Which formulas run for one mask of inputs, and so what is saved for them."""
 
-    __slots__ = ("calls", "mask", "saved_args", "saved_outs")
+    __slots__ = ("calls", "mask", "saved_args", "saved_outs", "saves", "steps")
 
     def __init__(self, op: Op, recipe: Recipe, mask: int) -> None:
         names = [a.name for a in op.args]
@@ -254,10 +254,16 @@ class VjpPlan:
             at for at, a in enumerate(op.args) if a.is_tensor and a.name in mentioned
         )
         #: what of the results is saved, by its name in formulas: `out` is all, `out_1` the second
-        self.saved_outs = tuple(sorted(m for m in mentioned if _OUT.fullmatch(m)))
+        self.saved_outs = tuple(sorted(m for m in mentioned if OUT_NAME.fullmatch(m)))
+        #: name and slot of each saved argument that is there
+        self.saves = tuple(
+            (op.args[at].name, recipe.slots[at]) for at in self.saved_args if at in recipe.slots
+        )
+        self.steps: Any = None  # how backward runs the formulas; `core/tape.py` finds it out
 
 
-_OUT: Final = re.compile(r"out(_\d+)?")
+#: What formulas call the results: all, or one by its place.
+OUT_NAME: Final = re.compile(r"out(_\d+)?")
 
 
 def mask_of(slot: int | tuple[int | None, ...] | None) -> int:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .call import fn
 from .errors import AutogradError
-from .op import OPS, Op, VjpPlan
+from .op import OPS, OUT_NAME, NumberList, Op, Recipe, VjpPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from .command import Static
     from .spec import Spec
@@ -67,6 +68,7 @@ class Node:
         self.op = op
         self.edges = edges
         self.sequence = next(_sequence)
+        self.outs = ()
         self.saved: dict[str, Any] = {}
         self.versions: tuple[tuple[Any, int], ...] = ()
         self.hooks: dict[int, list[Any]] | None = None  # of an output; the client's only
@@ -177,15 +179,16 @@ def record(
     edges: tuple[Edge | None, ...] | None = None,
 ) -> Node:
     """Give the outputs a node that knows how to send gradients to the inputs in `plan.mask`."""
-    mask = plan.mask
-    if edges is None:
-        edges = edges_of(inputs, mask)
-    node = Node(op, edges)
+    node = Node(op, edges_of(inputs, plan.mask) if edges is None else edges)
     node.plan, node.static, node.scalars = plan, static, scalars
     node.specs = tuple([x._spec for x in inputs])
-    node.outs = tuple([x._spec for x in outputs])
-    if plan.saved_args or plan.saved_outs:
-        _save(node, op, plan, inputs, outputs, static)
+    if len(outputs) == 1:
+        (out,) = outputs
+        node.outs = (out._spec,)
+    else:
+        node.outs = tuple([x._spec for x in outputs])
+    if plan.saves or plan.saved_outs:
+        _save(node, plan, inputs, outputs)
     for i, out in enumerate(outputs):
         if out._spec.dtype.category >= 2:
             out._node, out._index = node, i
@@ -194,30 +197,33 @@ def record(
 
 def edges_of(inputs: Sequence[Any], mask: int) -> tuple[Edge | None, ...]:
     """Return the edges to the inputs in `mask`."""
-    return tuple([edge_of(x) if mask >> i & 1 else None for i, x in enumerate(inputs)])
+    edges: list[Edge | None] = []
+    for x in inputs:
+        if not mask & 1:
+            edges.append(None)
+        elif x._base is None:
+            edges.append(None if x._node is None else (x._node, x._index))
+        else:
+            edges.append(edge_of(x))
+        mask >>= 1
+    return tuple(edges)
 
 
-def _save(
-    node: Node, op: Op, plan: VjpPlan, inputs: Sequence[Any], outputs: Sequence[Any], static: Static
-) -> None:
-    slots = op.recipe(static).slots
-    versions = []
-    for at in plan.saved_args:
-        slot = slots.get(at)
-        if slot is None:
-            continue
-        if isinstance(slot, int):
+def _save(node: Node, plan: VjpPlan, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    saved, versions = node.saved, []
+    for name, slot in plan.saves:
+        if type(slot) is int:
             x = inputs[slot]
-            node.saved[op.args[at].name] = x._save()
+            saved[name] = x._save()
             versions.append((x._storage, x._storage.version))
         else:
             chosen = [None if i is None else inputs[i] for i in slot]
-            node.saved[op.args[at].name] = [None if x is None else x._save() for x in chosen]
+            saved[name] = [None if x is None else x._save() for x in chosen]
             versions += [(x._storage, x._storage.version) for x in chosen if x is not None]
     for name in plan.saved_outs:
         results = outputs if name == "out" else (outputs[int(name[4:])],)
         kept = [x._save() for x in results]
-        node.saved[name] = kept if len(kept) > 1 else kept[0]
+        saved[name] = kept if len(kept) > 1 else kept[0]
         versions += [(x._storage, x._storage.version) for x in results]
     node.versions = tuple(versions)
 
@@ -252,8 +258,10 @@ def needed_nodes(roots: Iterable[Edge], wanted: Collection[Edge]) -> set[Node]:
     while stack:
         node, leaving = stack.pop()
         if leaving:
-            if any(e is not None and (e[0] in needed or e[0] in targets) for e in node.edges):
-                needed.add(node)
+            for e in node.edges:
+                if e is not None and (e[0] in needed or e[0] in targets):
+                    needed.add(node)
+                    break
             continue
         if node in done:
             continue
@@ -308,7 +316,7 @@ def walk(
             return
         slots = pending.get(node)
         if slots is None:
-            slots = pending[node] = [None] * max(1, len(getattr(node, "outs", ())))
+            slots = pending[node] = [None] * (len(node.outs) or 1)
             heapq.heappush(heap, (-node.sequence, node))
         old = slots[index]
         slots[index] = gradient if old is None else fn.add(old, gradient)
@@ -402,11 +410,19 @@ def check_node(node: Node) -> None:
 
 def backward_of(
     node: Node, gradients: list[Any], unpack: Callable[[Node, str, Any], Any]
-) -> Iterable[tuple[Edge, Any]]:
+) -> list[tuple[Edge, Any]]:
     """Run the node's formulas; return (edge, gradient) pairs, shaped as the inputs were."""
     if node.op is None:
         return node.run_python(gradients)  # type: ignore[attr-defined, no-any-return]
     check_node(node)
+    edges = node.edges
+    return [(edges[i], g) for i, g in formulas_of(node, gradients, unpack)]  # type: ignore[misc]
+
+
+def formulas_of(
+    node: Node, gradients: list[Any], unpack: Callable[[Node, str, Any], Any]
+) -> list[tuple[int, Any]]:
+    """Run the formulas of an op's node; return (flat input, its gradient), shaped as that was."""
     if len(gradients) > 1:
         some = next(g for g in gradients if g is not None)
         gradients = [
@@ -415,73 +431,92 @@ def backward_of(
             else g
             for g, spec in zip(gradients, node.outs, strict=True)
         ]
-    env = _Environment(node, gradients, unpack)
-    recipe = node.op.recipe(node.static)
-    sent: list[tuple[Edge, Any]] = []
-    for call in node.plan.calls:
-        result = call.formula(*[env[name, call] for name in call.mentions])
-        parts = result if len(call.positions) > 1 else (result,)
-        for at, part in zip(call.positions, parts, strict=True):
-            slot = recipe.slots.get(at)
+    edges, sent = node.edges, []
+    for formula, getters, slots in node.plan.steps or _steps(node):
+        result = formula(*[get(node, gradients, unpack) for get in getters])
+        for slot, part in zip(slots, result if len(slots) > 1 else (result,), strict=True):
             if slot is None or part is None:
                 continue
-            pairs = [(slot, part)] if isinstance(slot, int) else zip(slot, part, strict=True)
+            pairs = ((slot, part),) if type(slot) is int else zip(slot, part, strict=True)
             for i, gradient in pairs:
-                if i is None or gradient is None:
-                    continue
-                edge = node.edges[i]
-                if edge is not None:
-                    sent.append((edge, fit(gradient, node.specs[i])))
+                if i is not None and gradient is not None and edges[i] is not None:
+                    sent.append((i, fit(gradient, node.specs[i])))
     return sent
 
 
-class _Environment:
-    """Resolves the names that a formula mentions."""
+Getter = Callable[[Node, list[Any], Callable[[Node, str, Any], Any]], Any]
+Slot = int | tuple[int | None, ...] | None
 
-    def __init__(self, node: Node, gradients: list[Any], unpack: Any) -> None:
-        assert node.op is not None
-        self.node, self.gradients, self.unpack = node, gradients, unpack
-        self.recipe = node.op.recipe(node.static)
-        self.positions = {a.name: at for at, a in enumerate(node.op.args)}
-        self.args = self.recipe.args(range(self.recipe.flat), node.scalars)
 
-    def __getitem__(self, key: tuple[str, Any]) -> Any:
-        name, call = key
-        node = self.node
-        if name == "g":
-            several = len(node.outs) > 1 or (node.op is not None and node.op.lists)
-            return self.gradients if several else self.gradients[0]
-        if name == "needed":
-            return [self._is_needed(at) for at in call.positions]
-        if name == "out_spec":
-            return node.outs if len(node.outs) > 1 else node.outs[0]
-        if name in node.saved:
-            saved = node.saved[name]
-            if isinstance(saved, list):
-                return [None if s is None else self.unpack(node, name, s) for s in saved]
-            return self.unpack(node, name, saved)
-        if name in self.positions:
-            return self.args[self.positions[name]] if not self._is_tensor(name) else None
-        at = self.positions[name.removesuffix("_spec")]
-        slot = self.recipe.slots.get(at)
-        if slot is None or isinstance(slot, int):
-            return None if slot is None else node.specs[slot]
-        return [None if i is None else node.specs[i] for i in slot]
+def _steps(node: Node) -> tuple[Any, ...]:
+    """Return how the formulas of all nodes of this op, static form and mask run.
 
-    def _is_tensor(self, name: str) -> bool:
-        assert self.node.op is not None
-        return self.node.op.args[self.positions[name]].is_tensor
+    Of each: the formula, what fetches the values it mentions, and the slots of what it gives.
+    """
+    assert node.op is not None
+    recipe = node.op.recipe(node.static)
+    places = {a.name: at for at, a in enumerate(node.op.args)}
+    steps = []
+    for call in node.plan.calls:
+        slots = tuple([recipe.slots.get(at) for at in call.positions])
+        getters = tuple([_getter(node.op, recipe, places, name, slots) for name in call.mentions])
+        steps.append((call.formula, getters, slots))
+    node.plan.steps = tuple(steps)
+    return node.plan.steps  # type: ignore[no-any-return]
 
-    def _is_needed(self, at: int) -> Any:
-        slot = self.recipe.slots.get(at)
-        if slot is None or isinstance(slot, int):
-            return slot is not None and self.node.edges[slot] is not None
-        return [i is not None and self.node.edges[i] is not None for i in slot]
+
+def _getter(
+    op: Op, recipe: Recipe, places: dict[str, int], name: str, slots: tuple[Slot, ...]
+) -> Getter:
+    """Return what fetches the value of a name that a formula mentions, from a node."""
+    if name == "g":
+        if op.lists:
+            return lambda node, gradients, unpack: gradients
+        return lambda node, gradients, unpack: gradients if len(node.outs) > 1 else gradients[0]
+    if name == "needed":
+        return lambda node, gradients, unpack: [_is_needed(node, slot) for slot in slots]
+    if name == "out_spec":
+        return lambda node, gradients, unpack: node.outs if len(node.outs) > 1 else node.outs[0]
+    at = places.get(name)
+    if at is None and OUT_NAME.fullmatch(name):
+        return lambda node, gradients, unpack: _unpacked(node, name, node.saved[name], unpack)
+    if at is not None and op.args[at].is_tensor:
+        return lambda node, gradients, unpack: _unpacked(node, name, node.saved.get(name), unpack)
+    if at is not None:
+        return _constant(recipe.template[at], dict(recipe.fill).get(at))
+    slot = recipe.slots.get(places[name.removesuffix("_spec")])
+    if slot is None:
+        return lambda node, gradients, unpack: None
+    if type(slot) is int:
+        return lambda node, gradients, unpack: node.specs[slot]
+    return lambda node, gradients, unpack: [None if i is None else node.specs[i] for i in slot]
+
+
+def _unpacked(node: Node, name: str, saved: Any, unpack: Any) -> Any:
+    if type(saved) is list:
+        return [None if s is None else unpack(node, name, s) for s in saved]
+    return None if saved is None else unpack(node, name, saved)
+
+
+def _constant(value: Any, scalar: int | None) -> Getter:
+    if scalar is not None:
+        return lambda node, gradients, unpack: node.scalars[scalar]
+    if type(value) is NumberList:
+        return lambda node, gradients, unpack: [node.scalars[i] for i in value]
+    return lambda node, gradients, unpack: value
+
+
+def _is_needed(node: Node, slot: Slot) -> Any:
+    if slot is None or type(slot) is int:
+        return slot is not None and node.edges[slot] is not None
+    return [i is not None and node.edges[i] is not None for i in slot]
 
 
 def fit(gradient: Any, spec: Spec) -> Any:
     """Return the gradient with the input's shape and dtype: summed over what was broadcast."""
     have = gradient._spec
+    if have is spec:
+        return gradient
     if have.shape != spec.shape:
         gradient = fn.sum_to_size(gradient, spec.shape)
     if have.dtype is not spec.dtype:

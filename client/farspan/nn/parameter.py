@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import farspan
+from farspan._quick import plain_types
 from farspan._tensor import Tensor
 
 __all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter", "is_lazy"]
@@ -69,6 +70,9 @@ _NO_SHAPE = (
     "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. "
     "Call `forward` to initialize the parameters before accessing their attributes."
 )
+
+
+plain_types.update((Parameter, Buffer))  # nothing of theirs takes part in an op
 
 
 def _conversion(name: str) -> Any:

@@ -18,7 +18,7 @@ __all__ = [
 
 
 class ProfilerActivity(enum.Enum):
-    """What is recorded. The client's time is; the workers' is not part of a profile."""
+    """What is recorded. The client's time is; `Session.profile` records the workers' too."""
 
     CPU = 0
     XPU = 1

@@ -16,7 +16,7 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2  # 2: Trace, and the Gets of a trace
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -125,6 +125,21 @@ class DescribeRequest:
 
 
 @dataclass(slots=True, frozen=True)
+class TraceRequest:
+    """Note from now on when a session's frames pass; or end it and tell."""
+
+    session: str
+    begin: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class TraceReply:
+    """What was noted, as JSON."""
+
+    records: str
+
+
+@dataclass(slots=True, frozen=True)
 class CloseRequest:
     """End this session."""
 
@@ -181,6 +196,7 @@ _TEXT_BYTES_MAX: Final = {
     "client": 128,
     "features": 64,
     "worker_status": 64 * limits.KiB,
+    "records": limits.MiB,
 }
 
 

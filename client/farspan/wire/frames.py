@@ -11,14 +11,20 @@ from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
 from farspan.core.command import (
     BACKWARD,
+    CALL,
+    DEFINE,
     FIRST_OPCODE,
     FREE,
     GET,
     GET_MEMORY,
     GET_MEMORY_ANEW,
+    GET_PROGRAM,
     GET_SPEC,
+    GET_TRACE,
+    GET_TRACE_END,
     GROW,
     LINK,
+    PROGRAM_EXACT,
     PUT,
     Frame,
     Scalar,
@@ -30,6 +36,9 @@ from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
 _WIDE_MODE: Final = 2**64 - 1
+_ABOUT_ALL: Final = (
+    GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM, GET_TRACE, GET_TRACE_END,
+)  # fmt: skip
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
 
@@ -60,8 +69,8 @@ def encode_frame(frame: Frame) -> bytes:
         _put_statics(body, frame.statics)
         if frame.scalars:
             _put_scalars(body, frame.scalars)
-        first = frame.numbers[0] if frame.numbers else 0
-        if frame.numbers != list(range(first, first + len(frame.numbers))):
+        first = _first_number(frame.numbers)
+        if frame.numbers != _following(first, frame.opcodes):
             body.numbers.extend(frame.numbers)
         if frame.payloads:
             body.payload_bytes.extend(memoryview(p).nbytes for p in frame.payloads)
@@ -101,21 +110,22 @@ def decode_frame(data: bytes | memoryview) -> Frame:
     if len(body.numbers) not in (0, count):
         raise ProtocolError(f"frame: {len(body.numbers)} numbers for {count} commands")
     first = message.first_number
-    if count and body.numbers and body.numbers[0] != first:
+    if count and body.numbers and _first_number(body.numbers[:]) != first:
         raise ProtocolError("frame: first_number is not the first of numbers")
+    opcodes = body.opcodes[:]
     frame = Frame(
         device=message.device,
         sequence=message.sequence,
         epoch=message.epoch,
         default_dtype=message.default_dtype,
-        opcodes=body.opcodes[:],
+        opcodes=opcodes,
         modes=_modes(body),
         counts=body.counts[:],
         ids=body.ids[:],
         statics=_statics(body),
         scalar_counts=body.scalar_counts[:],
         scalars=_scalars(body) if body.scalar_kinds else [],
-        numbers=body.numbers[:] if body.numbers else list(range(first, first + count)),
+        numbers=body.numbers[:] if body.numbers else _following(first, opcodes),
         payloads=_payloads(body),
     )
     _check_frame(frame)
@@ -132,6 +142,22 @@ def frame_header(data: bytes | memoryview) -> FrameHeader:
         message.command_count,
         message.first_number,
     )
+
+
+def _first_number(numbers: list[int]) -> int:
+    """Return the first number that is one: commands that cannot fail have 0."""
+    return next(filter(None, numbers), 0)
+
+
+def _following(first: int, opcodes: list[int]) -> list[int]:
+    """Return numbers that follow one another from `first`; a Free has none, which is 0."""
+    frees = opcodes.count(FREE)
+    numbers = list(range(first, first + len(opcodes) - frees))
+    at = -1
+    for _ in range(frees):
+        at = opcodes.index(FREE, at + 1)
+        numbers.insert(at, 0)
+    return numbers
 
 
 def _frame_message(data: bytes | memoryview) -> Any:
@@ -171,9 +197,15 @@ def _check_frame(frame: Frame) -> None:
         if min(frame.ids) < 0:
             raise ProtocolError("frame: a negative id")
     if min(frame.opcodes) < FIRST_OPCODE:
+        body = 0  # commands of a program's body still to come
         for opcode, static, ids in zip(frame.opcodes, frame.statics, frame.counts, strict=True):
             if opcode < FIRST_OPCODE:
+                if body and opcode != BACKWARD:
+                    raise ProtocolError(f"frame: a program may not hold command {opcode}")
                 _check_protocol_command(opcode, static, ids, len(frame.payloads))
+            body = static[1] if opcode == DEFINE else max(body - 1, 0)
+        if body:
+            raise ProtocolError(f"frame: {body} commands of a program are missing")
 
 
 def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
@@ -181,8 +213,8 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = are_ints(static, 3) and 0 <= static[1] <= GET_MEMORY_ANEW
-        about_all = ok and static[1] in (GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW)
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_TRACE_END
+        about_all = ok and static[1] in _ABOUT_ALL
         ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))
     elif opcode == PUT:
         ok = ids == 1 and len(static) == 4 and are_ints((static[0], *static[2:]), 3)
@@ -190,6 +222,13 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
         ok = ok and is_shape(static[1])
     elif opcode == BACKWARD:
         ok = len(static) == 2 and are_ints(static[:1], 1) and 0 < 2 * static[0] <= ids
+    elif opcode == DEFINE:
+        ok = are_ints(static, 4) and 0 <= static[0] < limits.PROGRAMS_MAX
+        ok = ok and 0 < static[1] <= limits.PROGRAM_COMMANDS_MAX
+        ok = ok and 0 <= static[2] <= limits.TENSORS_PER_COMMAND_MAX
+        ok = ok and static[3] in (0, PROGRAM_EXACT)
+    elif opcode == CALL:
+        ok = are_ints(static, 1) and 0 <= static[0] < limits.PROGRAMS_MAX
     elif opcode == GROW:
         ok = ids == 1 and are_ints(static, 1) and static[0] >= 0
     else:

@@ -26,7 +26,11 @@ Setter = Callable[[Any], None]
 
 
 class FlatPlan:
-    """One way to run a program, for inputs of one signature."""
+    """One way to run a program, for inputs of one signature.
+
+    A pass may give a step a way of its own to run: `step.bound(plan, step)` returns a function and
+    its list of arguments. With `follow` and `arrays` it hears where the step's windows lie.
+    """
 
     def __init__(self, graph: Graph, engine: Engine, inputs: Sequence[Array]) -> None:
         self.graph = graph
@@ -179,7 +183,8 @@ class FlatPlan:
                 where[i] = scalars[k]
             self._given = scalars
         self.undo.begin()
-        steps = iter(self.steps)
+        timeline = self._engine.timeline
+        steps: Any = iter(self.steps) if timeline is None else timeline.stepping(self.steps)
         try:
             for f, args in steps:
                 f(*args)

@@ -17,6 +17,7 @@ def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    reuse_inputs(graph)
 
 
 def drop_dead(graph: Graph) -> None:
@@ -67,3 +68,39 @@ def merge_repeated(graph: Graph) -> None:
 def _renamed(window: Window, same: dict[Memory, Memory]) -> Window:
     memory = same.get(window.memory)
     return window if memory is None else Window(memory, window.spec, window.offset)
+
+
+def reuse_inputs(graph: Graph) -> None:
+    """Let pointwise steps write over an input that nobody looks at after them.
+
+    Element by element a kernel reads before it writes, whatever runs it.
+    """
+    last: dict[Memory, int] = {}
+    for k, step in enumerate(graph.steps):
+        last.update(dict.fromkeys((*step.reads, *step.writes), k))
+    same: dict[Memory, Memory] = {}
+    saved = 0
+    for k, step in enumerate(graph.steps):
+        step.inputs = tuple([_renamed(w, same) for w in step.inputs])
+        step.outs = tuple([_renamed(w, same) for w in step.outs])
+        if step.form != FUNCTIONAL or step.op.family != "pointwise" or len(step.outs) != 1:
+            continue
+        (out,) = step.outs
+        for window in step.inputs:
+            memory = window.memory
+            if (
+                memory.input < 0
+                and not memory.output
+                and not out.memory.output
+                and last[memory] == k
+                and window.spec is out.spec
+                and window.whole
+                and sum(w.memory is memory for w in step.inputs) == 1
+            ):
+                same[out.memory] = memory
+                last[memory] = last[out.memory]
+                step.outs = (Window(memory, out.spec, out.offset),)
+                saved += 1
+                break
+    if saved:
+        graph.notes.append(f"{saved} steps write over an input of theirs")

@@ -7,6 +7,7 @@ always right; a plan is the quick way, where there is one.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -17,7 +18,7 @@ from farspan.core.dtype import DTYPES, Defaults
 from farspan.core.errors import ProtocolError
 
 from ..store import Poison
-from . import passes
+from . import explain, passes
 from .body import Body, check_static, parse
 from .effects import HalfDone
 from .flat import FlatPlan, is_dead
@@ -87,6 +88,13 @@ class Programs:
         for out, result in zip(ids[body.inputs :], results, strict=True):
             engine._set(out, result)
 
+    def explain(self, program: int) -> bytes:
+        """Return as JSON what a program is and how it runs; the answer to a GET_PROGRAM."""
+        found = self._programs.get(program)
+        if found is None:
+            raise ProtocolError(f"program {program} was not defined")
+        return json.dumps(explain.of_program(found)).encode()
+
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
         self._programs.clear()
@@ -123,14 +131,29 @@ class Program:
         self._engine = engine
         self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
+        self.calls = 0
+        self.planned = 0  # of them by a plan
+
+    @property
+    def plans(self) -> list[FlatPlan]:
+        """The plans, the latest used first."""
+        return [plan for plan, _ in self._plans]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why there is no plan for some kinds of inputs."""
+        return list(self._refused.values())
 
     def run(self, inputs: Sequence[Array], scalars: Sequence[Any]) -> list[Array] | None:
         """Return the outputs; None if there is no plan for these inputs, or a kernel raised."""
+        self.calls += 1
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
         try:
-            return plan.run(scalars)
+            results = plan.run(scalars)
+            self.planned += 1
+            return results
         except HalfDone:
             raise
         except Exception as error:

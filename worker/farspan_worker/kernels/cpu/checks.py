@@ -29,3 +29,19 @@ def has_nan(x: Any) -> bool:
 def is_finite(x: Any) -> bool:
     """Return False if a C-contiguous float32 array holds NaN or infinity (or 1e19 and more)."""
     return math.isfinite(_sum_of_squares(x))
+
+
+class UnfitError(Exception):
+    """Values that a program's kernel takes for something else: the commands are to run instead."""
+
+
+def require_numbers(x: Any) -> None:
+    """Raise UnfitError if a C-contiguous float32 array holds NaN."""
+    if has_nan(x):
+        raise UnfitError
+
+
+def require_finite(x: Any) -> None:
+    """Raise UnfitError if a C-contiguous float32 array holds NaN or infinity (or 1e19 and more)."""
+    if not is_finite(x):
+        raise UnfitError

@@ -29,6 +29,7 @@ from .onednn import (
     Desc,
     Kind,
     Route,
+    After,
     cached,
     dims,
     free,
@@ -40,8 +41,8 @@ _DIRECT: Final = 1  # the algorithm: sums of products, no transform
 
 
 # ---------------------------------------------------------------------------------- descriptors --
-class _Shapes:
-    """Sizes and steps of a plain convolution, as oneDNN wants them."""
+class Shapes:
+    """Sizes and steps of a plain convolution, as oneDNN wants them, and its three primitives."""
 
     def __init__(
         self, x: Ints, weight: Ints, y: Ints, stride: Ints, padding: Ints, dilation: Ints, n: int
@@ -58,10 +59,23 @@ class _Shapes:
             steps.insert(0, steps[0] * (self.weight[1]))
         return plain(self.weight, steps)
 
-    def forward(self, has_bias: bool) -> Kind:
+    def forward(self, has_bias: bool, then: Sequence[After] = ()) -> Kind:
         return Kind(
             "convolution_forward", TRAINING, _DIRECT, free(self.x), free(self.weight),
+            plain(self.bias) if has_bias else None, free(self.y), *self.steps, then=then,
+        )  # fmt: skip
+
+    def of_input(self) -> Kind:
+        return Kind(
+            "convolution_backward_data", _DIRECT, free(self.x), free(self.weight), free(self.y),
+            *self.steps, self.forward(False),
+        )  # fmt: skip
+
+    def of_weights(self, has_bias: bool) -> Kind:
+        return Kind(
+            "convolution_backward_weights", _DIRECT, free(self.x), free(self.weight),
             plain(self.bias) if has_bias else None, free(self.y), *self.steps,
+            self.forward(has_bias),
         )  # fmt: skip
 
 
@@ -74,7 +88,7 @@ def _forward_route(
     x: Ints, x_strides: Ints, weight: Ints, w_strides: Ints, y: Ints, y_strides: Ints,
     has_bias: bool, *steps: Any,
 ) -> Route:  # fmt: skip
-    shapes = _Shapes(x, weight, y, *steps)
+    shapes = Shapes(x, weight, y, *steps)
     inputs = [(SRC, _images(x, x_strides)), (WEIGHTS, shapes.weights(w_strides))]
     if has_bias:
         inputs.append((BIAS, plain(shapes.bias)))
@@ -86,13 +100,9 @@ def _data_route(
     x: Ints, x_strides: Ints, weight: Ints, w_strides: Ints, y: Ints, y_strides: Ints,
     *steps: Any,
 ) -> Route:  # fmt: skip
-    shapes = _Shapes(x, weight, y, *steps)
-    kind = Kind(
-        "convolution_backward_data", _DIRECT, free(x), free(shapes.weight), free(y),
-        *shapes.steps, shapes.forward(False),
-    )  # fmt: skip
+    shapes = Shapes(x, weight, y, *steps)
     inputs = [(DIFF_DST, _images(y, y_strides)), (WEIGHTS, shapes.weights(w_strides))]
-    return Route(kind, inputs, [(DIFF_SRC, _images(x, x_strides))])
+    return Route(shapes.of_input(), inputs, [(DIFF_SRC, _images(x, x_strides))])
 
 
 @cached
@@ -100,17 +110,12 @@ def _weight_route(
     x: Ints, x_strides: Ints, weight: Ints, w_strides: Ints, y: Ints, y_strides: Ints,
     has_bias: bool, *steps: Any,
 ) -> Route:  # fmt: skip
-    shapes = _Shapes(x, weight, y, *steps)
-    kind = Kind(
-        "convolution_backward_weights", _DIRECT, free(x), free(shapes.weight),
-        plain(shapes.bias) if has_bias else None, free(y), *shapes.steps,
-        shapes.forward(has_bias),
-    )  # fmt: skip
+    shapes = Shapes(x, weight, y, *steps)
     inputs = [(SRC, _images(x, x_strides)), (DIFF_DST, _images(y, y_strides))]
     outputs = [(DIFF_WEIGHTS, shapes.weights(w_strides))]
     if has_bias:
         outputs.append((DIFF_BIAS, plain(shapes.bias)))
-    return Route(kind, inputs, outputs)
+    return Route(shapes.of_weights(has_bias), inputs, outputs)
 
 
 # ------------------------------------------------------------------------------------- the maps --

@@ -32,13 +32,13 @@ _USER: Final = 1  # scratchpad mode: the memory is ours
 
 SRC_1: Final = 2  # the second operand of a binary primitive
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128
-SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, _SCRATCH = (
+SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, SCRATCH = (
     1, 17, 33, 41, 49, 50, 51, 52, 64, 80,
 )  # fmt: skip
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
 _QUERY: Final = {
     SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134,
-    WORKSPACE: 135, _SCRATCH: 136,
+    WORKSPACE: 135, SCRATCH: 136,
 }  # fmt: skip
 
 #: Bytes of scratch memory that a thread keeps; a primitive that wants more gets it for one call.
@@ -60,7 +60,7 @@ class OneDnnError(RuntimeError):
         return self.code == _UNIMPLEMENTED
 
 
-class _Argument(ctypes.Structure):
+class Argument(ctypes.Structure):
     _fields_ = (("argument", c_int), ("memory", c_void_p))
 
 
@@ -158,11 +158,12 @@ def lib() -> _Library:
 class Desc:
     """A memory descriptor: shape, type and strides in elements, or a layout left to choose."""
 
-    __slots__ = ("handle", "owned")
+    __slots__ = ("handle", "kind", "owned")
 
-    def __init__(self, handle: int, owned: bool) -> None:
+    def __init__(self, handle: int, owned: bool, kind: Kind | None = None) -> None:
         self.handle = handle
         self.owned = owned
+        self.kind = kind  # whose descriptor it is, if it is not ours
 
     @property
     def nbytes(self) -> int:
@@ -215,7 +216,7 @@ def _tagged(shape: Sequence[int], tag: int) -> Desc:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class After:
     """One step after a primitive: an eltwise function, a binary one with `other`, or + dst."""
 
     algorithm: int = 0  # 0: the old element of dst times `alpha` is added
@@ -229,7 +230,7 @@ def operand(step: int) -> int:
     return (step + 1) << 15 | SRC_1
 
 
-def _with_steps(steps: Sequence[Step]) -> c_void_p:
+def _with_steps(steps: Sequence[After]) -> c_void_p:
     """Return attributes with these steps; the caller destroys them."""
     c, made, chain = lib().c, c_void_p(), c_void_p()
     check(c.dnnl_primitive_attr_create(byref(made)), "attr_create")
@@ -255,7 +256,7 @@ class Kind:
 
     __slots__ = ("handle", "kept", "name")
 
-    def __init__(self, name: str, *arguments: Any, then: Sequence[Step] = ()) -> None:
+    def __init__(self, name: str, *arguments: Any, then: Sequence[After] = ()) -> None:
         """arguments: those of `dnnl_<name>_primitive_desc_create` between engine and attributes.
 
         then: what is done to each element of the result before it is stored.
@@ -275,7 +276,7 @@ class Kind:
     def desc(self, argument: int) -> Desc:
         """Return the descriptor that the primitive wants for one of its arguments."""
         found = lib().c.dnnl_primitive_desc_query_md(self.handle, _QUERY[argument], 0)
-        return Desc(found or 0, False)
+        return Desc(found or 0, False, self)
 
     @property
     def implementation(self) -> str:
@@ -290,17 +291,21 @@ class Kind:
 
 
 # ------------------------------------------------------------------------------------ execution --
+def is_asked(argument: int) -> bool:
+    """Return whether a primitive says in which layout it wants this argument."""
+    return argument in _QUERY
+
+
 class _Primitive:
     """A primitive with a memory object for each of its arguments, bound to addresses per call."""
 
     __slots__ = ("_arguments", "_at", "_memories", "handle", "kept", "name")
 
-    def __init__(self, kind: Any, name: str, slots: Sequence[tuple[int, Desc]]) -> None:
+    def __init__(self, kind: Kind, name: str, slots: Sequence[tuple[int, Desc]]) -> None:
         c = lib().c
         self.handle, self.name, self.kept = c_void_p(), name, (kind, slots)
-        handle = kind.handle if isinstance(kind, Kind) else kind
         self._memories: list[int] = []
-        check(c.dnnl_primitive_create(byref(self.handle), handle), f"{name} create")
+        check(c.dnnl_primitive_create(byref(self.handle), kind.handle), f"{name} create")
         for _, desc in slots:
             made = c_void_p()
             code = c.dnnl_memory_create(
@@ -308,8 +313,8 @@ class _Primitive:
             )
             check(code, "memory_create")
             self._memories.append(made.value or 0)
-        pairs = [_Argument(a, m) for (a, _), m in zip(slots, self._memories, strict=True)]
-        self._arguments = (_Argument * len(pairs))(*pairs)
+        pairs = [Argument(a, m) for (a, _), m in zip(slots, self._memories, strict=True)]
+        self._arguments = (Argument * len(pairs))(*pairs)
         self._at = ctypes.addressof(self._arguments)
 
     def __call__(self, pointers: Sequence[int]) -> None:
@@ -330,17 +335,22 @@ class _Primitive:
                 _library.c.dnnl_primitive_destroy(self.handle)
 
 
-def _reorder(source: Desc, target: Desc) -> _Primitive:
-    library, made = lib(), c_void_p()
+def reorder_kind(source: Desc, target: Desc) -> Kind:
+    """Return the copy between two layouts."""
+    library = lib()
+    made = Kind.__new__(Kind)
+    made.handle, made.name, made.kept = c_void_p(), "reorder", (source, target)
     code = library.c.dnnl_reorder_primitive_desc_create(
-        byref(made), c_void_p(source.handle), library.engine, c_void_p(target.handle),
+        byref(made.handle), c_void_p(source.handle), library.engine, c_void_p(target.handle),
         library.engine, None,
     )  # fmt: skip
     check(code, "reorder")
-    try:
-        return _Primitive(made, "reorder", [(SRC, source), (DST, target)])
-    finally:
-        library.c.dnnl_primitive_desc_destroy(made)
+    return made
+
+
+def _reorder(source: Desc, target: Desc) -> _Primitive:
+    kind = reorder_kind(source, target)
+    return _Primitive(kind, kind.name, [(SRC, source), (DST, target)])
 
 
 class Route:
@@ -375,10 +385,10 @@ class Route:
                 else:
                     self._after.append((_reorder(wanted, given), i))
             slots.append((argument, wanted))
-        scratch = kind.desc(_SCRATCH)
+        scratch = kind.desc(SCRATCH)
         if scratch.handle and scratch.nbytes:
             self._reserve(len(slots), scratch)
-            slots.append((_SCRATCH, scratch))
+            slots.append((SCRATCH, scratch))
         self._primitive = _Primitive(kind, kind.name, slots)
 
     def _reserve(self, index: int, desc: Desc) -> None:

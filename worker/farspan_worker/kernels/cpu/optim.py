@@ -16,7 +16,7 @@ from farspan.core.op import table
 from farspan.core.ops.optim import skipped
 
 from .. import Fast, Registry
-from .onednn import DST, SRC, SRC_1, Kind, Route, Step, cached, operand, plain
+from .onednn import DST, SRC, SRC_1, Kind, Route, After, cached, operand, plain
 
 _ADD, _MULTIPLY, _SQRT, _LINEAR, _POWER = 0x1FFF0, 0x1FFF1, 37, 38, 48
 #: Parameters smaller than this are done in numpy before oneDNN has begun.
@@ -29,14 +29,14 @@ _BLOCK: Final = 1 << 16
 def _routes(n: int, beta1: float, beta2: float) -> tuple[Route, Route, Route]:
     """Return the three passes over n elements; numbers are arrays of one element."""
     row, one = plain((1, 1, n, 1)), plain((1, 1, 1, 1))
-    average = Kind("binary", _MULTIPLY, row, one, row, then=[Step(alpha=beta1)])
+    average = Kind("binary", _MULTIPLY, row, one, row, then=[After(alpha=beta1)])
     square = Kind(
         "binary", _MULTIPLY, row, row, row,
-        then=[Step(_LINEAR, 1 - beta2, 0.0), Step(alpha=beta2)],
+        then=[After(_LINEAR, 1 - beta2, 0.0), After(alpha=beta2)],
     )  # fmt: skip
     steps = [
-        Step(_SQRT, 0.0), Step(_ADD, other=one), Step(_POWER, 1.0, -1.0),
-        Step(_MULTIPLY, other=row), Step(_MULTIPLY, other=one), Step(),
+        After(_SQRT, 0.0), After(_ADD, other=one), After(_POWER, 1.0, -1.0),
+        After(_MULTIPLY, other=row), After(_MULTIPLY, other=one), After(),
     ]  # fmt: skip
     update = Kind("binary", _MULTIPLY, row, one, row, then=steps)
     others = [(operand(1), one), (operand(3), row), (operand(4), one)]

@@ -28,25 +28,42 @@ from .onednn import (
     plain,
 )
 
-_RELU, _SIGMOID, _GELU_TANH, _SWISH, _GELU = 32, 41, 43, 44, 49
+RELU, SIGMOID, GELU_TANH, SWISH, GELU = 32, 41, 43, 44, 49
+_RELU_FROM_RESULT: Final = 0x100
 #: Elements below which numpy is done before oneDNN has begun.
 _SMALL: Final = 4_096
 _SMALL_GELU: Final = 128
 _SMALL_RELU: Final = 1 << 16  # numpy's maximum is two microseconds for 4,096
 
 
+def forward_kind(n: int, algorithm: int, alpha: float) -> Kind:
+    """Return the map of n elements."""
+    row = plain((n,))
+    return Kind("eltwise_forward", INFERENCE, algorithm, row, row, number(alpha), number(0))
+
+
+def backward_kind(n: int, algorithm: int, alpha: float) -> Kind:
+    """Return the product of n elements with its slopes."""
+    row = plain((n,))
+    given = (number(alpha), number(0))
+    forward = Kind("eltwise_forward", TRAINING, algorithm, row, row, *given)
+    return Kind("eltwise_backward", algorithm, row, row, row, *given, forward)
+
+
+def relu_backward_kind(n: int) -> Kind:
+    """Return the gradient of relu from its result."""
+    return backward_kind(n, _RELU_FROM_RESULT, 0.0)
+
+
 @cached
 def _forward(n: int, algorithm: int, alpha: float) -> Route:
-    row = plain((n,))
-    kind = Kind("eltwise_forward", INFERENCE, algorithm, row, row, number(alpha), number(0))
+    row, kind = plain((n,)), forward_kind(n, algorithm, alpha)
     return Route(kind, [(SRC, row)], [(DST, row)])
 
 
 @cached
 def _backward(n: int, algorithm: int, alpha: float) -> Route:
-    row = plain((n,))
-    forward = Kind("eltwise_forward", TRAINING, algorithm, row, row, number(alpha), number(0))
-    kind = Kind("eltwise_backward", algorithm, row, row, row, number(alpha), number(0), forward)
+    row, kind = plain((n,)), backward_kind(n, algorithm, alpha)
     return Route(kind, [(DIFF_DST, row), (SRC, row)], [(DIFF_SRC, row)])
 
 
@@ -65,11 +82,11 @@ def _slope(g: Any, x: Any, algorithm: int, alpha: float = 0.0) -> Any:
 
 
 def _relu(xp: Any, self: Any) -> Any:
-    return xp.maximum(self, 0) if has_nan(self) else _map(self, _RELU)
+    return xp.maximum(self, 0) if has_nan(self) else _map(self, RELU)
 
 
 def _curve(approximate: str) -> int:
-    return _GELU_TANH if approximate == "tanh" else _GELU
+    return GELU_TANH if approximate == "tanh" else GELU
 
 
 def _one(self: Any, *rest: Any) -> bool:
@@ -95,7 +112,7 @@ def register(registry: Registry) -> None:
     registry["gelu_backward"] = Fast(
         lambda xp, g, self, approximate: _slope(g, self, _curve(approximate)), _two, _SMALL_GELU
     )
-    registry["silu"] = Fast(lambda xp, self: _map(self, _SWISH, 1.0), _one, _SMALL)
-    registry["silu_backward"] = Fast(lambda xp, g, self: _slope(g, self, _SWISH, 1.0), _two, _SMALL)
-    registry["sigmoid"] = Fast(lambda xp, self: _map(self, _SIGMOID), _one, _SMALL)
+    registry["silu"] = Fast(lambda xp, self: _map(self, SWISH, 1.0), _one, _SMALL)
+    registry["silu_backward"] = Fast(lambda xp, g, self: _slope(g, self, SWISH, 1.0), _two, _SMALL)
+    registry["sigmoid"] = Fast(lambda xp, self: _map(self, SIGMOID), _one, _SMALL)
     registry["relu"] = Fast(_relu, _row, _SMALL_RELU)

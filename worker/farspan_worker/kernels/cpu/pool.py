@@ -32,13 +32,13 @@ from .onednn import (
 )
 
 Ints = tuple[int, ...]
-_MAX, _MEAN, _MEAN_INSIDE = 0x1FF, 0x2FF, 0x3FF
+MAX, MEAN, MEAN_INSIDE = 0x1FF, 0x2FF, 0x3FF
 _SMALL: Final = 2_048
 #: Windows larger than this have places that do not fit the byte in which oneDNN keeps them.
-_WINDOW_MAX: Final = 256
+WINDOW_MAX: Final = 256
 
 
-def _steps(size: Ints, out: Ints, kernel: Ints, stride: Ints, padding: Ints) -> list[Any]:
+def steps_given(size: Ints, out: Ints, kernel: Ints, stride: Ints, padding: Ints) -> list[Any]:
     """Return stride, kernel, dilation and both paddings; in ceil mode the far one is as needed."""
     far = [
         max(p, (m - 1) * s + k - n - p)
@@ -51,8 +51,8 @@ def _steps(size: Ints, out: Ints, kernel: Ints, stride: Ints, padding: Ints) -> 
 def _max_route(x: Ints, y: Ints, kernel: Ints, stride: Ints, padding: Ints) -> Route:
     wide, narrow = plain(x), plain(y)
     kind = Kind(
-        "pooling_forward", TRAINING, _MAX, wide, narrow,
-        *_steps(x[2:], y[2:], kernel, stride, padding),
+        "pooling_forward", TRAINING, MAX, wide, narrow,
+        *steps_given(x[2:], y[2:], kernel, stride, padding),
     )  # fmt: skip
     return Route(kind, [(SRC, wide)], [(DST, narrow), (WORKSPACE, kind.desc(WORKSPACE))])
 
@@ -60,7 +60,7 @@ def _max_route(x: Ints, y: Ints, kernel: Ints, stride: Ints, padding: Ints) -> R
 @cached
 def _mean_route(x: Ints, y: Ints, algorithm: int, backward: bool, *steps: Ints) -> Route:
     wide, narrow = plain(x), plain(y)
-    given = _steps(x[2:], y[2:], *steps)
+    given = steps_given(x[2:], y[2:], *steps)
     prop = TRAINING if backward else INFERENCE
     forward = Kind("pooling_forward", prop, algorithm, wide, narrow, *given)
     if not backward:
@@ -112,7 +112,7 @@ def _max_when(
         single(self)
         and self.contiguous
         and set(ints(dilation, 2)) == {1}
-        and math.prod(ints(kernel_size, 2)) <= _WINDOW_MAX
+        and math.prod(ints(kernel_size, 2)) <= WINDOW_MAX
     )
 
 
@@ -129,7 +129,7 @@ def _mean(
     )
     wide = (1, math.prod(shape[:-2]), *shape[-2:])
     narrow = (*wide[:2], *out)
-    algorithm = _MEAN if count_include_pad else _MEAN_INSIDE
+    algorithm = MEAN if count_include_pad else MEAN_INSIDE
     made = np.empty(shape if backward else (*shape[:-2], *out), np.float32)
     route = _mean_route(wide, narrow, algorithm, backward, *steps)
     route(np.ascontiguousarray(x), made)

@@ -38,12 +38,17 @@ class _Namespace:
                 return np.matmul(a, b)
         elif a.ndim != 2:
             return np.matmul(a, b)
-        if a.size * b.shape[-1] < _SMALL:
+        if not is_large(a.shape, b.shape):
             return np.matmul(a, b)
         return multiply(a, b)
 
 
 FAST_NUMPY: Final = _Namespace()
+
+
+def is_large(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Return whether oneDNN multiplies matrices of these shapes sooner than BLAS does."""
+    return math.prod(a) * b[-1] >= _SMALL
 
 
 def multiply(a: Any, b: Any, bias: Any = None) -> Any:
@@ -110,6 +115,6 @@ def register(registry: Registry) -> None:
         lambda input, weight, bias: (
             single(input, weight, bias)
             and weight.ndim == 2
-            and math.prod(input.shape) * weight.shape[0] >= _SMALL
+            and is_large(input.shape, weight.shape[::-1])
         ),
     )

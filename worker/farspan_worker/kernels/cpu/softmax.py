@@ -28,26 +28,36 @@ from .onednn import (
     plain,
 )
 
-_ACCURATE, _LOG = 0x30000, 0x30001
+ACCURATE, LOG = 0x30000, 0x30001
 _SMALL: Final = 2_048
+
+
+def forward_kind(shape: Sequence[int], algorithm: int) -> Kind:
+    """Return the primitive over dim 1 of three."""
+    rows = plain(shape)
+    return Kind("softmax_forward", INFERENCE, algorithm, rows, rows, 1)
+
+
+def backward_kind(shape: Sequence[int], algorithm: int) -> Kind:
+    """Return its gradient, from the result."""
+    rows = plain(shape)
+    forward = Kind("softmax_forward", TRAINING, algorithm, rows, rows, 1)
+    return Kind("softmax_backward", algorithm, rows, rows, rows, 1, forward)
 
 
 @cached
 def _forward(shape: Sequence[int], algorithm: int) -> Route:
-    rows = plain(shape)
-    kind = Kind("softmax_forward", INFERENCE, algorithm, rows, rows, 1)
+    rows, kind = plain(shape), forward_kind(shape, algorithm)
     return Route(kind, [(SRC, rows)], [(DST, rows)])
 
 
 @cached
 def _backward(shape: Sequence[int], algorithm: int) -> Route:
-    rows = plain(shape)
-    forward = Kind("softmax_forward", TRAINING, algorithm, rows, rows, 1)
-    kind = Kind("softmax_backward", algorithm, rows, rows, rows, 1, forward)
+    rows, kind = plain(shape), backward_kind(shape, algorithm)
     return Route(kind, [(DIFF_DST, rows), (DST, rows)], [(DIFF_SRC, rows)])
 
 
-def _folded(shape: Sequence[int], dim: int) -> tuple[int, int, int]:
+def folded(shape: Sequence[int], dim: int) -> tuple[int, int, int]:
     """Return the shape as (before, dim, after)."""
     dim %= len(shape)
     return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
@@ -57,7 +67,7 @@ def _kernel(algorithm: int, plain_kernel: Any) -> Any:
     def kernel(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
         x = np.ascontiguousarray(self)
         out = np.empty_like(x)
-        _forward(_folded(x.shape, dim), algorithm)(x, out)
+        _forward(folded(x.shape, dim), algorithm)(x, out)
         if has_nan(out):  # its exp maps NaN to inf, so that not all of the row becomes NaN
             return plain_kernel(xp, self, dim, half_to_float)
         return out
@@ -69,7 +79,7 @@ def _gradient(algorithm: int) -> Any:
     def kernel(xp: Any, grad_output: Any, output: Any, dim: int, input_dtype: Any) -> Any:
         g, y = np.ascontiguousarray(grad_output), np.ascontiguousarray(output)
         out = np.empty_like(y)
-        _backward(_folded(y.shape, dim), algorithm)(g, y, out)
+        _backward(folded(y.shape, dim), algorithm)(g, y, out)
         return out
 
     return kernel
@@ -78,7 +88,7 @@ def _gradient(algorithm: int) -> Any:
 def register(registry: Registry) -> None:
     """Enter the four ops; a small tensor is done in numpy before oneDNN has begun."""
     ops = table()
-    for name, algorithm in (("_softmax", _ACCURATE), ("_log_softmax", _LOG)):
+    for name, algorithm in (("_softmax", ACCURATE), ("_log_softmax", LOG)):
         kernel = _kernel(algorithm, ops[name].kernel)
         registry[name] = Fast(
             kernel,

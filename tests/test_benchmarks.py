@@ -1,0 +1,85 @@
+"""Every benchmark runs, in its smallest form, so that none rots; and what they compute is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(script: str, *arguments: str) -> str:
+    """Return what a benchmark prints; fail with its stderr if it fails."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *arguments],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_vs_torch_measures_every_row_on_local(tmp_path: Path) -> None:
+    """The script itself refuses rows on which the backends disagree."""
+    pytest.importorskip("torch")
+    path = tmp_path / "found.json"
+    text = run("vs_torch.py", "--smoke", "--json", str(path))
+    rows = json.loads(path.read_text())["threads1"]["rows"]
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from vs_rows import ROWS
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    assert list(rows) == [row.name for row in ROWS]
+    for name, row in rows.items():
+        for backend in ("torch", "local"):
+            cell = row["backends"][backend]
+            assert "error" not in cell, (name, backend, cell)
+            assert len(cell["wall_s"]) == 1 and cell["peak_bytes"] > 0, (name, backend)
+    assert "bars (median ratio" in text
+
+
+def test_profile_writes_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    text = run("profile.py", "--smoke", "--trace", str(path))
+    assert "worker: run" in text
+    assert {e["ph"] for e in json.loads(path.read_text())["traceEvents"]} >= set("MXsf")
+
+
+def test_overhead_and_growth_judge_their_bars() -> None:
+    pytest.importorskip("torch")
+    assert "read-back / bare ping" in run("overhead.py", "--smoke").partition("bars")[2]
+    assert run("growth.py", "--smoke").count("ten times") == 3
+
+
+def test_kernels_compares_one_with_torch() -> None:
+    pytest.importorskip("torch")
+    from farspan_worker import kernels
+
+    if kernels.missing():
+        pytest.skip(f"no fast kernels here: {kernels.missing()}")
+    found = [json.loads(x) for x in run(
+        "kernels.py", "--rounds", "1", "--only", "^silu$", "--json").splitlines()]  # fmt: skip
+    assert {row["op"] for row in found} == {"silu"} and all(row["fast/torch"] > 0 for row in found)
+
+
+def test_api_coverage_counts_names_that_no_test_has_called(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert "untested" in run("api_coverage.py", "--recorded", str(tmp_path))
+
+
+def test_array_api_reports_what_a_suite_says(tmp_path: Path) -> None:
+    folder = tmp_path / "array_api_tests"
+    folder.mkdir()
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--max-examples')\n"
+        "    parser.addoption('--disable-deadline', action='store_true')\n"
+    )
+    (folder / "test_it.py").write_text("def test_it():\n    import farspan.array_api\n")
+    assert "1 of 1 tests pass" in run("array_api.py", str(tmp_path))

@@ -1,0 +1,49 @@
+"""Shorter ways for ops whose table kernels go round a function that numpy lacks: inexact loops only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from farspan.core.ops.loss import MEAN, NONE
+
+from . import functions
+
+
+def _mse(xp: Any, self: Any, target: Any, reduction: int) -> Any:
+    from .trace import reduced
+
+    d = self - target
+    if reduction == NONE:
+        return d * d
+    return reduced(d * d, "mean" if reduction == MEAN else "sum", range(d.ndim))
+
+
+def _mse_backward(xp: Any, g: Any, self: Any, target: Any, reduction: int) -> Any:
+    d = self - target
+    factor = 2 / d.size if reduction == MEAN and d.size else 2
+    return d * (g * d.dtype.type(factor))
+
+
+def _gelu(xp: Any, self: Any, approximate: str) -> Any:
+    if approximate == "tanh":
+        return functions.gelu_tanh(self)
+    return 0.5 * self * (1 + functions.erf(self * math.sqrt(0.5)))
+
+
+def _gelu_backward(xp: Any, g: Any, self: Any, approximate: str) -> Any:
+    if approximate == "tanh":
+        return g * functions.gelu_tanh_slope(self)
+    cdf = 0.5 * (1 + functions.erf(self * math.sqrt(0.5)))
+    pdf = functions.exp(-0.5 * self * self) * (1 / math.sqrt(2 * math.pi))
+    return g * (cdf + self * pdf)
+
+
+LOWERED: Final[dict[str, Callable[..., Any]]] = {
+    "erf": lambda xp, self: functions.erf(self),
+    "gelu": _gelu,
+    "gelu_backward": _gelu_backward,
+    "mse_loss": _mse,
+    "mse_loss_backward": _mse_backward,
+}

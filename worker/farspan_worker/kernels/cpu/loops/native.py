@@ -1,0 +1,111 @@
+"""llvmlite, opened at its first use: IR text to object code, object code to a function.
+
+A machine without it runs every op by itself; `missing()` says why. Code is for the processor it is
+made on. llvmlite takes one call at a time, whichever thread it comes from.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .nest import NAME
+
+PACKAGE: Final = "llvmlite"
+_lock: Final = threading.Lock()
+
+
+class _Machine:
+    """LLVM's description of this processor."""
+
+    def __init__(self) -> None:
+        import llvmlite
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.llvm = llvm
+        self.cpu = llvm.get_host_cpu_name()
+        self.features = llvm.get_host_cpu_features().flatten()
+        self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
+        self.machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=self.cpu, features=self.features, opt=3, reloc="pic", codemodel="small", jit=False
+        )
+        self.lljit = llvm.create_lljit_compiler(
+            llvm.Target.from_default_triple().create_target_machine(
+                cpu=self.cpu, features=self.features, opt=3, jit=True
+            )
+        )
+        self.count = 0
+
+
+@functools.cache
+def _opened() -> tuple[_Machine | None, str]:
+    if os.environ.get("FARSPAN_LOOPS", "") == "off":
+        return None, "FARSPAN_LOOPS is off"
+    try:
+        return _Machine(), ""
+    except ImportError:
+        return None, f"the package {PACKAGE} is not installed"
+    except (OSError, RuntimeError) as error:  # no target for this processor
+        return None, str(error)
+
+
+def missing() -> str:
+    """Open llvmlite if that was not done yet; return "" or why loops cannot be compiled."""
+    with _lock:
+        return _opened()[1]
+
+
+def _machine() -> _Machine:
+    with _lock:
+        found, why = _opened()
+    if found is None:
+        raise RuntimeError(why)
+    return found
+
+
+def identity() -> str:
+    """Return what object code depends on beside its text: version, processor, features."""
+    m = _machine()
+    return f"{m.version} {m.cpu} {m.features}"
+
+
+def to_object(text: str) -> bytes:
+    """Return the object code of a module of IR. Takes milliseconds; several threads may call."""
+    m = _machine()
+    module = m.llvm.parse_assembly(text)
+    module.triple = m.machine.triple
+    module.data_layout = str(m.machine.target_data)
+    options = m.llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = True
+    options.loop_interleaving = options.loop_unrolling = True
+    passes = m.llvm.create_pass_builder(m.machine, options)
+    passes.getModulePassManager().run(module, passes)
+    found: bytes = m.machine.emit_object(module)
+    return found
+
+
+class Code:
+    """Loaded object code; its memory goes with this object."""
+
+    __slots__ = ("_library", "address")
+
+    def __init__(self, object_code: bytes) -> None:
+        m = _machine()
+        with _lock:
+            m.count += 1
+            name = f"loop{m.count}"
+        builder = m.llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+        self._library = builder.export_symbol(NAME).link(m.lljit, name)
+        self.address: int = self._library[NAME]
+
+
+def function(address: int, pointers: int, numbers: Sequence[str]) -> Any:
+    """Return the ctypes function at an address: pointers, then numbers by kind; no result."""
+    kinds = [ctypes.c_double if kind == "f" else ctypes.c_int64 for kind in numbers]
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * pointers, *kinds)(address)
