@@ -123,7 +123,9 @@ class ndarray:
     @property
     def data(self) -> _Pointer:
         root = _root_of(self._a)
-        if self._mem is None or (self._mem.root is not root and _root_of(self._mem.root) is not root):
+        if self._mem is None or (
+            self._mem.root is not root and _root_of(self._mem.root) is not root
+        ):
             found = _memories.get(id(root))
             if found is None or found.root is not root:
                 if len(_memories) > 10_000:
@@ -141,7 +143,13 @@ class ndarray:
         )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"numpy.{ufunc.__name__} over an array of the GPU")
+        """Numbers of numpy meet arrays of the GPU; arrays of the host do not."""
+        name = ufunc.__name__
+        if method != "__call__" or any(isinstance(x, np.ndarray) for x in inputs) or kwargs:
+            raise TypeError(f"numpy.{name} over an array of the GPU")
+        if name not in API:
+            return NotImplemented
+        return _wrap(ufunc(*_unwrap(inputs)))
 
     def __array_function__(self, func: Any, *rest: Any) -> Any:
         raise TypeError(f"numpy.{func.__name__} over an array of the GPU")
@@ -163,7 +171,9 @@ class ndarray:
         return len(self._a)
 
     def __iter__(self) -> Iterator[ndarray]:
-        return iter([_wrap(self._a[i : i + 1].reshape(self._a.shape[1:])) for i in range(len(self))])
+        return iter(
+            [_wrap(self._a[i : i + 1].reshape(self._a.shape[1:])) for i in range(len(self))]
+        )
 
     def __repr__(self) -> str:
         return f"fake {self._a!r}"
@@ -267,7 +277,9 @@ class ndarray:
     def item(self) -> Any:
         return self._a.item()
 
-    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
+    def get(
+        self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
+    ) -> Any:
         if out is None:
             return self._a.copy(order)
         assert out.dtype == self._a.dtype and out.shape == self._a.shape
@@ -301,7 +313,9 @@ def _method(name: str) -> Any:
     def run(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         _check_call("ndarray." + name, args, kwargs)
         out = kwargs.get("out")
-        result = getattr(self._a, name)(*_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()})
+        result = getattr(self._a, name)(
+            *_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()}
+        )
         return out if out is not None else _wrap(result)
 
     return run
@@ -394,8 +408,7 @@ class Space(types.SimpleNamespace):
         kind = API.get(self._prefix + name)
         real = getattr(self._real, name, None)
         if kind is None or real is None:
-            if kind is None and isinstance(real, (float, type(None))) and name in ("pi", "e", "inf",
-                                                                                "nan", "newaxis"):  # fmt: skip
+            if name in ("pi", "e", "inf", "nan", "newaxis"):
                 return real
             raise AttributeError(f"cupy has no attribute {self._prefix + name!r}")
         if isinstance(kind, str) and kind.startswith("ufunc"):
@@ -503,9 +516,7 @@ class FakeCupy(Space):
         return np.may_share_memory(a._a, b._a)
 
     def put_along_axis(self, arr: Any, indices: Any, values: Any, axis: Any) -> None:
-        places = np.take_along_axis(
-            np.arange(arr.size).reshape(arr.shape), indices._a, axis
-        )
+        places = np.take_along_axis(np.arange(arr.size).reshape(arr.shape), indices._a, axis)
         new = np.broadcast_to(_unwrap(values), places.shape)
         flat = ndarray._of(np.empty(arr.size))
         flat._check_once((places.reshape(-1),), new.reshape(-1))
@@ -516,5 +527,3 @@ class FakeCupy(Space):
 
     def flatnonzero(self, a: Any) -> Any:
         return _wrap(np.flatnonzero(_unwrap(a)))
-
-

@@ -16,7 +16,7 @@ from farspan.core.errors import FarspanError, ShapeError
 
 from ...backend import Host
 from .copies import Staging
-from .hosted import HOSTED, on_host
+from .hosted import is_hosted, on_host
 from .namespace import Namespace
 from .philox import Philox
 
@@ -45,7 +45,7 @@ class Cuda(Host):
             if memory_bytes_max:
                 self.pool.set_limit(size=_with_room(memory_bytes_max))
             self.staging = Staging(module)
-        self.hosted = 0  # ops that ran on the host because HOSTED says so
+        self.hosted = 0  # runs of ops on the host because hosted.py says so
         self.fallbacks: dict[str, str] = {}  # ops that cupy refused all the same, and its words
 
     # ------------------------------------------------------------------------------- running --
@@ -57,12 +57,12 @@ class Cuda(Host):
             yield
 
     def kernel(self, op: Op, args: Sequence[Any]) -> Callable[..., Any] | None:
-        if op.kernel is None or op.name in HOSTED:
+        if op.kernel is None or is_hosted(op):
             return op.kernel and on_host(op, self)
         return op.kernel if op.writes else self._guarded(op)
 
     def into(self, op: Op) -> Callable[..., None] | None:
-        return None if op.name in HOSTED else op.into
+        return None if is_hosted(op) else op.into
 
     def _guarded(self, op: Op) -> Callable[..., Any]:
         """Return the table's kernel; what cupy has no way to do is done on the host instead.

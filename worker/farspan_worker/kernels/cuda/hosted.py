@@ -17,8 +17,37 @@ if TYPE_CHECKING:
 
     from .device import Cuda
 
+#: Tables of places and weights are made by numpy, and meet the image inside of the kernel.
+_RESIZES: Final = """
+    upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
+    _upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward
+    _upsample_nearest_exact3d_backward upsample_linear1d upsample_linear1d_backward
+    upsample_bilinear2d upsample_bilinear2d_backward upsample_trilinear3d
+    upsample_trilinear3d_backward upsample_bicubic2d upsample_bicubic2d_backward
+    _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward _upsample_bicubic2d_aa
+    _upsample_bicubic2d_aa_backward _upsample_lanczos2d_aa _upsample_lanczos2d_aa_backward
+"""
 #: Op name -> why the table's kernel does not run over cupy.
-HOSTED: Final[dict[str, str]] = {}
+HOSTED: Final[dict[str, str]] = {
+    "mode": "accumulate of maximum",
+    "logcumsumexp": "accumulate of logaddexp",
+    "cummax": "accumulate of maximum",
+    "cummin": "accumulate of minimum",
+    "_border_pad_backward": "ufunc.at on several dims",
+    "repeat_interleave.Tensor": "repeat takes numbers only",
+    "linalg_lstsq": "max has no `initial`",
+    "_embedding_bag": "reduceat of maximum",
+    "multilabel_margin_loss_forward": "accumulate of logical_and",
+    "multilabel_margin_loss_backward": "accumulate of logical_and",
+    "_pdist_forward": "max has no `initial`",
+    "hash_tensor": "reduce of bitwise_xor",
+    **dict.fromkeys(_RESIZES.split(), "numpy's tables of weights"),
+}
+
+
+def is_hosted(op: Op) -> bool:
+    """Return whether an op computes on the host: it stands above, or it draws random numbers."""
+    return op.random or op.name in HOSTED
 
 
 def on_host(op: Op, backend: Cuda) -> Callable[..., Any]:

@@ -79,6 +79,8 @@ class Ufunc:
         log2(most values of one place) passes, and then into the target.
         """
         xp = self._xp
+        if isinstance(places, tuple) or target.ndim != 1 or places.ndim != 1:
+            raise NotImplementedError("ufunc.at on a GPU takes vectors")
         if not places.size:
             return
         values = xp.broadcast_to(xp.asarray(values, target.dtype), places.shape)
