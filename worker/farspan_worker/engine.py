@@ -52,10 +52,7 @@ class Engine:
     def __init__(
         self, device: str = "cpu", memory_bytes_max: int | None = None, xp: Any = None
     ) -> None:
-        """Make an engine without tensors. UnsupportedError if this process has no such device.
-
-        xp: for "cuda:N", a namespace to compute with instead of cupy.
-        """
+        """UnsupportedError: no such device here. xp: for "cuda:N", what to use instead of cupy."""
         table()
         self.device = Device(device)
         self.backend = _backend(self.device, memory_bytes_max, xp)

@@ -6,6 +6,7 @@ is a stated list, and nothing else does. What only a GPU can show stands in docs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +39,12 @@ DTYPES = ("float32", "int64", "bool", "complex64", "bfloat16")
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A session with a CPU and a GPU that is the fake; numpy's kernels on both."""
-    monkeypatch.setattr(cuda, "_cupy", lambda index: FakeCupy())
+    """A session with a CPU and a GPU that is the fake; numpy's kernels on both.
+
+    With FARSPAN_TEST_GPU it is the machine's own: benchmarks/gpu.py runs this file so.
+    """
+    if not os.environ.get("FARSPAN_TEST_GPU"):
+        monkeypatch.setattr(cuda, "_cupy", lambda index: FakeCupy())
     monkeypatch.setattr(kernels, "overrides", dict)
     before = dict(HOST.plans)
     HOST.plans.clear()
