@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from farspan.core.command import INPLACE
 
 if TYPE_CHECKING:
+    from farspan.core.command import Static
     from farspan.core.op import Op
     from farspan.core.spec import Spec
 
@@ -77,6 +78,7 @@ class Number:
     """A Python number that a Call brings: the one at `index` among the body's."""
 
     index: int
+    kind: str  # "f" a float, "i" an int, "b" a bool, "c" complex
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,7 @@ class Step:
     """One kernel's work."""
 
     op: Op
+    static: Static
     plan: Plan
     scalars: tuple[Any, ...]  # numbers, or Number
     form: int
@@ -98,7 +101,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        return self.op.name
+        return "fused" if self.fused else self.op.name
 
     @property
     def writes(self) -> tuple[Memory, ...]:

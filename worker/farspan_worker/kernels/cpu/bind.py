@@ -36,8 +36,14 @@ class Entry:
     """How one op is bound."""
 
     binder: Binder  # (binding, *args): False where it cannot
-    #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors
-    always: bool = False
+    #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors; or a
+    #: function of the op's arguments that tells
+    always: bool | Callable[..., bool] = False
+
+    def is_exact(self, args: Sequence[Any]) -> bool:
+        """Return whether any kernel gives the same bits, for arguments in schema order."""
+        return self.always(*args) if callable(self.always) else self.always
+
     #: inputs and outputs, by index among the tensors, that may lie in a layout of the library's
     given: tuple[int, ...] = ()
     made: tuple[int, ...] = ()
@@ -77,7 +83,7 @@ def bound_for(
     recipe = op.recipe(static)
     if not all(s.dtype.name == "float32" and s.numel and _is_dense(s) for s in known):
         return None
-    if exact and not entry.always and not kernels.choose(op.name, recipe.args(inputs, scalars)):
+    if exact and not may_bind(op, static, inputs, scalars):
         return None
     operands = [_operand(s, i, given.get(i)) for i, s in enumerate(inputs)]
     after = [_after_operand(o, len(inputs) + i) for i, o in enumerate(others)]
@@ -94,6 +100,13 @@ def bound_for(
         if error.unimplemented:
             return None
         raise
+
+
+def may_bind(op: Op, static: Any, inputs: Sequence[Spec], scalars: Sequence[Any]) -> bool:
+    """Return whether a primitive for the op would give the bits of its eager kernel."""
+    entry = entries().get(op.name)
+    args = op.recipe(static).args(inputs, scalars)
+    return entry is not None and bool(entry.is_exact(args) or kernels.choose(op.name, args))
 
 
 def _is_dense(spec: Spec) -> bool:
