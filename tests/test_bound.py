@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import samples
 from farspan.core.op import table
-from farspan_worker import kernels, plan
+from farspan_worker import engine, kernels, plan
 from farspan_worker.kernels.cpu import onednn, product
 from samples import Maker
 from test_kernels import larger
@@ -25,8 +25,8 @@ OPS = table()
 pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason="oneDNN is not installed")
 
 if not onednn.available():
-    from farspan_worker.kernels.cpu import bind, bound
-    from farspan_worker.kernels.cpu.bound import Bound, Layout
+    from farspan_worker.kernels.cpu import bind
+    from farspan_worker.kernels.cpu.bound import Bound
 
 
 class Memory:
@@ -81,6 +81,7 @@ class Seen:
             return outs
 
         patch.setattr(plan, "run", run)
+        patch.setattr(engine.Engine, "compute", staticmethod(run))
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_bound_op_gives_the_bits_of_the_engines_kernel(name: str, seen: Seen) ->
             continue
     ran = 0
     for op, static, scalars, given, specs, results, outs in seen.ops:
-        made = op.name == name and bind.bound_for(op, static, specs, outs, scalars)
+        made = op.name == name and bind.bound_for(op, op.recipe(static), specs, outs, scalars)
         if not made:
             continue
         ran += 1

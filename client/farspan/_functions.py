@@ -92,6 +92,7 @@ class Generator:
                 raise BadValueError("this Generator belongs to another session")
             self._session = session
             self._id = session.new_id()
+            session.generators.add(self._id)
             home = session.index_of(session.default_device)
             for at, device in enumerate(session.devices):
                 if at == home or device.type == "cuda":

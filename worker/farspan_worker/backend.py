@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from farspan.core.dtype import Device
     from farspan.core.op import Op
     from farspan.core.spec import Spec
 
@@ -113,3 +114,12 @@ class Host:
 
 
 HOST = Host()
+
+
+def open_backend(device: Device, memory_bytes_max: int | None, xp: Any) -> Host:
+    """Return where a session on this device computes; UnsupportedError if there is no such GPU."""
+    if device.type == "cpu":
+        return HOST
+    from .kernels import cuda
+
+    return cuda.backend(device.index or 0, memory_bytes_max, xp)

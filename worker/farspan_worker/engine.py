@@ -29,7 +29,7 @@ from farspan.core.spec import Spec
 
 from . import formulas
 from . import plan as plans
-from .backend import HOST, Host
+from .backend import Host, open_backend
 from .programs.body import check_static
 from .programs.run import Programs
 from .store import Array, Budget, Poison, Storage
@@ -55,7 +55,7 @@ class Engine:
         """UnsupportedError: no such device here. xp: for "cuda:N", what to use instead of cupy."""
         table()
         self.device = Device(device)
-        self.backend = _backend(self.device, memory_bytes_max, xp)
+        self.backend = open_backend(self.device, memory_bytes_max, xp)
         self.budget = Budget(
             memory_bytes_max or self.backend.memory_bytes() or default_memory_bytes(), self.backend
         )
@@ -205,15 +205,20 @@ class Engine:
         plan = op.vjp_plan(static, mask)
         if plan is None:
             raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
-        mask = plan.mask
+        mask, edges = plan.mask, []
         for x in inputs:
-            if mask & 1 and (x._node is None or x._base) and tape.edge_of(x) is None:
-                x._node = tape.Leaf()
+            edge = None
+            if mask & 1:
+                edge = tape.edge_of(x)
+                if edge is None:
+                    x._node = tape.Leaf()
+                    edge = (x._node, x._index)
+            edges.append(edge)
             mask >>= 1
         if form == cmd.INPLACE:
             node = tape.record_inplace(op, plan, inputs, static, tuple(scalars))
         else:
-            node = tape.record(op, plan, inputs, results, static, tuple(scalars))
+            node = tape.record(op, plan, inputs, results, static, tuple(scalars), tuple(edges))
         node.number = self._number
 
     def _spread(
@@ -604,14 +609,6 @@ def describe(error: Exception, name: str, inputs: Sequence[Any] = ()) -> tuple[s
     got = [f"{x._spec.dtype.name}{list(x._spec.shape)}" for x in inputs[:4] if x._spec is not None]
     more = f" and {len(inputs) - 4} more" if len(inputs) > 4 else ""
     return kind, f"{name}: {said}" + (f" (it got {', '.join(got)}{more})" if got else "")
-
-
-def _backend(device: Device, memory_bytes_max: int | None, xp: Any) -> Host:
-    if device.type == "cpu":
-        return HOST
-    from .kernels import cuda
-
-    return cuda.backend(device.index or 0, memory_bytes_max, xp)
 
 
 def default_memory_bytes() -> int:

@@ -133,7 +133,11 @@ def run(
     """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
     backend = budget.backend
     if form == FUNCTIONAL:
-        plan = plan_for(op, tensors, static, scalars, backend)
+        plan = None
+        if not op.by_value:  # spelled out, since every op comes by here
+            plan = backend.plans.get((op, static, Defaults.dtype, *map(_specs_of, tensors)))
+        if plan is None:
+            plan = plan_for(op, tensors, static, scalars, backend)
         if plan.direct is not None:
             return plan.direct(tensors, scalars, budget)  # type: ignore[no-any-return]
         inputs, targets = tensors, tensors[:0]

@@ -93,7 +93,7 @@ class _Pass:
 
     def _bound(self, step: Step, inputs: Any, given: Any, wanted: Any) -> Bound | None:
         return self.bind.bound_for(
-            step.op, step.static, inputs, [w.spec for w in step.outs], step.scalars,
+            step.op, step.plan.recipe, inputs, [w.spec for w in step.outs], step.scalars,
             given=given, wanted=wanted, exact=self.graph.exact,
         )  # fmt: skip
 
@@ -118,7 +118,7 @@ class _Pass:
             and (
                 not self.graph.exact
                 or self.bind.may_bind(
-                    step.op, step.static, [w.spec for w in step.inputs], step.scalars
+                    step.op, step.plan.recipe, [w.spec for w in step.inputs], step.scalars
                 )
             )
         )

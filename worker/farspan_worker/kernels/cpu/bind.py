@@ -18,7 +18,7 @@ from .bound import Binding, Bound, Layout, Operand
 from .onednn import After, Desc, OneDnnError, free, plain
 
 if TYPE_CHECKING:
-    from farspan.core.op import Op
+    from farspan.core.op import Op, Recipe
     from farspan.core.spec import Spec
 
 #: For an output: the layout that the primitive likes best.
@@ -39,21 +39,20 @@ class Entry:
     #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors; or a
     #: function of the op's arguments that tells
     always: bool | Callable[..., bool] = False
-
-    def is_exact(self, args: Sequence[Any]) -> bool:
-        """Return whether any kernel gives the same bits, for arguments in schema order."""
-        return self.always(*args) if callable(self.always) else self.always
-
     #: inputs and outputs, by index among the tensors, that may lie in a layout of the library's
     given: tuple[int, ...] = ()
     made: tuple[int, ...] = ()
     #: whether it works in any layout, so that it takes what comes and wishes for nothing
     passes: bool = False
 
+    def is_exact(self, args: Sequence[Any]) -> bool:
+        """Return whether any kernel gives the same bits, for arguments in schema order."""
+        return self.always(*args) if callable(self.always) else self.always
+
 
 def bound_for(
     op: Op,
-    static: Any,
+    recipe: Recipe,
     inputs: Sequence[Spec],
     outputs: Sequence[Spec],
     scalars: Sequence[Any] = (),
@@ -80,10 +79,9 @@ def bound_for(
         return None
     given, wanted = given or {}, wanted or {}
     known = [s for i, s in enumerate(inputs) if i not in given]
-    recipe = op.recipe(static)
     if not all(s.dtype.name == "float32" and s.numel and _is_dense(s) for s in known):
         return None
-    if exact and not may_bind(op, static, inputs, scalars):
+    if exact and not may_bind(op, recipe, inputs, scalars):
         return None
     operands = [_operand(s, i, given.get(i)) for i, s in enumerate(inputs)]
     after = [_after_operand(o, len(inputs) + i) for i, o in enumerate(others)]
@@ -102,10 +100,10 @@ def bound_for(
         raise
 
 
-def may_bind(op: Op, static: Any, inputs: Sequence[Spec], scalars: Sequence[Any]) -> bool:
+def may_bind(op: Op, recipe: Recipe, inputs: Sequence[Spec], scalars: Sequence[Any]) -> bool:
     """Return whether a primitive for the op would give the bits of its eager kernel."""
     entry = entries().get(op.name)
-    args = op.recipe(static).args(inputs, scalars)
+    args = recipe.args(inputs, scalars)
     return entry is not None and bool(entry.is_exact(args) or kernels.choose(op.name, args))
 
 

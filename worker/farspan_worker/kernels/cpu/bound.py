@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from .checks import require_finite, require_numbers
 from .onednn import (
     DST,
     SCRATCH,
@@ -26,10 +27,12 @@ from .onednn import (
     check,
     is_asked,
     lib,
-    operand,
     path,
     plain,
     reorder_kind,
+)
+from .onednn import (
+    operand as argument_of,
 )
 
 if TYPE_CHECKING:
@@ -165,7 +168,7 @@ class Binding:
     def extra(self) -> dict[int, Operand]:
         """Return the arguments that are operands of what is done after the primitive."""
         binary = [i for i, step in enumerate(self.then) if step.other is not None]
-        return {operand(i): o for i, o in zip(binary, self.others, strict=True)}
+        return {argument_of(i): o for i, o in zip(binary, self.others, strict=True)}
 
     def temporary(self, desc: Desc, shape: Sequence[int] = ()) -> Operand:
         """Return memory that lives within one run of the op."""
@@ -239,7 +242,16 @@ class Bound:
     valid. Memory is the caller's and must outlive the runs.
     """
 
-    __slots__ = ("_arrays", "_handles", "_kept", "inputs", "outputs", "scratch_bytes", "steps")
+    __slots__ = (
+        "_arrays",
+        "_handles",
+        "_kept",
+        "inputs",
+        "outputs",
+        "raises",
+        "scratch_bytes",
+        "steps",
+    )
 
     def __init__(
         self, parts: Sequence[tuple[str, Any, list[tuple[int, Operand]]]], inputs: int,
@@ -251,6 +263,11 @@ class Bound:
         #: bytes of memory that hold nothing between runs; several ops may share them
         self.scratch_bytes = temporary_bytes + scratch_bytes
         self.steps: tuple[Step, ...] = ()
+        #: whether values can make it raise UnfitError
+        self.raises = any(
+            name == "call" and what[0] in (require_finite, require_numbers)
+            for name, what, _ in parts
+        )
         #: by slot (-1: scratch memory): memory objects of the library, and offsets into the value
         self._handles: dict[int, list[tuple[c_void_p, int]]] = {}
         self._arrays: dict[int, list[tuple[_ArrayCall, int, int]]] = {}

@@ -16,7 +16,7 @@ from farspan.core.op import table
 from farspan.core.ops.optim import skipped
 
 from .. import Fast, Registry
-from .onednn import DST, SRC, SRC_1, Kind, Route, After, cached, operand, plain
+from .onednn import DST, SRC, SRC_1, After, Kind, Route, cached, operand, plain
 
 _ADD, _MULTIPLY, _SQRT, _LINEAR, _POWER = 0x1FFF0, 0x1FFF1, 37, 38, 48
 #: Parameters smaller than this are done in numpy before oneDNN has begun.
