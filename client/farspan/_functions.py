@@ -11,6 +11,7 @@ from .core import dtype as dtypes
 from .core.call import Function, fn
 from .core.dtype import PLACES, Defaults, Device, DType
 from .core.errors import ArgumentError, BadValueError
+from .core.op import OPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,15 +94,17 @@ class Generator:
             self._id = session.new_id()
             session.generators.add(self._id)
             home = session.index_of(session.default_device)
-            weakref.finalize(self, session.lanes[home].freed.append, self._id)
-            fn._seed(self._seed, generator=self)
+            for at, device in enumerate(session.devices):
+                if at == home or device.type == "cuda":
+                    weakref.finalize(self, session.lanes[at].freed.append, self._id)
+            _seed_devices(self)
         assert self._id is not None
         return self._id
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream at `seed`. Returns self."""
         self._seed, self._seeded = int(seed), True
-        fn._seed(self._seed, generator=self)
+        _seed_devices(self)
         return self
 
     def seed(self) -> int:
@@ -120,6 +123,18 @@ class Generator:
         self._seeded = True
         fn._set_rng_state(state, generator=self)
         return self
+
+
+def _seed_devices(generator: Generator) -> None:
+    """Start a stream where CPU tensors draw, and on each GPU, which draws its own numbers."""
+    seed = generator.initial_seed()
+    fn._seed(seed, generator=generator)
+    session = _state.current()
+    for at, device in enumerate(session.devices):
+        if device.type == "cuda":
+            op = OPS["_seed"]
+            _, static, scalars = op.bind(seed, generator=generator)
+            session.issue(at, op.opcode, 0, [], static, scalars)
 
 
 class _DefaultGenerator(Generator):

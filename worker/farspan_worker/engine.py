@@ -21,7 +21,6 @@ from farspan.core.errors import (
     AutogradError,
     FarspanError,
     ProtocolError,
-    UnsupportedError,
 )
 from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
@@ -30,6 +29,7 @@ from farspan.core.spec import Spec
 
 from . import formulas
 from . import plan as plans
+from .backend import Host, open_backend
 from .programs.body import check_static
 from .programs.run import Programs
 from .store import Array, Budget, Poison, Storage
@@ -49,15 +49,16 @@ class Engine:
 
     compute = staticmethod(plans.run)  # how one op runs
 
-    def __init__(self, device: str = "cpu", memory_bytes_max: int | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", memory_bytes_max: int | None = None, xp: Any = None
+    ) -> None:
+        """UnsupportedError: no such device here. xp: for "cuda:N", what to use instead of cupy."""
         table()
         self.device = Device(device)
-        if self.device.type != "cpu":
-            raise UnsupportedError(
-                f"this release computes on CPU workers only; it has no kernels for {device}. "
-                'Ask for devices="cpu" or "cpu:N"'
-            )
-        self.budget = Budget(memory_bytes_max or default_memory_bytes())
+        self.backend = open_backend(self.device, memory_bytes_max, xp)
+        self.budget = Budget(
+            memory_bytes_max or self.backend.memory_bytes() or default_memory_bytes(), self.backend
+        )
         self.tensors: dict[int, Array | Poison] = {}
         self.generators: dict[int, Generator] = {}
         self.programs = Programs(self)
@@ -85,7 +86,7 @@ class Engine:
         before = Defaults.dtype
         Defaults.dtype = DTYPES[frame.default_dtype]
         try:
-            with np.errstate(all="ignore"):
+            with self.backend.turn():
                 self._run(frame)
         finally:
             Defaults.dtype = before
@@ -95,6 +96,8 @@ class Engine:
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
+        if self.backend.remote:
+            raise ProtocolError(f"{self.device} cannot adopt memory of this process")
         span, size = spec.span(), array.itemsize
         self.budget.check(span * size)
         # The storage is all between the first and the last element, whatever the array skips.
@@ -106,6 +109,7 @@ class Engine:
         self.tensors.clear()
         self.generators.clear()
         self.programs.close()
+        self.backend.close()
 
     def stats(self) -> dict[str, int]:
         """Return counts an operator reads."""
@@ -117,6 +121,7 @@ class Engine:
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
             "bytes_max": self.budget.limit,
+            **self.backend.stats(),
         }
 
     def _run(self, frame: Frame) -> None:
@@ -179,7 +184,7 @@ class Engine:
         except ProtocolError:
             raise
         except Exception as e:
-            specs = [spec for spec, _ in _outputs_of(op, inputs, static, scalars)]
+            specs = [spec for spec, _ in self._outputs_of(op, inputs, static, scalars)]
             self._fail(e, op.base, outs, specs, inputs)
             return
         if not form:
@@ -222,7 +227,7 @@ class Engine:
         """Poison what an op with a poisoned input makes; what it stores is not stored."""
         if not outs:
             self._skipped = error
-        known = _outputs_of(op, inputs, static, scalars)
+        known = self._outputs_of(op, inputs, static, scalars)
         unknown: list[tuple[Spec | None, int]] = [(None, 0)] * (len(outs) - len(known))
         for out, (spec, offset) in zip(outs, (*known, *unknown), strict=False):
             base = None
@@ -246,7 +251,7 @@ class Engine:
         if spec is None or not target._spec.dense or target._spec.nbytes != spec.nbytes:
             return False
         self.budget.check(spec.nbytes)
-        memory = Storage(plans.empty(spec), self.budget)
+        memory = Storage(self.backend.empty(spec), self.budget)
         base = Array(memory.window(spec, root._offset), spec, memory, root._offset)
         for id_, entry in self.tensors.items():
             if entry is root:
@@ -275,7 +280,7 @@ class Engine:
         """Return a generator of the session; a new one has torch's default seed."""
         found = self.generators.get(number)
         if found is None:
-            found = self.generators[number] = Generator(DEFAULT_SEED)
+            found = self.generators[number] = self.backend.generator(DEFAULT_SEED)
         return found
 
     def _generator(self, op: Op, static: Static) -> Generator:
@@ -310,7 +315,7 @@ class Engine:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
                 # A copy: later commands of this very frame may write to the tensor.
-                copied = np.array(x.array, order="C", copy=True)
+                copied = self.backend.download(x.array)
             except Exception as e:
                 info = ErrorInfo(*describe(e, "reading a tensor", [x]), self._number)
                 failed = Value(request, 0, (), error=info)
@@ -369,11 +374,10 @@ class Engine:
             flat = np.frombuffer(data, np.uint8)
             if not isinstance(getattr(data, "obj", None), bytearray):
                 flat = flat.copy()  # a transfer's own bytearray is ours to keep
-            flat = flat.view(spec.dtype.numpy)
+            array = self.backend.upload(flat, spec.dtype.numpy, shape)
         except Exception as e:
             self._fail(e, "tensor", [out])
             return
-        array = flat.reshape(shape)
         self._set(out, Array(array, spec, Storage(array, self.budget)))
 
     def _backward(self, ids: list[int], static: Static) -> None:
@@ -399,7 +403,7 @@ class Engine:
         wanted = [tape.edge_of(x) for x in stops]
         shared = {id(x._storage.memory) for x in seeds}
 
-        watch = _Watch(bool(keep & cmd.CHECK_NAN))
+        watch = _Watch(bool(keep & cmd.CHECK_NAN), self.backend)
 
         def unpack(node: tape.Node, name: str, saved: Array) -> Array:
             shared.add(id(saved._storage.memory))
@@ -484,11 +488,21 @@ class Engine:
                 shared.add(id(gradient._storage.memory))
                 return gradient._save()
         self.budget.check(spec.nbytes)
-        array = plans.empty(spec)
+        array = self.backend.empty(spec)
         array[...] = gradient.array
         return Array(array, spec, Storage(array, self.budget))
 
     # -------------------------------------------------------------------------------- helpers --
+    def _outputs_of(
+        self, op: Op, inputs: Any, static: Static, scalars: Any
+    ) -> Sequence[tuple[Spec | None, int]]:
+        """Return spec and offset of each output, if the metadata rule knows them unevaluated."""
+        try:
+            plan = plans.plan_for(op, inputs, static, scalars, self.backend)
+        except Exception:
+            return ()
+        return plan.views or ([] if op.dynamic else [(spec, 0) for spec in plan.outs])
+
     def _look_up(self, ids: Sequence[int]) -> list[Any]:
         tensors = self.tensors
         try:
@@ -527,15 +541,17 @@ class Engine:
 class _Watch(tape.Watch):
     """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
 
-    def __init__(self, check_nan: bool) -> None:
+    def __init__(self, check_nan: bool, backend: Host) -> None:
         self.node: tape.Node | None = None
         self.check_nan = check_nan
+        self.backend = backend
 
     def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
         self.node = node
-        pairs = formulas.run(node, gradients, unpack)
+        run = tape.backward_of if self.backend.remote else formulas.run
+        pairs = list(run(node, gradients, unpack))
         if self.check_nan:
-            at = tape.first_bad(node, pairs, lambda g: bool(np.isnan(g.array).any()))
+            at = tape.first_bad(node, pairs, lambda g: bool(self.backend.xp.isnan(g.array).any()))
             if at >= 0:
                 raise AutogradError(
                     f"Function '{backward_name(node)}' returned nan values in its {at}th output."
@@ -561,17 +577,6 @@ def _recipe(op: Op, static: Static) -> Any:
         return op.recipe(static)
     except (TypeError, ValueError, LookupError, FarspanError):
         raise ProtocolError(f"arguments that do not fit {op.name}") from None
-
-
-def _outputs_of(
-    op: Op, inputs: Any, static: Static, scalars: Any
-) -> Sequence[tuple[Spec | None, int]]:
-    """Return spec and offset of each output, if the metadata rule knows them without the values."""
-    try:
-        plan = plans.plan_for(op, inputs, static, scalars)
-    except Exception:
-        return ()
-    return plan.views or ([] if op.dynamic else [(spec, 0) for spec in plan.outs])
 
 
 def _gradient_spec(spec: Spec) -> Spec:

@@ -14,17 +14,19 @@ import numpy as np
 from farspan.core import limits
 from farspan.core.command import FUNCTIONAL, INPLACE
 from farspan.core.dtype import Defaults, DType, float32, int64
-from farspan.core.errors import ProtocolError, ShapeError
+from farspan.core.errors import ProtocolError
 from farspan.core.spec import Spec
 
-from . import direct, kernels
+from . import direct
 from . import store as stores
+from .backend import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farspan.core.op import Op, Recipe
 
+    from .backend import Host
     from .store import Array, Budget
 
 
@@ -32,10 +34,17 @@ class Plan:
     """One op, bound to specs and static arguments."""
 
     __slots__ = (
-        "casts", "compute", "direct", "kernel", "nbytes", "op", "outs", "recipe", "views",
+        "casts", "compute", "direct", "into", "kernel", "nbytes", "op", "outs", "recipe", "views",
     )  # fmt: skip
 
-    def __init__(self, op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        op: Op,
+        static: Any,
+        specs: Sequence[Spec],
+        scalars: Sequence[Any],
+        backend: Host = HOST,
+    ) -> None:
         self.op = op
         self.recipe: Recipe = op.recipe(static)
         if len(specs) != self.recipe.flat:
@@ -45,8 +54,10 @@ class Plan:
         self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs)
-        self.kernel: Any = kernels.choose(op.name, args) or op.kernel
-        self.direct: Any = direct.bind(self, specs)  # how a functional call runs, if so simple
+        self.kernel: Any = backend.kernel(op, args)
+        self.into = backend.into(op)
+        # How a functional call runs, if so simple; it is written for arrays of this process.
+        self.direct: Any = None if backend.remote else direct.bind(self, specs)
 
     def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
@@ -85,20 +96,28 @@ class Plan:
         ]
 
 
-_plans: dict[Any, Plan] = {}
+_plans: dict[Any, Plan] = HOST.plans
 _specs_of = operator.attrgetter("_spec")
+lay_out, empty = HOST.lay_out, HOST.empty
 
 
-def plan_for(op: Op, tensors: Sequence[Array], static: Any, scalars: Sequence[Any]) -> Plan:
+def plan_for(
+    op: Op,
+    tensors: Sequence[Array],
+    static: Any,
+    scalars: Sequence[Any],
+    backend: Host = HOST,
+) -> Plan:
     """Return the plan for these inputs; raises what the op's metadata rule raises."""
+    plans = backend.plans
     key = (op, static, Defaults.dtype, *map(_specs_of, tensors))
     if op.by_value:
         key += tuple([(type(x), x) for x in scalars])
-    plan = _plans.get(key)
+    plan: Plan | None = plans.get(key)
     if plan is None:
-        if len(_plans) > limits.MEMO_ENTRIES_MAX:
-            _plans.clear()
-        plan = _plans[key] = Plan(op, static, [t._spec for t in tensors], scalars)
+        if len(plans) > limits.MEMO_ENTRIES_MAX:
+            plans.clear()
+        plan = plans[key] = Plan(op, static, [t._spec for t in tensors], scalars, backend)
     return plan
 
 
@@ -112,12 +131,13 @@ def run(
     generator: Any = None,
 ) -> list[Array]:
     """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
+    backend = budget.backend
     if form == FUNCTIONAL:
         plan = None
         if not op.by_value:  # spelled out, since every op comes by here
-            plan = _plans.get((op, static, Defaults.dtype, *map(_specs_of, tensors)))
+            plan = backend.plans.get((op, static, Defaults.dtype, *map(_specs_of, tensors)))
         if plan is None:
-            plan = plan_for(op, tensors, static, scalars)
+            plan = plan_for(op, tensors, static, scalars, backend)
         if plan.direct is not None:
             return plan.direct(tensors, scalars, budget)  # type: ignore[no-any-return]
         inputs, targets = tensors, tensors[:0]
@@ -125,17 +145,17 @@ def run(
         flat = op.recipe(static).flat
         targets = tensors[flat:]
         inputs = tensors[:flat] if targets else tensors
-        plan = plan_for(op, inputs, static, scalars)
+        plan = plan_for(op, inputs, static, scalars, backend)
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     budget.check(plan.nbytes)
-    if form == INPLACE and op.into is not None and _writes_through(plan, inputs):
+    if form == INPLACE and plan.into is not None and _writes_through(plan, inputs):
         arguments = plan.recipe.args([t.array for t in inputs], plan.numbers(scalars))
-        op.into(np, *arguments)
+        plan.into(backend.xp, *arguments)
         inputs[0]._storage.version += 1
         return list(inputs[:1])
     arrays = [t.array for t in inputs]
-    results = compute(plan, arrays, scalars, generator)
+    results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:
         for at in op.written:
             slot = plan.recipe.slots.get(at, ())
@@ -149,7 +169,7 @@ def run(
             if op.dynamic:  # only now is the shape known
                 budget.check(result.nbytes)
                 spec = spec.with_(shape=result.shape)
-            array = lay_out(result, spec, arrays)
+            array = backend.lay_out(result, spec, arrays)
             outs.append(stores.adopt(array, spec, budget))
         return outs
     if form == INPLACE:
@@ -172,7 +192,9 @@ def _writes_through(plan: Plan, inputs: Sequence[Array]) -> bool:
     )
 
 
-def compute(plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: Any) -> Any:
+def compute(
+    plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: Any, xp: Any = np
+) -> Any:
     """Cast, call the kernel, and return its results as a tuple; as yet in the kernel's layout."""
     if plan.casts:
         arrays = list(arrays)
@@ -182,52 +204,15 @@ def compute(plan: Plan, arrays: list[Any], scalars: Sequence[Any], generator: An
         scalars = plan.numbers(scalars)
     args = plan.recipe.args(arrays, scalars)
     if plan.op.random:
-        result = plan.kernel(np, generator, *args)
+        result = plan.kernel(xp, generator, *args)
     else:
-        result = plan.kernel(np, *args)
+        result = plan.kernel(xp, *args)
     return result if isinstance(result, tuple) else (result,)
-
-
-def lay_out(result: Any, spec: Spec, inputs: Sequence[Any]) -> Any:
-    """Return `result` as a fresh array with the dtype and strides of `spec`.
-
-    Kernels may return any layout, a scalar, or a view of an input; none of it shows.
-    """
-    dtype = spec.dtype.numpy
-    if type(result) is not np.ndarray:
-        result = np.asarray(result)
-    if result.shape != spec.shape:
-        raise ShapeError(f"a kernel returned shape {result.shape}, not {spec.shape}")
-    if result.dtype != dtype:
-        result = result.astype(dtype)
-    elif any(result is a for a in inputs) or (
-        result.base is not None and any(np.may_share_memory(result, a) for a in inputs)
-    ):
-        result = result.copy()
-    if spec.contiguous:
-        if result.flags.c_contiguous and result.flags.writeable:
-            return result
-        return np.array(result, order="C")
-    wanted = tuple([s * dtype.itemsize for s in spec.stride])
-    if result.strides == wanted and result.flags.writeable:
-        return result
-    out = empty(spec)
-    out[...] = result
-    return out
-
-
-def empty(spec: Spec) -> Any:
-    """Return uninitialised memory with the strides of a dense spec."""
-    order = sorted(range(spec.ndim), key=lambda d: (-spec.stride[d], -spec.shape[d]))
-    back = [0] * spec.ndim
-    for place, d in enumerate(order):
-        back[d] = place
-    return np.empty([spec.shape[d] for d in order], spec.dtype.numpy).transpose(back)
 
 
 def store(target: Array, result: Any) -> None:
     """Write a result over a tensor's elements, cast to its dtype; its version goes up."""
-    np.copyto(target.array, result, casting="unsafe")
+    target._storage.budget.backend.write(target.array, result)
     target._storage.version += 1
 
 

@@ -15,6 +15,7 @@ from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.tape import Variable
 
 from . import plan as plans
+from .backend import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
     from farspan.core.op import Op
     from farspan.core.spec import Spec
 
+    from .backend import Host
+
 
 _new = object.__new__  # and all fields set one by one: half the time of a call of __init__
 
 
 class Budget:
-    """Bytes that a session may hold; every storage charges it before it exists."""
+    """Bytes that a session may hold, and where; every storage charges it before it exists."""
 
-    __slots__ = ("limit", "peak", "used")
+    __slots__ = ("backend", "limit", "peak", "used")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, backend: Host = HOST) -> None:
+        self.backend = backend
         self.limit = limit  # bytes
         self.used = 0
         self.peak = 0
@@ -97,11 +101,11 @@ class Storage:
         dtype = spec.dtype.numpy
         size = dtype.itemsize
         if not spec.numel:
-            return np.empty(spec.shape, dtype)
+            return self.budget.backend.xp.empty(spec.shape, dtype)
         if offset < 0 or (offset + spec.span()) * size > self.nbytes:
             raise ProtocolError("a view reaches outside of its storage")
         strides = tuple([s * size for s in spec.stride])
-        return np.ndarray(spec.shape, dtype, self.flat, offset * size, strides)
+        return self.budget.backend.window(self.flat, spec, offset * size, strides)
 
     def grow(self, nbytes: int) -> None:
         """Become `nbytes` long; what is new is zero. Windows made before see the old memory.
@@ -109,7 +113,7 @@ class Storage:
         OutOfMemoryError, and nothing changes, if the session has not so much left.
         """
         self.budget.check(nbytes)  # for a moment there are both
-        longer = np.zeros(nbytes, np.uint8)
+        longer = self.budget.backend.xp.zeros(nbytes, np.uint8)
         longer[: self.nbytes] = self.flat
         self.budget.take(nbytes - self.nbytes)
         self.array, self._flat, self.nbytes = longer, longer, nbytes

@@ -117,7 +117,7 @@ def _recur(xp: Any, steps: Any, first: Any, step: _Step) -> Any:
     """
     older, newer = xp.ones_like(first), first
     value = xp.where(steps < 1, older, newer)
-    for k in range(1, int(xp.max(steps, initial=0))):
+    for k in range(1, int(xp.max(steps)) if steps.size else 0):
         older, newer = newer, step(k, newer, older)
         value = xp.where(steps > k, newer, value)
         if k % 64 == 0 and xp.all(xp.isnan(newer) | (steps <= k)):

@@ -186,6 +186,8 @@ class Program:
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
+        if self._engine.backend.remote:
+            raise Untraceable("plans are laid out in memory of this process, not of a GPU")
         body = dataclasses.replace(self.body, scalars=tuple(scalars))
         tracer = Tracer(body)
         memories: dict[int, Memory] = {}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..call import fn
 from ..dtype import int32, int64
 from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import common_device, structured
+from ..places import assign
 from ..spec import Spec, broadcast_shapes, pointwise_stride, wrap_dim
 from .view import expand_spec
 
@@ -195,7 +198,7 @@ def _index_put_into(
     xp: Any, out: Any, indices: Sequence[Any], values: Any, accumulate: bool
 ) -> None:
     where = _fancy(xp, out, indices)
-    if not accumulate:
+    if not accumulate and (xp is np or not values.ndim):
         try:
             out[where] = values
         except ValueError:
@@ -206,7 +209,11 @@ def _index_put_into(
     rows = xp.arange(_numel(out.shape[:used])).reshape(out.shape[:used])[where]
     shape = rows.shape + out.shape[used:]
     _check_values(values.shape, shape)
-    add_rows(xp, out, rows, xp.broadcast_to(_without_ones(values, len(shape)), shape))
+    values = xp.broadcast_to(_without_ones(values, len(shape)), shape)
+    if accumulate:
+        add_rows(xp, out, rows, values)
+    else:
+        assign(xp, out.reshape(-1), _elements(xp, rows, values), values.reshape(-1))
 
 
 def _without_ones(values: Any, rank: int) -> Any:
@@ -225,11 +232,14 @@ def add_rows(xp: Any, out: Any, rows: Any, values: Any) -> None:
 
     `ufunc.at` is fast on flat indices only, so each element gets its own.
     """
+    xp.add.at(out.reshape(-1), _elements(xp, rows, values), values.reshape(-1))
+
+
+def _elements(xp: Any, rows: Any, values: Any) -> Any:
+    """Return the flat places of all elements of rows, which hold as many values each."""
     width = values.size // max(rows.size, 1)
     places = rows.reshape(-1)
-    if width != 1:
-        places = (places[:, None] * width + xp.arange(width)).reshape(-1)
-    xp.add.at(out.reshape(-1), places, values.reshape(-1))
+    return places if width == 1 else (places[:, None] * width + xp.arange(width)).reshape(-1)
 
 
 def _index_put_values_grad(g: Any, indices: Any) -> Any:
@@ -384,9 +394,11 @@ def _index_copy_kernel(xp: Any, self: Any, dim: int, index: Any, source: Any) ->
     dim = dim % len(shape)
     index = checked_forward(index.reshape(-1), shape[dim], dim, ValueRangeError)
     out = self.copy(order="C")
-    xp.moveaxis(out.reshape(shape), dim, 0)[index] = xp.moveaxis(
-        source.reshape(source.shape or (1,)), dim, 0
-    )
+    source = source.reshape(source.shape or (1,))
+    if xp is np:
+        xp.moveaxis(out.reshape(shape), dim, 0)[index] = xp.moveaxis(source, dim, 0)
+    else:
+        assign(xp, out.reshape(-1), places_along(xp, shape, dim, index), source.reshape(-1))
     return out
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..call import fn
 from ..dtype import int32, int64
 from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import common_device, composite, structured
+from ..places import assign
 from ..spec import Spec, broadcast_shapes, wrap_dim
 from .index import checked_forward
 
@@ -147,7 +150,11 @@ def _scatter_kernel(xp: Any, self: Any, dim: int, index: Any, src: Any) -> Any:
 def _scatter_into(xp: Any, out: Any, dim: int, index: Any, src: Any) -> None:
     if index.size:
         x, dim, index = _aligned(out, dim, index)
-        xp.put_along_axis(_within(x, index, dim), index, _cut(src, index), dim)
+        values = _cut(src, index)
+        if xp is np:
+            xp.put_along_axis(_within(x, index, dim), index, values, dim)
+        else:
+            assign(xp, x.reshape(-1), flat_places(xp, x.shape, dim, index), values)
 
 
 structured(
@@ -407,7 +414,7 @@ def _put_kernel(xp: Any, self: Any, index: Any, source: Any, accumulate: bool) -
     if accumulate:
         xp.add.at(flat, places, source.reshape(-1))
     else:
-        flat[places] = source.reshape(-1)
+        assign(xp, flat, places, source.reshape(-1))
     return out
 
 
