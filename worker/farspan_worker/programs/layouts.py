@@ -25,6 +25,10 @@ _POOL: Final = "max_pool2d_with_indices"
 _POOL_BACK: Final = "max_pool2d_with_indices_backward"
 #: Ops with a layout of their own even where everything comes plain.
 _CHOOSE: Final = frozenset({"convolution", "convolution_backward"})
+#: Ops that look at a tensor's metadata, never at its elements.
+_SHAPES_ONLY: Final = frozenset(
+    "new_ones new_zeros new_empty new_full ones_like zeros_like empty_like full_like".split()
+)
 
 
 def bind_primitives(graph: Graph) -> None:
@@ -56,9 +60,10 @@ class _Pass:
         for step in self._graph.steps:
             made = self._try(step)
             if made is None:
+                if step.name == _POOL_BACK and step.inputs[2].memory in self._layouts:
+                    raise RuntimeError("a pool kept its workspace, but its gradient wants indices")
                 self._in_plain(step)
-                if step.name not in (_POOL, _POOL_BACK):
-                    made = self._try(step)
+                made = self._try(step)
             if made is not None:
                 _attach(step, made)
                 self._bound += 1
@@ -147,6 +152,8 @@ class _Pass:
 
     def _in_plain(self, step: Step) -> None:
         """Let a step read plain copies of what lies in a layout of the library's."""
+        if step.name in _SHAPES_ONLY:
+            return
         inputs = []
         for window in step.inputs:
             found = self._layouts.get(window.memory)

@@ -242,7 +242,16 @@ class Bound:
     valid. Memory is the caller's and must outlive the runs.
     """
 
-    __slots__ = ("_arrays", "_handles", "_kept", "inputs", "outputs", "raises", "scratch_bytes", "steps")
+    __slots__ = (
+        "_arrays",
+        "_handles",
+        "_kept",
+        "inputs",
+        "outputs",
+        "raises",
+        "scratch_bytes",
+        "steps",
+    )
 
     def __init__(
         self, parts: Sequence[tuple[str, Any, list[tuple[int, Operand]]]], inputs: int,

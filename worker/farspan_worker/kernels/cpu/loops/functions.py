@@ -309,4 +309,3 @@ def pow_(x: Any, exponent: Any) -> Any:
     value = select(negative & odd, -value, value)
     bad = (a < 0) & ~whole & (wide < math.inf)
     return select(bad, math.nan, value).astype(name)
-

@@ -369,9 +369,7 @@ class _Writer:
             if node.op == "reduce":
                 value, name = results[node.at]
                 same = name == node.dtype
-                self.values[node.at] = (
-                    value if same else self.lines.cast(value, name, node.dtype)
-                )
+                self.values[node.at] = value if same else self.lines.cast(value, name, node.dtype)
             else:
                 self._write_node(node, pointers, "")
         for i, (node, name, _) in enumerate(self.traced.outputs):

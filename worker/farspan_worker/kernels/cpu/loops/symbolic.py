@@ -424,7 +424,9 @@ def shifted(x: Any, by: Any, op: str) -> Any:
     bits = BY_NAME[name].itemsize * 8
     a, n = as_type(graph, x, name), as_type(graph, by, name)
     inside = graph.node("below", "bool", n, attr=bits)
-    within = graph.node("select", name, inside, n, graph.const(bits - 1 if op == "shr" else 0, name))
+    within = graph.node(
+        "select", name, inside, n, graph.const(bits - 1 if op == "shr" else 0, name)
+    )
     made = graph.node(op, name, a, within)
     if op == "shl" or name[0] == "u":
         made = graph.node("select", name, inside, made, graph.const(0, name))

@@ -83,9 +83,7 @@ def _loaded(spec: Spec) -> str:
     return name_of(spec.dtype.numpy)
 
 
-def _apply(
-    graph: Graph, step: Step, tensors: list[Sym], specs: Sequence[Spec]
-) -> tuple[Sym, Spec]:
+def _apply(graph: Graph, step: Step, tensors: list[Sym], specs: Sequence[Spec]) -> tuple[Sym, Spec]:
     """Return what a step makes of symbols, and its spec."""
     op = step.op
     kind = REDUCTIONS.get(op.name)
@@ -148,7 +146,9 @@ def reduced(x: Sym, kind: str, dims: Sequence[int], keepdim: bool = False) -> Sy
         raise Unfused(f"a {kind} of {name}")
     how = "sum" if kind == "mean" else kind
     node = x.graph.node("reduce", name, x.node, attr=(how, tuple(dims), x.shape))
-    shape = tuple([1 if d in dims else n for d, n in enumerate(x.shape) if keepdim or d not in dims])
+    shape = tuple(
+        [1 if d in dims else n for d, n in enumerate(x.shape) if keepdim or d not in dims]
+    )
     total = Sym(x.graph, node, shape)
     if kind != "mean":
         return total
