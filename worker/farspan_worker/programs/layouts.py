@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from farspan.core.command import FUNCTIONAL
 from farspan.core.op import OPS
+from farspan.core.ops.pool_windows import ints, steps_of
 
 from .. import kernels
 from .. import plan as plans
@@ -137,15 +138,17 @@ class _Pass:
 
         Sums over windows that overlap come in another order than the indices' scatter.
         """
-        _, kernel, stride, padding, dilation, _ = step.plan.recipe.args([None], ())
-        if any(s and s < k for s, k in zip(stride or kernel, kernel, strict=False)):
+        kernel, stride = step.plan.recipe.args([None], ())[1:3]
+        window = ints(kernel, 2)
+        steps = steps_of(window, stride, 2)
+        if any(s < k for s, k in zip(steps, window, strict=True)):
             return False
-        window = step.outs[1]
-        readers = self._readers.get(window.memory, [])
-        return self._is_free(window) and all(
+        at = step.outs[1]
+        readers = self._readers.get(at.memory, [])
+        return self._is_free(at) and all(
             reader.name == _POOL_BACK
             and i == 2
-            and reader.inputs[2] == window
+            and reader.inputs[2] == at
             and reader.inputs[1] == step.inputs[0]
             for reader, i in readers
         )
