@@ -616,6 +616,19 @@ def test_two_tenants_never_share_a_worker(cluster: Cluster) -> None:
         cluster.connect(devices="cpu", timeout=0.5, token=OTHER)
 
 
+def test_values_stand_between_their_acknowledgement_and_a_loss(cluster: Cluster) -> None:
+    client = cluster.start().connect()
+    value, lost = Value(1, U8, (1,), b"a"), Lost("ServiceError", "over")
+    events = wire.encode_events([value, lost])
+    client.transport._take(wire.encode(wire.Down(events=(events,))))
+    assert client.events[-2:] == [value, lost], "a value that came before the end is not lost"
+
+    client = cluster.connect()
+    events = wire.encode_events([value])
+    client.transport._take(wire.encode(wire.Down(events=(events,), applied=1, durable=1)))
+    assert client.events[-2:] == [Acked(1, 1), value], "its reader finds the frame acknowledged"
+
+
 def test_a_transport_refuses_to_serve_a_forked_process(cluster: Cluster) -> None:
     client = cluster.start().connect()
     client.transport._pid -= 1

@@ -384,7 +384,8 @@ def test_stats_count_commands_frames_bytes_syncs_and_live_tensors(session: Any) 
     session.synchronize()  # another sync point
     after = session.stats()
     assert set(after) == {
-        "commands", "frames", "bytes_up", "bytes_down", "sync_points", "sync_sites", "live",
+        "applies", "calls", "commands", "replay", "frames", "bytes_up", "bytes_down",
+        "sync_points", "sync_sites", "live",
     }  # fmt: skip
     assert after["commands"] - before["commands"] >= 7
     assert after["frames"] > before["frames"]
@@ -453,7 +454,9 @@ def test_a_training_loop_leaks_nothing(session: Any) -> None:
             loss.item()
             live.append(_engine(session))
             client.append(session.stats()["live"]["cpu"])
-    assert len({(s["tensors"], s["bytes"]) for s in live}) == 1, live
+    # A program that replays the steps between two reads keeps a little memory of its own.
+    assert len({s["tensors"] for s in live}) == 1, live
+    assert len({s["bytes"] for s in live[1:]}) == 1, live
     assert len({tuple(s.items()) for s in client}) == 1
     assert live[0]["tensors"] == client[0]["tensors"]
     assert live[-1]["bytes_peak"] < 100_000

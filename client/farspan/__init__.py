@@ -147,7 +147,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("Event", "Stream"), "cuda"),
     **dict.fromkeys(("ScriptFunction", "ScriptModule"), "jit"),
     "get_device_module": "_queries",
-    "compile": "_compile",
+    **dict.fromkeys(("compile", "cond"), "_compile"),
     "load_ipython_extension": "_as_torch",
     "resize_as_": "_resize",
     **dict.fromkeys(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._program import CallSite
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Acked, ErrorInfo, Event, Failed, Lost, Value
-from .core.errors import BY_NAME, FarspanError, ServiceError
+from .core.errors import BY_NAME, ControlFlowError, FarspanError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,9 @@ class Answers:
     _lock: threading.RLock
     _pid: int
     _requests: itertools.count[int]
-    _in_flight: deque[tuple[int, list[int], list[Site | None]]]
+    _in_flight: deque[tuple[int, list[int], list[Any]]]
+    traced: list[Any] | None
+    tracer: int
     _over: bool  # closed, lost or inherited by a fork: one flag for the hot path
 
     def __init__(self) -> None:
@@ -73,6 +76,7 @@ class Answers:
         self._forward: dict[int, Any] = {}
         #: The same of what a pass issues now, and the number before its commands.
         self.walking: tuple[int, Any] | None = None
+        self._traced_lines: dict[int, Any] = {}  # the first, of a function that is traced
         self._syncs: dict[Site | None, int] = {}
 
     if TYPE_CHECKING:
@@ -112,14 +116,20 @@ class Answers:
         used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
         return used, peak, limit
 
-    def _ask(self, device: int, ids: tuple[int, ...], kind: int) -> Value:
+    def _ask(self, device: int, ids: tuple[int, ...], kind: int, about: int = 0) -> Value:
         request = next(self._requests)
         wait = self._waits[request] = Wait()
         site = call_site()
+        if self.traced is not None and self.tracer == threading.get_ident():
+            raise ControlFlowError(
+                f"{describe_site(site)}\n  This line needs a value in the middle of a compiled "
+                "function, which is one command for the worker. Use torch.where or torch.cond "
+                "instead, read the value after the call, or leave the function uncompiled"
+            )
         self._syncs[site] = self._syncs.get(site, 0) + 1
         try:
             with self._lock:
-                self.issue(device, cmd.GET, 0, ids, (request, kind, 0))
+                self.issue(device, cmd.GET, 0, ids, (request, kind, about))
                 self.flush()
             while not wait.done(_LOOK_S) and self._lost is None:
                 pass
@@ -164,7 +174,7 @@ class Answers:
 
     # --------------------------------------------------------------------------------- events --
     def _deliver(self, event: Event) -> None:
-        """Take an event from the transport; runs on its reader thread, or inside `send`."""
+        """Take an event from the transport; runs on a thread of its, or inside `send`."""
         if isinstance(event, Value):
             wait = self._waits.get(event.request)
             if wait is not None:
@@ -192,7 +202,7 @@ class Answers:
                 wait.end()
 
     def _make_error(self, info: ErrorInfo) -> FarspanError:
-        site = self._site_of(info.command)
+        site, call, begin = self._site_of(info.command)
         where = describe_site(site)
         cls = BY_NAME.get(info.kind, ServiceError)
         text = f"{info.message}\n  command {info.command} of session {self.id}, issued at {where}"
@@ -201,6 +211,8 @@ class Answers:
             forward = self.walking[1]
         if type(forward) is dict:
             forward = forward.get(info.forward)
+        if forward is None and call is not None:
+            forward = call.forward(info.command - begin, info.forward - begin)
         if forward is not None:
             text += f"\n  in the backward of {describe_site(forward)}"
         error = cls(text)
@@ -210,6 +222,12 @@ class Answers:
     def note_forward(self, number: int, lines: Any) -> None:
         """Remember the forward line, or lines by forward command, of a command of backward."""
         self._forward[number] = lines
+        if self.traced is not None:
+            self._traced_lines[number] = lines
+
+    def _forward_lines(self, number: int) -> Any:
+        """Return the forward lines of a backward pass while these commands are being traced."""
+        return self._traced_lines.get(number)
 
     def _forget_forward(self, last: int) -> None:
         """Forget the forward lines of commands that have run."""
@@ -217,8 +235,14 @@ class Answers:
             while self._forward and (number := next(iter(self._forward))) <= last:
                 del self._forward[number]
 
-    def _site_of(self, number: int) -> Site | None:
+    def _site_of(self, number: int) -> tuple[Site | None, CallSite | None, int]:
+        """Return the line of a command; of one in a Call also that, and the Call's number."""
         for _, numbers, sites in list(self._in_flight):
-            if number in numbers:
-                return sites[numbers.index(number)]
-        return None
+            for have, site in zip(numbers, sites, strict=False):
+                if type(site) is CallSite:
+                    line = site.at(number - have)
+                    if line is not None:
+                        return line, site, have
+                elif have == number:
+                    return site, None, have
+        return None, None, 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._dispatch import mode, wrap
 from ._gather import Ref
+from ._reach import is_plain, nodes_of
 from ._sites import call_site, describe_site
 from .core import command as cmd
 from .core import tape
@@ -101,20 +102,26 @@ def backward(
     seeds = _seeds(roots, _as_list(grad_tensors, len(roots)))
     edges = _edges(roots)
     keep = create_graph if retain_graph is None else retain_graph
+    reached = None
     if inputs is not None:
         targets = _as_list(inputs)
         if not targets:
             raise AutogradError("`inputs` argument to `backward()` cannot be empty.")
         wanted = _edges(targets)
     else:
-        leaves = tape.leaves_of(edges)
+        reached = tape.reachable(edges)
+        leaves = tape.leaves_in(reached)
         targets = [leaf.variable() for leaf in leaves]
         wanted = [(leaf, 0) for leaf in leaves]
     # A tensor that is gone, or no longer requires a gradient, gets none.
     alive = ((t, w) for t, w in zip(targets, wanted, strict=True) if t is not None)
     pairs = [(t, w) for t, w in alive if t._node is not None]
     retained = _retained_of(edges)
-    found = _run(edges, seeds, roots, pairs + retained, keep, create_graph, whole=inputs is None)
+    if reached is not None and len(pairs) < len(wanted):
+        reached = None  # not all of the graph leads to a wanted gradient
+    wanted_pairs = pairs + retained
+    whole = inputs is None
+    found = _run(edges, seeds, roots, wanted_pairs, keep, create_graph, whole, reached)
     arrived = [(t, e[0], g) for (t, e), g in zip(pairs, found, strict=False) if g is not None]
     for t, node, gradient in arrived:
         if node.hooks and type(node) is tape.Leaf:
@@ -206,28 +213,16 @@ def _run(
     keep: bool,
     create_graph: bool,
     whole: bool = False,
+    reached: set[tape.Node] | None = None,
 ) -> list[Tensor | None]:
     """Return the gradient of each pair's edge, or None where the roots do not reach it.
 
     whole: the pass goes to all leaves, so that nothing of the graph is of use after it.
+    reached: the nodes that the roots reach, if the gradients of all leaves among them are wanted.
     """
     wanted = [edge for _, edge in pairs]
-    needed = tape.needed_nodes(edges, wanted)
-    reached = needed | {node for node, _ in edges}
-    for node in list(needed):
-        reached |= {e[0] for e in node.edges if e is not None}
-    plain = not create_graph
-    device = roots[0]._spec.device
-    for node in needed:
-        if node.op is None:
-            plain = plain and type(node) is tape.Leaf
-        else:
-            tape.check_node(node)
-        if any(s.device is not device for s in node.outs):
-            plain = False
-    if any(node.hooks for node in reached):
-        plain = False
-    plain = plain and all(r._spec.device is device for r in roots)
+    needed, reached = nodes_of(edges, wanted, reached)
+    plain = is_plain(needed, reached, roots) and not create_graph
     if not plain:
         found = _walk_here(edges, seeds, wanted, keep, create_graph)
         if whole and not keep:
@@ -303,7 +298,7 @@ def _let_go(roots: list[Tensor], seeds: list[Tensor]) -> None:
 
 def _gradient_spec(spec: Spec) -> Spec:
     """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
-    return spec if spec.dense else spec.contiguous_
+    return spec if spec.contiguous or spec.dense else spec.contiguous_
 
 
 def _walk_here(

@@ -1,11 +1,31 @@
-"""torch.compile, as far as values go: the same results, operation by operation."""
+"""torch.compile: a function whose commands are known is one command.
+
+The first call of each kind runs as ever and is watched (`_trace.py`); later ones of the kind are
+one Call each, as long as all that the function can reach is as it was (`_guards.py`). A function
+of which no program can be made runs eagerly; `explain` says why.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .core.errors import ArgumentError
+import numpy as np
+
+from . import _autocast, _state
+from ._dispatch import mode
+from ._guards import _PLAIN
+from ._tensor import Tensor
+from ._trace import Refused, Traced, trace
+from .core import command as cmd
+from .core import limits, tape
+from .core.call import fn
+from .core.dtype import Defaults
+from .core.errors import ArgumentError, FarspanError
+from .core.op import op_at
 
 
 def compile(
@@ -19,10 +39,14 @@ def compile(
     disable: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """Return the function or module itself, which runs eagerly.
+    """Return what does the same as the function or module, as one command to the worker.
 
-    A compiled function gives in torch what the function gives, sooner. Here nothing is sooner
-    yet: operations go out one by one, batched on the wire. Without ``model`` it is a decorator.
+    Best for a whole training step: forward, backward and ``optimizer.step()`` in one function. A
+    function whose result is differentiated after it returns stays eager. What it does in Python
+    (printing, appending to lists) is done in traced calls only. A value read in its middle raises
+    ControlFlowError, which names the line. ``result.explain()`` tells what became of it. The other
+    arguments are torch's and change nothing; ``disable`` returns the model itself. Without
+    ``model`` it is a decorator.
     Raises RuntimeError if mode and options are both given, TypeError for no callable.
     """
     if mode is not None and options is not None:
@@ -30,7 +54,215 @@ def compile(
             "Either mode or options can be specified, but both can't be specified at the same time."
         )
     if model is None:
-        return compile
+        return functools.partial(compile, disable=disable)
     if not callable(model):
         raise ArgumentError(f"compile() takes a function or a module, not {type(model).__name__}")
-    return model
+    if disable or isinstance(model, Compiled):
+        return model
+    from .nn.module import Module
+
+    if isinstance(model, Module):
+        from ._dynamo.eval_frame import OptimizedModule
+
+        return OptimizedModule(model)
+    return Compiled(model)
+
+
+class _Eager(Exception):
+    """This call cannot be looked up; the text says why."""
+
+
+class Compiled:
+    """A function with the programs that stand for its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self._function = function
+        self._kinds: dict[Any, list[Traced]] = {}
+        self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
+        self._misses: list[str] = []  # why calls were traced or ran eagerly
+        self._stopped = ""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._stopped:
+            return self._function(*args, **kwargs)
+        arguments: list[Tensor] = []
+        others: list[Any] = []
+        try:
+            key = self._key(args, kwargs, arguments, others)
+        except _Eager as why:
+            self._note(str(why))
+            return self._function(*args, **kwargs)
+        kinds = self._kinds.get(key)
+        if kinds is not None:
+            for traced in kinds:
+                ids = traced.holds(arguments)
+                if ids is not None:
+                    return traced.call(ids, arguments)
+        if key in self._never:
+            session = arguments[0]._ref.lane.session if arguments else _state.current()
+            result = self._function(*args, **kwargs)
+            session.note_region()
+            return result
+        return self._trace(key, args, kwargs, arguments, others)
+
+    def _key(
+        self, args: Any, kwargs: Any, arguments: list[Tensor], others: list[Any]
+    ) -> tuple[Any, ...]:
+        if mode.transforms or mode.saved is not None or mode.forward:
+            raise _Eager("a transform or a hook on saved tensors is active")
+        parts = tuple([_kind(a, arguments, others) for a in args])
+        if kwargs:
+            parts += tuple([(k, _kind(kwargs[k], arguments, others)) for k in sorted(kwargs)])
+        ids = [t._ref.id for t in arguments]
+        same = tuple([ids.index(i) for i in ids]) if len(set(ids)) < len(ids) else ()
+        cast = tuple(sorted(_autocast._state.enabled)) if _autocast._state.enabled else ()
+        return (parts, same, mode.grad, mode.inference, Defaults.dtype, cast)
+
+    def _trace(
+        self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor], others: list[Any]
+    ) -> Any:
+        session = arguments[0]._ref.session if arguments else _state.current()
+        if session.traced is not None:  # within another compiled function
+            return self._function(*args, **kwargs)
+        if session.debug or session.tracer_off():
+            return self._function(*args, **kwargs)
+        if sum(map(len, self._kinds.values())) >= limits.TRACES_MAX:
+            self._stop()
+            return self._function(*args, **kwargs)
+        result, traced = trace(
+            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments
+        )
+        if isinstance(traced, Refused):
+            self._note(str(traced))
+            if traced.always:
+                self._never[key] = str(traced)
+                session.note_region()
+            elif len(self._misses) > 2 * limits.TRACES_MAX and not self._kinds:
+                self._stop()
+        else:
+            again = "a new kind of call" if key not in self._kinds else "what it reaches changed"
+            self._note(f"traced: {again}")
+            self._kinds.setdefault(key, []).append(traced)
+        return result
+
+    def _note(self, text: str) -> None:
+        if len(self._misses) < limits.ERRORS_UNREAD_MAX:
+            self._misses.append(text)
+
+    def _stop(self) -> None:
+        self._stopped = self._misses[-1] if self._misses else "too many kinds of calls"
+        name = getattr(self._function, "__name__", "this function")
+        warnings.warn(
+            f"compiled {name}() was traced {limits.TRACES_MAX} times and stays eager from now on "
+            f"(the last time: {self._stopped}); see its explain()",
+            stacklevel=4,
+        )
+
+    def explain(self, show: bool = True) -> str:
+        """Print, and return, what became of the function: its programs, and why it was traced.
+
+        Waits: the worker says how it runs each program.
+        """
+        name = getattr(self._function, "__name__", repr(self._function))
+        lines = [f"{name}(): {sum(map(len, self._kinds.values()))} programs"]
+        if self._stopped:
+            lines[0] += f"; stays eager: {self._stopped}"
+        for traced in [t for kind in self._kinds.values() for t in kind]:
+            lines += _described(traced)
+        lines += [f"  eager: {why}" for why in self._never.values()]
+        for why in dict.fromkeys(self._misses):
+            lines.append(f"  {self._misses.count(why)} x {why}")
+        text = "\n".join(lines)
+        if show:
+            print(text)
+        return text
+
+
+def cond(
+    pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Any = ()
+) -> Any:
+    """Return what one of two functions gives for the operands, by a truth value.
+
+    Within a compiled function, where a tensor has no value yet, both run and `torch.where` chooses:
+    they may not write, and must give the same structure of tensors. Else it waits for the value of
+    a tensor, and only one runs.
+
+    >>> import farspan
+    >>> x = farspan.ones(2)
+    >>> farspan.cond(x.sum() > 1, lambda x: x * 2, lambda x: -x, (x,)).tolist()
+    [2.0, 2.0]
+    """
+    traced = isinstance(pred, Tensor) and pred._ref.session.traced is not None
+    if not traced:
+        return (true_fn if bool(pred) else false_fn)(*operands)
+    return _chosen(pred, true_fn(*operands), false_fn(*operands))
+
+
+def _chosen(pred: Tensor, a: Any, b: Any) -> Any:
+    if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b):
+        return type(a)(_chosen(pred, x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a._spec.shape == b._spec.shape:
+        return fn.where(pred, a, b)
+    raise ArgumentError("cond(): the two functions must give tensors of the same structure")
+
+
+def explain(function: Any, show: bool = True) -> str:
+    """Print, and return, what became of a compiled function: see `Compiled.explain`."""
+    found = getattr(function, "_compiled", function)
+    if not isinstance(found, Compiled):
+        raise ArgumentError(f"explain() takes what compile() returned, not {type(function)}")
+    return found.explain(show)
+
+
+def _described(traced: Traced) -> list[str]:
+    program = traced.program
+    form = program.form
+    lines = [
+        f"  program {program.number}: {len(form.opcodes)} commands, {form.inputs} inputs, "
+        f"{len(program.outputs)} outputs of {traced.bytes} bytes, {traced.calls} calls"
+    ]
+    at = 0
+    for opcode, count in zip(form.opcodes, form.counts, strict=True):
+        name = op_at(opcode).name if opcode >= cmd.FIRST_OPCODE else "backward"
+        slots = " ".join(f"%{s}" for s in form.slots[at : at + count][:12])
+        lines.append(f"    {name}({slots}{' ...' if count > 12 else ''})")
+        at += count
+    return lines + _plan(traced)
+
+
+def _plan(traced: Traced) -> list[str]:
+    """Return what the worker says of its plan: steps, fused groups, memory, why not."""
+    try:
+        data = traced.session.ask_program(traced.device, traced.program.number)
+        facts = json.loads(data)
+    except (FarspanError, ValueError):
+        return []
+    return [f"    {name}: {value}" for name, value in facts.items()]
+
+
+def _kind(value: Any, arguments: list[Tensor], others: list[Any]) -> Any:
+    """Return what of an argument selects the program; tensors are collected."""
+    if isinstance(value, Tensor):
+        if value._levels:
+            raise _Eager("an argument is a tensor of vmap")
+        node = value._node
+        if node is not None and type(node) is not tape.Leaf and mode.grad:
+            raise _Eager("an argument has a history that gradients go through")
+        if value._base is not None and value._base._node is not None and mode.grad:
+            raise _Eager("an argument is a view that gradients go through")
+        arguments.append(value)
+        return value._spec, node is None, type(value), value._inference
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple([_kind(v, arguments, others) for v in value])
+    if isinstance(value, dict):
+        return dict, tuple([(k, _kind(v, arguments, others)) for k, v in value.items()])
+    if isinstance(value, np.ndarray):
+        raise _Eager("an argument is an array, whose values may change; pass a tensor")
+    others.append(value)
+    return id(value)

@@ -144,10 +144,13 @@ def _say_usual() -> None:
 _run: Any = None  # `_quick.run`, which needs what is here
 
 
-def set_runner(run: Callable[..., Any]) -> None:
+_new: Any = None  # `Tensor._new`
+
+
+def set_runner(run: Callable[..., Any], new: Callable[..., Tensor]) -> None:
     """Let `run(op, static, scalars, tensors, facts, depth)` issue what is `direct`."""
-    global _run
-    _run = run
+    global _run, _new
+    _run, _new = run, new
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -270,12 +273,10 @@ def _inputs(tensors: Sequence[Tensor]) -> tuple[Session, list[int], int]:
 
 def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) -> Tensor:
     """Return the proxy of a tensor that a session holds."""
-    from ._tensor import Tensor
-
-    t = Tensor._new(ref, spec, storage)
+    t = _new(ref, spec, storage)
     if offset:
         t._offset = offset
-    return t
+    return t  # type: ignore[no-any-return]
 
 
 def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:

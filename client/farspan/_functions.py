@@ -91,6 +91,7 @@ class Generator:
                 raise BadValueError("this Generator belongs to another session")
             self._session = session
             self._id = session.new_id()
+            session.generators.add(self._id)
             home = session.index_of(session.default_device)
             weakref.finalize(self, session.lanes[home].freed.append, self._id)
             fn._seed(self._seed, generator=self)

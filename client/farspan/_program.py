@@ -40,14 +40,21 @@ class Commands:
         self.puts: list[tuple[int, Static, Any, int, Any]] = []
         self.freed: list[int] = []
         self.default_dtype = -1
+        self.mixed = False  # its commands have several default dtypes
 
     def __len__(self) -> int:
         return len(self.opcodes)
+
+    def hash(self) -> int:
+        """Return a number that equal runs share."""
+        return hash((tuple(self.opcodes), tuple(self.counts)))
 
     def add(self, frame: Frame, sites: Sequence[Any], begin: int = 0, end: int = -1) -> None:
         """Take over the commands `begin` to `end` of a frame."""
         opcodes = frame.opcodes
         end = len(opcodes) if end < 0 else end
+        if self.default_dtype not in (-1, frame.default_dtype):
+            self.mixed = True
         self.default_dtype = frame.default_dtype
         ids = sum(frame.counts[:begin])
         scalars = sum(frame.scalar_counts[:begin])
@@ -123,12 +130,18 @@ class Form:
         self.slots = [slot_of[i] for i in run.ids]
         if len(run) > limits.PROGRAM_COMMANDS_MAX or self.inputs > limits.TENSORS_PER_COMMAND_MAX:
             self.refusal = f"it is too long: {len(run)} commands on {self.inputs} tensors"
+        if max(len(run.ids), len(run.scalars)) > limits.FLUSH_IDS or run.mixed:
+            self.refusal = self.refusal or "no one frame can hold it"
         if not (run.ids and self.first_at):
             self.refusal = self.refusal or "it does nothing"
             return
         self._bind = itemgetter(*self.first_at, 0)  # always a tuple
         self._spread = itemgetter(*self.slots, 0)
         self._repr_scalars = repr(self.scalars)
+
+    def set_scalars(self, scalars: list[Any]) -> None:
+        """Let these be the numbers of a Call that says none."""
+        self.scalars, self._repr_scalars = scalars, repr(scalars)
 
     def _made(self, opcode: int, mode: int, ids: list[int], static: Static) -> list[int]:
         """Return the ids that a command makes."""
@@ -140,6 +153,8 @@ class Form:
                 return []
             return ids[op.recipe(static).flat :]
         if opcode == cmd.BACKWARD:
+            if len(ids) == 2 * static[0]:
+                self.refusal = self.refusal or "a backward pass with hooks is walked on the client"
             return ids[2 * static[0] + 1 :: 2]
         self.refusal = self.refusal or f"command {opcode} is no part of programs"
         return []
@@ -158,15 +173,26 @@ class Form:
         """Return whether these numbers are its own, bit for bit: 0.0 equals -0.0."""
         return scalars == self.scalars and (0 not in scalars or repr(scalars) == self._repr_scalars)
 
-    def matches(self, run: Commands, begin: int = 0) -> bool:
-        """Return whether the run's commands are its own from `begin` on, apart from ids."""
-        end = begin + len(run)
+    def matches(self, run: Commands) -> bool:
+        """Return whether the run's commands are its own, apart from ids and numbers."""
         return (
-            self.opcodes[begin:end] == run.opcodes
-            and self.counts[begin:end] == run.counts
-            and self.modes[begin:end] == run.modes
-            and self.statics[begin:end] == run.statics
+            self.opcodes == run.opcodes
+            and self.counts == run.counts
+            and self.modes == run.modes
+            and self.statics == run.statics
+            and self.scalar_counts == run.scalar_counts
             and self.default_dtype == run.default_dtype
+        )
+
+    def continues(self, run: Commands, begin: int) -> bool:
+        """Return whether the run's commands from `begin` on are its own, and it goes on so."""
+        end = len(run)
+        return (
+            self.opcodes[begin:end] == run.opcodes[begin:]
+            and self.counts[begin:end] == run.counts[begin:]
+            and self.modes[begin:end] == run.modes[begin:]
+            and self.statics[begin:end] == run.statics[begin:]
+            and self.default_dtype in (run.default_dtype, -1)
         )
 
     def whole(self, run: Commands) -> bool:
@@ -230,18 +256,10 @@ class Numbers:
         number = len(self._owners)
         if number == limits.PROGRAMS_MAX:
             number, other = self._owners.popitem(last=False)
-            other.number = -1
+            other.number = -1 if other.number == number else other.number
         program.number = number
         self._owners[number] = program
         return False
-
-    def forget(self, program: Program) -> None:
-        """Let the program be defined anew when it is used next: its Define was not sent."""
-        program.number = -1 if program.number < 0 else self._drop(program.number)
-
-    def _drop(self, number: int) -> int:
-        self._owners.move_to_end(number, last=False)
-        return -1
 
 
 class CallSite:

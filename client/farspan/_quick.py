@@ -80,6 +80,10 @@ def ways(function: Function, count: int) -> Callable[..., Any]:
     if count == 1:
         many = function.many or ways(function, 3)
 
+        if function.is_composite:
+            function.one = lambda self, depth=1: many((self,), depth + 1)
+            return function.one
+
         def first_one(self: Any, depth: int = 1) -> Any:
             found = _first_op(function, (self,))
             function.one = unary(*found, general_one) if found else general_one
@@ -94,6 +98,10 @@ def ways(function: Function, count: int) -> Callable[..., Any]:
     if count > 2:
         function.many = several(function)
         return function.many
+    if function.is_composite:
+        many = function.many or ways(function, 3)
+        function.two = lambda self, other, depth=1: many((self, other), depth + 1)
+        return function.two
     general_two = with_value(function)
 
     def first_two(self: Any, other: Any, depth: int = 1) -> Any:
@@ -249,11 +257,10 @@ def _issue(
 
 def several(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
     """Return the way of calls with any positional arguments, by their specs and their values."""
+    if function.is_composite:
+        return composite(function)
     memo: dict[Any, Any] = {}
-    if not all(op.body is not None for op in function.overloads):
-        _memos.append(memo)
-    else:
-        return lambda args, depth: function.call(args, {})
+    _memos.append(memo)
 
     def quick(args: tuple[Any, ...], depth: int) -> Any:
         if not _usual:
@@ -282,6 +289,28 @@ def several(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
         if result is NotImplemented:
             return function.call(args, {})
         return named(op, result) if op.schema.return_names else result
+
+    return quick
+
+
+def composite(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
+    """Return the way of calls of a function of other ops: its body, by the arguments' types."""
+    bodies: dict[Any, Any] = {}
+
+    def quick(args: tuple[Any, ...], depth: int) -> Any:
+        kinds = tuple(map(type, args))
+        body = bodies.get(kinds) if _usual else None
+        if body is not None:
+            return body(*args)
+        choice = function.choose(args, {})
+        simple = (
+            type(choice) is Choice
+            and choice.packed is None
+            and not (list in kinds or tuple in kinds or choice.op.schema.return_names)
+        )  # of lists the types inside count too
+        if simple and len(bodies) < limits.MEMO_ENTRIES_MAX:
+            bodies[kinds] = choice.op.body  # type: ignore[union-attr]
+        return function.call(args, {})
 
     return quick
 
@@ -470,4 +499,4 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
 
 
 set_quickening(ways)
-_dispatch.set_runner(run)
+_dispatch.set_runner(run, Tensor._new)

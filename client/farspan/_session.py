@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
+from ._program import Program
+from ._replay import Replay, replay_stats
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from ._profile import Profile
 
 log = logging.getLogger("farspan")
+
+#: What is no op and no backward pass, of what there may be many.
+_NEITHER = (cmd.FREE, cmd.GET, cmd.PUT, cmd.CALL, cmd.LINK, cmd.GROW)
 
 
 class Transport(Protocol):
@@ -75,7 +80,7 @@ def device_names(kinds: Sequence[str]) -> list[str]:
 class Session(Answers):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
-    def __init__(self, transport: Transport, address: str) -> None:
+    def __init__(self, transport: Transport, address: str, replay: bool = False) -> None:
         super().__init__()
         self.transport = transport
         self.address = address
@@ -94,6 +99,13 @@ class Session(Answers):
         self._requests = itertools.count(1)
         self.lanes = [Lane(self, i) for i in range(len(self.devices))]
         self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
+        self._replays = [Replay(lane, replay) for lane in self.lanes]
+        self._calls = 0  # Calls sent
+        self._applied = 0  # ops and backward passes sent by themselves
+        #: While a function is traced: every frame that left, and its numbers as they were given.
+        self.generators: set[int] = set()  # ids of those that are no default
+        self.tracer = 0  # the thread that traces
+        self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
@@ -253,40 +265,100 @@ class Session(Answers):
             for lane in self.lanes if device is None else (self.lanes[device],):
                 if self._over:
                     self._refuse()
-                self._send(lane, all_frees=True)
+                self._send(lane, all_frees=True, ending=True)
 
     def _flush_old(self) -> None:
-        """Send what is open, unless the worker is behind: the flusher shall not hold the lock."""
-        waiting = self._ready or any(lane.commands for lane in self.lanes)
+        """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
+
+        What is held until its run is complete has more time.
+        """
+        waiting = self._ready or any(r.held or r.lane.commands for r in self._replays)
         if not waiting or not self.transport.ready:
             return
         try:
-            self.flush()
+            with self._lock:
+                for replay in self._replays:
+                    if not replay.held or replay.overdue():
+                        self._send(replay.lane, all_frees=True, late=True)
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)
 
-    def _send(self, lane: Lane, all_frees: bool = False) -> None:
+    def _send(
+        self, lane: Lane, all_frees: bool = False, ending: bool = False, late: bool = False
+    ) -> None:
         """Seal what has gathered and hand it over; what is not taken now is sent before the rest.
 
-        all_frees: few ids of small tensors are freed too.
+        all_frees: few ids of small tensors are freed too. ending: somebody waits, so that a run
+        is over. late: what is held has been held for too long.
         """
         self._hand_over()
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
             self._hand_over()
+        if (ending or late) and self._replays[lane.device].held:
+            self._release(self._replays[lane.device])
+            self._hand_over()
 
     def _seal(self, lane: Lane, all_frees: bool = False) -> None:
-        """Move a frame's worth of commands from a lane to what is ready to be sent."""
+        """Move a frame's worth of commands from a lane to what is ready to be sent, or is held."""
         # First the counts, then the commands: a thread that appends meanwhile at worst looks early.
         lane.work = 0
         self._begin(lane)
         sealed, count = lane.seal(all_frees)
         last, commands = max(sealed[0].numbers, default=0), lane.commands
+        replay = self._replays[lane.device]
+        out, held = (sealed,), []
+        if self.traced is not None:
+            self._watch(*sealed)
+        elif replay.on:
+            try:
+                out, held = replay.take(*sealed)
+            except BaseException:  # Ctrl-C: all of it goes as it came
+                replay.lose()
+                out, held = (*replay.held, sealed), []
         # No calls from here on, so a Ctrl-C or another thread finds all of it done, or none.
-        self._ready += (sealed,)
+        self._ready += out
+        replay.held = held
         del commands[:count]
         lane.sealed_number = last or lane.sealed_number
         self._sealed_commands += count
+
+    def note_region(self) -> None:
+        """Note that a compiled function has run eagerly: a run with it may be rounded elsewhere."""
+        for replay in self._replays:
+            replay.note_region()
+
+    def tracer_off(self) -> bool:
+        """Return whether commands must be seen one by one."""
+        from ._autograd import anomaly
+
+        return anomaly.enabled
+
+    def ask_program(self, device: int, number: int) -> bytes:
+        """Return what a worker says of a program, as JSON. Waits."""
+        answer = self._ask(device, (), cmd.GET_PROGRAM, number)
+        return bytes(answer.data or b"{}")
+
+    def define(self, lane: Lane, program: Program) -> None:
+        """Let the worker know a program, before whatever comes next. The caller has the lock."""
+        frame = program.define(lane.device)
+        while lane.commands:
+            self._seal(lane)
+        self._release(self._replays[lane.device])
+        self._ready += ((frame, [None] * len(frame)),)
+
+    def _release(self, replay: Replay) -> None:
+        """Let what is held be sent as it came."""
+        replay.lose()
+        self._ready += replay.held
+        replay.held = []
+
+    def _watch(self, frame: Frame, sites: list[Any]) -> None:
+        """Note a frame of a function that is traced; its numbers leave as Python's own."""
+        assert self.traced is not None
+        tagged = frame.scalars
+        frame.scalars = [x.real if isinstance(x, float) else x for x in tagged]
+        self.traced.append((frame, sites, tagged))
 
     def seal_all(self) -> None:
         """Seal what has gathered: what comes runs under another default dtype. Does not send."""
@@ -302,7 +374,7 @@ class Session(Answers):
             try:
                 self._hand_over_one(frame, sites)
             except ProtocolError:
-                if frame.sequence or len(frame) == 1:
+                if frame.sequence or len(frame) == 1 or frame.opcodes[0] == cmd.DEFINE:
                     raise
                 half = len(frame) // 2  # too long for one message on the wire
                 first, rest = frame.split(half)
@@ -310,7 +382,8 @@ class Session(Answers):
 
     def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
         frame.sequence = self._sequence + 1
-        flight = (frame.sequence, frame.numbers, sites)
+        numbers = [] if frame.opcodes[0] == cmd.DEFINE else frame.numbers  # not those of commands
+        flight = (frame.sequence, numbers, sites)
         try:
             self._in_flight.append(flight)  # before: on `local:` its events come within `send`
             self.transport.send(frame)
@@ -320,6 +393,9 @@ class Session(Answers):
                 del self._ready[0]
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
+        if numbers:
+            self._applied += len(frame.opcodes) - sum(map(frame.opcodes.count, _NEITHER))
+            self._calls += frame.opcodes.count(cmd.CALL)
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
@@ -402,11 +478,33 @@ class Session(Answers):
         syncs = {describe_site(site): n for site, n in self._syncs.items()}
         return {
             "commands": self.commands,
+            "calls": self._calls,
+            "applies": self._applied,
+            "replay": replay_stats(self._replays),
             **self.transport.stats(),
             "sync_points": sum(syncs.values()),
             "sync_sites": syncs,
             "live": live,
         }
+
+    @property
+    def replay(self) -> bool:
+        """Whether runs of commands that repeat are sent as one Call; results do not depend on it.
+
+        >>> import farspan
+        >>> with farspan.connect("local:") as session:
+        ...     session.replay = False
+        ...     session.stats()["replay"]["on"]
+        False
+        """
+        return self._replays[0].on
+
+    @replay.setter
+    def replay(self, on: bool) -> None:
+        with self._lock:
+            self.flush()
+            for replay in self._replays:
+                replay.switch(bool(on))
 
     def profile(self, path: str | os.PathLike[str] | None = None) -> Profile:
         """Return a context that records what becomes of the commands issued inside.

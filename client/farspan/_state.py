@@ -25,6 +25,7 @@ def connect(
     devices: str | None = None,
     tls: Any = None,
     timeout: float | None = None,
+    replay: bool | None = None,
 ) -> Session:
     """Open a session and make it the current one.
 
@@ -32,7 +33,8 @@ def connect(
     token: the bearer token; default FARSPAN_TOKEN. devices: such as ``"cpu:2"``,
     ``"cpu,cuda:4"``; default FARSPAN_DEVICES or one CPU.
     tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway,
-    and for free workers. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
+    and for free workers. replay: whether runs of commands that repeat are sent as one; default
+    FARSPAN_REPLAY, or True. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
     >>> import farspan
     >>> with farspan.connect("local:") as session:
@@ -61,7 +63,9 @@ def connect(
         )
     else:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
-    session = Session(transport, address)
+    if replay is None:
+        replay = os.environ.get("FARSPAN_REPLAY", "1") not in ("0", "")
+    session = Session(transport, address, replay)
     push(session)
     return session
 

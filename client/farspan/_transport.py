@@ -65,6 +65,8 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.enable_http_proxy": 0,
 }
 
+_TAKEN: Final = object()  # a message that has been delivered
+
 Sink = Callable[[Event], None]
 
 
@@ -147,7 +149,9 @@ class GrpcTransport:
 
     # --- opening ---------------------------------------------------------------------------------
     def _open(self, hello: wire.Hello, timeout: float, wait: float) -> None:
-        method = self._control.stream_stream(f"/{wire.SERVICE}/Session")
+        method = self._control.stream_stream(
+            f"/{wire.SERVICE}/Session", response_deserializer=self._take
+        )
         self._outgoing.put(wire.Up(hello=hello))
         self._call = method(self._messages(), metadata=self._metadata, wait_for_ready=False)
         self._reader.start()
@@ -353,7 +357,7 @@ class GrpcTransport:
     def set_sink(self, sink: Sink) -> None:
         """Deliver events to `sink(event)`, one at a time; it must not wait for other events.
 
-        Acked, Failed and short values come on the reader thread, long ones on another. A Lost is
+        Acked, Failed and short values come on a thread of gRPC, long ones on another. A Lost is
         the last event.
         """
         with self._changed:
@@ -364,8 +368,9 @@ class GrpcTransport:
     def _read(self) -> None:
         lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
         try:
-            for message in self._call:
-                self._receive(wire.decode(wire.Down, message))
+            for failure in self._call:
+                if failure is not _TAKEN:
+                    raise failure
         except grpc.RpcError as error:
             explained = self._explain(error)
             lost = Lost(type(explained).__name__, str(explained))
@@ -378,6 +383,17 @@ class GrpcTransport:
             self._call.cancel()
         self._lose(lost)
 
+    def _take(self, message: bytes) -> Any:
+        """Deliver a message; return _TAKEN, or the error for the reader thread to raise.
+
+        Runs on gRPC's own thread: a change to the reader's would stand before every value read.
+        """
+        try:
+            self._receive(wire.decode(wire.Down, message))
+        except Exception as error:
+            return error
+        return _TAKEN
+
     def _receive(self, down: wire.Down) -> None:
         if down.line:
             log.warning("waiting for workers: place %d in line", down.line)
@@ -386,18 +402,25 @@ class GrpcTransport:
                 self._welcome = down.welcome or self._welcome
                 self._devices = down.devices or self._devices
                 self._changed.notify_all()
+        values: list[Value] = []  # last, as each wakes a thread that wants to go on
         for data in down.events:
             self._counts.bytes_down += len(data)
             for event in wire.decode_events(data):
                 if isinstance(event, Lost):
+                    while values:  # nothing is delivered after a loss
+                        self._sink(values.pop(0))
                     self._lose(event)
                 elif isinstance(event, Value) and event.data is None and event.error is None:
                     self._fetch(event)
+                elif isinstance(event, Value):
+                    values.append(event)
                 else:
                     self._sink(event)
         if down.applied or down.durable:
             self._acknowledge(down.durable)
             self._sink(Acked(down.applied, down.durable))
+        for value in values:
+            self._sink(value)
 
     def _acknowledge(self, durable: int) -> None:
         with self._changed:

@@ -200,15 +200,20 @@ class Engine:
         plan = op.vjp_plan(static, mask)
         if plan is None:
             raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
-        mask = plan.mask
+        mask, edges = plan.mask, []
         for x in inputs:
-            if mask & 1 and (x._node is None or x._base) and tape.edge_of(x) is None:
-                x._node = tape.Leaf()
+            edge = None
+            if mask & 1:
+                edge = tape.edge_of(x)
+                if edge is None:
+                    x._node = tape.Leaf()
+                    edge = (x._node, x._index)
+            edges.append(edge)
             mask >>= 1
         if form == cmd.INPLACE:
             node = tape.record_inplace(op, plan, inputs, static, tuple(scalars))
         else:
-            node = tape.record(op, plan, inputs, results, static, tuple(scalars))
+            node = tape.record(op, plan, inputs, results, static, tuple(scalars), tuple(edges))
         node.number = self._number
 
     def _spread(

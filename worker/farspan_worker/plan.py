@@ -113,7 +113,11 @@ def run(
 ) -> list[Array]:
     """Run one op and return its outputs; nothing is recorded. Charges memory before the kernel."""
     if form == FUNCTIONAL:
-        plan = plan_for(op, tensors, static, scalars)
+        plan = None
+        if not op.by_value:  # spelled out, since every op comes by here
+            plan = _plans.get((op, static, Defaults.dtype, *map(_specs_of, tensors)))
+        if plan is None:
+            plan = plan_for(op, tensors, static, scalars)
         if plan.direct is not None:
             return plan.direct(tensors, scalars, budget)  # type: ignore[no-any-return]
         inputs, targets = tensors, tensors[:0]

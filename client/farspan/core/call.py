@@ -106,6 +106,11 @@ class Function:
             return (self.many or _quicken(self, count))(args, 2)
         return self.call(args, kwargs)
 
+    @property
+    def is_composite(self) -> bool:
+        """Whether every overload is a function of other ops."""
+        return self.form == FUNCTIONAL and all(op.body is not None for op in self.overloads)
+
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do what a call does: pick the overload by the arguments' types, and run it."""
         kinds: _Kinds = tuple(map(type, args))

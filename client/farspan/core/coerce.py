@@ -16,6 +16,30 @@ from . import limits
 from .dtype import BY_NAME, Device, DType
 from .errors import ArgumentError, BadValueError, UnsupportedError
 
+
+class Tagged(float):
+    """A number that a program takes anew at each Call, if nothing looked at it on its way."""
+
+    seen = False
+
+
+def _noticed(name: str) -> Any:
+    plain = getattr(float, name)
+
+    def noticing(self: Tagged, *args: Any) -> Any:
+        self.seen = True
+        return plain(self, *args)
+
+    return noticing
+
+
+for _name in (
+    "eq ne lt le gt ge bool hash float int neg pos abs add radd sub rsub mul rmul truediv rtruediv "
+    "floordiv rfloordiv mod rmod divmod rdivmod pow rpow round trunc ceil floor repr format"
+).split():
+    setattr(Tagged, f"__{_name}__", _noticed(f"__{_name}__"))
+
+
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
@@ -129,7 +153,7 @@ def scalar(x: Any, default: Any, numbers: list[Any]) -> str | None:
     if x is default or x is None:
         return None
     kind = type(x)
-    if kind is float:
+    if kind is float or kind is Tagged:
         numbers.append(x)
         return "f"
     if kind is int:
@@ -156,7 +180,7 @@ def number(x: Any, default: Any, numbers: list[Any]) -> str | None:
     if x is default or x is None:
         return None
     try:
-        numbers.append(float(x))
+        numbers.append(x if type(x) is Tagged else float(x))
     except (TypeError, ValueError):
         raise ArgumentError(f"must be float, not {type(x).__name__}") from None
     return "f"

@@ -58,6 +58,10 @@ class AutogradError(ProgramError, RuntimeError):
     """A rule of autograd: leaves, freed graphs, versions of saved tensors."""
 
 
+class ControlFlowError(ProgramError, RuntimeError):
+    """A compiled function asked for a value in its middle; programs have none until they end."""
+
+
 class ValueRangeError(ProgramError, IndexError):
     """An index that lies outside of its dimension."""
 

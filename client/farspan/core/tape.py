@@ -212,7 +212,7 @@ def edges_of(inputs: Sequence[Any], mask: int) -> tuple[Edge | None, ...]:
 def _save(node: Node, plan: VjpPlan, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     saved, versions = node.saved, []
     for name, slot in plan.saves:
-        if type(slot) is int:
+        if isinstance(slot, int):
             x = inputs[slot]
             saved[name] = x._save()
             versions.append((x._storage, x._storage.version))
@@ -273,7 +273,12 @@ def needed_nodes(roots: Iterable[Edge], wanted: Collection[Edge]) -> set[Node]:
 
 def leaves_of(roots: Iterable[Edge]) -> list[Leaf]:
     """Return the leaves that gradients from the roots reach, in order of their creation."""
-    found = [node for node in reachable(roots) if type(node) is Leaf]
+    return leaves_in(reachable(roots))
+
+
+def leaves_in(nodes: Iterable[Node]) -> list[Leaf]:
+    """Return the leaves among the nodes, in order of their creation."""
+    found = [node for node in nodes if type(node) is Leaf]
     return sorted(found, key=lambda n: n.sequence)
 
 
@@ -285,7 +290,9 @@ def reachable(roots: Iterable[Edge]) -> set[Node]:
         node = stack.pop()
         if node not in seen:
             seen.add(node)
-            stack += [e[0] for e in node.edges if e is not None]
+            for edge in node.edges:
+                if edge is not None:
+                    stack.append(edge[0])
     return seen
 
 
@@ -352,7 +359,7 @@ class Watch:
         """Return the complete gradient of an output, or what takes its place."""
         return gradient
 
-    def run(self, node: Node, gradients: list[Any], unpack: Any) -> Iterable[tuple[Edge, Any]]:
+    def run(self, node: Node, gradients: list[Any], unpack: Any) -> list[tuple[Edge, Any]]:
         """Run the node's formulas."""
         return backward_of(node, gradients, unpack)
 
@@ -437,7 +444,7 @@ def formulas_of(
         for slot, part in zip(slots, result if len(slots) > 1 else (result,), strict=True):
             if slot is None or part is None:
                 continue
-            pairs = ((slot, part),) if type(slot) is int else zip(slot, part, strict=True)
+            pairs = ((slot, part),) if isinstance(slot, int) else zip(slot, part, strict=True)
             for i, gradient in pairs:
                 if i is not None and gradient is not None and edges[i] is not None:
                     sent.append((i, fit(gradient, node.specs[i])))
@@ -487,7 +494,7 @@ def _getter(
     slot = recipe.slots.get(places[name.removesuffix("_spec")])
     if slot is None:
         return lambda node, gradients, unpack: None
-    if type(slot) is int:
+    if isinstance(slot, int):
         return lambda node, gradients, unpack: node.specs[slot]
     return lambda node, gradients, unpack: [None if i is None else node.specs[i] for i in slot]
 
@@ -507,7 +514,7 @@ def _constant(value: Any, scalar: int | None) -> Getter:
 
 
 def _is_needed(node: Node, slot: Slot) -> Any:
-    if slot is None or type(slot) is int:
+    if slot is None or isinstance(slot, int):
         return slot is not None and node.edges[slot] is not None
     return [i is not None and node.edges[i] is not None for i in slot]
 

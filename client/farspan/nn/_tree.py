@@ -13,6 +13,11 @@ from farspan.nn._hooks import Hooked
 from farspan.nn.parameter import Parameter
 
 
+#: How often an attribute or a member of any module was set: while it stays, all modules are as they
+#: were, and programs of compiled functions need not look at each.
+changes = [0]
+
+
 class Tree(Hooked):
     """What has named parameters, buffers and children, and knows all below it."""
 

@@ -111,6 +111,7 @@ class Module(_tree.Tree):
         self.add_module(name, module)
 
     def _check_name(self, kind: str, name: str, table: str) -> None:
+        _tree.changes[0] += 1
         if table not in self.__dict__:
             raise AttributeError(f"cannot assign {kind} before Module.__init__() call")
         if not isinstance(name, str):
@@ -133,6 +134,7 @@ class Module(_tree.Tree):
 
     def __setattr__(self, name: str, value: Any) -> None:
         state = self.__dict__
+        _tree.changes[0] += 1
         if isinstance(value, Parameter):
             self._require_init("parameters")
             self._forget(name, keep="_parameters")
@@ -189,6 +191,7 @@ class Module(_tree.Tree):
         self._non_persistent_buffers_set.discard(name)
 
     def __delattr__(self, name: str) -> None:
+        _tree.changes[0] += 1
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
                 del table[name]
@@ -246,6 +249,7 @@ class Module(_tree.Tree):
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 self._buffers[name] = fn(buffer)
+                _tree.changes[0] += 1
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

@@ -17,6 +17,7 @@ from typing import Any
 import farspan
 from farspan._tensor import Tensor
 from farspan.core.call import fn
+from farspan.core.coerce import Tagged
 from farspan.core.ops.steps import RULES, Rule, update
 from farspan.nn.module import _typename, _zero_grad
 from farspan.utils.hooks import RemovableHandle
@@ -179,7 +180,7 @@ class Optimizer:
         rate = group["lr"]
         found = self._found_inf
         return {
-            "lr": 0.0 if isinstance(rate, Tensor) else float(rate),
+            "lr": 0.0 if isinstance(rate, Tensor) else as_float(rate),
             "rate": rate.detach().reshape(()) if isinstance(rate, Tensor) else None,
             "found_inf": None if found is None else found[param.device],
         }
@@ -380,7 +381,9 @@ def batches(group: Group, key: Callable[[Tensor], Any] = lambda param: None) -> 
 
 def as_float(value: Any) -> float:
     """Return an option as a number; one that is a tensor is read, which waits."""
-    return float(value.item()) if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor):
+        return float(value.item())
+    return value if type(value) is Tagged else float(value)
 
 
 def require_at_least_zero(name: str, value: Any) -> None:

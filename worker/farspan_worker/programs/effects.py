@@ -37,9 +37,11 @@ _RAISING_POINTWISE: Final = frozenset("pow remainder fmod floor_divide div".spli
 
 def may_raise(step: Step) -> bool:
     """Return whether values of elements can make the step raise."""
+    if step.fused:
+        return any(map(may_raise, step.fused))
     op = step.op
-    if step.raises:
-        return True
+    if getattr(getattr(step.bound, "bound", None), "raises", False):
+        return True  # a primitive that looks whether values fit it
     if op.family == "pointwise":
         floating = all(w.spec.dtype.category >= 2 for w in step.inputs)
         return op.base in _RAISING_POINTWISE and not floating

@@ -21,6 +21,7 @@ from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..kernels.cpu.bound import Bound
 
 Setter = Callable[[Any], None]
 
@@ -59,12 +60,17 @@ class FlatPlan:
             engine.budget.check(memory.nbytes)
             self._homes[memory] = arena.block(memory.nbytes)
         self.undo = effects.Undo(self, engine)
-        self.steps: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.steps: list[tuple[Callable[..., Any], Any]] = []
+        self._scratched: list[Bound] = []
+        self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         for k, step in enumerate(graph.steps):
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
                 self.undo.final_from(len(self.steps))
-            self.steps.append(self._bind(step))
+            if step.fused and not step.bound.ready():
+                self._awaited.append((len(self.steps), step))
+            self.steps += self._bind(step)
+        self._give_scratch()
         self._calm = {m: sys.getrefcount(self._owner(m)) for m in self._leaving}
 
     # ---------------------------------------------------------------------------------- binding --
@@ -100,7 +106,25 @@ class FlatPlan:
                 self._numbers.append((found, i, x.index))
         return found
 
-    def _bind(self, step: Step) -> tuple[Callable[..., Any], list[Any]]:
+    def append_numbers(self, args: list[Any], scalars: Sequence[Any]) -> None:
+        """Append numbers to a list of arguments; they follow what Calls bring."""
+        for x in scalars:
+            if type(x) is Number:
+                self._numbers.append((args, len(args), x.index))
+            args.append(x)
+
+    def needs_scratch(self, bound: Bound) -> None:
+        """Give a primitive its share of the scratch memory once all steps are bound."""
+        self._scratched.append(bound)
+
+    def _give_scratch(self) -> None:
+        size = max((b.scratch_bytes for b in self._scratched), default=0)
+        self._engine.budget.check(size)
+        self.scratch = Storage(arena.block(size), self._engine.budget)
+        for bound in self._scratched:
+            bound.place_scratch(self.scratch.array.ctypes.data)
+
+    def _bind(self, step: Step) -> list[tuple[Callable[..., Any], Any]]:
         if step.bound is not None:
             return step.bound(self, step)  # type: ignore[no-any-return]
         inputs, numbers = self.arrays(step.inputs), self.numbers(step.scalars)
@@ -110,11 +134,11 @@ class FlatPlan:
         else:
             draw = _none
         if step.op.writes:
-            return _run_writing, [step.plan, inputs, numbers]
+            return [(_run_writing, [step.plan, inputs, numbers])]
         if step.form == INPLACE and _through(step):
-            return _run_into, [step.plan, step.op.into, inputs, numbers]
+            return [(_run_into, [step.plan, step.op.into, inputs, numbers])]
         outs = self.arrays(step.outs)
-        return _run_plain, [step.plan, inputs, numbers, outs, draw]
+        return [(_run_plain, [step.plan, inputs, numbers, outs, draw])]
 
     # ---------------------------------------------------------------------------------- running --
     def place(self, inputs: Sequence[Array]) -> bool:
@@ -178,6 +202,8 @@ class FlatPlan:
                 self._homes[memory] = arena.block(memory.nbytes)
                 self._move(memory)
                 self._calm[memory] = sys.getrefcount(self._owner(memory))
+        if self._awaited:
+            self._adopt()
         if scalars is not self._given:
             for where, i, k in self._numbers:
                 where[i] = scalars[k]
@@ -195,6 +221,15 @@ class FlatPlan:
         for memory, times in self.graph.written.items():
             self._storages[memory.input].version += times
         return self._outputs()
+
+    def _adopt(self) -> None:
+        """Let steps run by the loops that were compiled since; the bits are the same."""
+        ready = [(at, step) for at, step in self._awaited if step.bound.ready()]
+        for at, step in ready:
+            (self.steps[at],) = step.bound.quick(self, step)
+            self._awaited.remove((at, step))
+        if ready:
+            self._given = ()  # numbers go into the new arguments too
 
     def _outputs(self) -> list[Array]:
         storages: dict[Memory, Storage] = {}

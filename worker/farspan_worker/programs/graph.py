@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from farspan.core.command import INPLACE
 
 if TYPE_CHECKING:
+    from farspan.core.command import Static
     from farspan.core.op import Op
     from farspan.core.spec import Spec
 
@@ -77,6 +78,7 @@ class Number:
     """A Python number that a Call brings: the one at `index` among the body's."""
 
     index: int
+    kind: str  # "f" a float, "i" an int, "b" a bool, "c" complex
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,7 @@ class Step:
     """One kernel's work."""
 
     op: Op
+    static: Static
     plan: Plan
     scalars: tuple[Any, ...]  # numbers, or Number
     form: int
@@ -93,13 +96,12 @@ class Step:
     command: int = -1  # the number of the body's command that it belongs to
     note: str = ""  # what a pass did to it
     bound: Any = None  # a pass's own way to run it; see flat.py
-    raises: bool = False  # whether that way may raise, whatever the op
     reads_target: bool = True  # whether old elements of what it fills matter
     fused: list[Step] = field(default_factory=list)  # the steps that it stands for
 
     @property
     def name(self) -> str:
-        return self.op.name
+        return "fused" if self.fused else self.op.name
 
     @property
     def writes(self) -> tuple[Memory, ...]:

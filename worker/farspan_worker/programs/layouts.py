@@ -1,211 +1,191 @@
-"""The library's primitives for steps, with values kept in its own layouts between them.
+"""Layouts: steps bound to oneDNN's primitives, and values that stay in its layouts between them.
 
-A step that kernels/cpu/bind.py can bind runs by prepared calls on fixed addresses. Where one makes
-a value for another, the value lies as the library likes it; who needs it plain gets a copy. Not one
-bit of a result differs from eager's (tests/test_bound.py, tests/test_layouts.py).
+Where one primitive feeds another, what lies between may be laid out as they like it; a step that
+wants plain elements gets a copy, made once. Bound with `exact`, a primitive gives the bits of the
+op's own kernel. See kernels/cpu/bind.py for what there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from farspan.core.command import FUNCTIONAL
 from farspan.core.op import OPS
-from farspan.core.ops.pool_windows import ints, steps_of
 
-from .. import kernels
-from .. import plan as plans
 from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
     from ..kernels.cpu.bound import Bound, Layout
     from .flat import FlatPlan
 
-_POOL: Final = "max_pool2d_with_indices"
-_POOL_BACK: Final = "max_pool2d_with_indices_backward"
-#: Ops with a layout of their own even where everything comes plain.
-_CHOOSE: Final = frozenset({"convolution", "convolution_backward"})
-#: Ops that look at a tensor's metadata, never at its elements.
-_SHAPES_ONLY: Final = frozenset(
-    "new_ones new_zeros new_empty new_full ones_like zeros_like empty_like full_like".split()
-)
-
 
 def bind_primitives(graph: Graph) -> None:
-    """Give steps the library's primitives, in place; does nothing where it is missing."""
-    if not kernels.overrides() or kernels.missing():
-        return
-    _Pass(graph).run()
+    """Give steps a primitive to run by, in place; without the library nothing changes."""
+    from ..kernels.cpu import onednn
+
+    if not onednn.available():
+        _Pass(graph).run()
 
 
 class _Pass:
-    """One walk over a graph, from the first step to the last."""
+    """One walk over the steps, in order."""
 
     def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._writers: dict[Memory, int] = {}
-        self._readers: dict[Memory, list[tuple[Step, int]]] = {}
-        for step in graph.steps:
-            for memory in step.writes:
-                self._writers[memory] = self._writers.get(memory, 0) + 1
-            for i, window in enumerate(step.inputs):
-                self._readers.setdefault(window.memory, []).append((step, i))
-        #: where a value lies otherwise than its window says
-        self._layouts: dict[Memory, tuple[Window, Layout]] = {}
-        self._copies: dict[Memory, Memory] = {}
-        self._made: list[Step] = []
-        self._bound = self._kept = 0
-
-    def run(self) -> None:
-        for step in self._graph.steps:
-            made = self._try(step)
-            if made is None:
-                if step.name == _POOL_BACK and step.inputs[2].memory in self._layouts:
-                    raise RuntimeError("a pool kept its workspace, but its gradient wants indices")
-                self._in_plain(step)
-                made = self._try(step)
-            if made is not None:
-                _attach(step, made)
-                self._bound += 1
-            self._made.append(step)
-        self._graph.steps = self._made
-        if self._bound:
-            self._graph.notes.append(
-                f"{self._bound} steps are primitives of oneDNN, {self._kept} values keep its layout"
-            )
-
-    def _try(self, step: Step) -> Bound | None:
-        """Return the step bound to the layouts its inputs lie in; None if it cannot be."""
         from ..kernels.cpu import bind
 
-        entry = bind.entries().get(step.name)
-        if entry is None or step.form != FUNCTIONAL or step.bound or step.plan.casts:
-            return None
-        if any(type(x) is Number for x in step.scalars):
-            return None
-        given: dict[int, Layout] = {}
-        for i, window in enumerate(step.inputs):
-            found = self._layouts.get(window.memory)
-            if found is None:
-                continue
-            if i not in entry.given or window != found[0]:
-                return None
-            given[i] = found[1]
-        if step.name == _POOL and not self._is_private_pool(step):
-            return None
-        keeps = step.name in _CHOOSE or (entry.passes and bool(given))
-        wanted: dict[int, Any] = {
-            i: bind.ANY
-            for i, window in enumerate(step.outs)
-            if i in entry.made and (keeps or (step.name == _POOL and i)) and self._is_free(window)
-        }
-        made = bind.bound_for(
-            step.op, step.plan.recipe, [w.spec for w in step.inputs],
-            [w.spec for w in step.outs], step.scalars, given=given, wanted=wanted,
-        )  # fmt: skip
-        if made is not None:
-            self._note(step, made, wanted)
-        return made
+        self.graph = graph
+        self.bind = bind
+        self.entries = bind.entries()
+        self.layouts: dict[Memory, Layout] = {}  # of the values that are not plain now
+        self.plain: dict[Memory, Memory] = {}  # copies of such in plain layout
+        self.readers: dict[Memory, list[tuple[Step, int]]] = {}
+        self.makers: dict[Memory, list[Step]] = {}
+        for step in graph.steps:
+            for i, w in enumerate(step.inputs):
+                self.readers.setdefault(w.memory, []).append((step, i))
+            for w in step.outs:
+                self.makers.setdefault(w.memory, []).append(step)
+        self.done: list[Step] = []
+        self.bound = 0
 
-    def _note(self, step: Step, made: Bound, wanted: dict[int, Any]) -> None:
-        """Remember which results lie in a layout of the library's."""
-        from ..kernels.cpu.bound import Layout
+    def run(self) -> None:
+        for step in self.graph.steps:
+            if not self._try(step):
+                self._make_plain(step)
+            self.done.append(step)
+        self.graph.steps = self.done
+        if self.bound:
+            kept = f", {len(self.layouts)} values stay in its layouts" if self.layouts else ""
+            self.graph.notes.append(f"{self.bound} steps are primitives of oneDNN{kept}")
 
-        for i in wanted:
-            window, layout = step.outs[i], made.outputs[i]
-            if layout is None or (
-                window.spec.dtype.name == "float32" and layout == Layout.of(window.spec)
-            ):
-                continue
-            window.memory.nbytes = max(layout.nbytes, window.spec.nbytes)
-            self._layouts[window.memory] = (window, layout)
-            self._kept += 1
-
-    def _is_free(self, window: Window) -> bool:
-        """Return whether only the program sees a value, which one step makes whole."""
-        memory = window.memory
-        return (
-            memory.input < 0
-            and not memory.output
-            and window.whole
-            and window.spec.numel > 0
-            and self._writers.get(memory) == 1
-        )
-
-    def _is_private_pool(self, step: Step) -> bool:
-        """Return whether only its own gradients read a pool's indices, and windows are apart.
-
-        Sums over windows that overlap come in another order than the indices' scatter.
-        """
-        kernel, stride = step.plan.recipe.args([None], ())[1:3]
-        window = ints(kernel, 2)
-        steps = steps_of(window, stride, 2)
-        if any(s < k for s, k in zip(steps, window, strict=True)):
+    def _try(self, step: Step) -> bool:
+        """Bind a step if it can be; return whether it was."""
+        entry = self.entries.get(step.op.name)
+        if entry is None or step.form != FUNCTIONAL or any(type(x) is Number for x in step.scalars):
             return False
-        at = step.outs[1]
-        readers = self._readers.get(at.memory, [])
-        return self._is_free(at) and all(
-            reader.name == _POOL_BACK
-            and i == 2
-            and reader.inputs[2] == at
-            and reader.inputs[1] == step.inputs[0]
-            for reader, i in readers
+        given = {i: self.layouts[w.memory] for i, w in enumerate(step.inputs)
+                 if i in entry.given and w.memory in self.layouts and w.whole}  # fmt: skip
+        wanted: dict[int, Any] = {}
+        if not entry.passes or given:
+            wanted = {j: self.bind.ANY for j, w in enumerate(step.outs)
+                      if j in entry.made and self._may_be_opaque(w)}  # fmt: skip
+        if entry.always is True and not given:
+            return False  # a loop does it at least as well
+        inputs = [w.spec for w in step.inputs]
+        found = None
+        if given or wanted:
+            found = self._bound(step, inputs, given, wanted)
+        if found is None:
+            given, wanted = {}, {}
+            found = self._bound(step, inputs, given, wanted)
+        if found is None:
+            return False
+        self._make_plain(step, frozenset(given))
+        for j in wanted:
+            layout, w = found.outputs[j], step.outs[j]
+            if layout is not None and (w.spec.dtype.category < 2 or not _is_plain(layout, w)):
+                self.layouts[w.memory] = layout
+                w.memory.nbytes = max(layout.nbytes, w.spec.nbytes)
+        step.bound = _Primitive(found)
+        self.bound += 1
+        return True
+
+    def _bound(self, step: Step, inputs: Any, given: Any, wanted: Any) -> Bound | None:
+        return self.bind.bound_for(
+            step.op, step.plan.recipe, inputs, [w.spec for w in step.outs], step.scalars,
+            given=given, wanted=wanted, exact=self.graph.exact,
+        )  # fmt: skip
+
+    def _may_be_opaque(self, window: Window) -> bool:
+        """Return whether a value may lie in any layout: it stays here and somebody likes that."""
+        memory = window.memory
+        if memory.input >= 0 or memory.output or not window.whole:
+            return False
+        if len(self.makers[memory]) != 1:
+            return False
+        liked = [self._likes(step, i, window) for step, i in self.readers.get(memory, ())]
+        return all(liked) and bool(liked) if window.spec.dtype.category < 2 else any(liked)
+
+    def _likes(self, step: Step, i: int, window: Window) -> bool:
+        entry = self.entries.get(step.op.name)
+        return (
+            entry is not None
+            and i in entry.given
+            and step.form == FUNCTIONAL
+            and step.inputs[i] == window
+            and not any(type(x) is Number for x in step.scalars)
+            and (
+                not self.graph.exact
+                or self.bind.may_bind(
+                    step.op, step.plan.recipe, [w.spec for w in step.inputs], step.scalars
+                )
+            )
         )
 
-    def _in_plain(self, step: Step) -> None:
-        """Let a step read plain copies of what lies in a layout of the library's."""
-        if step.name in _SHAPES_ONLY:
-            return
-        inputs = []
-        for window in step.inputs:
-            found = self._layouts.get(window.memory)
-            if found is None or found[0].spec.dtype.name != "float32":
-                inputs.append(window)
+    def _make_plain(self, step: Step, but: frozenset[int] = frozenset()) -> None:
+        """Let a step read plain copies of what lies in a layout."""
+        windows = list(step.inputs)
+        for i, w in enumerate(windows):
+            if i in but or w.memory not in self.layouts:
                 continue
-            memory = self._copies.get(window.memory)
-            if memory is None:
-                memory = self._copies[window.memory] = self._copied(*found)
-            inputs.append(Window(memory, window.spec, window.offset))
-        step.inputs = tuple(inputs)
+            if w.spec.dtype.category < 2:
+                raise ValueError(f"{step.name} cannot read what a primitive left for another")
+            copy = self.plain.get(w.memory)
+            if copy is None:
+                copy = self.plain[w.memory] = self._copied(w.memory, step)
+            windows[i] = Window(copy, w.spec, w.offset)
+        step.inputs = tuple(windows)
 
-    def _copied(self, home: Window, layout: Layout) -> Memory:
+    def _copied(self, memory: Memory, before: Step) -> Memory:
         from ..kernels.cpu.bound import Layout, reorder
 
-        memory = Memory(home.memory.graph, home.spec.nbytes)
-        target = Window(memory, home.spec)
+        (maker,) = self.makers[memory]
+        made = next(w for w in maker.outs if w.memory is memory)
+        target = Window(Memory(memory.graph, made.spec.nbytes), made.spec)
+        found = reorder(self.layouts[memory], Layout.of(made.spec))
         op = OPS["clone"]
-        static = op.bind(None)[1]
-        plan = plans.Plan(op, static, [home.spec], ())
-        step = Step(op, plan, (), FUNCTIONAL, (home,), (target,))
-        _attach(step, reorder(layout, Layout.of(home.spec)))
-        step.note = "out of oneDNN's layout"
-        self._made.append(step)
-        return memory
+        self.done.append(
+            Step(
+                op,
+                (),
+                before.plan,
+                (),
+                FUNCTIONAL,
+                (made,),
+                (target,),
+                command=before.command,
+                note="plain again",
+                bound=_Primitive(found),
+            )
+        )
+        return target.memory
 
 
-def _attach(step: Step, made: Bound) -> None:
-    """Let a step run by this; its scratch memory is one more result."""
-    inputs = len(step.inputs)
-    step.note = "oneDNN"
-    step.raises = made.raises
-    if made.scratch_bytes:
-        from farspan.core.dtype import uint8
-        from farspan.core.spec import Spec
+def _is_plain(layout: Layout, window: Window) -> bool:
+    from ..kernels.cpu.bound import Layout
 
-        memory = Memory(step.outs[0].memory.graph, made.scratch_bytes)
-        step.outs = (*step.outs, Window(memory, Spec.make((made.scratch_bytes,), uint8)))
+    return layout == Layout.of(window.spec)
 
-    def bound(flat: FlatPlan, step: Step) -> tuple[Callable[..., Any], list[Any]]:
-        outs = step.outs[: len(step.outs) - 1] if made.scratch_bytes else step.outs
-        for i, window in enumerate((*step.inputs, *outs)):
-            flat.follow(window, lambda array, i=i: made.place(i, array.ctypes.data))
-        if made.scratch_bytes:
-            flat.follow(step.outs[-1], lambda array: made.place(-1, array.ctypes.data))
-        if len(made.steps) == 1:
-            f, args = made.steps[0]
-            return f, [*args]
-        return made, []
 
-    assert inputs == made.inputs
-    step.bound = bound
+class _Primitive:
+    """How a step runs by a primitive."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def ready(self) -> bool:
+        return True
+
+    def __call__(self, plan: FlatPlan, step: Step) -> list[tuple[Callable[..., Any], Any]]:
+        for slot, window in enumerate((*step.inputs, *step.outs)):
+            plan.follow(window, _placed(self.bound, slot))
+        plan.needs_scratch(self.bound)
+        return list(self.bound.steps)
+
+
+def _placed(bound: Bound, slot: int) -> Callable[[Any], None]:
+    def setter(array: Any) -> None:
+        bound.place(slot, array.ctypes.data)
+
+    return setter

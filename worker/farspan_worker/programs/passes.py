@@ -9,16 +9,18 @@ from typing import Any
 
 from farspan.core.command import FUNCTIONAL
 
-from . import layouts
 from .effects import may_raise
+from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
+from .layouts import bind_primitives
 
 
 def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
-    layouts.bind_primitives(graph)
+    bind_primitives(graph)
+    fuse(graph)
     reuse_inputs(graph)
 
 
@@ -72,6 +74,12 @@ def _renamed(window: Window, same: dict[Memory, Memory]) -> Window:
     return window if memory is None else Window(memory, window.spec, window.offset)
 
 
+def _is_map(step: Step) -> bool:
+    """Return whether each element of the one result depends on the same elements only."""
+    steps = step.fused or [step]
+    return len(step.outs) == 1 and all(s.op.family == "pointwise" for s in steps)
+
+
 def reuse_inputs(graph: Graph) -> None:
     """Let pointwise steps write over an input that nobody looks at after them.
 
@@ -85,16 +93,16 @@ def reuse_inputs(graph: Graph) -> None:
     for k, step in enumerate(graph.steps):
         step.inputs = tuple([_renamed(w, same) for w in step.inputs])
         step.outs = tuple([_renamed(w, same) for w in step.outs])
-        if step.form != FUNCTIONAL or step.op.family != "pointwise" or len(step.outs) != 1:
-            continue  # with scratch memory it has more results, and must not run in place
-        (out,) = step.outs
+        if step.form != FUNCTIONAL or not _is_map(step):
+            continue
+        out = step.outs[0]
+        if out.memory.input >= 0 or out.memory.output:
+            continue
         for window in step.inputs:
             memory = window.memory
             if (
                 memory.input < 0
                 and not memory.output
-                and memory.nbytes == out.memory.nbytes
-                and not out.memory.output
                 and last[memory] == k
                 and window.spec is out.spec
                 and window.whole

@@ -8,7 +8,7 @@ program is interpreted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from farspan.core import tape
 from farspan.core.call import Value
@@ -106,7 +106,7 @@ class Tracer(Engine):
             for x in outs:
                 x._storage.version += 1
         step = Step(
-            op, plan, tuple(scalars), form,
+            op, static, plan, tuple(scalars), form,
             tuple([x.window for x in inputs]), tuple([x.window for x in outs]),
             generator if op.random else -1, self._command, reads_target=reads_target,
         )  # fmt: skip
@@ -176,7 +176,8 @@ class Tracer(Engine):
             scalars = {a.name for a in op.args if a.is_number}
             if plan is None or any(scalars & set(call.mentions) for call in plan.calls):
                 return fixed
-        return [Number(i) for i in range(command.begin, command.end)]
+        kinds = [_KINDS[type(x)] for x in fixed]
+        return [Number(command.begin + i, kind) for i, kind in enumerate(kinds)]
 
     def _graph(self, inputs: Sequence[Sym], outputs: Sequence[Sym]) -> Graph:
         written: dict[Memory, int] = {}
@@ -203,7 +204,8 @@ class Tracer(Engine):
         )
 
 
-_COPY = OPS["copy"]
+_COPY: Final = OPS["copy"]
+_KINDS: Final = {float: "f", int: "i", bool: "b", complex: "c"}
 
 
 def _view(x: Sym, spec: Spec, offset: int, op: Op) -> Sym:

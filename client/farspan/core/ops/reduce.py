@@ -38,7 +38,7 @@ def restored(x: Any, spec: Spec, dim: Any, keepdim: bool) -> Any:
 
 def total(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool = False) -> Any:
     """Return the sum over axes, accurate to the last digits of x's type however long."""
-    if x.dtype.name in ("float32", "complex64") and x.ndim > 1:
+    if x.ndim > 1 and x.dtype.char in "fF":
         count = math.prod(x.shape[d] for d in axis)
         if count > _LONG and not _is_pairwise(x, axis):
             wide = xp.complex128 if x.dtype.kind == "c" else xp.float64

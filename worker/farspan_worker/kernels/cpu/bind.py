@@ -36,13 +36,18 @@ class Entry:
     """How one op is bound."""
 
     binder: Binder  # (binding, *args): False where it cannot
-    #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors
-    always: bool = False
+    #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors; or a
+    #: function of the op's arguments that tells
+    always: bool | Callable[..., bool] = False
     #: inputs and outputs, by index among the tensors, that may lie in a layout of the library's
     given: tuple[int, ...] = ()
     made: tuple[int, ...] = ()
     #: whether it works in any layout, so that it takes what comes and wishes for nothing
     passes: bool = False
+
+    def is_exact(self, args: Sequence[Any]) -> bool:
+        """Return whether any kernel gives the same bits, for arguments in schema order."""
+        return self.always(*args) if callable(self.always) else self.always
 
 
 def bound_for(
@@ -76,7 +81,7 @@ def bound_for(
     known = [s for i, s in enumerate(inputs) if i not in given]
     if not all(s.dtype.name == "float32" and s.numel and _is_dense(s) for s in known):
         return None
-    if exact and not entry.always and not kernels.choose(op.name, recipe.args(inputs, scalars)):
+    if exact and not may_bind(op, recipe, inputs, scalars):
         return None
     operands = [_operand(s, i, given.get(i)) for i, s in enumerate(inputs)]
     after = [_after_operand(o, len(inputs) + i) for i, o in enumerate(others)]
@@ -93,6 +98,13 @@ def bound_for(
         if error.unimplemented:
             return None
         raise
+
+
+def may_bind(op: Op, recipe: Recipe, inputs: Sequence[Spec], scalars: Sequence[Any]) -> bool:
+    """Return whether a primitive for the op would give the bits of its eager kernel."""
+    entry = entries().get(op.name)
+    args = recipe.args(inputs, scalars)
+    return entry is not None and bool(entry.is_exact(args) or kernels.choose(op.name, args))
 
 
 def _is_dense(spec: Spec) -> bool:

@@ -128,6 +128,15 @@ def _max_pool(
     return None
 
 
+def _apart(
+    g: Any, input: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
+) -> bool:
+    """Return whether windows share no element: then nothing is added up, in any order."""
+    window = ints(kernel, 2)
+    steps = steps_of(window, stride, 2)
+    return all(s >= k for s, k in zip(steps, window, strict=True))
+
+
 def _max_pool_backward(
     b: Binding, g: Operand, input: Operand, kernel: Any, stride: Any, padding: Any,
     dilation: Any, ceil_mode: bool, at: Operand,
@@ -243,9 +252,9 @@ def _batch_norm_backward(
 ENTRIES: Final = {
     "convolution": Entry(_convolution, given=(0,), made=(0,)),
     "convolution_backward": Entry(_convolution_backward, given=(0, 1), made=(0,)),
-    "max_pool2d_with_indices": Entry(_max_pool, always=True, given=(0,), made=(0, 1), passes=True),
+    "max_pool2d_with_indices": Entry(_max_pool, given=(0,), made=(0, 1), passes=True),
     "max_pool2d_with_indices_backward": Entry(
-        _max_pool_backward, always=True, given=(0, 1, 2), made=(0,), passes=True
+        _max_pool_backward, _apart, given=(0, 1, 2), made=(0,), passes=True
     ),
     "avg_pool2d": Entry(_mean_pool, given=(0,), made=(0,), passes=True),
     "avg_pool2d_backward": Entry(_mean_pool_backward, given=(0, 1), made=(0,), passes=True),

@@ -22,11 +22,12 @@ _HALVES: Final = ("float16", "bfloat16")
 class Type:
     """A numpy dtype as kernels see it; `type(x)` also takes numbers that are not yet known."""
 
-    __slots__ = ("_graph", "itemsize", "kind", "name", "numpy")
+    __slots__ = ("_graph", "char", "itemsize", "kind", "name", "numpy")
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.numpy = BY_NAME[name].numpy
         self.name, self.kind, self.itemsize = name, self.numpy.kind, self.numpy.itemsize
+        self.char = self.numpy.char
         self._graph = graph
 
     @property

@@ -1,0 +1,233 @@
+"""What a compiled function can reach: its tensors by place, and the plain values it may branch on.
+
+`World` walks closures, globals, modules, optimizers and containers once, before a trace; `holds`
+then tells in a few microseconds whether a program of that trace still says what the function would
+do. Nothing here issues a command. Read `_trace.py` next.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import types
+from typing import Any
+
+from ._sites import _OWN
+from ._tensor import Tensor
+from .core import limits
+from .core.coerce import Tagged
+from .core.dtype import Device, DType
+from .nn._tree import Tree, changes
+from .optim.optimizer import Optimizer
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
+_GONE = object()
+
+
+class Rate:
+    """A number of an optimizer's group, or of a tuple in it: an argument of each Call."""
+
+    def __init__(self, group: dict[str, Any], name: str, index: int | None) -> None:
+        self.group, self.name, self.index = group, name, index
+        self.tag = Tagged(self.read())
+        self.seen = False  # somebody looked at it while the function ran
+
+    def read(self) -> float:
+        """Return the number that it is now."""
+        value = self.group[self.name]
+        return float(value if self.index is None else value[self.index])
+
+
+class World:
+    """Everything that a function can reach, as it was when the walk began."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.rates: list[Rate] = []
+        self._groups: list[tuple[dict[str, Any], str, Any]] = []  # options that hold rates
+        self._dicts: list[tuple[dict[Any, Any], Any, Any]] = []  # (place, key, what is there)
+        self._modules: list[tuple[dict[Any, Any], Any, Any]] = []  # the same, of modules
+        self._cells: list[tuple[Any, Any]] = []
+        self._lists: list[tuple[Any, tuple[Any, ...]]] = []
+        self._sizes: list[tuple[Any, int]] = []
+        self._seen: dict[int, Any] = {}  # kept alive, so that an id names one object
+        self._changes = changes[0]
+        self.by_value: list[Rate] = []
+        self._values: list[float] = []
+        self.full = False
+
+    # ------------------------------------------------------------------------------- the walk --
+    def walk(self, value: Any, depth: int = 0) -> None:
+        """Note what can be reached from a value."""
+        if isinstance(value, _PLAIN) or id(value) in self._seen:
+            return
+        if depth > limits.GUARD_DEPTH_MAX or len(self._dicts) > limits.GUARDS_MAX:
+            self.full = True
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+        elif isinstance(value, Tree):
+            self._walk_module(value, depth)
+        elif isinstance(value, Optimizer):
+            self._walk_optimizer(value, depth)
+        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+            self._walk_function(value, depth)
+        elif isinstance(value, dict):
+            self._sizes.append((value, len(value)))
+            self._walk_dict(value, self._dicts, depth)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            if isinstance(value, list):
+                self._lists.append((value, tuple(value)))
+            for item in value:
+                self.walk(item, depth + 1)
+        elif _is_ours_or_users(value):
+            self._walk_dict(value.__dict__, self._dicts, depth)
+
+    def _walk_dict(self, place: dict[Any, Any], into: list[Any], depth: int) -> None:
+        for key, value in list(place.items()):
+            into.append((place, key, value))
+            self.walk(value, depth + 1)
+
+    def _walk_module(self, module: Any, depth: int) -> None:
+        state = module.__dict__
+        self._walk_dict(state, self._modules, depth)
+        for name in ("_parameters", "_buffers", "_modules"):
+            self._seen.setdefault(id(state[name]), state[name])
+            self._walk_dict(state[name], self._modules, depth - 1)
+        forward = getattr(type(module), "forward", None)
+        if isinstance(forward, types.FunctionType):
+            self.walk(forward, depth + 1)
+
+    def _walk_optimizer(self, optimizer: Any, depth: int) -> None:
+        for group in optimizer.param_groups:
+            for name, value in list(group.items()):
+                if name == "params":
+                    self.walk(value, depth + 1)
+                elif type(value) is float:
+                    self.rates.append(Rate(group, name, None))
+                    self._groups.append((group, name, value))
+                elif type(value) is tuple and value and all(type(x) is float for x in value):
+                    self.rates += [Rate(group, name, i) for i in range(len(value))]
+                    self._groups.append((group, name, value))
+                else:
+                    self._dicts.append((group, name, value))
+                    self.walk(value, depth + 1)
+        self._lists.append((optimizer.param_groups, tuple(optimizer.param_groups)))
+        self._sizes.append((optimizer.state, len(optimizer.state)))
+        for param, state in list(optimizer.state.items()):
+            self._dicts.append((optimizer.state, param, state))
+            self.walk(state, depth + 1)
+        for name, value in optimizer.__dict__.items():
+            if name.endswith("_hooks"):
+                self.walk(value, depth + 1)
+
+    def _walk_function(self, value: Any, depth: int) -> None:
+        if isinstance(value, functools.partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                self.walk(part, depth + 1)
+            return
+        if isinstance(value, types.MethodType):
+            self.walk(value.__self__, depth + 1)
+            self.walk(value.__func__, depth + 1)
+            return
+        if value.__code__.co_filename.startswith(_OWN) and not value.__closure__:
+            return
+        for cell in value.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+            self._cells.append((cell, content))
+            self.walk(content, depth + 1)
+        for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
+            self.walk(default, depth + 1)
+        if not value.__code__.co_filename.startswith(_OWN):
+            for name in _globals_of(value.__code__):
+                if name in value.__globals__:
+                    content = value.__globals__[name]
+                    self._dicts.append((value.__globals__, name, content))
+                    self.walk(content, depth + 1)
+
+    # --------------------------------------------------------------------------------- checks --
+    def tag(self) -> None:
+        """Let the numbers of optimizers be found again in commands."""
+        for group, name, value in self._groups:
+            tags = [r.tag for r in self.rates if r.group is group and r.name == name]
+            group[name] = tags[0] if type(value) is float else tuple(tags)
+
+    def untag(self) -> None:
+        """Put the numbers back as they were, but for those that were changed meanwhile."""
+        for rate in self.rates:
+            rate.seen = rate.tag.seen
+        for group, name, value in self._groups:
+            have = group.get(name)
+            if type(have) is Tagged or (type(have) is tuple and type(have[0]) is Tagged):
+                group[name] = value
+
+    def settle(self, arguments: set[int]) -> None:
+        """Say which rates (by index) arrived as they are; the others must stay what they are."""
+        self.by_value = [r for i, r in enumerate(self.rates) if i not in arguments]
+        self._values = [r.read() for r in self.by_value]
+
+    def unchanged(self) -> bool:
+        """Return whether the function left all as it was: what it changed, a Call would not."""
+        whole = self._dicts + self._modules + self._groups
+        return self._check(whole)
+
+    def holds(self) -> bool:
+        """Return whether all is as it was when the function was traced."""
+        if self._changes != changes[0]:
+            now = changes[0]
+            if not self._check(self._modules):
+                return False
+            self._changes = now
+        return self._check(self._dicts) and [r.read() for r in self.by_value] == self._values
+
+    def _check(self, places: list[tuple[dict[Any, Any], Any, Any]]) -> bool:
+        for place, key, value in places:
+            have = place.get(key, _GONE)
+            if have is not value and not _equal(have, value):
+                return False
+        for cell, value in self._cells:
+            have = cell.cell_contents
+            if have is not value and not _equal(have, value):
+                return False
+        for items, values in self._lists:
+            if len(items) != len(values):
+                return False
+            for have, value in zip(items, values, strict=True):
+                if have is not value and not _equal(have, value):
+                    return False
+        return all(len(place) == size for place, size in self._sizes)
+
+
+def _equal(have: Any, value: Any) -> bool:
+    if type(have) is not type(value):
+        return False
+    if isinstance(value, _PLAIN):
+        return bool(have == value)
+    if type(value) is tuple and len(have) == len(value):
+        return all(a is b or _equal(a, b) for a, b in zip(have, value, strict=True))
+    return type(value) is types.MethodType and bool(have == value)
+
+
+def _is_ours_or_users(value: Any) -> bool:
+    """Return whether an object's attributes are worth a look: not what a library keeps inside."""
+    if isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
+        return False
+    root = type(value).__module__.partition(".")[0]
+    return root == "__main__" or not (root == "numpy" or root in sys.stdlib_module_names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _globals_of(code: types.CodeType) -> tuple[str, ...]:
+    """Return the global names that a function reads, those of functions within it too."""
+    names = {
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= set(_globals_of(const))
+    return tuple(sorted(names))

@@ -1,0 +1,416 @@
+"""A trace: one run of a function, watched, and the program that stands for it from then on.
+
+`trace` runs the function as ever - its values are real - and gathers the commands it issued.
+`Traced.call` sends them as one Call and does on this side what the function did: fresh proxies,
+versions of written memory, gradients of leaves. Neither waits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import threading
+import weakref
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ._dispatch import Storage
+from ._gather import Ref
+from ._guards import World
+from ._program import CallSite, Commands, Form, Program
+from ._tensor import Tensor
+from .core import command as cmd
+from .core import limits, tape
+from .core.coerce import Tagged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._session import Session
+
+
+class Refused(Exception):
+    """No program can be made of this call; `always` if of none like it either."""
+
+    def __init__(self, why: str, always: bool = False) -> None:
+        super().__init__(why)
+        self.always = always
+
+
+class _State:
+    """What of a tensor a function may change, as it was before."""
+
+    __slots__ = ("grad", "rest", "tensor", "version")
+
+    def __init__(self, t: Tensor) -> None:
+        self.tensor = t
+        self.version = t._storage.version
+        self.grad = t._grad
+        self.rest = _rest(t)
+
+
+def _rest(t: Tensor) -> tuple[Any, ...]:
+    return t._ref, t._spec, t._storage, t._node, t._index, t._base, t._generation, t._hooks
+
+
+class _Source:
+    """Where the tensor of an input slot is found before a Call."""
+
+    __slots__ = ("argument", "grad", "ref", "spec", "tensor")
+
+    def __init__(self, t: Tensor, argument: int = -1, grad: bool = False) -> None:
+        self.argument, self.grad, self.tensor = argument, grad, None if argument >= 0 else t
+        self.spec = t._grad._spec if grad and t._grad is not None else t._spec
+
+    def find(self, arguments: Sequence[Tensor]) -> Tensor | None:
+        """Return the tensor that takes the slot now."""
+        t = self.tensor if self.argument < 0 else arguments[self.argument]
+        return t._grad if self.grad and t is not None else t
+
+
+class _Made:
+    """A tensor that the function made, to be made anew by each Call."""
+
+    __slots__ = ("base", "fields", "memory", "node", "output", "spec", "version")
+
+    def __init__(self, t: Tensor, output: int, memory: int, base: Any) -> None:
+        self.output, self.spec, self.memory, self.base = output, t._spec, memory, base
+        self.version = t._storage.version
+        keep = ("_offset", "_index", "_generation", "_made_by", "_in_no_grad", "_inference")
+        self.fields = {k: v for k, v in t.__dict__.items() if k in keep}
+        self.node = t._node
+
+
+class Traced:
+    """A program with all that has to hold before a Call of it, and to be done after."""
+
+    def __init__(self, session: Session, device: int, world: World) -> None:
+        self.session, self.device, self.world = session, device, world
+        self.program: Program
+        self.site: CallSite
+        self.sources: list[_Source] = []
+        self.graded: list[tuple[_Source, bool]] = []  # whether it has a gradient before
+        self.flags: list[tuple[Tensor, bool]] = []  # whether it needs one
+        self.rates: list[tuple[int, Any]] = []  # where numbers of optimizers stand among all
+        self.made: list[_Made] = []
+        self.memories: list[Any] = []  # of what is made: bytes, or the source whose memory it is
+        self.result: Any = None
+        self.grads: list[tuple[_Source, int | None]] = []  # which of `made` they get
+        self.writes: list[tuple[_Source, int]] = []
+        self.bytes = 0
+        self.calls = 0
+
+    def holds(self, arguments: Sequence[Tensor]) -> list[int] | None:
+        """Return the ids of the inputs if the program stands for a call now, else None."""
+        ids = []
+        for source in self.sources:
+            t = source.find(arguments)
+            if t is None or t._spec is not source.spec or t._ref.lane.session is not self.session:
+                return None
+            ids.append(t._ref.id)
+        for source, has in self.graded:
+            t = source.tensor if source.argument < 0 else arguments[source.argument]
+            if (t._grad is not None) != has:  # type: ignore[union-attr]
+                return None
+        for t, needs in self.flags:
+            if (t._node is not None) != needs:
+                return None
+        return ids if self.world.holds() else None
+
+    def call(self, ids: list[int], arguments: Sequence[Tensor]) -> Any:
+        """Send the Call and return what the function would. Does not wait."""
+        session, lane, form = self.session, self.session.lanes[self.device], self.program.form
+        if session._over:
+            session._refuse()
+        outs = [next(session._ids) for _ in self.program.outputs]
+        scalars: Sequence[Any] = ()
+        if self.rates:
+            scalars = list(form.scalars)
+            for at, rate in self.rates:
+                scalars[at] = rate.read()
+            if form.same_scalars(scalars):
+                scalars = ()
+        with session._lock:
+            if not session._replays[self.device].numbers.use(self.program):
+                session.define(lane, self.program)
+            first, *_ = islice(session._numbers, form.span)  # the others are its commands'
+            static = (self.program.number,)
+            lane.add((cmd.CALL, 0, (*ids, *outs), static, tuple(scalars), first, self.site))
+            lane.work += limits.IDLE_COMMANDS + self.bytes // limits.WORK_BYTES
+        self.calls += 1
+        made = self._make(outs, arguments)
+        for source, delta in self.writes:
+            source.find(arguments)._storage.version += delta  # type: ignore[union-attr]
+        for source, which in self.grads:
+            t = source.tensor if source.argument < 0 else arguments[source.argument]
+            t._grad = None if which is None else made[which]  # type: ignore[union-attr]
+        if lane.work >= lane.due:
+            session.look(lane)
+        return _filled(self.result, made, arguments, self.sources)
+
+    def _make(self, outs: list[int], arguments: Sequence[Tensor]) -> list[Tensor]:
+        memories = [
+            Storage(m) if type(m) is int else m.find(arguments)._storage for m in self.memories
+        ]
+        made: list[Tensor] = []
+        for m in self.made:
+            memory = memories[m.memory]
+            owns = type(self.memories[m.memory]) is int
+            ref = Ref(self.session, self.device, outs[m.output], m.spec.nbytes if owns else 0)
+            t = Tensor._new(ref, m.spec, memory)
+            if m.fields:
+                t.__dict__.update(m.fields)
+            if owns:
+                memory.version = m.version
+            if type(m.node) is tape.Leaf:
+                t._node = tape.Leaf(weakref.ref(t))
+            elif m.node is not None:
+                t._node = m.node
+            if m.base is not None:
+                base = made[m.base] if type(m.base) is int else m.base.find(arguments)
+                t._base, t._generation = base, base._generation
+            made.append(t)
+        return made
+
+
+def _filled(tree: Any, made: list[Tensor], arguments: Any, sources: Any) -> Any:
+    """Return a result of the function's form, with these tensors in it."""
+    kind, value = tree
+    if kind == "made":
+        return made[value]
+    if kind == "source":
+        return value.find(arguments)
+    if kind == "value":
+        return value
+    if kind == "dict":
+        cls, items = value
+        return cls((k, _filled(v, made, arguments, sources)) for k, v in items)
+    parts = [_filled(v, made, arguments, sources) for v in value]
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
+# ----------------------------------------------------------------------------------- the trace --
+def trace(
+    session: Session, function: Callable[[], Any], roots: Sequence[Any], arguments: list[Tensor]
+) -> tuple[Any, Traced | Refused]:
+    """Run the function and return its result, and what stands for it from now on, or why nothing.
+
+    roots: all from where it reaches tensors. arguments: tensors that differ from call to call.
+    """
+    world = World()
+    for root in roots:
+        world.walk(root)
+    known = _Known(world, arguments)
+    with session._lock:
+        session.flush()
+        session.traced, session.tracer = [], threading.get_ident()
+        session._traced_lines = {}
+    world.tag()
+    try:
+        result = function()
+    finally:
+        world.untag()
+        with session._lock:
+            session.flush()
+            frames, session.traced = session.traced, None
+    try:
+        return result, _Maker(session, world, known, frames).make(result, arguments)
+    except Refused as why:
+        return result, why
+
+
+class _Known:
+    """The tensors that a function can reach, before it runs."""
+
+    def __init__(self, world: World, arguments: list[Tensor]) -> None:
+        self.sources: dict[int, _Source] = {}  # by id of the engine's tensor
+        self.states: list[tuple[_Source, _State]] = []
+        self.same: list[tuple[int, Tensor]] = []  # arguments that it reaches otherwise, too
+        for i, t in enumerate(arguments):
+            self._add(t, _Source(t, i), _Source(t, i, True) if t._grad is not None else None)
+        mine = {id(t): i for i, t in enumerate(arguments)}
+        for t in world.tensors:
+            if id(t) in mine:
+                self.same.append((mine[id(t)], t))
+            else:
+                self._add(t, _Source(t), _Source(t, -1, True) if t._grad is not None else None)
+
+    def _add(self, t: Tensor, source: _Source, of_grad: _Source | None) -> None:
+        self.sources.setdefault(t._ref.id, source)
+        self.states.append((source, _State(t)))
+        if of_grad is not None and t._grad is not None:
+            self.sources.setdefault(t._grad._ref.id, of_grad)
+            self.states.append((of_grad, _State(t._grad)))
+
+
+class _Maker:
+    """Makes a Traced of what was watched, or says why it cannot."""
+
+    def __init__(self, session: Session, world: World, known: _Known, frames: Any) -> None:
+        self.session, self.world, self.known, self.frames = session, world, known, frames
+        self.made: list[Tensor] = []
+        self.places: dict[int, int] = {}  # by identity of a tensor that was made: its place
+
+    def make(self, result: Any, arguments: list[Tensor]) -> Traced:
+        run, device = self._commands()
+        form = Form(run)
+        if form.refusal:
+            raise Refused(form.refusal, True)
+        if run.puts:
+            raise Refused("it makes tensors of Python values; make them outside", True)
+        if not self.world.unchanged():
+            raise Refused("it changes what it reaches in Python: attributes, lists or options")
+        traced = Traced(self.session, device, self.world)
+        traced.result = self._tree(result, arguments)
+        self._effects(traced)
+        slots = {i: slot for slot, i in enumerate(_ids_of(form, run.ids))}
+        traced.sources = self._sources(form, run.ids)
+        self._check_survivors(device, run.ids, slots, form.inputs)
+        self._outputs(traced, form, slots)
+        self._numbers(traced, run)
+        traced.graded = [
+            (s, state.grad is not None)
+            for s, state in self.known.states
+            if not s.grad and state.tensor._node is not None
+        ]
+        traced.flags = [
+            (s.tensor, state.rest[3] is not None)
+            for s, state in self.known.states
+            if s.tensor is not None and not s.grad
+        ]
+        lines: dict[int, Any] = {}
+        first = run.numbers[0]
+        for number in run.numbers:
+            known = self.session._forward_lines(number)
+            if type(known) is dict:
+                lines[number - first] = {n - first: site for n, site in known.items()}
+        traced.site = CallSite(form.relative, form.sites, lines)
+        return traced
+
+    def _commands(self) -> tuple[Commands, int]:
+        devices = {frame.device for frame, _, _ in self.frames if set(frame.opcodes) != {cmd.FREE}}
+        if len(devices) != 1:
+            raise Refused("it works on several devices" if devices else "it does nothing", True)
+        run = Commands()
+        dtypes = {frame.default_dtype for frame, _, _ in self.frames}
+        if len(dtypes) > 1:
+            raise Refused("it changes the default dtype", True)
+        for frame, sites, tagged in self.frames:
+            if frame.device in devices:
+                run.add(dataclasses.replace(frame, scalars=tagged), sites)
+        return run, devices.pop()
+
+    def _numbers(self, traced: Traced, run: Commands) -> None:
+        """Find the numbers of optimizers among those of the commands."""
+        rates = {id(r.tag): i for i, r in enumerate(self.world.rates) if not r.seen}
+        found = [(at, rates[id(x)]) for at, x in enumerate(run.scalars) if id(x) in rates]
+        self.world.settle({i for _, i in found})
+        traced.rates = [(at, self.world.rates[i]) for at, i in found]
+        form = traced.program.form
+        form.set_scalars([x.real if type(x) is Tagged else x for x in run.scalars])
+
+    def _sources(self, form: Form, ids: list[int]) -> list[_Source]:
+        sources = []
+        for at in form.first_at[: form.inputs]:
+            source = self.known.sources.get(ids[at])
+            if source is None:
+                raise Refused("it uses a tensor that cannot be found again before the next call")
+            sources.append(source)
+        return sources
+
+    def _tree(self, value: Any, arguments: list[Tensor]) -> tuple[Any, Any]:
+        if isinstance(value, Tensor):
+            for i, t in enumerate(arguments):
+                if t is value:
+                    return "source", _Source(t, i)
+            if any(t is value for t in self.world.tensors):
+                return "source", _Source(value)
+            return "made", self._place(value)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return "value", value
+        if isinstance(value, dict):
+            items = [(k, self._tree(v, arguments)) for k, v in value.items()]
+            return "dict", (type(value), items)
+        if isinstance(value, (list, tuple)):
+            return type(value), [self._tree(v, arguments) for v in value]
+        raise Refused(f"it returns a {type(value).__name__}, which no program can make", True)
+
+    def _place(self, t: Tensor) -> int:
+        """Return the place of a tensor among those that a Call makes; its base stands before it."""
+        if id(t) not in self.places:
+            if type(t) is not Tensor or t._grad is not None or t._hooks or t._retains:
+                raise Refused("a result is a Parameter, or has a gradient or hooks")
+            node = t._node
+            if node is not None and type(node) is not tape.Leaf:
+                if not any(n.freed for n in tape.reachable([(node, 0)])):
+                    raise Refused("its result is differentiated later", True)
+            if t._base is not None and not self._is_known(t._base):
+                self._place(t._base)
+            self.places[id(t)] = len(self.made)
+            self.made.append(t)
+        return self.places[id(t)]
+
+    def _is_known(self, t: Tensor) -> bool:
+        source = self.known.sources.get(t._ref.id)
+        return source is not None and any(s.tensor is t for _, s in self.known.states)
+
+    def _effects(self, traced: Traced) -> None:
+        """Note what changed of the tensors it reaches: gradients, and counts of writes."""
+        counted: set[int] = set()
+        for source, state in self.known.states:
+            t = state.tensor
+            now = _rest(t)
+            if any(a is not b for a, b in zip(now[:4], state.rest[:4], strict=True)) or (
+                now[4:] != state.rest[4:]
+            ):
+                raise Refused("it gives a tensor from outside another memory or history")
+            storage = t._storage
+            if storage.version != state.version and id(storage) not in counted:
+                counted.add(id(storage))
+                traced.writes.append((source, storage.version - state.version))
+            if t._grad is not state.grad and not source.grad:
+                grad = t._grad
+                if grad is not None and self._is_known(grad):
+                    raise Refused("a gradient is a tensor from outside")
+                traced.grads.append((source, None if grad is None else self._place(grad)))
+
+    def _check_survivors(
+        self, device: int, ids: list[int], slots: dict[int, int], inputs: int
+    ) -> None:
+        lane = self.session.lanes[device]
+        expected = {t._ref.id for t in self.made}
+        for last in (False, True):
+            gone = set(lane.freed)
+            alive = {i for i, s in slots.items() if s >= inputs and i in lane.held} - gone
+            if alive <= expected:
+                return
+            if not last:
+                gc.collect()
+        raise Refused("a tensor made in it lives on elsewhere: in a list, an attribute or a state")
+
+    def _outputs(self, traced: Traced, form: Form, slots: dict[int, int]) -> None:
+        for t in self.made:
+            if slots.get(t._ref.id, -1) < form.inputs:
+                raise Refused("a result is no tensor of its commands")
+        traced.program = Program(form, {slots[t._ref.id] for t in self.made}, 0)
+        order = {slot: i for i, slot in enumerate(traced.program.outputs)}
+        owners: dict[int, int] = {}
+        sources = {id(s.tensor._storage): src for src, s in reversed(self.known.states)}
+        for t in self.made:
+            storage = t._storage
+            if storage._whole is not None and id(storage) not in sources:
+                raise Refused("a result shares memory by .data or detach()")
+            if id(storage) not in owners:
+                owners[id(storage)] = len(traced.memories)
+                traced.memories.append(sources.get(id(storage)) or storage.nbytes)
+                traced.bytes += 0 if id(storage) in sources else storage.nbytes
+            base: Any = None
+            if t._base is not None:
+                known = self.known.sources.get(t._base._ref.id)
+                base = known if self._is_known(t._base) else self.places[id(t._base)]
+            traced.made.append(_Made(t, order[slots[t._ref.id]], owners[id(storage)], base))
+
+
+def _ids_of(form: Form, ids: list[int]) -> list[int]:
+    """Return the id of each slot."""
+    return [ids[at] for at in form.first_at]

@@ -1,0 +1,230 @@
+"""Automatic replay: loops that repeat themselves give the same bits with it and without."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import farspan as torch
+import numpy as np
+import pytest
+from farspan import nn, optim
+
+Connect = Callable[[bool], Any]
+
+
+@pytest.fixture(params=["local", "grpc"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Return what opens a session, with replay or without."""
+    if request.param == "local":
+        return lambda replay: torch.connect("local:", replay=replay)
+    address, token = request.getfixturevalue("service")
+    return lambda replay: torch.connect(address, token=token, replay=replay, timeout=20)
+
+
+def both(connect: Connect, program: Callable[[Any], Any], hits: int = 1) -> Any:
+    """Run a program without replay and with it; assert equal bits and that runs were replayed."""
+    results = []
+    for on in (False, True):
+        with connect(on) as session:
+            torch.manual_seed(0)
+            results.append(bits(program(session)))
+            replay = session.stats()["replay"]
+            assert replay["on"] is on
+            assert replay["hits"] >= hits if on else replay["hits"] == 0, replay
+    assert results[0] == results[1]
+    return results[1]
+
+
+def bits(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.detach().numpy().tobytes()
+    if isinstance(value, (list, tuple)):
+        return [bits(v) for v in value]
+    return value
+
+
+def network(dropout: float = 0.0) -> Any:
+    layers = [nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(16, 3))
+
+
+def batch(i: int, rows: int = 8) -> Any:
+    values = np.random.default_rng(i)
+    x = torch.tensor(values.standard_normal((rows, 6)).astype("float32"))
+    return x, torch.tensor(values.integers(0, 3, rows))
+
+
+def everything(model: Any, *optimizers: Any) -> list[Any]:
+    states = [v for o in optimizers for s in o.state.values() for v in s.values()]
+    grads = [p.grad for p in model.parameters()]
+    return [*model.parameters(), *model.buffers(), *grads, *states,
+            [p._version for p in model.parameters()]]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW], ids=lambda c: c.__name__)
+def test_a_schedule_with_a_value_read_each_step(connect: Connect, make: Any) -> None:
+    def program(session: Any) -> Any:
+        model, losses = network(dropout=0.2), []
+        optimizer = make(model.parameters(), lr=0.05)
+        schedule = optim.lr_scheduler.StepLR(optimizer, 3, 0.7)
+        for i in range(14):
+            x, y = batch(i)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        return losses, everything(model, optimizer)
+
+    both(connect, program, hits=5)
+
+
+def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) -> None:
+    def program(session: Any) -> Any:
+        model, losses = network(), []
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for i in range(48):
+            x, y = batch(i, 5 if i % 12 == 11 else 8)
+            loss = nn.functional.cross_entropy(model(x), y) / 4
+            loss.backward()
+            losses.append(loss.detach())
+            if i % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+        return losses, everything(model)[:10] + list(model.buffers())
+
+    both(connect, program)
+
+
+def test_two_networks_in_turn(connect: Connect) -> None:
+    def program(session: Any) -> Any:
+        maker, judge = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+        of_maker = optim.Adam(maker.parameters(), lr=1e-2)
+        of_judge = optim.Adam(judge.parameters(), lr=1e-2)
+        for i in range(12):
+            made = maker(torch.randn(8, 4))
+            of_judge.zero_grad()
+            (judge(made.detach()).mean() - judge(batch(i)[0]).mean()).backward()
+            of_judge.step()
+            of_maker.zero_grad()
+            (-judge(made).mean()).backward()
+            of_maker.step()
+        return everything(maker, of_maker), everything(judge, of_judge)
+
+    both(connect, program, hits=5)
+
+
+def test_a_hook_is_called_in_every_step(connect: Connect) -> None:
+    def program(session: Any) -> Any:
+        model, seen = network(), []
+        optimizer = optim.SGD(model.parameters(), lr=0.05)
+        next(model.parameters()).register_hook(lambda g: seen.append(g.shape) or g * 2)
+        for i in range(8):
+            x, y = batch(i)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return len(seen), everything(model)
+
+    assert both(connect, program, hits=0)[0] == 8
+
+
+def test_an_error_names_the_line_of_its_iteration_and_destroys_nothing(connect: Connect) -> None:
+    def program(session: Any) -> Any:
+        table = nn.Embedding(5, 3)
+        optimizer, said = optim.Adam(table.parameters(), lr=0.1), []
+        for i in range(14):
+            index = torch.tensor([1, 2, 9 if i == 10 else 3])
+            optimizer.zero_grad()
+            try:
+                loss = (table(index).exp() * 2).sum()  # the line
+                loss.backward()
+                optimizer.step()
+                session.synchronize()
+            except IndexError as error:
+                said.append((i, "# the line" in str(error)))
+        return said, everything(table, optimizer)
+
+    assert both(connect, program, hits=5)[0] == [[10, True]]
+
+
+def test_a_run_that_is_held_is_sent_when_nobody_goes_on(service: tuple[str, str]) -> None:
+    address, token = service
+    with torch.connect(address, token=token, replay=True) as session:
+        x, total = torch.ones(16), torch.zeros(16)
+        for _ in range(8):
+            total = ((x + 1) * 2 - 3).exp().sum() + total
+            total[0].item()
+        held = ((x + 1) * 2 - 3).exp()
+        assert held.sum().item() > 0
+        deadline = torch.ones(4)
+        for _ in range(200):
+            if not any(lane.commands for lane in session.lanes) and not session._replays[0].held:
+                break
+            session._flush_old()
+        assert float((deadline + 1).sum()) == 8.0
+
+
+def test_memory_that_numpy_sees_is_never_late() -> None:
+    with torch.connect("local:", replay=True) as session:
+        x = torch.zeros(4)
+        seen = x.numpy()
+        for i in range(8):
+            (x.add_(1).mul(2).add(1).mul(3))
+            assert seen[0] == i + 1
+        assert session.stats()["replay"]["hits"] == 0
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARSPAN_REPLAY", "0")
+    with torch.connect("local:") as session:
+        assert session.replay is False
+        session.replay = True
+        assert session.stats()["replay"]["on"] is True
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs_that_diverge_at_random(seed: int) -> None:
+    """Loops of random operations, some of which differ from one iteration to the next."""
+
+    def program(session: Any) -> Any:
+        choose = random.Random(seed)
+        steps = [choose.randrange(9) for _ in range(choose.randrange(5, 14))]
+        w = torch.ones(4, 4, requires_grad=True)
+        optimizer = optim.SGD([w], lr=0.01, momentum=0.5)
+        pool, kept = [torch.arange(16.0).reshape(4, 4)] * 3, []
+        for i in range(24):
+            for k, kind in enumerate(steps):
+                if choose.random() < 0.02:
+                    kind = choose.randrange(9)
+                x, y = pool[(k + kind) % 3], pool[k % 3]
+                if kind == 0:
+                    x = x * choose.choice([0.5, 0.5, -0.0]) + y
+                elif kind == 1:
+                    x = (x @ w.detach()).tanh()
+                elif kind == 2:
+                    x = torch.rand(4, 4) + y
+                elif kind == 3:
+                    x = y.clone().add_(i)
+                elif kind == 4:
+                    optimizer.zero_grad()
+                    (w * x).sin().sum().backward()
+                    optimizer.step()
+                elif kind == 5 and choose.random() < 0.3:
+                    kept.append(x.sum().item())
+                elif kind == 6:
+                    x.T[1:].mul_(0.5)
+                elif kind == 7:
+                    x = nn.functional.dropout(x, 0.5)
+                elif kind == 8:
+                    kept.append(x.mean())
+                    x = torch.tensor([[float(i)]]) - y
+                pool[k % 3] = x
+            if choose.random() < 0.8:
+                kept.append(pool[0].sum().item())
+        return pool, kept, w
+
+    both(lambda on: torch.connect("local:", replay=on), program, hits=0)
