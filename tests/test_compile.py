@@ -210,3 +210,12 @@ def test_cond_chooses_by_values_within_a_program() -> None:
             assert first.tolist() == ([2.0] * 2 if sign > 0 else [1.0] * 2)
             assert second.tolist() == ([1.0] * 2 if sign > 0 else [0.0] * 2)
         assert session.stats()["calls"] == 3
+
+
+def test_an_argument_that_is_also_reached_otherwise_is_told_apart() -> None:
+    with torch.connect("local:", replay=False):
+        w = torch.ones(2)
+        f = torch.compile(lambda x: x + w * 10)
+        assert f(w).tolist() == [11.0, 11.0]
+        assert f(torch.zeros(2)).tolist() == [10.0, 10.0]
+        assert f(w).tolist() == [11.0, 11.0]

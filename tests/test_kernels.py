@@ -257,7 +257,7 @@ def test_training_goes_the_same_way_without_the_library() -> None:
     none_said, none_run = trained(FARSPAN_ONEDNN="")
     broken_said, broken_run = trained(FARSPAN_ONEDNN="/nowhere/libdnnl.so.3")
     assert plain_said == "0 "
-    assert none_said == "0 the package onednn-cpu-gomp is not installed"
+    assert none_said.endswith(" the package onednn-cpu-gomp is not installed")
     assert "/nowhere/libdnnl.so.3" in broken_said
     assert np.array_equal(plain_run, none_run) and np.array_equal(plain_run, broken_run)
     np.testing.assert_allclose(trained()[1], plain_run, rtol=1e-3, atol=1e-4)

@@ -50,7 +50,8 @@ class World:
         self._modules: list[tuple[dict[Any, Any], Any, Any]] = []  # the same, of modules
         self._cells: list[tuple[Any, Any]] = []
         self._lists: list[tuple[Any, tuple[Any, ...]]] = []
-        self._sizes: list[tuple[Any, int]] = []
+        self._sized: list[Any] = []
+        self._sizes: list[int] = []
         self._seen: dict[int, Any] = {}  # kept alive, so that an id names one object
         self._changes = changes[0]
         self.by_value: list[Rate] = []
@@ -75,7 +76,7 @@ class World:
         elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
             self._walk_function(value, depth)
         elif isinstance(value, dict):
-            self._sizes.append((value, len(value)))
+            self._size(value)
             self._walk_dict(value, self._dicts, depth)
         elif isinstance(value, (list, tuple, set, frozenset)):
             if isinstance(value, list):
@@ -84,6 +85,10 @@ class World:
                 self.walk(item, depth + 1)
         elif _is_ours_or_users(value):
             self._walk_dict(value.__dict__, self._dicts, depth)
+
+    def _size(self, place: Any) -> None:
+        self._sized.append(place)
+        self._sizes.append(len(place))
 
     def _walk_dict(self, place: dict[Any, Any], into: list[Any], depth: int) -> None:
         for key, value in list(place.items()):
@@ -115,7 +120,7 @@ class World:
                     self._dicts.append((group, name, value))
                     self.walk(value, depth + 1)
         self._lists.append((optimizer.param_groups, tuple(optimizer.param_groups)))
-        self._sizes.append((optimizer.state, len(optimizer.state)))
+        self._size(optimizer.state)
         for param, state in list(optimizer.state.items()):
             self._dicts.append((optimizer.state, param, state))
             self.walk(state, depth + 1)
@@ -200,7 +205,7 @@ class World:
             for have, value in zip(items, values, strict=True):
                 if have is not value and not _equal(have, value):
                     return False
-        return all(len(place) == size for place, size in self._sizes)
+        return list(map(len, self._sized)) == self._sizes
 
 
 def _equal(have: Any, value: Any) -> bool:

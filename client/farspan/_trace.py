@@ -89,6 +89,7 @@ class Traced:
         self.program: Program
         self.site: CallSite
         self.sources: list[_Source] = []
+        self.same: list[tuple[int, Tensor]] = []  # arguments that it reaches otherwise, too
         self.graded: list[tuple[_Source, bool]] = []  # whether it has a gradient before
         self.flags: list[tuple[Tensor, bool]] = []  # whether it needs one
         self.rates: list[tuple[int, Any]] = []  # where numbers of optimizers stand among all
@@ -111,6 +112,9 @@ class Traced:
         for source, has in self.graded:
             t = source.tensor if source.argument < 0 else arguments[source.argument]
             if (t._grad is not None) != has:  # type: ignore[union-attr]
+                return None
+        for i, t in self.same:
+            if arguments[i] is not t:
                 return None
         for t, needs in self.flags:
             if (t._node is not None) != needs:
@@ -211,8 +215,10 @@ def trace(
     finally:
         world.untag()
         with session._lock:
-            session.flush()
-            frames, session.traced = session.traced, None
+            try:
+                session.flush()
+            finally:
+                frames, session.traced = session.traced, None
     try:
         return result, _Maker(session, world, known, frames).make(result, arguments)
     except Refused as why:
@@ -268,6 +274,7 @@ class _Maker:
         self._check_survivors(device, run.ids, slots, form.inputs)
         self._outputs(traced, form, slots)
         self._numbers(traced, run)
+        traced.same = self.known.same
         traced.graded = [
             (s, state.grad is not None)
             for s, state in self.known.states

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _READ_BYTES = 2 * limits.CHUNK_BYTES  # of messages that nobody took yet: then the peer is paused
 _SCRATCH_BYTES = 64 * limits.KiB  # read at once, unless a longer payload is under way
+_JOINED_BYTES_MAX = 64 * limits.KiB  # sent in one system call with what stands before them
 
 Payload = bytes | bytearray
 Hearer = Callable[[link.Header, Payload], None]
@@ -52,7 +53,11 @@ class Link(asyncio.BufferedProtocol):
     # --- for whoever holds it --------------------------------------------------------------------
     def send(self, *parts: bytes | memoryview) -> None:
         """Queue the parts as one piece; never waits. `drain` bounds what is queued."""
-        self._transport.writelines(parts)
+        if len(parts) > 1 and len(parts[-1]) > _JOINED_BYTES_MAX:
+            for part in parts:  # what the kernel takes at once is not copied
+                self._transport.write(part)
+        else:
+            self._transport.writelines(parts)
 
     async def drain(self) -> None:
         """Wait until the peer has taken most of what was sent; raise OSError if it is gone."""

@@ -437,6 +437,8 @@ def warm_engine() -> Callable[[str, int], Engine]:
     process.keep_freed_memory()
     if kernels.missing():
         log.warning("numpy computes: %s. It comes with farspan[cpu]", kernels.missing())
+    if kernels.slower():
+        log.warning("ops are not fused: %s. It comes with farspan[cpu]", kernels.slower())
     SessionEngine().close()
     return SessionEngine
 

@@ -12,7 +12,6 @@ from farspan._tensor import Tensor
 from farspan.nn._hooks import Hooked
 from farspan.nn.parameter import Parameter
 
-
 #: How often an attribute or a member of any module was set: while it stays, all modules are as they
 #: were, and programs of compiled functions need not look at each.
 changes = [0]

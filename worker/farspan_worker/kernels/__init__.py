@@ -50,6 +50,15 @@ def missing() -> str:
     return _found()[1]
 
 
+def slower() -> str:
+    """Return why loops are not compiled here: "" if they are, or if FARSPAN_KERNELS is "plain"."""
+    if os.environ.get("FARSPAN_KERNELS", "") == "plain":
+        return ""
+    from .cpu import loops
+
+    return loops.absent()
+
+
 @functools.cache
 def _found() -> tuple[Registry, str]:
     if os.environ.get("FARSPAN_KERNELS", "") == "plain":

@@ -1,4 +1,4 @@
-"""Fast kernels of CPU workers: oneDNN where its library is there.
+"""Fast kernels of CPU workers: oneDNN where its library is there, and compiled optimizer steps.
 
 Each module has a function `register(registry)`. Read onednn.py for the library, conv.py first of
 the rest.
@@ -20,4 +20,7 @@ def overrides() -> tuple[Registry, str]:
 
         for module in (conv, norm, optim, pointwise, pool, product, softmax):
             module.register(found)
+    from .loops import steps
+
+    steps.register(found)
     return found, missing

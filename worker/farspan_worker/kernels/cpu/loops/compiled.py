@@ -1,4 +1,4 @@
-"""Loops by group: the latest used are kept, and compiled at once or on one thread in the background.
+"""Loops by group: the latest used are kept, compiled at once or on one thread behind.
 
 What is compiled follows from the group alone. A Loop that is held stays callable after it was
 forgotten here.
@@ -32,7 +32,7 @@ LOOPS_MAX: Final = 1_024
 PENDING_MAX: Final = 256
 
 #: What a trace may raise for a group that cannot be fused, or whose ops refuse their arguments.
-_REFUSALS: Final = (Unfused, FarspanError, TypeError, ValueError, OverflowError)
+_REFUSALS: Final = (Unfused, FarspanError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 class Loop:
@@ -66,7 +66,7 @@ class Pending:
         return self._made is not None
 
     def result(self) -> Loop:
-        """Return the loop; compiles it, or waits for the thread that does. Raises what LLVM does."""
+        """Return the loop; compiles it, or waits for who does. Raises what LLVM raised."""
         with self._lock:
             if self._made is None:
                 try:

@@ -1,4 +1,4 @@
-"""Shorter ways for ops whose table kernels go round a function that numpy lacks: inexact loops only."""
+"""Shorter ways for ops whose table kernels go round what numpy lacks: inexact loops only."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import threading
 from collections.abc import Sequence
@@ -43,15 +44,25 @@ class _Machine:
         self.count = 0
 
 
+def absent() -> str:
+    """Return why there is no compiler, "" if there may be one; does not open it."""
+    if os.environ.get("FARSPAN_KERNELS", "") == "plain":
+        return "FARSPAN_KERNELS is plain"
+    if os.environ.get("FARSPAN_LOOPS", "") == "off":
+        return "FARSPAN_LOOPS is off"
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"the package {PACKAGE} is not installed"
+    return ""
+
+
 @functools.cache
 def _opened() -> tuple[_Machine | None, str]:
-    if os.environ.get("FARSPAN_LOOPS", "") == "off":
-        return None, "FARSPAN_LOOPS is off"
+    why = absent()
+    if why:
+        return None, why
     try:
         return _Machine(), ""
-    except ImportError:
-        return None, f"the package {PACKAGE} is not installed"
-    except (OSError, RuntimeError) as error:  # no target for this processor
+    except (ImportError, OSError, RuntimeError) as error:  # e.g. no target for this processor
         return None, str(error)
 
 

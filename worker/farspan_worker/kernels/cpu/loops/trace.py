@@ -1,4 +1,4 @@
-"""A group's graph: each step's table kernel run over symbols, with the casts of `plan.py` around it.
+"""A group's graph: each step's table kernel over symbols, with the casts of `plan.py` around it.
 
 Sums and extremes over dims end a group: what is computed from them is computed once for each of
 their elements, after the loop, and may not meet single elements again.
@@ -71,8 +71,8 @@ def trace(group: Group) -> Traced:
             raise Unfused(f"value {at} is {specs[at]}, stored as {spec}")
         if value.node.at in traced.late:
             strides = _kept_strides(spec, shape, traced.dims or ())
-        elif spec.shape == shape:
-            strides = spec.stride
+        elif (1,) * (len(shape) - spec.ndim) + spec.shape == shape:
+            strides = _aligned(spec, shape)
         else:
             raise Unfused(f"a result of shape {spec.shape} in a loop over {shape}")
         traced.outputs.append((value.node, spec.dtype.name, strides))
