@@ -40,6 +40,8 @@ def may_raise(step: Step) -> bool:
     if step.fused:
         return any(map(may_raise, step.fused))
     op = step.op
+    if getattr(getattr(step.bound, "bound", None), "raises", False):
+        return True  # a primitive that looks whether values fit it
     if op.family == "pointwise":
         floating = all(w.spec.dtype.category >= 2 for w in step.inputs)
         return op.base in _RAISING_POINTWISE and not floating

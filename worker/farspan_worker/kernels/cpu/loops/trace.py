@@ -1,4 +1,4 @@
-"""A group's graph: each step's table kernel over symbols, with the casts of `plan.py` around it.
+"""A group's graph: each step's table kernel over symbols, with `plan.py`'s casts around it.
 
 Sums and extremes over dims end a group: what is computed from them is computed once for each of
 their elements, after the loop, and may not meet single elements again.
