@@ -141,8 +141,8 @@ def test_a_step_alone_equals_the_tables_kernel(name: str, dtype: str, exact: boo
 
 
 def test_what_training_is_made_of_has_loops() -> None:
-    """Runs after the law above; alone it has nothing to say."""
-    if len(RAN[True]) < 10:
+    """Runs after the law above; alone, or after a part of it, it has nothing to say."""
+    if len(RAN[True]) < 10 or "add.Tensor" not in RAN[True]:
         pytest.skip("the law over all ops has not run")
     plain = {"add.Tensor", "mul.Tensor", "div.Tensor", "sub.Tensor", "neg", "relu", "sqrt", "rsqrt",
              "threshold_backward", "where.self", "_cast", "clamp", "maximum", "tanh_backward",

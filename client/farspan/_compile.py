@@ -112,7 +112,8 @@ class Compiled:
     def _key(
         self, args: Any, kwargs: Any, arguments: list[Tensor], others: list[Any]
     ) -> tuple[Any, ...]:
-        if mode.transforms or mode.saved is not None or mode.forward:
+        saved = mode.saved
+        if mode.transforms or (saved is not None and saved.stack) or mode.forward:
             raise _Eager("a transform or a hook on saved tensors is active")
         parts = tuple([_kind(a, arguments, others) for a in args])
         if kwargs:
