@@ -16,7 +16,7 @@ from farspan.core.command import INPLACE
 
 from .. import plan as plans
 from ..store import Array, Storage
-from . import arena, effects
+from . import arena, effects, short
 from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class FlatPlan:
     def _bind(self, step: Step) -> list[tuple[Callable[..., Any], Any]]:
         if step.bound is not None:
             return step.bound(self, step)  # type: ignore[no-any-return]
+        found = short.bind(self, step)
+        if found is not None:
+            return found
         inputs, numbers = self.arrays(step.inputs), self.numbers(step.scalars)
         if step.generator >= 0:
             generator, number = self._engine.generator, step.generator

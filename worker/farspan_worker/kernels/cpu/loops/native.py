@@ -34,7 +34,12 @@ class _Machine:
         self.features = llvm.get_host_cpu_features().flatten()
         self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
         self.machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=self.cpu, features=self.features, opt=3, reloc="static", codemodel="large", jit=False
+            cpu=self.cpu,
+            features=self.features,
+            opt=3,
+            reloc="static",
+            codemodel="large",
+            jit=False,
         )
         self.lljit = llvm.create_lljit_compiler(
             llvm.Target.from_default_triple().create_target_machine(
