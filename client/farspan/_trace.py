@@ -134,7 +134,10 @@ class Traced:
                 scalars[at] = rate.read()
             if form.same_scalars(scalars):
                 scalars = ()
+        self._drop_gradients(ids, arguments)
         with session._lock:
+            if lane.freed:
+                lane.free()  # before the Call, whose results may take over that memory
             if not session._replays[self.device].numbers.use(self.program):
                 session.define(lane, self.program)
             first, *_ = islice(session._numbers, form.span)  # the others are its commands'
@@ -151,6 +154,15 @@ class Traced:
         if lane.work >= lane.due:
             session.look(lane)
         return _filled(self.result, made, arguments, self.sources)
+
+    def _drop_gradients(self, ids: list[int], arguments: Sequence[Tensor]) -> None:
+        """Let go of gradients that the Call replaces, unless it looks at them."""
+        known = set(ids)
+        for source, _ in self.grads:
+            t = source.tensor if source.argument < 0 else arguments[source.argument]
+            old = t._grad  # type: ignore[union-attr]
+            if old is not None and old._ref.id not in known:
+                t._grad = None  # type: ignore[union-attr]
 
     def _make(self, outs: list[int], arguments: Sequence[Tensor]) -> list[Tensor]:
         memories = [
