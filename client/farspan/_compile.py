@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ from ._trace import Refused, Traced, trace
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
-from .core.dtype import Defaults
+from .core.dtype import PLACES, Defaults
 from .core.errors import ArgumentError, FarspanError
 from .core.op import op_at
 
@@ -97,7 +98,7 @@ class Compiled:
             self._note(str(why))
             return self._function(*args, **kwargs)
         kinds = self._kinds.get(key)
-        if kinds is not None:
+        if kinds is not None and not _within_trace(arguments):
             for traced in kinds:
                 ids = traced.holds(arguments)
                 if ids is not None:
@@ -120,8 +121,10 @@ class Compiled:
             parts += tuple([(k, _kind(kwargs[k], arguments, others)) for k in sorted(kwargs)])
         ids = [t._ref.id for t in arguments]
         same = tuple([ids.index(i) for i in ids]) if len(set(ids)) < len(ids) else ()
-        cast = tuple(sorted(_autocast._state.enabled)) if _autocast._state.enabled else ()
-        return (parts, same, mode.grad, mode.inference, Defaults.dtype, cast)
+        state = _autocast._state
+        cast = tuple([(d, state.dtypes[d]) for d in sorted(state.enabled)]) if state.enabled else ()
+        where = () if arguments else id(_state.current())  # which a program of it keeps alive
+        return (parts, same, mode.grad, mode.inference, Defaults.dtype, cast, PLACES.device, where)
 
     def _trace(
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor], others: list[Any]
@@ -137,6 +140,12 @@ class Compiled:
         result, traced = trace(
             session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments
         )
+        try:
+            changed = self._key(args, kwargs, [], []) != key
+        except _Eager:
+            changed = True
+        if changed and not isinstance(traced, Refused):
+            traced = Refused("it changes its arguments in Python", True)
         if isinstance(traced, Refused):
             self._note(str(traced))
             if traced.always:
@@ -245,6 +254,12 @@ def _plan(traced: Traced) -> list[str]:
     return [f"    {name}: {value}" for name, value in facts.items()]
 
 
+def _within_trace(arguments: list[Tensor]) -> bool:
+    """Return whether another compiled function is traced around this call: it shall see it all."""
+    session = arguments[0]._ref.lane.session if arguments else _state.current()
+    return session.traced is not None and session.tracer == threading.get_ident()
+
+
 def _kind(value: Any, arguments: list[Tensor], others: list[Any]) -> Any:
     """Return what of an argument selects the program; tensors are collected."""
     if isinstance(value, Tensor):
@@ -253,10 +268,16 @@ def _kind(value: Any, arguments: list[Tensor], others: list[Any]) -> Any:
         node = value._node
         if node is not None and type(node) is not tape.Leaf and mode.grad:
             raise _Eager("an argument has a history that gradients go through")
+        if value._hooks or (node is not None and node.hooks):
+            raise _Eager("an argument has hooks")
         if value._base is not None and value._base._node is not None and mode.grad:
             raise _Eager("an argument is a view that gradients go through")
         arguments.append(value)
         return value._spec, node is None, type(value), value._inference
+    if isinstance(value, slice):
+        return slice, _kind((value.start, value.stop, value.step), arguments, others)
+    if isinstance(value, (float, complex)) and not value:
+        return type(value), repr(value)  # -0.0 is another number than 0.0
     if isinstance(value, _PLAIN):
         return type(value), value
     if isinstance(value, (list, tuple)):

@@ -11,7 +11,10 @@ import dis
 import functools
 import sys
 import types
-from typing import Any
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ._sites import _OWN
 from ._tensor import Tensor
@@ -20,6 +23,9 @@ from .core.coerce import Tagged
 from .core.dtype import Device, DType
 from .nn._tree import Tree, changes
 from .optim.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
 _GONE = object()
@@ -46,8 +52,13 @@ class World:
         self.tensors: list[Tensor] = []
         self.rates: list[Rate] = []
         self._groups: list[tuple[dict[str, Any], str, Any]] = []  # options that hold rates
-        self._dicts: list[tuple[dict[Any, Any], Any, Any]] = []  # (place, key, what is there)
-        self._modules: list[tuple[dict[Any, Any], Any, Any]] = []  # the same, of modules
+        self._dicts: list[tuple[Mapping[Any, Any], Any, Any]] = []  # (place, key, what is there)
+        self._modules: list[tuple[Mapping[Any, Any], Any, Any]] = []  # the same, of modules
+        self._slots: list[tuple[Any, str, Any]] = []  # (object, attribute, value)
+        self._arrays: list[tuple[np.ndarray[Any, Any], bytes]] = []
+        self._names: set[str] = set()  # that functions of the user's use
+        self._spaces: dict[int, Mapping[str, Any]] = {}  # classes and modules of the user's
+        self._used: set[tuple[int, str]] = set()  # (space, name) that were looked at
         self._cells: list[tuple[Any, Any]] = []
         self._lists: list[tuple[Any, tuple[Any, ...]]] = []
         self._sized: list[Any] = []
@@ -59,6 +70,39 @@ class World:
         self.full = False
 
     # ------------------------------------------------------------------------------- the walk --
+    def reach(self, roots: Iterable[Any]) -> None:
+        """Note what can be reached from the roots.
+
+        Of classes and modules that is what has a name that some function uses.
+        """
+        for root in roots:
+            self.walk(root)
+        before = -1
+        while before != len(self._used) and not self.full:
+            before = len(self._used)
+            for key, space in list(self._spaces.items()):
+                for name in (self._names | _IMPLIED) & space.keys():
+                    if (key, name) not in self._used:
+                        self._used.add((key, name))
+                        self._dicts.append((space, name, space[name]))
+                        self._walk_member(space[name])
+        if "param_groups" in self._names:  # a function that takes numbers out of it by itself
+            for rate in self.rates:
+                rate.tag.seen = True
+
+    def _walk_member(self, value: Any) -> None:
+        if isinstance(value, (staticmethod, classmethod)):
+            self.walk(value.__func__, 1)
+        elif isinstance(value, property):
+            self.walk(value.fget, 1)
+        else:
+            self.walk(value, 1)
+
+    def _add_class(self, cls: type) -> None:
+        for c in cls.__mro__:
+            if _is_users(c.__module__):
+                self._spaces.setdefault(id(c), c.__dict__)
+
     def walk(self, value: Any, depth: int = 0) -> None:
         """Note what can be reached from a value."""
         if isinstance(value, _PLAIN) or id(value) in self._seen:
@@ -69,6 +113,14 @@ class World:
         self._seen[id(value)] = value
         if isinstance(value, Tensor):
             self.tensors.append(value)
+        elif isinstance(value, types.ModuleType):
+            if _is_users(value.__name__, getattr(value, "__file__", None)):
+                self._spaces.setdefault(id(value), value.__dict__)
+        elif isinstance(value, type):
+            self._add_class(value)
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= limits.INLINE_BYTES_MAX and not value.dtype.hasobject:
+                self._arrays.append((value, value.tobytes()))
         elif isinstance(value, Tree):
             self._walk_module(value, depth)
         elif isinstance(value, Optimizer):
@@ -79,12 +131,19 @@ class World:
             self._size(value)
             self._walk_dict(value, self._dicts, depth)
         elif isinstance(value, (list, tuple, set, frozenset)):
-            if isinstance(value, list):
+            if isinstance(value, (list, set)):
                 self._lists.append((value, tuple(value)))
             for item in value:
                 self.walk(item, depth + 1)
         elif _is_ours_or_users(value):
-            self._walk_dict(value.__dict__, self._dicts, depth)
+            self._add_class(type(value))
+            if hasattr(value, "__dict__"):
+                self._size(value.__dict__)
+                self._walk_dict(value.__dict__, self._dicts, depth)
+            for name in _slots_of(type(value)):
+                content = getattr(value, name, _GONE)
+                self._slots.append((value, name, content))
+                self.walk(content, depth + 1)
 
     def _size(self, place: Any) -> None:
         self._sized.append(place)
@@ -97,10 +156,14 @@ class World:
 
     def _walk_module(self, module: Any, depth: int) -> None:
         state = module.__dict__
+        self._add_class(type(module))
+        self._size(state)
+        tables = [state[name] for name in ("_parameters", "_buffers", "_modules")]
+        for table in tables:  # a tree may be deep, which costs none of the depth
+            self._seen.setdefault(id(table), table)
+            self._size(table)
+            self._walk_dict(table, self._modules, depth - 1)
         self._walk_dict(state, self._modules, depth)
-        for name in ("_parameters", "_buffers", "_modules"):
-            self._seen.setdefault(id(state[name]), state[name])
-            self._walk_dict(state[name], self._modules, depth - 1)
         forward = getattr(type(module), "forward", None)
         if isinstance(forward, types.FunctionType):
             self.walk(forward, depth + 1)
@@ -124,8 +187,10 @@ class World:
         for param, state in list(optimizer.state.items()):
             self._dicts.append((optimizer.state, param, state))
             self.walk(state, depth + 1)
-        for name, value in optimizer.__dict__.items():
-            if name.endswith("_hooks"):
+        self._add_class(type(optimizer))
+        for name, value in list(optimizer.__dict__.items()):
+            self._dicts.append((optimizer.__dict__, name, value))
+            if name not in ("state", "param_groups", "defaults"):
                 self.walk(value, depth + 1)
 
     def _walk_function(self, value: Any, depth: int) -> None:
@@ -149,6 +214,7 @@ class World:
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             self.walk(default, depth + 1)
         if not value.__code__.co_filename.startswith(_OWN):
+            self._names |= _names_of(value.__code__)
             for name in _globals_of(value.__code__):
                 if name in value.__globals__:
                     content = value.__globals__[name]
@@ -178,7 +244,7 @@ class World:
 
     def unchanged(self) -> bool:
         """Return whether the function left all as it was: what it changed, a Call would not."""
-        whole = self._dicts + self._modules + self._groups
+        whole = [*self._dicts, *self._modules, *self._groups]
         return self._check(whole)
 
     def holds(self) -> bool:
@@ -190,7 +256,7 @@ class World:
             self._changes = now
         return self._check(self._dicts) and [r.read() for r in self.by_value] == self._values
 
-    def _check(self, places: list[tuple[dict[Any, Any], Any, Any]]) -> bool:
+    def _check(self, places: Iterable[tuple[Mapping[Any, Any], Any, Any]]) -> bool:
         for place, key, value in places:
             have = place.get(key, _GONE)
             if have is not value and not _equal(have, value):
@@ -205,6 +271,13 @@ class World:
             for have, value in zip(items, values, strict=True):
                 if have is not value and not _equal(have, value):
                     return False
+        for owner, name, value in self._slots:
+            have = getattr(owner, name, _GONE)
+            if have is not value and not _equal(have, value):
+                return False
+        for array, data in self._arrays:
+            if array.tobytes() != data:
+                return False
         return list(map(len, self._sized)) == self._sizes
 
 
@@ -212,7 +285,7 @@ def _equal(have: Any, value: Any) -> bool:
     if type(have) is not type(value):
         return False
     if isinstance(value, _PLAIN):
-        return bool(have == value)
+        return bool(have == value) and (bool(value) or repr(have) == repr(value))  # -0.0
     if type(value) is tuple and len(have) == len(value):
         return all(a is b or _equal(a, b) for a, b in zip(have, value, strict=True))
     return type(value) is types.MethodType and bool(have == value)
@@ -220,10 +293,45 @@ def _equal(have: Any, value: Any) -> bool:
 
 def _is_ours_or_users(value: Any) -> bool:
     """Return whether an object's attributes are worth a look: not what a library keeps inside."""
-    if isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
+    if isinstance(value, (types.SimpleNamespace, Namespace)):
+        return True
+    cls = type(value)
+    if not (hasattr(value, "__dict__") or _slots_of(cls)):
         return False
-    root = type(value).__module__.partition(".")[0]
+    root = cls.__module__.partition(".")[0]
     return root == "__main__" or not (root == "numpy" or root in sys.stdlib_module_names)
+
+
+#: Names of methods that Python or a module calls without naming them.
+_IMPLIED = frozenset(
+    "forward __call__ __getattr__ __getitem__ __len__ __iter__ __enter__ __exit__".split()
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_users(module: str, file: str | None = None) -> bool:
+    """Return whether a module's names may change: not those of libraries."""
+    root = module.partition(".")[0]
+    if root == "__main__":
+        return True
+    file = file or getattr(sys.modules.get(module), "__file__", None) or ""
+    return not (root in sys.stdlib_module_names or file.startswith(_OWN) or "-packages" in file)
+
+
+def _slots_of(cls: type) -> tuple[str, ...]:
+    """Return the names of a class's slots, those that Python makes aside."""
+    names: list[str] = []
+    for c in cls.__mro__:
+        slots = c.__dict__.get("__slots__", ())
+        names += (slots,) if isinstance(slots, str) else slots
+    return tuple(n for n in names if not n.startswith("__"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_of(code: types.CodeType) -> frozenset[str]:
+    """Return all names that a function uses, of attributes too."""
+    inner = [_names_of(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return frozenset(code.co_names).union(*inner)
 
 
 @functools.lru_cache(maxsize=1024)

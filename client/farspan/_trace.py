@@ -90,6 +90,7 @@ class Traced:
         self.site: CallSite
         self.sources: list[_Source] = []
         self.same: list[tuple[int, Tensor]] = []  # arguments that it reaches otherwise, too
+        self.reached = frozenset(map(id, world.tensors))  # which `world` keeps alive
         self.graded: list[tuple[_Source, bool]] = []  # whether it has a gradient before
         self.flags: list[tuple[Tensor, bool]] = []  # whether it needs one
         self.rates: list[tuple[int, Any]] = []  # where numbers of optimizers stand among all
@@ -117,7 +118,12 @@ class Traced:
             if arguments[i] is not t:
                 return None
         for t, needs in self.flags:
-            if (t._node is not None) != needs:
+            node = t._node
+            if (node is not None) != needs or t._hooks or (node is not None and node.hooks):
+                return None
+        if not self.reached.isdisjoint(map(id, arguments)):
+            told = [i for i, _ in self.same]
+            if any(id(t) in self.reached and i not in told for i, t in enumerate(arguments)):
                 return None
         return ids if self.world.holds() else None
 
@@ -214,8 +220,7 @@ def trace(
     roots: all from where it reaches tensors. arguments: tensors that differ from call to call.
     """
     world = World()
-    for root in roots:
-        world.walk(root)
+    world.reach(roots)
     known = _Known(world, arguments)
     with session._lock:
         session.flush()
@@ -276,6 +281,8 @@ class _Maker:
             raise Refused(form.refusal, True)
         if run.puts:
             raise Refused("it makes tensors of Python values; make them outside", True)
+        if self.world.full:
+            raise Refused("it reaches too much to look at before each call", True)
         if not self.world.unchanged():
             raise Refused("it changes what it reaches in Python: attributes, lists or options")
         traced = Traced(self.session, device, self.world)
@@ -286,6 +293,8 @@ class _Maker:
         self._check_survivors(device, run.ids, slots, form.inputs)
         self._outputs(traced, form, slots)
         self._numbers(traced, run)
+        if any(_is_hooked(state.tensor) for _, state in self.known.states):
+            raise Refused("a tensor has hooks, which are the client's work", True)
         traced.same = self.known.same
         traced.graded = [
             (s, state.grad is not None)
@@ -345,6 +354,11 @@ class _Maker:
             if any(t is value for t in self.world.tensors):
                 return "source", _Source(value)
             return "made", self._place(value)
+        if type(value) is Tagged:
+            value.seen = True  # untagged by now: what `_numbers` reads is on the rate
+            for rate in self.world.rates:
+                rate.seen = rate.seen or rate.tag is value
+            return "value", value.real
         if value is None or isinstance(value, (bool, int, float, str)):
             return "value", value
         if isinstance(value, dict):
@@ -428,6 +442,10 @@ class _Maker:
                 known = self.known.sources.get(t._base._ref.id)
                 base = known if self._is_known(t._base) else self.places[id(t._base)]
             traced.made.append(_Made(t, order[slots[t._ref.id]], owners[id(storage)], base))
+
+
+def _is_hooked(t: Tensor) -> bool:
+    return bool(t._hooks or (t._node is not None and t._node.hooks))
 
 
 def _ids_of(form: Form, ids: list[int]) -> list[int]:
