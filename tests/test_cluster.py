@@ -16,6 +16,7 @@ from farspan.core.errors import CapacityError
 from farspan_server import cluster
 from farspan_server.cluster import Cluster
 from farspan_server.fleet import Fleet
+from farspan_server.link import Listener
 from farspan_server.supervisor import Supervisor
 from test_supervisor import KEY, Gateway, alive
 
@@ -51,7 +52,8 @@ async def running(
     nodes: Any, path: Path, capacity: dict[str, int], spares: dict[str, int] | None = None
 ) -> AsyncIterator[tuple[Gateway, Cluster]]:
     gateway = Gateway(path)
-    server = await asyncio.start_unix_server(gateway.serve, gateway.address[5:])
+    server = Listener(gateway.address, KEY)
+    await server.start(gateway.serve)
     cluster.join(nodes.address, None)
     launcher = Cluster(capacity)
     supervisor = Supervisor(Fleet(capacity, spares), launcher, gateway.address, KEY)
