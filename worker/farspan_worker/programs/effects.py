@@ -57,7 +57,7 @@ class Undo:
         self._plan, self._engine = plan, engine
         self._last = raising[-1] if raising else -1  # no step after it raises
         drawing = [k for k, step in enumerate(steps) if step.generator >= 0]
-        self._numbers = {steps[k].generator for k in drawing if k < self._last}
+        self._numbers = {steps[k].generator for k in drawing if k <= self._last}
         self._states: dict[int, Any] = {}
         self._kept: list[tuple[list[Any], Any]] = []  # (list of the target, its old elements)
         self._done = 0

@@ -182,8 +182,11 @@ class FlatPlan:
         if all(self._alone[i] and count[id(inputs[i]._storage.memory)] == 1 for i in changed):
             self._count = count
             return True
-        if _pattern(inputs) != [self.graph.inputs[i].memory.input for i in range(len(inputs))]:
+        pattern = _pattern(inputs)
+        if pattern != [self.graph.inputs[i].memory.input for i in range(len(inputs))]:
             return False
+        if any(x._storage is not inputs[p]._storage for x, p in zip(inputs, pattern, strict=True)):
+            return False  # `.data` of one of them: its writes are counted apart
         self._count = count
         return True
 

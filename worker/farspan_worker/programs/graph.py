@@ -127,6 +127,8 @@ class Graph:
     exact: bool
     #: By output: the window it is a differentiable view of, None if of none.
     bases: tuple[Window | None, ...] = ()
+    #: By output: the input that it is a differentiable view of, -1 if of none.
+    origins: tuple[int, ...] = ()
     #: By input memory: how often the program writes to it.
     written: dict[Memory, int] = field(default_factory=dict)
     #: Inputs that gradients are recorded for: they must be leaves when it runs.

@@ -96,8 +96,8 @@ def reuse_inputs(graph: Graph) -> None:
         if step.form != FUNCTIONAL or not _is_map(step):
             continue
         out = step.outs[0]
-        if out.memory.input >= 0 or out.memory.output:
-            continue
+        if out.memory.input >= 0 or out.memory.output or not out.whole:
+            continue  # a loop may also store into a part of something larger
         for window in step.inputs:
             memory = window.memory
             if (

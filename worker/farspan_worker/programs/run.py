@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from farspan.core.command import Static
 
     from ..engine import Engine
-    from ..store import Array
+    from ..store import Array, Storage
 
 log = logging.getLogger("farspan.worker")
 
@@ -152,6 +152,10 @@ class Program:
             return None
         try:
             results = plan.run(scalars)
+            for out, origin in zip(results, plan.graph.origins, strict=True):
+                if origin >= 0:  # a store that is recorded goes through the input's own graph
+                    base = inputs[origin]._base or inputs[origin]
+                    out._base, out._generation = base, base._generation
             self.planned += 1
             return results
         except HalfDone:
@@ -166,7 +170,12 @@ class Program:
                 if at:
                     self._plans.insert(0, self._plans.pop(at))
                 return plan
-        key = (tuple([(x._spec, x._offset) for x in inputs]), repr(scalars))
+        first: dict[int, int] = {}  # by storage and by memory, the first input there
+        shared = [
+            (first.setdefault(id(x._storage), i), first.setdefault(-id(x._storage.memory), i))
+            for i, x in enumerate(inputs)
+        ]
+        key = (tuple([(x._spec, x._offset) for x in inputs]), repr(scalars), tuple(shared))
         if key in self._refused:
             return None
         try:
@@ -191,11 +200,14 @@ class Program:
         body = dataclasses.replace(self.body, scalars=tuple(scalars))
         tracer = Tracer(body)
         memories: dict[int, Memory] = {}
+        counts: dict[int, Storage] = {}
         syms = []
         for i, x in enumerate(inputs):
             if x._node is not None and type(x._node) is not tape.Leaf and not is_dead(x):
                 raise Untraceable(f"input {i} has a graph from before")
             storage = x._storage.memory
+            if counts.setdefault(id(storage), x._storage) is not x._storage:
+                raise Untraceable("inputs share memory whose writes are counted apart (.data)")
             if id(storage) not in memories:
                 memories[id(storage)] = Memory(tracer, storage.nbytes, i)
             syms.append(Sym(x._spec, memories[id(storage)], x._offset))

@@ -187,6 +187,7 @@ class Tracer(Engine):
         for x in outputs:
             if x._storage.input < 0:
                 x._storage.output = True
+        place = {id(x): i for i, x in enumerate(inputs)}
         recorded: set[int] = set()
         for command in self.body.commands:
             mask = command.mode >> 2 if command.op is not None else 0
@@ -199,6 +200,7 @@ class Tracer(Engine):
             tuple([x.window for x in outputs]),
             self.body.exact,
             tuple([None if x._base is None else x._base.window for x in outputs]),
+            tuple([place.get(id(x._base), -1) for x in outputs]),
             written,
             tuple(sorted(s for s in recorded if s < len(inputs))),
         )

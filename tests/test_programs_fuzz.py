@@ -1,0 +1,85 @@
+"""Small random programs: by a plan and command by command, the bits are the same."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import farspan as torch
+import pytest
+from program_bodies import beside, record, session
+
+ROWS, COLUMNS = 4, 6
+MAPS = ["relu", "neg", "abs", "sigmoid", "tanh", "square"]
+PAIRS = ["add", "sub", "mul", "maximum"]
+STORES = ["add_", "mul_", "sub_", "copy_"]
+KINDS = ["map", "pair", "number"] * 2 + ["store", "store_part", "store_row"] * 2
+KINDS += ["sum", "where", "matmul", "index", "view", "rand", "again", "fill", "ints"]
+
+
+def _program(seed: int) -> Any:
+    """Return a function that does the same at each call to tensors it was made with."""
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    whole = torch.randn(2 * ROWS, COLUMNS)
+    given, column = torch.randn(ROWS, COLUMNS), torch.randn(ROWS, 1)
+    square, rows = torch.randn(COLUMNS, COLUMNS) * 0.3, torch.tensor([2, 0, 3, 1])
+    choices = choose.getstate()
+
+    def run() -> Any:
+        choose.setstate(choices)
+        pool = [given, whole[1 : ROWS + 1], whole[:ROWS], given * 0.5]
+        for _ in range(choose.randrange(6, 26)):
+            made = _one(choose, choose.choice(KINDS), pool, column, square, rows)
+            if made is not None:
+                pool.append(made)
+        return choose.sample(pool, choose.randrange(1, 4)), pool[-1]
+
+    return run
+
+
+def _one(
+    choose: random.Random, kind: str, pool: list[Any], column: Any, square: Any, rows: Any
+) -> Any:
+    x, y = choose.choice(pool), choose.choice(pool)
+    if kind == "map":
+        return getattr(torch, choose.choice(MAPS))(x)
+    if kind == "pair":
+        return getattr(torch, choose.choice(PAIRS))(x, choose.choice([y, column, y[1]]))
+    if kind == "number":
+        return choose.choice([x * 0.5, x + 2, 1 - x])
+    if kind == "store":
+        getattr(x, choose.choice(STORES))(choose.choice([y.tanh(), y * 0.5, y]).clamp(-3, 3))
+    elif kind == "store_part":
+        begin = choose.randrange(COLUMNS // 2)
+        part = x[:, begin : begin + 3] if choose.random() < 0.5 else x[1:3, ::2]
+        getattr(part, choose.choice(STORES))(y[: part.shape[0], :3].sigmoid())
+    elif kind == "store_row":
+        getattr(x[choose.randrange(ROWS)], choose.choice(STORES))((y[0] @ square).tanh())
+    elif kind == "fill":
+        x[choose.randrange(ROWS), 1:].fill_(0.25)
+    elif kind == "sum":
+        return x.sum(choose.choice([0, 1]), keepdim=True) * 0.1 + y
+    elif kind == "where":
+        return torch.where(x > y, x, y * 2)
+    elif kind == "matmul":
+        return (x @ square).tanh()
+    elif kind == "index":
+        return x[rows]
+    elif kind == "view":
+        return choose.choice([x.T.reshape(ROWS, COLUMNS), x.view_as(x), x.flip(0), x.detach()])
+    elif kind == "rand":
+        return torch.rand(ROWS, COLUMNS)
+    elif kind == "again":
+        return (x.relu() + 1) * (x.relu() + 1).sigmoid()
+    elif kind == "ints":
+        return x.clamp(-9, 9).to(torch.int64).floor_divide(3).to(torch.float32)
+    return None
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("part", range(6))
+def test_random_programs_by_plans_and_by_commands(part: int, exact: bool) -> None:
+    with session() as s, torch.no_grad():
+        for seed in range(20 * part, 20 * part + 20):
+            beside(record(_program(seed), s, exact=exact))
