@@ -83,3 +83,11 @@ def test_random_programs_by_plans_and_by_commands(part: int, exact: bool) -> Non
     with session() as s, torch.no_grad():
         for seed in range(20 * part, 20 * part + 20):
             beside(record(_program(seed), s, exact=exact))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_stores_by_loops_into_memory_that_steps_share(exact: bool) -> None:
+    """These stored into memory that had been laid over another one, and moved half of it."""
+    with session() as s, torch.no_grad():
+        for seed in (1031, 1093, 1148, 1176):
+            beside(record(_program(seed), s, exact=exact))

@@ -89,15 +89,19 @@ def reuse_inputs(graph: Graph) -> None:
     for k, step in enumerate(graph.steps):
         last.update(dict.fromkeys((*step.reads, *step.writes), k))
     same: dict[Memory, Memory] = {}
+    touched: set[Memory] = set()
     saved = 0
     for k, step in enumerate(graph.steps):
         step.inputs = tuple([_renamed(w, same) for w in step.inputs])
         step.outs = tuple([_renamed(w, same) for w in step.outs])
         if step.form != FUNCTIONAL or not _is_map(step):
+            touched.update(step.reads, step.writes)
             continue
         out = step.outs[0]
-        if out.memory.input >= 0 or out.memory.output or not out.whole:
-            continue  # a loop may also store into a part of something larger
+        fresh = out.memory not in touched  # a loop may also store into what was there before
+        touched.update(step.reads, step.writes)
+        if not fresh or not out.whole or out.memory.input >= 0 or out.memory.output:
+            continue
         for window in step.inputs:
             memory = window.memory
             if (
