@@ -398,7 +398,7 @@ def test_hostile_bytes_end_that_session_and_leave_others_served(
     bad.transport.send(frame((HOLD, [], ())) if name == "flood" else put(1, b"x"))
     messages = hostile(name, frame((FREE, [1], ())), bad.transport)
     for message in messages:
-        bad.transport._outgoing.put(Raw(message))
+        bad.transport._stream.put(Raw(message))
     lost = bad.lost()
     assert lost.kind == "ProtocolError" and "/" not in lost.message
     with pytest.raises(ProtocolError):
@@ -599,7 +599,7 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
 def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster) -> None:
     cluster.start(1, sessions_per_worker_max=1, lease_s=0.5)
     first = cluster.connect(devices="cpu")
-    first.transport._call.cancel()
+    first.transport._stream.cancel()
     first.lost()
     cluster.until(lambda: _states(cluster) == ["detached"])
     second = cluster.connect(devices="cpu")
