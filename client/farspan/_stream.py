@@ -85,9 +85,14 @@ class Stream:
     # --- sending ---------------------------------------------------------------------------------
     def _push(self) -> None:
         while self._waiting and self._turn.acquire(blocking=False):
-            if self._send_next():
+            begun = False
+            try:
+                begun = self._send_next()
+            finally:
+                if not begun:
+                    self._turn.release()
+            if begun:
                 return  # `_sent` gives the turn back
-            self._turn.release()
 
     def _send_next(self) -> bool:
         """Give gRPC the next message; what waits rides together. False if the call is over."""

@@ -32,6 +32,7 @@ from farspan.core.command import (
 )
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, are_ints, at_most, is_shape, parse
+from farspan.wire.envelopes import decode_header
 from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
@@ -42,7 +43,7 @@ _ABOUT_ALL: Final = (
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class FrameHeader:
     """What a gateway may know of a frame."""
 
@@ -97,22 +98,28 @@ def decode_frame(data: bytes | memoryview) -> Frame:
     Raises ProtocolError for anything that `encode_frame` could not have made.
     """
     message = _frame_message(data)
+    _check_header(message, message.default_dtype)
     body = parse(pb.Commands, message.body, limits.FRAME_BYTES_MAX, "frame")
     count = message.command_count
+    # Counts are asked before lists are made of them.
     columns = (body.opcodes, body.modes, body.counts, body.statics, body.scalar_counts)
-    if any(len(column) != count for column in columns):
+    if [len(column) for column in columns] != [count] * 5:
         raise ProtocolError(f"frame: a column has not {count} entries")
     at_most("ids", len(body.ids), limits.FRAME_IDS_MAX)
     at_most("static_table", len(body.static_table), count)
     at_most("wide_modes", len(body.wide_modes), count)
     at_most("scalar_kinds", len(body.scalar_kinds), limits.FRAME_IDS_MAX)
     at_most("payload_bytes", len(body.payload_bytes), count)
-    if len(body.numbers) not in (0, count):
-        raise ProtocolError(f"frame: {len(body.numbers)} numbers for {count} commands")
+    opcodes, numbers = body.opcodes[:], body.numbers
     first = message.first_number
-    if count and body.numbers and _first_number(body.numbers[:]) != first:
-        raise ProtocolError("frame: first_number is not the first of numbers")
-    opcodes = body.opcodes[:]
+    if not numbers:
+        numbers = _following(first, opcodes)
+    elif len(numbers) != count:
+        raise ProtocolError(f"frame: {len(numbers)} numbers for {count} commands")
+    else:
+        numbers = numbers[:]
+        if _first_number(numbers) != first:
+            raise ProtocolError("frame: first_number is not the first of numbers")
     frame = Frame(
         device=message.device,
         sequence=message.sequence,
@@ -125,23 +132,24 @@ def decode_frame(data: bytes | memoryview) -> Frame:
         statics=_statics(body),
         scalar_counts=body.scalar_counts[:],
         scalars=_scalars(body) if body.scalar_kinds else [],
-        numbers=body.numbers[:] if body.numbers else _following(first, opcodes),
+        numbers=numbers,
         payloads=_payloads(body),
     )
     _check_frame(frame)
     return frame
 
 
-def frame_header(data: bytes | memoryview) -> FrameHeader:
+def frame_header(data: bytes) -> FrameHeader:
     """Return the header of a frame without looking at its commands."""
-    message = _frame_message(data)
-    return FrameHeader(
-        message.sequence,
-        message.epoch,
-        message.device,
-        message.command_count,
-        message.first_number,
-    )
+    at_most("frame bytes", len(data), limits.FRAME_BYTES_MAX)
+    plain = decode_header(data)
+    if plain is None:
+        message = _frame_message(data)
+        numbers = "sequence", "epoch", "device", "command_count", "first_number", "default_dtype"
+        plain = [getattr(message, name) for name in numbers]
+    header = FrameHeader(*plain[:5])
+    _check_header(header, plain[5])
+    return header
 
 
 def _first_number(numbers: list[int]) -> int:
@@ -161,51 +169,59 @@ def _following(first: int, opcodes: list[int]) -> list[int]:
 
 
 def _frame_message(data: bytes | memoryview) -> Any:
-    message = parse(pb.Frame, data, limits.FRAME_BYTES_MAX, "frame")
-    at_most("command_count", message.command_count, limits.FRAME_COMMANDS_MAX)
-    at_most("device", message.device, limits.DEVICES_PER_SESSION_MAX - 1)
-    at_most("default_dtype", message.default_dtype, 255)
-    for name in ("sequence", "epoch", "first_number"):
-        at_most(name, getattr(message, name), ID_END - 1)
-    return message
+    return parse(pb.Frame, data, limits.FRAME_BYTES_MAX, "frame")
+
+
+def _check_header(header: Any, default_dtype: int) -> None:
+    """Raise ProtocolError unless the numbers before a frame's body are within their bounds."""
+    at_most("command_count", header.command_count, limits.FRAME_COMMANDS_MAX)
+    at_most("device", header.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    at_most("default_dtype", default_dtype, 255)
+    at_most("sequence", header.sequence, ID_END - 1)
+    at_most("epoch", header.epoch, ID_END - 1)
+    at_most("first_number", header.first_number, ID_END - 1)
 
 
 def _check_frame(frame: Frame) -> None:
     """Raise ProtocolError unless the columns fit each other and every bound."""
-    count = len(frame.opcodes)
+    # Frames of few commands are many, and each is checked at both ends.
+    opcodes, ids, scalars = frame.opcodes, frame.ids, frame.scalars
+    count = len(opcodes)
     at_most("commands", count, limits.FRAME_COMMANDS_MAX)
     for column in (frame.modes, frame.counts, frame.statics, frame.scalar_counts, frame.numbers):
         if len(column) != count:
             raise ProtocolError(f"frame: a column has {len(column)} entries for {count} commands")
-    at_most("payloads", len(frame.payloads), count)
-    for payload in frame.payloads:
-        at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
-    for name, total, column in (
-        ("ids", len(frame.ids), frame.counts),
-        ("scalars", len(frame.scalars), frame.scalar_counts),
-    ):
-        at_most(name, total, limits.FRAME_IDS_MAX)
-        if sum(column) != total:
-            raise ProtocolError(f"frame: the commands name {sum(column)} {name}, there are {total}")
+    if frame.payloads:
+        at_most("payloads", len(frame.payloads), count)
+        for payload in frame.payloads:
+            at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
+    _check_shares("ids", len(ids), frame.counts)
+    _check_shares("scalars", len(scalars), frame.scalar_counts)
     if not count:
         return
-    at_most("opcode", max(frame.opcodes), _OPCODE_MAX)
+    at_most("opcode", max(opcodes), _OPCODE_MAX)
     at_most("ids of one command", max(frame.counts), limits.TENSORS_PER_COMMAND_MAX)
     at_most("number", max(frame.numbers), ID_END - 1)
-    if frame.ids:
-        at_most("id", max(frame.ids), ID_END - 1)
-        if min(frame.ids) < 0:
+    if ids:
+        at_most("id", max(ids), ID_END - 1)
+        if min(ids) < 0:
             raise ProtocolError("frame: a negative id")
-    if min(frame.opcodes) < FIRST_OPCODE:
+    if min(opcodes) < FIRST_OPCODE:
         body = 0  # commands of a program's body still to come
-        for opcode, static, ids in zip(frame.opcodes, frame.statics, frame.counts, strict=True):
+        for opcode, static, n in zip(opcodes, frame.statics, frame.counts, strict=True):
             if opcode < FIRST_OPCODE:
                 if body and opcode != BACKWARD:
                     raise ProtocolError(f"frame: a program may not hold command {opcode}")
-                _check_protocol_command(opcode, static, ids, len(frame.payloads))
-            body = static[1] if opcode == DEFINE else max(body - 1, 0)
+                _check_protocol_command(opcode, static, n, len(frame.payloads))
+            body = static[1] if opcode == DEFINE else max(body - 1, 0) if body else 0
         if body:
             raise ProtocolError(f"frame: {body} commands of a program are missing")
+
+
+def _check_shares(name: str, total: int, shares: list[int]) -> None:
+    at_most(name, total, limits.FRAME_IDS_MAX)
+    if sum(shares) != total:
+        raise ProtocolError(f"frame: the commands name {sum(shares)} {name}, there are {total}")
 
 
 def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
