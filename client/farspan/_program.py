@@ -153,8 +153,6 @@ class Form:
                 return []
             return ids[op.recipe(static).flat :]
         if opcode == cmd.BACKWARD:
-            if len(ids) == 2 * static[0]:
-                self.refusal = self.refusal or "a backward pass with hooks is walked on the client"
             return ids[2 * static[0] + 1 :: 2]
         self.refusal = self.refusal or f"command {opcode} is no part of programs"
         return []
