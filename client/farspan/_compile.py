@@ -206,8 +206,7 @@ def cond(
     >>> farspan.cond(x.sum() > 1, lambda x: x * 2, lambda x: -x, (x,)).tolist()
     [2.0, 2.0]
     """
-    traced = isinstance(pred, Tensor) and pred._ref.session.traced is not None
-    if not traced:
+    if not (isinstance(pred, Tensor) and _within_trace([pred])):
         return (true_fn if bool(pred) else false_fn)(*operands)
     return _chosen(pred, true_fn(*operands), false_fn(*operands))
 

@@ -186,8 +186,10 @@ class Replay:
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
-        alive = (lane.held.keys() & set(made)).difference(lane.freed)
-        alive |= out.used_later(end, lane) & set(made)
+        # Not "what has a claim": another thread may have issued a command and claim its results next.
+        alive = set(made).difference(lane.freed, run.freed)
+        used, gone = out.later(end, lane)
+        alive = alive - gone | used.intersection(made)
         slots = {slot for slot, i in enumerate(made, form.inputs) if i in alive}
         program = kind.program
         if program is None or not slots.issubset(program.outputs):
@@ -298,22 +300,21 @@ class _Out:
             self._begin = begin
         self._end = end
 
-    def used_later(self, end: int, lane: Lane) -> set[int]:
-        """Return what commands read that were issued after these, if the frees do not count.
+    def later(self, end: int, lane: Lane) -> tuple[set[int], set[int]]:
+        """Return what commands read, and what Frees name, that were issued after these.
 
-        Their tensors may be gone here: a claim ends when the last command that names it is issued.
+        What is read may have no claim any more: it ends when the last command that names it is
+        issued.
         """
-        frame, ids = self.frame, set()
+        frame, used, gone = self.frame, set(), set()
         at = sum(frame.counts[:end])
         for opcode, count in zip(frame.opcodes[end:], frame.counts[end:], strict=True):
-            if opcode != cmd.FREE:
-                ids.update(frame.ids[at : at + count])
+            (gone if opcode == cmd.FREE else used).update(frame.ids[at : at + count])
             at += count
         begin = len(frame) - (frame.opcodes[-1] == cmd.FREE)
         for command in lane.commands[begin:]:
-            if command[0] != cmd.FREE:
-                ids.update(command[2])
-        return ids
+            (gone if command[0] == cmd.FREE else used).update(command[2])
+        return used, gone
 
     def piece(self, begin: int, end: int) -> Sealed:
         """Return these commands of the frame as a frame."""

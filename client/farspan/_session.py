@@ -35,7 +35,7 @@ from .core.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ._profile import Profile
 
@@ -95,7 +95,7 @@ class Session(Answers):
         self.default_device = self.devices[first_cpu]
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._numbers = itertools.count(1)
+        self._numbers: Iterator[int] = itertools.count(1)
         self._requests = itertools.count(1)
         self.lanes = [Lane(self, i) for i in range(len(self.devices))]
         self._ready: list[Sealed] = []  # sealed, to be sent before all that comes

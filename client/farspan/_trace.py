@@ -24,9 +24,10 @@ from .core import limits, tape
 from .core.coerce import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ._session import Session
+    from .core.command import Frame
 
 
 class Refused(Exception):
@@ -222,24 +223,66 @@ def trace(
     world = World()
     world.reach(roots)
     known = _Known(world, arguments)
-    with session._lock:
-        session.flush()
-        session.traced, session.tracer = [], threading.get_ident()
-        session._traced_lines = {}
-    world.tag()
+    watched = _Watched(session._numbers)
     try:
+        if not watched.begin(session):
+            return function(), Refused("another thread's call was traced meanwhile")
+        world.tag()
         result = function()
-    finally:
+    finally:  # also if a Ctrl-C comes before the function has begun
         world.untag()
-        with session._lock:
-            try:
-                session.flush()
-            finally:
-                frames, session.traced = session.traced, None
+        frames = watched.end(session)
+    if watched.strangers or any(watched.is_stranger(frame) for frame, _, _ in frames):
+        return result, Refused("another thread used the session meanwhile")
     try:
         return result, _Maker(session, world, known, frames).make(result, arguments)
     except Refused as why:
         return result, why
+
+
+class _Watched:
+    """The numbers of commands while a function is traced, and whether other threads take some."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self.numbers = numbers
+        self.strangers = False
+        self._tracer = threading.get_ident()
+        self._first = 0
+
+    def begin(self, session: Session) -> bool:
+        """Let the session keep what is issued from now on; False if it does for another trace."""
+        with session._lock:
+            if session.traced is not None:
+                return False
+            session.flush()
+            self._first = next(self.numbers)
+            session._numbers, session._traced_lines = self, {}
+            session.traced, session.tracer = [], self._tracer
+            return True
+
+    def end(self, session: Session) -> list[tuple[Frame, list[Any], list[Any]]]:
+        """Return the frames that left since `begin`, if there was one."""
+        with session._lock:
+            if session._numbers is not self:
+                return []
+            try:
+                session.flush()
+            finally:
+                session._numbers = self.numbers
+                frames, session.traced = session.traced or [], None
+            return frames
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if threading.get_ident() != self._tracer:
+            self.strangers = True
+        return next(self.numbers)
+
+    def is_stranger(self, frame: Frame) -> bool:
+        """Return whether a command has a number from before: it was about to be issued then."""
+        return any(0 < number < self._first for number in frame.numbers)
 
 
 class _Known:
