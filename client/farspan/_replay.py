@@ -167,7 +167,7 @@ class Replay:
     def _as_predicted(self, at: int) -> bool:
         """Return whether the run, whose commands from `at` on are new, may be held."""
         run = self._run
-        if not self._likely or len(run) > limits.REPLAY_HELD_MAX:
+        if not self._likely or len(run) + len(run.puts) > limits.REPLAY_HELD_MAX:
             return False
         self._likely = [k for k in self._likely if k.form.continues(run, at)]
         return bool(self._likely)
@@ -197,6 +197,8 @@ class Replay:
                 return False
             kind.misses += 1
             program = kind.program = self._program(form, slots, program)
+        if program.is_wide:
+            return False
         if not self.numbers.use(program):
             self._defining.append(program)
             define = program.define(lane.device)
@@ -358,16 +360,13 @@ class _Out:
                 made.payloads.append(payload)
             _add(made, cmd.PUT, [id_], static, number)
             lines.append(site)
-        for freed, opcode in ((early, cmd.FREE), (ids, cmd.CALL), (late, cmd.FREE)):
-            if opcode == cmd.CALL:
-                _add(made, opcode, freed, (program,), run.numbers[0])
-                made.scalar_counts[-1] = len(scalars)
-                made.scalars += scalars
-                first = run.numbers[0]
-                lines.append(CallSite([n - first for n in run.numbers], run.sites))
-            elif freed:
-                _add(made, opcode, freed, (), 0)
-                lines.append(None)
+        _free(made, lines, early)
+        first = run.numbers[0]
+        _add(made, cmd.CALL, ids, (program,), first)
+        made.scalar_counts[-1] = len(scalars)
+        made.scalars += scalars
+        lines.append(CallSite([n - first for n in run.numbers], run.sites))
+        _free(made, lines, late)
         self._sealed.append((made, lines))
         self._built = True
 
@@ -385,6 +384,12 @@ def _add(frame: Frame, opcode: int, ids: Sequence[int], static: Any, number: int
     frame.statics.append(static)
     frame.scalar_counts.append(0)
     frame.numbers.append(number)
+
+
+def _free(frame: Frame, lines: list[Any], ids: list[int]) -> None:
+    for begin in range(0, len(ids), limits.FREE_IDS_MAX):
+        _add(frame, cmd.FREE, ids[begin : begin + limits.FREE_IDS_MAX], (), 0)
+        lines.append(None)
 
 
 def _append(frame: Frame, other: Frame) -> None:

@@ -270,7 +270,8 @@ class Session(Answers):
     def _flush_old(self) -> None:
         """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
 
-        What is held until its run is complete has more time.
+        What is held until its run is complete has more time, and all the time while the worker has
+        something to do.
         """
         waiting = self._ready or any(r.held or r.lane.commands for r in self._replays)
         if not waiting or not self.transport.ready:
@@ -278,7 +279,7 @@ class Session(Answers):
         try:
             with self._lock:
                 for replay in self._replays:
-                    if not replay.held or replay.overdue():
+                    if not replay.held or (replay.overdue() and self.transport.idle):
                         self._send(replay.lane, all_frees=True, late=True)
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)

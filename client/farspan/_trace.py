@@ -469,6 +469,8 @@ class _Maker:
             if slots.get(t._ref.id, -1) < form.inputs:
                 raise Refused("a result is no tensor of its commands")
         traced.program = Program(form, {slots[t._ref.id] for t in self.made}, 0)
+        if traced.program.is_wide:
+            raise Refused("it has more results than one command may name", True)
         order = {slot: i for i, slot in enumerate(traced.program.outputs)}
         owners: dict[int, int] = {}
         sources = {id(s.tensor._storage): src for src, s in reversed(self.known.states)}
