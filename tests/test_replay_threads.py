@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -150,3 +152,63 @@ def test_a_result_that_is_claimed_late_is_there(session: Any) -> None:
         assert torch.equal(late, -y)
         del late
     assert session.stats()["replay"]["hits"] >= 3
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+class Press:
+    """Presses Ctrl-C at the n-th of the points where Python looks for one, within the client."""
+
+    OWN = os.path.dirname(torch.__file__) + os.sep
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count = at, 0
+
+    def __call__(self, frame: Any, event: str, arg: Any) -> None:
+        code = frame.f_code
+        if event not in ("call", "c_return") or not code.co_filename.startswith(self.OWN):
+            return
+        if code.co_name != "__del__":  # where Python drops it
+            self.count += 1
+            if self.count == self.at:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(at: int, when: int, wrap: Callable[[Any], Any]) -> bool:
+    """Run a loop that is interrupted in iteration `when`; return whether it came so far."""
+    cells = [torch.zeros((), dtype=torch.int64) for _ in range(5)]
+
+    def count() -> None:
+        for cell in cells:
+            cell.add_(1)
+
+    count, done, press = wrap(count), [0] * 5, Press(at)
+    for i in range(9):
+        try:
+            sys.setprofile(press if i == when else None)
+            count()
+            found = (cells[0] * 2 + 1 - 1).item()
+            sys.setprofile(None)
+            done = [n + 1 for n in done]
+            assert found == 2 * done[0]
+        except KeyboardInterrupt:
+            more = [cell.item() - n for cell, n in zip(cells, done, strict=True)]
+            assert set(more) <= {0, 1} and more == sorted(more, reverse=True), "a prefix, once"
+            done = [cell.item() for cell in cells]
+    sys.setprofile(None)
+    assert [cell.item() for cell in cells] == done
+    return press.count >= at
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("name", "when"), [("replay", 5), ("compile", 0), ("compile", 4)])
+def test_ctrl_c_at_any_point_loses_nothing_and_repeats_nothing(
+    session: Any, name: str, when: int
+) -> None:
+    session.replay = True
+    stride = 19 if session.address == "local:" else 53
+    at = 1
+    while interrupted(at, when, torch.compile if name == "compile" else lambda f: f):
+        at += stride
+    assert at > 5 * stride
+    assert session.stats()["calls"] > at // stride

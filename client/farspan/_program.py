@@ -239,6 +239,7 @@ class Program:
         self.outputs = tuple(sorted(outputs))
         self.flags = flags
         self.number = -1  # until it is defined, and once another one has taken its number
+        self.told = False  # whether the Define of a compiled function is on its way
         self.calls = 0
 
     @property

@@ -60,7 +60,7 @@ class Transport(Protocol):
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
     def send(self, frame: Frame) -> Any:
-        """Take the frame. If that fails or is interrupted before, its sequence is 0 again."""
+        """Take the frame and give it the next sequence; 0 if that fails or is interrupted before."""
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
@@ -342,11 +342,14 @@ class Session(Answers):
 
     def define(self, lane: Lane, program: Program) -> None:
         """Let the worker know a program, before whatever comes next. The caller has the lock."""
+        program.told = False
         frame = program.define(lane.device)
+        sealed = ((frame, [None] * len(frame)),)
         while lane.commands:
             self._seal(lane)
         self._release(self._replays[lane.device])
-        self._ready += ((frame, [None] * len(frame)),)
+        self._ready += sealed  # no calls from here on: see `_seal`
+        program.told = True
 
     def _release(self, replay: Replay) -> None:
         """Let what is held be sent as it came."""
@@ -382,9 +385,9 @@ class Session(Answers):
                 self._ready[:1] = [(first, sites[:half]), (rest, sites[half:])]
 
     def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
-        frame.sequence = self._sequence + 1
+        frame.sequence = 0  # until the transport has taken it
         numbers = [] if frame.opcodes[0] == cmd.DEFINE else frame.numbers  # not those of commands
-        flight = (frame.sequence, numbers, sites)
+        flight = (self._sequence + 1, numbers, sites)
         try:
             self._in_flight.append(flight)  # before: on `local:` its events come within `send`
             self.transport.send(frame)

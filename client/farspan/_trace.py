@@ -145,7 +145,8 @@ class Traced:
         with session._lock:
             if lane.freed:
                 lane.free()  # before the Call, whose results may take over that memory
-            if not session._replays[self.device].numbers.use(self.program):
+            known = session._replays[self.device].numbers.use(self.program)
+            if not (known and self.program.told):
                 session.define(lane, self.program)
             first, *_ = islice(session._numbers, form.span)  # the others are its commands'
             static = (self.program.number,)
@@ -225,13 +226,18 @@ def trace(
     known = _Known(world, arguments)
     watched = _Watched(session._numbers)
     try:
-        if not watched.begin(session):
-            return function(), Refused("another thread's call was traced meanwhile")
-        world.tag()
-        result = function()
-    finally:  # also if a Ctrl-C comes before the function has begun
-        world.untag()
-        frames = watched.end(session)
+        try:
+            if not watched.begin(session):
+                return function(), Refused("another thread's call was traced meanwhile")
+            world.tag()
+            result = function()
+        finally:
+            world.untag()
+            frames = watched.end(session)
+    finally:  # a Ctrl-C within the lines above leaves nothing behind
+        if session._numbers is watched:
+            world.untag()
+            watched.end(session)
     if watched.strangers or any(watched.is_stranger(frame) for frame, _, _ in frames):
         return result, Refused("another thread used the session meanwhile")
     try:
