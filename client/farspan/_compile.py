@@ -20,7 +20,7 @@ from . import _autocast, _state
 from ._dispatch import mode
 from ._guards import _PLAIN
 from ._tensor import Tensor
-from ._trace import Refused, Traced, trace
+from ._trace import Refused, Traced, Unsettled, trace
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
@@ -83,6 +83,7 @@ class Compiled:
         self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
         self._misses: list[str] = []  # why calls were traced or ran eagerly
         self._stopped = ""
+        self._values: dict[Any, Any] = {}  # by kind of call: what tensors it made of Python values
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -138,8 +139,9 @@ class Compiled:
             self._stop()
             return self._function(*args, **kwargs)
         result, traced = trace(
-            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments
-        )
+            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments,
+            self._values.pop(key, None),
+        )  # fmt: skip
         try:
             changed = self._key(args, kwargs, [], []) != key
         except _Eager:
@@ -148,6 +150,8 @@ class Compiled:
             traced = Refused("it changes its arguments in Python", True)
         if isinstance(traced, Refused):
             self._note(str(traced))
+            if isinstance(traced, Unsettled):
+                self._values[key] = traced.values
             if traced.always:
                 self._never[key] = str(traced)
                 session.note_region()

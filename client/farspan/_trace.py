@@ -14,6 +14,7 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from . import _constants
 from ._dispatch import Storage
 from ._gather import Ref
 from ._guards import World
@@ -26,6 +27,7 @@ from .core.coerce import Tagged
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ._constants import Value
     from ._session import Session
     from .core.command import Frame
 
@@ -36,6 +38,14 @@ class Refused(Exception):
     def __init__(self, why: str, always: bool = False) -> None:
         super().__init__(why)
         self.always = always
+
+
+class Unsettled(Refused):
+    """It makes tensors of these values; the next call tells whether it always does."""
+
+    def __init__(self, values: list[Value]) -> None:
+        super().__init__("it makes tensors of Python values; if the next call makes the same, they stay")
+        self.values = values
 
 
 class _State:
@@ -215,11 +225,16 @@ def _filled(tree: Any, made: list[Tensor], arguments: Any, sources: Any) -> Any:
 
 # ----------------------------------------------------------------------------------- the trace --
 def trace(
-    session: Session, function: Callable[[], Any], roots: Sequence[Any], arguments: list[Tensor]
+    session: Session,
+    function: Callable[[], Any],
+    roots: Sequence[Any],
+    arguments: list[Tensor],
+    values: list[Value] | None = None,
 ) -> tuple[Any, Traced | Refused]:
     """Run the function and return its result, and what stands for it from now on, or why nothing.
 
     roots: all from where it reaches tensors. arguments: tensors that differ from call to call.
+    values: of an Unsettled call like this one, before.
     """
     world = World()
     world.reach(roots)
@@ -241,7 +256,7 @@ def trace(
     if watched.strangers or any(watched.is_stranger(frame) for frame, _, _ in frames):
         return result, Refused("another thread used the session meanwhile")
     try:
-        return result, _Maker(session, world, known, frames).make(result, arguments)
+        return result, _Maker(session, world, known, frames).make(result, arguments, values)
     except Refused as why:
         return result, why
 
@@ -323,17 +338,23 @@ class _Maker:
         self.made: list[Tensor] = []
         self.places: dict[int, int] = {}  # by identity of a tensor that was made: its place
 
-    def make(self, result: Any, arguments: list[Tensor]) -> Traced:
+    def make(
+        self, result: Any, arguments: list[Tensor], values: list[Value] | None = None
+    ) -> Traced:
+        """Return what stands for such calls. Refused: nothing can.
+
+        values: what tensors the call before this one made of Python values.
+        """
         run, device = self._commands()
-        form = Form(run)
-        if form.refusal:
-            raise Refused(form.refusal, True)
-        if run.puts:
-            raise Refused("it makes tensors of Python values; make them outside", True)
         if self.world.full:
             raise Refused("it reaches too much to look at before each call", True)
         if not self.world.unchanged():
             raise Refused("it changes what it reaches in Python: attributes, lists or options")
+        if run.puts:
+            self._settle_values(run, device, values)
+        form = Form(run)
+        if form.refusal:
+            raise Refused(form.refusal, True)
         traced = Traced(self.session, device, self.world)
         traced.result = self._tree(result, arguments)
         self._effects(traced)
@@ -363,6 +384,20 @@ class _Maker:
                 lines[number - first] = {n - first: site for n, site in known.items()}
         traced.site = CallSite(form.relative, form.sites, lines)
         return traced
+
+    def _settle_values(self, run: Commands, device: int, values: list[Value] | None) -> None:
+        """Let tensors made of Python values be inputs, if the call before had the same."""
+        found = _constants.values_of(run)
+        if found is None or self.world.unwatched:
+            why = "it makes tensors of large arrays, or reaches such arrays and makes tensors"
+            raise Refused(why, True)
+        if found != values:
+            raise Unsettled(found)
+        refusal = Form(run).refusal
+        if refusal:
+            raise Refused(refusal, True)
+        for id_, constant in _constants.install(self.session, device, run).items():
+            self.known.sources[id_] = _Source(constant)
 
     def _commands(self) -> tuple[Commands, int]:
         devices = {frame.device for frame, _, _ in self.frames if set(frame.opcodes) != {cmd.FREE}}
