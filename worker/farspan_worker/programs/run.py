@@ -133,6 +133,7 @@ class Program:
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
         self.calls = 0
         self.planned = 0  # of them by a plan
+        self._made = 0  # plans
 
     @property
     def plans(self) -> list[FlatPlan]:
@@ -178,6 +179,9 @@ class Program:
         key = (tuple([(x._spec, x._offset) for x in inputs]), repr(scalars), tuple(shared))
         if key in self._refused:
             return None
+        if self._made >= limits.PLANS_FREE and self._made * limits.CALLS_PER_PLAN > self.calls:
+            return None  # hardly two calls are alike: making plans would cost more than they save
+        self._made += 1
         try:
             made = self._make(inputs, scalars)
         except Exception as error:  # whatever it is, interpreting is right
@@ -214,6 +218,7 @@ class Program:
         graph = tracer.trace(syms)
         passes.improve(graph)
         free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
+        free -= tracer.looked_at
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
         return FlatPlan(graph, self._engine, inputs), fixed
 
