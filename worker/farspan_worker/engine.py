@@ -32,7 +32,7 @@ from . import plan as plans
 from .backend import Host, open_backend
 from .programs.body import check_static
 from .programs.run import Programs
-from .store import Array, Budget, Poison, Storage
+from .store import Array, Budget, Foreign, Poison, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ class Engine:
         self.budget.check(span * size)
         # The storage is all between the first and the last element, whatever the array skips.
         whole = np.lib.stride_tricks.as_strided(array, (span,), (size,))
-        self._set(id_, Array(array, spec, Storage(whole, self.budget)))
+        self._set(id_, Array(array, spec, Foreign(whole, self.budget)))
 
     def close(self) -> None:
         """Drop every tensor."""
@@ -294,6 +294,9 @@ class Engine:
                 self.generators.pop(i, None)
             elif type(gone) is Poison:
                 self.poisoned -= 1
+        if self.programs.fleeting:
+            gone = None
+            self.programs.let_go()
 
     def _get(self, ids: list[int], static: Static) -> None:
         request, kind, device = _ints(static, 3)
