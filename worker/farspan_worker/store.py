@@ -129,7 +129,7 @@ class Storage:
 
 
 class Foreign(Storage):
-    """Memory of the caller's own, which `from_numpy` brought: others may lie over the same bytes."""
+    """Memory that `from_numpy` brought: another one may lie over the same bytes."""
 
     __slots__ = ()
 

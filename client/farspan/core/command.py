@@ -24,6 +24,7 @@ CALL: Final = 5  # ids: a program's inputs, then a new id for each output  stati
 #              scalars: none, or in place of all of the body's
 LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
 GROW: Final = 7  # ids: (tensor,): its memory is at least so long, and written to  static: (bytes,)
+UNDEFINE: Final = 8  # ids: ()  static: programs to forget, with what their plans keep
 FIRST_OPCODE: Final = 16
 
 CHECK_NAN: Final = 2

@@ -94,6 +94,11 @@ class Undo:
         self._engine.budget.check(like.nbytes)
         return Storage(np.empty(like.shape, like.dtype), self._engine.budget)
 
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of room for old elements."""
+        return sum(room.nbytes for _, (room,) in self._kept if room is not None)
+
     def let_go(self) -> None:
         """Have no room for old elements until `take_room`."""
         for _, room in self._kept:

@@ -82,7 +82,7 @@ class FlatPlan:
 
     # ---------------------------------------------------------------------------------- binding --
     def _home(self, memory: Memory) -> tuple[Memory | None, int]:
-        """Return where a memory lies: in an input, an output or (None) the arena, and from where."""
+        """Return where a memory lies: an input, an output or (None) the arena; and from where."""
         return self._at.get(memory, (memory, 0))
 
     def array(self, window: Window) -> Any:
@@ -174,6 +174,11 @@ class FlatPlan:
         room = Storage(arena.block(memory.nbytes), self._engine.budget)
         room._flat = room.array  # or `flat` would make another window, and nobody be calm
         return room
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes that it keeps, beside the arena."""
+        return sum(room.nbytes for room in self._rooms.values()) + self.undo.kept_bytes
 
     def _references(self, memory: Memory) -> tuple[int, int]:
         room = self._rooms[memory]

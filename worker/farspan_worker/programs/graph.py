@@ -36,7 +36,9 @@ class Memory:
         self.input = input_  # the first input that lies here; -1: the program's own
         self.output = False  # leaves the program, so that it is in no arena
         self.version = 0
-        self.layout: Layout | None = None  # a library's own, in which elements lie; None: as specs say
+        self.layout: Layout | None = (
+            None  # a library's own, in which elements lie; None: as specs say
+        )
 
     @property
     def memory(self) -> Memory:

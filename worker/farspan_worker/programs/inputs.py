@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from farspan.core import limits, tape
 
 from ..store import Foreign
+import itertools
 
 if TYPE_CHECKING:
     from ..store import Array, Storage
@@ -77,9 +78,7 @@ class Inputs:
             if storage is not None:
                 _drop_one(count, id(storage.memory))
             count[new] = count.get(new, 0) + 1
-        if not all(
-            self._alone[i] and count[id(inputs[i]._storage.memory)] == 1 for i in changed
-        ):
+        if not all(self._alone[i] and count[id(inputs[i]._storage.memory)] == 1 for i in changed):
             pattern = pattern_of(inputs)
             if pattern != self._pattern:
                 return False
@@ -130,7 +129,7 @@ def overlap(inputs: Sequence[Array]) -> bool:
     """Return whether two memories that `from_numpy` brought have bytes in common."""
     foreign = {id(m): m for m in (x._storage.memory for x in inputs) if type(m) is Foreign}
     ranges = sorted((m.begin, m.begin + m.nbytes) for m in foreign.values())
-    return any(end > begin for (_, end), (begin, _) in zip(ranges, ranges[1:], strict=False))
+    return any(end > begin for (_, end), (begin, _) in itertools.pairwise(ranges))
 
 
 def is_dead(x: Array) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 from . import arena
 from .effects import may_raise, stores
 from .graph import Graph, Memory, Step
+import itertools
 
 _RAISING_EDGES_MAX: Final = 65_536  # beyond, steps that store stay in their order
 
@@ -89,7 +90,7 @@ class _Schedule:
                         self._edge(before, k)
             return
         both = sorted({*raising, *storing})
-        for before, k in zip(both, both[1:], strict=False):
+        for before, k in itertools.pairwise(both):
             self._edge(before, k)
 
     def _freed(self, k: int) -> int:

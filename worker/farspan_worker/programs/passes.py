@@ -110,7 +110,9 @@ def reuse_inputs(graph: Graph) -> None:
         if step.form != FUNCTIONAL or not _is_map(step):
             continue
         for out in fresh:
-            dead = next((w for w in step.inputs if last[w.memory] == k and _fits(w, out, step)), None)
+            dead = next(
+                (w for w in step.inputs if last[w.memory] == k and _fits(w, out, step)), None
+            )
             if dead is not None:
                 same[out.memory] = dead.memory
                 last[dead.memory] = last[out.memory]

@@ -77,6 +77,15 @@ class Programs:
         for program in gone:
             program.close()
 
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that plans keep between Calls: the arena, and room for outputs and undoing."""
+        plans = [plan for program in self._programs.values() for plan in program.plans]
+        return self.arena.nbytes + sum(plan.kept_bytes for plan in plans)
+
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
         program = self._programs.get(static[0]) if len(static) == 1 else None
@@ -126,7 +135,9 @@ class Programs:
         """Poison what a plan has written, half of it maybe, and its outputs; the rest goes on."""
         engine = self._engine
         name, tensors = "a program", engine.tensors
-        info = ErrorInfo("ServiceError", f"{name} failed between its stores: {error}", engine._number)
+        info = ErrorInfo(
+            "ServiceError", f"{name} failed between its stores: {error}", engine._number
+        )
         torn = {id(memory) for memory in error.torn}
         found = [(i, t._spec) for i, t in tensors.items()
                  if type(t) is Array and id(t._storage.memory) in torn]  # fmt: skip
@@ -242,7 +253,7 @@ class Program:
             log.debug("no plan for a program: %s", self._refused[key])
             return None
         self._made += 1
-        self._free |= {i for i in range(len(scalars))} - {i for i, _ in made[1]}
+        self._free |= set(range(len(scalars))) - {i for i, _ in made[1]}
         self._plans.insert(0, made)
         for plan, _ in self._plans[limits.PLANS_PER_PROGRAM_MAX :]:
             plan.close()
