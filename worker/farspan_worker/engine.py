@@ -288,15 +288,16 @@ class Engine:
 
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:
+        held = self.programs.held
         for i in ids:
             gone = self.tensors.pop(i, None)
             if gone is None:
                 self.generators.pop(i, None)
             elif type(gone) is Poison:
                 self.poisoned -= 1
-        if self.programs.fleeting:
-            gone = None
-            self.programs.let_go()
+            elif held and gone._storage in held:  # by plans, for their next Call
+                storage, gone = gone._storage, None
+                held.let_go(storage)
 
     def _get(self, ids: list[int], static: Static) -> None:
         request, kind, device = ints(static, 3)

@@ -41,7 +41,7 @@ class FlatPlan:
         self.graph = graph
         self._engine = engine
         self._arena = engine.programs.arena
-        self.inputs = Inputs(graph, inputs)
+        self.inputs = Inputs(graph, inputs, engine.programs.held, self.move)
         #: By home (an input's or output's memory, None for the arena): what shows what lies there.
         self._setters: dict[Memory | None, list[tuple[Window, Setter]]] = {}
         self._numbers: list[tuple[list[Any], int, int]] = []  # list, index in it, index of a number
@@ -197,12 +197,6 @@ class FlatPlan:
             self._rooms[memory] = self._room(memory)
             self.move(memory)
             self._calm[memory] = self._references(memory)
-
-    def let_go(self) -> None:
-        """Let go of inputs that the session has freed since the last Call."""
-        memories = {self.graph.inputs[i].memory for i in self.inputs.let_go()}
-        for memory in memories:
-            self.move(memory)
 
     def sleep(self) -> None:
         """Keep nothing until the next Call; the caller takes it out of the arena."""

@@ -7,7 +7,7 @@ the session has freed is let go of, so that no plan keeps a batch that is long g
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from farspan.core import limits, tape
@@ -17,13 +17,22 @@ import itertools
 
 if TYPE_CHECKING:
     from ..store import Array, Storage
-    from .graph import Graph
+    from .graph import Graph, Memory
 
 
 class Inputs:
     """The storages of a plan's inputs, by index; None where they were let go of."""
 
-    def __init__(self, graph: Graph, inputs: Sequence[Array]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Array],
+        held: Held,
+        moved: Callable[[Memory], None],
+    ) -> None:
+        """moved: to be called with what was let go of."""
+        self._memories = [w.memory for w in graph.inputs]
+        self._moved = moved
         self._leaves = graph.leaves
         self._pattern = [w.memory.input for w in graph.inputs]
         self._specs = [x._spec for x in inputs]
@@ -36,8 +45,9 @@ class Inputs:
         for x in inputs:
             key = id(x._storage.memory)
             self._count[key] = self._count.get(key, 0) + 1
-        #: Those that were not there at the Call before, which may go before the next one.
-        self.fleeting: Sequence[int] = range(len(inputs))
+        self._held = held
+        for storage in self.storages:
+            held.add(self, storage)
 
     def place(self, inputs: Sequence[Array]) -> Sequence[int] | None:
         """Take these instead; return which differ. None, and nothing changes, if they do not fit.
@@ -51,7 +61,6 @@ class Inputs:
             if node is not None and type(node) is not tape.Leaf and not is_dead(inputs[i]):
                 return None
         if not changed:
-            self.fleeting = ()
             return ()
         for i in changed:
             x = inputs[i]
@@ -66,8 +75,9 @@ class Inputs:
         if any(type(inputs[i]._storage.memory) is Foreign for i in changed) and overlap(inputs):
             return None
         for i in changed:
+            self._held.remove(self, self.storages[i])
             bound[i], self.storages[i] = inputs[i].array, inputs[i]._storage
-        self.fleeting = changed
+            self._held.add(self, self.storages[i])
         return changed
 
     def _same_aliases(self, inputs: Sequence[Array], changed: Sequence[int]) -> bool:
@@ -89,28 +99,60 @@ class Inputs:
         self._count = count
         return True
 
-    def let_go(self) -> list[int]:
-        """Let go of large inputs that are nobody's any more; return which."""
-        gone = []
-        for i in self.fleeting:
-            storage = self.storages[i]
-            if storage is None or storage.nbytes < limits.FREE_BYTES:
-                continue
-            held = self._count[id(storage.memory)]
-            if sys.getrefcount(storage) == held + 2:  # ours, this name, and the question's
-                gone += [k for k, other in enumerate(self.storages) if other is storage]
-                del self._count[id(storage.memory)]
-                for k in gone:
-                    self.storages[k] = self._bound[k] = None
-        self.fleeting = ()
-        return gone
+    def let_go(self, storage: Storage) -> None:
+        """Let go of what lies in this storage, which is nobody else's any more."""
+        gone = [i for i, other in enumerate(self.storages) if other is storage]
+        for i in gone:
+            self._held.remove(self, storage)
+            self.storages[i] = self._bound[i] = None
+            _drop_one(self._count, id(storage.memory))
+        for memory in {self._memories[i] for i in gone}:
+            self._moved(memory)
 
     def forget(self) -> None:
         """Let go of all inputs."""
+        for storage in self.storages:
+            self._held.remove(self, storage)
         self.storages = [None] * len(self.storages)
         self._bound = [None] * len(self._bound)
         self._count.clear()
-        self.fleeting = ()
+
+
+class Held:
+    """Which large storages plans have as inputs, so that freeing one frees it there too."""
+
+    def __init__(self) -> None:
+        #: By identity of a storage: how often each plan's inputs have it.
+        self._plans: dict[int, dict[Inputs, int]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._plans)
+
+    def __contains__(self, storage: Storage) -> bool:
+        return id(storage) in self._plans
+
+    def add(self, inputs: Inputs, storage: Storage | None) -> None:
+        if storage is not None and storage.nbytes >= limits.FREE_BYTES:
+            users = self._plans.setdefault(id(storage), {})
+            users[inputs] = users.get(inputs, 0) + 1
+
+    def remove(self, inputs: Inputs, storage: Storage | None) -> None:
+        users = None if storage is None else self._plans.get(id(storage))
+        if users is None or inputs not in users:
+            return
+        users[inputs] -= 1
+        if not users[inputs]:
+            del users[inputs]
+        if not users:
+            del self._plans[id(storage)]
+
+    def let_go(self, storage: Storage) -> None:
+        """Let plans let go of a storage if nobody else has it; the caller has one name for it."""
+        users = self._plans.get(id(storage), {})
+        # Beside what plans have there are the caller's name, this one, and the question's own.
+        if sys.getrefcount(storage) <= sum(users.values()) + 3:
+            for inputs in tuple(users):
+                inputs.let_go(storage)
 
 
 def _drop_one(count: dict[int, int], key: int) -> None:

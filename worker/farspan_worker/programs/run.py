@@ -25,7 +25,7 @@ from .body import Body, check_static, parse
 from .effects import HalfDone
 from .flat import FlatPlan
 from .graph import Memory, Number
-from .inputs import is_dead, overlap
+from .inputs import Held, is_dead, overlap
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
@@ -43,7 +43,7 @@ class Programs:
         self._engine = engine
         self._programs: dict[int, Program] = {}
         self.arena = Arena(engine.budget)
-        self.fleeting: set[FlatPlan] = set()  # plans that may have inputs which are freed next
+        self.held = Held()
         self.calls = 0
         self.planned = 0  # calls that ran by a plan
 
@@ -113,12 +113,6 @@ class Programs:
         self.planned += 1
         for out, result in zip(ids[body.inputs :], results, strict=True):
             engine._set(out, result)
-
-    def let_go(self) -> None:
-        """Let plans let go of inputs that were just freed."""
-        for plan in self.fleeting:
-            plan.let_go()
-        self.fleeting.clear()
 
     def explain(self, program: int) -> bytes:
         """Return as JSON what a program is and how it runs; the answer to a GET_PROGRAM."""
@@ -221,9 +215,6 @@ class Program:
         except Exception as error:
             log.debug("a plan failed, its commands run one by one: %s", error)
             return None
-        finally:
-            if plan.inputs.fleeting:
-                self._engine.programs.fleeting.add(plan)
 
     def _plan(self, inputs: Sequence[Array], scalars: Sequence[Any]) -> FlatPlan | None:
         for at, (plan, fixed) in enumerate(self._plans):
