@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ALIGNMENT: Final = 64  # bytes: a cache line, and a vector of AVX-512
 _BY_SIZE_MAX: Final = 4_096  # memories; beyond, places are found in order of time
 _GUESTS_MAX: Final = 128  # memories that lie where outputs will be
+_TRIES_MAX: Final = 4_096  # places looked at for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +89,33 @@ def _guests(
 ) -> dict[Memory, tuple[Memory | None, int]]:
     """Choose what lies in the blocks of outputs that are not written yet: of the fullest step.
 
-    hosts: of each output, the step that touches it first.
+    hosts: of each output, the step that touches it first; the largest ones are looked at.
     """
     found: dict[Memory, tuple[Memory | None, int]] = {}
-    rooms = {m: _Row() for m in sorted(hosts, key=lambda m: m.nbytes)}
+    largest = sorted(hosts, key=lambda m: m.nbytes)[-_GUESTS_MAX:]
+    rooms = {m: _Row() for m in largest}  # a guest takes the smallest that will do
     rest = dict(alive)
     live = live_bytes(alive, count)
+    tries = 0
     while rooms and len(found) < _GUESTS_MAX:
         fullest = int(live.argmax())
         now = [m for m, life in rest.items() if life.first <= fullest <= life.last]
         guest = None
-        for memory in sorted(now, key=lambda m: -m.nbytes):
+        for memory in sorted(now, key=lambda m: -m.nbytes)[:_GUESTS_MAX]:
             life, size = rest[memory], rounded(memory.nbytes)
             for host, room in rooms.items():
-                if hosts[host] > life.last and memory.nbytes <= host.nbytes:
-                    offset = room.lowest(life, size)
-                    if offset + memory.nbytes <= host.nbytes:
-                        guest = memory
-                        found[guest] = (host, offset)
-                        room.add(life, offset, size)
-                        break
+                if hosts[host] <= life.last or memory.nbytes > host.nbytes:
+                    continue
+                offset = room.lowest(life, size)
+                tries += 1
+                if offset + memory.nbytes <= host.nbytes:
+                    guest = memory
+                    found[guest] = (host, offset)
+                    room.add(life, offset, size)
+                    break
             if guest is not None:
                 break
-        if guest is None:
+        if guest is None or tries > _TRIES_MAX:
             return found
         life = rest.pop(guest)
         live[life.first : life.last + 1] -= rounded(guest.nbytes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from farspan.core import tape
+from farspan.core import limits, tape
 from farspan.core.call import Value
 from farspan.core.command import FUNCTIONAL, INPLACE, OUT
 from farspan.core.dtype import DTYPES, Defaults
@@ -71,6 +71,7 @@ class Tracer(Engine):
         super().__init__()
         self.body = body
         self.steps: list[Step] = []
+        self.computed = 0  # ops, views too
         self._command = -1
 
     # ----------------------------------------------------------- in place of the engine's parts --
@@ -85,6 +86,9 @@ class Tracer(Engine):
         generator: Any = None,
     ) -> list[Any]:
         """Note an op as a step and return its results, as `plan.run` does with elements."""
+        self.computed += 1
+        if self.computed > limits.PROGRAM_STEPS_MAX:
+            raise Untraceable(f"it comes to more than {limits.PROGRAM_STEPS_MAX} operations")
         flat = op.recipe(static).flat
         inputs = list(tensors[:flat])
         numbers = [self._default(x) for x in scalars]
