@@ -220,7 +220,7 @@ def test_functions_that_are_gone_leave_nothing() -> None:
 
 
 def test_a_function_may_go_while_its_calls_are_on_their_way() -> None:
-    with session() as s, torch.no_grad():
+    with session(), torch.no_grad():
         x = torch.randn(256, 64)
         wanted = _step(64)
         for _ in range(2):

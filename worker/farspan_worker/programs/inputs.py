@@ -6,6 +6,7 @@ the session has freed is let go of, so that no plan keeps a batch that is long g
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 from farspan.core import limits, tape
 
 from ..store import Foreign
-import itertools
 
 if TYPE_CHECKING:
     from ..store import Array, Storage

@@ -6,13 +6,13 @@ layer before. Bits do not change: a step moves only past steps that do not touch
 
 from __future__ import annotations
 
+import itertools
 from heapq import heappop, heappush
 from typing import Final
 
 from . import arena
 from .effects import may_raise, stores
 from .graph import Graph, Memory, Step
-import itertools
 
 _RAISING_EDGES_MAX: Final = 65_536  # beyond, steps that store stay in their order
 
