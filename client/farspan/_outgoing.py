@@ -131,16 +131,16 @@ class Outgoing:
             if payload is not None:
                 static = (*static[:2], len(made.payloads), static[3])
                 made.payloads.append(payload)
-            _add(made, cmd.PUT, [id_], static, number)
+            made.add(cmd.PUT, [id_], static, number=number)
             lines.append(site)
         if early:
-            _add(made, cmd.FREE, early, (), 0)
+            made.add(cmd.FREE, early)
             lines.append(None)
         first = run.numbers[0]
         relative = [n - first for n in run.numbers]
         _add_call(made, lines, ids, program, scalars, first, CallSite(relative, run.sites))
         if late:
-            _add(made, cmd.FREE, late, (), 0)
+            made.add(cmd.FREE, late)
             lines.append(None)
 
     def call_alone(
@@ -158,24 +158,11 @@ class Outgoing:
         return self._sealed
 
 
-def _add(frame: Frame, opcode: int, ids: Sequence[int], static: Any, number: int) -> None:
-    frame.opcodes.append(opcode)
-    frame.modes.append(0)
-    frame.counts.append(len(ids))
-    frame.ids += ids
-    frame.statics.append(static)
-    frame.scalar_counts.append(0)
-    frame.numbers.append(number)
-
-
 def _add_call(
     frame: Frame, lines: list[Any], ids: Sequence[int], program: int, scalars: Sequence[Any],
     number: int, site: CallSite,
 ) -> None:  # fmt: skip
-    _add(frame, cmd.CALL, ids, (program,), number)
-    if scalars:
-        frame.scalar_counts[-1] = len(scalars)
-        frame.scalars += scalars
+    frame.add(cmd.CALL, ids, (program,), scalars, number=number)
     lines.append(site)
 
 
