@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
-from ._program import Program
+from ._program import Program, undefine
 from ._replay import Replay, replay_stats
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
@@ -293,8 +293,16 @@ class Session(Answers):
         is over. late: what is held has been held for too long.
         """
         self._hand_over()
+        numbers = self._replays[lane.device].numbers
+        gone: Sequence[int] = ()
+        if numbers.gone or numbers.leaving:
+            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
+            self._hand_over()
+        if gone:
+            self._ready += ((undefine(lane.device, gone), [None]),)
+            numbers.give(gone)
             self._hand_over()
         if (ending or late) and self._replays[lane.device].held:
             self._release(self._replays[lane.device])

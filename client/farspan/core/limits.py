@@ -54,9 +54,11 @@ TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
+PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 PLANS_FREE: Final = 16  # made of a program at once; then at most one in CALLS_PER_PLAN calls.
 CALLS_PER_PLAN: Final = 16  # a plan costs as much as about ten interpreted calls.
+ARENA_CALLS: Final = 256  # of a session: a plan that ran in none of them keeps no memory.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 

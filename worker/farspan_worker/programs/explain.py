@@ -34,7 +34,7 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
     return {
         "inputs": [_shown(w) for w in graph.inputs],
         "outputs": [_shown(w) for w in graph.outputs],
-        "arena_bytes": plan.arena.nbytes,
+        "arena_bytes": plan.arena_bytes,
         "output_bytes": sum(m.nbytes for m in leaving),
         "notes": graph.notes,
         "steps": [_of_step(step) for step in graph.steps[:_STEPS_MAX]],
