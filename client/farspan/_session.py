@@ -195,7 +195,7 @@ class Session(Answers):
             if (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
-                or (work >= limits.IDLE_COMMANDS and transport.idle)
+                or (work >= limits.IDLE_COMMANDS and transport.idle and not self._expects(lane))
             ):
                 self._send(lane)
             else:
@@ -205,6 +205,10 @@ class Session(Answers):
                 elif work and not self._flusher_awake:
                     self._owed.set()
                     lane.due = limits.IDLE_COMMANDS
+
+    def _expects(self, lane: Lane) -> bool:
+        """Return whether a run goes as predicted: its commands gather for a while, at most 1 ms."""
+        return self._flusher_awake and self._replays[lane.device].expects
 
     def _begin(self, lane: Lane) -> None:
         """Say when a lane is looked at next, if nothing has gathered."""
