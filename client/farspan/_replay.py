@@ -232,7 +232,8 @@ class Replay:
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
-        # Not "what has a claim": another thread may have issued a command and claim its results next.
+        # Not "what has a claim": another thread may have issued a command whose results it claims
+        # next.
         alive = set(made).difference(lane.freed, run.freed)
         used, gone = out.behind(lane)
         alive = alive.difference(out.freed, gone) | self._used_later(made, out, end, used)

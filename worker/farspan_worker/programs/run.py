@@ -172,11 +172,10 @@ class Program:
         self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
         self._free: set[int] = set()  # numbers that some plan takes as arguments
-        self._made = 0
+        self._made = 0  # plans
         self._seen: dict[Any, int] = {}  # signatures without a plan, and how often they came
         self.calls = 0
         self.planned = 0  # of them by a plan
-        self._made = 0  # plans
 
     @property
     def plans(self) -> list[FlatPlan]:
@@ -236,9 +235,6 @@ class Program:
         key = (tuple([(x._spec, x._offset) for x in inputs]), numbers, tuple(shared))
         if key in self._refused or not self._worthwhile(key):
             return None
-        if self._made >= limits.PLANS_FREE and self._made * limits.CALLS_PER_PLAN > self.calls:
-            return None  # hardly two calls are alike: making plans would cost more than they save
-        self._made += 1
         try:
             made = self._make(inputs, scalars)
         except Exception as error:  # whatever it is, interpreting is right
