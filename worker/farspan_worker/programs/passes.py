@@ -13,12 +13,14 @@ from .effects import may_raise
 from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
 from .layouts import bind_primitives
+from .pools import pool_first
 
 
 def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    pool_first(graph)
     bind_primitives(graph)
     fuse(graph)
     reuse_inputs(graph)
