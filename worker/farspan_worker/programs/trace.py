@@ -21,6 +21,7 @@ from farspan.core.tape import Variable
 from .. import plan as plans
 from ..engine import Engine
 from .graph import Graph, Memory, Number, Step, Window
+from .layouts import keeps_numbers
 
 if TYPE_CHECKING:
     from farspan.core.command import ErrorInfo
@@ -191,7 +192,7 @@ class Tracer(Engine):
         op = command.op
         assert op is not None
         fixed = self.body.scalars[command.begin : command.end]
-        if op.by_value or not fixed:
+        if op.by_value or not fixed or keeps_numbers(op):
             return fixed
         if command.mode >> 2:
             plan = op.vjp_plan(command.static, command.mode >> 2)
