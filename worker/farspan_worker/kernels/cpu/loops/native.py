@@ -14,9 +14,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
+from . import disk
 from .nest import NAME
 
 PACKAGE: Final = "llvmlite"
+#: How code refers to what lies elsewhere: by whole addresses, which reach everywhere.
+MODEL: Final = {"reloc": "static", "codemodel": "large"}
+#: Part of the key of code on disk: another number where `compiled` does something else.
+_PASSES: Final = "1"
 _lock: Final = threading.Lock()
 
 
@@ -34,17 +39,16 @@ class _Machine:
         self.features = llvm.get_host_cpu_features().flatten()
         self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
         self.machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=self.cpu,
-            features=self.features,
-            opt=3,
-            reloc="static",
-            codemodel="large",
-            jit=False,
+            cpu=self.cpu, features=self.features, opt=3, jit=False, **MODEL
         )
+        # JITLink gives all sections of a module one block of memory. RuntimeDyld, the default, maps
+        # each apart: what is mapped between them may put constants out of a 32-bit distance, and
+        # then it aborts the process ("isInt<32>(RealOffset)"), as tests/test_loops.py shows.
         self.lljit = llvm.create_lljit_compiler(
             llvm.Target.from_default_triple().create_target_machine(
                 cpu=self.cpu, features=self.features, opt=3, jit=True
-            )
+            ),
+            use_jit_link=True,
         )
         self.count = 0
 
@@ -86,13 +90,28 @@ def _machine() -> _Machine:
 
 
 def identity() -> str:
-    """Return what object code depends on beside its text: version, processor, features."""
+    """Return what object code depends on beside its text: LLVM, how it is asked, the processor."""
     m = _machine()
-    return f"{m.version} {m.cpu} {m.features}"
+    return f"{m.version} {MODEL} {_PASSES} {m.machine.triple} {m.cpu} {m.features}"
 
 
 def to_object(text: str) -> bytes:
-    """Return the object code of a module of IR. Takes milliseconds; several threads may call."""
+    """Return the object code of a module of IR: from disk, else compiled and kept there.
+
+    Compiling takes 10 to 60 ms, reading 0.1. Several threads may call. RuntimeError: LLVM cannot.
+    """
+    kept = disk.opened()
+    key = f"{identity()}\n{text}".encode()
+    found = kept.read(key) if kept is not None else None
+    if found is None:
+        found = compiled(text)
+        if kept is not None:
+            kept.write(key, found)
+    return found
+
+
+def compiled(text: str) -> bytes:
+    """Return the object code of a module of IR, made by LLVM here and now."""
     m = _machine()
     module = m.llvm.parse_assembly(text)
     module.triple = m.machine.triple
