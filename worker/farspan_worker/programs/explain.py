@@ -36,10 +36,19 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
         "outputs": [_shown(w) for w in graph.outputs],
         "arena_bytes": plan.arena.nbytes,
         "output_bytes": sum(m.nbytes for m in leaving),
+        "loops": _of_loops(plan),
         "notes": graph.notes,
         "steps": [_of_step(step) for step in graph.steps[:_STEPS_MAX]],
         "steps_in_all": len(graph.steps),
     }
+
+
+def _of_loops(plan: FlatPlan) -> dict[str, Any]:
+    """Return how many loops a plan has, how many of them are still compiled, and if it runs by
+    them: an inexact plan takes up all at once, at the first Call of a frame."""
+    bound = [step.bound for step in plan.graph.steps if step.fused]
+    waiting = sum(not b.loop.ready() for b in bound)
+    return {"all": len(bound), "waiting": waiting, "used": not plan.awaits}
 
 
 def _of_step(step: Step) -> dict[str, Any]:

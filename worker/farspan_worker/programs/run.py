@@ -22,7 +22,8 @@ from . import explain, passes
 from .body import Body, check_static, parse
 from .effects import HalfDone
 from .flat import FlatPlan, is_dead
-from .graph import Memory, Number
+from .graph import Graph, Memory, Number
+from .switches import SwitchError, Switches, key_of
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
@@ -41,6 +42,7 @@ class Programs:
         self._programs: dict[int, Program] = {}
         self.calls = 0
         self.planned = 0  # calls that ran by a plan
+        self.switches = Switches()  # what a journal notes of them, and a replay repeats
 
     def define(
         self,
@@ -62,7 +64,8 @@ class Programs:
             for row, (begin, end) in zip(rows, ends, strict=True)
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
-        self._programs[program] = Program(body, self._engine)
+        self.switches.forget(program)
+        self._programs[program] = Program(body, self._engine, program)
 
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
@@ -126,8 +129,9 @@ class Programs:
 class Program:
     """A body and the plans that were made of it, the latest used first."""
 
-    def __init__(self, body: Body, engine: Engine) -> None:
+    def __init__(self, body: Body, engine: Engine, number: int = 0) -> None:
         self.body = body
+        self.number = number
         self._engine = engine
         self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
@@ -150,6 +154,10 @@ class Program:
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
+        if plan.awaits and plan.looked != self._engine.applied:
+            plan.looked = self._engine.applied
+            if self._decide(plan.graph, plan.key):
+                plan.take_up()
         try:
             results = plan.run(scalars)
             for out, origin in zip(results, plan.graph.origins, strict=True):
@@ -179,7 +187,9 @@ class Program:
         if key in self._refused:
             return None
         try:
-            made = self._make(inputs, scalars)
+            made = self._make(inputs, scalars, shared)
+        except SwitchError:
+            raise
         except Exception as error:  # whatever it is, interpreting is right
             if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
                 self._refused.clear()
@@ -191,7 +201,7 @@ class Program:
         return made[0]
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any]
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
@@ -215,7 +225,17 @@ class Program:
         passes.improve(graph)
         free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
-        return FlatPlan(graph, self._engine, inputs), fixed
+        key = key_of(inputs, shared, fixed)
+        plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
+        plan.looked = self._engine.applied
+        return plan, fixed
+
+    def _decide(self, graph: Graph, key: str) -> bool:
+        """Return whether steps run by loops now; exact plans take them up as they come."""
+        if graph.exact or not any(step.fused for step in graph.steps):
+            return True
+        engine = self._engine
+        return engine.programs.switches.decide(graph, self.number, key, engine._number)
 
 
 def _fit(fixed: Sequence[tuple[int, Any]], scalars: Sequence[Any]) -> bool:

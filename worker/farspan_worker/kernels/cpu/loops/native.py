@@ -64,6 +64,11 @@ def absent() -> str:
     return ""
 
 
+def waits() -> bool:
+    """Return whether loops are compiled before a plan first runs, not behind: FARSPAN_LOOPS=wait."""
+    return os.environ.get("FARSPAN_LOOPS", "") == "wait"
+
+
 @functools.cache
 def _opened() -> tuple[_Machine | None, str]:
     why = absent()
@@ -95,19 +100,28 @@ def identity() -> str:
     return f"{m.version} {MODEL} {_PASSES} {m.machine.triple} {m.cpu} {m.features}"
 
 
+def on_disk(text: str) -> bytes | None:
+    """Return the object code of a module of IR if it was compiled before; takes 0.1 ms."""
+    kept = disk.opened()
+    return None if kept is None else kept.read(_key(text))
+
+
 def to_object(text: str) -> bytes:
     """Return the object code of a module of IR: from disk, else compiled and kept there.
 
-    Compiling takes 10 to 60 ms, reading 0.1. Several threads may call. RuntimeError: LLVM cannot.
+    Compiling takes 10 to 60 ms. Several threads may call. RuntimeError: LLVM cannot.
     """
-    kept = disk.opened()
-    key = f"{identity()}\n{text}".encode()
-    found = kept.read(key) if kept is not None else None
+    found = on_disk(text)
     if found is None:
         found = compiled(text)
+        kept = disk.opened()
         if kept is not None:
-            kept.write(key, found)
+            kept.write(_key(text), found)
     return found
+
+
+def _key(text: str) -> bytes:
+    return f"{identity()}\n{text}".encode()
 
 
 def compiled(text: str) -> bytes:
