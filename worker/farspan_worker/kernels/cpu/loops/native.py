@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from . import disk
+from . import disk, team
 from .nest import NAME
 
 PACKAGE: Final = "llvmlite"
@@ -65,7 +65,7 @@ def absent() -> str:
 
 
 def waits() -> bool:
-    """Return whether loops are compiled before a plan first runs, not behind: FARSPAN_LOOPS=wait."""
+    """Return whether FARSPAN_LOOPS is "wait": loops are compiled before a plan first runs."""
     return os.environ.get("FARSPAN_LOOPS", "") == "wait"
 
 
@@ -150,6 +150,8 @@ class Code:
             m.count += 1
             name = f"loop{m.count}"
         builder = m.llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+        for symbol, address in team.symbols().items():
+            builder.import_symbol(symbol, address)
         self._library = builder.export_symbol(NAME).link(m.lljit, name)
         self.address: int = self._library[NAME]
 
