@@ -271,7 +271,9 @@ def _plan(traced: Traced) -> list[str]:
 
 
 def _facts(traced: Traced) -> dict[str, Any]:
-    """Return the worker's answer, {} if it has none: the program was replaced, say."""
+    """Return the worker's answer, {} if it has none: the program is not there yet, or no more."""
+    if traced.program.number < 0:
+        return {}
     try:
         data = traced.session.ask_program(traced.device, traced.program.number)
         found: dict[str, Any] = json.loads(data)
