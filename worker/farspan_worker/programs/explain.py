@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .graph import Number, Step, Window
+from .switches import compiled_behind
 
 if TYPE_CHECKING:
     from .flat import FlatPlan
@@ -46,7 +47,7 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
 def _of_loops(plan: FlatPlan) -> dict[str, Any]:
     """Return how many loops a plan has, how many of them are still compiled, and if it runs by
     them: an inexact plan takes up all at once, at the first Call of a frame."""
-    bound = [step.bound for step in plan.graph.steps if step.fused]
+    bound = compiled_behind(plan.graph)
     waiting = sum(not b.loop.ready() for b in bound)
     return {"all": len(bound), "waiting": waiting, "used": not plan.awaits}
 

@@ -23,7 +23,7 @@ from .body import Body, check_static, parse
 from .effects import HalfDone
 from .flat import FlatPlan, is_dead
 from .graph import Graph, Memory, Number
-from .switches import SwitchError, Switches, key_of
+from .switches import SwitchError, Switches, compiled_behind, key_of
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
@@ -232,7 +232,7 @@ class Program:
 
     def _decide(self, graph: Graph, key: str) -> bool:
         """Return whether steps run by loops now; exact plans take them up as they come."""
-        if graph.exact or not any(step.fused for step in graph.steps):
+        if graph.exact or not compiled_behind(graph):
             return True
         engine = self._engine
         return engine.programs.switches.decide(graph, self.number, key, engine._number)

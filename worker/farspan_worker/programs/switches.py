@@ -67,7 +67,7 @@ class Switches:
         cannot be repeated.
         """
         key = (program, plan)
-        bound = [step.bound for step in graph.steps if step.fused]
+        bound = compiled_behind(graph)
         if key not in self.on:
             if call <= self._until:
                 known = self._recorded.get(call)
@@ -88,6 +88,11 @@ class Switches:
         except Exception as error:  # the compiler's, of whatever kind
             raise SwitchError(f"loops that ran before cannot be compiled now: {error}") from error
         return True
+
+
+def compiled_behind(graph: Graph) -> list[Any]:
+    """Return the ways to run of fused steps that are compiled while others run in their place."""
+    return [s.bound for s in graph.steps if s.fused and hasattr(s.bound, "wait")]
 
 
 def key_of(inputs: Sequence[Array], shared: Any, fixed: Any) -> str:
