@@ -21,7 +21,7 @@ from . import _autocast, _state
 from ._dispatch import mode
 from ._guards import _PLAIN
 from ._tensor import Tensor
-from ._trace import Refused, Traced, trace
+from ._trace import Refused, Traced, Unsettled, trace
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
@@ -86,6 +86,7 @@ class Compiled:
         self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
         self._misses: list[str] = []  # why calls were traced or ran eagerly
         self._stopped = ""
+        self._values: dict[Any, Any] = {}  # by kind of call: what tensors it made of Python values
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -141,8 +142,9 @@ class Compiled:
             self._stop()
             return self._function(*args, **kwargs)
         result, traced = trace(
-            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments
-        )
+            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments,
+            self._values.pop(key, None),
+        )  # fmt: skip
         try:
             changed = self._key(args, kwargs, [], []) != key
         except _Eager:
@@ -151,6 +153,8 @@ class Compiled:
             traced = Refused("it changes its arguments in Python", True)
         if isinstance(traced, Refused):
             self._note(str(traced))
+            if isinstance(traced, Unsettled):
+                self._values[key] = traced.values
             if traced.always:
                 self._never[key] = str(traced)
                 session.note_region()
@@ -227,8 +231,7 @@ def cond(
     >>> farspan.cond(x.sum() > 1, lambda x: x * 2, lambda x: -x, (x,)).tolist()
     [2.0, 2.0]
     """
-    traced = isinstance(pred, Tensor) and pred._ref.session.traced is not None
-    if not traced:
+    if not (isinstance(pred, Tensor) and _within_trace([pred])):
         return (true_fn if bool(pred) else false_fn)(*operands)
     return _chosen(pred, true_fn(*operands), false_fn(*operands))
 

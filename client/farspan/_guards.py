@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._functions import Generator
+from ._session import Session
 from ._sites import _OWN
 from ._tensor import Tensor
 from .core import limits
@@ -72,6 +74,7 @@ class World:
         self.by_value: list[Rate] = []
         self._values: list[float] = []
         self.full = False
+        self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
     def reach(self, roots: Iterable[Any]) -> None:
@@ -125,6 +128,10 @@ class World:
         elif isinstance(value, np.ndarray):
             if value.nbytes <= limits.INLINE_BYTES_MAX and not value.dtype.hasobject:
                 self._arrays.append((value, value.tobytes()))
+            else:
+                self.unwatched = True
+        elif isinstance(value, (Generator, Session)):
+            return  # what they are now is the worker's to know
         elif isinstance(value, Tree):
             self._walk_module(value, depth)
         elif isinstance(value, Optimizer):

@@ -35,7 +35,7 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
     return {
         "inputs": [_shown(w) for w in graph.inputs],
         "outputs": [_shown(w) for w in graph.outputs],
-        "arena_bytes": plan.arena.nbytes,
+        "arena_bytes": plan.arena_bytes,
         "output_bytes": sum(m.nbytes for m in leaving),
         "loops": _of_loops(plan),
         "notes": graph.notes,
