@@ -28,8 +28,10 @@ def test_envelopes_are_what_protobuf_would_write(
     assert encode_parts(parts) == pb.Up(frames=parts).SerializeToString()
 
 
-@given(NUMBERS, NUMBERS, SMALL, SMALL, NUMBERS, SMALL, st.binary(min_size=1, max_size=300))
-def test_a_header_is_read_as_protobuf_wrote_it(*values: int | bytes) -> None:
+@given(
+    st.tuples(NUMBERS, NUMBERS, SMALL, SMALL, NUMBERS, SMALL, st.binary(min_size=1, max_size=300))
+)
+def test_a_header_is_read_as_protobuf_wrote_it(values: tuple[int | bytes, ...]) -> None:
     names = [field.name for field in pb.Frame.DESCRIPTOR.fields]
     frame = pb.Frame(**dict(zip(names, values, strict=True)))
     assert decode_header(frame.SerializeToString()) == list(values[:6])

@@ -69,8 +69,9 @@ class LocalTransport:
         self._sink = sink
 
     def send(self, frame: Frame) -> None:
-        self._frames += 1
         with Uninterrupted():  # half of a frame would leave the engine torn
+            self._frames += 1
+            frame.sequence = self._frames
             try:
                 transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
                 events = self.engines[frame.device].handle(frame, transfers)
