@@ -13,7 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
@@ -22,9 +22,6 @@ from farspan._signals import Uninterrupted
 from farspan.core import limits
 
 log = logging.getLogger("farspan")
-
-#: Whether gRPC's core may be used directly; tests switch it off.
-DIRECT: Final = [True]
 
 Item = wire.Up | bytes  # a message, or a frame that may share one with others
 
@@ -51,7 +48,7 @@ class Stream:
         self._turn = threading.Lock()  # held while a message is with gRPC
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._call = method(self._iterate(), metadata=metadata, wait_for_ready=False)
-        self._core = _core_of(self._call) if DIRECT[0] else None
+        self._core = _core_of(self._call)
         if self._core is not None:
             self._call.add_done_callback(lambda _: self._finish())
             if not self._core.receive(self._received):
