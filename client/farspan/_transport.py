@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import numpy as np
 
 from farspan import wire
 from farspan._progress import Progress
 from farspan.core import limits
+from farspan.core.buffers import POOL
 from farspan.core.command import Acked, ErrorInfo, Event, Frame, Lost, Value
 from farspan.core.dtype import DTYPES
 from farspan.core.errors import (
@@ -520,7 +520,7 @@ class GrpcTransport:
         method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
         asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
         total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
-        whole = memoryview(np.empty(total, np.uint8))
+        whole = memoryview(POOL.take(total))
         at = 0
         call = method(asked, metadata=self._metadata)
         with self._changed:

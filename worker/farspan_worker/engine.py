@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
+from farspan.core.buffers import Received
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import (
@@ -372,8 +373,8 @@ class Engine:
         try:
             self.budget.check(spec.nbytes)
             flat = np.frombuffer(data, np.uint8)
-            if not isinstance(getattr(data, "obj", None), bytearray):
-                flat = flat.copy()  # a transfer's own bytearray is ours to keep
+            if not isinstance(getattr(data, "obj", None), Received):
+                flat = flat.copy()
             array = self.backend.upload(flat, spec.dtype.numpy, shape)
         except Exception as e:
             self._fail(e, "tensor", [out])

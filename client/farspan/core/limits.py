@@ -47,6 +47,7 @@ TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
+RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- engine --------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
+import numpy as np
+
 from farspan.core import limits
+from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo
 from farspan.core.errors import AuthError, BadValueError, ProtocolError
 
@@ -278,7 +281,7 @@ class Assembly:
     """
 
     def __init__(self, total: int) -> None:
-        self.data = bytearray(total)
+        self.data = POOL.take(total)
         self._filled = 0
         self.done = False
 
@@ -290,7 +293,8 @@ class Assembly:
                 f"expected {self._filled} of {len(self.data)}"
             )
         self._filled += len(chunk.data)
-        self.data[chunk.offset : self._filled] = chunk.data
+        # numpy copies without Python's lock, unlike a bytearray.
+        self.data[chunk.offset : self._filled] = np.frombuffer(chunk.data, np.uint8)
         self.done = chunk.last
 
 
