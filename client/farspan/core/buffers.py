@@ -70,5 +70,11 @@ class Pool:
             self._lock.release()
 
 
+def owned(data: Any) -> np.ndarray[Any, Any]:
+    """Return bytes as an array of the caller's: themselves if they were received, or a copy."""
+    flat = np.frombuffer(data, np.uint8)
+    return flat if isinstance(getattr(data, "obj", None), Received) else flat.copy()
+
+
 #: Of this process; for downloads in a client, for uploads in a worker.
 POOL: Final = Pool(limits.RECEIVED_BYTES_KEPT_MAX)
