@@ -22,6 +22,7 @@ import torch
 from farspan.core.op import Op, table
 from farspan_worker import kernels, plan
 from farspan_worker.kernels.cpu import onednn, product
+from farspan_worker.kernels.cpu.loops import rows as named_rows
 from samples import ALL, ROWS, Call, Maker, Row, Strided, call
 from test_laws import (
     REFERENCES,
@@ -54,6 +55,7 @@ class Choice:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ran: set[str] = set()
         patch.setattr(product, "_SMALL", 1)
+        patch.setattr(named_rows, "SMALL", 1)
         small = {
             n: dataclasses.replace(f, least=min(f.least, 1), kernel=self._noted(n, f.kernel))
             for n, f in FAST.items()

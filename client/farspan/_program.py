@@ -195,6 +195,19 @@ class Form:
             and self.default_dtype in (run.default_dtype, -1)
         )
 
+    def stands_at(self, frame: Frame, begin: int, end: int) -> bool:
+        """Return whether these commands of a frame are its own, and their numbers as far apart."""
+        return (
+            frame.opcodes[begin:end] == self.opcodes
+            and frame.counts[begin:end] == self.counts
+            and frame.modes[begin:end] == self.modes
+            and frame.statics[begin:end] == self.statics
+            and frame.scalar_counts[begin:end] == self.scalar_counts
+            and frame.default_dtype == self.default_dtype
+            and self.relative[-1] == end - begin - 1
+            and frame.numbers[end - 1] - frame.numbers[begin] == end - begin - 1
+        )
+
     def whole(self, run: Commands) -> bool:
         """Return whether a run that matches is complete, and its numbers are as far apart."""
         if len(run) != len(self.opcodes):
@@ -217,9 +230,15 @@ class Program:
     def __init__(self, form: Form, outputs: Iterable[int], flags: int) -> None:
         self.form = form
         self.outputs = tuple(sorted(outputs))
+        self.slots = frozenset(self.outputs)
+        self._named = itemgetter(*range(form.inputs), *self.outputs, 0, 0)  # always a tuple
         self.flags = flags
         self.number = -1  # until it is defined, and once another one has taken its number
         self.calls = 0
+
+    def named(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what a Call names, given the id of each slot: inputs, then outputs."""
+        return self._named(ids)[:-2]  # type: ignore[no-any-return]
 
     def define(self, device: int) -> Frame:
         """Return the frame that tells the worker."""

@@ -71,6 +71,7 @@ REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they g
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
 REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when there are more.
 REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
+REPLAY_VARIANTS_MAX: Final = 3  # programs of one form that differ in what leaves them.
 REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
 TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
