@@ -16,7 +16,7 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine
+#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8
 MINOR: Final = 4
 SERVICE: Final = "farspan.v1.Farspan"
 
