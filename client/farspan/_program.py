@@ -96,6 +96,28 @@ def _next_other(opcodes: list[int], begin: int, end: int) -> int:
     return end
 
 
+#: Bytes on the wire, at most: of a command's columns, of an id, of a number, of a static's value.
+_COMMAND_BYTES, _ID_BYTES, _SCALAR_BYTES, _VALUE_BYTES = 40, 4, 18, 9
+
+
+def _is_long(run: Commands) -> bool:
+    """Return whether a Define of the run may be more than one message can hold.
+
+    A Define cannot be split, so this is known before one is made.
+    """
+    statics = {id(static): static for static in run.statics}
+    size = _COMMAND_BYTES * len(run) + _ID_BYTES * 2 * len(run.ids)  # its outputs, too
+    size += _SCALAR_BYTES * len(run.scalars) + sum(map(_bytes_of, statics.values()))
+    size += sum([mode.bit_length() for mode in run.modes]) // 8
+    return size > limits.FRAME_BYTES_MAX
+
+
+def _bytes_of(value: Any) -> int:
+    if type(value) is tuple:
+        return _VALUE_BYTES + sum(map(_bytes_of, value))
+    return _VALUE_BYTES + (4 * len(value) if type(value) is str else 0)
+
+
 class Form:
     """A run over slots: what it reads first, then what it makes, each in order of appearance.
 
@@ -131,7 +153,7 @@ class Form:
         self.slots = [slot_of[i] for i in run.ids]
         if len(run) > limits.PROGRAM_COMMANDS_MAX or self.inputs > limits.TENSORS_PER_COMMAND_MAX:
             self.refusal = f"it is too long: {len(run)} commands on {self.inputs} tensors"
-        if max(len(run.ids), len(run.scalars)) > limits.FLUSH_IDS or run.mixed:
+        if max(len(run.ids), len(run.scalars)) > limits.FLUSH_IDS or run.mixed or _is_long(run):
             self.refusal = self.refusal or "no one frame can hold it"
         if not (run.ids and self.first_at):
             self.refusal = self.refusal or "it does nothing"
@@ -154,8 +176,6 @@ class Form:
                 return []
             return ids[op.recipe(static).flat :]
         if opcode == cmd.BACKWARD:
-            if len(ids) == 2 * static[0]:
-                self.refusal = self.refusal or "a backward pass with hooks is walked on the client"
             return ids[2 * static[0] + 1 :: 2]
         self.refusal = self.refusal or f"command {opcode} is no part of programs"
         return []
@@ -235,7 +255,13 @@ class Program:
         self._named = itemgetter(*range(form.inputs), *self.outputs, 0, 0)  # always a tuple
         self.flags = flags
         self.number = -1  # until it is defined, and once another one has taken its number
+        self.told = False  # whether the Define of a compiled function is on its way
         self.calls = 0
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a Call would name more tensors than one command may."""
+        return self.form.inputs + len(self.outputs) > limits.TENSORS_PER_COMMAND_MAX
 
     def named(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Return what a Call names, given the id of each slot: inputs, then outputs."""

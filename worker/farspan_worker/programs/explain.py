@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import arena
 from .graph import Number, Step, Window
+from .switches import compiled_behind
 
 if TYPE_CHECKING:
     from .flat import FlatPlan
@@ -40,6 +41,7 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
         "arena_bytes": plan.arena_bytes,
         "output_bytes": sum(m.nbytes for m in leaving),
         "fullest": fullest(graph.steps),
+        "loops": _of_loops(plan),
         "notes": graph.notes,
         "steps": [_of_step(step) for step in graph.steps[:_STEPS_MAX]],
         "steps_in_all": len(graph.steps),
@@ -62,6 +64,14 @@ def fullest(steps: Sequence[Step]) -> list[str]:
         size = f"{memory.nbytes:,} bytes {_shown(window)}"
         lines.append(f"{size}: from step {first}, {since}, to {life.last}, {until}")
     return lines
+
+
+def _of_loops(plan: FlatPlan) -> dict[str, Any]:
+    """Return how many loops a plan has, how many of them are still compiled, and if it runs by
+    them: an inexact plan takes up all at once, at the first Call of a frame."""
+    bound = compiled_behind(plan.graph)
+    waiting = sum(not b.loop.ready() for b in bound)
+    return {"all": len(bound), "waiting": waiting, "used": not plan.awaits}
 
 
 def _of_step(step: Step) -> dict[str, Any]:

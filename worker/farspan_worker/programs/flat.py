@@ -37,8 +37,15 @@ class FlatPlan:
     go of both until it runs again. Everything that it keeps is charged to the session.
     """
 
-    def __init__(self, graph: Graph, engine: Engine, inputs: Sequence[Array]) -> None:
+    def __init__(
+        self, graph: Graph, engine: Engine, inputs: Sequence[Array], key: str, loops: bool
+    ) -> None:
+        """key: what the plan is for, as text. loops: whether it runs by loops from the start, and
+        not before `take_up`; see `switches.py`. What is compiled by then is used, where exact."""
         self.graph = graph
+        self.key = key
+        self.awaits = not loops
+        self.looked = -1  # the frame in which it was last asked if it is time for loops
         self._engine = engine
         self._arena = engine.programs.arena
         self.inputs = Inputs(graph, inputs, engine.programs.held, self.move)
@@ -75,7 +82,7 @@ class FlatPlan:
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
                 self.undo.final_from(len(self.steps))
-            if step.fused and not step.bound.ready():
+            if step.fused and (self.awaits or not step.bound.ready()):
                 self._awaited.append((len(self.steps), step))
             self.steps += self._bind(step)
         self._note_calm()
@@ -244,7 +251,7 @@ class FlatPlan:
             self._wake()
         self._arena.note(self)
         self._make_room()
-        if self._awaited:
+        if self._awaited and not self.awaits:
             self._adopt()
         if scalars is not self._given:
             for where, i, k in self._numbers:
@@ -264,6 +271,10 @@ class FlatPlan:
             self.storage(memory).version += times
         return self._outputs()
 
+    def take_up(self) -> None:
+        """Run by loops from the next `run` on; they are compiled. The bits may be others."""
+        self.awaits = False
+
     def storage(self, memory: Memory) -> Storage:
         """Return where an input or output lies while the plan runs."""
         if memory.input < 0:
@@ -273,7 +284,7 @@ class FlatPlan:
         return storage
 
     def _adopt(self) -> None:
-        """Let steps run by the loops that were compiled since; the bits are the same."""
+        """Let steps run by the loops that are compiled."""
         ready = [(at, step) for at, step in self._awaited if step.bound.ready()]
         for at, step in ready:
             (self.steps[at],) = step.bound.quick(self, step)

@@ -16,6 +16,8 @@ from farspan.core.op import OPS
 from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
+    from farspan.core.op import Op
+
     from ..kernels.cpu.bound import Bound, Layout
     from .flat import FlatPlan
 
@@ -26,6 +28,14 @@ def bind_primitives(graph: Graph) -> None:
 
     if not onednn.available():
         _Pass(graph).run()
+
+
+def keeps_numbers(op: Op) -> bool:
+    """Return whether an op's primitive is made for its numbers, such as the epsilon of a norm."""
+    from ..kernels.cpu import bind, onednn
+
+    entry = bind.entries().get(op.name)
+    return entry is not None and entry.always is not True and not onednn.available()
 
 
 class _Pass:

@@ -14,12 +14,14 @@ from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
 from .layouts import bind_primitives
 from .order import lower_peak
+from .pools import pool_first
 
 
 def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    pool_first(graph)
     bind_primitives(graph)
     fuse(graph)
     reuse_inputs(graph)

@@ -24,8 +24,9 @@ from .arena import Arena
 from .body import Body, check_static, parse
 from .effects import HalfDone
 from .flat import FlatPlan
-from .graph import Memory, Number
+from .graph import Graph, Memory, Number
 from .inputs import Held, is_dead, overlap
+from .switches import SwitchError, Switches, compiled_behind, key_of
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
@@ -46,6 +47,7 @@ class Programs:
         self.held = Held()
         self.calls = 0
         self.planned = 0  # calls that ran by a plan
+        self.switches = Switches()  # what a journal notes of them, and a replay repeats
 
     def define(
         self,
@@ -68,7 +70,7 @@ class Programs:
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
         self.undefine((program,))
-        self._programs[program] = Program(body, self._engine)
+        self._programs[program] = Program(body, self._engine, program)
 
     def undefine(self, numbers: Sequence[int]) -> None:
         """Forget programs, and free what their plans keep; one that is not there is none."""
@@ -76,6 +78,7 @@ class Programs:
         self.arena.leave([plan for program in gone for plan in program.plans])
         for program in gone:
             program.close()
+            self.switches.forget(program.number)
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -170,13 +173,14 @@ class Programs:
 class Program:
     """A body and the plans that were made of it, the latest used first."""
 
-    def __init__(self, body: Body, engine: Engine) -> None:
+    def __init__(self, body: Body, engine: Engine, number: int = 0) -> None:
         self.body = body
+        self.number = number
         self._engine = engine
         self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
         self._free: set[int] = set()  # numbers that some plan takes as arguments
-        self._made = 0
+        self._made = 0  # plans
         self._seen: dict[Any, int] = {}  # signatures without a plan, and how often they came
         self.calls = 0
         self.planned = 0  # of them by a plan
@@ -206,6 +210,10 @@ class Program:
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
+        if plan.awaits and plan.looked != self._engine.applied:
+            plan.looked = self._engine.applied
+            if self._decide(plan.graph, plan.key):
+                plan.take_up()
         try:
             results = plan.run(scalars)
             for out, origin in zip(results, plan.graph.origins, strict=True):
@@ -240,7 +248,9 @@ class Program:
         if key in self._refused or not self._worthwhile(key):
             return None
         try:
-            made = self._make(inputs, scalars)
+            made = self._make(inputs, scalars, shared)
+        except SwitchError:
+            raise
         except Exception as error:  # whatever it is, interpreting is right
             if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
                 self._refused.clear()
@@ -274,7 +284,7 @@ class Program:
         return True
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any]
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
@@ -295,8 +305,19 @@ class Program:
         graph = tracer.trace(syms)
         passes.improve(graph)
         free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
+        free -= tracer.looked_at
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
-        return FlatPlan(graph, self._engine, inputs), fixed
+        key = key_of(inputs, shared, fixed)
+        plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
+        plan.looked = self._engine.applied
+        return plan, fixed
+
+    def _decide(self, graph: Graph, key: str) -> bool:
+        """Return whether steps run by loops now; exact plans take them up as they come."""
+        if graph.exact or not compiled_behind(graph):
+            return True
+        engine = self._engine
+        return engine.programs.switches.decide(graph, self.number, key, engine._number)
 
 
 def _unfit(inputs: Sequence[Array]) -> str:
