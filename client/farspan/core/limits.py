@@ -92,6 +92,7 @@ TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
+IDLE_S: Final = 10.0  # without a frame a worker gives freed memory back to the system.
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
 SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.

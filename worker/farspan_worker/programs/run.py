@@ -124,6 +124,10 @@ class Programs:
             raise ProtocolError(f"program {program} was not defined")
         return json.dumps(explain.of_program(found)).encode()
 
+    def explained(self) -> list[dict[str, Any]]:
+        """Return what there is to say of each program."""
+        return [explain.of_program(program) for program in self._programs.values()]
+
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
         self.undefine(list(self._programs))

@@ -158,6 +158,10 @@ class Cuda(Host):
             "staged_bytes": self.staging.moved,
         }
 
+    def release(self) -> None:
+        self.stream.synchronize()
+        self.pool.free_all_blocks()
+
     def close(self) -> None:
         self.stream.synchronize()
         self.pool.free_all_blocks()
