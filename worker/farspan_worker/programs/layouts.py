@@ -95,7 +95,7 @@ class _Pass:
         for j in wanted:
             layout, w = found.outputs[j], step.outs[j]
             if layout is not None and (w.spec.dtype.category < 2 or not _is_plain(layout, w)):
-                self.layouts[w.memory] = layout
+                self.layouts[w.memory] = w.memory.layout = layout
                 w.memory.nbytes = max(layout.nbytes, w.spec.nbytes)
         step.bound = _Primitive(found)
         self.bound += 1
@@ -183,6 +183,11 @@ class _Primitive:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What it needs of memory while it runs."""
+        return self.bound.scratch_bytes
 
     def ready(self) -> bool:
         return True
