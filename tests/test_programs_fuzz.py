@@ -88,7 +88,7 @@ def _joined(choose: random.Random, x: Any, y: Any, pool: list[Any]) -> Any:
         lambda: torch.cat([a[:2], b[2:]], 0),
         lambda: torch.cat([x[:, :2] * 3, y[:, :3] + c[:, :3], c[:, 5:].neg()], 1),
         lambda: torch.stack([a, b, c], choose.randrange(3)).reshape(3 * ROWS, COLUMNS)[2:6],
-        lambda: torch.cat([torch.cat([a, b], 1), torch.stack([c, a], 1).view(ROWS, -1)], 0)[2:6, 3:9],
+        lambda: torch.cat([torch.cat([a, b], 1), torch.stack([c, a], 1).view(ROWS, -1)])[2:6, 3:9],
         lambda: a.T.clone().T + b.T.contiguous().T,
         lambda: torch.stack([a.T @ b, (c.T @ a).T.clone()], 1).view(-1, COLUMNS)[1:5],
         lambda: torch.cat([a.unsqueeze(0), b.unsqueeze(0)], 0).permute(1, 2, 0).clone()[..., 1],
