@@ -175,7 +175,7 @@ def test_a_hook_is_called_in_every_step(connect: Connect) -> None:
             optimizer.step()
         return len(seen), everything(model)
 
-    assert both(connect, program, hits=0)[0] == 8
+    assert both(connect, program, hits=4)[0] == 8
 
 
 def test_an_error_names_the_line_of_its_iteration_and_destroys_nothing(connect: Connect) -> None:

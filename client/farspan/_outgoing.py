@@ -33,6 +33,7 @@ class Outgoing:
         self.ids_at = list(accumulate(frame.counts, initial=0))
         self.scalars_at = list(accumulate(frame.scalar_counts, initial=0))
         self._last: dict[int, int] | None = None
+        self._freed: list[int] | None = None
 
     def take(self, begin: int, end: int) -> None:
         """Send these commands of the frame as they came."""
@@ -55,18 +56,29 @@ class Outgoing:
             self._last.update(zip(ids[at[begin] :], range(at[begin], len(ids)), strict=True))
         return self._last
 
-    def behind(self, lane: Lane) -> set[int]:
-        """Return what commands read that have gathered behind the frame.
+    @property
+    def freed(self) -> list[int]:
+        """What the frame's Frees name."""
+        if self._freed is None:
+            ids, opcodes, at = self.frame.ids, self.frame.opcodes, self.ids_at
+            self._freed, free = [], -1
+            for _ in range(opcodes.count(cmd.FREE)):
+                free = opcodes.index(cmd.FREE, free + 1)
+                self._freed += ids[at[free] : at[free + 1]]
+        return self._freed
 
-        Their tensors may be gone here: a claim ends when the last command that names it is issued.
+    def behind(self, lane: Lane) -> tuple[set[int], set[int]]:
+        """Return what commands read, and what Frees name, that have gathered behind the frame.
+
+        What is read may be gone here: a claim ends when the last command that names it is issued.
         So whoever asks has looked at the claims before.
         """
         begin = len(self.frame) - (self.frame.opcodes[-1] == cmd.FREE)
-        ids: set[int] = set()
+        used: set[int] = set()
+        gone: set[int] = set()
         for command in lane.commands[begin:]:
-            if command[0] != cmd.FREE:
-                ids.update(command[2])
-        return ids
+            (gone if command[0] == cmd.FREE else used).update(command[2])
+        return used, gone
 
     def piece(self, begin: int, end: int) -> Sealed:
         """Return these commands of the frame as a frame."""
@@ -131,17 +143,13 @@ class Outgoing:
             if payload is not None:
                 static = (*static[:2], len(made.payloads), static[3])
                 made.payloads.append(payload)
-            _add(made, cmd.PUT, [id_], static, number)
+            made.add(cmd.PUT, [id_], static, number=number)
             lines.append(site)
-        if early:
-            _add(made, cmd.FREE, early, (), 0)
-            lines.append(None)
+        _free(made, lines, early)
         first = run.numbers[0]
         relative = [n - first for n in run.numbers]
         _add_call(made, lines, ids, program, scalars, first, CallSite(relative, run.sites))
-        if late:
-            _add(made, cmd.FREE, late, (), 0)
-            lines.append(None)
+        _free(made, lines, late)
 
     def call_alone(
         self, begin: int, end: int, default_dtype: int, ids: tuple[int, ...], program: int,
@@ -158,24 +166,17 @@ class Outgoing:
         return self._sealed
 
 
-def _add(frame: Frame, opcode: int, ids: Sequence[int], static: Any, number: int) -> None:
-    frame.opcodes.append(opcode)
-    frame.modes.append(0)
-    frame.counts.append(len(ids))
-    frame.ids += ids
-    frame.statics.append(static)
-    frame.scalar_counts.append(0)
-    frame.numbers.append(number)
+def _free(frame: Frame, lines: list[Any], ids: list[int]) -> None:
+    for begin in range(0, len(ids), limits.FREE_IDS_MAX):
+        frame.add(cmd.FREE, ids[begin : begin + limits.FREE_IDS_MAX])
+        lines.append(None)
 
 
 def _add_call(
     frame: Frame, lines: list[Any], ids: Sequence[int], program: int, scalars: Sequence[Any],
     number: int, site: CallSite,
 ) -> None:  # fmt: skip
-    _add(frame, cmd.CALL, ids, (program,), number)
-    if scalars:
-        frame.scalar_counts[-1] = len(scalars)
-        frame.scalars += scalars
+    frame.add(cmd.CALL, ids, (program,), scalars, number=number)
     lines.append(site)
 
 

@@ -213,7 +213,7 @@ class Replay:
     def _as_predicted(self, at: int) -> bool:
         """Return whether the run, whose commands from `at` on are new, may be held."""
         run = self._run
-        if not self._likely or len(run) > limits.REPLAY_HELD_MAX:
+        if not self._likely or len(run) + len(run.puts) > limits.REPLAY_HELD_MAX:
             return False
         self._likely = [k for k in self._likely if k.form.continues(run, at)]
         return bool(self._likely)
@@ -232,11 +232,14 @@ class Replay:
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
-        alive = (lane.held.keys() & made).difference(lane.freed)
-        alive |= self._used_later(made, out, end, out.behind(lane))
+        # Not "what has a claim": another thread may have issued a command whose results it claims
+        # next.
+        alive = set(made).difference(lane.freed, run.freed)
+        used, gone = out.behind(lane)
+        alive = alive.difference(out.freed, gone) | self._used_later(made, out, end, used)
         slots = frozenset([slot for slot, i in enumerate(made, form.inputs) if i in alive])
         program = self._choose(kind, slots, run.numbers)
-        if program is None:
+        if program is None or program.is_wide:
             return False
         self._announce(program, out)
         names = program.named(ids)
@@ -304,20 +307,21 @@ class Replay:
         while (found := self._whole_at(out, at, likely)) is not None:
             kind, ids = found
             end = at + len(kind.form.opcodes)
-            runs.append((kind, at, end, ids, (lane.held.keys() & ids) - freed))
+            runs.append((kind, at, end, ids, set(ids) - freed))
             likely = self._next.get(kind.key, [])
             at = _begin(out.frame.opcodes, end)
         if not runs:
             return start
-        behind, taken = out.behind(lane), start
+        (used, gone), taken = out.behind(lane), start
         slots = None
         for kind, begin, end, ids, alive in runs:
             form, before = kind.form, slots
-            alive |= self._used_later(ids[form.inputs :], out, end, behind)
+            alive = alive.difference(out.freed, gone)
+            alive |= self._used_later(ids[form.inputs :], out, end, used)
             slots = frozenset([k for k in range(form.inputs, len(ids)) if ids[k] in alive])
             numbers = out.frame.numbers[begin:end]
             program = self._choose(kind, slots, numbers, again=slots == before)
-            if program is None:
+            if program is None or program.is_wide:
                 break
             if taken < begin:
                 out.take(taken, begin)

@@ -27,6 +27,7 @@ from farspan.core.command import (
     LINK,
     PROGRAM_EXACT,
     PUT,
+    UNDEFINE,
     Frame,
     Scalar,
     Static,
@@ -230,6 +231,9 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
         ok = ok and static[3] in (0, PROGRAM_EXACT)
     elif opcode == CALL:
         ok = are_ints(static, 1) and 0 <= static[0] < limits.PROGRAMS_MAX
+    elif opcode == UNDEFINE:
+        ok = ids == 0 and len(static) <= limits.PROGRAMS_MAX and are_ints(static, len(static))
+        ok = ok and all(0 <= number < limits.PROGRAMS_MAX for number in static)
     elif opcode == GROW:
         ok = ids == 1 and are_ints(static, 1) and static[0] >= 0
     else:
