@@ -280,7 +280,7 @@ class Program:
         return True
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any = ()
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
