@@ -210,8 +210,8 @@ class Program:
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
-        if plan.awaits and plan.looked != self._engine.applied:
-            plan.looked = self._engine.applied
+        if plan.awaits and plan.looked != self._engine.frames:
+            plan.looked = self._engine.frames
             if self._decide(plan.graph, plan.key):
                 plan.take_up()
         try:
@@ -284,7 +284,7 @@ class Program:
         return True
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any = ()
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
@@ -309,7 +309,7 @@ class Program:
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
         key = key_of(inputs, shared, fixed)
         plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
-        plan.looked = self._engine.applied
+        plan.looked = self._engine.frames
         return plan, fixed
 
     def _decide(self, graph: Graph, key: str) -> bool:
