@@ -21,6 +21,7 @@ from ._dispatch import mode
 from ._guards import _PLAIN
 from ._tensor import Tensor
 from ._trace import Refused, Traced, Unsettled, trace
+from ._widen import fits, numbers_of, tagged, widen
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
@@ -100,10 +101,11 @@ class Compiled:
             return self._function(*args, **kwargs)
         kinds = self._kinds.get(key)
         if kinds is not None and not _within_trace(arguments):
+            numbers = numbers_of(args, kwargs)
             for traced in kinds:
-                ids = traced.holds(arguments)
+                ids = traced.holds(arguments, numbers)
                 if ids is not None:
-                    return traced.call(ids, arguments)
+                    return traced.call(ids, arguments, numbers)
         if key in self._never:
             session = arguments[0]._ref.lane.session if arguments else _state.current()
             result = self._function(*args, **kwargs)
@@ -117,9 +119,12 @@ class Compiled:
         saved = mode.saved
         if mode.transforms or (saved is not None and saved.stack) or mode.forward:
             raise _Eager("a transform or a hook on saved tensors is active")
-        parts = tuple([_kind(a, arguments, others) for a in args])
+        parts = tuple([float if type(a) is float else _kind(a, arguments, others) for a in args])
         if kwargs:
-            parts += tuple([(k, _kind(kwargs[k], arguments, others)) for k in sorted(kwargs)])
+            named = [(k, kwargs[k]) for k in sorted(kwargs)]
+            parts += tuple(
+                [(k, float if type(a) is float else _kind(a, arguments, others)) for k, a in named]
+            )
         ids = [t._ref.id for t in arguments]
         same = tuple([ids.index(i) for i in ids]) if len(set(ids)) < len(ids) else ()
         state = _autocast._state
@@ -138,9 +143,10 @@ class Compiled:
         if sum(map(len, self._kinds.values())) >= limits.TRACES_MAX:
             self._stop()
             return self._function(*args, **kwargs)
+        given, by_name, tags = tagged(args, kwargs)
         result, traced = trace(
-            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments,
-            self._values.pop(key, None),
+            session, lambda: self._function(*given, **by_name), [self._function, *others],
+            arguments, self._values.pop(key, None), tags,
         )  # fmt: skip
         try:
             changed = self._key(args, kwargs, [], []) != key
@@ -158,9 +164,9 @@ class Compiled:
             elif len(self._misses) > 2 * limits.TRACES_MAX and not self._kinds:
                 self._stop()
         else:
-            again = "a new kind of call" if key not in self._kinds else "what it reaches changed"
-            self._note(f"traced: {again}")
-            self._kinds.setdefault(key, []).append(traced)
+            kinds = self._kinds.setdefault(key, [])
+            self._note(f"traced: {_why_again(traced, kinds)}")
+            kinds[:] = [old for old in kinds if not widen(traced, old)] + [traced]
         return result
 
     def _note(self, text: str) -> None:
@@ -229,6 +235,14 @@ def explain(function: Any, show: bool = True) -> str:
     if not isinstance(found, Compiled):
         raise ArgumentError(f"explain() takes what compile() returned, not {type(function)}")
     return found.explain(show)
+
+
+def _why_again(traced: Traced, kinds: list[Traced]) -> str:
+    if not kinds:
+        return "a new kind of call"
+    numbers = [x for x in traced.given if x is not None]
+    told = any(not fits(old.given, numbers) for old in kinds)
+    return "a number among the arguments changed" if told else "what it reaches changed"
 
 
 def _described(traced: Traced) -> list[str]:
