@@ -27,6 +27,7 @@ from farspan.core.op import table
 from farspan_worker import kernels, process
 
 _SECONDS_A_CELL = 0.02  # a cell repeats its call until it has taken this long
+_IN_TORCH = {"_native_batch_norm": "native_batch_norm", "_batched_mm": "matmul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ def products() -> Iterator[Case]:
         yield Case("mm", f"{m} x {k} x {n}", (_array(m, k), _array(k, n)))
         yield Case("linear", f"{m} x {k} x {n}", (_array(m, k), _array(n, k), _array(n)))
     yield Case("bmm", "32 of 128 x 64 x 128", (_array(32, 128, 64), _array(32, 64, 128)))
+    q, k, v = np.moveaxis(_array(8, 128, 3, 4, 64), 2, 0).transpose(0, 1, 3, 2, 4)
+    yield Case("_batched_mm", "q @ k.T of 8x4 heads in place", (q, k.swapaxes(2, 3)))
+    yield Case("_batched_mm", "weights @ v in place", (_array(8, 4, 128, 128), v))
     yield Case("addmm", "256 x 512 x 512", (_array(512), _array(256, 512), _array(512, 512), 1, 1))
 
 
@@ -142,7 +146,7 @@ def rows() -> Iterator[Case]:
 # ------------------------------------------------------------------------------------- measuring --
 def as_torch(case: Case) -> Callable[[], Any]:
     """Return the call of torch's op of this name on the same memory."""
-    name = case.op.removeprefix("_") if case.op == "_native_batch_norm" else case.op
+    name = _IN_TORCH.get(case.op, case.op)
     op = getattr(torch.ops.aten, name)
     args = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in case.args]
     if name.startswith("gelu"):

@@ -124,6 +124,27 @@ def test_many_small_steps_leave_together(connect: Connect) -> None:
     assert frames[True] < 2 * frames[False] + 10
 
 
+@pytest.mark.parametrize("turn", [2, 6, 7])
+def test_a_loop_that_nobody_waits_for_is_cut_into_pieces(connect: Connect, turn: int) -> None:
+    def program(session: Any) -> Any:
+        a, b, kept = torch.full((4, 4), 0.01), torch.full((4, 4), 0.99), []
+        x = torch.ones(4, 4)
+        for part in range(3):
+            for i in range(4000 // turn):
+                for k in range(turn):
+                    y = x + a if k % 2 else x * b
+                    x = y.tanh() if k == 4 else y
+                if i % 97 == 0:
+                    kept.append(x)
+                if i == 300:
+                    a = a * 0.5  # a turn that is another
+            if part:
+                kept.append(x.sum().item())
+        return kept, x, a
+
+    both(connect, program, hits=20)
+
+
 def test_two_networks_in_turn(connect: Connect) -> None:
     def program(session: Any) -> Any:
         maker, judge = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from .core.call import fn
 from .core.dtype import PLACES, Defaults
 from .core.errors import ArgumentError, FarspanError
 from .core.op import op_at
+
+_ASK_S: Final = 0.01  # between two questions for what is still compiled
 
 
 def compile(
@@ -201,6 +204,24 @@ class Compiled:
             print(text)
         return text
 
+    def ready(self, timeout_s: float = 60.0) -> bool:
+        """Return whether nothing is compiled for it any more; waits for that at most so long.
+
+        Workers compile loops behind, and run plain kernels until they are there. Asks the worker.
+        Only what was called is compiled: the first call of a kind traces, the second one plans.
+        """
+        end = time.monotonic() + timeout_s
+        while self._compiling():
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_ASK_S)
+        return True
+
+    def _compiling(self) -> bool:
+        facts = [_facts(traced) for kind in self._kinds.values() for traced in kind]
+        plans = [plan for each in facts for plan in each.get("plans", ())]
+        return any(plan["loops"]["waiting"] for plan in plans)
+
 
 def cond(
     pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Any = ()
@@ -263,12 +284,19 @@ def _described(traced: Traced) -> list[str]:
 
 def _plan(traced: Traced) -> list[str]:
     """Return what the worker says of its plan: steps, fused groups, memory, why not."""
+    return [f"    {name}: {value}" for name, value in _facts(traced).items()]
+
+
+def _facts(traced: Traced) -> dict[str, Any]:
+    """Return the worker's answer, {} if it has none: the program is not there yet, or no more."""
+    if traced.program.number < 0:
+        return {}
     try:
         data = traced.session.ask_program(traced.device, traced.program.number)
-        facts = json.loads(data)
+        found: dict[str, Any] = json.loads(data)
     except (FarspanError, ValueError):
-        return []
-    return [f"    {name}: {value}" for name, value in facts.items()]
+        return {}
+    return found
 
 
 def _within_trace(arguments: list[Tensor]) -> bool:

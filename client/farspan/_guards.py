@@ -21,14 +21,18 @@ from ._session import Session
 from ._sites import _OWN
 from ._tensor import Tensor
 from .core import limits
+from .core.call import Function
 from .core.coerce import Tagged
 from .core.dtype import Device, DType
+from .core.op import Op
 from .nn._tree import Tree, changes
 from .optim.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+#: Ops of ours, which never change: a user's function may hold one in a cell.
+_FIXED = (Function, Op)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
 _GONE = object()
 
@@ -108,7 +112,7 @@ class World:
 
     def walk(self, value: Any, depth: int = 0) -> None:
         """Note what can be reached from a value."""
-        if isinstance(value, _PLAIN) or id(value) in self._seen:
+        if isinstance(value, _PLAIN) or isinstance(value, _FIXED) or id(value) in self._seen:
             return
         if depth > limits.GUARD_DEPTH_MAX or len(self._dicts) > limits.GUARDS_MAX:
             self.full = True

@@ -143,7 +143,7 @@ class Outgoing:
             if payload is not None:
                 static = (*static[:2], len(made.payloads), static[3])
                 made.payloads.append(payload)
-            _add(made, cmd.PUT, [id_], static, number)
+            made.add(cmd.PUT, [id_], static, number=number)
             lines.append(site)
         _free(made, lines, early)
         first = run.numbers[0]
@@ -166,19 +166,9 @@ class Outgoing:
         return self._sealed
 
 
-def _add(frame: Frame, opcode: int, ids: Sequence[int], static: Any, number: int) -> None:
-    frame.opcodes.append(opcode)
-    frame.modes.append(0)
-    frame.counts.append(len(ids))
-    frame.ids += ids
-    frame.statics.append(static)
-    frame.scalar_counts.append(0)
-    frame.numbers.append(number)
-
-
 def _free(frame: Frame, lines: list[Any], ids: list[int]) -> None:
     for begin in range(0, len(ids), limits.FREE_IDS_MAX):
-        _add(frame, cmd.FREE, ids[begin : begin + limits.FREE_IDS_MAX], (), 0)
+        frame.add(cmd.FREE, ids[begin : begin + limits.FREE_IDS_MAX])
         lines.append(None)
 
 
@@ -186,10 +176,7 @@ def _add_call(
     frame: Frame, lines: list[Any], ids: Sequence[int], program: int, scalars: Sequence[Any],
     number: int, site: CallSite,
 ) -> None:  # fmt: skip
-    _add(frame, cmd.CALL, ids, (program,), number)
-    if scalars:
-        frame.scalar_counts[-1] = len(scalars)
-        frame.scalars += scalars
+    frame.add(cmd.CALL, ids, (program,), scalars, number=number)
     lines.append(site)
 
 

@@ -7,7 +7,8 @@ Define tells the worker. Nothing here sends or waits. Read `_replay.py` or `_com
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -285,10 +286,18 @@ class Program:
 
 
 class Numbers:
-    """The program numbers of one device: the one that was used longest ago is given anew."""
+    """The program numbers of one device: the one that was used longest ago is given anew.
+
+    Nothing here keeps a program. The numbers of those that are gone are for `take_gone`, which
+    comes before them being given anew: a Call of one may still be on its way.
+    """
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[int, Program] = OrderedDict()
+        self._owners: OrderedDict[int, weakref.ref[Program]] = OrderedDict()
+        self._unused = list(range(limits.PROGRAMS_MAX))[::-1]
+        #: References of programs that are gone. They go at any time: an append is one atomic step.
+        self.gone: deque[weakref.ref[Program]] = deque()
+        self.leaving: list[int] = []  # numbers that the worker is to hear of
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -298,13 +307,38 @@ class Numbers:
         if program.number >= 0:
             self._owners.move_to_end(program.number)
             return True
-        number = len(self._owners)
-        if number == limits.PROGRAMS_MAX:
-            number, other = self._owners.popitem(last=False)
-            other.number = -1 if other.number == number else other.number
+        if self._unused:
+            number = self._unused.pop()
+        else:
+            number, reference = self._owners.popitem(last=False)
+            other = reference()
+            if other is not None and other.number == number:
+                other.number = -1
         program.number = number
-        self._owners[number] = program
+        self._owners[number] = weakref.ref(program, self.gone.append)
         return False
+
+    def take_gone(self) -> tuple[int, ...]:
+        """Return the numbers of programs that are gone; `give` them when the worker was told."""
+        gone = [self.gone.popleft() for _ in range(len(self.gone))]
+        known = set(map(id, gone))
+        for number in [n for n, reference in self._owners.items() if id(reference) in known]:
+            del self._owners[number]
+            self.leaving.append(number)
+        return tuple(self.leaving)
+
+    def give(self, numbers: Sequence[int]) -> None:
+        """Let these be used again: a Define that comes now is behind all Calls of the old ones."""
+        self.leaving = [n for n in self.leaving if n not in numbers]
+        self._unused += numbers
+
+
+def undefine(device: int, numbers: Sequence[int]) -> Frame:
+    """Return the frame that tells the worker to forget programs."""
+    return Frame(
+        device, opcodes=[cmd.UNDEFINE], modes=[0], counts=[0], statics=[tuple(numbers)],
+        scalar_counts=[0], numbers=[0],
+    )  # fmt: skip
 
 
 class CallSite:

@@ -39,11 +39,12 @@ def _steps() -> frozenset[int]:
 class _Kind:
     """A form that was seen, with its programs once there are some: fewest outputs first."""
 
-    __slots__ = ("form", "key", "misses", "programs", "steps")
+    __slots__ = ("cut", "form", "key", "misses", "programs", "steps")
 
-    def __init__(self, form: Form, key: int) -> None:
+    def __init__(self, form: Form, key: int, cut: bool) -> None:
         self.form = form
         self.key = key  # the hash of its runs
+        self.cut = cut  # a piece of what repeats without an end
         self.programs: list[Program] = []
         self.misses = 0  # how often it was defined anew
         self.steps = form.opcodes[-1] in _steps()  # it ends with an optimizer's step
@@ -71,7 +72,9 @@ class Replay:
         self._kinds: dict[int, list[_Kind]] = {}  # by hash of a run
         self._next: dict[int, list[_Kind]] = {}  # by hash of the run before
         self._before = 0
-        self._since = 0.0
+        self._pattern: list[int] = []  # opcodes of the pieces of what repeats without an end
+        self._length = 0  # commands of the run, also if it is lost
+        self._since = self._begun = 0.0  # when the last of what is held came, and the first
 
     def switch(self, on: bool) -> None:
         """Begin anew, with nothing known."""
@@ -80,7 +83,15 @@ class Replay:
 
     def overdue(self) -> bool:
         """Return whether what is held has waited long enough for the rest of its run."""
-        return time.monotonic() - self._since > limits.REPLAY_HELD_S
+        now = time.monotonic()
+        return (
+            now - self._since > limits.REPLAY_HELD_S or now - self._begun > limits.REPLAY_HELD_ALL_S
+        )
+
+    @property
+    def expects(self) -> bool:
+        """Whether a run goes as predicted, so that a part of it is not worth sending."""
+        return self.on and not self._sent and bool(self._likely)
 
     def lose(self) -> None:
         """Let the run go as it came: it is held no longer, and nothing is learned from it."""
@@ -122,11 +133,15 @@ class Replay:
             if self._likely and not (held or self._run.opcodes or self._sent or self._stepping):
                 end = self._take_whole(out, end)
             begin, end, part, ends = self._part(frame.opcodes, end, bool(held))
-            alone = not len(self._run) and _BESIDE.issuperset(frame.opcodes[begin:end])
+            if part and not ends:
+                end, ends = self._cut(frame, begin, end)
+            alone = not (len(self._run) or self._sent)
+            alone = alone and _BESIDE.issuperset(frame.opcodes[begin:end])
             if not part or (alone and not held):  # what a run does without, before it has begun
                 out.take(begin, end)
                 continue
             at = len(self._run)
+            self._length += end - begin
             if at <= limits.PROGRAM_COMMANDS_MAX and not self._lost:
                 self._run.add(frame, sites, begin, end)
             if self._sent:
@@ -137,8 +152,8 @@ class Replay:
                     out.take(begin, end)
                 held = []
             elif self._as_predicted(at):
-                if not held:
-                    self._since = time.monotonic()
+                self._since = time.monotonic()
+                self._begun = self._begun if held else self._since
                 held = [*held, out.piece(begin, end)]
             else:
                 out.add(held)
@@ -165,6 +180,36 @@ class Replay:
         self._stepping = stepping
         return begin, len(opcodes), True, False
 
+    def _cut(self, frame: Frame, begin: int, end: int) -> tuple[int, bool]:
+        """Return where a part of a run ends that shows no end, and whether the run ends with it.
+
+        A loop that nobody waits for, and that trains nothing, is cut into pieces of whole turns.
+        """
+        run, opcodes = self._run, frame.opcodes
+        done, pattern = len(run), self._pattern
+        need = len(pattern) - done
+        if pattern and need >= 0 and not self._lost and pattern[:done] == run.opcodes:
+            if opcodes[begin : begin + need] == pattern[done:]:
+                # Its results have claims once something came after the piece.
+                over = _after(opcodes, begin + need) >= 0
+                return (begin + need, True) if over else (end, False)
+            last = end - (opcodes[end - 1] == cmd.FREE)
+            if opcodes[begin:last] == pattern[done : done + last - begin]:
+                return end, False
+        if self._length + end - begin < limits.REPLAY_ENDLESS or not self._length:
+            return end, False
+        if max(frame.modes[begin:end]) >= 4 or max(run.modes, default=0) >= 4:
+            return end, False  # a graph is being made: its backward pass belongs to the run
+        piece = opcodes[begin : end - 1 if opcodes[end - 1] == cmd.FREE else end]
+        turn = _turn(piece)
+        if not turn or not _BESIDE.isdisjoint(piece):
+            return end, False
+        for k in range(turn):
+            if piece[k : k + turn] == pattern[:turn]:  # the same as before
+                return begin + k, True
+        self._pattern = piece[:turn] * (limits.REPLAY_PIECE // turn)
+        return begin, True
+
     def _as_predicted(self, at: int) -> bool:
         """Return whether the run, whose commands from `at` on are new, may be held."""
         run = self._run
@@ -187,7 +232,8 @@ class Replay:
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
-        # Not "what has a claim": another thread may have issued a command and claim its results next.
+        # Not "what has a claim": another thread may have issued a command whose results it claims
+        # next.
         alive = set(made).difference(lane.freed, run.freed)
         used, gone = out.behind(lane)
         alive = alive.difference(out.freed, gone) | self._used_later(made, out, end, used)
@@ -229,8 +275,8 @@ class Replay:
         lean = again and found is not None and len(programs) < limits.REPLAY_VARIANTS_MAX
         if found is not None and (not lean or found.slots == slots):
             return found
-        if kind.misses > limits.REPLAY_MISSES_MAX:
-            return found
+        if kind.misses > limits.REPLAY_MISSES_MAX or (found is None and kind.cut and programs):
+            return found  # of what has no end, pieces are cut anywhere: what lives on is chance
         kind.misses += 1
         if found is None and programs:  # the one with most outputs gets more of them
             slots |= programs.pop().slots
@@ -304,7 +350,8 @@ class Replay:
             if end >= len(opcodes) or not kind.programs or not form.stands_at(out.frame, at, end):
                 continue
             behind = _after(opcodes, end)
-            if behind in _STOPS or (kind.steps and behind >= 0 and behind not in _steps()):
+            over = kind.cut or (kind.steps and behind not in _steps())
+            if behind in _STOPS or (over and behind >= 0):
                 ids = form.bind(out.frame.ids[out.ids_at[at] : out.ids_at[end]])
                 if ids is not None:
                     return kind, ids
@@ -333,6 +380,7 @@ class Replay:
         """Learn from the run that is over, and say what may come next."""
         run, lost = self._run, self._lost
         self._run, self._sent, self._lost, self._likely = Commands(), False, False, []
+        self._length = 0
         if lost or len(run) > limits.PROGRAM_COMMANDS_MAX or not _worthwhile(run):
             if len(run):
                 self._before = 0
@@ -350,7 +398,7 @@ class Replay:
             if found is None and len(kinds) < limits.REPLAY_NEXT_MAX:
                 form = Form(run)
                 if not form.refusal:
-                    found = _Kind(form, key), ()
+                    found = _Kind(form, key, run.opcodes == self._pattern), ()
                     kinds.append(found[0])
             if found is not None:
                 self._follow(found[0])
@@ -374,6 +422,20 @@ def _short(opcodes: list[int]) -> bool:
     if len(opcodes) > limits.REPLAY_COMMANDS_MIN or cmd.BACKWARD in opcodes:
         return False
     return opcodes[-1] == cmd.GET or (opcodes[-1] == cmd.FREE and opcodes[-2:-1] == [cmd.GET])
+
+
+def _turn(opcodes: list[int]) -> int:
+    """Return after how many of these they repeat themselves, at least once; 0 if they do not."""
+    most = min(len(opcodes) // 2, limits.REPLAY_PIECE // 2)
+    at = 0
+    while at < most:
+        try:
+            at = opcodes.index(opcodes[0], at + 1, most + 1)
+        except ValueError:
+            return 0
+        if opcodes[at:] == opcodes[:-at]:
+            return at
+    return 0
 
 
 def _begin(opcodes: list[int], at: int) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
-from ._program import Program
+from ._program import Program, undefine
 from ._replay import Replay, replay_stats
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
@@ -60,7 +60,7 @@ class Transport(Protocol):
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
     def send(self, frame: Frame) -> Any:
-        """Take the frame and give it the next sequence; 0 if that fails or is interrupted before."""
+        """Take the frame and number it; its sequence is 0 if that fails or is interrupted."""
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
@@ -195,7 +195,7 @@ class Session(Answers):
             if (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
-                or (work >= limits.IDLE_COMMANDS and transport.idle)
+                or (work >= limits.IDLE_COMMANDS and transport.idle and not self._expects(lane))
             ):
                 self._send(lane)
             else:
@@ -205,6 +205,10 @@ class Session(Answers):
                 elif work and not self._flusher_awake:
                     self._owed.set()
                     lane.due = limits.IDLE_COMMANDS
+
+    def _expects(self, lane: Lane) -> bool:
+        """Return whether a run goes as predicted: its commands gather for a while, at most 1 ms."""
+        return self._flusher_awake and self._replays[lane.device].expects
 
     def _begin(self, lane: Lane) -> None:
         """Say when a lane is looked at next, if nothing has gathered."""
@@ -293,8 +297,16 @@ class Session(Answers):
         is over. late: what is held has been held for too long.
         """
         self._hand_over()
+        numbers = self._replays[lane.device].numbers
+        gone: Sequence[int] = ()
+        if numbers.gone or numbers.leaving:
+            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
+            self._hand_over()
+        if gone:
+            self._ready += ((undefine(lane.device, gone), [None]),)
+            numbers.give(gone)
             self._hand_over()
         if (ending or late) and self._replays[lane.device].held:
             self._release(self._replays[lane.device])

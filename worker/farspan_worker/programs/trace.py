@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from farspan.core import tape
+from farspan.core import limits, tape
 from farspan.core.call import Value
 from farspan.core.coerce import Tagged
 from farspan.core.command import FUNCTIONAL, INPLACE, OUT
@@ -21,6 +21,7 @@ from farspan.core.tape import Variable
 from .. import plan as plans
 from ..engine import Engine
 from .graph import Graph, Memory, Number, Step, Window
+from .layouts import keeps_numbers
 
 if TYPE_CHECKING:
     from farspan.core.command import ErrorInfo
@@ -72,6 +73,7 @@ class Tracer(Engine):
         super().__init__()
         self.body = body
         self.steps: list[Step] = []
+        self.computed = 0  # ops, views too
         self._command = -1
         self._given: list[Tagged] = []  # numbers that formulas may hand on to their ops
 
@@ -87,6 +89,9 @@ class Tracer(Engine):
         generator: Any = None,
     ) -> list[Any]:
         """Note an op as a step and return its results, as `plan.run` does with elements."""
+        self.computed += 1
+        if self.computed > limits.PROGRAM_STEPS_MAX:
+            raise Untraceable(f"it comes to more than {limits.PROGRAM_STEPS_MAX} operations")
         flat = op.recipe(static).flat
         inputs = list(tensors[:flat])
         if not op.by_value:
@@ -187,7 +192,7 @@ class Tracer(Engine):
         op = command.op
         assert op is not None
         fixed = self.body.scalars[command.begin : command.end]
-        if op.by_value or not fixed:
+        if op.by_value or not fixed or keeps_numbers(op):
             return fixed
         if command.mode >> 2:
             plan = op.vjp_plan(command.static, command.mode >> 2)

@@ -44,10 +44,11 @@ _QUERY: Final = {
 
 #: Bytes of scratch memory that a thread keeps; a primitive that wants more gets it for one call.
 _SCRATCH_BYTES_MAX: Final = 64 * MiB
-#: Elements below which a primitive runs on the calling thread alone, products and convolutions by
-#: the first: waking another thread takes longer, 5 us on an idle machine and a time slice on a busy
-#: one. Measured by benchmarks/threads.py.
-ALONE: Final = 1 << 17, 1 << 20
+#: Below this a primitive runs on the calling thread alone: of products and convolutions the root of
+#: the product of their three sizes (about their multiplications), of others elements. Waking
+#: another thread takes 5 us on an idle machine, a time slice on a busy one, where the library's
+#: gradients of weights also spin. Measured by benchmarks/threads.py.
+ALONE: Final = 1 << 23, 1 << 20
 _PRODUCTS: Final = ("matmul", "convolution")
 #: Routes kept, over all ops; each holds some tens of KiB of generated code.
 ROUTES_MAX: Final = 512
@@ -158,8 +159,11 @@ class _Alone:
 
 def is_small(name: str, sizes: Sequence[int]) -> bool:
     """Return whether a primitive over tensors of these sizes is to run on one thread of several."""
-    least = ALONE[0 if name.startswith(_PRODUCTS) else 1]
-    return lib().threads > 1 and sum(sizes) < least
+    if lib().threads == 1:
+        return False
+    if name.startswith(_PRODUCTS):
+        return math.sqrt(math.prod(sorted(sizes)[-3:])) < ALONE[0]
+    return sum(sizes) < ALONE[1]
 
 
 def on_one_thread(call: Any) -> Any:
