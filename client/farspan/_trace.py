@@ -481,7 +481,10 @@ class _Maker:
             node = t._node
             if node is not None and type(node) is not tape.Leaf:
                 if not any(n.freed for n in tape.reachable([(node, 0)])):
-                    raise Refused("its result is differentiated later", True)
+                    raise Refused(
+                        "its result is differentiated later; where such steps repeat, automatic "
+                        "replay makes a whole step one Call, rounded as programs are", True,
+                    )  # fmt: skip
             if t._base is not None and not self._is_known(t._base):
                 self._place(t._base)
             self.places[id(t)] = len(self.made)
