@@ -120,7 +120,7 @@ def build(text: str) -> tuple[Any, dict[str, list[str]]]:
     stem = _folder() / hashlib.sha1(source.encode()).hexdigest()
     stem.with_suffix(".cpp").write_text(source)
     command = [
-        COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC",
+        COMPILER, "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC",
         "-o", f"{stem}.so", f"{stem}.cpp",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -62,7 +62,14 @@ class Programs:
             for row, (begin, end) in zip(rows, ends, strict=True)
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
-        self._programs[program] = Program(body, self._engine)
+        self._programs[program] = self._made(body)
+
+    def _made(self, body: Body) -> Any:
+        if not self._engine.backend.remote:
+            return Program(body, self._engine)
+        from .device import DeviceProgram
+
+        return DeviceProgram(body, self._engine)
 
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
@@ -93,7 +100,9 @@ class Programs:
         found = self._programs.get(program)
         if found is None:
             raise ProtocolError(f"program {program} was not defined")
-        return json.dumps(explain.of_program(found)).encode()
+        on_device = self._engine.backend.remote
+        told = found.told() if on_device else explain.of_program(found)  # type: ignore[attr-defined]
+        return json.dumps(told).encode()
 
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
@@ -195,8 +204,6 @@ class Program:
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
-        if self._engine.backend.remote:
-            raise Untraceable("plans are laid out in memory of this process, not of a GPU")
         body = dataclasses.replace(self.body, scalars=tuple(scalars))
         tracer = Tracer(body)
         memories: dict[int, Memory] = {}

@@ -88,7 +88,7 @@ class Tracer(Engine):
         flat = op.recipe(static).flat
         inputs = list(tensors[:flat])
         numbers = [self._default(x) for x in scalars]
-        plan = plans.plan_for(op, inputs, static, numbers)
+        plan = plans.plan_for(op, inputs, static, numbers, self.backend)
         if op.family == "view":
             return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
         if op.dynamic:

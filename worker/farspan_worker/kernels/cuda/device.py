@@ -16,6 +16,7 @@ from farspan.core.errors import FarspanError, ShapeError
 
 from ...backend import Host
 from .copies import Staging
+from .fused import Modules
 from .hosted import is_hosted, on_host
 from .namespace import Namespace
 from .philox import Philox
@@ -42,9 +43,11 @@ class Cuda(Host):
         with self.device:
             self.stream = module.cuda.Stream(non_blocking=True)
             self.pool = module.cuda.MemoryPool()
-            if memory_bytes_max:
-                self.pool.set_limit(size=_with_room(memory_bytes_max))
+            self.pool_limit = _with_room(memory_bytes_max) if memory_bytes_max else 0
+            if self.pool_limit:
+                self.pool.set_limit(size=self.pool_limit)
             self.staging = Staging(module)
+        self.modules = Modules(module)
         self.hosted = 0  # runs of ops on the host because hosted.py says so
         self.fallbacks: dict[str, str] = {}  # ops that cupy refused all the same, and its words
 

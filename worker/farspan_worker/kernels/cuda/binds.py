@@ -1,0 +1,134 @@
+"""How steps of plans run on a GPU: groups as fused kernels, products into their memory.
+
+`fuse` replaces groups of steps by kernels; `bind` gives single steps a way of their own; what both
+leave is the op's kernel over cupy, and a copy of its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...programs import fuse as fusion
+from ...programs.graph import Number
+from ..cpu.loops.group import Unfused
+from .fused import Fused
+from .hosted import is_hosted
+
+if TYPE_CHECKING:
+    from ...programs.device import DevicePlan
+    from ...programs.graph import Graph, Step, Window
+    from ..cpu.loops.group import Group
+    from .device import Cuda
+
+Calls = list[tuple[Callable[..., Any], list[Any]]]
+
+
+class Row:
+    """The numbers that fused kernels take, on the device, 64 bits each.
+
+    Kernels read them there, so that a captured one sees those of each Call.
+    """
+
+    def __init__(self, backend: Any, graph: Graph) -> None:
+        self._starts: dict[int, int] = {}  # of each fused step, by id
+        self._numbers: list[Number] = []
+        for step in graph.steps:
+            if step.fused and step.scalars:
+                self._starts[id(step)] = len(self._numbers)
+                self._numbers += step.scalars
+        self._host = np.zeros(len(self._numbers), np.int64)
+        self._array = backend.xp.zeros(self._host.size, np.int64) if self._numbers else None
+        self._stream = backend.stream
+
+    def of(self, step: Step) -> Any:
+        """Return where a fused step's numbers lie."""
+        assert self._array is not None
+        start = self._starts[id(step)]
+        return self._array[start : start + len(step.scalars)]
+
+    def take(self, scalars: Sequence[Any]) -> None:
+        """Bring the numbers of a Call to the device, if some have changed."""
+        if self._array is None:
+            return
+        new = np.array(
+            [
+                np.float64(scalars[n.index]).view(np.int64) if n.kind == "f"
+                else np.int64(scalars[n.index]) for n in self._numbers
+            ], np.int64,
+        )  # fmt: skip
+        if not np.array_equal(new, self._host):
+            self._host = new  # not written again: a copy of it may be on its way
+            self._array.set(new, stream=self._stream)
+
+
+class Bound:
+    """How a fused step runs: its kernels, over the arrays of a plan."""
+
+    def __init__(self, fused: Fused, functions: Sequence[Any]) -> None:
+        self.fused, self.functions = fused, functions
+
+    def __call__(self, plan: DevicePlan, step: Step) -> Calls:
+        args: list[Any] = plan.arrays((*step.inputs, *step.outs))
+        fused = self.fused
+        if fused.size is not None:
+            args.append(np.int64(fused.size))
+        else:
+            args.append(plan.backend.xp.empty(max(1, fused.scratch_bytes), np.uint8))
+        if step.scalars:
+            args.append(plan.row.of(step))
+        return [
+            (_launch, [function, launch.grid, (launch.threads,), args])
+            for function, launch in zip(self.functions, fused.launches, strict=True)
+        ]
+
+
+def _launch(function: Any, grid: Any, block: Any, args: list[Any]) -> None:
+    function(grid, block, tuple(args))
+
+
+def fuse(graph: Graph, backend: Cuda) -> None:
+    """Replace groups of pointwise steps by kernels, in place."""
+
+    def made(group: Group, steps: Sequence[Step], stored: Sequence[Window]) -> Any:
+        try:
+            fused = Fused(group, by_pointer=True)
+            return Bound(fused, fused.functions(backend.modules))
+        except Unfused:
+            return None
+
+    fusion.fuse(graph, made)
+
+
+def is_free(step: Step, backend: Cuda) -> bool:
+    """Return whether a step is never part of a CUDA graph: it works on the host, or draws."""
+    if step.fused:
+        return False
+    return step.generator >= 0 or is_hosted(step.op) or step.op.name in backend.fallbacks
+
+
+def bind(plan: DevicePlan, step: Step) -> Calls | None:
+    """Return a way of its own for a step, None if it has none."""
+    way = _WAYS.get(step.op.name)
+    windows = (*step.inputs, *step.outs)
+    if way is None or step.plan.casts or any(type(x) is Number for x in step.scalars):
+        return None
+    return way(plan, step) if all(w.spec.numel for w in windows) else None
+
+
+def _mm(plan: DevicePlan, step: Step) -> Calls | None:
+    """A product straight into its memory."""
+    if not step.outs[0].spec.contiguous or step.outs[0].memory in step.reads:
+        return None
+    args = plan.arrays((*step.inputs, *step.outs))
+    matmul = plan.backend.xp.matmul
+
+    def run(a: Any, b: Any, out: Any) -> None:
+        matmul(a, b, out=out)
+
+    return [(run, args)]
+
+
+_WAYS: dict[str, Callable[[DevicePlan, Step], Calls | None]] = {"mm": _mm, "bmm": _mm}
