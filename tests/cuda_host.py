@@ -120,7 +120,7 @@ def build(text: str) -> tuple[Any, dict[str, list[str]]]:
     stem = _folder() / hashlib.sha1(source.encode()).hexdigest()
     stem.with_suffix(".cpp").write_text(source)
     command = [
-        COMPILER, "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC",
+        COMPILER, "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC", "-Wl,-Bsymbolic",
         "-o", f"{stem}.so", f"{stem}.cpp",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -140,7 +140,7 @@ def launch(text: str, name: str, grid: tuple[int, ...], threads: int, args: Sequ
             assert isinstance(arg, np.ndarray), (kind, arg)
             held.append(ctypes.c_void_p(arg.__array_interface__["data"][0]))
         else:
-            wanted = {"long long": np.int64, "double": np.float64, "int": np.int32,
+            wanted = {"long long": np.int64, "unsigned": np.uint32, "double": np.float64, "int": np.int32,
                       "float": np.float32, "unsigned long long": np.uint64}[kind]  # fmt: skip
             assert isinstance(arg, (wanted, int)), (kind, type(arg))
             held.append(np.array(arg, wanted).ctypes)

@@ -85,6 +85,9 @@ class _Stream(_Context):
         tape.read()
         self.waited += 1
 
+    def is_capturing(self) -> bool:
+        return tape.calls is not None
+
     def begin_capture(self, mode: Any = None) -> None:
         assert tape.calls is None
         tape.calls = []

@@ -8,6 +8,7 @@ wrap, as they do on the GPU. Stores whose outcome a GPU leaves to chance raise `
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 import types
 from collections.abc import Iterator
@@ -89,6 +90,13 @@ class _Pointer:
 
     def __add__(self, offset: int) -> _Pointer:
         return _Pointer(self.mem, self.start + offset)
+
+    @property
+    def ptr(self) -> int:
+        return int(_root_of(self.mem.root).__array_interface__["data"][0]) + self.start
+
+    def copy_from_device_async(self, src: _Pointer, size: int, stream: Any = None) -> None:
+        tape.store(lambda: ctypes.memmove(self.ptr, src.ptr, size))
 
 
 class _Flags:

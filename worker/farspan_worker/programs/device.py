@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("farspan.worker")
 _STEPS_TOLD_MAX: Final = 2_000
+#: Moves of an input after which it is copied into a place of its own, that of a graph.
+_MOVES_MAX: Final = 2
+#: Bytes up to which such a copy is cheaper than capturing anew.
+_STAGED_BYTES_MAX: Final = 1 << 28
 Setter = Callable[[Any], None]
 Calls = list[tuple[Callable[..., Any], list[Any]]]
 
@@ -147,9 +151,13 @@ class DevicePlan:
         self._storages = [x._storage for x in inputs]
         self._bound = [x.array for x in inputs]
         self._setters: dict[Memory, list[tuple[Window, Setter]]] = {}
-        self._numbers: list[tuple[list[Any], int, int]] = []
+        #: A list of numbers, a place in it, the body's number, whether a capture bakes it in.
+        self._numbers: list[tuple[list[Any], int, int, bool]] = []
+        self._staged: dict[Memory, Storage] = {}  # what inputs that often move are copied into
+        self._moves: dict[Memory, int] = {}
         self._given: Sequence[Any] = ()
         self._blocks = self._take_blocks()
+        self._written = {m for step in graph.steps for m in step.writes if m.input >= 0}
         self.row = binds.Row(self.backend, graph)
         self._undo = _Undo(self)
         self.steps: Calls = []
@@ -212,7 +220,8 @@ class DevicePlan:
         """Return the elements of a window, where its memory lies now."""
         memory, spec = window.memory, window.spec
         if memory.input >= 0:
-            return self._storages[memory.input].window(spec, window.offset)
+            staged = self._staged.get(memory)
+            return (staged or self._storages[memory.input]).window(spec, window.offset)
         if memory not in self._blocks:  # an output that no step makes
             raise LookupError("a memory that no step touches")
         strides = tuple([s * spec.dtype.itemsize for s in spec.stride])
@@ -243,14 +252,19 @@ class DevicePlan:
         if found is not None:
             return found
         inputs, numbers = self.arrays(step.inputs), list(step.scalars)
+        row, read_there = self.row.of(step), binds.on_device(step)
         for i, x in enumerate(step.scalars):
             if type(x) is Number:
-                self._numbers.append((numbers, i, x.index))
+                self._numbers.append((numbers, i, x.index, x not in read_there))
         backend, engine, number = self.backend, self._engine, step.generator
 
         def run(inputs: Any, numbers: Any, outs: Any) -> None:
             generator = engine.generator(number) if number >= 0 else None
-            results = plans.compute(step.plan, inputs, numbers, generator, backend.xp)
+            backend.steps.row = row
+            try:
+                results = plans.compute(step.plan, inputs, numbers, generator, backend.xp)
+            finally:
+                backend.steps.row = None
             if not step.op.writes:
                 for out, result in zip(outs, results, strict=False):
                     backend.write(out, result)
@@ -271,10 +285,25 @@ class DevicePlan:
         for i in changed:
             self._bound[i], self._storages[i] = inputs[i].array, inputs[i]._storage
         for memory in dict.fromkeys(self.graph.inputs[i].memory for i in changed):
-            self.graphs.moved(memory)
-            for window, setter in self._setters.get(memory, ()):
-                setter(self.array(window))
+            if memory not in self._staged:
+                self._move(memory)
         return True
+
+    def _move(self, memory: Memory) -> None:
+        """Let the arguments show where an input lies now; one that moves often gets a place."""
+        times = self._moves[memory] = self._moves.get(memory, 0) + 1
+        if times >= _MOVES_MAX and self._may_stage(memory):
+            budget = self._engine.budget
+            budget.check(memory.nbytes)
+            self._staged[memory] = Storage(self.backend.xp.empty(memory.nbytes, np.uint8), budget)
+        self.graphs.moved()
+        for window, setter in self._setters.get(memory, ()):
+            setter(self.array(window))
+
+    def _may_stage(self, memory: Memory) -> bool:
+        """Return whether a copy of an input is as good: nothing is stored, no result views it."""
+        viewed = any(w.memory is memory for w in self.graph.outputs)
+        return 0 < memory.nbytes <= _STAGED_BYTES_MAX and memory not in self._written and not viewed
 
     def run(self, scalars: Sequence[Any]) -> list[Array]:
         """Run the steps on the inputs that were placed; return the outputs.
@@ -282,6 +311,8 @@ class DevicePlan:
         Whatever is raised, the inputs are as they were; or `effects.HalfDone` is raised.
         """
         self._take(scalars)
+        for memory, storage in self._staged.items():
+            self.backend.copy_bytes(storage.array, self._storages[memory.input].flat)
         self._undo.begin()
         done = [0]
         timeline = self._engine.timeline
@@ -305,8 +336,8 @@ class DevicePlan:
             return
         self.row.take(scalars)
         changed = False
-        for where, i, k in self._numbers:
-            changed = changed or repr(where[i]) != repr(scalars[k])
+        for where, i, k, baked in self._numbers:
+            changed = changed or (baked and repr(where[i]) != repr(scalars[k]))
             where[i] = scalars[k]
         if changed:
             self.graphs.renumbered()
@@ -318,8 +349,7 @@ class DevicePlan:
         for memory in self._leaving():
             budget.check(memory.nbytes)
             room = xp.empty(memory.nbytes, np.uint8)
-            if memory.nbytes:
-                room[...] = self._blocks[memory].array[: memory.nbytes]
+            self.backend.copy_bytes(room, self._blocks[memory].array)
             storages[memory] = Storage(room, budget)
 
         def made(window: Window) -> Array:

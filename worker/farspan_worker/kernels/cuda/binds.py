@@ -16,6 +16,7 @@ from ...programs.graph import Number
 from ..cpu.loops.group import Unfused
 from .fused import Fused
 from .hosted import is_hosted
+from .steps import STEPS
 
 if TYPE_CHECKING:
     from ...programs.device import DevicePlan
@@ -33,35 +34,49 @@ class Row:
     """
 
     def __init__(self, backend: Any, graph: Graph) -> None:
-        self._starts: dict[int, int] = {}  # of each fused step, by id
-        self._numbers: list[Number] = []
+        self._starts: dict[int, tuple[int, int]] = {}  # of a step, by id: where and how many
+        self._numbers: list[Any] = []
         for step in graph.steps:
-            if step.fused and step.scalars:
-                self._starts[id(step)] = len(self._numbers)
-                self._numbers += step.scalars
+            numbers = on_device(step)
+            self._starts[id(step)] = len(self._numbers), len(numbers)
+            self._numbers += numbers
         self._host = np.zeros(len(self._numbers), np.int64)
         self._array = backend.xp.zeros(self._host.size, np.int64) if self._numbers else None
         self._stream = backend.stream
 
     def of(self, step: Step) -> Any:
-        """Return where a fused step's numbers lie."""
-        assert self._array is not None
-        start = self._starts[id(step)]
-        return self._array[start : start + len(step.scalars)]
+        """Return where a step's numbers lie, None if it has none here."""
+        start, count = self._starts[id(step)]
+        return self._array[start : start + count] if self._array is not None and count else None
 
     def take(self, scalars: Sequence[Any]) -> None:
         """Bring the numbers of a Call to the device, if some have changed."""
         if self._array is None:
             return
-        new = np.array(
-            [
-                np.float64(scalars[n.index]).view(np.int64) if n.kind == "f"
-                else np.int64(scalars[n.index]) for n in self._numbers
-            ], np.int64,
-        )  # fmt: skip
+        new = np.array([_word(n, scalars) for n in self._numbers], np.int64)
         if not np.array_equal(new, self._host):
             self._host = new  # not written again: a copy of it may be on its way
             self._array.set(new, stream=self._stream)
+
+
+def _word(number: Any, scalars: Sequence[Any]) -> Any:
+    """Return 64 bits for a number: of a float the double's."""
+    if type(number) is not Number:
+        return np.float64(number).view(np.int64)
+    x = scalars[number.index]
+    return np.float64(x).view(np.int64) if number.kind == "f" else np.int64(x)
+
+
+def on_device(step: Step) -> list[Any]:
+    """Return the numbers of a step that its kernel reads on the device: Numbers, or floats."""
+    if step.fused:
+        return list(step.scalars)
+    if step.op.name not in STEPS:
+        return []
+    wanted = STEPS[step.op.name][1]
+    args = step.plan.recipe.args(step.inputs, step.scalars)
+    named = {a.name: x for a, x in zip(step.op.args, args, strict=True)}
+    return [x if type(x) is Number else float(x) for x in map(named.__getitem__, wanted)]
 
 
 class Bound:

@@ -20,6 +20,7 @@ from .fused import Modules
 from .hosted import is_hosted, on_host
 from .namespace import Namespace
 from .philox import Philox
+from .steps import STEPS, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,8 @@ class Cuda(Host):
                 self.pool.set_limit(size=self.pool_limit)
             self.staging = Staging(module)
         self.modules = Modules(module)
+        self.steps = Steps(self)
+        self.keeping: list[Any] | None = None  # what a graph that is being captured looks at
         self.hosted = 0  # runs of ops on the host because hosted.py says so
         self.fallbacks: dict[str, str] = {}  # ops that cupy refused all the same, and its words
 
@@ -62,10 +65,22 @@ class Cuda(Host):
     def kernel(self, op: Op, args: Sequence[Any]) -> Callable[..., Any] | None:
         if op.kernel is None or is_hosted(op):
             return op.kernel and on_host(op, self)
+        if op.name in STEPS:
+            return STEPS[op.name][0](self, op.kernel)
         return op.kernel if op.writes else self._guarded(op)
 
     def into(self, op: Op) -> Callable[..., None] | None:
         return None if is_hosted(op) else op.into
+
+    def keep(self, *arrays: Any) -> None:
+        """Let what is being captured, if anything is, hold these as long as it lives."""
+        if self.keeping is not None:
+            self.keeping += arrays
+
+    def copy_bytes(self, to: Any, source: Any) -> None:
+        """Copy a row of bytes to another of its length, in the stream's order."""
+        if to.size:
+            to.data.copy_from_device_async(source.data, to.size, self.stream)
 
     def _guarded(self, op: Op) -> Callable[..., Any]:
         """Return the table's kernel; what cupy has no way to do is done on the host instead.

@@ -39,6 +39,7 @@ class Graphs:
         if limit:
             self._pool.set_limit(size=limit)
         self._parts: list[tuple[int, int, Any]] | None = None  # begin, end, graph or None
+        self._kept: list[Any] = []  # what the graphs look at beside the plan's arguments
         self._wait = WARM_UP
         self._patience = _PATIENCE
         self._failures = 0
@@ -53,7 +54,7 @@ class Graphs:
         inside = sum(end - begin for begin, end, _ in graphs)
         return [f"{inside} of {len(self._steps)} launches lie in {len(graphs)} CUDA graphs"]
 
-    def moved(self, memory: Any) -> None:
+    def moved(self) -> None:
         """Note that an input lies elsewhere: the graphs show where it was."""
         self._stale()
 
@@ -64,6 +65,7 @@ class Graphs:
     def _stale(self) -> None:
         if self._parts is not None:
             self._parts = None
+            self._kept = []
             self._failures += 1
             self._patience = min(64, 2 * self._patience)
         self._wait = max(self._wait, self._patience)
@@ -72,7 +74,11 @@ class Graphs:
         """Run all steps; done[0] counts those that have begun and not raised."""
         with self._backend.module.cuda.using_allocator(self._pool.malloc):
             if self._parts is None and self._wait <= 0 and self._failures < _FAILURES_MAX:
-                self._capture()
+                self._backend.keeping = self._kept = []
+                try:
+                    self._capture()
+                finally:
+                    self._backend.keeping = None
             if self._parts is None:
                 self._wait -= 1
                 for f, args in self._steps:
