@@ -151,9 +151,7 @@ class CUDA:
 class RawModule:
     """A text of kernels; each runs on the host, over the fake's memory."""
 
-    def __init__(
-        self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc"
-    ) -> None:
+    def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
         assert backend == "nvrtc" and all(o.startswith("-") for o in options)
         if not cuda_host.COMPILER:
             raise RuntimeError("no compiler on this host")
