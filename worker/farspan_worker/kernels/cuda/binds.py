@@ -16,6 +16,7 @@ from ...programs.graph import Number
 from ..cpu.loops.group import Unfused
 from .fused import Fused
 from .hosted import is_hosted
+from .products import linear_into
 from .steps import STEPS
 
 if TYPE_CHECKING:
@@ -138,12 +139,30 @@ def _mm(plan: DevicePlan, step: Step) -> Calls | None:
     if not step.outs[0].spec.contiguous or step.outs[0].memory in step.reads:
         return None
     args = plan.arrays((*step.inputs, *step.outs))
-    matmul = plan.backend.xp.matmul
+    products, kernel, xp = plan.backend.products, step.plan.kernel, plan.backend.xp
 
     def run(a: Any, b: Any, out: Any) -> None:
-        matmul(a, b, out=out)
+        if not products.into(out, a, b):
+            out[...] = kernel(xp, a, b)
 
     return [(run, args)]
 
 
-_WAYS: dict[str, Callable[[DevicePlan, Step], Calls | None]] = {"mm": _mm, "bmm": _mm}
+def _linear(plan: DevicePlan, step: Step) -> Calls | None:
+    """A linear layer straight into its memory, with its bias."""
+    if not step.outs[0].spec.contiguous or step.outs[0].memory in step.reads:
+        return None
+    args = plan.arrays((*step.inputs, *step.outs))
+    backend, kernel, xp = plan.backend, step.plan.kernel, plan.backend.xp
+
+    def run(x: Any, weight: Any, *rest: Any) -> None:
+        bias, out = (None, rest[0]) if len(rest) == 1 else rest
+        if not linear_into(backend, out, x, weight, bias):
+            out[...] = kernel(xp, x, weight, bias)
+
+    return [(run, args)]
+
+
+_WAYS: dict[str, Callable[[DevicePlan, Step], Calls | None]] = {
+    "mm": _mm, "bmm": _mm, "linear": _linear,
+}  # fmt: skip

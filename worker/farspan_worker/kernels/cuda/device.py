@@ -18,8 +18,10 @@ from ...backend import Host
 from .copies import Staging
 from .fused import Modules
 from .hosted import is_hosted, on_host
+from .math_mode import MathMode
 from .namespace import Namespace
 from .philox import Philox
+from .products import PRODUCTS, Products
 from .steps import STEPS, Steps
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Cuda(Host):
     """Arrays of cupy, or of a module that is used as cupy is, on one device."""
 
     remote = True
+    halves = frozenset(PRODUCTS)
 
     def __init__(self, module: Any, index: int, memory_bytes_max: int | None) -> None:
         super().__init__()
@@ -50,6 +53,8 @@ class Cuda(Host):
             self.staging = Staging(module)
         self.modules = Modules(module)
         self.steps = Steps(self)
+        self.products = Products(self)
+        self.math = MathMode()
         self.keeping: list[Any] | None = None  # what a graph that is being captured looks at
         self.hosted = 0  # runs of ops on the host because hosted.py says so
         self.fallbacks: dict[str, str] = {}  # ops that cupy refused all the same, and its words
@@ -65,6 +70,8 @@ class Cuda(Host):
     def kernel(self, op: Op, args: Sequence[Any]) -> Callable[..., Any] | None:
         if op.kernel is None or is_hosted(op):
             return op.kernel and on_host(op, self)
+        if op.name in PRODUCTS:
+            return PRODUCTS[op.name](self, self._guarded(op))
         if op.name in STEPS:
             return STEPS[op.name][0](self, op.kernel)
         return op.kernel if op.writes else self._guarded(op)
@@ -178,6 +185,7 @@ class Cuda(Host):
 
     def close(self) -> None:
         self.stream.synchronize()
+        self.products.close()
         self.pool.free_all_blocks()
 
 
