@@ -152,7 +152,7 @@ def linear_into(
     backend: Cuda, out: Any, x: Any, weight: Any, bias: Any, activation: str = ""
 ) -> bool:
     """Compute a linear layer into `out`; False, and nothing is done, if it cannot be."""
-    if weight.ndim != 2 or not (x.flags.c_contiguous and out.flags.c_contiguous):
+    if weight.ndim != 2 or not x.size or not (x.flags.c_contiguous and out.flags.c_contiguous):
         return False
     rows, flat = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
     return backend.products.into(flat, rows, weight.T, bias, activation)
