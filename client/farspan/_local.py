@@ -70,8 +70,9 @@ class LocalTransport:
         self._sink = sink
 
     def send(self, frame: Frame) -> None:
-        self._frames += 1
         with _Uninterrupted():
+            self._frames += 1
+            frame.sequence = self._frames
             try:
                 transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
                 events = self.engines[frame.device].handle(frame, transfers)
@@ -95,8 +96,10 @@ class LocalTransport:
     def give_up(self, request: int) -> None:
         """Do nothing: answers do not travel."""
 
-    def stats(self) -> dict[str, int]:
-        return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0}
+    def stats(self) -> dict[str, Any]:
+        bulk = dict.fromkeys(("shared_up", "shared_down", "streamed_up", "streamed_down"), 0)
+        ways = {"shared_memory": "the engine is in this process", **bulk}
+        return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0, "bulk": ways}
 
     def worker_stats(self) -> list[dict[str, Any]]:
         return [dict(engine.stats()) for engine in self.engines]

@@ -40,8 +40,9 @@ Calls = list[tuple[Callable[..., Any], list[Any]]]
 class DeviceProgram:
     """A body and the plans that were made of it for a GPU, the latest used first."""
 
-    def __init__(self, body: Body, engine: Engine) -> None:
+    def __init__(self, body: Body, engine: Engine, number: int) -> None:
         self.body = body
+        self.number = number
         self._engine = engine
         self._plans: list[tuple[DevicePlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}
@@ -148,8 +149,8 @@ class DevicePlan:
         self.graph, self._engine, self.backend = graph, engine, engine.backend
         self._kinds = [(x._spec, x._offset, x._storage.nbytes) for x in inputs]
         self._aliases = _aliases(inputs)
-        self._storages = [x._storage for x in inputs]
-        self._bound = [x.array for x in inputs]
+        self._storages: list[Any] = [x._storage for x in inputs]
+        self._bound: list[Any] = [x.array for x in inputs]
         self._setters: dict[Memory, list[tuple[Window, Setter]]] = {}
         #: A list of numbers, a place in it, the body's number, whether a capture bakes it in.
         self._numbers: list[tuple[list[Any], int, int, bool]] = []
@@ -328,7 +329,15 @@ class DevicePlan:
             raise
         for memory, times in self.graph.written.items():
             self._storages[memory.input].version += times
-        return self._outputs()
+        outs = self._outputs()
+        self._let_go()
+        return outs
+
+    def _let_go(self) -> None:
+        """Hold no input that was copied: the session may free it."""
+        for i, window in enumerate(self.graph.inputs):
+            if window.memory in self._staged:
+                self._bound[i] = self._storages[i] = None
 
     def _take(self, scalars: Sequence[Any]) -> None:
         """Let kernels see the numbers of this Call."""
