@@ -55,7 +55,11 @@ static inline half_bits half_of(float x) {
 _DRIVER = r"""
 static void** given;
 static void body_NAME() { NAME(ARGS); }
-static void fiber_NAME() { body_NAME(); ended[threadIdx.x] = true; swapcontext(&fibers[threadIdx.x], &whole); }
+static void fiber_NAME() {
+  body_NAME();
+  ended[threadIdx.x] = true;
+  swapcontext(&fibers[threadIdx.x], &whole);
+}
 extern "C" int run_NAME(void** args, unsigned gx, unsigned gy, unsigned threads) {
   given = args; gridDim.x = gx; gridDim.y = gy; gridDim.z = 1;
   blockDim.x = threads; blockDim.y = blockDim.z = 1;
@@ -120,8 +124,8 @@ def build(text: str) -> tuple[Any, dict[str, list[str]]]:
     stem = _folder() / hashlib.sha1(source.encode()).hexdigest()
     stem.with_suffix(".cpp").write_text(source)
     command = [
-        COMPILER, "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC", "-Wl,-Bsymbolic",
-        "-o", f"{stem}.so", f"{stem}.cpp",
+        COMPILER, "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-w", "-shared", "-fPIC",
+        "-Wl,-Bsymbolic", "-o", f"{stem}.so", f"{stem}.cpp",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
@@ -140,8 +144,8 @@ def launch(text: str, name: str, grid: tuple[int, ...], threads: int, args: Sequ
             assert isinstance(arg, np.ndarray), (kind, arg)
             held.append(ctypes.c_void_p(arg.__array_interface__["data"][0]))
         else:
-            wanted = {"long long": np.int64, "unsigned": np.uint32, "double": np.float64, "int": np.int32,
-                      "float": np.float32, "unsigned long long": np.uint64}[kind]  # fmt: skip
+            wanted = {"long long": np.int64, "int": np.int32, "double": np.float64,
+                      "float": np.float32}[kind]  # fmt: skip
             assert isinstance(arg, (wanted, int)), (kind, type(arg))
             held.append(np.array(arg, wanted).ctypes)
     places = [

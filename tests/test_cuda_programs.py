@@ -149,10 +149,27 @@ def test_draws_stand_between_graphs(session: Any) -> None:
     assert np.array_equal(many(f), many(f.__wrapped__ if hasattr(f, "__wrapped__") else f))
 
 
+def test_tf32_is_state_of_the_session(session: Any) -> None:
+    backend = session.transport.engines[1].backend
+    x = farspan.ones(2, 2, device="cuda:0")
+    assert farspan.get_float32_matmul_precision() == "highest" and not backend.math.matmul_tf32
+    try:
+        farspan.backends.cuda.matmul.allow_tf32 = True
+        assert (x @ x).sum().item() == 8 and backend.math.matmul_tf32
+        with farspan.connect("local:", devices="cuda:1") as other:
+            farspan.ones(1, device="cuda:0").item()
+            assert other.transport.engines[1].backend.math.matmul_tf32
+        farspan.set_float32_matmul_precision("highest")
+        assert (x @ x).sum().item() == 8 and not backend.math.matmul_tf32
+        assert farspan.backends.cuda.matmul.allow_tf32 is False
+    finally:
+        farspan.set_float32_matmul_precision("highest")
+
+
 def test_captures_that_grow_stale_end_after_a_bound() -> None:
     backend = type("Backend", (), {})()
     backend.module, backend.pool_limit, backend.keeping = FakeCupy(), 0, None
-    backend.stream = backend.module.cuda.Stream()
+    backend.stream, backend.math = backend.module.cuda.Stream(), None
     ran: list[int] = []
     graphs = Graphs(backend, [(lambda: ran.append(0), [])] * 3, set())
     for _ in range(5_000):

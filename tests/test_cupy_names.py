@@ -78,7 +78,6 @@ def test_what_the_device_uses_of_the_module_is_there() -> None:
 def test_options_are_ones_that_cupys_nvrtc_takes() -> None:
     """cupy gives the options on as they are, and adds the device's architecture."""
     from cupy_backends.cuda.libs import nvrtc
-
     from farspan_worker.kernels.cuda.fused.compiled import options
 
     for exact in (True, False):

@@ -122,7 +122,12 @@ def is_free(step: Step, backend: Cuda) -> bool:
     """Return whether a step is never part of a CUDA graph: it works on the host, or draws."""
     if step.fused:
         return False
-    return step.generator >= 0 or is_hosted(step.op) or step.op.name in backend.fallbacks
+    return (
+        step.generator >= 0
+        or step.op.family == "state"
+        or is_hosted(step.op)
+        or step.op.name in backend.fallbacks
+    )
 
 
 def bind(plan: DevicePlan, step: Step) -> Calls | None:

@@ -15,6 +15,7 @@ import numpy as np
 from farspan.core.errors import FarspanError, ShapeError
 
 from ...backend import Host
+from . import math_mode
 from .copies import Staging
 from .fused import Modules
 from .hosted import is_hosted, on_host
@@ -70,6 +71,8 @@ class Cuda(Host):
     def kernel(self, op: Op, args: Sequence[Any]) -> Callable[..., Any] | None:
         if op.kernel is None or is_hosted(op):
             return op.kernel and on_host(op, self)
+        if op.name == "_math_mode":
+            return math_mode.setter(self)
         if op.name in PRODUCTS:
             return PRODUCTS[op.name](self, self._guarded(op))
         if op.name in STEPS:

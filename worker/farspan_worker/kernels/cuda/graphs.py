@@ -40,6 +40,7 @@ class Graphs:
             self._pool.set_limit(size=limit)
         self._parts: list[tuple[int, int, Any]] | None = None  # begin, end, graph or None
         self._kept: list[Any] = []  # what the graphs look at beside the plan's arguments
+        self._math = backend.math
         self._wait = WARM_UP
         self._patience = _PATIENCE
         self._failures = 0
@@ -72,6 +73,9 @@ class Graphs:
 
     def run(self, done: list[int]) -> None:
         """Run all steps; done[0] counts those that have begun and not raised."""
+        if self._math is not self._backend.math:  # kernels were chosen for another mode
+            self._math = self._backend.math
+            self._stale()
         with self._backend.module.cuda.using_allocator(self._pool.malloc):
             if self._parts is None and self._wait <= 0 and self._failures < _FAILURES_MAX:
                 self._backend.keeping = self._kept = []

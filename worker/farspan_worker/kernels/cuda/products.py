@@ -70,9 +70,7 @@ class Products:
         return self._lt
 
 
-def describe(
-    out: Any, a: Any, b: Any, bias: Any, activation: str, tf32: bool
-) -> lt.Product | None:
+def describe(out: Any, a: Any, b: Any, bias: Any, activation: str, tf32: bool) -> lt.Product | None:
     """Return out = a @ b as the library sees it, by columns: out' = b' a'. None: it cannot."""
     if a.dtype != b.dtype or a.dtype != out.dtype or str(a.dtype.name) not in _DTYPES:
         return None

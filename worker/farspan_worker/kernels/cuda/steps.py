@@ -156,8 +156,8 @@ class Steps:
             step((many,), (THREADS,), tuple(args))
 
     def _numbers(self, numbers: tuple[float, ...]) -> Any:
-        return self._kept(("n", numbers), lambda: (_brought(
-            self._backend, np.array(numbers or (0.0,), np.float64).view(np.int64)), None, 0))[0]  # fmt: skip
+        words = np.array(numbers or (0.0,), np.float64).view(np.int64)
+        return self._kept(("n", numbers), lambda: (_brought(self._backend, words), None, 0))[0]
 
     def _table(self, lists: Sequence[Sequence[Any]], counts: Sequence[Any]) -> tuple[Any, Any, int]:
         sizes = [a.size for a in lists[0]]
@@ -234,8 +234,9 @@ def adam(backend: Cuda, plain: Callable[..., Any]) -> Callable[..., Any]:
             numbers = (float(lr), float(weight_decay))
             backend.steps.run(kind, key, lists, state_steps, numbers, rate, found_inf)
         except Unfused:
-            plain(xp, self, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, lr, beta1,
-                  beta2, weight_decay, eps, amsgrad, maximize, decoupled, rate, found_inf)  # fmt: skip
+            states = (exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)
+            plain(xp, self, grads, *states, lr, beta1, beta2, weight_decay, eps, amsgrad, maximize,
+                  decoupled, rate, found_inf)  # fmt: skip
         return ()
 
     return kernel

@@ -59,7 +59,9 @@ INLINE bf16_bits bf16_of(float x) {
 }
 template <class T> INLINE T larger(T a, T b) { return a > b || a != a ? a : b; }
 template <class T> INLINE T smaller(T a, T b) { return a < b || a != a ? a : b; }
-template <class P> INLINE bool on(const P* p, int bytes) { return ((u64)p & (u64)(bytes - 1)) == 0; }
+template <class P> INLINE bool on(const P* p, int bytes) {
+  return ((u64)p & (u64)(bytes - 1)) == 0;
+}
 """
 
 
