@@ -23,7 +23,7 @@ from farspan.core import limits
 
 log = logging.getLogger("farspan")
 
-Item = wire.Up | bytes  # a message, or a frame that may share one with others
+Item = wire.Up | bytes | wire.SharedPiece  # a message, or a frame or piece that may share one
 
 
 class Stream:
@@ -92,22 +92,32 @@ class Stream:
                 return  # `_sent` gives the turn back
 
     def _send_next(self) -> bool:
-        """Give gRPC the next message; what waits rides together. False if the call is over."""
+        """Give gRPC the next message; what waits rides together. False if the call is over.
+
+        Pieces may pass frames: a frame waits for the transfers that it names.
+        """
         item = self._waiting.popleft()
         if item is None:
             self._requests.put(None)
             return True  # the turn is never given back
-        if not isinstance(item, bytes):
+        if isinstance(item, wire.Up):
             return self._give(wire.encode(item))
-        frames, size = [item], len(item)
-        while self._waiting:
-            following = self._waiting[0]
-            if not isinstance(following, bytes) or size + len(following) > limits.FRAME_BYTES_MAX:
+        frames: list[bytes] = []
+        pieces: list[wire.SharedPiece] = []
+        size = 0
+        while True:
+            if isinstance(item, bytes) and size + len(item) <= limits.FRAME_BYTES_MAX:
+                frames.append(item)
+                size += len(item)
+            elif isinstance(item, wire.SharedPiece) and len(pieces) < limits.SHARED_PIECES_MAX:
+                pieces.append(item)
+            else:
+                self._waiting.appendleft(item)
                 break
-            frames.append(following)
-            size += len(following)
-            self._waiting.popleft()
-        return self._give(wire.encode(wire.Up(frames=tuple(frames))))
+            if not self._waiting:
+                break
+            item = self._waiting.popleft()
+        return self._give(wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces))))
 
     def _give(self, message: bytes) -> bool:
         if self._core is None:

@@ -12,7 +12,7 @@ import numpy as np
 from farspan.core.errors import ShapeError
 from farspan.core.random import Generator
 
-from . import kernels
+from . import kernels, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ class Host:
     xp: Any = np
     plans: dict[Any, Any]  # those of `plan.py`, by op and metadata
     remote = False  # whether arrays are out of numpy's reach
+    halves: frozenset[str] = frozenset()  # ops whose kernels take half precision as it is
 
     def __init__(self) -> None:
         self.plans = {}
@@ -49,9 +50,17 @@ class Host:
         """Return an array of bytes that are ours to keep, a numpy array of uint8."""
         return flat.view(dtype).reshape(shape)
 
-    def download(self, array: Any) -> np.ndarray[Any, Any]:
-        """Return a copy in C order, in memory of its own. Waits for what computes the array."""
-        return np.array(array, order="C", copy=True)
+    def download(self, array: Any, outlet: Any = None) -> np.ndarray[Any, Any]:
+        """Return a copy in C order, in memory of its own. Waits for what computes the array.
+
+        outlet(nbytes): room where the bytes are wanted, or None if there is none.
+        """
+        room = None if outlet is None else outlet(array.nbytes)
+        if room is None:
+            return np.array(array, order="C", copy=True)
+        copied: np.ndarray[Any, Any] = room.view(array.dtype).reshape(array.shape)
+        np.copyto(copied, array)
+        return copied
 
     def lay_out(self, result: Any, spec: Spec, inputs: Sequence[Any]) -> Any:
         """Return `result` as a fresh array with the dtype and strides of `spec`.
@@ -108,6 +117,10 @@ class Host:
     def stats(self) -> dict[str, int]:
         """Return counts beyond those of every engine."""
         return {}
+
+    def release(self) -> None:
+        """Give freed memory back to the system, or to others of the device."""
+        process.give_back_freed_memory()
 
     def close(self) -> None:
         """Give back what the device holds for this session; here that is nothing."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
+from farspan.core.buffers import owned
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import AutogradError, FarspanError, ProtocolError
@@ -60,8 +61,10 @@ class Engine:
         self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
+        self.frames = 0  # begun since the start
         self.applied = 0  # sequence of the last frame
         self.timeline: Timeline | None = None  # while the client profiles
+        self.outlet: Any = None  # as `inbox.Engine` has it
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
         self._skipped: ErrorInfo | None = None  # why the last skipped store was
@@ -76,6 +79,7 @@ class Engine:
         ProtocolError: the frame is not one a client of ours sends; the session must end.
         """
         self._events, self._failed = [], 0
+        self.frames += 1
         self._transfers, self._payloads = transfers or {}, frame.payloads
         if not 0 <= frame.default_dtype < len(DTYPES):
             raise ProtocolError(f"unknown dtype code {frame.default_dtype}")
@@ -88,7 +92,8 @@ class Engine:
             Defaults.dtype = before
             self._transfers, self._payloads = {}, ()
         self.applied = frame.sequence
-        return self._events
+        events, self._events = self._events, []  # the bytes of values are not ours to keep
+        return events
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
@@ -319,7 +324,8 @@ class Engine:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
                 # A copy: later commands of this very frame may write to the tensor.
-                copied = self.backend.download(x.array)
+                room = None if kind == cmd.GET_SEND else self.outlet
+                copied = self.backend.download(x.array, room)
             except Exception as e:
                 info = ErrorInfo(*describe(e, "reading a tensor", [x]), self._number)
                 failed = Value(request, 0, (), error=info)
@@ -345,6 +351,9 @@ class Engine:
             text = (self.timeline or Timeline()).to_json().encode()
             self.timeline = Timeline() if kind == cmd.GET_TRACE else None
             return Value(request, uint8.code, (len(text),), text)
+        if kind == cmd.GET_RELEASE:
+            self.programs.arena.put_to_sleep()
+            self.backend.release()
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:
@@ -375,10 +384,7 @@ class Engine:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
             self.budget.check(spec.nbytes)
-            flat = np.frombuffer(data, np.uint8)
-            if not isinstance(getattr(data, "obj", None), bytearray):
-                flat = flat.copy()  # a transfer's own bytearray is ours to keep
-            array = self.backend.upload(flat, spec.dtype.numpy, shape)
+            array = self.backend.upload(owned(data), spec.dtype.numpy, shape)
         except Exception as e:
             self._fail(e, "tensor", [out])
             return

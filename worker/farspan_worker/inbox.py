@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import CapacityError, ProtocolError
+
+if TYPE_CHECKING:
+    from farspan_worker.shared import Segment
 
 #: What a Put reads: the bytes of its transfer, or why they will not come.
 Transfer = memoryview | ErrorInfo
@@ -23,6 +26,8 @@ class Engine(Protocol):
     """The state machine of one session; `engine.py` holds the real one."""
 
     timeline: Any  # of what ran, while the client profiles; else None
+    #: Gives room for so many bytes where the client reads them itself, or None. Not all use it.
+    outlet: Any
 
     def handle(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
     def close(self) -> None: ...
@@ -44,6 +49,7 @@ class Session:
     applied: int = 0  # sequence of the last frame that ran
     queued: bool = False  # stands in the worker's queue, or runs
     closed: bool = False
+    segment: Segment | None = None  # memory that its client has mapped too
 
 
 class Inbox:
@@ -78,6 +84,8 @@ class Inbox:
         session = self.sessions.pop(channel, None)
         if session is not None:
             session.closed = True
+            if session.segment is not None:
+                session.segment.close()
             session.frames.clear()
             session.transfers.clear()
         return session
@@ -100,31 +108,44 @@ class Inbox:
 
         One that exceeds the session's memory fails by itself: its Put is poisoned.
         """
-        held = session.transfers.get(chunk.transfer)
         if chunk.failed:
             self._drop(session, chunk.transfer)
             session.transfers[chunk.transfer] = link.unpack_failure(chunk)
-        elif isinstance(held, ErrorInfo):
-            return  # the rest of one that failed
-        elif held is None:
-            if chunk.offset:
-                raise ProtocolError(f"transfer {chunk.transfer} begins at {chunk.offset}")
-            if len(session.transfers) >= limits.TRANSFERS_MAX:
-                raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
-            budget = session.body.memory_bytes_max
-            if session.transfer_bytes + chunk.total > budget:
-                session.transfers[chunk.transfer] = ErrorInfo(
-                    "OutOfMemoryError",
-                    f"a transfer of {chunk.total} bytes does not fit into the session's {budget}",
-                    0,
-                )
-            else:
-                assembly = session.transfers[chunk.transfer] = link.Assembly(chunk.total)
-                session.transfer_bytes += chunk.total
-                assembly.add(chunk)
         else:
-            held.add(chunk)
+            assembly = self.assembly(session, chunk)
+            if assembly is not None:
+                assembly.add(chunk)
         self.wake(session)
+
+    def assembly(self, session: Session, of: link.Chunk | link.Piece) -> link.Assembly | None:
+        """Return the transfer that a piece belongs to, or None if it has failed.
+
+        ProtocolError for a first piece that is none, and for more transfers than there may be.
+        """
+        held = session.transfers.get(of.transfer)
+        if isinstance(held, ErrorInfo):
+            return None  # the rest of one that failed
+        if held is not None:
+            return held
+        if of.offset:
+            raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
+        if len(session.transfers) >= limits.TRANSFERS_MAX:
+            raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
+        budget = session.body.memory_bytes_max
+        if session.transfer_bytes + of.total > budget:
+            session.transfers[of.transfer] = ErrorInfo(
+                "OutOfMemoryError",
+                f"a transfer of {of.total} bytes does not fit into the session's {budget}",
+                0,
+            )
+            return None
+        assembly = session.transfers[of.transfer] = link.Assembly(of.total)
+        session.transfer_bytes += of.total
+        return assembly
+
+    def give_up(self, session: Session, transfer: int) -> None:
+        """Forget a transfer that will not go on, and of which no Put is to come."""
+        self._drop(session, transfer)
 
     def take(self, session: Session) -> tuple[Frame, dict[int, Transfer]] | None:
         """Return a queued session's next frame with its transfers, or None if it has ended."""

@@ -23,8 +23,10 @@ from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
+from farspan_worker import process
 from farspan_worker.inbox import Engine, Inbox, Session
 from farspan_worker.outbox import Parcel, Writer
+from farspan_worker.shared import SWITCH, Segment
 from farspan_worker.socket_link import Link, Listener, dial
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class Worker:
             return {
                 **self._counts,
                 "pid": os.getpid(),
+                "freed_bytes": process.freed_bytes(),
                 "host": socket.gethostname(),
                 "sessions": len(sessions),
                 "transfer_bytes": sum(s.transfer_bytes for s in sessions.values()),
@@ -185,16 +188,74 @@ class Worker:
                     del self._bulk[owner]
 
     def _serve_transfers(self, bulk: Link) -> None:
+        """Take what comes on a bulk link, or from a peer, which shares no memory with a client."""
+        kinds = (link.TRANSFER,)
+        if bulk.purpose.purpose == link.BULK:
+            kinds = (link.TRANSFER, link.PIECE, link.SHARE)
         while True:
             header, payload = bulk.receive()
-            if header.kind != link.TRANSFER:
+            if header.kind not in kinds:
                 raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
-            chunk = link.unpack_chunk(payload)
             with self._state:
                 session = self._session_soon(header.channel)
-            if session is not None:
-                with self._losing(session), self._state:
-                    self._inbox.chunk(session, chunk)
+            if session is None:
+                continue
+            if header.kind == link.SHARE:
+                answer = self._share(session, link.unpack_share(payload))
+                bulk.send(link.pack_share(header.channel, answer))
+                continue
+            with self._losing(session):
+                if header.kind == link.PIECE:
+                    self._piece(session, link.unpack_piece(payload))
+                else:
+                    chunk = link.unpack_chunk(payload)
+                    with self._state:
+                        self._inbox.chunk(session, chunk)
+
+    def _piece(self, session: Session, piece: link.Piece) -> None:
+        """Take a piece of a transfer out of the memory that is shared with the client."""
+        with self._state:
+            segment = session.segment
+            if session.closed:
+                return
+            if segment is None:
+                raise ProtocolError("a piece in shared memory, of which there is none")
+            if not piece.total:
+                self._inbox.give_up(session, piece.transfer)
+                return
+            source = segment.look(piece)
+            assembly = self._inbox.assembly(session, piece)
+            room = None if assembly is None else assembly.room(piece, piece.nbytes)
+        if room is not None:
+            room[:] = source  # may take milliseconds: not under the lock
+        segment.took(piece)
+        with self._state:
+            if assembly is not None:
+                assembly.filled(piece.nbytes)
+            self._inbox.wake(session)
+
+    def _share(self, session: Session, asked: link.Share) -> link.Share:
+        """Make the memory that a session's client may map, or use it once that has proved it."""
+        segment = session.segment
+        if asked.proof:
+            if segment is None or segment.proved or not segment.prove(asked.proof):
+                return link.Share(refused="the proof is wrong")
+            session.engine.outlet = segment.place
+            return link.Share()
+        if segment is not None:
+            return link.Share(refused="this session has asked before")
+        if os.environ.get(SWITCH, "1") in ("0", ""):
+            return link.Share(refused="it is switched off at the worker")
+        try:
+            segment = Segment()
+        except OSError as error:
+            log.warning("no shared memory: %s", error)
+            return link.Share(refused="the worker's system gives none")
+        with self._state:
+            session.segment = segment
+            if session.closed:
+                segment.close()
+        return segment.offer()
 
     def _session_soon(self, channel: int) -> Session | None:
         """Return the session of a channel. Its OPEN may be behind its bytes: they come over
@@ -282,7 +343,9 @@ class Worker:
     def _bury(self, session: Session, last_words: bytes) -> None:
         """Close the engine and tell the gateway: why, if there is a why, then that it is done."""
         session.engine.close()
+        process.give_back_freed_memory()
         with self._state:
+            session.engine.outlet = session.segment = None  # unmapped with the last array on it
             peers = [k for k in self._writers if k[0] != link.BULK and not self._inbox.sessions]
             writers = [self._writers.pop(key) for key in peers]
         for writer in writers:
@@ -343,9 +406,12 @@ class Worker:
             if isinstance(event, Send):
                 self._send_to_peer(session, event)
             elif isinstance(event, Value) and _is_long(event):
-                writer = self._bulk_writer(session.owner)
-                self._post(session, writer, event.request, event.data)
-                small.append(replace(event, data=None))
+                position = None if session.segment is None else session.segment.lay(event.data)
+                if position is None:
+                    writer = self._bulk_writer(session.owner)
+                    self._post(session, writer, event.request, event.data)
+                device = session.body.device
+                small.append(replace(event, data=None, position=position, device=device))
             else:
                 small.append(event)
         batches = list(wire.encode_event_batches(small, _EVENTS_BYTES)) or [b""]
@@ -413,7 +479,13 @@ class Worker:
 
     # --- heartbeat -------------------------------------------------------------------------------
     def _beat(self) -> None:
+        quiet = frames = 0  # beats since the last frame ran; how many had
         while not self._closed.wait(limits.HEARTBEAT_S):
+            with self._state:
+                quiet = quiet + 1 if frames == self._counts["frames"] else 0
+                frames = int(self._counts["frames"])
+            if quiet == round(limits.IDLE_S / limits.HEARTBEAT_S):
+                process.give_back_freed_memory()
             beat = link.pack_json(link.HEARTBEAT, self.counts())
             with self._state:
                 listeners = [
@@ -431,7 +503,7 @@ def warm_engine() -> Callable[[str, int], Engine]:
 
     It also lets the process keep freed memory, which is a choice for processes of our own only.
     """
-    from farspan_worker import kernels, process
+    from farspan_worker import kernels
     from farspan_worker.engine import Engine as SessionEngine
 
     process.keep_freed_memory()

@@ -40,6 +40,7 @@ GET_MEMORY_ANEW: Final = 4  # and begin a new count of the most
 GET_PROGRAM: Final = 5  # ids: (); `device` is a program: answer with uint8 text, JSON of its plan
 GET_TRACE: Final = 6  # ids: (): from now on note when commands run; answer as the next
 GET_TRACE_END: Final = 7  # ids: (): stop it; answer with uint8 text, JSON of what was noted
+GET_RELEASE: Final = 8  # ids: (): give back what is kept for later; answer as GET_MEMORY
 
 # The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
 FUNCTIONAL: Final = 0  # outputs are new ids
@@ -152,7 +153,8 @@ class Acked:
 class Value:
     """The answer to a Get: a tensor's bytes (C order) or only its spec; or the error it holds.
 
-    `data` is None when the bytes exceed INLINE_BYTES_MAX: they come as bulk transfer `request`.
+    `data` is None when the bytes exceed INLINE_BYTES_MAX: they come as bulk transfer `request`, or
+    lie at `position` of the memory that client and worker of `device` share.
     Inside a process `data` may be any buffer; an engine always fills it and its shell decides.
     """
 
@@ -161,6 +163,8 @@ class Value:
     shape: tuple[int, ...]
     data: bytes | memoryview | None = None
     error: ErrorInfo | None = None
+    position: int | None = None
+    device: int = 0  # index of the session's device, when `data` is None
 
 
 @dataclass(slots=True, frozen=True)

@@ -18,8 +18,10 @@ from farspan.wire.checks import ID_END, at_most, parse
 from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
-#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine
+#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
+#: Share.
 MINOR: Final = 4
+SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -67,6 +69,18 @@ class Welcome:
     minor: int = MINOR
 
 
+@dataclass(slots=True, frozen=True)
+class SharedPiece:
+    """The next bytes of an upload, in shared memory. `total_bytes` 0 gives the transfer up."""
+
+    device: int
+    transfer: int
+    total_bytes: int
+    offset: int
+    position: int
+    piece_bytes: int
+
+
 @dataclass(slots=True)
 class Up:
     """A message of the client on the control stream."""
@@ -75,6 +89,7 @@ class Up:
     frames: tuple[bytes, ...] = ()
     reserve: bool = False
     close: bool = False
+    pieces: tuple[SharedPiece, ...] = ()
 
 
 @dataclass(slots=True)
@@ -143,6 +158,26 @@ class TraceReply:
 
 
 @dataclass(slots=True, frozen=True)
+class ShareRequest:
+    """Make memory that both of us map; or, with the nonce that stands in it, use it."""
+
+    session: str
+    device: int
+    proof: bytes = b""
+
+
+@dataclass(slots=True, frozen=True)
+class ShareReply:
+    """Where it is, or why there is none."""
+
+    pid: int = 0
+    fd: int = 0
+    segment_bytes: int = 0
+    digest: bytes = b""
+    refused: str = ""
+
+
+@dataclass(slots=True, frozen=True)
 class CloseRequest:
     """End this session."""
 
@@ -198,6 +233,8 @@ _TEXT_BYTES_MAX: Final = {
     "devices": 256,
     "client": 128,
     "features": 64,
+    "proof": 32,
+    "digest": 32,
     "worker_status": 64 * limits.KiB,
     "records": limits.MiB,
 }
@@ -209,7 +246,11 @@ def encode(message: Any) -> bytes:
         kind = type(message)
         if kind is Down and message.welcome is None and not (message.line or message.devices):
             return encode_parts(message.events, message.applied, message.durable)
-        if kind is Up and message.hello is None and not (message.reserve or message.close):
+        if (
+            kind is Up
+            and message.hello is None
+            and not (message.reserve or message.close or message.pieces)
+        ):
             return encode_parts(message.frames)
         data: bytes = _filled(message).SerializeToString()
     except (TypeError, ValueError, OverflowError, EncodeError) as error:
@@ -227,7 +268,7 @@ def decode(kind: type[_T], data: bytes) -> _T:
         plain = decode_parts(data)
     if plain is None or (kind is Up and any(plain[1:])):
         message = parse(getattr(pb, kind.__name__), data, bound, kind.__name__)
-        result = _down(message) if kind is Down else _read(kind, message)
+        result = _FAST_IN[kind](message) if kind in _FAST_IN else _read(kind, message)
     elif kind is Up:
         result = Up(None, plain[0])
     else:
@@ -236,6 +277,26 @@ def decode(kind: type[_T], data: bytes) -> _T:
         at_most("applied", result.applied, ID_END - 1)
         at_most("durable", result.durable, ID_END - 1)
     return result  # type: ignore[no-any-return]
+
+
+def _up(message: Any) -> Up:
+    hello = _read(Hello, message.hello) if message.HasField("hello") else None
+    pieces: tuple[SharedPiece, ...] = ()
+    if message.pieces:
+        at_most("pieces", len(message.pieces), limits.SHARED_PIECES_MAX)
+        pieces = tuple(map(_piece, message.pieces))
+    return Up(hello, tuple(message.frames), message.reserve, message.close, pieces)
+
+
+def _piece(message: Any) -> SharedPiece:
+    piece: SharedPiece = _read(SharedPiece, message)
+    at_most("device", piece.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    at_most("piece bytes", piece.piece_bytes, limits.SHARED_PIECE_BYTES)
+    if piece.offset + piece.piece_bytes > piece.total_bytes:
+        raise ProtocolError(
+            f"a piece at {piece.offset} beyond the end of transfer {piece.transfer}"
+        )
+    return piece
 
 
 def _down(message: Any) -> Down:
@@ -253,13 +314,16 @@ def _down(message: Any) -> Down:
     )
 
 
+_FAST_IN: Final[dict[Any, Any]] = {Up: _up, Down: _down}
+
+
 def _filled(value: Any) -> Any:
     out = getattr(pb, type(value).__name__)()
     for f in fields(value):
         part = getattr(value, f.name)
         if isinstance(part, tuple):
             target = getattr(out, f.name)
-            if part and isinstance(part[0], Device | SessionInfo):
+            if part and isinstance(part[0], Device | SessionInfo | SharedPiece):
                 target.extend(_filled(entry) for entry in part)
             else:
                 target.extend(part)
@@ -277,7 +341,7 @@ def _read(kind: type[Any], message: Any) -> Any:
     values: dict[str, Any] = {}
     for f in fields(kind):
         part = getattr(message, f.name)
-        if isinstance(part, str | int | float):
+        if isinstance(part, str | bytes | int | float):
             values[f.name] = _bounded(f.name, part)
         elif hasattr(part, "HasField"):
             present = message.HasField(f.name)
@@ -297,7 +361,8 @@ def _bounded(name: str, value: Any) -> Any:
     if isinstance(value, str):
         at_most(f"{name} bytes", len(value), _TEXT_BYTES_MAX.get(name, 256))
     elif isinstance(value, bytes):
-        at_most(f"{name} bytes", len(value), limits.FRAME_BYTES_MAX)
+        bound = _TEXT_BYTES_MAX.get(name, limits.FRAME_BYTES_MAX)
+        at_most(f"{name} bytes", len(value), bound)
     elif isinstance(value, int):
         at_most(name, value, ID_END - 1)
     return value

@@ -56,6 +56,8 @@ def _short_value(event: Event) -> bytes | None:
     """Return the event list of a value of few bytes, as most that somebody awaits."""
     if type(event) is not Value or event.error is not None or event.data is None:
         return None
+    if event.position is not None or event.device:
+        return None
     if len(event.shape) > limits.RANK_MAX or memoryview(event.data).nbytes > SHORT_BYTES:
         return None
     return encode_value(event.request, event.dtype, event.shape, bytes(event.data))
@@ -81,6 +83,10 @@ def _put_event(out: Any, event: Event) -> None:
         if event.data is not None:
             at_most("inline bytes", memoryview(event.data).nbytes, limits.INLINE_BYTES_MAX)
             value.data = bytes(event.data)
+        if event.data is None and event.error is None:
+            value.device = event.device
+        if event.position is not None:
+            value.position = event.position
         if event.error is not None:
             _put_error(value.error, event.error)
         out.value.SetInParent()
@@ -116,7 +122,13 @@ def _event(event: Any) -> Event:
     value = event.value
     data = value.data if value.HasField("data") else None
     error = _error(value.error) if value.HasField("error") else None
-    return _checked(value.request, value.dtype, value.shape, data, error)
+    found = _checked(value.request, value.dtype, value.shape, data, error)
+    if value.HasField("position"):
+        at_most("position", value.position, ID_END - 1)
+        found.position = value.position
+    at_most("device", value.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    found.device = value.device
+    return found
 
 
 def _checked(
