@@ -144,6 +144,29 @@ def test_a_value_larger_than_the_ring_is_streamed_and_the_next_is_not(service: A
         assert ways["shared_down"] == limits.SHARED_DOWN_BYTES
 
 
+def test_the_first_value_takes_the_short_way_too(service: Any) -> None:
+    with connect(service) as session:
+        assert farspan.ones(FEW).numpy().sum() == FEW
+        assert session.stats()["bulk"]["shared_down"] == 4 * FEW
+
+
+def test_a_client_without_memory_is_told_and_goes_on(service: Any, monkeypatch: Any) -> None:
+    with connect(service):
+        x = farspan.ones(FEW)
+        take, asked = _shared.POOL.take, []
+
+        def none(nbytes: int) -> Any:
+            asked.append(nbytes)
+            if len(asked) == 1:
+                raise MemoryError
+            return take(nbytes)
+
+        monkeypatch.setattr(_shared.POOL, "take", none)
+        with pytest.raises(farspan.OutOfMemoryError, match="no memory for a value"):
+            x.numpy()
+        assert x.numpy().sum() == FEW
+
+
 def test_values_are_copies_of_their_moment(service: Any) -> None:
     with connect(service):
         x = farspan.tensor(np.zeros(FEW, np.float64))
@@ -279,6 +302,26 @@ def test_uploads_of_any_size_end_while_the_worker_computes(cluster: Cluster) -> 
     assert client.transport.pending() == 3
     Bytes.gate.set()
     assert client.value(1).data == data
+
+
+def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:
+    client = cluster.start().connect(shared_memory=False)
+    header = wire.TransferHeader(client.transport.session_id, 0, 6, SIZES[3])
+
+    def messages() -> Iterator[bytes]:
+        yield wire.encode_transfer_header(header)
+        yield wire.encode_chunk(memoryview(bytes(limits.CHUNK_BYTES)))
+        cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
+        over.wait(10)
+
+    over = threading.Event()
+    method = client.transport._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+    call = method.future(messages(), metadata=client.transport._metadata)
+    cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
+    call.cancel()
+    over.set()
+    cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == 0)
+    round_trip(client, bytes(FEW))
 
 
 def test_an_interrupted_upload_leaves_nothing_behind(cluster: Cluster, monkeypatch: Any) -> None:

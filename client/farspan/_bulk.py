@@ -124,11 +124,19 @@ class Bulk:
                 call.cancel()  # after an interrupt nothing may read `data` any more
 
     # --- down ------------------------------------------------------------------------------------
+    def expect(self, device: int, nbytes: int) -> None:
+        """Ask for shared memory before the first long value, so that it need not be streamed."""
+        self._shared.ask_for(device, nbytes)
+
     def _copied(self, value: Value) -> Value:
         """Return a value whose bytes lie in shared memory with a copy of them."""
         total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
         assert value.position is not None
-        data = self._shared.take(value.device, value.position, total)
+        try:
+            data = self._shared.take(value.device, value.position, total)
+        except MemoryError:  # whoever waits for the value must hear of it
+            text = f"this process has no memory for a value of {total} bytes"
+            return replace(value, error=ErrorInfo("OutOfMemoryError", text, -1), position=None)
         self._counts.bytes_down += total
         self._counts.shared_down += total
         return replace(value, data=data, position=None)
@@ -159,8 +167,6 @@ class Bulk:
             finally:
                 self._downloads.pop(value.request, None)
             self._sink(complete)
-            if complete.data is not None:  # the next one may take the shorter way
-                self._shared.ask_for(value.device, memoryview(complete.data).nbytes)
 
     def _download(self, value: Value) -> memoryview:
         """Return a value's bytes, each put into place as it comes."""

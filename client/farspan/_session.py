@@ -67,6 +67,9 @@ class Transport(Protocol):
     def give_up(self, request: int) -> None:
         """Stop the download of an answer that nobody waits for any more."""
 
+    def expect(self, device: int, nbytes: int) -> None:
+        """Prepare for an answer of about so many bytes; may wait."""
+
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 

@@ -95,11 +95,13 @@ class Segment:
             time.sleep(_ROOM_S)
 
     def take(self, position: int, total: int) -> memoryview:
-        """Return a copy of a value's bytes and let the worker use their place again."""
+        """Return a copy of a value's bytes; in any case the worker may use their place again."""
         held = layouts.window(self._parts.down, position, total)
-        copied = POOL.take(total)
-        copied[:] = held
-        self._parts.taken_down[0] = position + total
+        try:
+            copied = POOL.take(total)
+            copied[:] = held
+        finally:
+            self._parts.taken_down[0] = position + total
         return memoryview(copied)
 
 

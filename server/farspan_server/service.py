@@ -424,7 +424,11 @@ class Service:
                 offset = end
         except OSError:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
+        except BaseException:  # the client has broken off, or sends what is no chunk
+            live.links[header.device].give_up(live.channel, header.transfer)
+            raise
         if offset != total:
+            live.links[header.device].give_up(live.channel, header.transfer)
             raise ProtocolError(f"upload of {total} bytes: {offset} came")
         if not total:
             chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
