@@ -81,7 +81,8 @@ REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when
 REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
 REPLAY_VARIANTS_MAX: Final = 3  # programs of one form that differ in what leaves them.
 REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
-TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
+TRACES_MAX: Final = 8  # programs of one compiled function; other calls stay eager, and it says so.
+TRACES_NEVER_MAX: Final = 32  # kinds of calls found to have no program; others are not tried.
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
 GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
 
@@ -92,6 +93,7 @@ TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
+IDLE_S: Final = 10.0  # without a frame a worker gives freed memory back to the system.
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
 SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.
