@@ -23,7 +23,7 @@ from farspan.core import limits
 from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo, Event, Value
 from farspan.core.dtype import DTYPES
-from farspan.core.errors import FarspanError, ProtocolError
+from farspan.core.errors import FarspanError, ProtocolError, SessionClosedError
 
 DOWNLOADS_AT_ONCE: Final = 4
 
@@ -53,6 +53,7 @@ class Bulk:
     _sink: Callable[[Event], None]
     _explain: Callable[[grpc.RpcError], FarspanError]
     _outgoing: queue.SimpleQueue[Any]
+    devices: list[dict[str, Any]]
 
     def __init__(self) -> None:
         self._counts = Counts()
@@ -80,7 +81,9 @@ class Bulk:
         }
 
     def _share(self, device: int, proof: bytes) -> wire.ShareReply:
-        """Ask for shared memory, or prove that it is mapped. Waits."""
+        """Ask for shared memory, or prove that it is mapped. Waits, also for a worker."""
+        if not self.devices:
+            raise SessionClosedError("the session has no workers")
         asked = wire.ShareRequest(self.session_id, device, proof)
         return wire.decode(wire.ShareReply, self._call_once("Share", asked))
 

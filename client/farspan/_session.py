@@ -488,7 +488,10 @@ class Session(Answers):
         return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
 
     def stats(self) -> dict[str, Any]:
-        """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
+        """Return counts: commands, frames, bytes each way, sync points by line, live tensors.
+
+        `bulk`: bytes of long tensors by the way they took, and why there is no shared memory.
+        """
         live = {}
         for device, lane in zip(self.devices, self.lanes, strict=True):
             gone = set(lane.freed)

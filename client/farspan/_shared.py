@@ -71,7 +71,7 @@ class Segment:
                         self._ring.undo()
                         raise
                     post(wire.SharedPiece(device, transfer, total, offset, position, size))
-        except KeyboardInterrupt:  # what has come of it is of no use
+        except BaseException:  # Ctrl-C, or no room: what has come of it is of no use
             post(wire.SharedPiece(device, transfer, 0, 0, 0, 0))
             raise
 
