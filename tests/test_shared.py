@@ -276,6 +276,12 @@ def test_memory_of_another_session_is_no_proof(cluster: Cluster, monkeypatch: An
     other.close()
 
 
+def test_a_session_that_was_opened_without_it_gets_none(cluster: Cluster) -> None:
+    client = cluster.start().connect(shared_memory=False)
+    reply = client.transport._share(0, b"")
+    assert reply == wire.ShareReply(refused="the session was opened without it")
+
+
 def test_an_older_peer_goes_on_without(cluster: Cluster, monkeypatch: Any) -> None:
     import farspan_server.service as service
 

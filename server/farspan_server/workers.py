@@ -145,7 +145,8 @@ class WorkerLink:
                 answer.cancel()
             self._asked.clear()
             for share in self._sharing.values():
-                share.cancel()
+                if not share.done():
+                    share.set_result(link.Share(refused="the worker is gone"))
         if joined or self.worker.supervised:
             log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
         return reason
