@@ -27,10 +27,11 @@ from test_gateway import HOLD, U8, Bytes, Client, Cluster, frame, get
 from test_up import nothing_is_left, up
 from test_worker_server import BIG, Rig, next_of
 
+MIDDLE = 256 * limits.KiB
 FEW = 1 << 20  # numbers, of tensors for which it is enough that they are long
 SIZES = [
     limits.INLINE_BYTES_MAX + 1,
-    limits.SHARED_BYTES_MIN,
+    MIDDLE,
     limits.SHARED_PIECE_BYTES + 1,
     limits.SHARED_UP_BYTES + 3,
 ]
@@ -125,10 +126,9 @@ def test_tensors_of_any_size_go_up_and_down(service: Any, shared: bool) -> None:
             assert (x.numpy() == array).all()
             assert (x + 1)[-1].item() == (int(array[-1]) + 1) % 256
         ways = session.stats()["bulk"]
-        # What is less than SHARED_BYTES_MIN does not ask for memory, but takes it once it is there.
-        small = SIZES[0] if shared else sum(SIZES)
-        assert ways["streamed_up"] == ways["streamed_down"] == small
-        assert ways["shared_up"] == ways["shared_down"] == sum(SIZES) - small
+        streamed = 0 if shared else sum(SIZES)
+        assert ways["streamed_up"] == ways["streamed_down"] == streamed
+        assert ways["shared_up"] == ways["shared_down"] == sum(SIZES) - streamed
         assert (ways["shared_memory"] == "on") == shared
         assert session.stats()["bytes_up"] > sum(SIZES)
 
@@ -308,6 +308,22 @@ def test_uploads_of_any_size_end_while_the_worker_computes(cluster: Cluster) -> 
     assert client.transport.pending() == 3
     Bytes.gate.set()
     assert client.value(1).data == data
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_many_uploads_wait_for_a_worker_that_computes(cluster: Cluster, shared: bool) -> None:
+    client = cluster.start().connect(shared_memory=shared)
+    round_trip(client, bytes(MIDDLE))
+    client.transport.send(frame((HOLD, [], ())))
+    count, size = 200, limits.INLINE_BYTES_MAX + 1
+    for k in range(count):
+        client.transport.upload(10 + k, 0, bytes([k]) * size)
+    puts = [(PUT, [10 + k], (U8, (size,), -1, 10 + k)) for k in range(count)]
+    client.transport.send(frame(*puts))
+    Bytes.gate.set()
+    for k in (0, 77, count - 1):
+        client.transport.send(get(10 + k, 10 + k))
+        assert client.value(10 + k).data == bytes([k]) * size
 
 
 def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:

@@ -129,7 +129,7 @@ class Bulk:
     # --- down ------------------------------------------------------------------------------------
     def expect(self, device: int, nbytes: int) -> None:
         """Ask for shared memory before the first long value, so that it need not be streamed."""
-        self._shared.ask_for(device, nbytes)
+        self._shared.ask_for(device)
 
     def _copied(self, value: Value) -> Value:
         """Return a value whose bytes lie in shared memory with a copy of them."""

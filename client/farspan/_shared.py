@@ -124,16 +124,15 @@ class Shared:
         self.state = why
 
     def segment(self, device: int, nbytes: int) -> Segment | None:
-        """Return the segment for an upload, or None; asks for one if it is worth it, and waits."""
+        """Return the segment for an upload, or None; asks for one at the first, and waits."""
         if nbytes <= limits.INLINE_BYTES_MAX:
             return None
-        if nbytes >= limits.SHARED_BYTES_MIN:
-            self.ask_for(device, nbytes)
+        self.ask_for(device)
         return self._up.get(device)
 
-    def ask_for(self, device: int, nbytes: int) -> None:
-        """Ask for a segment if a tensor is long enough and nobody has asked before. Waits."""
-        if device in self._up or nbytes < limits.SHARED_BYTES_MIN:
+    def ask_for(self, device: int) -> None:
+        """Ask for a segment if nobody has asked before. Waits."""
+        if device in self._up:
             return
         with self._lock:
             if device in self._up:
