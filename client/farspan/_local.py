@@ -95,6 +95,9 @@ class LocalTransport:
     def give_up(self, request: int) -> None:
         """Do nothing: answers do not travel."""
 
+    def expect(self, device: int, nbytes: int) -> None:
+        """Do nothing: answers are where they are."""
+
     def stats(self) -> dict[str, Any]:
         bulk = dict.fromkeys(("shared_up", "shared_down", "streamed_up", "streamed_down"), 0)
         ways = {"shared_memory": "the engine is in this process", **bulk}

@@ -67,6 +67,9 @@ class Transport(Protocol):
     def give_up(self, request: int) -> None:
         """Stop the download of an answer that nobody waits for any more."""
 
+    def expect(self, device: int, nbytes: int) -> None:
+        """Prepare for an answer of about so many bytes; may wait."""
+
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -485,7 +488,10 @@ class Session(Answers):
         return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
 
     def stats(self) -> dict[str, Any]:
-        """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
+        """Return counts: commands, frames, bytes each way, sync points by line, live tensors.
+
+        `bulk`: bytes of long tensors by the way they took, and why there is no shared memory.
+        """
         live = {}
         for device, lane in zip(self.devices, self.lanes, strict=True):
             gone = set(lane.freed)

@@ -74,6 +74,11 @@ class WorkerLink:
         self._bulk.send(link.pack_piece(channel, piece))
         await self._bulk.drain()
 
+    def give_up(self, channel: int, transfer: int) -> None:
+        """Let the worker forget what has come of a transfer that will not go on. Never waits."""
+        if self._bulk is not None:
+            self._bulk.send(link.pack_piece(channel, link.Piece(transfer, 0, 0, 0, 0)))
+
     async def share(self, channel: int, body: link.Share) -> link.Share:
         """Return the worker's answer about shared memory. TimeoutError after CONNECT_S."""
         if self._bulk is None or channel in self._sharing:
@@ -144,7 +149,8 @@ class WorkerLink:
                 answer.cancel()
             self._asked.clear()
             for share in self._sharing.values():
-                share.cancel()
+                if not share.done():
+                    share.set_result(link.Share(refused="the worker is gone"))
         if joined or self.worker.supervised:
             log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
         return reason
