@@ -145,6 +145,23 @@ def test_a_loop_that_nobody_waits_for_is_cut_into_pieces(connect: Connect, turn:
     both(connect, program, hits=20)
 
 
+def test_a_step_with_batch_norms_is_one_call(connect: Connect) -> None:
+    with connect(True) as session:
+        model = nn.Sequential(network(), nn.BatchNorm1d(3), nn.Linear(3, 3))
+        optimizer = optim.SGD(model.parameters(), lr=0.05)
+        x, y = batch(0)
+        for i in range(9):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            session.synchronize()
+            if i == 6:
+                before = session.stats()
+    after = session.stats()
+    assert after["applies"] == before["applies"] and after["calls"] - before["calls"] == 2
+
+
 def test_two_networks_in_turn(connect: Connect) -> None:
     def program(session: Any) -> Any:
         maker, judge = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))

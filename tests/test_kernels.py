@@ -270,6 +270,16 @@ def test_training_goes_the_same_way_without_the_library() -> None:
     np.testing.assert_allclose(trained()[1], plain_run, rtol=1e-3, atol=1e-4)
 
 
+def test_a_worker_without_the_library_says_so_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from farspan_worker import server; server.warm_engine()"],
+        env={**os.environ, "FARSPAN_ONEDNN": ""}, text=True, capture_output=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "onednn-cpu-gomp" in line]
+    assert len(said) == 1 and "numpy computes" in said[0] and "farspan[cpu]" in said[0]
+
+
 @NEEDS_LIBRARY
 def test_another_process_trains_the_same_bits() -> None:
     (said, first), (_, second) = trained(), trained()
