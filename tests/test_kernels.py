@@ -55,6 +55,7 @@ class Choice:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ran: set[str] = set()
         patch.setattr(product, "_SMALL", 1)
+        patch.setattr(product, "_NARROW", 1)
         patch.setattr(named_rows, "SMALL", 1)
         small = {
             n: dataclasses.replace(f, least=min(f.least, 1), kernel=self._noted(n, f.kernel))
