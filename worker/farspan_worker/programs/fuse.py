@@ -78,9 +78,13 @@ class _Open:
         self.steps.append(step)
 
 
-def fuse(graph: Graph) -> None:
-    """Replace pointwise steps by loops, in place."""
-    if loops.missing():
+#: What makes a group one step: (group, its steps, what it stores) -> a way to run, or None.
+Maker = Callable[[loops.Group, Sequence[Step], Sequence[Window]], Any]
+
+
+def fuse(graph: Graph, make: Maker | None = None) -> None:
+    """Replace pointwise steps by loops, in place; those of `make`, else the CPU's."""
+    if make is None and loops.missing():
         return
     done: list[Step] = []
     opened: list[_Open] = []
@@ -88,7 +92,7 @@ def fuse(graph: Graph) -> None:
 
     def close(group: _Open) -> None:
         opened.remove(group)
-        done.extend(_fused(group, graph, read_after))
+        done.extend(_fused(group, graph, read_after, make))
 
     for step in graph.steps:
         joined = None
@@ -166,7 +170,9 @@ def _may_fuse(step: Step, exact: bool) -> bool:
     return loops.fusible(step.op, step.static, specs, exact, numbers)
 
 
-def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Sequence[Step]:
+def _fused(
+    group: _Open, graph: Graph, touched: dict[Memory, list[Step]], make: Maker | None
+) -> Sequence[Step]:
     """Return the steps of a group as one, or as they were if there is no loop for them."""
     members = set(group.steps)
     stored: list[Window] = []
@@ -192,8 +198,12 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
         tuple([(value[w], w.spec) for w in stored]),
         graph.exact,
     )
-    loop = loops.loop_for(made, wait=loops.waits())
-    if loop is None:
+    if make is not None:
+        bound = make(made, group.steps, stored)
+    else:
+        loop = loops.loop_for(made, wait=loops.waits())
+        bound = loop and _Bound(loop, group, stored)
+    if bound is None:
         return group.steps
     last = group.steps[-1]
     return [
@@ -206,7 +216,7 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
             tuple(group.inputs),
             tuple(stored),
             command=last.command,
-            bound=_Bound(loop, group, stored),
+            bound=bound,
             fused=list(group.steps),
         )
     ]
