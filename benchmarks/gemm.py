@@ -1,4 +1,4 @@
-"""Which library multiplies matrices sooner, by shape? numpy's BLAS, oneDNN by eager routes and bound.
+"""Which library multiplies matrices sooner, by shape? BLAS, or oneDNN by eager routes and bound.
 
 Microseconds of the thread's CPU, one thread, medians of alternating rounds. `_SMALL` in
 kernels/cpu/product.py, the multiplications from which oneDNN is asked, follows from this table.
@@ -27,8 +27,8 @@ from farspan_worker.kernels.cpu.onednn import DST, SRC, WEIGHTS, Kind, plain
 SHAPES = [
     (32, 64, 128), (128, 32, 64), (32, 128, 10), (64, 512, 10), (64, 64, 64), (512, 64, 10),
     (32, 128, 128), (1, 1024, 1024), (2, 1024, 1024), (4, 1024, 1024), (8, 1024, 1024),
-    (1024, 1024, 1), (1024, 1024, 4), (1024, 1024, 8), (32, 128, 512), (512, 32, 128), (64, 512, 512), (512, 64, 784),
-    (1024, 16, 64), (2000, 64, 64), (1024, 256, 256), (1024, 1024, 256), (512, 512, 512),
+    (1024, 1024, 1), (1024, 1024, 4), (1024, 1024, 8), (32, 128, 512), (512, 32, 128),
+    (64, 512, 512), (512, 64, 784), (1024, 16, 64), (2000, 64, 64), (1024, 256, 256), (1024, 1024, 256), (512, 512, 512),
 ]  # fmt: skip
 _SECONDS = 0.002  # a cell repeats its call until it has taken this long
 
