@@ -55,6 +55,7 @@ class Choice:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ran: set[str] = set()
         patch.setattr(product, "_SMALL", 1)
+        patch.setattr(product, "_NARROW", 1)
         patch.setattr(named_rows, "SMALL", 1)
         small = {
             n: dataclasses.replace(f, least=min(f.least, 1), kernel=self._noted(n, f.kernel))
@@ -268,6 +269,16 @@ def test_training_goes_the_same_way_without_the_library() -> None:
     assert "/nowhere/libdnnl.so.3" in broken_said
     assert np.array_equal(plain_run, none_run) and np.array_equal(plain_run, broken_run)
     np.testing.assert_allclose(trained()[1], plain_run, rtol=1e-3, atol=1e-4)
+
+
+def test_a_worker_without_the_library_says_so_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from farspan_worker import server; server.warm_engine()"],
+        env={**os.environ, "FARSPAN_ONEDNN": ""}, text=True, capture_output=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "onednn-cpu-gomp" in line]
+    assert len(said) == 1 and "numpy computes" in said[0] and "farspan[cpu]" in said[0]
 
 
 @NEEDS_LIBRARY
