@@ -459,7 +459,7 @@ class _Maker:
                 raise Refused("a result is a Parameter, or has a gradient or hooks")
             node = t._node
             if node is not None and type(node) is not tape.Leaf:
-                if not any(n.freed for n in tape.reachable([(node, 0)])):
+                if not tape.leads_to_freed(node, set()):
                     raise Refused("its result is differentiated later", True)
             if t._base is not None and not self._is_known(t._base):
                 self._place(t._base)
