@@ -371,6 +371,20 @@ def test_a_graph_that_lives_now_is_no_reason_for_ever() -> None:
         assert program.run(plain.fresh(), plain.body.scalars) is not None
 
 
+def test_no_room_now_is_no_reason_for_ever() -> None:
+    with session() as s, torch.no_grad():
+        x = torch.randn(64, 64)
+        recorded = record(lambda: (x @ x).softmax(0).sum(1), s)
+        engine = Engine()
+        program, inputs = Program(recorded.body, engine), recorded.fresh()
+        engine.budget.limit = engine.budget.used + 100
+        for _ in range(3):
+            assert program.run(inputs, recorded.body.scalars) is None
+        assert "OutOfMemoryError" in program.refused[0]
+        engine.budget.limit += 1 << 20
+        assert program.run(inputs, recorded.body.scalars) is not None
+
+
 # -------------------------------------------------------------------------- what must not happen --
 def test_arrays_of_numpy_that_overlap_are_one_memory() -> None:
     whole = np.zeros(12, np.float32)
