@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import weakref
 from typing import Any
 
 import farspan as torch
@@ -278,6 +279,9 @@ def test_a_plan_that_is_not_called_keeps_nothing_and_works_again(monkeypatch: An
         s.synchronize()
         assert engine.programs.arena.nbytes < 64 * 1024
         assert engine.stats()["programs_bytes"] < 64 * 1024
+        block = weakref.ref(engine.programs.arena.storage.array.base)
+        torch.cpu.empty_cache()
+        assert engine.programs.arena.nbytes == 0 and block() is None
         assert large(x).tolist() == expected
         assert engine.programs.arena.nbytes >= 512 * 1024
 

@@ -29,6 +29,7 @@ class Host:
     xp: Any = np
     plans: dict[Any, Any]  # those of `plan.py`, by op and metadata
     remote = False  # whether arrays are out of numpy's reach
+    halves: frozenset[str] = frozenset()  # ops whose kernels take half precision as it is
 
     def __init__(self) -> None:
         self.plans = {}

@@ -206,13 +206,33 @@ class Worker:
                 continue
             with self._losing(session):
                 if header.kind == link.PIECE:
-                    piece = link.unpack_piece(payload)
-                    with self._state:
-                        self._inbox.piece(session, piece)
+                    self._piece(session, link.unpack_piece(payload))
                 else:
                     chunk = link.unpack_chunk(payload)
                     with self._state:
                         self._inbox.chunk(session, chunk)
+
+    def _piece(self, session: Session, piece: link.Piece) -> None:
+        """Take a piece of a transfer out of the memory that is shared with the client."""
+        with self._state:
+            segment = session.segment
+            if session.closed:
+                return
+            if segment is None:
+                raise ProtocolError("a piece in shared memory, of which there is none")
+            if not piece.total:
+                self._inbox.give_up(session, piece.transfer)
+                return
+            source = segment.look(piece)
+            assembly = self._inbox.assembly(session, piece)
+            room = None if assembly is None else assembly.room(piece, piece.nbytes)
+        if room is not None:
+            room[:] = source  # may take milliseconds: not under the lock
+        segment.took(piece)
+        with self._state:
+            if assembly is not None:
+                assembly.filled(piece.nbytes)
+            self._inbox.wake(session)
 
     def _share(self, session: Session, asked: link.Share) -> link.Share:
         """Make the memory that a session's client may map, or use it once that has proved it."""
