@@ -104,6 +104,10 @@ class Undo:
         for _, room in self._kept:
             room[0] = None
 
+    def close(self) -> None:
+        """Let go of all."""
+        self._kept.clear()
+
     def take_room(self) -> None:
         """Have room again. OutOfMemoryError: there is none."""
         for where, room in self._kept:
