@@ -8,7 +8,7 @@ import farspan
 import numpy as np
 import pytest
 import torch
-from nasty import PROGRAMS
+from nasty_more import PROGRAMS
 from nasty_random import RANDOM
 
 EXPECTED_EAGER = {

@@ -126,10 +126,10 @@ def test_two_threads_compile_and_train_on_one_session(session: Any, quick_switch
     expected: list[list[float]] = [[], []]
     for seed in range(2):
         train(seed, expected[seed], lambda f: f)
-    for wrap in (torch.compile, lambda f: f):
+    for way in (torch.compile, lambda f: f):
         found: list[list[float]] = [[], []]
         threads = [
-            threading.Thread(target=train, args=(s, found[s], wrap), daemon=True) for s in range(2)
+            threading.Thread(target=train, args=(s, found[s], way), daemon=True) for s in range(2)
         ]
         for thread in threads:
             thread.start()
@@ -143,7 +143,7 @@ def test_a_result_that_is_claimed_late_is_there(session: Any) -> None:
     """A thread may be stopped between its command and its claim, while another one waits."""
     session.replay, op = True, OPS["neg"]
     x = torch.arange(4.0)
-    for i in range(8):
+    for _ in range(8):
         y = ((x + 1) * 2 - 3).exp()
         id_ = session.new_id()
         session.issue(0, op.opcode, 0, (y._ref.id, id_), op.bind(y)[1])

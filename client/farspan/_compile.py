@@ -214,8 +214,8 @@ class Compiled:
         self._stopped = self._misses[-1] if self._misses else "too many kinds of calls"
         name = getattr(self._function, "__name__", "this function")
         warnings.warn(
-            f"compiled {name}() was traced {limits.TRACES_MAX} times; other kinds of calls stay eager "
-            f"from now on (the last time: {self._stopped}); see its explain()",
+            f"compiled {name}() was traced {limits.TRACES_MAX} times; other kinds of calls stay "
+            f"eager from now on (the last time: {self._stopped}); see its explain()",
             stacklevel=4,
         )
 

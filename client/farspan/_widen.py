@@ -132,7 +132,8 @@ def _forms_alike(a: Form, b: Form) -> bool:
 
 def _made_alike(new: Traced, old: Traced) -> bool:
     return len(new.made) == len(old.made) and all(
-        (a.output, a.memory, a.version, type(a.node)) == (b.output, b.memory, b.version, type(b.node))
+        (a.output, a.memory, a.version, type(a.node))
+        == (b.output, b.memory, b.version, type(b.node))
         and a.spec is b.spec
         for a, b in zip(new.made, old.made, strict=True)
     )
