@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from farspan import nn, optim
 from farspan._dispatch import wrap
 from farspan._gather import Ref
+from farspan._program import undefine
 from farspan.core.op import OPS
 
 
@@ -137,6 +139,24 @@ def test_two_threads_compile_and_train_on_one_session(session: Any, quick_switch
             thread.join(60)
         for mine, theirs in zip(found, expected, strict=True):
             assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+def test_programs_that_go_leave_other_threads_alone(quick_switches: Any) -> None:
+    with torch.connect("local:", replay=False) as session, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+        def others() -> None:
+            assert torch.empty(2).dtype is torch.float32
+            assert (torch.ones(2) / 2).tolist() == [0.5, 0.5]
+
+        with Beside(others):
+            for k in range(150):
+                f = torch.compile(lambda x, k=k: x * 2 + k)
+                for _ in range(3):
+                    assert f(torch.ones(2)).tolist() == [2.0 + k] * 2
+                del f
+        assert session.stats()["calls"] >= 100
+    assert undefine(0, (1,)).default_dtype == torch.float32.code
 
 
 def test_a_result_that_is_claimed_late_is_there(session: Any) -> None:
