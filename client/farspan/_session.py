@@ -344,6 +344,12 @@ class Session(Answers):
         for replay in self._replays:
             replay.note_region()
 
+    def take_numbers(self, numbers: Iterator[int]) -> None:
+        """Let commands take their numbers from there."""
+        for lane in self.lanes:
+            lane.numbers = numbers
+        self._numbers = numbers
+
     def tracer_off(self) -> bool:
         """Return whether commands must be seen one by one."""
         from ._autograd import anomaly
