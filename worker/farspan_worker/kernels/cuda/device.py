@@ -184,6 +184,9 @@ class Cuda(Host):
             "fallbacks": len(self.fallbacks),
             "pool_bytes": int(self.pool.total_bytes()),
             "staged_bytes": self.staging.moved,
+            "kernels": self.modules.compiled,
+            "kernels_refused": len(self.modules.refused),
+            "products_refused": self.products.refused,
         }
 
     def close(self) -> None:

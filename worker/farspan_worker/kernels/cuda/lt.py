@@ -77,11 +77,11 @@ def find() -> Any:
     places = [os.environ["FARSPAN_CUBLASLT"]] if "FARSPAN_CUBLASLT" in os.environ else []
     places += ["libcublasLt.so.12", "libcublasLt.so.13"]
     try:
-        spec = importlib.util.find_spec("nvidia.cublas")
+        spec = importlib.util.find_spec("nvidia")  # NVIDIA's packages, each a folder in it
     except ModuleNotFoundError:
         spec = None
     for folder in spec.submodule_search_locations or () if spec else ():
-        places += sorted(map(str, Path(folder).glob("lib/libcublasLt.so.*")))
+        places += sorted(map(str, Path(folder).glob("*/lib/libcublasLt.so.*")))
     for place in places:
         try:
             library = ctypes.CDLL(place)
