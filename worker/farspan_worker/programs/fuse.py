@@ -34,7 +34,8 @@ class _Open:
     steps: list[Step] = field(default_factory=list)
     shape: tuple[int, ...] = ()
     reads: set[Memory] = field(default_factory=set)
-    writes: dict[Memory, Window] = field(default_factory=dict)  # the one window of each
+    #: the windows of each; several only where they share no element (joins.py)
+    writes: dict[Memory, list[Window]] = field(default_factory=dict)
     inputs: list[Window] = field(default_factory=list)  # what it takes from outside
     reduced: bool = False  # it ends in a reduction: no single element comes after it
 
@@ -51,7 +52,7 @@ class _Open:
         if len(self.steps) >= _STEPS_MAX or self.reduced:
             return False
         for w in step.inputs:
-            if self.writes.get(w.memory, w) != w:
+            if w not in self.writes.get(w.memory, [w]):
                 return False
         out = step.outs[0]
         if any(w.memory is out.memory and w != out for w in self.inputs):
@@ -71,7 +72,9 @@ class _Open:
                 self.inputs.append(w)
         self.reads.update(step.reads)
         for w in step.outs:
-            self.writes[w.memory] = w
+            written = self.writes.setdefault(w.memory, [])
+            if w not in written:
+                written.append(w)
         self.steps.append(step)
 
 
@@ -173,10 +176,10 @@ def _fused(
     """Return the steps of a group as one, or as they were if there is no loop for them."""
     members = set(group.steps)
     stored: list[Window] = []
-    for memory, window in group.writes.items():
+    for memory, windows in group.writes.items():
         own = memory.input < 0 and not memory.output
         if not own or any(step not in members for step in touched[memory]):
-            stored.append(window)
+            stored += windows
     numbers: dict[Number, loops.Number] = {}
     value: dict[Window, int] = {w: i for i, w in enumerate(group.inputs)}
     steps = []

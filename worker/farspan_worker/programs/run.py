@@ -133,6 +133,10 @@ class Programs:
         told = found.told() if on_device else explain.of_program(found)  # type: ignore[attr-defined]
         return json.dumps(told).encode()
 
+    def explained(self) -> list[dict[str, Any]]:
+        """Return what there is to say of each program."""
+        return [explain.of_program(program) for program in self._programs.values()]
+
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
         self.undefine(list(self._programs))
@@ -215,8 +219,8 @@ class Program:
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
-        if plan.awaits and plan.looked != self._engine.applied:
-            plan.looked = self._engine.applied
+        if plan.awaits and plan.looked != self._engine.frames:
+            plan.looked = self._engine.frames
             if self._decide(plan.graph, plan.key):
                 plan.take_up()
         try:
@@ -289,7 +293,7 @@ class Program:
         return True
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any = ()
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
@@ -312,7 +316,7 @@ class Program:
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
         key = key_of(inputs, shared, fixed)
         plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
-        plan.looked = self._engine.applied
+        plan.looked = self._engine.frames
         return plan, fixed
 
     def _decide(self, graph: Graph, key: str) -> bool:

@@ -189,6 +189,10 @@ class Cuda(Host):
             "products_refused": self.products.refused,
         }
 
+    def release(self) -> None:
+        self.stream.synchronize()
+        self.pool.free_all_blocks()
+
     def close(self) -> None:
         self.stream.synchronize()
         self.products.close()
