@@ -103,6 +103,22 @@ def test_a_replayed_run_gives_the_bits_of_the_commands(session: Any) -> None:
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_steps_of_other_types_are_the_cpus(session: Any, dtype: str) -> None:
+    def run(device: str) -> Any:
+        w = farspan.nn.Parameter(farspan.linspace(-1, 1, 9, device=device).to(
+            getattr(farspan, dtype)))  # fmt: skip
+        optim = farspan.optim.Adam([w], lr=0.1)
+        for _ in range(3):
+            w.grad = w.detach() * 2 + 1
+            optim.step()
+        return w.detach().float().cpu().numpy()
+
+    np.testing.assert_allclose(run("cuda:0"), run("cpu"), rtol=1e-5, atol=1e-6)
+    backend = session.transport.engines[1].backend
+    assert REAL or backend.modules.compiled >= 1
+
+
 def test_inputs_that_move_and_results_that_stay_are_right(session: Any) -> None:
     @farspan.compile
     @farspan.no_grad()

@@ -23,6 +23,7 @@ from .math_mode import MathMode
 from .namespace import Namespace
 from .philox import Philox
 from .products import PRODUCTS, Products
+from .rows import ROWS
 from .steps import STEPS, Steps
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Cuda(Host):
             return math_mode.setter(self)
         if op.name in PRODUCTS:
             return PRODUCTS[op.name](self, self._guarded(op))
+        if op.name in ROWS:
+            return ROWS[op.name](self, self._guarded(op))
         if op.name in STEPS:
             return STEPS[op.name][0](self, op.kernel)
         return op.kernel if op.writes else self._guarded(op)
