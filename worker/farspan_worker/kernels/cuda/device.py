@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from farspan.core.errors import FarspanError, ShapeError
+from farspan.core.errors import FarspanError, OutOfMemoryError, ShapeError
 
 from ...backend import Host
 from . import math_mode
@@ -109,8 +109,10 @@ class Cuda(Host):
                 return other(xp, *args)
             try:
                 return kernel(xp, *args)
-            except (FarspanError, MemoryError):
+            except FarspanError:
                 raise
+            except MemoryError:
+                return self._again(lambda: kernel(xp, *args))
             except (TypeError, AttributeError, NotImplementedError, ValueError) as e:
                 result = other(xp, *args)  # raises what numpy raises, if the fault is the caller's
                 self.fallbacks[op.name] = f"{type(e).__name__}: {e}"
@@ -118,6 +120,20 @@ class Cuda(Host):
                 return result
 
         return run
+
+    def _again(self, run: Callable[[], Any]) -> Any:
+        """Run once more with what the pool keeps given back. OutOfMemoryError: still no room."""
+        self.release()
+        try:
+            return run()
+        except MemoryError:
+            used, kept = self.pool.used_bytes(), self.pool.total_bytes()
+            free, whole = self.module.cuda.runtime.memGetInfo()
+            limit = f" of the {self.pool_limit} it may" if self.pool_limit else ""
+            raise OutOfMemoryError(
+                f"the GPU has no memory left for this: the session uses {used} bytes and keeps "
+                f"{kept - used} more{limit}; {free} of the device's {whole} bytes are free"
+            ) from None
 
     # ---------------------------------------------------------------------------------- bytes --
     def upload(self, flat: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
@@ -193,6 +209,11 @@ class Cuda(Host):
         }
 
     def release(self) -> None:
+        self.stream.synchronize()
+        self.pool.free_all_blocks()
+
+    def release(self) -> None:
+        """Give what the pool keeps, and nothing uses, back to the device. Waits for it."""
         self.stream.synchronize()
         self.pool.free_all_blocks()
 
