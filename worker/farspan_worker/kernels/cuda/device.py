@@ -209,10 +209,6 @@ class Cuda(Host):
         }
 
     def release(self) -> None:
-        self.stream.synchronize()
-        self.pool.free_all_blocks()
-
-    def release(self) -> None:
         """Give what the pool keeps, and nothing uses, back to the device. Waits for it."""
         self.stream.synchronize()
         self.pool.free_all_blocks()
