@@ -153,6 +153,31 @@ def test_a_failing_call_changes_nothing_and_names_its_line(session: Any) -> None
     assert f(farspan.tensor([1, 1], device="cuda:0"))[0, 0].item() == 2 * table[0, 0].item()
 
 
+def test_a_relu_joins_the_product_before_it(session: Any) -> None:
+    farspan.manual_seed(0)
+    nn = farspan.nn
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()).to("cuda:0")
+    optim = farspan.optim.SGD(net.parameters(), lr=0.1)
+    x = farspan.randn(6, 5).to("cuda:0")
+
+    def step() -> Any:
+        optim.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        optim.step()
+        return loss
+
+    def three(run: Any) -> Any:
+        for p in net.parameters():
+            p.data.copy_(farspan.linspace(-1, 1, p.numel(), device="cuda:0").view_as(p))
+        return [run().item() for _ in range(5)]
+
+    wanted = three(step)
+    np.testing.assert_allclose(three(farspan.compile(step)), wanted, rtol=1e-5)
+    notes = [n for p in programs(session) for plan in p["plans"] for n in plan["notes"]]
+    assert "2 activations are part of products" in notes, notes
+
+
 def test_draws_stand_between_graphs(session: Any) -> None:
     @farspan.compile
     @farspan.no_grad()
