@@ -137,6 +137,12 @@ def _is_reduction(step: Step) -> bool:
     )
 
 
+def takes_rows(step: Step, exact: bool) -> bool:
+    """Return whether a step, a softmax say, runs by a loop rather than by a primitive."""
+    specs = [w.spec for w in step.inputs]
+    return loops.takes_rows(step.op, step.static, specs, exact) and not loops.missing()
+
+
 def _may_fuse(step: Step, exact: bool) -> bool:
     """Return whether a step may be part of a loop."""
     if step.bound is not None or step.generator >= 0 or step.op.writes or len(step.outs) != 1:
@@ -160,6 +166,8 @@ def _may_fuse(step: Step, exact: bool) -> bool:
         loops.Number(i, x.kind) if type(x) is loops.Number else x for i, x in enumerate(numbers)
     ]
     specs = [w.spec for w in step.inputs]
+    if step.op.name in loops.ROWWISE and not takes_rows(step, exact):
+        return False
     return loops.fusible(step.op, step.static, specs, exact, numbers)
 
 
@@ -191,7 +199,7 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
     )
     loop = loops.loop_for(made, wait=loops.waits())
     if loop is None:
-        return group.steps
+        return group.steps if len(group.steps) == 1 else _apart(group.steps, graph, touched)
     last = group.steps[-1]
     return [
         Step(
@@ -207,6 +215,18 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
             fused=list(group.steps),
         )
     ]
+
+
+def _apart(
+    steps: Sequence[Step], graph: Graph, touched: dict[Memory, list[Step]]
+) -> Sequence[Step]:
+    """Return steps that are no loop together, each as a loop of its own where it is one."""
+    found: list[Step] = []
+    for step in steps:
+        alone = _Open()
+        alone.add(step)
+        found.extend(_fused(alone, graph, touched))
+    return found
 
 
 class _Bound:
