@@ -37,6 +37,8 @@ class _Open:
     writes: dict[Memory, Window] = field(default_factory=dict)  # the one window of each
     inputs: list[Window] = field(default_factory=list)  # what it takes from outside
     reduced: bool = False  # it ends in a reduction: no single element comes after it
+    rows: bool = False  # there are reductions of rows in it, which elements may meet
+    exact: bool = True
 
     def disturbs(self, step: Step) -> bool:
         """Return whether a step may not run before this group, which comes later."""
@@ -57,14 +59,18 @@ class _Open:
         if any(w.memory is out.memory and w != out for w in self.inputs):
             return False
         if step.op.family != "pointwise" and _is_reduction(step):
-            return step.inputs[0].spec.shape == self.shape
+            fits = step.inputs[0].spec.shape == self.shape
+            return fits and (not self.rows or takes_rows(step, self.exact))
+        if self.rows and out.spec.shape == (*self.shape[:-1], 1):
+            return True
         return out.spec.shape == self.shape and len(self.inputs) < _INPUTS_MAX
 
     def add(self, step: Step) -> None:
         if not self.steps:
             self.shape = step.outs[0].spec.shape
-        self.reduced = _is_reduction(step)
-        if not self.steps and self.reduced:
+        reduces, row = _is_reduction(step), takes_rows(step, self.exact)
+        self.reduced, self.rows = reduces and not row, self.rows or row
+        if not self.steps and reduces:
             self.shape = step.inputs[0].spec.shape
         for w in step.inputs:
             if w.memory not in self.writes and w not in self.inputs:
@@ -101,7 +107,7 @@ def fuse(graph: Graph) -> None:
         elif _may_fuse(step, graph.exact):
             if len(opened) >= _OPEN_MAX:
                 close(opened[0])
-            group = _Open()
+            group = _Open(exact=graph.exact)
             group.add(step)
             opened.append(group)
         else:
@@ -223,7 +229,7 @@ def _apart(
     """Return steps that are no loop together, each as a loop of its own where it is one."""
     found: list[Step] = []
     for step in steps:
-        alone = _Open()
+        alone = _Open(exact=graph.exact)
         alone.add(step)
         found.extend(_fused(alone, graph, touched))
     return found

@@ -14,7 +14,7 @@ from .graph import Node
 from .group import Unfused
 from .instructions import REGISTER, identity
 from .nest import Nest, Writer
-from .trace import ROWWISE, Traced
+from .trace import REDUCTIONS, ROWWISE, Traced
 
 if TYPE_CHECKING:
     from farspan.core.op import Op
@@ -27,12 +27,17 @@ _DEAR: Final = 6
 
 
 def takes_rows(op: Op, static: Any, specs: Sequence[Spec], exact: bool) -> bool:
-    """Return whether a map of rows, such as a softmax, is a loop on tensors of these specs."""
-    if op.name not in ROWWISE or exact:
+    """Return whether a map of rows, such as a softmax, or a reduction of rows that elements may
+    meet again, is a loop on tensors of these specs."""
+    if exact or (op.name not in ROWWISE and op.name not in REDUCTIONS):
         return False
     args = op.recipe(static).args(specs, ())
-    dim = next(x for a, x in zip(op.args, args, strict=True) if a.name == "dim")
-    ndim = specs[0].ndim
+    named = {a.name: x for a, x in zip(op.args, args, strict=True)}
+    ndim, dim = specs[0].ndim, named.get("dim")
+    if op.name in REDUCTIONS:
+        if not named.get("keepdim") or not isinstance(dim, (tuple, list)) or len(dim) != 1:
+            return False
+        dim = dim[0]
     return (
         ndim > 0
         and dim % ndim == ndim - 1
