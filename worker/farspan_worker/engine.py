@@ -351,6 +351,9 @@ class Engine:
             text = (self.timeline or Timeline()).to_json().encode()
             self.timeline = Timeline() if kind == cmd.GET_TRACE else None
             return Value(request, uint8.code, (len(text),), text)
+        if kind == cmd.GET_RELEASE:
+            self.programs.arena.put_to_sleep()
+            self.backend.release()
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:

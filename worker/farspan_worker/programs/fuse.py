@@ -34,11 +34,12 @@ class _Open:
     steps: list[Step] = field(default_factory=list)
     shape: tuple[int, ...] = ()
     reads: set[Memory] = field(default_factory=set)
-    writes: dict[Memory, Window] = field(default_factory=dict)  # the one window of each
+    #: the windows of each; several only where they share no element (joins.py)
+    writes: dict[Memory, list[Window]] = field(default_factory=dict)
     inputs: list[Window] = field(default_factory=list)  # what it takes from outside
     reduced: bool = False  # it ends in a reduction: no single element comes after it
     rows: bool = False  # there are reductions of rows in it, which elements may meet
-    exact: bool = True
+    plain: bool = True  # such groups are not for here: exact, or not by loops of ours
 
     def disturbs(self, step: Step) -> bool:
         """Return whether a step may not run before this group, which comes later."""
@@ -53,14 +54,14 @@ class _Open:
         if len(self.steps) >= _STEPS_MAX or self.reduced:
             return False
         for w in step.inputs:
-            if self.writes.get(w.memory, w) != w:
+            if w not in self.writes.get(w.memory, [w]):
                 return False
         out = step.outs[0]
         if any(w.memory is out.memory and w != out for w in self.inputs):
             return False
         if step.op.family != "pointwise" and _is_reduction(step):
             fits = step.inputs[0].spec.shape == self.shape
-            return fits and (not self.rows or takes_rows(step, self.exact))
+            return fits and (not self.rows or takes_rows(step, self.plain))
         if self.rows and out.spec.shape == (*self.shape[:-1], 1):
             return True
         return out.spec.shape == self.shape and len(self.inputs) < _INPUTS_MAX
@@ -68,7 +69,7 @@ class _Open:
     def add(self, step: Step) -> None:
         if not self.steps:
             self.shape = step.outs[0].spec.shape
-        reduces, row = _is_reduction(step), takes_rows(step, self.exact)
+        reduces, row = _is_reduction(step), takes_rows(step, self.plain)
         self.reduced, self.rows = reduces and not row, self.rows or row
         if not self.steps and reduces:
             self.shape = step.inputs[0].spec.shape
@@ -77,25 +78,32 @@ class _Open:
                 self.inputs.append(w)
         self.reads.update(step.reads)
         for w in step.outs:
-            self.writes[w.memory] = w
+            written = self.writes.setdefault(w.memory, [])
+            if w not in written:
+                written.append(w)
         self.steps.append(step)
 
 
-def fuse(graph: Graph) -> None:
-    """Replace pointwise steps by loops, in place."""
-    if loops.missing():
+#: What makes a group one step: (group, its steps, what it stores) -> a way to run, or None.
+Maker = Callable[[loops.Group, Sequence[Step], Sequence[Window]], Any]
+
+
+def fuse(graph: Graph, make: Maker | None = None) -> None:
+    """Replace pointwise steps by loops, in place; those of `make`, else the CPU's."""
+    if make is None and loops.missing():
         return
+    plain = graph.exact or make is not None  # maps of rows are written for the CPU only
     done: list[Step] = []
     opened: list[_Open] = []
     read_after = _readers(graph)
 
     def close(group: _Open) -> None:
         opened.remove(group)
-        done.extend(_fused(group, graph, read_after))
+        done.extend(_fused(group, graph, read_after, make))
 
     for step in graph.steps:
         joined = None
-        if _may_fuse(step, graph.exact):
+        if _may_fuse(step, graph.exact, plain):
             joined = next((g for g in opened if g.takes(step)), None)
         for group in list(opened):
             if group is not joined and (
@@ -104,10 +112,10 @@ def fuse(graph: Graph) -> None:
                 close(group)
         if joined is not None:
             joined.add(step)
-        elif _may_fuse(step, graph.exact):
+        elif _may_fuse(step, graph.exact, plain):
             if len(opened) >= _OPEN_MAX:
                 close(opened[0])
-            group = _Open(exact=graph.exact)
+            group = _Open(plain=plain)
             group.add(step)
             opened.append(group)
         else:
@@ -149,7 +157,7 @@ def takes_rows(step: Step, exact: bool) -> bool:
     return loops.takes_rows(step.op, step.static, specs, exact) and not loops.missing()
 
 
-def _may_fuse(step: Step, exact: bool) -> bool:
+def _may_fuse(step: Step, exact: bool, plain: bool) -> bool:
     """Return whether a step may be part of a loop."""
     if step.bound is not None or step.generator >= 0 or step.op.writes or len(step.outs) != 1:
         return False
@@ -172,19 +180,21 @@ def _may_fuse(step: Step, exact: bool) -> bool:
         loops.Number(i, x.kind) if type(x) is loops.Number else x for i, x in enumerate(numbers)
     ]
     specs = [w.spec for w in step.inputs]
-    if step.op.name in loops.ROWWISE and not takes_rows(step, exact):
+    if step.op.name in loops.ROWWISE and not takes_rows(step, plain):
         return False
     return loops.fusible(step.op, step.static, specs, exact, numbers)
 
 
-def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Sequence[Step]:
+def _fused(
+    group: _Open, graph: Graph, touched: dict[Memory, list[Step]], make: Maker | None
+) -> Sequence[Step]:
     """Return the steps of a group as one, or as they were if there is no loop for them."""
     members = set(group.steps)
     stored: list[Window] = []
-    for memory, window in group.writes.items():
+    for memory, windows in group.writes.items():
         own = memory.input < 0 and not memory.output
         if not own or any(step not in members for step in touched[memory]):
-            stored.append(window)
+            stored += windows
     numbers: dict[Number, loops.Number] = {}
     value: dict[Window, int] = {w: i for i, w in enumerate(group.inputs)}
     steps = []
@@ -203,9 +213,13 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
         tuple([(value[w], w.spec) for w in stored]),
         graph.exact,
     )
-    loop = loops.loop_for(made, wait=loops.waits())
-    if loop is None:
-        return group.steps if len(group.steps) == 1 else _apart(group.steps, graph, touched)
+    if make is not None:
+        bound = make(made, group.steps, stored)
+    else:
+        loop = loops.loop_for(made, wait=loops.waits())
+        bound = loop and _Bound(loop, group, stored)
+    if bound is None:
+        return group.steps if len(group.steps) == 1 else _apart(group, graph, touched, make)
     last = group.steps[-1]
     return [
         Step(
@@ -217,21 +231,21 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
             tuple(group.inputs),
             tuple(stored),
             command=last.command,
-            bound=_Bound(loop, group, stored),
+            bound=bound,
             fused=list(group.steps),
         )
     ]
 
 
 def _apart(
-    steps: Sequence[Step], graph: Graph, touched: dict[Memory, list[Step]]
+    group: _Open, graph: Graph, touched: dict[Memory, list[Step]], make: Maker | None
 ) -> Sequence[Step]:
     """Return steps that are no loop together, each as a loop of its own where it is one."""
     found: list[Step] = []
-    for step in steps:
-        alone = _Open(exact=graph.exact)
+    for step in group.steps:
+        alone = _Open(plain=group.plain)
         alone.add(step)
-        found.extend(_fused(alone, graph, touched))
+        found.extend(_fused(alone, graph, touched, make))
     return found
 
 

@@ -62,6 +62,12 @@ class RowWriter(Writer):
             if traced.stages[node.at] and node.at not in traced.late:
                 self.levels[node.at] = self.depth
         self._last = max(traced.stages[at] for at in self.needed)
+        #: The walk that stores: the last one, since an output may lie where an input does.
+        self._storing = max(
+            stage
+            for stage in range(self._last + 1)
+            if self._reduced_by(stage) or self._stored_by(stage)
+        )
         self._kept_aside: dict[int, str] = {}  # by place: where a row of it lies
 
     def open(self, level: int, pointers: list[str]) -> None:
@@ -88,12 +94,15 @@ class RowWriter(Writer):
     # --------------------------------------------------------------------------------- walks --
     def _targets(self, stage: int) -> list[Node]:
         """Return the elements that a walk is for: what it reduces, and what it stores."""
-        traced = self.traced
         found = [n.args[0] for n in self._reduced_by(stage)]
-        for node, _, _ in traced.outputs:
-            if node.at not in traced.late and traced.stages[node.at] == stage:
-                found.append(node)
+        if stage == self._storing:
+            found += [node for node, _, _ in self.traced.outputs if node.at not in self.traced.late]
         return found
+
+    def _stored_by(self, stage: int) -> bool:
+        """Return whether something that is stored is known in this walk at the earliest."""
+        late, stages = self.traced.late, self.traced.stages
+        return any(n.at not in late and stages[n.at] == stage for n, _, _ in self.traced.outputs)
 
     def _reduced_by(self, stage: int) -> list[Node]:
         stages = self.traced.stages
@@ -167,7 +176,7 @@ class RowWriter(Writer):
             lines.store(total, cells[node.at], node.dtype, "")
         lead = len(traced.inputs)
         for i, (node, name, _) in enumerate(traced.outputs):
-            if node.at not in traced.late and traced.stages[node.at] == stage:
+            if node.at not in traced.late and stage == self._storing:
                 lines.store(self.values[node.at], here[lead + i], name, tag)
         self.end(loop)
         for node in reduces:

@@ -169,11 +169,10 @@ def _towards(start: Any, end: Any, weight: float) -> Any:
     return end - (end - start) * (1 - weight)
 
 
-@functools.lru_cache(maxsize=_STEPS_MAX)
-def adam(
-    dtype: str, beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool,
-    amsgrad: bool, maximize: bool,
-) -> Native:  # fmt: skip
+def adam_formula(
+    beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool, amsgrad: bool,
+    maximize: bool,
+) -> Formula:  # fmt: skip
     """Numbers of a row: 1 - lr * decay or decay, the root of v's correction, and -lr over m's."""
 
     def formula(xp: Any, arrays: list[Any], numbers: list[Any]) -> list[Any]:
@@ -190,14 +189,12 @@ def adam(
         root = xp.sqrt(largest[0] if largest else v) / scale + eps
         return [p + m / root * slope, None, m, v, *largest]
 
-    return Native(formula, 4 + amsgrad, 3, dtype)
+    return formula
 
 
-@functools.lru_cache(maxsize=_STEPS_MAX)
-def sgd(
-    dtype: str, momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool,
-    first: bool,
-) -> Native:  # fmt: skip
+def sgd_formula(
+    momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool, first: bool
+) -> Formula:
     """The number of a row: -lr."""
 
     def formula(xp: Any, arrays: list[Any], numbers: list[Any]) -> list[Any]:
@@ -214,6 +211,26 @@ def sgd(
         d = d + buffer * momentum if nesterov else buffer
         return [p + d * numbers[0], None, buffer]
 
+    return formula
+
+
+@functools.lru_cache(maxsize=_STEPS_MAX)
+def adam(
+    dtype: str, beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool,
+    amsgrad: bool, maximize: bool,
+) -> Native:  # fmt: skip
+    """Return the native update of Adam, with these options."""
+    formula = adam_formula(beta1, beta2, eps, decay, decoupled, amsgrad, maximize)
+    return Native(formula, 4 + amsgrad, 3, dtype)
+
+
+@functools.lru_cache(maxsize=_STEPS_MAX)
+def sgd(
+    dtype: str, momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool,
+    first: bool,
+) -> Native:  # fmt: skip
+    """Return the native update of SGD, with these options."""
+    formula = sgd_formula(momentum, dampening, decay, nesterov, maximize, first)
     return Native(formula, 3 if momentum else 2, 1, dtype)
 
 
