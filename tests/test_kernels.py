@@ -10,7 +10,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from farspan.core.op import Op, table
 from farspan_worker import kernels, plan
 from farspan_worker.kernels.cpu import onednn, product
 from farspan_worker.kernels.cpu.loops import rows as named_rows
+from many_threads import in_threads
 from samples import ALL, ROWS, Call, Heads, Maker, Row, Strided, call
 from test_laws import (
     REFERENCES,
@@ -300,11 +300,7 @@ def test_one_route_serves_many_threads() -> None:
             if not np.allclose(product.multiply(*pairs[i]), wanted[i], 1e-4, 1e-4):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    in_threads(work)
     assert not wrong
 
 
