@@ -193,7 +193,7 @@ def with_value(function: Function) -> Callable[..., Any]:
             found = memo.get((spec, value))
             if found is None:
                 _learn_value(memo, function, self, value)
-                found = memo[spec, value]
+                found = memo.get((spec, value))
         if found and found[3] is None:
             op, static, facts, _, scalars = found
             return run(op, static, scalars, (self,), facts, depth + 1)
@@ -240,6 +240,8 @@ def _learn_value(memo: dict[Any, Any], function: Function, self: Tensor, value: 
             found = known.direct and (op, static, known, None, scalars)
     if len(memo) >= limits.MEMO_ENTRIES_MAX:
         memo.clear()
+    if memo.get((spec, kind)) is _BY_VALUE:
+        key = (spec, value)
     if key[1] is not kind:
         memo[spec, kind] = _BY_VALUE
     memo[key] = found
