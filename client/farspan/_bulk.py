@@ -25,6 +25,9 @@ from farspan.core.command import ErrorInfo, Event, Value
 from farspan.core.dtype import DTYPES
 from farspan.core.errors import FarspanError, ProtocolError, SessionClosedError
 
+if TYPE_CHECKING:
+    from farspan._stream import Stream
+
 DOWNLOADS_AT_ONCE: Final = 4
 
 
@@ -52,7 +55,7 @@ class Bulk:
     _changed: threading.Condition
     _sink: Callable[[Event], None]
     _explain: Callable[[grpc.RpcError], FarspanError]
-    _outgoing: queue.SimpleQueue[Any]
+    _stream: Stream | None
     devices: list[dict[str, Any]]
 
     def __init__(self) -> None:
@@ -102,7 +105,8 @@ class Bulk:
             self._stream_up(transfer, device, view)
             self._counts.streamed_up += view.nbytes
         else:
-            segment.send(view, device, transfer, self._outgoing.put)
+            assert self._stream is not None
+            segment.send(view, device, transfer, self._stream.put)
             self._counts.shared_up += view.nbytes
         self._counts.bytes_up += view.nbytes
 

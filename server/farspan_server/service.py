@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from farspan import wire
@@ -40,6 +40,11 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 KINDS: Final = ("cpu", "cuda")
+_NOTHING: Final = wire.Down()
+
+
+def _nothing() -> None:
+    """Nobody writes yet."""
 
 
 class Live:
@@ -63,7 +68,8 @@ class Live:
         self._welcome: wire.Welcome | None = None
         self._line = 0
         self._tell_devices = False
-        self._ready = asyncio.Event()
+        #: Called when there is something for the client, or the session has ended.
+        self.look: Callable[[], None] = _nothing
 
     @property
     def ended(self) -> bool:
@@ -95,21 +101,15 @@ class Live:
             self._events.append(events)
         if last_words is not None:
             self._last_words = last_words
-        self._ready.set()
+        self.look()
 
-    async def next(self) -> tuple[wire.Down, int, int] | None:
-        """Return a message for the client with the count and bytes of its events; None at the end.
+    def take(self) -> tuple[wire.Down, int, int] | None:
+        """Return a message for the client with the count and bytes of its events, if any waits.
 
         Whatever waits rides together: a message costs the same whatever it holds.
         """
-        while True:
-            down, count, size = self._take()
-            if down != wire.Down():
-                return down, count, size
-            if self.ended:
-                return None
-            self._ready.clear()
-            await self._ready.wait()
+        down, count, size = self._take()
+        return None if down == _NOTHING else (down, count, size)
 
     def _take(self) -> tuple[wire.Down, int, int]:
         welcome, self._welcome = self._welcome, None

@@ -50,6 +50,7 @@ class WorkerLink:
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
         self._silent = 0  # looks at the clock since the last message
+        self._closing = False
         self._task = asyncio.create_task(self._run())
 
     # --- for the service -------------------------------------------------------------------------
@@ -99,6 +100,7 @@ class WorkerLink:
 
     async def close(self) -> None:
         """End the link without a word to the listener."""
+        self._closing = True
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -108,6 +110,8 @@ class WorkerLink:
         """Keep the worker reached: once for a supervised worker, again and again for another."""
         while True:
             reason = await self._live()
+            if self._closing:  # a link that breaks meanwhile swallows the cancellation (TaskGroup)
+                return
             self._listener.left(self.worker, reason)
             if self.worker.supervised:
                 return
