@@ -312,9 +312,8 @@ class Session(Answers):
         """
         self._hand_over()
         numbers = self._replays[lane.device].numbers
-        gone: Sequence[int] = ()
-        if numbers.gone or numbers.leaving:
-            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
+        # Before the commands are taken: all Calls of what is gone are among these.
+        gone = numbers.take_gone() if numbers.gone or numbers.leaving else ()
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
             self._hand_over()
