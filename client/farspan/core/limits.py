@@ -49,6 +49,9 @@ DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
+# --- journal -------------------------------------------------------------------------------------
+JOURNAL_RECORD_BYTES_MAX: Final = FRAME_BYTES_MAX + 64 * KiB  # the longest is a frame.
+
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
