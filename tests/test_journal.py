@@ -26,6 +26,11 @@ def filled(disk: Disk, directory: Path, count: int, seed: int = 0, roll_every: i
     return journal
 
 
+def opened(disk: Disk, directory: Path, session: str = "s") -> tuple[Journal, list[Record]]:
+    records: list[Record] = []
+    return reopen(disk, directory, session, records.append), records
+
+
 def frames(records: list[Record]) -> list[bytes]:
     return [bytes(r.payload) for r in records if r.kind == FRAME]
 
@@ -41,7 +46,7 @@ def test_what_was_appended_is_read_again_across_segments_and_reopenings(tmp_path
     journal.sync()
     journal.close()
     for extra in range(3):
-        journal, records = reopen(disk, where, "s")
+        journal, records = opened(disk, where)
         assert frames(records)[:40] == expected(40)
         assert frames(records)[40:] == [b"more %d" % k for k in range(extra)]
         assert [r.index for r in records] == list(range(len(records)))
@@ -52,8 +57,11 @@ def test_what_was_appended_is_read_again_across_segments_and_reopenings(tmp_path
     assert {f.stat().st_mode & 0o777 for f in files} == {0o600}
     assert where.stat().st_mode & 0o777 == 0o700
     size = sum(f.stat().st_size for f in files if f.suffix == ".journal")
-    journal, _ = reopen(disk, where, "s")
+    journal, _ = opened(disk, where)
     assert journal.nbytes > size
+    again = list(journal.read(25))
+    assert [r.index for r in again] == list(range(25, journal.last + 1))
+    assert frames(again) == frames([r for r in records if r.index >= 25])
 
 
 def test_segments_before_a_record_are_removed_and_the_rest_is_read_alone(tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_segments_before_a_record_are_removed_and_the_rest_is_read_alone(tmp_pat
     assert journal.nbytes < before
     assert len([f for f in where.iterdir() if f.suffix == ".journal"]) == 1
     journal.close()
-    _, records = reopen(disk, where, "s")
+    _, records = opened(disk, where)
     assert frames(records) == [b"after"]
     assert records[0].index == kept and records[0].kind == HEAD
 
@@ -90,7 +98,7 @@ def test_appending_and_syncing_on_two_threads_loses_nothing(tmp_path: Path) -> N
     thread.join()
     journal.sync()
     journal.close()
-    _, records = reopen(RealDisk(), tmp_path / "s", "s")
+    _, records = opened(RealDisk(), tmp_path / "s")
     assert frames(records) == [b"%d" % k for k in range(2_000)]
 
 
@@ -108,7 +116,7 @@ def test_every_byte_of_a_synced_journal_is_guarded() -> None:
             changed[at] ^= 1 << rng.randrange(8)
             disk.cached = {p: bytearray(d) for p, d in files.items()} | {path: changed}
             try:
-                reopen(disk, WHERE, "s")
+                opened(disk, WHERE)
                 silent.append((path, at))
             except JournalDamagedError:
                 continue
@@ -123,14 +131,14 @@ def test_a_synced_journal_cut_at_any_byte_or_without_a_file_is_refused() -> None
         for at in range(len(data)):
             disk.cached = {p: bytearray(d) for p, d in files.items()} | {path: bytearray(data[:at])}
             with pytest.raises(JournalDamagedError):
-                reopen(disk, WHERE, "s")
+                opened(disk, WHERE)
         disk.cached = {p: bytearray(d) for p, d in files.items() if p != path}
         if path.name != "00000000000000000000.journal":  # else: as after forget_before
             with pytest.raises(JournalDamagedError):
-                reopen(disk, WHERE, "s")
+                opened(disk, WHERE)
     with pytest.raises(JournalDamagedError):  # another session's files
         disk.cached = {p: bytearray(d) for p, d in files.items()}
-        reopen(disk, WHERE, "t")
+        opened(disk, WHERE, "t")
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -152,7 +160,7 @@ def test_a_loss_of_power_keeps_what_was_durable_and_nothing_that_was_not_written
                     written.append(rng.randbytes(rng.randrange(60)))
                     journal.append(FRAME, written[-1])
         disk.lose_power(rng)
-        journal, records = reopen(disk, WHERE, "s")
+        journal, records = opened(disk, WHERE)
         found = frames(records)
         assert durable <= len(found) and found == written[: len(found)]
         written, durable = found, len(found)
@@ -172,7 +180,7 @@ def test_a_full_disk_is_an_error_and_what_was_durable_is_found_again() -> None:
         journal.sync()
     disk.free_bytes = None
     journal.close()
-    _, records = reopen(disk, WHERE, "s")
+    _, records = opened(disk, WHERE)
     assert frames(records)[:10] == expected(10)
     assert len(frames(records)) in (10, 11)
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,6 +88,11 @@ class Journal:
     def last(self) -> int:
         """The index of the record appended last."""
         return self._index - 1
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of the segment that is written."""
+        return self._bytes
 
     @property
     def nbytes(self) -> int:
@@ -188,6 +193,24 @@ class Journal:
         self.durable = last
         return last
 
+    def read(self, first: int) -> Iterator[Record]:
+        """Yield the records from `first` to the one that is the last at this moment.
+
+        May run on another thread than `append`. JournalDamagedError, or an OSError of the disk.
+        """
+        with self._lock:
+            segments, last = list(self._segments), self._index - 1
+        for k, (start, size) in enumerate(segments):
+            if k + 1 < len(segments) and segments[k + 1][0] <= first:
+                continue
+            name = f"{start:020}{_SUFFIX}"
+            reader = _Reader(self._disk, self._directory, "", start)
+            for record in reader.segment(name, size):
+                if record.index > last:
+                    return
+                if record.index >= first:
+                    yield record
+
     def forget_before(self, index: int) -> None:
         """Remove the segments that hold only records before `index`."""
         with self._lock:
@@ -215,14 +238,15 @@ def _watermark(index: int, digest: bytes) -> bytes:
     return _WATERMARK.pack(index, digest, check)
 
 
-def reopen(disk: Disk, directory: Path, session: str) -> tuple[Journal, list[Record]]:
-    """Return a journal to go on with, and the records it holds. JournalDamagedError.
+def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], None]) -> Journal:
+    """Return a journal to go on with, after `visit` of every record it holds. JournalDamagedError.
 
     What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
-    there, as it was written. New records go to a new segment.
+    there, as it was written. New records go to a new segment. A payload is valid during the visit.
     """
     reader = _Reader(disk, directory, session)
-    records = list(reader.read())
+    for record in reader.read():
+        visit(record)
     made = Journal(disk, directory, reader.index, reader.digest)
     made._segments = reader.segments
     for name, size in reader.torn:
@@ -234,36 +258,47 @@ def reopen(disk: Disk, directory: Path, session: str) -> tuple[Journal, list[Rec
     made.durable = -1  # so that what the last owner did not sync is synced now
     made.roll()
     made.sync()
-    return made, records
+    return made
 
 
 class _Reader:
     """Walks the segments of a journal and checks everything."""
 
-    def __init__(self, disk: Disk, directory: Path, session: str) -> None:
+    def __init__(self, disk: Disk, directory: Path, session: str, index: int = 0) -> None:
         self._disk = disk
         self._directory = directory
-        self._names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
-        self._first = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES]
-        self.index = 0  # of the next record
+        self._first = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES] if session else b""
+        self.index = index  # of the next record
         self.digest = b""
         self.segments: list[tuple[int, int]] = []
         self.torn: list[tuple[str, int]] = []  # files to cut, and to how many bytes
 
     def read(self) -> Iterator[Record]:
         least, digest = self._read_watermark()
-        if not self._names:
+        names = [n for n in self._disk.names(self._directory) if n.endswith(_SUFFIX)]
+        if not names:
             raise JournalDamagedError("journal: there are no segments")
-        self.index = self._number(self._names[0])
-        for k, name in enumerate(self._names):
+        self.index = self._number(names[0])
+        for k, name in enumerate(names):
             yield from self._segment(name, k == 0, least, digest)
             if self.torn:
-                self.torn += [(rest, 0) for rest in self._names[k + 1 :]]
+                self.torn += [(rest, 0) for rest in names[k + 1 :]]
                 break
         if self.index <= least:
             raise JournalDamagedError(
                 f"journal: it ends at record {self.index - 1}; {least} was durable"
             )
+
+    def segment(self, name: str, size: int) -> Iterator[Record]:
+        """Yield the records of a segment of which `size` bytes were written."""
+        data = memoryview(self._disk.read(self._directory / name))[:size]
+        at = 0
+        while at < data.nbytes:
+            record = self._record(data, at, at == 0)
+            if record is None:
+                raise JournalDamagedError(f"journal: {name} is damaged at byte {at}")
+            at += _HEADER.size + record.payload.nbytes
+            yield record
 
     def _read_watermark(self) -> tuple[int, bytes]:
         try:
@@ -318,7 +353,9 @@ class _Reader:
         found.update(payload)
         if found.digest()[:_DIGEST_BYTES] != digest or index != self.index:
             return None
-        if (kind == HEAD) != (at == 0) or (first and index == 0 and before != self._first):
+        if (kind == HEAD) != (at == 0):
+            return None
+        if first and index == 0 and self._first and before != self._first:
             return None
         self.index, self.digest = index + 1, digest
         return Record(index, kind, payload)

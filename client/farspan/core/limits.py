@@ -45,12 +45,14 @@ CREDIT_FRAMES: Final = 64  # frames sent and not yet acknowledged, per session.
 CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
 TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
+FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- journal -------------------------------------------------------------------------------------
 JOURNAL_RECORD_BYTES_MAX: Final = FRAME_BYTES_MAX + 64 * KiB  # the longest is a frame.
+JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
