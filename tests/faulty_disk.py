@@ -68,6 +68,9 @@ class FaultyDisk:
             raise FileNotFoundError(errno.ENOENT, "missing", str(path))
         return bytes(self.cached[path])
 
+    def sync(self, path: Path) -> None:
+        FaultyFile(self, path).sync()
+
     def overwrite(self, path: Path, data: bytes) -> None:
         self.cached[path] = bytearray(data)
         self.named.add(path)

@@ -57,7 +57,7 @@ def test_what_was_appended_is_read_again_across_segments_and_reopenings(tmp_path
     assert {f.stat().st_mode & 0o777 for f in files} == {0o600}
     assert where.stat().st_mode & 0o777 == 0o700
     size = sum(f.stat().st_size for f in files if f.suffix == ".journal")
-    journal, _ = opened(disk, where)
+    journal, records = opened(disk, where)
     assert journal.nbytes > size
     again = list(journal.read(25))
     assert [r.index for r in again] == list(range(25, journal.last + 1))

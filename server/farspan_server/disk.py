@@ -45,6 +45,9 @@ class Disk(Protocol):
     def read(self, path: Path) -> bytes:
         """Return what a file holds."""
 
+    def sync(self, path: Path) -> None:
+        """Wait until what a file holds survives a loss of power."""
+
     def overwrite(self, path: Path, data: bytes) -> None:
         """Put `data` at the start of a file of the same size; no sync, and never torn here."""
 
@@ -103,6 +106,13 @@ class RealDisk:
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
+
+    def sync(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
     def overwrite(self, path: Path, data: bytes) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

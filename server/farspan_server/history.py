@@ -78,14 +78,21 @@ class History:
         self._sequence = max(past.frames, default=past.base)
         self._waiting: deque[tuple[int, int]] = deque()  # not synced: record, frame
         self._marks: dict[int, int] = {}  # snapshots under way: the record of their mark
-        self._commits: deque[tuple[int, Past]] = deque()  # not synced: record, what holds then
+        # Commits that are not synced: their record, the first record and the files to keep.
+        self._commits: deque[tuple[int, int, set[str]]] = deque()
 
     @classmethod
     def create(cls, disk: Disk, directory: Path, session: str, secret: str) -> History:
-        """Return the history of a new session. JournalError."""
+        """Return the history of a new session; it survives a loss of power. JournalError."""
         made = cls(disk, directory, Journal.create(disk, directory, session), Past())
         made.epoch(1, secret)
+        made.journal.sync()
         return made
+
+    @property
+    def sequence(self) -> int:
+        """The last frame that was written."""
+        return self._sequence
 
     # --- writing ---------------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
@@ -119,11 +126,17 @@ class History:
         self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
 
     def commit(self, number: int, sequence: int, parts: tuple[Part, ...]) -> None:
-        """Note that a snapshot's parts are on disk; it counts once that is synced."""
-        begin = self._marks.pop(number)
+        """Note that a snapshot's parts are on disk: a replay begins there.
+
+        What led to it is removed once the note survives a loss of power.
+        """
+        past = self.past
         body = {"number": number, "sequence": sequence, "parts": [asdict(p) for p in parts]}
         index = self._write(COMMIT, body)
-        self._commits.append((index, Past(base=sequence, number=number, parts=parts, begin=begin)))
+        old = {part.name for part in past.parts}
+        past.base, past.number, past.parts = sequence, number, parts
+        past.begin = self._marks.pop(number)
+        self._commits.append((index, past.begin, old))
 
     def _write(self, kind: int, body: dict[str, Any]) -> int:
         return self.journal.append(kind, json.dumps(body).encode())
@@ -134,12 +147,9 @@ class History:
         while self._waiting and self._waiting[0][0] <= index:
             sequence = self._waiting.popleft()[1]
         while self._commits and self._commits[0][0] <= index:
-            now, past = self._commits.popleft()[1], self.past
-            past.base, past.number, past.begin = now.base, now.number, now.begin
-            gone = {p.name for p in past.parts} - {p.name for p in now.parts}
-            past.parts = now.parts
-            self.journal.forget_before(past.begin)
-            for name in gone:
+            _, begin, old = self._commits.popleft()
+            self.journal.forget_before(begin)
+            for name in old:
                 self._disk.remove(self._directory / name)
         return sequence
 

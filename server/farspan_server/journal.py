@@ -255,7 +255,9 @@ def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], 
             disk.replace(directory / name, data)
         else:
             disk.remove(directory / name)
-    made.durable = -1  # so that what the last owner did not sync is synced now
+    for start, _ in reader.segments:  # the last owner may have died before its sync
+        disk.sync(directory / f"{start:020}{_SUFFIX}")
+    made.durable = -1
     made.roll()
     made.sync()
     return made

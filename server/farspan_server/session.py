@@ -82,9 +82,11 @@ class Confirmed:
 class Resumed:
     """The session's client is back on another stream.
 
-    confirmed: as in Confirmed. applied: the last ack that it has seen.
+    attempt: the client counts its streams, so that one that comes late is known. confirmed: as in
+    Confirmed. applied: the last ack that it has seen.
     """
 
+    attempt: int
     confirmed: int
     applied: int
 
@@ -181,8 +183,16 @@ class Replay:
 
 
 @dataclass(slots=True, frozen=True)
-class MarkCut:
-    """Tell every worker to take its part of a snapshot now, between two frames."""
+class Mark:
+    """Note in the journal where a snapshot is cut: between the frames before and after."""
+
+    number: int
+    sequence: int  # of the last frame that is in it
+
+
+@dataclass(slots=True, frozen=True)
+class TakeCut:
+    """Tell every worker to take its part of a snapshot when it has run what it was sent."""
 
     number: int
 
@@ -193,6 +203,18 @@ class Commit:
 
     number: int
     sequence: int  # of the last frame that is in it
+
+
+@dataclass(slots=True, frozen=True)
+class Welcomed:
+    """Tell the stream that resumes or attaches the new epoch and what was received."""
+
+
+@dataclass(slots=True, frozen=True)
+class Refuse:
+    """End the stream that wanted to resume, and nothing else."""
+
+    message: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -217,7 +239,10 @@ class End:
     message: str = ""
 
 
-Output = Claim | Append | Forward | Replay | MarkCut | Commit | EventsOut | Rest | End
+Output = (
+    Claim | Append | Forward | Replay | Mark | TakeCut | Commit | EventsOut | Welcomed | Refuse
+    | Rest | End
+)  # fmt: skip
 
 
 class Session:
@@ -235,6 +260,7 @@ class Session:
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
+        self._attempt = 0  # of the client's streams, the last one
         self._lease_s = lease_s
         self._lease_ends: float | None = None
         self._claimed = False
@@ -243,6 +269,7 @@ class Session:
         self._acked = 0  # of the last frame acknowledged to the client
         self._durable = 0  # of the last frame that survives the gateway
         self._confirmed = 0  # the client needs nothing again of what came before its ack
+        self._promised = 0  # the same of an ack that may be still to come, after a loss of power
         self._base = 0  # of the last frame that is in the last snapshot
         self._replay_to = 0  # of the last frame that the journal gives again
         # By device, of the last frame: forwarded; run; whose events went to the client.
@@ -250,7 +277,8 @@ class Session:
         self._applied = [0] * len(kinds)
         self._told = [0] * len(kinds)
         self._frames: dict[int, tuple[int, int]] = {}  # not confirmed yet: device, bytes
-        self._in_flight_bytes = 0  # of frames that are not acknowledged
+        self._credit_base = 0  # frames up to it were received before this stream of the client
+        self._in_flight_bytes = 0  # of the others, while they are not acknowledged
         self._held: deque[tuple[int, int, bytes]] = deque()  # not forwarded yet
         self._unconfirmed: deque[tuple[int, bytes]] = deque()  # events, and whose ack covers them
         self._unconfirmed_bytes = 0
@@ -316,8 +344,8 @@ class Session:
                 return self._start()
             case Bereft(message):
                 return self._bereft(message)
-            case Resumed(confirmed, applied):
-                return self._resume(confirmed, applied)
+            case Resumed(attempt, confirmed, applied):
+                return self._resume(attempt, confirmed, applied)
             case Attached():
                 return self._attach()
             case Cut(number):
@@ -404,7 +432,7 @@ class Session:
         if header.sequence != self._received + 1:
             raise ProtocolError(f"frame {header.sequence} follows {self._received}")
         if (
-            self._received - self._acked >= limits.CREDIT_FRAMES
+            self._received - max(self._acked, self._credit_base) >= limits.CREDIT_FRAMES
             or self._in_flight_bytes + len(data) > limits.CREDIT_BYTES
         ):
             raise ProtocolError("more frames or bytes in flight than the credits allow")
@@ -437,12 +465,15 @@ class Session:
         if applied < told or (applied == told and advances):
             data = b""  # a replay: the client has heard it
         self._told[device] = max(told, applied)
+        # The first ack that can follow these events; a confirmation of it covers them.
+        covered = max(applied if advances else applied + 1, self._acked + 1)
         ack = self._advance()
-        more = self._cut_waited()
+        more = self._settle() if ack and self._promised > self._confirmed else []
+        more += self._cut_waited()
         if not data and not ack:
             return more
         if data:
-            self._unconfirmed.append((applied if advances else applied + 1, data))
+            self._unconfirmed.append((covered, data))
             self._unconfirmed_bytes += len(data)
         if (
             len(self._unconfirmed) > limits.EVENTS_QUEUED_MAX
@@ -460,14 +491,19 @@ class Session:
             if self._acked >= self._applied[device]:
                 break
             self._acked += 1
-            self._in_flight_bytes -= size_bytes
-            if self._acked <= self._confirmed:
-                del self._frames[self._acked]
+            if self._acked > self._credit_base:
+                self._in_flight_bytes -= size_bytes
         return self._acked if self._acked > before else 0
 
     def _confirm(self, sequence: int) -> list[Output]:
-        if sequence > self._acked:
+        if sequence > self._acked and sequence > self._promised:
             raise ProtocolError(f"frame {sequence} was confirmed before it was acknowledged")
+        self._promised = max(self._promised, sequence)
+        return self._settle()
+
+    def _settle(self) -> list[Output]:
+        """Forget what the client will never ask for again."""
+        sequence = min(self._promised, self._acked)
         for each in range(self._confirmed + 1, sequence + 1):
             self._frames.pop(each, None)
         self._confirmed = max(self._confirmed, sequence)
@@ -476,21 +512,28 @@ class Session:
         return self._committed()
 
     # --- the client ------------------------------------------------------------------------------
-    def _resume(self, confirmed: int, applied: int) -> list[Output]:
-        """Take the client back. The gateway tells it the new epoch and `received` before all."""
-        if self.state == ASLEEP:
-            if not self._base <= confirmed <= applied <= self._received:
-                raise ProtocolError(
-                    f"the client knows frames {confirmed} to {applied}; the journal holds "
-                    f"{self._base + 1} to {self._received}"
+    def _resume(self, attempt: int, confirmed: int, applied: int) -> list[Output]:
+        asleep = self.state == ASLEEP
+        known = self._base if asleep else self._confirmed
+        if attempt <= self._attempt or not known <= confirmed <= applied:
+            return [
+                Refuse(
+                    f"stream {attempt} knows frames {confirmed} to {applied}; the session is at "
+                    f"stream {self._attempt} and frame {known}"
                 )
-            # What the client has not confirmed is computed again, and so told again.
+            ]
+        if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
+            return [Refuse("the session waits for workers and holds all that it may")]
+        self._attempt = attempt
+        if asleep:
+            # What the client has not confirmed is computed again, and so told again. A loss of
+            # power may have taken frames that it has heard of: then it sends those again.
             self._told = [self._base] * len(self.kinds)
-            self._acked = applied
-            self._in_flight_bytes = sum(b for s, (_, b) in self._frames.items() if s > applied)
-            self._confirmed = min(self._confirmed, confirmed)
-        told = self._confirm(confirmed)
-        self._welcome_back()
+            self._acked = min(applied, self._received)
+            self._confirmed = min(confirmed, self._received)
+        self._promised = confirmed
+        self._credit_base, self._in_flight_bytes = self._received, 0
+        told = [*self._welcome_back(), *self._settle()]
         told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
         told.append(EventsOut(b"", self._acked, self._durable))
         return [*told, *(self._claim() if self._received else [])]
@@ -500,15 +543,16 @@ class Session:
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
-        self._confirmed = self._acked = self._received
+        self._confirmed = self._promised = self._acked = self._credit_base = self._received
         self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
-        self._welcome_back()
-        return [*self._committed(), *(self._claim() if self._received else [])]
+        told = self._welcome_back()
+        return [*told, *self._committed(), *(self._claim() if self._received else [])]
 
-    def _welcome_back(self) -> None:
+    def _welcome_back(self) -> list[Output]:
         self.epoch += 1
         self._lease_ends = None
         self.state = OPEN
+        return [Welcomed()]
 
     def _tick(self, now: float) -> list[Output]:
         if self._lease_ends is None or now < self._lease_ends:
@@ -528,7 +572,7 @@ class Session:
         if self._cut is not None or not self._forwarding or max(self._forwarded) <= self._base:
             return []
         self._cut = _Cut(number, max(self._forwarded), set(range(len(self.kinds))))
-        return self._cut_waited()
+        return [Mark(number, self._cut.sequence), *self._cut_waited()]
 
     def _cut_waited(self) -> list[Output]:
         """Mark the cut when it can be: several devices are cut where none is ahead of another."""
@@ -539,7 +583,7 @@ class Session:
         if len(self.kinds) > 1 and any(behind):
             return []
         cut.waits = False
-        return [MarkCut(cut.number), *self._forward_held()]
+        return [TakeCut(cut.number), *self._forward_held()]
 
     def _cut_taken(self, number: int, device: int) -> list[Output]:
         if self._cut is None or self._cut.number != number:
