@@ -81,16 +81,8 @@ class Script:
         return self.next
 
     def _add(self, opcode: int, mode: int, ids: list[int], static: Any, scalars: Any) -> None:
-        frame = self.frame
-        frame.opcodes.append(opcode)
-        frame.modes.append(mode)
-        frame.counts.append(len(ids))
-        frame.ids += ids
-        frame.statics.append(static)
-        frame.scalar_counts.append(len(scalars))
-        frame.scalars += scalars
         self.number += 1
-        frame.numbers.append(self.number)
+        self.frame.add(opcode, ids, static, scalars, mode, self.number)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from farspan.core.op import table
 from farspan_worker import kernels, process
 
 _SECONDS_A_CELL = 0.02  # a cell repeats its call until it has taken this long
+_IN_TORCH = {"_native_batch_norm": "native_batch_norm", "_batched_mm": "matmul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ def products() -> Iterator[Case]:
         yield Case("mm", f"{m} x {k} x {n}", (_array(m, k), _array(k, n)))
         yield Case("linear", f"{m} x {k} x {n}", (_array(m, k), _array(n, k), _array(n)))
     yield Case("bmm", "32 of 128 x 64 x 128", (_array(32, 128, 64), _array(32, 64, 128)))
+    q, k, v = np.moveaxis(_array(8, 128, 3, 4, 64), 2, 0).transpose(0, 1, 3, 2, 4)
+    yield Case("_batched_mm", "q @ k.T of 8x4 heads in place", (q, k.swapaxes(2, 3)))
+    yield Case("_batched_mm", "weights @ v in place", (_array(8, 4, 128, 128), v))
     yield Case("addmm", "256 x 512 x 512", (_array(512), _array(256, 512), _array(512, 512), 1, 1))
 
 
@@ -121,14 +125,34 @@ def activations() -> Iterator[Case]:
         yield Case("silu_backward", label, (g, x))
 
 
+def rows() -> Iterator[Case]:
+    """Yield gathers and sums of 16,000 rows of 64 among 2,000, and of elements."""
+    some = np.random.default_rng(0).integers(0, 2_000, 16_000)
+    wide = np.repeat(some, 64).reshape(-1, 64)
+    expanded = np.broadcast_to(some[:, None], (16_000, 64))
+    x, source = _array(2_000, 64), _array(16_000, 64)
+    yield Case("index_add", "rows", (x, 0, some, source, 1))
+    yield Case("embedding_dense_backward", "rows", (source, some, 2_000, -1, False))
+    for label, index in (("rows", expanded), ("elements", wide)):
+        yield Case("scatter_add", label, (x, 0, index, source))
+        yield Case("gather", label, (x, 0, index, False))
+    images = torch.randn(8, 64, 32, 32)
+    steps = ((3, 3), (2, 2), (1, 1), (1, 1), False)
+    y, at = torch.ops.aten.max_pool2d_with_indices(images, *steps)
+    given = (torch.randn_like(y).numpy(), images.numpy(), *steps, at.numpy())
+    yield Case("max_pool2d_with_indices_backward", "8x64x32x32, 3 by 2", given)
+
+
 # ------------------------------------------------------------------------------------- measuring --
 def as_torch(case: Case) -> Callable[[], Any]:
     """Return the call of torch's op of this name on the same memory."""
-    name = case.op.removeprefix("_") if case.op == "_native_batch_norm" else case.op
+    name = _IN_TORCH.get(case.op, case.op)
     op = getattr(torch.ops.aten, name)
     args = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in case.args]
     if name.startswith("gelu"):
         return lambda: op(*args[:-1], approximate=args[-1])
+    if name in ("index_add", "gather"):
+        return lambda: op(*args[:-1])
     if name == "addmm":
         return lambda: op(*args[:3], beta=1, alpha=1)
     return lambda: op(*args)
@@ -182,7 +206,7 @@ def main() -> None:
     if not options.json:
         print(head)
     with np.errstate(all="ignore"):
-        for group in (products, convolutions, norms, images, activations):
+        for group in (products, convolutions, norms, images, activations, rows):
             for case in group():
                 if not re.search(options.only, case.op):
                     continue

@@ -16,28 +16,14 @@ import farspan
 import torch as reference
 from farspan_worker.programs import passes
 from program_bodies import beside, record, session
+from vs_rows import BY_NAME, unwrapped
 
 _ROUNDS, _REPEATS = 7, 5
 
 
-def training_step(torch: Any, **options: Any) -> Callable[[], Any]:
-    """Return the step of conv32-pool-conv64-pool-fc128-10 on 64 images of 28 x 28."""
-    nn = torch.nn
-    net = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
-    chosen = torch.optim.Adam(net.parameters(), 1e-3, **options)
-    x, y = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
-
-    def step() -> Any:
-        chosen.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        chosen.step()
-        return loss
-
+def training_step(torch: Any) -> Callable[[], Any]:
+    """Return the step of conv32-pool-conv64-pool-fc128-10 on 64 images of 28 x 28, once run."""
+    step = BY_NAME["cnn"].build(torch, unwrapped, False).step
     step()
     return step
 
@@ -61,7 +47,7 @@ def main() -> None:
     calls = {
         "layouts": lambda: with_layouts.run(mine, scalars),
         "plain": lambda: without.run(theirs, scalars),
-        "torch": training_step(reference, fused=True),
+        "torch": training_step(reference),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_ROUNDS):

@@ -192,6 +192,8 @@ class Loop:
         self.drop()
         self.work, self.step = self.backend.build(vs_rows.BY_NAME[name], smoke)
         first = [float(self.work.run(self.step, 1)[0].sum()) for _ in range(2)]
+        if hasattr(self.step, "ready"):
+            self.step.ready()
         begun, steps, each = time.perf_counter(), 1 if smoke else 2, 0.0
         while True:
             started = time.perf_counter()

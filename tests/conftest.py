@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it once, at its import
 os.environ.pop("FARSPAN_ADDRESS", None)
+_CACHE = tempfile.TemporaryDirectory(prefix="farspan-cache-")  # goes with this process
+os.environ["FARSPAN_CACHE"] = _CACHE.name  # what a user's cache holds must not matter
 os.environ.pop("FARSPAN_TOKEN", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background deaf to Ctrl-C, which some tests press.

@@ -99,6 +99,52 @@ def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) 
     both(connect, program)
 
 
+def test_many_small_steps_leave_together(connect: Connect) -> None:
+    """A frame of whole runs becomes one frame of Calls, whichever results are kept."""
+    frames = {}
+
+    def program(session: Any) -> Any:
+        model, kept = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), []
+        optimizer = optim.SGD(model.parameters(), lr=0.05)
+        x, y = batch(0)
+        for i in range(400):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            if i % 50 in (0, 7, 11):
+                kept += [loss.detach(), model[0].weight.grad]
+            if i == 300:
+                kept.append(model[0].weight.clone())
+        end = everything(model), kept, torch.cat([k.reshape(-1) for k in kept]).tolist()
+        frames[session.replay] = session.stats()["frames"]
+        return end
+
+    both(connect, program, hits=300)
+    assert frames[True] < 2 * frames[False] + 10
+
+
+@pytest.mark.parametrize("turn", [2, 6, 7])
+def test_a_loop_that_nobody_waits_for_is_cut_into_pieces(connect: Connect, turn: int) -> None:
+    def program(session: Any) -> Any:
+        a, b, kept = torch.full((4, 4), 0.01), torch.full((4, 4), 0.99), []
+        x = torch.ones(4, 4)
+        for part in range(3):
+            for i in range(4000 // turn):
+                for k in range(turn):
+                    y = x + a if k % 2 else x * b
+                    x = y.tanh() if k == 4 else y
+                if i % 97 == 0:
+                    kept.append(x)
+                if i == 300:
+                    a = a * 0.5  # a turn that is another
+            if part:
+                kept.append(x.sum().item())
+        return kept, x, a
+
+    both(connect, program, hits=20)
+
+
 def test_two_networks_in_turn(connect: Connect) -> None:
     def program(session: Any) -> Any:
         maker, judge = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -129,7 +175,7 @@ def test_a_hook_is_called_in_every_step(connect: Connect) -> None:
             optimizer.step()
         return len(seen), everything(model)
 
-    assert both(connect, program, hits=0)[0] == 8
+    assert both(connect, program, hits=4)[0] == 8
 
 
 def test_an_error_names_the_line_of_its_iteration_and_destroys_nothing(connect: Connect) -> None:
@@ -228,3 +274,36 @@ def test_random_programs_that_diverge_at_random(seed: int) -> None:
         return pool, kept, w
 
     both(lambda on: torch.connect("local:", replay=on), program, hits=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_small_steps_that_diverge_at_random(seed: int) -> None:
+    """Many steps a frame, between which results are kept, let go, read or computed with."""
+
+    def program(session: Any) -> Any:
+        choose = random.Random(seed)
+        weights = [torch.full((3, 4), 0.1 * k, requires_grad=True) for k in range(2)]
+        optimizers = [optim.SGD([w], lr=0.01) for w in weights]
+        x, kept = torch.arange(12.0).reshape(3, 4) / 12, []
+        order = [choose.randrange(2) for _ in range(choose.randrange(1, 4))]
+        for i in range(150):
+            which = order[i % len(order)] if choose.random() < 0.95 else choose.randrange(2)
+            w, optimizer = weights[which], optimizers[which]
+            optimizer.zero_grad()
+            loss = (w * x).sin().sum() if which else (w - x).abs().mean()
+            loss.backward()
+            optimizer.step()
+            if choose.random() < 0.03:
+                kept.append(choose.choice([loss, w.grad, w.detach().clone()]).detach())
+            if choose.random() < 0.02 and kept:
+                kept.append(kept.pop(0) * 2)
+            if choose.random() < 0.02:
+                kept.append(loss.item())
+            if choose.random() < 0.02:
+                x = torch.tensor([[float(i)] * 4] * 3) / 100
+            if choose.random() < 0.01:
+                optimizer.param_groups[0]["lr"] *= 0.5
+            kept = [k for k in kept if choose.random() < 0.99 or not isinstance(k, torch.Tensor)]
+        return kept, weights, [w.grad for w in weights]
+
+    both(lambda on: torch.connect("local:", replay=on), program, hits=20)

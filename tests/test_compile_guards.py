@@ -93,6 +93,16 @@ def test_a_number_is_looked_at_wherever_it_stands(name: str) -> None:
     both(program)
 
 
+def test_a_function_may_hold_an_op() -> None:
+    gelu, tables = nn.functional.gelu, [torch.tanh, torch.exp]
+    x = torch.rand(5)
+    f = torch.compile(lambda: tables[0](gelu(x)))
+    kept = [f(), f(), f()]
+    assert "0 programs" not in f.explain(show=False) and torch.allclose(kept[0], kept[2])
+    tables[0] = torch.exp
+    assert torch.allclose(f(), torch.exp(gelu(x)))
+
+
 def test_modules_that_are_deep_in_modules_are_looked_at() -> None:
     def program(make: Compile) -> Any:
         inner = nn.Dropout(0.5)

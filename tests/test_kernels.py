@@ -22,7 +22,8 @@ import torch
 from farspan.core.op import Op, table
 from farspan_worker import kernels, plan
 from farspan_worker.kernels.cpu import onednn, product
-from samples import ALL, ROWS, Call, Maker, Row, Strided, call
+from farspan_worker.kernels.cpu.loops import rows as named_rows
+from samples import ALL, ROWS, Call, Heads, Maker, Row, Strided, call
 from test_laws import (
     REFERENCES,
     REFUSALS,
@@ -54,6 +55,7 @@ class Choice:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ran: set[str] = set()
         patch.setattr(product, "_SMALL", 1)
+        patch.setattr(named_rows, "SMALL", 1)
         small = {
             n: dataclasses.replace(f, least=min(f.least, 1), kernel=self._noted(n, f.kernel))
             for n, f in FAST.items()
@@ -109,6 +111,11 @@ def larger(name: str, make: Maker) -> list[Call]:
         "silu_backward": two,
         "mm": [call(rows, make(257, 31)), call(Strided(rows), make(257, 64))],
         "bmm": [call(cubes, make(33, 65, 9)), call(Strided(cubes), Strided(make(33, 65, 4)))],
+        "_batched_mm": [
+            call(make(3, 4, 33, 20), Heads(make(3, 4, 20, 41))),
+            call(Heads(make(2, 5, 17, 65)), Strided(make(2, 5, 65, 9))),
+            call(make(3, 4, 33, 20), make(4, 20, 8)),
+        ],
         "linear": [call(cubes, make(16, 65), make(16)), call(rows, Strided(make(40, 257)), None)],
         "_softmax": [call(x, d, False) for x in (rows, Strided(cubes)) for d in (0, -1)],
         "_log_softmax": [call(x, d, False) for x in (rows, Strided(cubes)) for d in (0, -1)],

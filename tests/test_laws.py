@@ -26,7 +26,7 @@ from farspan.core.command import Frame
 from farspan.core.op import Op, table
 from farspan_worker.engine import Engine
 from farspan_worker.store import Array
-from samples import ALL, ROWS, BFloat16, Call, Maker, Row, Strided, default_calls
+from samples import ALL, ROWS, BFloat16, Call, Heads, Maker, Row, Strided, default_calls
 
 torch.set_num_threads(1)
 samples.load()
@@ -53,6 +53,8 @@ def to_torch(x: Any) -> Any:
     if isinstance(x, Strided):
         t = to_torch(x.values)
         return t.movedim(0, -1).contiguous().movedim(-1, 0)
+    if isinstance(x, Heads):
+        return to_torch(x.values).transpose(1, 2).contiguous().transpose(1, 2)
     if isinstance(x, BFloat16):
         return torch.from_numpy(x.values.copy()).bfloat16()
     if isinstance(x, np.ndarray):
@@ -66,6 +68,8 @@ def to_ours(x: Any) -> Any:
     if isinstance(x, Strided):
         t = to_ours(x.values)
         return t.movedim(0, -1).contiguous().movedim(-1, 0)
+    if isinstance(x, Heads):
+        return to_ours(x.values).transpose(1, 2).contiguous().transpose(1, 2)
     if isinstance(x, BFloat16):
         return farspan.tensor(x.values, dtype=farspan.bfloat16)
     if isinstance(x, np.ndarray):

@@ -27,6 +27,14 @@ class Residual(nn.Module):
         return torch.relu(self.d(self.b(y)) + x)
 
 
+class Shared(nn.Module):
+    """A relu that two look at."""
+
+    def forward(self, x: Any) -> Any:
+        y = torch.relu(x)
+        return nn.functional.max_pool2d(y, 2) + nn.functional.avg_pool2d(y, 2)
+
+
 NETS = {
     "pools": lambda: nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -40,6 +48,14 @@ NETS = {
         nn.Conv2d(3, 16, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.ReLU(inplace=True),
         nn.Conv2d(16, 16, 1, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(16 * 16, 7),
     ),
+    "inplace": lambda: nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(16, 16, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2, 3), nn.Flatten(),
+        nn.Linear(64, 7),
+    ),
+    "shared": lambda: nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), Shared(), nn.Flatten(), nn.Linear(16 * 64, 7),
+    ),
     "residual": lambda: nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), Residual(), nn.AvgPool2d(2), Residual(),
         nn.Flatten(), nn.Linear(16 * 64, 7),
@@ -47,7 +63,7 @@ NETS = {
 }  # fmt: skip
 
 
-def recorded_step(name: str) -> Any:
+def recorded_step(name: str, exact: bool = True) -> Any:
     """Return a training step of a net as a body."""
     with session() as s:
         s.replay = False
@@ -64,7 +80,7 @@ def recorded_step(name: str) -> Any:
             return loss
 
         step()
-        return record(step, s)
+        return record(step, s, exact)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -72,6 +88,17 @@ def test_training_in_layouts_gives_the_bits_of_the_commands(name: str) -> None:
     program = beside(recorded_step(name))
     notes = program._plans[0][0].graph.notes
     assert any("stay in its layouts" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(("name", "moved"), [("pools", 2), ("inplace", 2), ("shared", 0)])
+@pytest.mark.parametrize("exact", [True, False])
+def test_relu_runs_behind_its_pool_and_changes_no_bit(name: str, moved: int, exact: bool) -> None:
+    recorded = recorded_step(name, exact)
+    rounded = {i: np.rint(a) for i, a in enumerate(recorded.inputs) if a.dtype == np.float32}
+    for values in ({}, rounded, {i: -abs(a) for i, a in rounded.items()}):
+        recorded.inputs = [values.get(i, a) for i, a in enumerate(recorded.inputs)]
+        notes = beside(recorded)._plans[0][0].graph.notes
+        assert (f"{moved} relu run behind their pools" in notes) == bool(moved), notes
 
 
 def test_nan_in_a_pool_lets_the_commands_run_and_changes_nothing() -> None:

@@ -26,6 +26,7 @@ from farspan_worker.kernels.cpu.loops import (
     fusible,
     loop_for,
     steps,
+    team,
 )
 from farspan_worker.kernels.cpu.loops.trace import ELIGIBLE, why_not
 from samples import ALL, ROWS, BFloat16, Call, Row, Strided
@@ -364,6 +365,87 @@ def test_in_place_and_background_and_threads() -> None:
     for each in threads:
         each.join()
     assert not wrong
+
+
+# ------------------------------------------------------------------------------------ threads --
+def with_threads(count: int, work: Any) -> Any:
+    """Return what a thread of its own gets with a team of so many."""
+    import ctypes
+
+    found: list[Any] = []
+
+    def run() -> None:
+        ctypes.CDLL("libgomp.so.1").omp_set_num_threads(count)
+        found.append(work())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+#: op, shape, dims of a reduction, whether an input is transposed
+SHARED: list[tuple[str, tuple[int, ...], Any, bool]] = [
+    ("mul.Tensor", (131_073,), None, False), ("mul.Tensor", (3, 50_000), None, False),
+    ("mul.Tensor", (700, 300), None, True), ("mul.Tensor", (2, 1, 70_001), None, False),
+    ("sum.dim_IntList", (140_001,), [0], False), ("sum.dim_IntList", (1_000_003,), [0], False),
+    ("sum.dim_IntList", (400, 401), [0, 1], True), ("mean.dim", (400, 401), [1], False),
+    ("sum.dim_IntList", (401, 400), [0], False), ("amax", (90, 40, 50), [0, 2], False),
+    ("sum.dim_IntList", (20, 9_001), [0], False), ("amax", (3, 90_000), [1], False),
+    ("sum.dim_IntList", (50_000, 3), [0], False), ("amin", (300_000,), [0], True),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not team.symbols(), reason="no libgomp")
+@pytest.mark.parametrize(("name", "shape", "dims", "turned"), SHARED, ids=str)
+def test_bits_do_not_depend_on_how_many_threads_share(
+    name: str, shape: tuple[int, ...], dims: Any, turned: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(shape).astype("f4") for _ in range(2))
+    y = np.ascontiguousarray(y.T).T if turned else y
+    steps = [Step(OPS["mul.Tensor"], (), (0, 1)), Step(OPS["add.Tensor"], (), (2, 0))]
+    _, static, scalars = OPS["add.Tensor"].bind(Given(x), Given(y))
+    steps[1] = Step(OPS["add.Tensor"], static, (2, 0), tuple(scalars))
+    value, outputs = x * y + x, [(3, Given(x)._spec)]
+    if dims is not None:
+        _, static, scalars = OPS[name].bind(Given(x), dims)
+        steps.append(Step(OPS[name], static, (3,), tuple(scalars)))
+        wide, _ = tables(OPS[name], static, [value.astype("f8")], tuple(scalars))
+        value, spec = tables(OPS[name], static, [value], tuple(scalars))
+        outputs.append((4, spec))
+    group = Group((Given(x)._spec, Given(y)._spec), tuple(steps), tuple(outputs), dims is None)
+    loop = loop_for(group)
+    assert loop is not None and ("GOMP" in loop.text) == (shape != (50_000, 3))
+    found = [with_threads(n, lambda: run(group, [x, y])) for n in (1, 2, 3, 7)]
+    for each in found[1:]:
+        assert all(same(a, b) for a, b in zip(each, found[0], strict=True))
+    if dims is None:
+        assert same(found[0][0], value)
+    else:
+        close(found[0][0], x * y + x, "float32")
+        scale = np.abs(x * y + x).sum() / max(1, wide.size)
+        np.testing.assert_allclose(found[0][1], wide, rtol=1e-5, atol=1e-6 * scale)
+
+
+@pytest.mark.skipif(not team.symbols(), reason="no libgomp")
+def test_an_optimizer_step_of_a_team_gives_the_same_bits() -> None:
+    registry: dict[str, Any] = {}
+    steps.register(registry)
+    options = STEPS["_adam_step_"][1].values()
+
+    def work(count: int) -> list[Any]:
+        rng = np.random.default_rng(0)
+        lists = [[rng.random(n, "f4") for n in (130_001, 3, 70_000, 65, 0)] for _ in range(4)]
+        counters = [np.zeros((), "f4") for _ in range(5)]
+        kernel = registry["_adam_step_"].kernel if count else OPS["_adam_step_"].kernel
+        kernel(np, *lists, [], counters, *options, None, None)
+        return [a for one in lists for a in one]
+
+    expected = work(0)
+    for count in (1, 2, 5):
+        found = with_threads(count, lambda count=count: work(count))
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 # -------------------------------------------------------------------------------------- steps --

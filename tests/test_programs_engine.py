@@ -35,15 +35,8 @@ class Writer:
         mode: int = 0,
         number: int | None = None,
     ) -> Writer:
-        f = self.frame
-        f.opcodes.append(opcode)
-        f.modes.append(mode)
-        f.counts.append(len(ids))
-        f.ids += ids
-        f.statics.append(static)
-        f.scalar_counts.append(len(scalars))
-        f.scalars += scalars
-        f.numbers.append(len(f.numbers) + 1 if number is None else number)
+        number = len(self.frame.numbers) + 1 if number is None else number
+        self.frame.add(opcode, ids, static, scalars, mode, number)
         return self
 
     def put(self, id_: int, array: Any) -> Writer:

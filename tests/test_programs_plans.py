@@ -167,3 +167,38 @@ def record_of(recorded: Any, rows: int) -> Any:
     made = recorded.fresh()
     recorded.specs[0], recorded.inputs[0] = spec, whole
     return made
+
+
+CHANGING: dict[str, tuple[bool, Any]] = {  # whether one plan stands for all numbers
+    "times": (True, lambda w, b: w * b),
+    "through": (True, lambda w, b: w / b),
+    "slope": (True, lambda w, b: F.leaky_relu(w - 1, b)),
+    "elu": (True, lambda w, b: F.elu(w - 1, b)),
+    "power": (False, lambda w, b: w.pow(1 + b)),
+    "alpha": (False, lambda w, b: torch.add(w, w * 2, alpha=b)),
+    "value": (False, lambda w, b: torch.addcmul(w, w, w + 1, value=b)),
+    "clamped": (True, lambda w, b: w.clamp(min=5 * b) - b),
+    "mixed": (False, lambda w, b: torch.lerp(w, w * 2, b)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_numbers_that_formulas_hand_on_are_left_to_each_call(name: str) -> None:
+    one, function = CHANGING[name]
+    found = []
+    for replay in (False, True):
+        with torch.connect("local:", replay=replay) as s:
+            w = torch.arange(1.0, 5.0, requires_grad=True)
+            optimizer = torch.optim.SGD([w], lr=0.01)
+            values = []
+            for i in range(60):
+                optimizer.zero_grad()
+                function(w, 0.1 + 0.01 * i).sum().backward()
+                optimizer.step()
+                values.append(w.sum().item())
+            found.append(values)
+            if replay:
+                (program,) = s.transport.engines[0].programs._programs.values()
+                assert program.calls >= 50
+                assert program._made == 1 if one else program._made <= 20
+    assert found[0] == found[1]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,13 +21,15 @@ from . import _autocast, _state
 from ._dispatch import mode
 from ._guards import _PLAIN
 from ._tensor import Tensor
-from ._trace import Refused, Traced, trace
+from ._trace import Refused, Traced, Unsettled, trace
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
 from .core.dtype import PLACES, Defaults
 from .core.errors import ArgumentError, FarspanError
 from .core.op import op_at
+
+_ASK_S: Final = 0.01  # between two questions for what is still compiled
 
 
 def compile(
@@ -83,6 +86,7 @@ class Compiled:
         self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
         self._misses: list[str] = []  # why calls were traced or ran eagerly
         self._stopped = ""
+        self._values: dict[Any, Any] = {}  # by kind of call: what tensors it made of Python values
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -138,8 +142,9 @@ class Compiled:
             self._stop()
             return self._function(*args, **kwargs)
         result, traced = trace(
-            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments
-        )
+            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments,
+            self._values.pop(key, None),
+        )  # fmt: skip
         try:
             changed = self._key(args, kwargs, [], []) != key
         except _Eager:
@@ -148,6 +153,8 @@ class Compiled:
             traced = Refused("it changes its arguments in Python", True)
         if isinstance(traced, Refused):
             self._note(str(traced))
+            if isinstance(traced, Unsettled):
+                self._values[key] = traced.values
             if traced.always:
                 self._never[key] = str(traced)
                 session.note_region()
@@ -191,6 +198,24 @@ class Compiled:
             print(text)
         return text
 
+    def ready(self, timeout_s: float = 60.0) -> bool:
+        """Return whether nothing is compiled for it any more; waits for that at most so long.
+
+        Workers compile loops behind, and run plain kernels until they are there. Asks the worker.
+        Only what was called is compiled: the first call of a kind traces, the second one plans.
+        """
+        end = time.monotonic() + timeout_s
+        while self._compiling():
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_ASK_S)
+        return True
+
+    def _compiling(self) -> bool:
+        facts = [_facts(traced) for kind in self._kinds.values() for traced in kind]
+        plans = [plan for each in facts for plan in each.get("plans", ())]
+        return any(plan["loops"]["waiting"] for plan in plans)
+
 
 def cond(
     pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Any = ()
@@ -206,8 +231,7 @@ def cond(
     >>> farspan.cond(x.sum() > 1, lambda x: x * 2, lambda x: -x, (x,)).tolist()
     [2.0, 2.0]
     """
-    traced = isinstance(pred, Tensor) and pred._ref.session.traced is not None
-    if not traced:
+    if not (isinstance(pred, Tensor) and _within_trace([pred])):
         return (true_fn if bool(pred) else false_fn)(*operands)
     return _chosen(pred, true_fn(*operands), false_fn(*operands))
 
@@ -246,12 +270,19 @@ def _described(traced: Traced) -> list[str]:
 
 def _plan(traced: Traced) -> list[str]:
     """Return what the worker says of its plan: steps, fused groups, memory, why not."""
+    return [f"    {name}: {value}" for name, value in _facts(traced).items()]
+
+
+def _facts(traced: Traced) -> dict[str, Any]:
+    """Return the worker's answer, {} if it has none: the program is not there yet, or no more."""
+    if traced.program.number < 0:
+        return {}
     try:
         data = traced.session.ask_program(traced.device, traced.program.number)
-        facts = json.loads(data)
+        found: dict[str, Any] = json.loads(data)
     except (FarspanError, ValueError):
-        return []
-    return [f"    {name}: {value}" for name, value in facts.items()]
+        return {}
+    return found
 
 
 def _within_trace(arguments: list[Tensor]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from .core import command as cmd
@@ -59,14 +59,17 @@ class Lane:
         # Ids are taken before commands are: so every command that names one is among these.
         frees = self._take_frees() if all_frees or len(self.freed) >= limits.FREE_IDS else []
         try:
-            waiting = self.commands[:]
-            taken = waiting[: _most(waiting)]
-            count = len(taken)
-            if frees and count == len(waiting):
-                taken.append(self._free(frees))
-            else:
+            waiting = len(self.commands)
+            taken = self.commands[: limits.FLUSH_COMMANDS]
+            whole = frees and len(taken) == waiting
+            sealed = columns(self.device, [*taken, self._free(frees)] if whole else taken)
+            frame = sealed[0]
+            if max(len(frame.ids), len(frame.scalars)) > limits.FLUSH_IDS:
+                taken, whole = taken[: _most(taken)], False
+                sealed = columns(self.device, taken)
+            if not whole:
                 self.freed.extendleft(reversed(frees))
-            return columns(self.device, taken), count
+            return sealed, len(taken)
         except BaseException:  # Ctrl-C
             self.freed.extend(frees)
             raise
@@ -86,18 +89,16 @@ class Lane:
 
     def _free(self, ids: list[int]) -> Command:
         """Return the command that frees tensors; it cannot fail, so it has no number."""
-        held = self.held
-        for id_ in ids:
-            held.pop(id_, None)
+        deque(map(self.held.pop, ids, repeat(None)), maxlen=0)
         return cmd.FREE, 0, tuple(ids), (), (), 0, None
 
     def _take_frees(self) -> list[int]:
         """Return ids to free. If a Ctrl-C comes now the worker may keep a few tensors too long."""
         self.free_now = False
-        freed, taken = self.freed, []
+        freed = self.freed
+        taken: list[int] = []
         with contextlib.suppress(IndexError):  # another thread takes some too: each id once
-            while len(taken) < limits.FREE_IDS_MAX:
-                taken.append(freed.popleft())
+            taken.extend(islice(iter(freed.popleft, None), limits.FREE_IDS_MAX))
         return taken
 
 

@@ -16,17 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._functions import Generator
+from ._session import Session
 from ._sites import _OWN
 from ._tensor import Tensor
 from .core import limits
+from .core.call import Function
 from .core.coerce import Tagged
 from .core.dtype import Device, DType
+from .core.op import Op
 from .nn._tree import Tree, changes
 from .optim.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+#: Ops of ours, which never change: a user's function may hold one in a cell.
+_FIXED = (Function, Op)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
 _GONE = object()
 
@@ -68,6 +74,7 @@ class World:
         self.by_value: list[Rate] = []
         self._values: list[float] = []
         self.full = False
+        self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
     def reach(self, roots: Iterable[Any]) -> None:
@@ -105,7 +112,7 @@ class World:
 
     def walk(self, value: Any, depth: int = 0) -> None:
         """Note what can be reached from a value."""
-        if isinstance(value, _PLAIN) or id(value) in self._seen:
+        if isinstance(value, _PLAIN) or isinstance(value, _FIXED) or id(value) in self._seen:
             return
         if depth > limits.GUARD_DEPTH_MAX or len(self._dicts) > limits.GUARDS_MAX:
             self.full = True
@@ -121,6 +128,10 @@ class World:
         elif isinstance(value, np.ndarray):
             if value.nbytes <= limits.INLINE_BYTES_MAX and not value.dtype.hasobject:
                 self._arrays.append((value, value.tobytes()))
+            else:
+                self.unwatched = True
+        elif isinstance(value, (Generator, Session)):
+            return  # what they are now is the worker's to know
         elif isinstance(value, Tree):
             self._walk_module(value, depth)
         elif isinstance(value, Optimizer):

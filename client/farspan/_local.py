@@ -70,8 +70,9 @@ class LocalTransport:
         self._sink = sink
 
     def send(self, frame: Frame) -> None:
-        self._frames += 1
         with _Uninterrupted():
+            self._frames += 1
+            frame.sequence = self._frames
             try:
                 transfers = {t: self._transfers.pop(t) for t in frame.transfers()}
                 events = self.engines[frame.device].handle(frame, transfers)

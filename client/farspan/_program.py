@@ -7,7 +7,8 @@ Define tells the worker. Nothing here sends or waits. Read `_replay.py` or `_com
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,28 @@ def _next_other(opcodes: list[int], begin: int, end: int) -> int:
     return end
 
 
+#: Bytes on the wire, at most: of a command's columns, of an id, of a number, of a static's value.
+_COMMAND_BYTES, _ID_BYTES, _SCALAR_BYTES, _VALUE_BYTES = 40, 4, 18, 9
+
+
+def _is_long(run: Commands) -> bool:
+    """Return whether a Define of the run may be more than one message can hold.
+
+    A Define cannot be split, so this is known before one is made.
+    """
+    statics = {id(static): static for static in run.statics}
+    size = _COMMAND_BYTES * len(run) + _ID_BYTES * 2 * len(run.ids)  # its outputs, too
+    size += _SCALAR_BYTES * len(run.scalars) + sum(map(_bytes_of, statics.values()))
+    size += sum([mode.bit_length() for mode in run.modes]) // 8
+    return size > limits.FRAME_BYTES_MAX
+
+
+def _bytes_of(value: Any) -> int:
+    if type(value) is tuple:
+        return _VALUE_BYTES + sum(map(_bytes_of, value))
+    return _VALUE_BYTES + (4 * len(value) if type(value) is str else 0)
+
+
 class Form:
     """A run over slots: what it reads first, then what it makes, each in order of appearance.
 
@@ -130,7 +153,7 @@ class Form:
         self.slots = [slot_of[i] for i in run.ids]
         if len(run) > limits.PROGRAM_COMMANDS_MAX or self.inputs > limits.TENSORS_PER_COMMAND_MAX:
             self.refusal = f"it is too long: {len(run)} commands on {self.inputs} tensors"
-        if max(len(run.ids), len(run.scalars)) > limits.FLUSH_IDS or run.mixed:
+        if max(len(run.ids), len(run.scalars)) > limits.FLUSH_IDS or run.mixed or _is_long(run):
             self.refusal = self.refusal or "no one frame can hold it"
         if not (run.ids and self.first_at):
             self.refusal = self.refusal or "it does nothing"
@@ -153,8 +176,6 @@ class Form:
                 return []
             return ids[op.recipe(static).flat :]
         if opcode == cmd.BACKWARD:
-            if len(ids) == 2 * static[0]:
-                self.refusal = self.refusal or "a backward pass with hooks is walked on the client"
             return ids[2 * static[0] + 1 :: 2]
         self.refusal = self.refusal or f"command {opcode} is no part of programs"
         return []
@@ -195,6 +216,19 @@ class Form:
             and self.default_dtype in (run.default_dtype, -1)
         )
 
+    def stands_at(self, frame: Frame, begin: int, end: int) -> bool:
+        """Return whether these commands of a frame are its own, and their numbers as far apart."""
+        return (
+            frame.opcodes[begin:end] == self.opcodes
+            and frame.counts[begin:end] == self.counts
+            and frame.modes[begin:end] == self.modes
+            and frame.statics[begin:end] == self.statics
+            and frame.scalar_counts[begin:end] == self.scalar_counts
+            and frame.default_dtype == self.default_dtype
+            and self.relative[-1] == end - begin - 1
+            and frame.numbers[end - 1] - frame.numbers[begin] == end - begin - 1
+        )
+
     def whole(self, run: Commands) -> bool:
         """Return whether a run that matches is complete, and its numbers are as far apart."""
         if len(run) != len(self.opcodes):
@@ -217,9 +251,21 @@ class Program:
     def __init__(self, form: Form, outputs: Iterable[int], flags: int) -> None:
         self.form = form
         self.outputs = tuple(sorted(outputs))
+        self.slots = frozenset(self.outputs)
+        self._named = itemgetter(*range(form.inputs), *self.outputs, 0, 0)  # always a tuple
         self.flags = flags
         self.number = -1  # until it is defined, and once another one has taken its number
+        self.told = False  # whether the Define of a compiled function is on its way
         self.calls = 0
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a Call would name more tensors than one command may."""
+        return self.form.inputs + len(self.outputs) > limits.TENSORS_PER_COMMAND_MAX
+
+    def named(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what a Call names, given the id of each slot: inputs, then outputs."""
+        return self._named(ids)[:-2]  # type: ignore[no-any-return]
 
     def define(self, device: int) -> Frame:
         """Return the frame that tells the worker."""
@@ -240,10 +286,18 @@ class Program:
 
 
 class Numbers:
-    """The program numbers of one device: the one that was used longest ago is given anew."""
+    """The program numbers of one device: the one that was used longest ago is given anew.
+
+    Nothing here keeps a program. The numbers of those that are gone are for `take_gone`, which
+    comes before them being given anew: a Call of one may still be on its way.
+    """
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[int, Program] = OrderedDict()
+        self._owners: OrderedDict[int, weakref.ref[Program]] = OrderedDict()
+        self._unused = list(range(limits.PROGRAMS_MAX))[::-1]
+        #: References of programs that are gone. They go at any time: an append is one atomic step.
+        self.gone: deque[weakref.ref[Program]] = deque()
+        self.leaving: list[int] = []  # numbers that the worker is to hear of
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -253,13 +307,38 @@ class Numbers:
         if program.number >= 0:
             self._owners.move_to_end(program.number)
             return True
-        number = len(self._owners)
-        if number == limits.PROGRAMS_MAX:
-            number, other = self._owners.popitem(last=False)
-            other.number = -1 if other.number == number else other.number
+        if self._unused:
+            number = self._unused.pop()
+        else:
+            number, reference = self._owners.popitem(last=False)
+            other = reference()
+            if other is not None and other.number == number:
+                other.number = -1
         program.number = number
-        self._owners[number] = program
+        self._owners[number] = weakref.ref(program, self.gone.append)
         return False
+
+    def take_gone(self) -> tuple[int, ...]:
+        """Return the numbers of programs that are gone; `give` them when the worker was told."""
+        gone = [self.gone.popleft() for _ in range(len(self.gone))]
+        known = set(map(id, gone))
+        for number in [n for n, reference in self._owners.items() if id(reference) in known]:
+            del self._owners[number]
+            self.leaving.append(number)
+        return tuple(self.leaving)
+
+    def give(self, numbers: Sequence[int]) -> None:
+        """Let these be used again: a Define that comes now is behind all Calls of the old ones."""
+        self.leaving = [n for n in self.leaving if n not in numbers]
+        self._unused += numbers
+
+
+def undefine(device: int, numbers: Sequence[int]) -> Frame:
+    """Return the frame that tells the worker to forget programs."""
+    return Frame(
+        device, opcodes=[cmd.UNDEFINE], modes=[0], counts=[0], statics=[tuple(numbers)],
+        scalar_counts=[0], numbers=[0],
+    )  # fmt: skip
 
 
 class CallSite:

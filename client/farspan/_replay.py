@@ -14,7 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ._gather import Lane, Sealed
-from ._program import CallSite, Commands, Form, Numbers, Program
+from ._outgoing import Outgoing
+from ._program import Commands, Form, Numbers, Program
 from .core import command as cmd
 from .core import limits
 from .core.command import Frame
@@ -36,14 +37,17 @@ def _steps() -> frozenset[int]:
 
 
 class _Kind:
-    """A form that was seen, with its program once there is one."""
+    """A form that was seen, with its programs once there are some: fewest outputs first."""
 
-    __slots__ = ("form", "misses", "program")
+    __slots__ = ("cut", "form", "key", "misses", "programs", "steps")
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, key: int, cut: bool) -> None:
         self.form = form
-        self.program: Program | None = None
+        self.key = key  # the hash of its runs
+        self.cut = cut  # a piece of what repeats without an end
+        self.programs: list[Program] = []
         self.misses = 0  # how often it was defined anew
+        self.steps = form.opcodes[-1] in _steps()  # it ends with an optimizer's step
 
 
 class Replay:
@@ -68,7 +72,9 @@ class Replay:
         self._kinds: dict[int, list[_Kind]] = {}  # by hash of a run
         self._next: dict[int, list[_Kind]] = {}  # by hash of the run before
         self._before = 0
-        self._since = 0.0
+        self._pattern: list[int] = []  # opcodes of the pieces of what repeats without an end
+        self._length = 0  # commands of the run, also if it is lost
+        self._since = self._begun = 0.0  # when the last of what is held came, and the first
 
     def switch(self, on: bool) -> None:
         """Begin anew, with nothing known."""
@@ -77,7 +83,15 @@ class Replay:
 
     def overdue(self) -> bool:
         """Return whether what is held has waited long enough for the rest of its run."""
-        return time.monotonic() - self._since > limits.REPLAY_HELD_S
+        now = time.monotonic()
+        return (
+            now - self._since > limits.REPLAY_HELD_S or now - self._begun > limits.REPLAY_HELD_ALL_S
+        )
+
+    @property
+    def expects(self) -> bool:
+        """Whether a run goes as predicted, so that a part of it is not worth sending."""
+        return self.on and not self._sent and bool(self._likely)
 
     def lose(self) -> None:
         """Let the run go as it came: it is held no longer, and nothing is learned from it."""
@@ -109,17 +123,25 @@ class Replay:
             self._stepping = False
             return ((frame, sites),), []
         self._defining = []
-        out = _Out(frame, sites)
+        out = Outgoing(frame, sites)
         held = self.held
         if self.lane.session.transport.watched:
             self.lose()
             return (*held, (frame, sites)), []
-        for begin, end, part, ends in self._parts(frame.opcodes):
-            alone = not len(self._run) and _BESIDE.issuperset(frame.opcodes[begin:end])
+        end = 0
+        while end < len(frame):
+            if self._likely and not (held or self._run.opcodes or self._sent or self._stepping):
+                end = self._take_whole(out, end)
+            begin, end, part, ends = self._part(frame.opcodes, end, bool(held))
+            if part and not ends:
+                end, ends = self._cut(frame, begin, end)
+            alone = not (len(self._run) or self._sent)
+            alone = alone and _BESIDE.issuperset(frame.opcodes[begin:end])
             if not part or (alone and not held):  # what a run does without, before it has begun
                 out.take(begin, end)
                 continue
             at = len(self._run)
+            self._length += end - begin
             if at <= limits.PROGRAM_COMMANDS_MAX and not self._lost:
                 self._run.add(frame, sites, begin, end)
             if self._sent:
@@ -130,8 +152,8 @@ class Replay:
                     out.take(begin, end)
                 held = []
             elif self._as_predicted(at):
-                if not held:
-                    self._since = time.monotonic()
+                self._since = time.monotonic()
+                self._begun = self._begun if held else self._since
                 held = [*held, out.piece(begin, end)]
             else:
                 out.add(held)
@@ -141,39 +163,63 @@ class Replay:
                 self._finish()
         return out.finish(), held
 
-    def _parts(self, opcodes: list[int]) -> list[tuple[int, int, bool, bool]]:
-        """Return (begin, end, whether of a run, whether that ends there) of a frame's parts."""
-        steps = _steps()
-        if not self._stepping and _STOPS.isdisjoint(opcodes) and steps.isdisjoint(opcodes):
-            return [(0, len(opcodes), True, False)]
-        parts = []
-        begin, stepping = 0, self._stepping
-        for at, opcode in enumerate(opcodes):
+    def _part(self, opcodes: list[int], begin: int, held: bool) -> tuple[int, int, bool, bool]:
+        """Return (begin, end, whether of a run, whether that ends there) of a frame's next part."""
+        steps, stepping = _steps(), self._stepping
+        self._stepping = False
+        for at in range(begin, len(opcodes)):
+            opcode = opcodes[at]
             if opcode in steps:
                 stepping = True
             elif opcode in _STOPS:
-                if at > begin or len(self._run) or self.held:
-                    parts.append((begin, at, True, True))
-                parts.append((at, at + 1, False, False))
-                begin, stepping = at + 1, False
-            elif stepping and opcode not in (cmd.FREE, cmd.PUT):
-                parts.append((begin, at, True, True))
-                begin, stepping = at, False
-        if begin < len(opcodes):
-            parts.append((begin, len(opcodes), True, False))
+                if at > begin or held or len(self._run):
+                    return begin, at, True, True
+                return at, at + 1, False, False
+            elif stepping and opcode not in _BESIDE:
+                return begin, at, True, True
         self._stepping = stepping
-        return parts
+        return begin, len(opcodes), True, False
+
+    def _cut(self, frame: Frame, begin: int, end: int) -> tuple[int, bool]:
+        """Return where a part of a run ends that shows no end, and whether the run ends with it.
+
+        A loop that nobody waits for, and that trains nothing, is cut into pieces of whole turns.
+        """
+        run, opcodes = self._run, frame.opcodes
+        done, pattern = len(run), self._pattern
+        need = len(pattern) - done
+        if pattern and need >= 0 and not self._lost and pattern[:done] == run.opcodes:
+            if opcodes[begin : begin + need] == pattern[done:]:
+                # Its results have claims once something came after the piece.
+                over = _after(opcodes, begin + need) >= 0
+                return (begin + need, True) if over else (end, False)
+            last = end - (opcodes[end - 1] == cmd.FREE)
+            if opcodes[begin:last] == pattern[done : done + last - begin]:
+                return end, False
+        if self._length + end - begin < limits.REPLAY_ENDLESS or not self._length:
+            return end, False
+        if max(frame.modes[begin:end]) >= 4 or max(run.modes, default=0) >= 4:
+            return end, False  # a graph is being made: its backward pass belongs to the run
+        piece = opcodes[begin : end - 1 if opcodes[end - 1] == cmd.FREE else end]
+        turn = _turn(piece)
+        if not turn or not _BESIDE.isdisjoint(piece):
+            return end, False
+        for k in range(turn):
+            if piece[k : k + turn] == pattern[:turn]:  # the same as before
+                return begin + k, True
+        self._pattern = piece[:turn] * (limits.REPLAY_PIECE // turn)
+        return begin, True
 
     def _as_predicted(self, at: int) -> bool:
         """Return whether the run, whose commands from `at` on are new, may be held."""
         run = self._run
-        if not self._likely or len(run) > limits.REPLAY_HELD_MAX:
+        if not self._likely or len(run) + len(run.puts) > limits.REPLAY_HELD_MAX:
             return False
         self._likely = [k for k in self._likely if k.form.continues(run, at)]
         return bool(self._likely)
 
     # -------------------------------------------------------------------------------- the end --
-    def _called_by(self, out: _Out, end: int) -> bool:
+    def _called_by(self, out: Outgoing, end: int) -> bool:
         """Put a Call in place of the run, which is complete, if a program stands for it."""
         run = self._run
         if self._lost or run.mixed or not _worthwhile(run):
@@ -186,25 +232,21 @@ class Replay:
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
         made = ids[form.inputs :]
-        alive = (lane.held.keys() & set(made)).difference(lane.freed)
-        alive |= out.used_later(end, lane) & set(made)
-        slots = {slot for slot, i in enumerate(made, form.inputs) if i in alive}
-        program = kind.program
-        if program is None or not slots.issubset(program.outputs):
-            if kind.misses > limits.REPLAY_MISSES_MAX:
-                return False
-            kind.misses += 1
-            program = kind.program = self._program(form, slots, program)
-        if not self.numbers.use(program):
-            self._defining.append(program)
-            define = program.define(lane.device)
-            out.add([(define, [None] * len(define))])
-        outs = [ids[slot] for slot in program.outputs]
-        bound = set(ids)
-        kept = {*ids[: form.inputs], *outs}
+        # Not "what has a claim": another thread may have issued a command whose results it claims
+        # next.
+        alive = set(made).difference(lane.freed, run.freed)
+        used, gone = out.behind(lane)
+        alive = alive.difference(out.freed, gone) | self._used_later(made, out, end, used)
+        slots = frozenset([slot for slot, i in enumerate(made, form.inputs) if i in alive])
+        program = self._choose(kind, slots, run.numbers)
+        if program is None or program.is_wide:
+            return False
+        self._announce(program, out)
+        names = program.named(ids)
+        bound, kept = set(ids), set(names)
         out.call(
             run,
-            (*ids[: form.inputs], *outs),
+            names,
             program.number,
             () if form.same_scalars(run.scalars) else run.scalars,
             [i for i in run.freed if i not in bound],
@@ -215,11 +257,116 @@ class Replay:
         self._called += len(run)
         return True
 
-    def _program(self, form: Form, slots: set[int], old: Program | None) -> Program:
-        first, last = self._run.numbers[0], self._run.numbers[-1]
-        region = any(first <= number <= last for number in self._regions)
-        outputs = slots if old is None else slots.union(old.outputs)
-        return Program(form, outputs, 0 if region else cmd.PROGRAM_EXACT)
+    def _used_later(self, made: Any, out: Outgoing, end: int, behind: set[int]) -> set[int]:
+        """Return which of a run's results commands name that were issued after it."""
+        last, at = out.last_use, out.ids_at[end]
+        return {i for i in made if last.get(i, -1) >= at or i in behind}
+
+    def _choose(
+        self, kind: _Kind, slots: frozenset[int], numbers: Sequence[int], again: bool = False
+    ) -> Program | None:
+        """Return the program for a run of which these slots live on; None: let it be.
+
+        numbers: the run's. again: the run before it had the same, so that a program of its own,
+        with fewer outputs, is worth having.
+        """
+        programs = kind.programs
+        found = next((p for p in programs if slots <= p.slots), None)
+        lean = again and found is not None and len(programs) < limits.REPLAY_VARIANTS_MAX
+        if found is not None and (not lean or found.slots == slots):
+            return found
+        if kind.misses > limits.REPLAY_MISSES_MAX or (found is None and kind.cut and programs):
+            return found  # of what has no end, pieces are cut anywhere: what lives on is chance
+        kind.misses += 1
+        if found is None and programs:  # the one with most outputs gets more of them
+            slots |= programs.pop().slots
+        region = any(numbers[0] <= number <= numbers[-1] for number in self._regions)
+        made = Program(kind.form, slots, 0 if region else cmd.PROGRAM_EXACT)
+        programs.append(made)
+        programs.sort(key=lambda p: len(p.outputs))
+        return made
+
+    def _announce(self, program: Program, out: Outgoing) -> None:
+        """Let the worker know a program, unless it does."""
+        if not self.numbers.use(program):
+            self._defining.append(program)
+            define = program.define(self.lane.device)
+            out.add([(define, [None] * len(define))])
+
+    # --------------------------------------------------------------------------- many at once --
+    def _take_whole(self, out: Outgoing, start: int) -> int:
+        """Send a Call for each of the runs, with programs, that come next in the frame.
+
+        Return where they end, with what stands between. Only runs whose end is sure are taken.
+        """
+        lane = self.lane
+        freed = set(lane.freed)  # the claims are looked at now, what is named behind them later
+        runs: list[tuple[_Kind, int, int, tuple[int, ...], set[int]]] = []
+        at = _begin(out.frame.opcodes, start)
+        likely = self._likely
+        while (found := self._whole_at(out, at, likely)) is not None:
+            kind, ids = found
+            end = at + len(kind.form.opcodes)
+            runs.append((kind, at, end, ids, set(ids) - freed))
+            likely = self._next.get(kind.key, [])
+            at = _begin(out.frame.opcodes, end)
+        if not runs:
+            return start
+        (used, gone), taken = out.behind(lane), start
+        slots = None
+        for kind, begin, end, ids, alive in runs:
+            form, before = kind.form, slots
+            alive = alive.difference(out.freed, gone)
+            alive |= self._used_later(ids[form.inputs :], out, end, used)
+            slots = frozenset([k for k in range(form.inputs, len(ids)) if ids[k] in alive])
+            numbers = out.frame.numbers[begin:end]
+            program = self._choose(kind, slots, numbers, again=slots == before)
+            if program is None or program.is_wide:
+                break
+            if taken < begin:
+                out.take(taken, begin)
+            self._announce(program, out)
+            scalars = out.frame.scalars[out.scalars_at[begin] : out.scalars_at[end]]
+            if form.same_scalars(scalars):
+                scalars = []
+            out.call_alone(
+                begin, end, form.default_dtype, program.named(ids), program.number, scalars,
+                form.relative,
+            )  # fmt: skip
+            self._follow(kind)
+            self._hits += 1
+            self._called += end - begin
+            taken = end
+        return taken
+
+    def _whole_at(
+        self, out: Outgoing, at: int, likely: list[_Kind]
+    ) -> tuple[_Kind, tuple[int, ...]] | None:
+        """Return which of these runs begins there and ends in this frame, and its slots' ids."""
+        opcodes = out.frame.opcodes
+        for kind in likely:
+            form = kind.form
+            end = at + len(form.opcodes)
+            if end >= len(opcodes) or not kind.programs or not form.stands_at(out.frame, at, end):
+                continue
+            behind = _after(opcodes, end)
+            over = kind.cut or (kind.steps and behind not in _steps())
+            if behind in _STOPS or (over and behind >= 0):
+                ids = form.bind(out.frame.ids[out.ids_at[at] : out.ids_at[end]])
+                if ids is not None:
+                    return kind, ids
+        return None
+
+    def _follow(self, kind: _Kind) -> None:
+        """Note that a run of this kind came now."""
+        follow = self._next.setdefault(self._before, [])
+        if not (follow and follow[0] is kind):
+            if kind in follow:
+                follow.remove(kind)
+            follow.insert(0, kind)
+            del follow[limits.REPLAY_NEXT_MAX :]
+        self._before = kind.key
+        self._likely = list(self._next.get(kind.key, ()))
 
     def _find(self, run: Commands) -> tuple[_Kind, tuple[int, ...]] | None:
         for kind in self._kinds.get(run.hash(), ()):
@@ -233,6 +380,7 @@ class Replay:
         """Learn from the run that is over, and say what may come next."""
         run, lost = self._run, self._lost
         self._run, self._sent, self._lost, self._likely = Commands(), False, False, []
+        self._length = 0
         if lost or len(run) > limits.PROGRAM_COMMANDS_MAX or not _worthwhile(run):
             if len(run):
                 self._before = 0
@@ -250,14 +398,11 @@ class Replay:
             if found is None and len(kinds) < limits.REPLAY_NEXT_MAX:
                 form = Form(run)
                 if not form.refusal:
-                    found = _Kind(form), ()
+                    found = _Kind(form, key, run.opcodes == self._pattern), ()
                     kinds.append(found[0])
             if found is not None:
-                follow = self._next.setdefault(self._before, [])
-                if found[0] in follow:
-                    follow.remove(found[0])
-                follow.insert(0, found[0])
-                del follow[limits.REPLAY_NEXT_MAX :]
+                self._follow(found[0])
+                return
         self._before = key
         self._likely = list(self._next.get(key, ()))
 
@@ -279,121 +424,33 @@ def _short(opcodes: list[int]) -> bool:
     return opcodes[-1] == cmd.GET or (opcodes[-1] == cmd.FREE and opcodes[-2:-1] == [cmd.GET])
 
 
+def _turn(opcodes: list[int]) -> int:
+    """Return after how many of these they repeat themselves, at least once; 0 if they do not."""
+    most = min(len(opcodes) // 2, limits.REPLAY_PIECE // 2)
+    at = 0
+    while at < most:
+        try:
+            at = opcodes.index(opcodes[0], at + 1, most + 1)
+        except ValueError:
+            return 0
+        if opcodes[at:] == opcodes[:-at]:
+            return at
+    return 0
+
+
+def _begin(opcodes: list[int], at: int) -> int:
+    """Return where a run may begin, at or after `at`."""
+    while at < len(opcodes) and (opcodes[at] in _BESIDE or opcodes[at] in _STOPS):
+        at += 1
+    return at
+
+
+def _after(opcodes: list[int], at: int) -> int:
+    """Return the first opcode from there on that does not stand beside runs; -1: there is none."""
+    while at < len(opcodes) and opcodes[at] in _BESIDE:
+        at += 1
+    return opcodes[at] if at < len(opcodes) else -1
+
+
 def _worthwhile(run: Commands) -> bool:
     return len(run) >= limits.REPLAY_COMMANDS_MIN or cmd.BACKWARD in run.opcodes
-
-
-class _Out:
-    """What leaves in place of one frame: parts of it as they came, and Calls."""
-
-    def __init__(self, frame: Frame, sites: list[Any]) -> None:
-        self.frame, self.sites = frame, sites
-        self._sealed: list[Sealed] = []
-        self._begin = self._end = 0  # of what is to be taken as it came
-        self._built = False  # the last one was made here
-
-    def take(self, begin: int, end: int) -> None:
-        """Send these commands of the frame as they came."""
-        if self._begin == self._end:
-            self._begin = begin
-        self._end = end
-
-    def used_later(self, end: int, lane: Lane) -> set[int]:
-        """Return what commands read that were issued after these, if the frees do not count.
-
-        Their tensors may be gone here: a claim ends when the last command that names it is issued.
-        """
-        frame, ids = self.frame, set()
-        at = sum(frame.counts[:end])
-        for opcode, count in zip(frame.opcodes[end:], frame.counts[end:], strict=True):
-            if opcode != cmd.FREE:
-                ids.update(frame.ids[at : at + count])
-            at += count
-        begin = len(frame) - (frame.opcodes[-1] == cmd.FREE)
-        for command in lane.commands[begin:]:
-            if command[0] != cmd.FREE:
-                ids.update(command[2])
-        return ids
-
-    def piece(self, begin: int, end: int) -> Sealed:
-        """Return these commands of the frame as a frame."""
-        if (begin, end) == (0, len(self.frame)):
-            return self.frame, self.sites
-        _, rest = self.frame.split(begin)
-        first, _ = rest.split(end - begin)
-        return first, self.sites[begin:end]
-
-    def _close(self) -> None:
-        if self._begin == self._end:
-            return
-        piece, sites = self.piece(self._begin, self._end)
-        self._begin = self._end = 0
-        last, lines = self._sealed[-1] if self._built else (piece, sites)
-        if last is not piece and last.default_dtype == piece.default_dtype:
-            _append(last, piece)
-            lines += sites
-        else:
-            self._sealed.append((piece, sites))
-            self._built = False
-
-    def add(self, sealed: list[Sealed]) -> None:
-        """Send frames that are complete."""
-        if sealed:
-            self._close()
-            self._sealed += sealed
-            self._built = False
-
-    def call(
-        self, run: Commands, ids: tuple[int, ...], program: int, scalars: Sequence[Any],
-        early: list[int], late: list[int],
-    ) -> None:  # fmt: skip
-        """Send a Call, with the run's Puts and Frees around it."""
-        self._close()
-        made = Frame(self.frame.device, default_dtype=run.default_dtype)
-        lines: list[Any] = []
-        for id_, static, payload, number, site in run.puts:
-            if payload is not None:
-                static = (*static[:2], len(made.payloads), static[3])
-                made.payloads.append(payload)
-            _add(made, cmd.PUT, [id_], static, number)
-            lines.append(site)
-        for freed, opcode in ((early, cmd.FREE), (ids, cmd.CALL), (late, cmd.FREE)):
-            if opcode == cmd.CALL:
-                _add(made, opcode, freed, (program,), run.numbers[0])
-                made.scalar_counts[-1] = len(scalars)
-                made.scalars += scalars
-                first = run.numbers[0]
-                lines.append(CallSite([n - first for n in run.numbers], run.sites))
-            elif freed:
-                _add(made, opcode, freed, (), 0)
-                lines.append(None)
-        self._sealed.append((made, lines))
-        self._built = True
-
-    def finish(self) -> list[Sealed]:
-        """Return all of it, in order."""
-        self._close()
-        return self._sealed
-
-
-def _add(frame: Frame, opcode: int, ids: Sequence[int], static: Any, number: int) -> None:
-    frame.opcodes.append(opcode)
-    frame.modes.append(0)
-    frame.counts.append(len(ids))
-    frame.ids += ids
-    frame.statics.append(static)
-    frame.scalar_counts.append(0)
-    frame.numbers.append(number)
-
-
-def _append(frame: Frame, other: Frame) -> None:
-    """Add the commands of another frame; their payloads stand behind its own."""
-    behind = len(frame.payloads)
-    for opcode, static in zip(other.opcodes, other.statics, strict=True):
-        if behind and opcode == cmd.PUT and static[2] >= 0:
-            static = (*static[:2], static[2] + behind, static[3])
-        frame.statics.append(static)
-    for name in ("opcodes", "modes", "counts", "ids", "scalar_counts", "scalars", "numbers",
-                 "payloads"):  # fmt: skip
-        column = getattr(frame, name)
-        column += getattr(other, name)

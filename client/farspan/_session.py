@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
-from ._program import Program
+from ._program import Program, undefine
 from ._replay import Replay, replay_stats
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
@@ -35,7 +35,7 @@ from .core.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ._profile import Profile
 
@@ -60,7 +60,7 @@ class Transport(Protocol):
 
     def set_sink(self, sink: Callable[[Event], None]) -> None: ...
     def send(self, frame: Frame) -> Any:
-        """Take the frame. If that fails or is interrupted before, its sequence is 0 again."""
+        """Take the frame and number it; its sequence is 0 if that fails or is interrupted."""
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None: ...
     def stats(self) -> dict[str, int]: ...
@@ -95,7 +95,7 @@ class Session(Answers):
         self.default_device = self.devices[first_cpu]
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._numbers = itertools.count(1)
+        self._numbers: Iterator[int] = itertools.count(1)
         self._requests = itertools.count(1)
         self.lanes = [Lane(self, i) for i in range(len(self.devices))]
         self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
@@ -195,7 +195,7 @@ class Session(Answers):
             if (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
-                or (work >= limits.IDLE_COMMANDS and transport.idle)
+                or (work >= limits.IDLE_COMMANDS and transport.idle and not self._expects(lane))
             ):
                 self._send(lane)
             else:
@@ -205,6 +205,10 @@ class Session(Answers):
                 elif work and not self._flusher_awake:
                     self._owed.set()
                     lane.due = limits.IDLE_COMMANDS
+
+    def _expects(self, lane: Lane) -> bool:
+        """Return whether a run goes as predicted: its commands gather for a while, at most 1 ms."""
+        return self._flusher_awake and self._replays[lane.device].expects
 
     def _begin(self, lane: Lane) -> None:
         """Say when a lane is looked at next, if nothing has gathered."""
@@ -270,7 +274,8 @@ class Session(Answers):
     def _flush_old(self) -> None:
         """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
 
-        What is held until its run is complete has more time.
+        What is held until its run is complete has more time, and all the time while the worker has
+        something to do.
         """
         waiting = self._ready or any(r.held or r.lane.commands for r in self._replays)
         if not waiting or not self.transport.ready:
@@ -278,7 +283,7 @@ class Session(Answers):
         try:
             with self._lock:
                 for replay in self._replays:
-                    if not replay.held or replay.overdue():
+                    if not replay.held or (replay.overdue() and self.transport.idle):
                         self._send(replay.lane, all_frees=True, late=True)
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)
@@ -292,8 +297,16 @@ class Session(Answers):
         is over. late: what is held has been held for too long.
         """
         self._hand_over()
+        numbers = self._replays[lane.device].numbers
+        gone: Sequence[int] = ()
+        if numbers.gone or numbers.leaving:
+            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
+            self._hand_over()
+        if gone:
+            self._ready += ((undefine(lane.device, gone), [None]),)
+            numbers.give(gone)
             self._hand_over()
         if (ending or late) and self._replays[lane.device].held:
             self._release(self._replays[lane.device])
@@ -341,11 +354,14 @@ class Session(Answers):
 
     def define(self, lane: Lane, program: Program) -> None:
         """Let the worker know a program, before whatever comes next. The caller has the lock."""
+        program.told = False
         frame = program.define(lane.device)
+        sealed = ((frame, [None] * len(frame)),)
         while lane.commands:
             self._seal(lane)
         self._release(self._replays[lane.device])
-        self._ready += ((frame, [None] * len(frame)),)
+        self._ready += sealed  # no calls from here on: see `_seal`
+        program.told = True
 
     def _release(self, replay: Replay) -> None:
         """Let what is held be sent as it came."""
@@ -381,9 +397,9 @@ class Session(Answers):
                 self._ready[:1] = [(first, sites[:half]), (rest, sites[half:])]
 
     def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
-        frame.sequence = self._sequence + 1
+        frame.sequence = 0  # until the transport has taken it
         numbers = [] if frame.opcodes[0] == cmd.DEFINE else frame.numbers  # not those of commands
-        flight = (frame.sequence, numbers, sites)
+        flight = (self._sequence + 1, numbers, sites)
         try:
             self._in_flight.append(flight)  # before: on `local:` its events come within `send`
             self.transport.send(frame)

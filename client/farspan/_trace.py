@@ -14,6 +14,7 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from . import _constants
 from ._dispatch import Storage
 from ._gather import Ref
 from ._guards import World
@@ -24,9 +25,11 @@ from .core import limits, tape
 from .core.coerce import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ._constants import Value
     from ._session import Session
+    from .core.command import Frame
 
 
 class Refused(Exception):
@@ -35,6 +38,14 @@ class Refused(Exception):
     def __init__(self, why: str, always: bool = False) -> None:
         super().__init__(why)
         self.always = always
+
+
+class Unsettled(Refused):
+    """It makes tensors of these values; the next call tells whether it always does."""
+
+    def __init__(self, values: list[Value]) -> None:
+        super().__init__("it makes tensors of Python values; if the next call makes the same, they stay")
+        self.values = values
 
 
 class _State:
@@ -144,7 +155,8 @@ class Traced:
         with session._lock:
             if lane.freed:
                 lane.free()  # before the Call, whose results may take over that memory
-            if not session._replays[self.device].numbers.use(self.program):
+            known = session._replays[self.device].numbers.use(self.program)
+            if not (known and self.program.told):
                 session.define(lane, self.program)
             first, *_ = islice(session._numbers, form.span)  # the others are its commands'
             static = (self.program.number,)
@@ -213,33 +225,85 @@ def _filled(tree: Any, made: list[Tensor], arguments: Any, sources: Any) -> Any:
 
 # ----------------------------------------------------------------------------------- the trace --
 def trace(
-    session: Session, function: Callable[[], Any], roots: Sequence[Any], arguments: list[Tensor]
+    session: Session,
+    function: Callable[[], Any],
+    roots: Sequence[Any],
+    arguments: list[Tensor],
+    values: list[Value] | None = None,
 ) -> tuple[Any, Traced | Refused]:
     """Run the function and return its result, and what stands for it from now on, or why nothing.
 
     roots: all from where it reaches tensors. arguments: tensors that differ from call to call.
+    values: of an Unsettled call like this one, before.
     """
     world = World()
     world.reach(roots)
     known = _Known(world, arguments)
-    with session._lock:
-        session.flush()
-        session.traced, session.tracer = [], threading.get_ident()
-        session._traced_lines = {}
-    world.tag()
+    watched = _Watched(session._numbers)
     try:
-        result = function()
-    finally:
-        world.untag()
+        try:
+            if not watched.begin(session):
+                return function(), Refused("another thread's call was traced meanwhile")
+            world.tag()
+            result = function()
+        finally:
+            world.untag()
+            frames = watched.end(session)
+    finally:  # a Ctrl-C within the lines above leaves nothing behind
+        if session._numbers is watched:
+            world.untag()
+            watched.end(session)
+    if watched.strangers or any(watched.is_stranger(frame) for frame, _, _ in frames):
+        return result, Refused("another thread used the session meanwhile")
+    try:
+        return result, _Maker(session, world, known, frames).make(result, arguments, values)
+    except Refused as why:
+        return result, why
+
+
+class _Watched:
+    """The numbers of commands while a function is traced, and whether other threads take some."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self.numbers = numbers
+        self.strangers = False
+        self._tracer = threading.get_ident()
+        self._first = 0
+
+    def begin(self, session: Session) -> bool:
+        """Let the session keep what is issued from now on; False if it does for another trace."""
         with session._lock:
+            if session.traced is not None:
+                return False
+            session.flush()
+            self._first = next(self.numbers)
+            session._numbers, session._traced_lines = self, {}
+            session.traced, session.tracer = [], self._tracer
+            return True
+
+    def end(self, session: Session) -> list[tuple[Frame, list[Any], list[Any]]]:
+        """Return the frames that left since `begin`, if there was one."""
+        with session._lock:
+            if session._numbers is not self:
+                return []
             try:
                 session.flush()
             finally:
-                frames, session.traced = session.traced, None
-    try:
-        return result, _Maker(session, world, known, frames).make(result, arguments)
-    except Refused as why:
-        return result, why
+                session._numbers = self.numbers
+                frames, session.traced = session.traced or [], None
+            return frames
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if threading.get_ident() != self._tracer:
+            self.strangers = True
+        return next(self.numbers)
+
+    def is_stranger(self, frame: Frame) -> bool:
+        """Return whether a command has a number from before: it was about to be issued then."""
+        return any(0 < number < self._first for number in frame.numbers)
 
 
 class _Known:
@@ -274,17 +338,23 @@ class _Maker:
         self.made: list[Tensor] = []
         self.places: dict[int, int] = {}  # by identity of a tensor that was made: its place
 
-    def make(self, result: Any, arguments: list[Tensor]) -> Traced:
+    def make(
+        self, result: Any, arguments: list[Tensor], values: list[Value] | None = None
+    ) -> Traced:
+        """Return what stands for such calls. Refused: nothing can.
+
+        values: what tensors the call before this one made of Python values.
+        """
         run, device = self._commands()
-        form = Form(run)
-        if form.refusal:
-            raise Refused(form.refusal, True)
-        if run.puts:
-            raise Refused("it makes tensors of Python values; make them outside", True)
         if self.world.full:
             raise Refused("it reaches too much to look at before each call", True)
         if not self.world.unchanged():
             raise Refused("it changes what it reaches in Python: attributes, lists or options")
+        if run.puts:
+            self._settle_values(run, device, values)
+        form = Form(run)
+        if form.refusal:
+            raise Refused(form.refusal, True)
         traced = Traced(self.session, device, self.world)
         traced.result = self._tree(result, arguments)
         self._effects(traced)
@@ -314,6 +384,20 @@ class _Maker:
                 lines[number - first] = {n - first: site for n, site in known.items()}
         traced.site = CallSite(form.relative, form.sites, lines)
         return traced
+
+    def _settle_values(self, run: Commands, device: int, values: list[Value] | None) -> None:
+        """Let tensors made of Python values be inputs, if the call before had the same."""
+        found = _constants.values_of(run)
+        if found is None or self.world.unwatched:
+            why = "it makes tensors of large arrays, or reaches such arrays and makes tensors"
+            raise Refused(why, True)
+        if found != values:
+            raise Unsettled(found)
+        refusal = Form(run).refusal
+        if refusal:
+            raise Refused(refusal, True)
+        for id_, constant in _constants.install(self.session, device, run).items():
+            self.known.sources[id_] = _Source(constant)
 
     def _commands(self) -> tuple[Commands, int]:
         devices = {frame.device for frame, _, _ in self.frames if set(frame.opcodes) != {cmd.FREE}}
@@ -426,6 +510,8 @@ class _Maker:
             if slots.get(t._ref.id, -1) < form.inputs:
                 raise Refused("a result is no tensor of its commands")
         traced.program = Program(form, {slots[t._ref.id] for t in self.made}, 0)
+        if traced.program.is_wide:
+            raise Refused("it has more results than one command may name", True)
         order = {slot: i for i, slot in enumerate(traced.program.outputs)}
         owners: dict[int, int] = {}
         sources = {id(s.tensor._storage): src for src, s in reversed(self.known.states)}

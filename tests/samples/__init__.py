@@ -85,6 +85,13 @@ class Strided:
 
 
 @dataclass
+class Heads:
+    """An array that becomes heads of attention: (batch, heads, tokens, width), tokens outermost."""
+
+    values: Any
+
+
+@dataclass
 class Row:
     """What the laws know of one op beyond the table."""
 

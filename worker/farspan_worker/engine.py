@@ -16,12 +16,7 @@ from farspan.core import command as cmd
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
-from farspan.core.errors import (
-    BY_NAME,
-    AutogradError,
-    FarspanError,
-    ProtocolError,
-)
+from farspan.core.errors import AutogradError, FarspanError, ProtocolError
 from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
@@ -30,9 +25,10 @@ from farspan.core.spec import Spec
 from . import formulas
 from . import plan as plans
 from .backend import Host, open_backend
+from .checks import check_form, describe, gradient_spec, ints, recipe_of
 from .programs.body import check_static
 from .programs.run import Programs
-from .store import Array, Budget, Poison, Storage
+from .store import Array, Budget, Foreign, Poison, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +98,7 @@ class Engine:
         self.budget.check(span * size)
         # The storage is all between the first and the last element, whatever the array skips.
         whole = np.lib.stride_tricks.as_strided(array, (span,), (size,))
-        self._set(id_, Array(array, spec, Storage(whole, self.budget)))
+        self._set(id_, Array(array, spec, Foreign(whole, self.budget)))
 
     def close(self) -> None:
         """Drop every tensor."""
@@ -121,6 +117,8 @@ class Engine:
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
             "bytes_max": self.budget.limit,
+            "programs": len(self.programs),
+            "programs_bytes": self.programs.nbytes,
             **self.backend.stats(),
         }
 
@@ -148,6 +146,8 @@ class Engine:
                 special[opcode](mine, static)
             elif opcode == cmd.CALL:
                 programs.call(mine, static, scalars)
+            elif opcode == cmd.UNDEFINE:
+                programs.undefine(ints(static, len(static)))
             elif opcode == cmd.DEFINE:
                 rows = list(islice(columns, check_static(static)[1]))
                 end, last = at + sum(r[2] for r in rows), number + sum(r[4] for r in rows)
@@ -163,10 +163,10 @@ class Engine:
         self, op: Op, mode: int, ids: list[int], static: Static, scalars: Sequence[Any]
     ) -> None:
         form, mask = mode & 3, mode >> 2
-        recipe = op.recipes.get(static) or _recipe(op, static)
+        recipe = op.recipes.get(static) or recipe_of(op, static)
         flat = recipe.flat
         if flat > len(ids) or form:
-            _check_form(op, form, flat, ids)
+            check_form(op, form, flat, ids)
         outs = [] if form else ids[flat:]
         tensors = self.tensors
         try:
@@ -288,15 +288,19 @@ class Engine:
 
     # ------------------------------------------------------------------------------- commands --
     def _free(self, ids: list[int], static: Static) -> None:
+        held = self.programs.held
         for i in ids:
             gone = self.tensors.pop(i, None)
             if gone is None:
                 self.generators.pop(i, None)
             elif type(gone) is Poison:
                 self.poisoned -= 1
+            elif held and gone._storage in held:  # by plans, for their next Call
+                storage, gone = gone._storage, None
+                held.let_go(storage)
 
     def _get(self, ids: list[int], static: Static) -> None:
-        request, kind, device = _ints(static, 3)
+        request, kind, device = ints(static, 3)
         if len(ids) > 1:
             raise ProtocolError("a Get of several tensors")
         if not ids:  # a barrier: all before it has run
@@ -351,7 +355,7 @@ class Engine:
         if len(static) != 4 or len(ids) != 1:
             raise ProtocolError("a Put with the wrong number of arguments")
         (out,), shape = ids, static[1]
-        code, payload, transfer = _ints((static[0], *static[2:]), 3)
+        code, payload, transfer = ints((static[0], *static[2:]), 3)
         if not 0 <= code < len(DTYPES) or not -1 <= payload < len(self._payloads):
             raise ProtocolError("a Put without its bytes")
         data = self._payloads[payload] if payload >= 0 else self._transfers.get(transfer)
@@ -381,7 +385,7 @@ class Engine:
         self._set(out, Array(array, spec, Storage(array, self.budget)))
 
     def _backward(self, ids: list[int], static: Static) -> None:
-        count, keep = _ints(static, 2)
+        count, keep = ints(static, 2)
         if not 0 < 2 * count <= len(ids) or len(ids) % 2:
             raise ProtocolError("a Backward with the wrong number of tensors")
         roots = self._look_up(ids[:count])
@@ -391,7 +395,7 @@ class Engine:
         bad = next((x for x in (*roots, *seeds, *stops) if type(x) is Poison), None)
         if bad is not None:
             for stop, out in zip(stops, outs, strict=True):
-                self._set(out, Poison(bad.error, _gradient_spec(stop._spec)))
+                self._set(out, Poison(bad.error, gradient_spec(stop._spec)))
             return
         for x in roots:
             if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
@@ -423,7 +427,7 @@ class Engine:
                 if gradient is None:
                     # A store on the way was skipped, so the tapes of client and engine differ.
                     error = self.skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
-                    results.append(Poison(error, _gradient_spec(stop._spec)))
+                    results.append(Poison(error, gradient_spec(stop._spec)))
                 else:
                     results.append(self._own(gradient, stop._spec, shared))
         except ProtocolError:
@@ -433,7 +437,7 @@ class Engine:
             name = f"{node.op.base} in backward" if node and node.op else "backward"
             forward = getattr(node, "number", -1)
             info = ErrorInfo(*describe(e, name), self._number, forward)
-            self._report(info, outs, [_gradient_spec(x._spec) for x in stops])
+            self._report(info, outs, [gradient_spec(x._spec) for x in stops])
             return
         for out, result in zip(outs, results, strict=True):
             self._set(out, result)
@@ -454,7 +458,7 @@ class Engine:
 
         It counts as a write, as torch counts `resize_`.
         """
-        (nbytes,) = _ints(static, 1)
+        (nbytes,) = ints(static, 1)
         if len(ids) != 1:
             raise ProtocolError("a Grow of other than one tensor")
         (x,) = self._look_up(ids)
@@ -482,7 +486,7 @@ class Engine:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
         spec = gradient._spec
         if spec is not like or not like.contiguous:
-            spec = spec.with_(shape=like.shape, stride=_gradient_spec(like).stride)
+            spec = spec.with_(shape=like.shape, stride=gradient_spec(like).stride)
         if gradient._spec is spec and id(gradient._storage.memory) not in shared:
             if gradient._storage.nbytes == spec.nbytes:
                 shared.add(id(gradient._storage.memory))
@@ -560,55 +564,6 @@ class _Watch(tape.Watch):
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"
-
-
-def _check_form(op: Op, form: int, flat: int, ids: list[int]) -> None:
-    """Raise unless a command's ids can be those of an op that takes `flat` tensors."""
-    if flat > len(ids) or (form == cmd.INPLACE and not flat):
-        raise ProtocolError(f"{op.name} names {len(ids)} tensors, not {flat}")
-    if form == cmd.INPLACE and len(op.schema.returns) != 1:
-        raise ProtocolError(f"{op.name} in place has no place for its results")
-    if form > cmd.OUT:
-        raise ProtocolError(f"{op.name} in an unknown form")
-
-
-def _recipe(op: Op, static: Static) -> Any:
-    try:
-        return op.recipe(static)
-    except (TypeError, ValueError, LookupError, FarspanError):
-        raise ProtocolError(f"arguments that do not fit {op.name}") from None
-
-
-def _gradient_spec(spec: Spec) -> Spec:
-    """Return the layout of a gradient: its tensor's own if dense, else contiguous."""
-    return spec if spec is None or spec.contiguous or spec.dense else spec.contiguous_
-
-
-def _ints(static: Static, count: int) -> Static:
-    if len(static) != count or not all(isinstance(x, int) for x in static):
-        raise ProtocolError("a command of the protocol with the wrong arguments")
-    return static
-
-
-def describe(error: Exception, name: str, inputs: Sequence[Any] = ()) -> tuple[str, str]:
-    """Return the kind and message that a client sees for an exception of a kernel."""
-    kind = type(error).__name__
-    said = str(error)
-    if isinstance(error, FarspanError) and kind in BY_NAME:
-        pass
-    elif isinstance(error, MemoryError):
-        kind, said = "OutOfMemoryError", "the device has no memory left for this"
-    elif isinstance(error, IndexError):
-        kind = "ValueRangeError"
-    elif isinstance(error, np.linalg.LinAlgError):
-        kind = "LinalgError"
-    elif isinstance(error, ZeroDivisionError):
-        kind, said = "ProgramError", "ZeroDivisionError"
-    else:
-        kind, said = "ServiceError", f"{kind}: {said}"
-    got = [f"{x._spec.dtype.name}{list(x._spec.shape)}" for x in inputs[:4] if x._spec is not None]
-    more = f" and {len(inputs) - 4} more" if len(inputs) > 4 else ""
-    return kind, f"{name}: {said}" + (f" (it got {', '.join(got)}{more})" if got else "")
 
 
 def default_memory_bytes() -> int:

@@ -128,6 +128,17 @@ class Storage:
             self.budget.used -= self.nbytes
 
 
+class Foreign(Storage):
+    """Memory that `from_numpy` brought: another one may lie over the same bytes."""
+
+    __slots__ = ()
+
+    @property
+    def begin(self) -> int:
+        """The address of its first byte."""
+        return int(self.array.ctypes.data)
+
+
 class Array(Variable, Value):
     """A tensor in the engine. Ops on it (those of formulas) run at once and are not recorded."""
 

@@ -19,6 +19,7 @@ from farspan.wire.clocks import now, told
 _NAMES = {
     cmd.FREE: "free", cmd.GET: "get", cmd.PUT: "put", cmd.BACKWARD: "backward", cmd.LINK: "link",
     cmd.GROW: "grow", cmd.DEFINE: "define", cmd.CALL: "call",
+    cmd.UNDEFINE: "undefine",
 }  # fmt: skip
 
 

@@ -38,6 +38,10 @@ class OptimizedModule(Module):
         """Print, and return, what became of the module's calls."""
         return self._compiled.explain(show)
 
+    def ready(self, timeout_s: float = 60.0) -> bool:
+        """Return whether nothing is compiled for it any more; see `Compiled.ready`."""
+        return self._compiled.ready(timeout_s)
+
     def __getattr__(self, name: str) -> Any:
         if name == "_orig_mod":
             return self._modules["_orig_mod"]

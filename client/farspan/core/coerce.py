@@ -21,6 +21,10 @@ class Tagged(float):
     """A number that a program takes anew at each Call, if nothing looked at it on its way."""
 
     seen = False
+    index = -1  # among a program's numbers
+
+    def conjugate(self) -> Tagged:
+        return self
 
 
 def _noticed(name: str) -> Any:
@@ -38,6 +42,8 @@ for _name in (
     "floordiv rfloordiv mod rmod divmod rdivmod pow rpow round trunc ceil floor repr format"
 ).split():
     setattr(Tagged, f"__{_name}__", _noticed(f"__{_name}__"))
+for _name in ("as_integer_ratio", "hex", "is_integer"):
+    setattr(Tagged, _name, _noticed(_name))
 
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1

@@ -7,6 +7,7 @@ Nothing here does I/O or knows an operator's meaning; read `core/op.py` for that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ CALL: Final = 5  # ids: a program's inputs, then a new id for each output  stati
 #              scalars: none, or in place of all of the body's
 LINK: Final = 6  # ids: (old, new): new takes old's place in the graph  static: ()
 GROW: Final = 7  # ids: (tensor,): its memory is at least so long, and written to  static: (bytes,)
+UNDEFINE: Final = 8  # ids: ()  static: programs to forget, with what their plans keep
 FIRST_OPCODE: Final = 16
 
 CHECK_NAN: Final = 2
@@ -75,6 +77,25 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.opcodes)
+
+    def add(
+        self,
+        opcode: int,
+        ids: Sequence[int],
+        static: Static = (),
+        scalars: Sequence[Scalar] = (),
+        mode: int = 0,
+        number: int = 0,
+    ) -> None:
+        """Append one command."""
+        self.opcodes.append(opcode)
+        self.modes.append(mode)
+        self.counts.append(len(ids))
+        self.ids += ids
+        self.statics.append(static)
+        self.scalar_counts.append(len(scalars))
+        self.scalars += scalars
+        self.numbers.append(number)
 
     def cut(self, count: int) -> None:
         """Keep the first `count` commands; a command of which columns are missing goes too."""

@@ -59,17 +59,26 @@ TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
+SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
+LOOP_CACHE_BYTES_MAX: Final = 64 * MiB  # compiled loops kept on disk, some KiB each.
+LOOP_OBJECT_BYTES_MAX: Final = 4 * MiB  # of one of them; a longer one is compiled each time.
+PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 SNAPSHOT_HEADER_BYTES_MAX: Final = 256 * MiB  # the structure of an engine's state, as JSON.
+ARENA_CALLS: Final = 256  # of a session: a plan that ran in none of them keeps no memory.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 
 # --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
-REPLAY_HELD_S: Final = 0.02  # seconds they wait for the rest of their run; then they are sent.
+REPLAY_HELD_S: Final = 0.02  # seconds they wait for the next of their run; then they are sent.
+REPLAY_HELD_ALL_S: Final = 0.1  # seconds that the first of them waits at most.
+REPLAY_ENDLESS: Final = 1_024  # commands without an end: if they repeat they are cut into pieces,
+REPLAY_PIECE: Final = 128  # of so many commands, or fewer.
 REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when there are more.
 REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
+REPLAY_VARIANTS_MAX: Final = 3  # programs of one form that differ in what leaves them.
 REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
 TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.

@@ -16,7 +16,8 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-MINOR: Final = 3  # 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number
+#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine
+MINOR: Final = 4
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.

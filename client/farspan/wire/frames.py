@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final
 
 from google.protobuf.message import EncodeError
@@ -26,6 +27,7 @@ from farspan.core.command import (
     LINK,
     PROGRAM_EXACT,
     PUT,
+    UNDEFINE,
     Frame,
     Scalar,
     Static,
@@ -202,15 +204,15 @@ def _check_frame(frame: Frame) -> None:
         if min(frame.ids) < 0:
             raise ProtocolError("frame: a negative id")
     if min(frame.opcodes) < FIRST_OPCODE:
-        body = 0  # commands of a program's body still to come
-        for opcode, static, ids in zip(frame.opcodes, frame.statics, frame.counts, strict=True):
-            if opcode < FIRST_OPCODE:
-                if body and opcode != BACKWARD:
-                    raise ProtocolError(f"frame: a program may not hold command {opcode}")
-                _check_protocol_command(opcode, static, ids, len(frame.payloads))
-            body = static[1] if opcode == DEFINE else max(body - 1, 0)
-        if body:
-            raise ProtocolError(f"frame: {body} commands of a program are missing")
+        end = 0  # of a program's body
+        for k in compress(range(count), map(FIRST_OPCODE.__gt__, frame.opcodes)):
+            opcode, static = frame.opcodes[k], frame.statics[k]
+            if k < end and opcode != BACKWARD:
+                raise ProtocolError(f"frame: a program may not hold command {opcode}")
+            _check_protocol_command(opcode, static, frame.counts[k], len(frame.payloads))
+            end = k + 1 + static[1] if opcode == DEFINE else end
+        if end > count:
+            raise ProtocolError(f"frame: {end - count} commands of a program are missing")
 
 
 def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
@@ -234,6 +236,9 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
         ok = ok and static[3] in (0, PROGRAM_EXACT)
     elif opcode == CALL:
         ok = are_ints(static, 1) and 0 <= static[0] < limits.PROGRAMS_MAX
+    elif opcode == UNDEFINE:
+        ok = ids == 0 and len(static) <= limits.PROGRAMS_MAX and are_ints(static, len(static))
+        ok = ok and all(0 <= number < limits.PROGRAMS_MAX for number in static)
     elif opcode == GROW:
         ok = ids == 1 and are_ints(static, 1) and static[0] >= 0
     else:
@@ -286,16 +291,13 @@ def _payloads(body: Any) -> list[bytes | memoryview]:
 
 
 def _put_statics(body: Any, statics: list[Static]) -> None:
-    by_identity: dict[int, int] = {}  # the frame keeps them alive, so an id names one object
+    keys = list(map(id, statics))  # the frame keeps them alive, so an id names one object
     table: dict[bytes, int] = {}
-    index = []
-    for static in statics:
-        place = by_identity.get(id(static))
-        if place is None:
-            place = table.setdefault(encode_static(static), len(table))
-            by_identity[id(static)] = place
-        index.append(place)
-    body.statics.extend(index)
+    places = {
+        key: table.setdefault(encode_static(static), len(table))
+        for key, static in dict(zip(keys, statics, strict=True)).items()
+    }
+    body.statics.extend(map(places.__getitem__, keys))
     body.static_table.extend(table)
 
 

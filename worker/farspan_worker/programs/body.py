@@ -110,8 +110,8 @@ def _made(opcode: int, mode: int, slots: Sequence[int], static: Static) -> tuple
         if len(static) != 2 or not all(type(x) is int for x in static):
             raise ProtocolError("a Backward with the wrong arguments")
         pairs = slots[2 * static[0] :]
-        if not 0 < static[0] <= len(slots) // 2 or not pairs or len(pairs) % 2:
-            raise ProtocolError("a program may hold only a Backward that gives gradients")
+        if not 0 < static[0] <= len(slots) // 2 or len(pairs) % 2:
+            raise ProtocolError("a Backward with the wrong number of tensors")
         return tuple(pairs[1::2])
     if opcode < cmd.FIRST_OPCODE:
         raise ProtocolError(f"a program may not hold command {opcode}")

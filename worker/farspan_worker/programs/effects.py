@@ -7,11 +7,12 @@ elements are kept; so is a generator's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ..store import Storage
 from .graph import Step, Window
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class HalfDone(Exception):
-    """A kernel raised that never should, after a store that cannot be taken back."""
+    """A kernel raised that never should, after stores into `torn`, which cannot be taken back."""
+
+    def __init__(self, message: str, torn: Sequence[Storage]) -> None:
+        super().__init__(message)
+        self.torn = torn
 
 
 #: Families and ops whose kernels never raise for the values of elements.
@@ -59,7 +64,8 @@ class Undo:
         drawing = [k for k, step in enumerate(steps) if step.generator >= 0]
         self._numbers = {steps[k].generator for k in drawing if k <= self._last}
         self._states: dict[int, Any] = {}
-        self._kept: list[tuple[list[Any], Any]] = []  # (list of the target, its old elements)
+        #: (list of the target, its old elements; None while the plan sleeps)
+        self._kept: list[tuple[list[Any], list[Storage | None]]] = []
         self._done = 0
         self._final = len(steps) * 4 + 1  # beyond every bound step
 
@@ -72,15 +78,36 @@ class Undo:
 
     def _keep(self, window: Window) -> tuple[Callable[..., Any], list[Any]]:
         where = self._plan.arrays([window])
-        copy = np.empty_like(where[0])
+        room: list[Storage | None] = [self._room(where[0])]
         number = len(self._kept)
-        self._kept.append((where, copy))
+        self._kept.append((where, room))
 
         def keep() -> None:
-            np.copyto(copy, where[0])
+            copy = room[0]
+            assert copy is not None
+            np.copyto(copy.array, where[0])
             self._done = number + 1
 
         return keep, []
+
+    def _room(self, like: Any) -> Storage:
+        self._engine.budget.check(like.nbytes)
+        return Storage(np.empty(like.shape, like.dtype), self._engine.budget)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of room for old elements."""
+        return sum(room.nbytes for _, (room,) in self._kept if room is not None)
+
+    def let_go(self) -> None:
+        """Have no room for old elements until `take_room`."""
+        for _, room in self._kept:
+            room[0] = None
+
+    def take_room(self) -> None:
+        """Have room again. OutOfMemoryError: there is none."""
+        for where, room in self._kept:
+            room[0] = room[0] or self._room(where[0])
 
     def begin(self) -> None:
         """Start a Call."""
@@ -102,9 +129,11 @@ class Undo:
         HalfDone: stores that cannot be taken back came before it; that is a fault of `may_raise`.
         """
         if bound > self._final:
-            raise HalfDone(f"{type(error).__name__}: {error}") from error
-        for where, copy in reversed(self._kept[: self._done]):
-            np.copyto(where[0], copy)
+            torn = [self._plan.storage(memory).memory for memory in self._plan.graph.written]
+            raise HalfDone(f"{type(error).__name__}: {error}", torn) from error
+        for where, room in reversed(self._kept[: self._done]):
+            assert room[0] is not None
+            np.copyto(where[0], room[0].array)
         for number, state in self._states.items():
             self._engine.generator(number).set_state(state)
 

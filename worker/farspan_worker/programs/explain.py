@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .graph import Number, Step, Window
+from .switches import compiled_behind
 
 if TYPE_CHECKING:
     from .flat import FlatPlan
@@ -34,12 +35,21 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
     return {
         "inputs": [_shown(w) for w in graph.inputs],
         "outputs": [_shown(w) for w in graph.outputs],
-        "arena_bytes": plan.arena.nbytes,
+        "arena_bytes": plan.arena_bytes,
         "output_bytes": sum(m.nbytes for m in leaving),
+        "loops": _of_loops(plan),
         "notes": graph.notes,
         "steps": [_of_step(step) for step in graph.steps[:_STEPS_MAX]],
         "steps_in_all": len(graph.steps),
     }
+
+
+def _of_loops(plan: FlatPlan) -> dict[str, Any]:
+    """Return how many loops a plan has, how many of them are still compiled, and if it runs by
+    them: an inexact plan takes up all at once, at the first Call of a frame."""
+    bound = compiled_behind(plan.graph)
+    waiting = sum(not b.loop.ready() for b in bound)
+    return {"all": len(bound), "waiting": waiting, "used": not plan.awaits}
 
 
 def _of_step(step: Step) -> dict[str, Any]:

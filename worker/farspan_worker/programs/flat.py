@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from farspan.core import tape
 from farspan.core.command import INPLACE
+from farspan.core.dtype import Device, uint8
+from farspan.core.spec import Spec
 
 from .. import plan as plans
 from ..store import Array, Storage
 from . import arena, effects, short
 from .graph import Graph, Memory, Number, Step, Window
+from .inputs import Inputs
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -30,66 +32,95 @@ class FlatPlan:
     """One way to run a program, for inputs of one signature.
 
     A pass may give a step a way of its own to run: `step.bound(plan, step)` returns a function and
-    its list of arguments. With `follow` and `arrays` it hears where the step's windows lie.
+    its list of arguments. With `follow` and `arrays` it hears where the step's windows lie. Between
+    calls a plan keeps room for outputs and, with all plans of the session, the arena; `sleep` lets
+    go of both until it runs again. Everything that it keeps is charged to the session.
     """
 
-    def __init__(self, graph: Graph, engine: Engine, inputs: Sequence[Array]) -> None:
+    def __init__(
+        self, graph: Graph, engine: Engine, inputs: Sequence[Array], key: str, loops: bool
+    ) -> None:
+        """key: what the plan is for, as text. loops: whether it runs by loops from the start, and
+        not before `take_up`; see `switches.py`. What is compiled by then is used, where exact."""
         self.graph = graph
+        self.key = key
+        self.awaits = not loops
+        self.looked = -1  # the frame in which it was last asked if it is time for loops
         self._engine = engine
-        self._specs = [x._spec for x in inputs]
-        self._offsets = [x._offset for x in inputs]
-        self._sizes = [x._storage.nbytes for x in inputs]
-        self._alone = _alone(inputs)
-        self._storages: list[Storage] = [x._storage for x in inputs]
-        self._bound: list[Any] = [x.array for x in inputs]
-        self._count: dict[int, int] = {}  # inputs in each storage
-        for x in inputs:
-            key = id(x._storage.memory)
-            self._count[key] = self._count.get(key, 0) + 1
-        self._homes: dict[Memory, Any] = {}  # bytes of memories that are no inputs'
-        self._setters: dict[Memory, list[tuple[Window, Setter]]] = {}
+        self._arena = engine.programs.arena
+        self.inputs = Inputs(graph, inputs, engine.programs.held, self.move)
+        #: By home (an input's or output's memory, None for the arena): what shows what lies there.
+        self._setters: dict[Memory | None, list[tuple[Window, Setter]]] = {}
         self._numbers: list[tuple[list[Any], int, int]] = []  # list, index in it, index of a number
         self._given: Sequence[Any] = ()
-        at, size = arena.places(graph.steps)
-        engine.budget.check(size)
-        self.arena = Storage(arena.block(size), engine.budget)
-        for memory, offset in at.items():
-            self._homes[memory] = self.arena.array[offset : offset + memory.nbytes]
+        self._scratch = _scratch(graph.steps)
+        scratch = {w.memory: arena.Life(k, k) for k, w in self._scratch.items()}
+        found = arena.places(graph.steps, scratch)
+        self._at, self.arena_bytes = found.at, found.nbytes
         self._leaving = [m for m in dict.fromkeys(w.memory for w in graph.outputs) if m.input < 0]
-        for memory in self._leaving:
-            engine.budget.check(memory.nbytes)
-            self._homes[memory] = arena.block(memory.nbytes)
-        self.undo = effects.Undo(self, engine)
+        #: Room for outputs, and how often it is referred to where nobody else has it.
+        self._rooms: dict[Memory, Storage] = {}
+        self._calm: dict[Memory, tuple[int, int]] = {}
+        self._awake = True
         self.steps: list[tuple[Callable[..., Any], Any]] = []
-        self._scratched: list[Bound] = []
         self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
-        for k, step in enumerate(graph.steps):
+        self._binding = -1  # the step that is being bound
+        self.undo: effects.Undo
+        self._arena.enter(self)
+        try:
+            for memory in self._leaving:
+                self._rooms[memory] = self._room(memory)
+            self._bind_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind_all(self) -> None:
+        self.undo = effects.Undo(self, self._engine)
+        for k, step in enumerate(self.graph.steps):
+            self._binding = k
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
                 self.undo.final_from(len(self.steps))
-            if step.fused and not step.bound.ready():
+            if step.fused and (self.awaits or not step.bound.ready()):
                 self._awaited.append((len(self.steps), step))
             self.steps += self._bind(step)
-        self._give_scratch()
-        self._calm = {m: sys.getrefcount(self._owner(m)) for m in self._leaving}
+        self._note_calm()
 
     # ---------------------------------------------------------------------------------- binding --
+    def _home(self, memory: Memory) -> tuple[Memory | None, int]:
+        """Return where a memory lies: an input, an output or (None) the arena; and from where."""
+        return self._at.get(memory, (memory, 0))
+
     def array(self, window: Window) -> Any:
         """Return the elements of a window, where its memory lies now."""
-        memory, spec = window.memory, window.spec
-        if memory.input >= 0:
-            return self._storages[memory.input].window(spec, window.offset)
-        dtype = spec.dtype.numpy
-        strides = tuple([s * dtype.itemsize for s in spec.stride])
+        spec = window.spec
         if not spec.numel:
-            return np.empty(spec.shape, dtype)
-        return np.ndarray(spec.shape, dtype, self._homes[memory], window.begin, strides)
+            return np.empty(spec.shape, spec.dtype.numpy)
+        home, offset = self._home(window.memory)
+        storage: Storage | None
+        if home is None:
+            storage = self._arena.storage
+        elif home.input >= 0:
+            storage = self.inputs.storages[home.input]
+            if storage is not None:
+                return storage.window(spec, window.offset)
+        else:
+            storage = self._rooms.get(home)
+        dtype = spec.dtype.numpy
+        if storage is None:  # let go of: something of the shape, in no memory worth mentioning
+            return np.broadcast_to(np.zeros((), dtype), spec.shape)
+        strides = tuple([s * dtype.itemsize for s in spec.stride])
+        return np.ndarray(spec.shape, dtype, storage.array, offset + window.begin, strides)
 
     def follow(self, window: Window, setter: Setter) -> None:
-        """Call `setter` with the window's elements, now and whenever its memory moves."""
+        """Call `setter` with the window's elements, now and whenever its memory moves.
+
+        When the memory is let go of, it is called with something else of the shape and dtype.
+        """
         setter(self.array(window))
-        if window.memory.input >= 0 or window.memory.output:
-            self._setters.setdefault(window.memory, []).append((window, setter))
+        home, _ = self._home(window.memory)
+        self._setters.setdefault(home, []).append((window, setter))
 
     def arrays(self, windows: Sequence[Window]) -> list[Any]:
         """Return a list of the windows' elements that follows their memories."""
@@ -114,15 +145,10 @@ class FlatPlan:
             args.append(x)
 
     def needs_scratch(self, bound: Bound) -> None:
-        """Give a primitive its share of the scratch memory once all steps are bound."""
-        self._scratched.append(bound)
-
-    def _give_scratch(self) -> None:
-        size = max((b.scratch_bytes for b in self._scratched), default=0)
-        self._engine.budget.check(size)
-        self.scratch = Storage(arena.block(size), self._engine.budget)
-        for bound in self._scratched:
-            bound.place_scratch(self.scratch.array.ctypes.data)
+        """Let a primitive of the step that is being bound know where its scratch memory is."""
+        window = self._scratch.get(self._binding)
+        if window is not None:
+            self.follow(window, lambda array: bound.place_scratch(array.ctypes.data))
 
     def _bind(self, step: Step) -> list[tuple[Callable[..., Any], Any]]:
         if step.bound is not None:
@@ -143,72 +169,89 @@ class FlatPlan:
         outs = self.arrays(step.outs)
         return [(_run_plain, [step.plan, inputs, numbers, outs, draw])]
 
+    # ----------------------------------------------------------------------------------- memory --
+    def move(self, home: Memory | None) -> None:
+        """Set anew the arguments that show what lies in one home; it has moved, or is let go of."""
+        for window, setter in self._setters.get(home, ()):
+            setter(self.array(window))
+
+    def _room(self, memory: Memory) -> Storage:
+        """Return new room for an output."""
+        self._engine.budget.check(memory.nbytes)
+        room = Storage(arena.block(memory.nbytes), self._engine.budget)
+        room._flat = room.array  # or `flat` would make another window, and nobody be calm
+        return room
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes that it keeps, beside the arena."""
+        return sum(room.nbytes for room in self._rooms.values()) + self.undo.kept_bytes
+
+    def _references(self, memory: Memory) -> tuple[int, int]:
+        room = self._rooms[memory]
+        return sys.getrefcount(room), sys.getrefcount(room.array.base)
+
+    def _note_calm(self) -> None:
+        self._calm = {memory: self._references(memory) for memory in self._leaving}
+
+    def _make_room(self) -> None:
+        """Have room for each output that nobody else has: not in what an earlier Call returned."""
+        for memory in self._leaving:
+            if memory in self._rooms and self._references(memory) == self._calm[memory]:
+                self._rooms[memory].version = 0
+                continue
+            self._rooms.pop(memory, None)
+            self._rooms[memory] = self._room(memory)
+            self.move(memory)
+            self._calm[memory] = self._references(memory)
+
+    def sleep(self) -> None:
+        """Keep nothing until the next Call; the caller takes it out of the arena."""
+        self._awake = False
+        self.inputs.forget()
+        self._rooms.clear()
+        self.undo.let_go()
+        for home in self._setters:
+            if home is not None:
+                self.move(home)
+
+    def _wake(self) -> None:
+        self._arena.enter(self)
+        self.undo.take_room()
+        self._awake = True
+        self.move(None)
+
+    def close(self) -> None:
+        """Let go of everything, for ever: also of what would be cycles of references."""
+        self._arena.leave([self])
+        self.inputs.forget()
+        self._rooms.clear()
+        self._setters.clear()
+        self._numbers.clear()
+        self.steps.clear()
+        self._awaited.clear()
+
     # ---------------------------------------------------------------------------------- running --
     def place(self, inputs: Sequence[Array]) -> bool:
         """Let the steps work on these inputs; False, and nothing changes, if they do not fit."""
-        bound = self._bound
-        changed = [i for i, x in enumerate(inputs) if x.array is not bound[i]]
-        for i in self.graph.leaves:
-            node = inputs[i]._node
-            if node is not None and type(node) is not tape.Leaf and not is_dead(inputs[i]):
-                return False
-        if not changed:
-            return True
-        for i in changed:
-            x = inputs[i]
-            if (
-                x._spec is not self._specs[i]
-                or x._offset != self._offsets[i]
-                or x._storage.nbytes != self._sizes[i]
-            ):
-                return False
-        if not self._same_aliases(inputs, changed):
+        changed = self.inputs.place(inputs)
+        if changed is None:
             return False
-        for i in changed:
-            bound[i], self._storages[i] = inputs[i].array, inputs[i]._storage
-        for memory in dict.fromkeys(self.graph.inputs[i].memory for i in changed):
-            self._move(memory)
+        if changed:
+            for memory in dict.fromkeys(self.graph.inputs[i].memory for i in changed):
+                self.move(memory)
         return True
-
-    def _same_aliases(self, inputs: Sequence[Array], changed: Sequence[int]) -> bool:
-        """Return whether those inputs share memory that should; the counts follow if so."""
-        count = dict(self._count)
-        for i in changed:
-            old, new = id(self._storages[i].memory), id(inputs[i]._storage.memory)
-            count[old] -= 1
-            if not count[old]:
-                del count[old]
-            count[new] = count.get(new, 0) + 1
-        if all(self._alone[i] and count[id(inputs[i]._storage.memory)] == 1 for i in changed):
-            self._count = count
-            return True
-        pattern = _pattern(inputs)
-        if pattern != [self.graph.inputs[i].memory.input for i in range(len(inputs))]:
-            return False
-        if any(x._storage is not inputs[p]._storage for x, p in zip(inputs, pattern, strict=True)):
-            return False  # `.data` of one of them: its writes are counted apart
-        self._count = count
-        return True
-
-    def _move(self, memory: Memory) -> None:
-        for window, setter in self._setters.get(memory, ()):
-            setter(self.array(window))
-
-    def _owner(self, memory: Memory) -> Any:
-        return self._homes[memory].base
 
     def run(self, scalars: Sequence[Any]) -> list[Array]:
         """Run the steps on the inputs that were placed; return the outputs.
 
         Whatever is raised, the inputs are as they were; or `effects.HalfDone` is raised.
         """
-        for memory in self._leaving:
-            if sys.getrefcount(self._owner(memory)) != self._calm[memory]:
-                self._engine.budget.check(memory.nbytes)
-                self._homes[memory] = arena.block(memory.nbytes)
-                self._move(memory)
-                self._calm[memory] = sys.getrefcount(self._owner(memory))
-        if self._awaited:
+        if not self._awake:
+            self._wake()
+        self._arena.note(self)
+        self._make_room()
+        if self._awaited and not self.awaits:
             self._adopt()
         if scalars is not self._given:
             for where, i, k in self._numbers:
@@ -225,31 +268,34 @@ class FlatPlan:
             self.undo.roll_back(error, done)
             raise
         for memory, times in self.graph.written.items():
-            self._storages[memory.input].version += times
+            self.storage(memory).version += times
         return self._outputs()
 
+    def take_up(self) -> None:
+        """Run by loops from the next `run` on; they are compiled. The bits may be others."""
+        self.awaits = False
+
+    def storage(self, memory: Memory) -> Storage:
+        """Return where an input or output lies while the plan runs."""
+        if memory.input < 0:
+            return self._rooms[memory]
+        storage = self.inputs.storages[memory.input]
+        assert storage is not None
+        return storage
+
     def _adopt(self) -> None:
-        """Let steps run by the loops that were compiled since; the bits are the same."""
+        """Let steps run by the loops that are compiled."""
         ready = [(at, step) for at, step in self._awaited if step.bound.ready()]
         for at, step in ready:
             (self.steps[at],) = step.bound.quick(self, step)
             self._awaited.remove((at, step))
         if ready:
             self._given = ()  # numbers go into the new arguments too
+            self._note_calm()
 
     def _outputs(self) -> list[Array]:
-        storages: dict[Memory, Storage] = {}
-        budget = self._engine.budget
-
         def made(window: Window) -> Array:
-            memory = window.memory
-            storage = storages.get(memory)
-            if storage is None:
-                if memory.input >= 0:
-                    storage = self._storages[memory.input]
-                else:
-                    storage = Storage(self._homes[memory], budget)
-                storages[memory] = storage
+            storage = self.storage(window.memory)
             return Array(self.array(window), window.spec, storage, window.offset)
 
         outs: list[Array] = []
@@ -265,6 +311,16 @@ class FlatPlan:
         return outs
 
 
+def _scratch(steps: Sequence[Step]) -> dict[int, Window]:
+    """Return the scratch memory of each step that wants some, by number."""
+    found = {}
+    for k, step in enumerate(steps):
+        nbytes = getattr(step.bound, "scratch_bytes", 0)
+        if nbytes:
+            found[k] = Window(Memory(None, nbytes), Spec.make((nbytes,), uint8, Device("cpu")))
+    return found
+
+
 def _set_item(where: list[Any], i: int) -> Setter:
     def setter(array: Any) -> None:
         where[i] = array
@@ -274,23 +330,6 @@ def _set_item(where: list[Any], i: int) -> Setter:
 
 def _none() -> None:
     return None
-
-
-def _pattern(inputs: Sequence[Array]) -> list[int]:
-    """Return for each input the first one in the same storage."""
-    first: dict[int, int] = {}
-    return [first.setdefault(id(x._storage.memory), i) for i, x in enumerate(inputs)]
-
-
-def _alone(inputs: Sequence[Array]) -> list[bool]:
-    pattern = _pattern(inputs)
-    return [pattern.count(p) == 1 for p in pattern]
-
-
-def is_dead(x: Array) -> bool:
-    """Return whether no gradient can go back from a tensor: its graph was let go."""
-    edge = tape.edge_of(x)
-    return edge is None or any(node.freed for node in tape.reachable([edge]))
 
 
 def _through(step: Step) -> bool:

@@ -189,7 +189,7 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
         tuple([(value[w], w.spec) for w in stored]),
         graph.exact,
     )
-    loop = loops.loop_for(made, wait=not graph.exact)
+    loop = loops.loop_for(made, wait=loops.waits())
     if loop is None:
         return group.steps
     last = group.steps[-1]
@@ -218,7 +218,7 @@ class _Bound:
         self._inputs, self._stored = tuple(group.inputs), tuple(stored)
 
     def __call__(self, plan: FlatPlan, step: Step) -> list[tuple[Callable[..., Any], list[Any]]]:
-        if isinstance(self.loop, loops.Loop):
+        if not plan.awaits and isinstance(self.loop, loops.Loop):
             return self.quick(plan, step)
         inputs, outs = plan.arrays(step.inputs), plan.arrays(step.outs)
         return [(self._slow, [inputs, outs, plan.numbers(step.scalars), step])]
@@ -233,16 +233,21 @@ class _Bound:
         return [(self.loop.function, args)]
 
     def ready(self) -> bool:
-        """Return whether the loop was compiled meanwhile; exact loops give the same bits."""
+        """Return whether the loop is compiled."""
         if isinstance(self.loop, loops.Loop):
             return True
         if not self.loop.ready():
             return False
         try:
             self.loop = self.loop.result()
-        except Exception:  # LLVM cannot: it stays as it is, with the same bits
+        except Exception:  # LLVM cannot: it stays as it is
             return False
         return True
+
+    def wait(self) -> None:
+        """Wait for the loop; raises what LLVM raised."""
+        if not isinstance(self.loop, loops.Loop):
+            self.loop = self.loop.result()
 
     def _slow(self, inputs: Any, outs: Any, numbers: Sequence[Any], step: Step) -> None:
         values: dict[Window, Any] = dict(zip(self._inputs, inputs, strict=True))

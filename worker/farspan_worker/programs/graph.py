@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from farspan.core.op import Op
     from farspan.core.spec import Spec
 
+    from ..kernels.cpu.bound import Layout
     from ..plan import Plan
 
 
@@ -27,7 +28,7 @@ class Memory:
     It is also what a traced tensor has for a storage: the tape counts its writes.
     """
 
-    __slots__ = ("graph", "input", "nbytes", "output", "version")
+    __slots__ = ("graph", "input", "layout", "nbytes", "output", "version")
 
     def __init__(self, graph: Any, nbytes: int, input_: int = -1) -> None:
         self.graph = graph  # the tracer whose tensors lie here
@@ -35,6 +36,9 @@ class Memory:
         self.input = input_  # the first input that lies here; -1: the program's own
         self.output = False  # leaves the program, so that it is in no arena
         self.version = 0
+        self.layout: Layout | None = (
+            None  # a library's own, in which elements lie; None: as specs say
+        )
 
     @property
     def memory(self) -> Memory:

@@ -16,6 +16,8 @@ from farspan.core.op import OPS
 from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
+    from farspan.core.op import Op
+
     from ..kernels.cpu.bound import Bound, Layout
     from .flat import FlatPlan
 
@@ -26,6 +28,14 @@ def bind_primitives(graph: Graph) -> None:
 
     if not onednn.available():
         _Pass(graph).run()
+
+
+def keeps_numbers(op: Op) -> bool:
+    """Return whether an op's primitive is made for its numbers, such as the epsilon of a norm."""
+    from ..kernels.cpu import bind, onednn
+
+    entry = bind.entries().get(op.name)
+    return entry is not None and entry.always is not True and not onednn.available()
 
 
 class _Pass:
@@ -85,7 +95,7 @@ class _Pass:
         for j in wanted:
             layout, w = found.outputs[j], step.outs[j]
             if layout is not None and (w.spec.dtype.category < 2 or not _is_plain(layout, w)):
-                self.layouts[w.memory] = layout
+                self.layouts[w.memory] = w.memory.layout = layout
                 w.memory.nbytes = max(layout.nbytes, w.spec.nbytes)
         step.bound = _Primitive(found)
         self.bound += 1
@@ -173,6 +183,11 @@ class _Primitive:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What it needs of memory while it runs."""
+        return self.bound.scratch_bytes
 
     def ready(self) -> bool:
         return True

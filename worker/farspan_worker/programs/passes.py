@@ -13,15 +13,20 @@ from .effects import may_raise
 from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
 from .layouts import bind_primitives
+from .order import lower_peak
+from .pools import pool_first
 
 
 def improve(graph: Graph) -> None:
     """Run the passes, in place."""
     merge_repeated(graph)
     drop_dead(graph)
+    pool_first(graph)
     bind_primitives(graph)
     fuse(graph)
     reuse_inputs(graph)
+    if lower_peak(graph):
+        reuse_inputs(graph)  # some that were looked at once more are dead earlier now
 
 
 def drop_dead(graph: Graph) -> None:
@@ -75,9 +80,16 @@ def _renamed(window: Window, same: dict[Memory, Memory]) -> Window:
 
 
 def _is_map(step: Step) -> bool:
-    """Return whether each element of the one result depends on the same elements only."""
-    steps = step.fused or [step]
-    return len(step.outs) == 1 and all(s.op.family == "pointwise" for s in steps)
+    """Return whether each element of the results depends on the same elements only.
+
+    The last of a loop may be a sum: it takes each element before the loop stores it.
+    """
+    if not step.fused:
+        return len(step.outs) == 1 and step.op.family == "pointwise"
+    *others, last = step.fused
+    return all(s.op.family == "pointwise" for s in others) and (
+        last.op.family == "pointwise" or last.op.base in ("sum", "mean")
+    )
 
 
 def reuse_inputs(graph: Graph) -> None:
@@ -94,28 +106,37 @@ def reuse_inputs(graph: Graph) -> None:
     for k, step in enumerate(graph.steps):
         step.inputs = tuple([_renamed(w, same) for w in step.inputs])
         step.outs = tuple([_renamed(w, same) for w in step.outs])
-        if step.form != FUNCTIONAL or not _is_map(step):
-            touched.update(step.reads, step.writes)
-            continue
-        out = step.outs[0]
-        fresh = out.memory not in touched  # a loop may also store into what was there before
+        # A loop may also store into what was there before.
+        fresh = [w for w in step.outs if w.memory not in touched and _is_own(w)]
         touched.update(step.reads, step.writes)
-        if not fresh or not out.whole or out.memory.input >= 0 or out.memory.output:
+        if step.form != FUNCTIONAL or not _is_map(step):
             continue
-        for window in step.inputs:
-            memory = window.memory
-            if (
-                memory.input < 0
-                and not memory.output
-                and last[memory] == k
-                and window.spec is out.spec
-                and window.whole
-                and sum(w.memory is memory for w in step.inputs) == 1
-            ):
-                same[out.memory] = memory
-                last[memory] = last[out.memory]
-                step.outs = (Window(memory, out.spec, out.offset),)
+        for out in fresh:
+            dead = next(
+                (w for w in step.inputs if last[w.memory] == k and _fits(w, out, step)), None
+            )
+            if dead is not None:
+                same[out.memory] = dead.memory
+                last[dead.memory] = last[out.memory]
+                renamed = Window(dead.memory, out.spec, out.offset)
+                step.outs = tuple([renamed if w == out else w for w in step.outs])
                 saved += 1
-                break
     if saved:
         graph.notes.append(f"{saved} steps write over an input of theirs")
+
+
+def _is_own(window: Window) -> bool:
+    """Return whether a window is all of a memory that stays within the program."""
+    memory = window.memory
+    return memory.input < 0 and not memory.output and window.whole
+
+
+def _fits(window: Window, out: Window, step: Step) -> bool:
+    """Return whether a step that looks at a window last may write this result over it."""
+    memory = window.memory
+    return (
+        _is_own(window)
+        and window.spec is out.spec
+        and memory.layout == out.memory.layout  # else elements stand elsewhere than they did
+        and sum(w.memory is memory for w in (*step.inputs, *step.outs)) == 1
+    )

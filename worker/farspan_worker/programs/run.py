@@ -14,21 +14,25 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import limits, tape
+from farspan.core.command import ErrorInfo
 from farspan.core.dtype import DTYPES, Defaults
 from farspan.core.errors import ProtocolError
 
-from ..store import Poison
+from ..store import Array, Poison
 from . import explain, passes
+from .arena import Arena
 from .body import Body, check_static, parse
 from .effects import HalfDone
-from .flat import FlatPlan, is_dead
-from .graph import Memory, Number
+from .flat import FlatPlan
+from .graph import Graph, Memory, Number
+from .inputs import Held, is_dead, overlap
+from .switches import SwitchError, Switches, compiled_behind, key_of
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
 
     from ..engine import Engine
-    from ..store import Array, Storage
+    from ..store import Storage
 
 log = logging.getLogger("farspan.worker")
 
@@ -39,8 +43,11 @@ class Programs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._programs: dict[int, Program] = {}
+        self.arena = Arena(engine.budget)
+        self.held = Held()
         self.calls = 0
         self.planned = 0  # calls that ran by a plan
+        self.switches = Switches()  # what a journal notes of them, and a replay repeats
 
     def define(
         self,
@@ -62,7 +69,25 @@ class Programs:
             for row, (begin, end) in zip(rows, ends, strict=True)
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
-        self._programs[program] = Program(body, self._engine)
+        self.undefine((program,))
+        self._programs[program] = Program(body, self._engine, program)
+
+    def undefine(self, numbers: Sequence[int]) -> None:
+        """Forget programs, and free what their plans keep; one that is not there is none."""
+        gone = [p for n in numbers if (p := self._programs.pop(n, None)) is not None]
+        self.arena.leave([plan for program in gone for plan in program.plans])
+        for program in gone:
+            program.close()
+            self.switches.forget(program.number)
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that plans keep between Calls: the arena, and room for outputs and undoing."""
+        plans = [plan for program in self._programs.values() for plan in program.plans]
+        return self.arena.nbytes + sum(plan.kept_bytes for plan in plans)
 
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
@@ -80,7 +105,11 @@ class Programs:
         scalars = scalars or body.scalars
         results = None
         if not (engine.poisoned and any(type(x) is Poison for x in inputs)):
-            results = program.run(inputs, scalars)
+            try:
+                results = program.run(inputs, scalars)
+            except HalfDone as error:
+                self._spoil(error, ids[body.inputs :])
+                return
         if results is None:
             self._interpret(body, ids, scalars)
             return
@@ -101,7 +130,21 @@ class Programs:
 
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
-        self._programs.clear()
+        self.undefine(list(self._programs))
+
+    def _spoil(self, error: HalfDone, outs: Sequence[int]) -> None:
+        """Poison what a plan has written, half of it maybe, and its outputs; the rest goes on."""
+        engine = self._engine
+        name, tensors = "a program", engine.tensors
+        info = ErrorInfo(
+            "ServiceError", f"{name} failed between its stores: {error}", engine._number
+        )
+        torn = {id(memory) for memory in error.torn}
+        found = [(i, t._spec) for i, t in tensors.items()
+                 if type(t) is Array and id(t._storage.memory) in torn]  # fmt: skip
+        for i, _ in found:
+            del tensors[i]
+        engine._report(info, [*(i for i, _ in found), *outs], [spec for _, spec in found])
 
     def _interpret(self, body: Body, ids: Sequence[int], scalars: Sequence[Any]) -> None:
         """Run the commands one by one. Tensors that do not leave have ids below zero meanwhile."""
@@ -130,11 +173,15 @@ class Programs:
 class Program:
     """A body and the plans that were made of it, the latest used first."""
 
-    def __init__(self, body: Body, engine: Engine) -> None:
+    def __init__(self, body: Body, engine: Engine, number: int = 0) -> None:
         self.body = body
+        self.number = number
         self._engine = engine
         self._plans: list[tuple[FlatPlan, list[tuple[int, Any]]]] = []
         self._refused: dict[Any, str] = {}  # signatures that have no plan, and why
+        self._free: set[int] = set()  # numbers that some plan takes as arguments
+        self._made = 0  # plans
+        self._seen: dict[Any, int] = {}  # signatures without a plan, and how often they came
         self.calls = 0
         self.planned = 0  # of them by a plan
 
@@ -148,12 +195,25 @@ class Program:
         """Why there is no plan for some kinds of inputs."""
         return list(self._refused.values())
 
+    def close(self) -> None:
+        """Let go of the plans."""
+        for plan, _ in self._plans:
+            plan.close()
+        self._plans.clear()
+
     def run(self, inputs: Sequence[Array], scalars: Sequence[Any]) -> list[Array] | None:
-        """Return the outputs; None if there is no plan for these inputs, or a kernel raised."""
+        """Return the outputs; None if there is no plan for these inputs, or a kernel raised.
+
+        HalfDone: one raised that never should, and what the plan had stored cannot be taken back.
+        """
         self.calls += 1
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
+        if plan.awaits and plan.looked != self._engine.applied:
+            plan.looked = self._engine.applied
+            if self._decide(plan.graph, plan.key):
+                plan.take_up()
         try:
             results = plan.run(scalars)
             for out, origin in zip(results, plan.graph.origins, strict=True):
@@ -174,28 +234,57 @@ class Program:
                 if at:
                     self._plans.insert(0, self._plans.pop(at))
                 return plan
+        why = _unfit(inputs)
+        if why:  # of these tensors, as they are now: other ones of their kind may be fit
+            self._refused["now"] = why
+            return None
         first: dict[int, int] = {}  # by storage and by memory, the first input there
         shared = [
             (first.setdefault(id(x._storage), i), first.setdefault(-id(x._storage.memory), i))
             for i, x in enumerate(inputs)
         ]
-        key = (tuple([(x._spec, x._offset) for x in inputs]), repr(scalars), tuple(shared))
-        if key in self._refused:
+        numbers = repr([x for i, x in enumerate(scalars) if i not in self._free])
+        key = (tuple([(x._spec, x._offset) for x in inputs]), numbers, tuple(shared))
+        if key in self._refused or not self._worthwhile(key):
             return None
         try:
-            made = self._make(inputs, scalars)
+            made = self._make(inputs, scalars, shared)
+        except SwitchError:
+            raise
         except Exception as error:  # whatever it is, interpreting is right
             if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
                 self._refused.clear()
             self._refused[key] = f"{type(error).__name__}: {error}"
             log.debug("no plan for a program: %s", self._refused[key])
             return None
+        self._made += 1
+        self._free |= set(range(len(scalars))) - {i for i, _ in made[1]}
         self._plans.insert(0, made)
+        for plan, _ in self._plans[limits.PLANS_PER_PROGRAM_MAX :]:
+            plan.close()
         del self._plans[limits.PLANS_PER_PROGRAM_MAX :]
         return made[0]
 
+    def _worthwhile(self, key: Any) -> bool:
+        """Return whether to make a plan for a signature that has none.
+
+        The first few at once. Then it must have come the more often, the more plans were made: a
+        number that differs at each Call, or more kinds of inputs than there are plans, would else
+        cost a plan each time.
+        """
+        over = self._made - limits.PLANS_PER_PROGRAM_MAX
+        if over < 0:
+            return True
+        if key not in self._seen and len(self._seen) >= 4 * limits.PLANS_PER_PROGRAM_MAX:
+            del self._seen[next(iter(self._seen))]
+        count = self._seen[key] = self._seen.get(key, 0) + 1
+        if count < 2 ** min(over + 1, 16):
+            return False
+        del self._seen[key]
+        return True
+
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any]
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
@@ -207,8 +296,6 @@ class Program:
         counts: dict[int, Storage] = {}
         syms = []
         for i, x in enumerate(inputs):
-            if x._node is not None and type(x._node) is not tape.Leaf and not is_dead(x):
-                raise Untraceable(f"input {i} has a graph from before")
             storage = x._storage.memory
             if counts.setdefault(id(storage), x._storage) is not x._storage:
                 raise Untraceable("inputs share memory whose writes are counted apart (.data)")
@@ -218,8 +305,27 @@ class Program:
         graph = tracer.trace(syms)
         passes.improve(graph)
         free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
+        free -= tracer.looked_at
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
-        return FlatPlan(graph, self._engine, inputs), fixed
+        key = key_of(inputs, shared, fixed)
+        plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
+        plan.looked = self._engine.applied
+        return plan, fixed
+
+    def _decide(self, graph: Graph, key: str) -> bool:
+        """Return whether steps run by loops now; exact plans take them up as they come."""
+        if graph.exact or not compiled_behind(graph):
+            return True
+        engine = self._engine
+        return engine.programs.switches.decide(graph, self.number, key, engine._number)
+
+
+def _unfit(inputs: Sequence[Array]) -> str:
+    """Return why no plan can work on these very tensors; "" if one may."""
+    for i, x in enumerate(inputs):
+        if x._node is not None and type(x._node) is not tape.Leaf and not is_dead(x):
+            return f"input {i} has a graph from before"
+    return "inputs overlap that came from numpy" if overlap(inputs) else ""
 
 
 def _fit(fixed: Sequence[tuple[int, Any]], scalars: Sequence[Any]) -> bool:

@@ -1,8 +1,8 @@
-"""Short ways for steps on small tensors, where a kernel's Python costs more than its arithmetic.
+"""Short ways for steps where a kernel's Python, or its fresh memory, costs more than its work.
 
-Each does what the op's own kernel does, by the same functions of numpy in the same order, so to the
-same bits, but into memory that is there and with everything looked up when it is bound. What a way
-does not cover it leaves to the kernel.
+Each does what the op's own kernel does, by the same functions in the same order, so to the same
+bits, but into memory that is there and with everything looked up when it is bound. What a way does
+not cover it leaves to the kernel.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from farspan.core.command import FUNCTIONAL, INPLACE
 
 from ..kernels.cpu import product
+from ..kernels.cpu.loops import native, rows
 from .graph import Number, Step
 
 if TYPE_CHECKING:
@@ -102,9 +104,79 @@ def _nll_backward(plan: FlatPlan, step: Step) -> Calls | None:
     return [(run, plan.arrays((*step.inputs, *step.outs)))]
 
 
+# ------------------------------------------------------------------------------ rows by an index --
+def _taken(plan: FlatPlan, step: Step) -> Calls | None:
+    """index_select, embedding and gather: rows or elements go to where the result lies."""
+    x, index = (w.spec for w in step.inputs)
+    out = step.outs[0].spec
+    if step.form != FUNCTIONAL or not out.contiguous or native.absent() or not x.ndim:
+        return None
+    static = step.plan.recipe.args(step.inputs, step.scalars)
+    looks_up = step.op.name == "embedding"
+    dim = 0 if looks_up else static[1] % x.ndim
+    if step.op.name == "gather" and not rows.fits(x.shape, index.shape, dim):
+        return None
+    if index.ndim != 1 and step.op.name == "index_select":
+        return None
+
+    def look_up(x: Any, index: Any, out: Any) -> None:
+        rows.take_at(x, 0, index.reshape(-1), out.reshape(-1, x.shape[1]))
+
+    def take(x: Any, index: Any, out: Any) -> None:
+        rows.take_at(x, dim, index, out)
+
+    return [(look_up if looks_up else take, plan.arrays((*step.inputs, step.outs[0])))]
+
+
+def _added(plan: FlatPlan, step: Step) -> Calls | None:
+    """index_add and scatter_add, also of the in-place form: sums in the order of the index."""
+    target, index, source = step.inputs
+    static = step.plan.recipe.args(step.inputs, step.scalars)
+    if step.op.name == "index_add":
+        fits = index.spec.ndim == 1 and static[4] == 1
+    else:
+        shape = index.spec.shape
+        fits = shape == source.spec.shape and target.spec.ndim > 0
+        fits = fits and rows.fits(target.spec.shape, shape, static[1] % target.spec.ndim)
+    out = step.outs[0]
+    apart = all(w.memory is not out.memory for w in (index, source))
+    known = step.form in (FUNCTIONAL, INPLACE) and rows.sums(out.spec) and not native.absent()
+    if not (fits and apart and known and out.spec.contiguous):
+        return None
+    dim = static[1] % target.spec.ndim
+
+    def add(index: Any, source: Any, out: Any) -> None:
+        rows.add_at(out, dim, index, source)
+
+    calls: Calls = [(add, plan.arrays((index, source, out)))]
+    if step.form == FUNCTIONAL:
+        calls.insert(0, (np.copyto, plan.arrays((out, target))))
+    return calls
+
+
+def _embedded(plan: FlatPlan, step: Step) -> Calls | None:
+    """The gradient of embedding without padding: sums of rows."""
+    g, indices, _, padding, scale = step.plan.recipe.args(step.inputs, step.scalars)
+    out = step.outs[0].spec
+    if padding >= 0 or scale or not rows.sums(out) or native.absent() or not out.contiguous:
+        return None
+
+    def add(g: Any, index: Any, out: Any) -> None:
+        out.fill(0)
+        rows.add_at(out, 0, index.reshape(-1), g.reshape(-1, out.shape[1]))
+
+    return [(add, plan.arrays((g, indices, step.outs[0])))]
+
+
 _WAYS: Final[dict[str, Callable[[FlatPlan, Step], Calls | None]]] = {
     "mm": _matmul,
     "linear": _matmul,
     "nll_loss_forward": _nll,
     "nll_loss_backward": _nll_backward,
+    "index_select": _taken,
+    "embedding": _taken,
+    "gather": _taken,
+    "index_add": _added,
+    "scatter_add": _added,
+    "embedding_dense_backward": _embedded,
 }

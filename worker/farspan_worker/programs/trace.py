@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from farspan.core import tape
+from farspan.core import limits, tape
 from farspan.core.call import Value
+from farspan.core.coerce import Tagged
 from farspan.core.command import FUNCTIONAL, INPLACE, OUT
 from farspan.core.dtype import DTYPES, Defaults
 from farspan.core.op import OPS
@@ -20,6 +21,7 @@ from farspan.core.tape import Variable
 from .. import plan as plans
 from ..engine import Engine
 from .graph import Graph, Memory, Number, Step, Window
+from .layouts import keeps_numbers
 
 if TYPE_CHECKING:
     from farspan.core.command import ErrorInfo
@@ -71,7 +73,9 @@ class Tracer(Engine):
         super().__init__()
         self.body = body
         self.steps: list[Step] = []
+        self.computed = 0  # ops, views too
         self._command = -1
+        self._given: list[Tagged] = []  # numbers that formulas may hand on to their ops
 
     # ----------------------------------------------------------- in place of the engine's parts --
     def compute(
@@ -85,8 +89,13 @@ class Tracer(Engine):
         generator: Any = None,
     ) -> list[Any]:
         """Note an op as a step and return its results, as `plan.run` does with elements."""
+        self.computed += 1
+        if self.computed > limits.PROGRAM_STEPS_MAX:
+            raise Untraceable(f"it comes to more than {limits.PROGRAM_STEPS_MAX} operations")
         flat = op.recipe(static).flat
         inputs = list(tensors[:flat])
+        if not op.by_value:
+            scalars = [Number(x.index, "f") if type(x) is Tagged else x for x in scalars]
         numbers = [self._default(x) for x in scalars]
         plan = plans.plan_for(op, inputs, static, numbers)
         if op.family == "view":
@@ -114,7 +123,21 @@ class Tracer(Engine):
         return results
 
     def _default(self, x: Any) -> Any:
+        if type(x) is Tagged:
+            x.seen = True
+            return x.real
         return self.body.scalars[x.index] if type(x) is Number else x
+
+    @property
+    def looked_at(self) -> set[int]:
+        """Which numbers formulas computed with, so that the graph holds for these values only."""
+        return {x.index for x in self._given if x.seen}
+
+    def _give(self, index: int, x: float) -> Tagged:
+        given = Tagged(x)
+        given.index = index
+        self._given.append(given)
+        return given
 
     def _generator(self, op: Op, static: Any) -> Any:
         return self.generator_number(op, static)
@@ -169,13 +192,18 @@ class Tracer(Engine):
         op = command.op
         assert op is not None
         fixed = self.body.scalars[command.begin : command.end]
-        if op.by_value or not fixed:
+        if op.by_value or not fixed or keeps_numbers(op):
             return fixed
         if command.mode >> 2:
             plan = op.vjp_plan(command.static, command.mode >> 2)
             scalars = {a.name for a in op.args if a.is_number}
             if plan is None or any(scalars & set(call.mentions) for call in plan.calls):
-                return fixed
+                if op.family != "pointwise":
+                    return fixed
+                first = command.begin
+                return [
+                    self._give(first + i, x) if type(x) is float else x for i, x in enumerate(fixed)
+                ]
         kinds = [_KINDS[type(x)] for x in fixed]
         return [Number(command.begin + i, kind) for i, kind in enumerate(kinds)]
 

@@ -20,7 +20,8 @@ def overrides() -> tuple[Registry, str]:
 
         for module in (conv, norm, optim, pointwise, pool, product, softmax):
             module.register(found)
-    from .loops import steps
+    from .loops import rows, steps
 
+    rows.register(found)
     steps.register(found)
     return found, missing

@@ -39,6 +39,8 @@ class Entry:
     #: whether it gives the bits of numpy's kernel too, which eager runs for small tensors; or a
     #: function of the op's arguments that tells
     always: bool | Callable[..., bool] = False
+    #: whether the op's fast kernel is this primitive, so that it gives these bits
+    eager: bool = True
     #: inputs and outputs, by index among the tensors, that may lie in a layout of the library's
     given: tuple[int, ...] = ()
     made: tuple[int, ...] = ()
@@ -104,7 +106,9 @@ def may_bind(op: Op, recipe: Recipe, inputs: Sequence[Spec], scalars: Sequence[A
     """Return whether a primitive for the op would give the bits of its eager kernel."""
     entry = entries().get(op.name)
     args = recipe.args(inputs, scalars)
-    return entry is not None and bool(entry.is_exact(args) or kernels.choose(op.name, args))
+    if entry is None:
+        return False
+    return entry.is_exact(args) or (entry.eager and bool(kernels.choose(op.name, args)))
 
 
 def _is_dense(spec: Spec) -> bool:

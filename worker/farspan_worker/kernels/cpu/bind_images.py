@@ -254,7 +254,7 @@ ENTRIES: Final = {
     "convolution_backward": Entry(_convolution_backward, given=(0, 1), made=(0,)),
     "max_pool2d_with_indices": Entry(_max_pool, given=(0,), made=(0, 1), passes=True),
     "max_pool2d_with_indices_backward": Entry(
-        _max_pool_backward, _apart, given=(0, 1, 2), made=(0,), passes=True
+        _max_pool_backward, _apart, False, given=(0, 1, 2), made=(0,), passes=True
     ),
     "avg_pool2d": Entry(_mean_pool, given=(0,), made=(0,), passes=True),
     "avg_pool2d_backward": Entry(_mean_pool_backward, given=(0, 1), made=(0,), passes=True),

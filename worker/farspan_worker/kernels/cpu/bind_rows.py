@@ -79,6 +79,8 @@ def _multiply(b: Binding, x: Operand, y: Operand, out: Operand, row: Operand | N
 
 
 def _mm(b: Binding, self: Operand, other: Operand) -> bool | None:
+    if self.shape[:-2] != other.shape[:-2] or len(self.shape) > product.DIMS_MAX:
+        return False
     if b.exact and not product.is_large(self.shape, other.shape):
         return False
     _multiply(b, self, other, b.outputs[0], None)
@@ -282,6 +284,7 @@ _PAIR = {"given": (0, 1), "made": (0,), "passes": True}
 ENTRIES: Final = {
     "mm": Entry(_mm),
     "bmm": Entry(_mm),
+    "_batched_mm": Entry(_mm),
     "addmm": Entry(_addmm),
     "linear": Entry(_linear),
     "_softmax": Entry(_softmax(softmax.ACCURATE)),

@@ -27,6 +27,7 @@ from .onednn import (
     check,
     is_asked,
     lib,
+    on_one_thread,
     path,
     plain,
     reorder_kind,
@@ -302,10 +303,12 @@ class Bound:
             self._handles.setdefault(at[0], []).append((memory, at[1]))
             pairs.append(Argument(argument, memory))
             nbytes += operand.desc.nbytes
-        check(c.dnnl_primitive_create(byref(made), kind.handle), f"{name} create")
+        kind.instantiate(made)
         arguments = (Argument * len(pairs))(*pairs)
         self._kept.append(_Owned(made))
         call = _execute(nbytes > _RELEASE_BYTES)
+        if kind.alone:
+            call = on_one_thread(call)
         return call, (made, lib().stream, c_int(len(pairs)), arguments)
 
     def place(self, slot: int, address: int) -> None:

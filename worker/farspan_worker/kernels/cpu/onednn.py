@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -43,6 +44,12 @@ _QUERY: Final = {
 
 #: Bytes of scratch memory that a thread keeps; a primitive that wants more gets it for one call.
 _SCRATCH_BYTES_MAX: Final = 64 * MiB
+#: Below this a primitive runs on the calling thread alone: of products and convolutions the root of
+#: the product of their three sizes (about their multiplications), of others elements. Waking
+#: another thread takes 5 us on an idle machine, a time slice on a busy one, where the library's
+#: gradients of weights also spin. Measured by benchmarks/threads.py.
+ALONE: Final = 1 << 23, 1 << 20
+_PRODUCTS: Final = ("matmul", "convolution")
 #: Routes kept, over all ops; each holds some tens of KiB of generated code.
 ROUTES_MAX: Final = 512
 
@@ -117,6 +124,11 @@ class _Library:
         check(
             c.dnnl_primitive_attr_set_scratchpad_mode(self.attributes, _USER), "set_scratchpad_mode"
         )
+        # Called for each small primitive, and shorter than what letting the lock go costs.
+        held = ctypes.PyDLL(at)
+        self.threads: int = held.omp_get_max_threads()
+        self.max_threads, self.set_threads = held.omp_get_max_threads, held.omp_set_num_threads
+        self.set_threads.argtypes, self.set_threads.restype = [c_int], None
         # A forked child has this thread alone; the team that libgomp remembers is not there.
         os.register_at_fork(after_in_child=functools.partial(c.omp_set_num_threads, 1))
 
@@ -125,6 +137,48 @@ def check(code: int, what: str) -> None:
     """Raise OneDnnError unless a call succeeded."""
     if code:
         raise OneDnnError(what, code)
+
+
+class _Alone:
+    """A context in which the library uses the calling thread only, if `alone`."""
+
+    __slots__ = ("_before", "alone")
+
+    def __init__(self, alone: bool) -> None:
+        self.alone = alone
+
+    def __enter__(self) -> None:
+        if self.alone:
+            self._before = lib().max_threads()
+            lib().set_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        if self.alone:
+            lib().set_threads(self._before)
+
+
+def is_small(name: str, sizes: Sequence[int]) -> bool:
+    """Return whether a primitive over tensors of these sizes is to run on one thread of several."""
+    if lib().threads == 1:
+        return False
+    if name.startswith(_PRODUCTS):
+        return math.sqrt(math.prod(sorted(sizes)[-3:])) < ALONE[0]
+    return sum(sizes) < ALONE[1]
+
+
+def on_one_thread(call: Any) -> Any:
+    """Return a function that lets the library use the calling thread only."""
+    most, use = lib().max_threads, lib().set_threads
+
+    def run(*arguments: Any) -> Any:
+        before = most()
+        use(1)
+        try:
+            return call(*arguments)
+        finally:
+            use(before)
+
+    return run
 
 
 _lock = threading.Lock()
@@ -158,16 +212,22 @@ def lib() -> _Library:
 class Desc:
     """A memory descriptor: shape, type and strides in elements, or a layout left to choose."""
 
-    __slots__ = ("handle", "kind", "owned")
+    __slots__ = ("_numel", "handle", "kind", "owned")
 
-    def __init__(self, handle: int, owned: bool, kind: Kind | None = None) -> None:
+    def __init__(self, handle: int, owned: bool, kind: Kind | None = None, numel: int = -1) -> None:
         self.handle = handle
+        self._numel = numel
         self.owned = owned
         self.kind = kind  # whose descriptor it is, if it is not ours
 
     @property
     def nbytes(self) -> int:
         return int(lib().c.dnnl_memory_desc_get_size(self.handle))
+
+    @property
+    def numel(self) -> int:
+        """How many elements there are; with what fills up blocks where the library chose."""
+        return self.nbytes // 4 if self._numel < 0 else self._numel
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Desc) and bool(
@@ -193,7 +253,7 @@ def plain(shape: Sequence[int], strides: Sequence[int] | None = None) -> Desc:
         byref(made), len(shape), dims(shape), FLOAT32, dims(strides)
     )
     check(code, "memory_desc_create_with_strides")
-    return Desc(made.value or 0, True)
+    return Desc(made.value or 0, True, None, math.prod(shape))
 
 
 def free(shape: Sequence[int]) -> Desc:
@@ -212,7 +272,7 @@ def _tagged(shape: Sequence[int], tag: int) -> Desc:
         byref(made), len(shape), dims(shape), FLOAT32, tag
     )
     check(code, "memory_desc_create_with_tag")
-    return Desc(made.value or 0, True)
+    return Desc(made.value or 0, True, None, math.prod(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +314,7 @@ def _with_steps(steps: Sequence[After]) -> c_void_p:
 class Kind:
     """A primitive descriptor: what is computed, over which layouts."""
 
-    __slots__ = ("handle", "kept", "name")
+    __slots__ = ("alone", "handle", "kept", "name")
 
     def __init__(self, name: str, *arguments: Any, then: Sequence[After] = ()) -> None:
         """arguments: those of `dnnl_<name>_primitive_desc_create` between engine and attributes.
@@ -268,7 +328,10 @@ class Kind:
         values = [a.handle if isinstance(a, (Desc, Kind)) else a for a in arguments]
         values = [c_void_p(a) if type(a) is int and a > 1 << 31 else a for a in values]
         create = getattr(library.c, f"dnnl_{name}_primitive_desc_create")
-        code = create(byref(self.handle), library.engine, *values, attributes)
+        #: whether it is made for, and must run on, the calling thread only
+        self.alone = is_small(name, [a.numel for a in arguments if isinstance(a, Desc)])
+        with _Alone(self.alone):
+            code = create(byref(self.handle), library.engine, *values, attributes)
         if then:
             library.c.dnnl_primitive_attr_destroy(attributes)
         check(code, name)
@@ -277,6 +340,11 @@ class Kind:
         """Return the descriptor that the primitive wants for one of its arguments."""
         found = lib().c.dnnl_primitive_desc_query_md(self.handle, _QUERY[argument], 0)
         return Desc(found or 0, False, self)
+
+    def instantiate(self, made: c_void_p) -> None:
+        """Make a primitive of this kind, which the caller destroys."""
+        with _Alone(self.alone):
+            check(lib().c.dnnl_primitive_create(byref(made), self.handle), f"{self.name} create")
 
     @property
     def implementation(self) -> str:
@@ -299,13 +367,14 @@ def is_asked(argument: int) -> bool:
 class _Primitive:
     """A primitive with a memory object for each of its arguments, bound to addresses per call."""
 
-    __slots__ = ("_arguments", "_at", "_memories", "handle", "kept", "name")
+    __slots__ = ("_alone", "_arguments", "_at", "_memories", "handle", "kept", "name")
 
     def __init__(self, kind: Kind, name: str, slots: Sequence[tuple[int, Desc]]) -> None:
         c = lib().c
         self.handle, self.name, self.kept = c_void_p(), name, (kind, slots)
         self._memories: list[int] = []
-        check(c.dnnl_primitive_create(byref(self.handle), kind.handle), f"{name} create")
+        self._alone = kind.alone
+        kind.instantiate(self.handle)
         for _, desc in slots:
             made = c_void_p()
             code = c.dnnl_memory_create(
@@ -323,7 +392,8 @@ class _Primitive:
         for memory, pointer in zip(self._memories, pointers, strict=True):
             if library.bind(memory, pointer):
                 raise OneDnnError("memory_set_data_handle", 1)
-        code = library.execute(self.handle, library.stream, len(self._memories), self._at)
+        with _Alone(self._alone):
+            code = library.execute(self.handle, library.stream, len(self._memories), self._at)
         if code:
             raise OneDnnError(f"{self.name} execute", code)
 
@@ -340,10 +410,12 @@ def reorder_kind(source: Desc, target: Desc) -> Kind:
     library = lib()
     made = Kind.__new__(Kind)
     made.handle, made.name, made.kept = c_void_p(), "reorder", (source, target)
-    code = library.c.dnnl_reorder_primitive_desc_create(
-        byref(made.handle), c_void_p(source.handle), library.engine, c_void_p(target.handle),
-        library.engine, None,
-    )  # fmt: skip
+    made.alone = is_small("reorder", [source.numel, target.numel])
+    with _Alone(made.alone):
+        code = library.c.dnnl_reorder_primitive_desc_create(
+            byref(made.handle), c_void_p(source.handle), library.engine, c_void_p(target.handle),
+            library.engine, None,
+        )  # fmt: skip
     check(code, "reorder")
     return made
 

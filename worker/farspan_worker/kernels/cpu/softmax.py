@@ -14,47 +14,36 @@ import numpy as np
 from farspan.core.op import table
 
 from .. import Fast, Registry, single
+from . import onednn as dn
 from .checks import has_nan
-from .onednn import (
-    DIFF_DST,
-    DIFF_SRC,
-    DST,
-    INFERENCE,
-    SRC,
-    TRAINING,
-    Kind,
-    Route,
-    cached,
-    plain,
-)
 
 ACCURATE, LOG = 0x30000, 0x30001
 _SMALL: Final = 2_048
 
 
-def forward_kind(shape: Sequence[int], algorithm: int) -> Kind:
+def forward_kind(shape: Sequence[int], algorithm: int) -> dn.Kind:
     """Return the primitive over dim 1 of three."""
-    rows = plain(shape)
-    return Kind("softmax_forward", INFERENCE, algorithm, rows, rows, 1)
+    rows = dn.plain(shape)
+    return dn.Kind("softmax_forward", dn.INFERENCE, algorithm, rows, rows, 1)
 
 
-def backward_kind(shape: Sequence[int], algorithm: int) -> Kind:
+def backward_kind(shape: Sequence[int], algorithm: int) -> dn.Kind:
     """Return its gradient, from the result."""
-    rows = plain(shape)
-    forward = Kind("softmax_forward", TRAINING, algorithm, rows, rows, 1)
-    return Kind("softmax_backward", algorithm, rows, rows, rows, 1, forward)
+    rows = dn.plain(shape)
+    forward = dn.Kind("softmax_forward", dn.TRAINING, algorithm, rows, rows, 1)
+    return dn.Kind("softmax_backward", algorithm, rows, rows, rows, 1, forward)
 
 
-@cached
-def _forward(shape: Sequence[int], algorithm: int) -> Route:
-    rows, kind = plain(shape), forward_kind(shape, algorithm)
-    return Route(kind, [(SRC, rows)], [(DST, rows)])
+@dn.cached
+def _forward(shape: Sequence[int], algorithm: int) -> dn.Route:
+    rows, kind = dn.plain(shape), forward_kind(shape, algorithm)
+    return dn.Route(kind, [(dn.SRC, rows)], [(dn.DST, rows)])
 
 
-@cached
-def _backward(shape: Sequence[int], algorithm: int) -> Route:
-    rows, kind = plain(shape), backward_kind(shape, algorithm)
-    return Route(kind, [(DIFF_DST, rows), (DST, rows)], [(DIFF_SRC, rows)])
+@dn.cached
+def _backward(shape: Sequence[int], algorithm: int) -> dn.Route:
+    rows, kind = dn.plain(shape), backward_kind(shape, algorithm)
+    return dn.Route(kind, [(dn.DIFF_DST, rows), (dn.DST, rows)], [(dn.DIFF_SRC, rows)])
 
 
 def folded(shape: Sequence[int], dim: int) -> tuple[int, int, int]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from .compiled import Loop, Pending, fusible, loop_for
 from .group import Group, Number, Step, Unfused
-from .native import absent, missing
+from .native import absent, missing, waits
 
 __all__ = [
     "Group", "Loop", "Number", "Pending", "Step", "Unfused", "absent", "fusible", "loop_for",
-    "missing",
+    "missing", "waits",
 ]  # fmt: skip

@@ -65,18 +65,30 @@ class Pending:
         """Return whether `result` would return at once."""
         return self._made is not None
 
+    def load(self) -> bool:
+        """Return whether `result` would return at once, after a look on the disk."""
+        if self._made is None:
+            code = native.on_disk(self.text)
+            if code is not None:
+                self._make(code)
+        return self._made is not None
+
     def result(self) -> Loop:
         """Return the loop; compiles it, or waits for who does. Raises what LLVM raised."""
+        self._make(None)
+        if isinstance(self._made, Exception):
+            raise self._made
+        assert self._made is not None
+        return self._made
+
+    def _make(self, object_code: bytes | None) -> None:
         with self._lock:
             if self._made is None:
                 try:
-                    code = native.Code(native.to_object(self.text))
+                    code = native.Code(object_code or native.to_object(self.text))
                     self._made = Loop(self._group, self.text, code)
                 except Exception as error:
                     self._made = error
-        if isinstance(self._made, Exception):
-            raise self._made
-        return self._made
 
 
 class _Background:
@@ -134,8 +146,9 @@ def loop_for(group: Group, wait: bool = True) -> Loop | Pending | None:
             _loops.popitem(last=False)
     if not isinstance(found, Pending):
         return found
-    if not wait and not found.ready() and (known or _background.add(found)):
-        return found
+    if not wait and not found.ready():
+        if known or (not found.load() and _background.add(found)):
+            return found
     loop = found.result()
     with _lock:
         if _loops.get(key) is found:

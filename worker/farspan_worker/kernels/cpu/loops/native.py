@@ -14,9 +14,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
+from . import disk, team
 from .nest import NAME
 
 PACKAGE: Final = "llvmlite"
+#: How code refers to what lies elsewhere: by whole addresses, which reach everywhere.
+MODEL: Final = {"reloc": "static", "codemodel": "large"}
+#: Part of the key of code on disk: another number where `compiled` does something else.
+_PASSES: Final = "1"
 _lock: Final = threading.Lock()
 
 
@@ -34,17 +39,16 @@ class _Machine:
         self.features = llvm.get_host_cpu_features().flatten()
         self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
         self.machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=self.cpu,
-            features=self.features,
-            opt=3,
-            reloc="static",
-            codemodel="large",
-            jit=False,
+            cpu=self.cpu, features=self.features, opt=3, jit=False, **MODEL
         )
+        # JITLink gives all sections of a module one block of memory. RuntimeDyld, the default, maps
+        # each apart: what is mapped between them may put constants out of a 32-bit distance, and
+        # then it aborts the process ("isInt<32>(RealOffset)"), as tests/test_loops.py shows.
         self.lljit = llvm.create_lljit_compiler(
             llvm.Target.from_default_triple().create_target_machine(
                 cpu=self.cpu, features=self.features, opt=3, jit=True
-            )
+            ),
+            use_jit_link=True,
         )
         self.count = 0
 
@@ -58,6 +62,11 @@ def absent() -> str:
     if importlib.util.find_spec(PACKAGE) is None:
         return f"the package {PACKAGE} is not installed"
     return ""
+
+
+def waits() -> bool:
+    """Return whether FARSPAN_LOOPS is "wait": loops are compiled before a plan first runs."""
+    return os.environ.get("FARSPAN_LOOPS", "") == "wait"
 
 
 @functools.cache
@@ -86,13 +95,37 @@ def _machine() -> _Machine:
 
 
 def identity() -> str:
-    """Return what object code depends on beside its text: version, processor, features."""
+    """Return what object code depends on beside its text: LLVM, how it is asked, the processor."""
     m = _machine()
-    return f"{m.version} {m.cpu} {m.features}"
+    return f"{m.version} {MODEL} {_PASSES} {m.machine.triple} {m.cpu} {m.features}"
+
+
+def on_disk(text: str) -> bytes | None:
+    """Return the object code of a module of IR if it was compiled before; takes 0.1 ms."""
+    kept = disk.opened()
+    return None if kept is None else kept.read(_key(text))
 
 
 def to_object(text: str) -> bytes:
-    """Return the object code of a module of IR. Takes milliseconds; several threads may call."""
+    """Return the object code of a module of IR: from disk, else compiled and kept there.
+
+    Compiling takes 10 to 60 ms. Several threads may call. RuntimeError: LLVM cannot.
+    """
+    found = on_disk(text)
+    if found is None:
+        found = compiled(text)
+        kept = disk.opened()
+        if kept is not None:
+            kept.write(_key(text), found)
+    return found
+
+
+def _key(text: str) -> bytes:
+    return f"{identity()}\n{text}".encode()
+
+
+def compiled(text: str) -> bytes:
+    """Return the object code of a module of IR, made by LLVM here and now."""
     m = _machine()
     module = m.llvm.parse_assembly(text)
     module.triple = m.machine.triple
@@ -117,6 +150,8 @@ class Code:
             m.count += 1
             name = f"loop{m.count}"
         builder = m.llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+        for symbol, address in team.symbols().items():
+            builder.import_symbol(symbol, address)
         self._library = builder.export_symbol(NAME).link(m.lljit, name)
         self.address: int = self._library[NAME]
 

@@ -9,9 +9,12 @@ to COLUMNS elements stay in the first-level cache while all rows pass by ("colum
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from . import team
 from .graph import Node
 from .instructions import ITEMSIZE, REGISTER, Lines, identity
 from .trace import Traced
@@ -32,7 +35,13 @@ class Dim:
     size: int
     strides: list[int]
     reduced: bool = False
-    bound: str = ""  # the name of its trip count where that is no constant
+    bound: str = ""  # the name of its trip count where that is no constant; "last": see _split
+    total: str = ""  # for "last": of how many elements in all it is a block
+
+    @property
+    def count(self) -> str:
+        """The trip count as it stands in the text."""
+        return self.bound or str(self.size)
 
 
 @dataclass(slots=True)
@@ -115,6 +124,9 @@ class _Writer:
         self._labels = 0
         self._counter = ""  # of the loop opened last
         self._metadata: list[str] = []
+        self._long = math.prod(d.size for d in nest.dims if d.reduced) > LONG
+        #: By place of a reduction whose parts are added by others: where this part's result goes.
+        self.partial: dict[int, str] = {}
 
     # -------------------------------------------------------------------------------- order --
     def _find_needed(self) -> set[int]:
@@ -150,37 +162,54 @@ class _Writer:
 
     # ------------------------------------------------------------------------------- module --
     def module(self) -> str:
+        """Return the text: one function, or one that lets a team run another."""
         traced, lines = self.traced, self.lines
-        pointers = [f"ptr %p{i}" for i in range(len(traced.inputs) + len(traced.outputs))]
-        numbers = [
-            f"{'double' if kind == 'f' else 'i64'} %n{i}" for i, kind in enumerate(traced.numbers)
-        ]
-        lines.label("entry")
-        for node in traced.graph.nodes:
-            if node.at in self.needed and node.at in self.free:
-                self._write_node(node, [], "")
-        self._open(0, [p.split()[1] for p in pointers])
-        lines.do("ret void")
-        head = f"define void @{NAME}({', '.join([*pointers, *numbers])}) #0 {{"
+        pointers = [f"%p{i}" for i in range(len(traced.inputs) + len(traced.outputs))]
+        kinds = ["double" if kind == "f" else "i64" for kind in traced.numbers]
+        given = [("ptr", p) for p in pointers]
+        given += [(kind, f"%n{i}") for i, kind in enumerate(kinds)]
+        split = _split_of(traced, self.nest)
+        functions: list[str] = []
+        if split is not None:
+            parallel = _Parallel(self, split, given)
+            functions += self._function("define internal void @part(ptr %args)", parallel.part)
+            self.values = {}
+            body = partial(parallel.call, pointers)
+        else:
+            body = partial(self._whole, pointers)
+        head = f"define void @{NAME}({', '.join(f'{kind} {name}' for kind, name in given)})"
+        functions += self._function(head, body)
         return "\n".join([
-            head, *self._with_allocas(), "}", *sorted(lines.declared),
+            *functions, *sorted(lines.declared),
             'attributes #0 = { nounwind "prefer-vector-width"="512" }',
             "!0 = distinct !{}", *self._metadata, "",
         ])  # fmt: skip
 
-    def _with_allocas(self) -> list[str]:
-        """Return the text with its allocas in front, where they become registers."""
+    def _function(self, head: str, body: Callable[[], None]) -> list[str]:
+        """Return a function's text, its allocas in front, where they become registers."""
+        self.lines.text = []
+        body()
         text = self.lines.text
         allocas = [t for t in text if "= alloca " in t]
         rest = [t for t in text if "= alloca " not in t]
-        return [rest[0], *allocas, *rest[1:]]
+        return [f"{head} #0 {{", "entry:", *allocas, *rest, "  ret void", "}"]
 
-    def _alloca(self, kind: str, count: int = 1) -> str:
+    def _whole(self, pointers: list[str]) -> None:
+        self.write_free()
+        self.open(0, pointers)
+
+    def write_free(self) -> None:
+        """Write what depends on no element."""
+        for node in self.traced.graph.nodes:
+            if node.at in self.needed and node.at in self.free:
+                self._write_node(node, [], "")
+
+    def alloca(self, kind: str, count: int = 1) -> str:
         size = f", i64 {count}, align 64" if count > 1 else ""
         return self.lines.let(f"alloca {kind}{size}", "a")
 
     # -------------------------------------------------------------------------------- loops --
-    def _begin(self, bound: str, innermost: bool = False) -> _Loop:
+    def begin(self, bound: str, innermost: bool = False) -> _Loop:
         """Open a loop that counts from 0 to a bound above 0."""
         self._labels += 1
         lines, n = self.lines, self._labels
@@ -192,7 +221,7 @@ class _Writer:
         lines.do(f"{counter} = phi i64 [ 0, %before{n} ], [ {step}, %latch{n} ]")
         return _Loop(counter, f"{n}", step, bound, innermost)
 
-    def _end(self, loop: _Loop) -> None:
+    def end(self, loop: _Loop) -> None:
         lines, n = self.lines, loop.again
         lines.do(f"br label %latch{n}")
         lines.label(f"latch{n}")
@@ -209,14 +238,14 @@ class _Writer:
         lines.do(f"br i1 {more}, label %body{n}, label %after{n}{tag}")
         lines.label(f"after{n}")
 
-    def _shorter(self, block: str, size: int, width: int) -> str:
+    def shorter(self, block: str, size: str, width: int) -> str:
         """Return how many of `size` are in a block of `width`: the last one has fewer."""
         lines = self.lines
         rest = lines.let(f"sub nsw i64 {size}, {lines.let(f'mul nsw i64 {block}, {width}')}")
         smaller = lines.let(f"icmp slt i64 {rest}, {width}")
         return lines.let(f"select i1 {smaller}, i64 {rest}, i64 {width}")
 
-    def _step(self, pointers: list[str], counter: str, dim: Dim) -> list[str]:
+    def step(self, pointers: list[str], counter: str, dim: Dim) -> list[str]:
         """Return the operands' pointers at one turn of a loop."""
         types = [t for t, _ in self.traced.inputs] + [t for _, t, _ in self.traced.outputs]
         moved = []
@@ -231,7 +260,7 @@ class _Writer:
         return moved
 
     # -------------------------------------------------------------------------------- levels --
-    def _open(self, level: int, pointers: list[str]) -> None:
+    def open(self, level: int, pointers: list[str]) -> None:
         """Write everything from inside of `level` loops on."""
         nest = self.nest
         reduces = bool(self.reduces)
@@ -248,17 +277,17 @@ class _Writer:
         dim = nest.dims[level]
         if not dim.size:
             return
-        bound = dim.bound or str(dim.size)
+        bound = dim.count
         if bound == "last":
-            bound = self._shorter(self._counter, dim.size, BLOCK)
-        loop = self._begin(bound, level == self.depth - 1)
+            bound = self.shorter(self._counter, dim.total, BLOCK)
+        loop = self.begin(bound, level == self.depth - 1)
         self._counter = loop.counter
-        self._open(level + 1, self._step(pointers, loop.counter, dim))
+        self.open(level + 1, self.step(pointers, loop.counter, dim))
         if self.accumulators and level == self.depth - 1 and not nest.columns:
-            self._end(loop)
+            self.end(loop)
             self._flush()
             return
-        self._end(loop)
+        self.end(loop)
 
     def _write_nodes(self, level: int, pointers: list[str]) -> None:
         tag = ", !llvm.access.group !0" if level == self.depth and level else ""
@@ -288,12 +317,9 @@ class _Writer:
                 self._accumulate(node, tag)
 
     # ---------------------------------------------------------------------------- reductions --
-    def _count(self) -> int:
-        return math.prod(d.size for d in self.nest.dims if d.reduced)
-
-    def _sum_type(self, node: Node) -> str:
+    def sum_type(self, node: Node) -> str:
         """Return the type in which results gather: doubles for long sums of float32."""
-        long = self._count() > LONG and node.attr[0] == "sum" and node.dtype == "float32"
+        long = self._long and node.attr[0] == "sum" and node.dtype == "float32"
         return "float64" if long else node.dtype
 
     def _accumulate(self, node: Node, tag: str) -> None:
@@ -314,21 +340,24 @@ class _Writer:
         lines, nest = self.lines, self.nest
         self._outer: dict[int, tuple[str, str]] = {}
         for node in self.reduces:
-            name = self._sum_type(node)
-            self._outer[node.at] = self._alloca(REGISTER[name]), name
-            self.accumulators[node.at] = self._alloca(REGISTER[node.dtype]), node.dtype
+            name = self.sum_type(node)
+            self._outer[node.at] = self.alloca(REGISTER[name]), name
+            self.accumulators[node.at] = self.alloca(REGISTER[node.dtype]), node.dtype
             start = identity(node.attr[0], name)
             lines.do(f"store {REGISTER[name]} {start}, ptr {self._outer[node.at][0]}")
             self._restart(node)
         inner = nest.dims[-1] if nest.dims else None
         if inner is not None and inner.reduced and inner.size > 2 * BLOCK:
             self._split(inner)
-        self._open(level, pointers)
+        self.open(level, pointers)
         if not (nest.dims and nest.dims[-1].reduced):
             self._flush()
-        self._finish(pointers, {
-            at: (lines.load(p, name, ""), name) for at, (p, name) in self._outer.items()
-        })  # fmt: skip
+        results = {at: (lines.load(p, name, ""), name) for at, (p, name) in self._outer.items()}
+        if self.partial:
+            for at, (value, name) in results.items():
+                lines.store(value, self.partial[at], name, "")
+        else:
+            self.finish(pointers, results)
         self.accumulators = {}
 
     def _split(self, inner: Dim) -> None:
@@ -336,12 +365,19 @@ class _Writer:
         blocks = -(-inner.size // BLOCK)
         outer = Dim(blocks, [s * BLOCK for s in inner.strides], True)
         block = Dim(BLOCK, inner.strides, True)
-        if inner.size % BLOCK:
-            block.bound = "last"
-            block.size = inner.size  # the bound is the rest of this many
+        if inner.bound:
+            outer.bound = self._blocks(inner.bound, BLOCK)
+        if inner.size % BLOCK or inner.bound:
+            block.bound, block.total = "last", inner.count
         self.nest.dims[-1:] = [outer, block]
         self.levels = [self.depth + 1 if v == self.depth else v for v in self.levels]
         self.depth += 1
+
+    def _blocks(self, count: str, width: int) -> str:
+        """Return how many blocks there are of a count that is known when the loop runs."""
+        return self.lines.let(
+            f"udiv i64 {self.lines.let(f'add i64 {count}, {width - 1}')}, {width}"
+        )
 
     def _restart(self, node: Node) -> None:
         pointer, name = self.accumulators[node.at]
@@ -360,7 +396,7 @@ class _Writer:
             lines.store(lines.combine(node.attr[0], name, before, inner), pointer, name, "")
             self._restart(node)
 
-    def _finish(self, pointers: list[str], results: dict[int, tuple[str, str]]) -> None:
+    def finish(self, pointers: list[str], results: dict[int, tuple[str, str]]) -> None:
         """Compute and store what comes after the reduction."""
         lead = len(self.traced.inputs)
         for node in self.traced.graph.nodes:
@@ -383,32 +419,130 @@ class _Writer:
             return
         width = min(dim.size, COLUMNS)
         for node in self.reduces:
-            name = self._sum_type(node)
-            self.accumulators[node.at] = self._alloca(REGISTER[name], width), name
+            name = self.sum_type(node)
+            self.accumulators[node.at] = self.alloca(REGISTER[name], width), name
         blocks, bound = -(-dim.size // width), str(width)
         tile = None
-        if blocks > 1:
-            tile = self._begin(str(blocks))
-            if dim.size % width:
-                bound = self._shorter(tile.counter, dim.size, width)
+        if blocks == 1:
+            bound = dim.count
+        else:
+            tile = self.begin(self._blocks(dim.bound, width) if dim.bound else str(blocks))
+            if dim.size % width or dim.bound:
+                bound = self.shorter(tile.counter, dim.count, width)
             jump = Dim(blocks, [s * width for s in dim.strides])
-            pointers = self._step(pointers, tile.counter, jump)
-        loop = self._begin(bound)
+            pointers = self.step(pointers, tile.counter, jump)
+        loop = self.begin(bound)
         for node in self.reduces:
             pointer, name = self.accumulators[node.at]
             kind = REGISTER[name]
             at = lines.let(f"getelementptr {kind}, ptr {pointer}, i64 {loop.counter}")
             lines.do(f"store {kind} {identity(node.attr[0], name)}, ptr {at}")
-        self._end(loop)
+        self.end(loop)
         self.nest.dims[-1] = Dim(dim.size, dim.strides, bound=bound)
-        self._open(level, pointers)
-        loop = self._begin(bound)
+        self.open(level, pointers)
+        loop = self.begin(bound)
         results = {}
         for node in self.reduces:
             pointer, name = self.accumulators[node.at]
             at = lines.let(f"getelementptr {REGISTER[name]}, ptr {pointer}, i64 {loop.counter}")
             results[node.at] = lines.load(at, name, ""), name
-        self._finish(self._step(pointers, loop.counter, dim), results)
-        self._end(loop)
+        self.finish(self.step(pointers, loop.counter, dim), results)
+        self.end(loop)
         if tile is not None:
-            self._end(tile)
+            self.end(tile)
+
+
+# -------------------------------------------------------------------------------------- threads --
+def _split_of(traced: Traced, nest: Nest) -> tuple[int, int] | None:
+    """Return which dim threads share, and of what its parts are multiples; None for one thread.
+
+    It follows from the shapes alone. The dim is one that results have, so that each result is one
+    thread's, or the outermost of a reduction of everything, whose parts are always the same.
+    """
+    if nest.empty or math.prod(traced.shape) < team.PARALLEL or not team.symbols():
+        return None
+    last = len(nest.dims) - 1
+    if traced.dims is not None and not nest.kept and not nest.columns:
+        return 0, BLOCK if not last else 1
+    own = [*range(nest.kept), *([last] if nest.columns else [])]
+    for enough in (8, 2):
+        for i in own:
+            grain = team.GRAIN if i == last else 1
+            if nest.dims[i].size // grain >= enough:
+                return i, grain
+    return None
+
+
+class _Parallel:
+    """A nest that a team runs: `part` is a thread's share, `call` the way to it and back."""
+
+    def __init__(
+        self, writer: _Writer, split: tuple[int, int], given: list[tuple[str, str]]
+    ) -> None:
+        self._writer, self._given = writer, given
+        self._at, self._grain = split
+        self._dim = writer.nest.dims[self._at]
+        self._sums = self._dim.reduced
+        self._width = self._count = 0
+        if self._sums:  # into parts whose results are added in order
+            least = -(-self._dim.size // team.PARTIALS)
+            self._width = -(-least // self._grain) * self._grain
+            self._count = -(-self._dim.size // self._width)
+            for node in writer.reduces:
+                self._given = [*self._given, ("ptr", f"%sums{node.at}")]
+
+    def part(self) -> None:
+        """Write what one thread does."""
+        writer, lines, dim = self._writer, self._writer.lines, self._dim
+        for i, (kind, name) in enumerate(self._given):
+            place = lines.let(f"getelementptr i8, ptr %args, i64 {8 * i}")
+            lines.do(f"{name} = load {kind}, ptr {place}")
+        writer.write_free()
+        pointers = [name for kind, name in self._given if name.startswith("%p")]
+        count = str(self._count or dim.size)
+        begin, end = team.share(lines, count, 1 if self._sums else self._grain)
+        length = lines.let(f"sub i64 {end}, {begin}")
+        lines.do(f"br i1 {lines.let(f'icmp sgt i64 {length}, 0')}, label %some, label %none")
+        lines.label("none")
+        lines.do("ret void")
+        lines.label("some")
+        if not self._sums:
+            dim.bound = length
+            writer.open(0, writer.step(pointers, begin, dim))
+            return
+        loop = writer.begin(length)
+        at = lines.let(f"add i64 {begin}, {loop.counter}")
+        writer.nest.dims[0] = Dim(self._width, dim.strides, True)
+        writer.nest.dims[0].bound = writer.shorter(at, str(dim.size), self._width)
+        for node in writer.reduces:
+            kind = REGISTER[writer.sum_type(node)]
+            place = lines.let(f"getelementptr {kind}, ptr %sums{node.at}, i64 {at}")
+            writer.partial[node.at] = place
+        jump = Dim(self._count, [s * self._width for s in dim.strides])
+        writer.open(0, writer.step(pointers, at, jump))
+        writer.end(loop)
+
+    def call(self, pointers: list[str]) -> None:
+        """Write the call of the team, and what is made of its parts."""
+        writer, lines = self._writer, self._writer.lines
+        team.declare(lines)
+        for node in writer.reduces if self._sums else ():
+            kind = REGISTER[writer.sum_type(node)]
+            lines.do(f"%sums{node.at} = alloca {kind}, i64 {self._count}, align 64")
+        lines.do(f"%args = alloca i64, i64 {len(self._given)}, align 8")
+        for i, (kind, name) in enumerate(self._given):
+            place = lines.let(f"getelementptr i8, ptr %args, i64 {8 * i}")
+            lines.do(f"store {kind} {name}, ptr {place}")
+        lines.do("call void @GOMP_parallel(ptr @part, ptr %args, i32 0, i32 0)")
+        if not self._sums:
+            return
+        writer.write_free()
+        results = {}
+        for node in writer.reduces:
+            name = writer.sum_type(node)
+            total = lines.load(f"%sums{node.at}", name, "")
+            for i in range(1, self._count):
+                place = lines.let(f"getelementptr {REGISTER[name]}, ptr %sums{node.at}, i64 {i}")
+                total = lines.combine(node.attr[0], name, total, lines.load(place, name, ""))
+            results[node.at] = total, name
+        writer.finish(pointers, results)

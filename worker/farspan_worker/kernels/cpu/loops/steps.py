@@ -20,7 +20,7 @@ from farspan.core.ops.optim import skipped
 from farspan.core.ops.steps import RULES, update
 
 from ... import Fast, Registry
-from . import native
+from . import native, team
 from .graph import Graph
 from .group import Unfused
 from .instructions import ITEMSIZE, Lines
@@ -37,20 +37,25 @@ _STEPS_MAX: Final = 128
 class Native:
     """A compiled formula. `run` takes rows: addresses, the count of elements, then numbers."""
 
-    __slots__ = ("_code", "_function", "_pack")
+    __slots__ = ("_arrays", "_code", "_function", "_pack")
 
     def __init__(self, formula: Formula, arrays: int, numbers: int, dtype: str) -> None:
+        self._arrays = arrays
         self._pack = struct.Struct(f"{arrays + 1}q{numbers}d").pack
         self._code = native.Code(native.to_object(text_of(formula, arrays, numbers, dtype)))
-        self._function = native.function(self._code.address, 1, ("i",))
+        self._function = native.function(self._code.address, 1, ("i", "i"))
 
     def run(self, rows: list[Any]) -> None:
         """Update every parameter; each row ends with numbers, as floats."""
-        self._function(b"".join([self._pack(*row) for row in rows]), len(rows))
+        many = team.PARALLEL <= sum([row[self._arrays] for row in rows])
+        self._function(b"".join([self._pack(*row) for row in rows]), len(rows), many)
 
 
 def text_of(formula: Formula, arrays: int, numbers: int, dtype: str) -> str:
-    """Return a module with `loop(rows, count)` that applies a formula to each row."""
+    """Return a module with `loop(rows, count, many)` that applies a formula to each row.
+
+    many: each thread of the team takes its share of every row.
+    """
     graph, lines = Graph(exact=True), Lines(exact=True)
     loads = [Sym(graph, graph.node("load", dtype, attr=i), (1,)) for i in range(arrays)]
     given = [Scalar(graph, graph.node("number", "float64", attr=i), "f") for i in range(numbers)]
@@ -69,7 +74,11 @@ def text_of(formula: Formula, arrays: int, numbers: int, dtype: str) -> str:
     lines.do(f"%row = getelementptr i8, ptr %table, i64 {lines.let(f'mul i64 %r, {width}')}")
     places = [lines.let(f"getelementptr i8, ptr %row, i64 {8 * i}") for i in range(width // 8)]
     pointers = [lines.let(f"load ptr, ptr {at}") for at in places[:arrays]]
-    lines.do(f"%n = load i64, ptr {places[arrays]}")
+    whole = lines.let(f"load i64, ptr {places[arrays]}")
+    begin, end = team.part(lines, whole, "%mine", "%of", team.GRAIN)
+    lines.do(f"%n = sub i64 {end}, {begin}")
+    skipped_bytes = lines.let(f"mul i64 {begin}, {size}")
+    pointers = [lines.let(f"getelementptr i8, ptr {p}, i64 {skipped_bytes}") for p in pointers]
     for i, at in enumerate(places[arrays + 1 :]):
         values[graph.node("number", "float64", attr=i).at] = lines.let(f"load double, ptr {at}")
     moving = _moving(graph)
@@ -100,11 +109,44 @@ def text_of(formula: Formula, arrays: int, numbers: int, dtype: str) -> str:
     lines.label("done")
     lines.do("ret void")
     return "\n".join([
-        f"define void @{NAME}(ptr %table, i64 %count) #0 {{", *lines.text, "}",
+        "define internal void @rows(ptr %table, i64 %count, i64 %mine, i64 %of) #0 {",
+        *lines.text, "}", *_entries(lines),
         *sorted(lines.declared), 'attributes #0 = { nounwind "prefer-vector-width"="512" }',
         "!0 = distinct !{}", "!1 = distinct !{!1, !2}",
         '!2 = !{!"llvm.loop.parallel_accesses", !0}', "",
     ])  # fmt: skip
+
+
+def _entries(lines: Lines) -> list[str]:
+    """Return the functions that run `rows` here, or as each thread's share."""
+    lone = f"define void @{NAME}(ptr %table, i64 %count, i64 %many) #0 {{"
+    alone = "  call void @rows(ptr %table, i64 %count, i64 0, i64 1)"
+    if not team.symbols():
+        return [lone, alone, "  ret void", "}"]
+    team.declare(lines)
+    return [
+        "define internal void @share(ptr %args) #0 {",
+        "  %table = load ptr, ptr %args",
+        "  %at = getelementptr i8, ptr %args, i64 8",
+        "  %count = load i64, ptr %at",
+        "  %mine = call i32 @omp_get_thread_num()",
+        "  %of = call i32 @omp_get_num_threads()",
+        "  %mine.wide = zext i32 %mine to i64",
+        "  %of.wide = zext i32 %of to i64",
+        "  call void @rows(ptr %table, i64 %count, i64 %mine.wide, i64 %of.wide)",
+        "  ret void", "}",
+        lone,
+        "  %args = alloca [2 x i64], align 8",
+        "  %chosen = icmp ne i64 %many, 0",
+        "  br i1 %chosen, label %team, label %alone",
+        "alone:", alone, "  ret void",
+        "team:",
+        "  store ptr %table, ptr %args",
+        "  %at = getelementptr i8, ptr %args, i64 8",
+        "  store i64 %count, ptr %at",
+        "  call void @GOMP_parallel(ptr @share, ptr %args, i32 0, i32 0)",
+        "  ret void", "}",
+    ]  # fmt: skip
 
 
 def _moving(graph: Graph) -> set[int]:
