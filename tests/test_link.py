@@ -99,7 +99,7 @@ def test_a_transfer_is_put_together_from_its_chunks(size: int) -> None:
         assert link.unpack_header(head[: link.HEADER_BYTES]).payload_bytes == len(payload)
         assembly.add(link.unpack_chunk(payload))
     assert assembly.done
-    assert assembly.data == data
+    assert bytes(assembly.data) == data
 
 
 def test_chunks_out_of_place_are_refused() -> None:

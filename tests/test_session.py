@@ -16,7 +16,7 @@ from typing import Any
 import farspan as torch
 import numpy as np
 import pytest
-from farspan import _transport
+from farspan import _bulk
 from farspan.core import command as cmd
 from farspan.core import errors, limits
 
@@ -184,7 +184,7 @@ def test_ctrl_c_stops_a_long_download(service: Any, monkeypatch: Any) -> None:
     address, token = service
     begun: list[int] = []
 
-    class Interrupting(_transport.Progress):
+    class Interrupting(_bulk.Progress):
         """Presses Ctrl-C when the first chunk has come; the others would take seconds."""
 
         def add(self, count_bytes: int) -> None:
@@ -195,7 +195,7 @@ def test_ctrl_c_stops_a_long_download(service: Any, monkeypatch: Any) -> None:
 
     with torch.connect(address, token=token, timeout=20) as session:
         x = torch.zeros(64 << 20, dtype=torch.uint8)
-        monkeypatch.setattr(_transport, "Progress", Interrupting)
+        monkeypatch.setattr(_bulk, "Progress", Interrupting)
         with pytest.raises(KeyboardInterrupt):
             x.numpy()
         monkeypatch.undo()
@@ -385,7 +385,7 @@ def test_stats_count_commands_frames_bytes_syncs_and_live_tensors(session: Any) 
     after = session.stats()
     assert set(after) == {
         "applies", "calls", "commands", "replay", "frames", "bytes_up", "bytes_down",
-        "sync_points", "sync_sites", "live",
+        "sync_points", "sync_sites", "live", "bulk",
     }  # fmt: skip
     assert after["commands"] - before["commands"] >= 7
     assert after["frames"] > before["frames"]

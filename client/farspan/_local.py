@@ -96,8 +96,10 @@ class LocalTransport:
     def give_up(self, request: int) -> None:
         """Do nothing: answers do not travel."""
 
-    def stats(self) -> dict[str, int]:
-        return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0}
+    def stats(self) -> dict[str, Any]:
+        bulk = dict.fromkeys(("shared_up", "shared_down", "streamed_up", "streamed_down"), 0)
+        ways = {"shared_memory": "the engine is in this process", **bulk}
+        return {"frames": self._frames, "bytes_up": 0, "bytes_down": 0, "bulk": ways}
 
     def worker_stats(self) -> list[dict[str, Any]]:
         return [dict(engine.stats()) for engine in self.engines]

@@ -26,6 +26,7 @@ def connect(
     tls: Any = None,
     timeout: float | None = None,
     replay: bool | None = None,
+    shared_memory: bool | None = None,
 ) -> Session:
     """Open a session and make it the current one.
 
@@ -34,7 +35,9 @@ def connect(
     ``"cpu,cuda:4"``; default FARSPAN_DEVICES or one CPU.
     tls: a CA file's path, or ``{"ca", "cert", "key"}``. timeout: seconds to wait for the gateway,
     and for free workers. replay: whether runs of commands that repeat are sent as one; default
-    FARSPAN_REPLAY, or True. Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
+    FARSPAN_REPLAY, or True. shared_memory: whether long tensors go through memory shared with a
+    worker on this host; default FARSPAN_SHARED_MEMORY, or True.
+    Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
     >>> import farspan
     >>> with farspan.connect("local:") as session:
@@ -60,14 +63,18 @@ def connect(
             devices=devices,  # None: one CPU, taken at the first command
             table_hash=table_hash(),
             timeout=timeout,
+            shared_memory=_switch(shared_memory, "FARSPAN_SHARED_MEMORY"),
         )
     else:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
-    if replay is None:
-        replay = os.environ.get("FARSPAN_REPLAY", "1") not in ("0", "")
-    session = Session(transport, address, replay)
+    session = Session(transport, address, _switch(replay, "FARSPAN_REPLAY"))
     push(session)
     return session
+
+
+def _switch(given: bool | None, variable: str) -> bool:
+    """Return whether something is on: as given, else as the environment says, else it is."""
+    return os.environ.get(variable, "1") not in ("0", "") if given is None else given
 
 
 def push(session: Session) -> None:

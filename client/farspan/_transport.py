@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import numpy as np
 
 from farspan import wire
-from farspan._progress import Progress
+from farspan._bulk import Bulk
 from farspan.core import limits
-from farspan.core.command import Acked, ErrorInfo, Event, Frame, Lost, Value
-from farspan.core.dtype import DTYPES
+from farspan.core.command import Acked, Event, Frame, Lost, Value
 from farspan.core.errors import (
     BY_NAME,
     AuthError,
@@ -48,7 +44,6 @@ CREDIT_WAIT_S: Final = 600.0
 CREDIT_NOTICE_S: Final = 5.0
 LINE_S: Final = 600.0  # seconds in line for workers, unless the caller says otherwise
 CLOSE_S: Final = 2.0
-DOWNLOADS_AT_ONCE: Final = 4
 
 OPTIONS: Final[dict[str, int]] = {
     # One dict, because a duplicate key would lose silently. Sizes are never unlimited.
@@ -68,15 +63,7 @@ OPTIONS: Final[dict[str, int]] = {
 _TAKEN: Final = object()  # a message that has been delivered
 
 Sink = Callable[[Event], None]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What has travelled; bytes are of frames, events and tensors, without gRPC's own."""
-
-    frames: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
+_Outgoing = wire.Up | bytes | wire.SharedPiece | None  # a message, a frame, a piece, or the end
 
 
 def connect_grpc(
@@ -87,25 +74,30 @@ def connect_grpc(
     devices: str | None = None,
     table_hash: str,
     timeout: float | None = None,
+    shared_memory: bool = True,
 ) -> GrpcTransport:
     """Return the transport of a new session.
 
     address: ``grpc://host:port``. tls: a CA file, or ``{"ca", "cert", "key", "server_name"}``, or
     True for the system's authorities. devices: as ``"cpu:2"``; then waits in line for them; None
     takes one cpu at the first frame. timeout: seconds for the gateway to answer and, after that,
-    for workers to become free; None waits CONNECT_S and LINE_S.
+    for workers to become free; None waits CONNECT_S and LINE_S. shared_memory: whether long tensors
+    may go through memory that a worker on this host shares with this process.
     Raises ConnectError, AuthError, VersionError, CapacityError or BadValueError.
     """
     if not token:
         raise AuthError(f"{address}: no token given; pass token= or set FARSPAN_TOKEN")
     wait = LINE_S if timeout is None else timeout
     transport = GrpcTransport(address, token, tls)
+    if not shared_memory:
+        transport._shared.refuse("it is switched off here")
     try:
         hello = wire.Hello(
             table_hash=table_hash,
             devices=devices or "",
             wait_ms=int(wait * 1000),
             client=f"farspan/{os.getpid()}",
+            features=(wire.SHARED_MEMORY,) if shared_memory else (),
         )
         transport._open(hello, limits.CONNECT_S if timeout is None else timeout, wait)
     except BaseException:
@@ -114,13 +106,14 @@ def connect_grpc(
     return transport
 
 
-class GrpcTransport:
+class GrpcTransport(Bulk):
     """One session's connections. Made by `connect_grpc`; any thread may use it."""
 
     #: A command that waits for company must be sent by somebody's timer.
     needs_timer = True
 
     def __init__(self, address: str, token: str, tls: Any) -> None:
+        super().__init__()
         self._target = target_of(address)
         self.address = f"grpc://{self._target}"
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -136,13 +129,7 @@ class GrpcTransport:
         self._closing = False
         self._early: list[Event] = []  # events that came before there was a sink
         self._sink: Sink = self._early.append
-        self._counts = Counts()
-        self._data: grpc.Channel | None = None
-        self._fetchers = 0
-        self._to_fetch: queue.SimpleQueue[Value | None] = queue.SimpleQueue()
-        self._downloads: dict[int, Any] = {}  # calls under way, by request
-        self._given_up: deque[int] = deque(maxlen=limits.TRANSFERS_MAX)
-        self._outgoing: queue.SimpleQueue[wire.Up | bytes | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
         self._control = self._make_channel()
         self._call: Any = None
         self._reader = threading.Thread(target=self._read, name="farspan-reader", daemon=True)
@@ -157,6 +144,9 @@ class GrpcTransport:
         self._reader.start()
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
+            assert self._welcome is not None
+            if hello.features and wire.SHARED_MEMORY not in self._welcome.features:
+                self._shared.refuse("the gateway does not offer it")
             if hello.devices:
                 # The gateway ends the wait; the client only outlasts it.
                 outlast = wait + limits.CONNECT_S
@@ -229,13 +219,14 @@ class GrpcTransport:
         """Return the number of frames that are not acknowledged yet."""
         return len(self._in_flight)
 
-    def stats(self) -> dict[str, int]:
-        """Return frames sent and bytes each way."""
+    def stats(self) -> dict[str, Any]:
+        """Return frames sent and bytes each way, and what of them went by which way."""
         counts = self._counts
         return {
             "frames": counts.frames,
             "bytes_up": counts.bytes_up,
             "bytes_down": counts.bytes_down,
+            "bulk": self._bulk_stats(),
         }
 
     def worker_stats(self) -> list[dict[str, Any]]:
@@ -332,26 +323,34 @@ class GrpcTransport:
             raise error_of(self._lost)
 
     def _messages(self) -> Iterator[bytes]:
-        """Yield what is to be sent; runs on a thread of gRPC. What waits rides together."""
+        """Yield what is to be sent; runs on a thread of gRPC. What waits rides together.
+
+        Pieces may pass frames: a frame waits for the transfers that it names.
+        """
         item = self._outgoing.get()
         while item is not None:
             if isinstance(item, wire.Up):
                 yield wire.encode(item)
                 item = self._outgoing.get()
                 continue
-            frames, size = [item], len(item)
+            frames: list[bytes] = []
+            pieces: list[wire.SharedPiece] = []
+            size = 0
             while True:
+                if isinstance(item, bytes) and size + len(item) <= limits.FRAME_BYTES_MAX:
+                    frames.append(item)
+                    size += len(item)
+                elif isinstance(item, wire.SharedPiece) and len(pieces) < limits.SHARED_PIECES_MAX:
+                    pieces.append(item)
+                else:
+                    yield wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces)))
+                    break
                 try:
                     item = self._outgoing.get_nowait()
                 except queue.Empty:
-                    yield wire.encode(wire.Up(frames=tuple(frames)))
+                    yield wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces)))
                     item = self._outgoing.get()
                     break
-                if not isinstance(item, bytes) or size + len(item) > limits.FRAME_BYTES_MAX:
-                    yield wire.encode(wire.Up(frames=tuple(frames)))
-                    break
-                frames.append(item)
-                size += len(item)
 
     # --- receiving -------------------------------------------------------------------------------
     def set_sink(self, sink: Sink) -> None:
@@ -411,7 +410,10 @@ class GrpcTransport:
                         self._sink(values.pop(0))
                     self._lose(event)
                 elif isinstance(event, Value) and event.data is None and event.error is None:
-                    self._fetch(event)
+                    if event.position is None:
+                        self._fetch(event)
+                    else:
+                        values.append(self._copied(event))
                 elif isinstance(event, Value):
                     values.append(event)
                 else:
@@ -436,6 +438,7 @@ class GrpcTransport:
             self._changed.notify_all()
             if self._closing:
                 return
+        self._shared.close()
         self._outgoing.put(None)
         self._sink(lost)
 
@@ -459,93 +462,6 @@ class GrpcTransport:
             return ProtocolError(f"{self.address}: a message was too large: {details}")
         return ServiceError(f"{self.address}: {code.name.lower()}: {details}")
 
-    # --- bulk bytes ------------------------------------------------------------------------------
-    def upload(self, transfer: int, device: int, data: memoryview | bytes) -> None:
-        """Send tensor bytes (C order) to a device; returns when its worker's link has taken them.
-
-        Afterwards `data` may change. Frames and uploads do not wait for each other.
-        """
-        self._check()
-        view = memoryview(data)
-        view = view.cast("B") if view.nbytes else memoryview(b"")
-        header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
-        with Progress(f"to device {device}", view.nbytes) as progress:
-
-            def messages() -> Iterator[bytes]:
-                yield wire.encode_transfer_header(header)
-                for offset in range(0, view.nbytes, limits.CHUNK_BYTES):
-                    chunk = view[offset : offset + limits.CHUNK_BYTES]
-                    yield wire.encode_chunk(chunk)
-                    progress.add(chunk.nbytes)
-
-            method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-            call = method.future(messages(), metadata=self._metadata)
-            try:
-                call.result()
-            except grpc.RpcError as error:
-                raise self._explain(error) from None
-            finally:
-                call.cancel()  # after an interrupt nothing may read `data` any more
-        self._counts.bytes_up += view.nbytes
-
-    def _fetch(self, value: Value) -> None:
-        self._to_fetch.put(value)
-        if self._fetchers < DOWNLOADS_AT_ONCE:
-            self._fetchers += 1
-            name = f"farspan-download-{self._fetchers}"
-            threading.Thread(target=self._fetch_all, name=name, daemon=True).start()
-
-    def give_up(self, request: int) -> None:
-        """Stop the download of an answer that nobody waits for any more."""
-        with self._changed:
-            self._given_up.append(request)
-            call = self._downloads.get(request)
-        if call is not None:
-            call.cancel()
-
-    def _fetch_all(self) -> None:
-        while (value := self._to_fetch.get()) is not None:
-            try:
-                complete = replace(value, data=self._download(value))
-            except Exception as error:  # whoever waits for the value must hear of it
-                explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
-                info = ErrorInfo(type(explained).__name__, str(explained), -1)
-                complete = replace(value, error=info)
-            finally:
-                self._downloads.pop(value.request, None)
-            self._sink(complete)
-
-    def _download(self, value: Value) -> memoryview:
-        """Return a value's bytes, each put into place as it comes."""
-        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
-        asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
-        total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
-        whole = memoryview(np.empty(total, np.uint8))
-        at = 0
-        call = method(asked, metadata=self._metadata)
-        with self._changed:
-            self._downloads[value.request] = call
-            if value.request in self._given_up:
-                call.cancel()
-        with Progress("from the worker", total) as progress:
-            for message in call:
-                chunk = wire.decode_chunk(message)
-                if at + chunk.nbytes > total:
-                    raise ProtocolError(f"download: more than the {total} bytes of the value")
-                whole[at : at + chunk.nbytes] = chunk
-                at += chunk.nbytes
-                progress.add(chunk.nbytes)
-        if at != total:
-            raise ProtocolError(f"download: {at} of {total} bytes came")
-        self._counts.bytes_down += total
-        return whole
-
-    def _data_channel(self) -> grpc.Channel:
-        with self._changed:
-            if self._data is None:
-                self._data = self._make_channel()
-            return self._data
-
     # --- the end ---------------------------------------------------------------------------------
     def close(self) -> None:
         """End the session and give its workers back. May be called twice; waits CLOSE_S at most."""
@@ -563,8 +479,7 @@ class GrpcTransport:
             if threading.current_thread() is not self._reader:
                 self._reader.join(CLOSE_S)
             self._call.cancel()
-        for _ in range(self._fetchers):
-            self._to_fetch.put(None)
+        self._end_bulk()
         for channel in (self._control, self._data):
             if channel is not None:
                 channel.close()

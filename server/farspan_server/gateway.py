@@ -117,6 +117,7 @@ class Gateway:
             "List": self._unary(wire.ListRequest, self._list),
             "Describe": self._unary(wire.DescribeRequest, self._describe),
             "Trace": self._unary(wire.TraceRequest, self._trace),
+            "Share": self._unary(wire.ShareRequest, self._share),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
         return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
@@ -145,6 +146,9 @@ class Gateway:
         live = self.service.find(tenant, asked.session)
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
         return wire.TraceReply(passed.to_json())
+
+    async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
+        return await self.service.share(self.service.find(tenant, asked.session), asked)
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         live = self.service.find(tenant, asked.session)
@@ -188,7 +192,7 @@ class Gateway:
         if up.hello is None:
             raise ProtocolError("session: the first message has no hello")
         live = self.service.open(self._tenant(context), up.hello)
-        self._take(live, up)
+        await self._take(live, up)
         return live
 
     async def _read(self, live: Live, context: grpc.aio.ServicerContext) -> None:
@@ -197,14 +201,16 @@ class Gateway:
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
                     raise ProtocolError("session: a second hello")
-                self._take(live, up)
+                await self._take(live, up)
         except ProtocolError as error:
             self.service.give(live, sessions.Fault("ProtocolError", str(error)))
         except grpc.aio.UsageError:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
-    def _take(self, live: Live, up: wire.Up) -> None:
+    async def _take(self, live: Live, up: wire.Up) -> None:
+        for piece in up.pieces:
+            await self.service.piece(live, piece)
         for data in up.frames:
             header = wire.frame_header(data)
             if live.passing is not None:

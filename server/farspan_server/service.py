@@ -7,6 +7,7 @@ workers' links and decodes no command. `gateway.py` is the shell in front, `work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -37,7 +38,7 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
-FEATURES: Final = frozenset[str]()  # optional behaviours that this gateway knows
+FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 KINDS: Final = ("cpu", "cuda")
 
 
@@ -429,6 +430,28 @@ class Service:
             chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
             await live.links[header.device].upload(live.channel, chunk)
         return offset
+
+    # --- shared memory ---------------------------------------------------------------------------
+    async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
+        """Ask a session's worker for memory that its client can map; or hand it the proof."""
+        await self.workers_of(live)
+        if asked.device >= len(live.links):
+            raise ProtocolError(f"memory of device {asked.device}, which is not there")
+        body = link.Share(proof=asked.proof.hex())
+        answer = await live.links[asked.device].share(live.channel, body)
+        where = (answer.pid, answer.fd, answer.segment_bytes, bytes.fromhex(answer.digest))
+        return wire.ShareReply(*where, answer.refused[:256])
+
+    async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
+        """Tell a worker where the next bytes of an upload lie.
+
+        A session that is journalled would read the bytes here, before it passes the piece on.
+        """
+        if piece.device >= len(live.links):
+            raise ProtocolError(f"a piece for device {piece.device}, which is not there")
+        place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
+        with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
+            await live.links[piece.device].piece(live.channel, link.Piece(*place))
 
 
 def parse_devices(text: str) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class WorkerLink:
         self._bulk: Link | None = None
         self._bulk_turn = asyncio.Lock()
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
         self._silent = 0  # looks at the clock since the last message
         self._task = asyncio.create_task(self._run())
 
@@ -64,6 +65,25 @@ class WorkerLink:
         async with self._bulk_turn:
             self._bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
             await self._bulk.drain()
+
+    async def piece(self, channel: int, piece: link.Piece) -> None:
+        """Say where bytes lie; waits until most of it has left. OSError if the worker is gone."""
+        if self._bulk is None:
+            raise ConnectionResetError("the worker is gone")
+        self._bulk.send(link.pack_piece(channel, piece))
+        await self._bulk.drain()
+
+    async def share(self, channel: int, body: link.Share) -> link.Share:
+        """Return the worker's answer about shared memory. TimeoutError after CONNECT_S."""
+        if self._bulk is None or channel in self._sharing:
+            return link.Share(refused="the worker is gone" if self._bulk is None else "asked twice")
+        answer: asyncio.Future[link.Share] = asyncio.get_running_loop().create_future()
+        self._sharing[channel] = answer
+        try:
+            self._bulk.send(link.pack_share(channel, body))
+            return await asyncio.wait_for(answer, limits.CONNECT_S)
+        finally:
+            del self._sharing[channel]
 
     async def status(self) -> dict[str, Any]:
         """Return the worker's counters, between two frames. TimeoutError after CONNECT_S."""
@@ -119,6 +139,8 @@ class WorkerLink:
             for answer in self._asked:
                 answer.cancel()
             self._asked.clear()
+            for share in self._sharing.values():
+                share.cancel()
         if joined or self.worker.supervised:
             log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
         return reason
@@ -147,6 +169,11 @@ class WorkerLink:
         assert self._bulk is not None
         while True:
             header, payload = await self._bulk.receive()
+            if header.kind == link.SHARE:
+                answer = self._sharing.get(header.channel)
+                if answer is not None and not answer.done():
+                    answer.set_result(link.unpack_share(payload))
+                continue
             if header.kind != link.TRANSFER:
                 raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
             await self._listener.chunk(header.channel, link.unpack_chunk(payload))

@@ -49,9 +49,17 @@ class Host:
         """Return an array of bytes that are ours to keep, a numpy array of uint8."""
         return flat.view(dtype).reshape(shape)
 
-    def download(self, array: Any) -> np.ndarray[Any, Any]:
-        """Return a copy in C order, in memory of its own. Waits for what computes the array."""
-        return np.array(array, order="C", copy=True)
+    def download(self, array: Any, outlet: Any = None) -> np.ndarray[Any, Any]:
+        """Return a copy in C order, in memory of its own. Waits for what computes the array.
+
+        outlet(nbytes): room where the bytes are wanted, or None if there is none.
+        """
+        room = None if outlet is None else outlet(array.nbytes)
+        if room is None:
+            return np.array(array, order="C", copy=True)
+        copied: np.ndarray[Any, Any] = room.view(array.dtype).reshape(array.shape)
+        np.copyto(copied, array)
+        return copied
 
     def lay_out(self, result: Any, spec: Spec, inputs: Sequence[Any]) -> Any:
         """Return `result` as a fresh array with the dtype and strides of `spec`.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from farspan.core import command as cmd
 from farspan.core import limits, tape
+from farspan.core.buffers import owned
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
 from farspan.core.errors import AutogradError, FarspanError, ProtocolError
@@ -63,6 +64,7 @@ class Engine:
         self.applied = 0  # sequence of the last frame
         self.skipped: ErrorInfo | None = None  # why the last skipped store was
         self.timeline: Timeline | None = None  # while the client profiles
+        self.outlet: Any = None  # as `inbox.Engine` has it
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
         self._number = 0  # of the command that runs
@@ -88,7 +90,8 @@ class Engine:
             Defaults.dtype = before
             self._transfers, self._payloads = {}, ()
         self.applied = frame.sequence
-        return self._events
+        events, self._events = self._events, []  # the bytes of values are not ours to keep
+        return events
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
@@ -319,7 +322,8 @@ class Engine:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
                 # A copy: later commands of this very frame may write to the tensor.
-                copied = self.backend.download(x.array)
+                room = None if kind == cmd.GET_SEND else self.outlet
+                copied = self.backend.download(x.array, room)
             except Exception as e:
                 info = ErrorInfo(*describe(e, "reading a tensor", [x]), self._number)
                 failed = Value(request, 0, (), error=info)
@@ -375,10 +379,7 @@ class Engine:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
             self.budget.check(spec.nbytes)
-            flat = np.frombuffer(data, np.uint8)
-            if not isinstance(getattr(data, "obj", None), bytearray):
-                flat = flat.copy()  # a transfer's own bytearray is ours to keep
-            array = self.backend.upload(flat, spec.dtype.numpy, shape)
+            array = self.backend.upload(owned(data), spec.dtype.numpy, shape)
         except Exception as e:
             self._fail(e, "tensor", [out])
             return

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import CapacityError, ProtocolError
+
+if TYPE_CHECKING:
+    from farspan_worker.shared import Segment
 
 #: What a Put reads: the bytes of its transfer, or why they will not come.
 Transfer = memoryview | ErrorInfo
@@ -23,6 +26,8 @@ class Engine(Protocol):
     """The state machine of one session; `engine.py` holds the real one."""
 
     timeline: Any  # of what ran, while the client profiles; else None
+    #: Gives room for so many bytes where the client reads them itself, or None. Not all use it.
+    outlet: Any
 
     def handle(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
     def close(self) -> None: ...
@@ -44,6 +49,7 @@ class Session:
     applied: int = 0  # sequence of the last frame that ran
     queued: bool = False  # stands in the worker's queue, or runs
     closed: bool = False
+    segment: Segment | None = None  # memory that its client has mapped too
 
 
 class Inbox:
@@ -78,6 +84,8 @@ class Inbox:
         session = self.sessions.pop(channel, None)
         if session is not None:
             session.closed = True
+            if session.segment is not None:
+                session.segment.close()
             session.frames.clear()
             session.transfers.clear()
         return session
@@ -125,6 +133,18 @@ class Inbox:
         else:
             held.add(chunk)
         self.wake(session)
+
+    def piece(self, session: Session, piece: link.Piece) -> None:
+        """Take a piece of a transfer out of the memory that is shared with the client."""
+        if session.closed:
+            return
+        if session.segment is None:
+            raise ProtocolError("a piece in shared memory, of which there is none")
+        if piece.total:
+            self.chunk(session, piece.chunk(session.segment.look(piece)))
+            session.segment.took(piece)
+        elif isinstance(session.transfers.get(piece.transfer), link.Assembly):
+            self._drop(session, piece.transfer)
 
     def take(self, session: Session) -> tuple[Frame, dict[int, Transfer]] | None:
         """Return a queued session's next frame with its transfers, or None if it has ended."""

@@ -25,6 +25,7 @@ from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
 from farspan_worker.inbox import Engine, Inbox, Session
 from farspan_worker.outbox import Parcel, Writer
+from farspan_worker.shared import SWITCH, Segment
 from farspan_worker.socket_link import Link, Listener, dial
 
 log = logging.getLogger(__name__)
@@ -185,16 +186,54 @@ class Worker:
                     del self._bulk[owner]
 
     def _serve_transfers(self, bulk: Link) -> None:
+        """Take what comes on a bulk link, or from a peer, which shares no memory with a client."""
+        kinds = (link.TRANSFER,)
+        if bulk.purpose.purpose == link.BULK:
+            kinds = (link.TRANSFER, link.PIECE, link.SHARE)
         while True:
             header, payload = bulk.receive()
-            if header.kind != link.TRANSFER:
+            if header.kind not in kinds:
                 raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
-            chunk = link.unpack_chunk(payload)
             with self._state:
                 session = self._session_soon(header.channel)
-            if session is not None:
-                with self._losing(session), self._state:
-                    self._inbox.chunk(session, chunk)
+            if session is None:
+                continue
+            if header.kind == link.SHARE:
+                answer = self._share(session, link.unpack_share(payload))
+                bulk.send(link.pack_share(header.channel, answer))
+                continue
+            with self._losing(session):
+                if header.kind == link.PIECE:
+                    piece = link.unpack_piece(payload)
+                    with self._state:
+                        self._inbox.piece(session, piece)
+                else:
+                    chunk = link.unpack_chunk(payload)
+                    with self._state:
+                        self._inbox.chunk(session, chunk)
+
+    def _share(self, session: Session, asked: link.Share) -> link.Share:
+        """Make the memory that a session's client may map, or use it once that has proved it."""
+        segment = session.segment
+        if asked.proof:
+            if segment is None or segment.proved or not segment.prove(asked.proof):
+                return link.Share(refused="the proof is wrong")
+            session.engine.outlet = segment.place
+            return link.Share()
+        if segment is not None:
+            return link.Share(refused="this session has asked before")
+        if os.environ.get(SWITCH, "1") in ("0", ""):
+            return link.Share(refused="it is switched off at the worker")
+        try:
+            segment = Segment()
+        except OSError as error:
+            log.warning("no shared memory: %s", error)
+            return link.Share(refused="the worker's system gives none")
+        with self._state:
+            session.segment = segment
+            if session.closed:
+                segment.close()
+        return segment.offer()
 
     def _session_soon(self, channel: int) -> Session | None:
         """Return the session of a channel. Its OPEN may be behind its bytes: they come over
@@ -283,6 +322,7 @@ class Worker:
         """Close the engine and tell the gateway: why, if there is a why, then that it is done."""
         session.engine.close()
         with self._state:
+            session.engine.outlet = session.segment = None  # unmapped with the last array on it
             peers = [k for k in self._writers if k[0] != link.BULK and not self._inbox.sessions]
             writers = [self._writers.pop(key) for key in peers]
         for writer in writers:
@@ -343,9 +383,12 @@ class Worker:
             if isinstance(event, Send):
                 self._send_to_peer(session, event)
             elif isinstance(event, Value) and _is_long(event):
-                writer = self._bulk_writer(session.owner)
-                self._post(session, writer, event.request, event.data)
-                small.append(replace(event, data=None))
+                position = None if session.segment is None else session.segment.lay(event.data)
+                if position is None:
+                    writer = self._bulk_writer(session.owner)
+                    self._post(session, writer, event.request, event.data)
+                device = session.body.device
+                small.append(replace(event, data=None, position=position, device=device))
             else:
                 small.append(event)
         batches = list(wire.encode_event_batches(small, _EVENTS_BYTES)) or [b""]

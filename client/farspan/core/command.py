@@ -152,7 +152,8 @@ class Acked:
 class Value:
     """The answer to a Get: a tensor's bytes (C order) or only its spec; or the error it holds.
 
-    `data` is None when the bytes exceed INLINE_BYTES_MAX: they come as bulk transfer `request`.
+    `data` is None when the bytes exceed INLINE_BYTES_MAX: they come as bulk transfer `request`, or
+    lie at `position` of the memory that client and worker of `device` share.
     Inside a process `data` may be any buffer; an engine always fills it and its shell decides.
     """
 
@@ -161,6 +162,8 @@ class Value:
     shape: tuple[int, ...]
     data: bytes | memoryview | None = None
     error: ErrorInfo | None = None
+    position: int | None = None
+    device: int = 0  # index of the session's device, when `data` is None
 
 
 @dataclass(slots=True, frozen=True)

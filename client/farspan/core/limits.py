@@ -48,6 +48,13 @@ EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per sessio
 FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
+RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
+# Memory shared by a client and a worker, a session: pages that are never used take none.
+SHARED_UP_BYTES: Final = 32 * MiB  # uploads on their way; a client waits for room.
+SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
+SHARED_PIECE_BYTES: Final = 4 * MiB  # of an upload: the worker copies one while the next comes.
+SHARED_BYTES_MIN: Final = 256 * KiB  # a tensor of this size is worth asking for shared memory.
+SHARED_PIECES_MAX: Final = 64  # in one message.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- journal -------------------------------------------------------------------------------------

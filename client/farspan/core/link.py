@@ -20,7 +20,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
+import numpy as np
+
 from farspan.core import limits
+from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo
 from farspan.core.errors import AuthError, BadValueError, ProtocolError
 
@@ -33,6 +36,8 @@ TRANSFER: Final = 4  # a chunk of tensor bytes; see Chunk
 CLOSE: Final = 5  # gateway -> worker: forget the session of this channel; worker -> gateway: done
 HEARTBEAT: Final = 6  # worker -> gateway: JSON, the worker's counts, every HEARTBEAT_S
 STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the worker's counts
+SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
+PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -51,6 +56,7 @@ REPLY_BYTES: Final = NONCE_BYTES + PROOF_BYTES
 
 _HEADER: Final = struct.Struct("<IBxxxQ")  # payload bytes, kind, channel
 _CHUNK: Final = struct.Struct("<QQQB")  # transfer, total bytes, offset, flags
+_PIECE: Final = struct.Struct("<QQQQQ")  # the fields of Piece
 _APPLIED: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
 CHUNK_HEADER_BYTES: Final = _CHUNK.size
@@ -71,6 +77,8 @@ PAYLOAD_BYTES_MAX: Final = {
     HEARTBEAT: JSON_BYTES_MAX,
     STATUS: JSON_BYTES_MAX,
     FLEET: JSON_BYTES_MAX,
+    SHARE: JSON_BYTES_MAX,
+    PIECE: _PIECE.size,
 }
 
 
@@ -254,6 +262,41 @@ def chunks(transfer: int, data: bytes | memoryview) -> Iterator[Chunk]:
         yield Chunk(transfer, total, offset, LAST if end == total else 0, view[offset:end])
 
 
+@dataclass(slots=True, frozen=True)
+class Piece:
+    """A piece of a transfer that lies in memory which client and worker share."""
+
+    transfer: int
+    total: int  # bytes of the whole transfer; 0: the client gives it up
+    offset: int
+    position: int  # in the ring up; see core/shared.py
+    nbytes: int
+
+    def chunk(self, data: Any) -> Chunk:
+        """Return the chunk that this is once its bytes are at hand."""
+        flags = LAST if self.offset + self.nbytes == self.total else 0
+        return Chunk(self.transfer, self.total, self.offset, flags, data)
+
+
+def pack_piece(channel: int, piece: Piece) -> bytes:
+    """Return a PIECE message."""
+    return pack_header(PIECE, channel, _PIECE.size) + _PIECE.pack(
+        piece.transfer, piece.total, piece.offset, piece.position, piece.nbytes
+    )
+
+
+def unpack_piece(payload: bytes | memoryview) -> Piece:
+    """Return the piece in a PIECE payload; ProtocolError if it cannot be one."""
+    if len(payload) != _PIECE.size:
+        raise ProtocolError(f"link: a PIECE payload of {len(payload)} bytes")
+    piece = Piece(*_PIECE.unpack(payload))
+    if piece.nbytes > limits.SHARED_PIECE_BYTES or piece.offset + piece.nbytes > piece.total:
+        raise ProtocolError(f"link: a piece at {piece.offset} of {piece.nbytes}: {piece.total}")
+    if piece.total and not piece.nbytes:
+        raise ProtocolError(f"link: transfer {piece.transfer}: a piece without bytes")
+    return piece
+
+
 def pack_failure(channel: int, transfer: int, error: ErrorInfo) -> bytes:
     """Return the TRANSFER message that says why a transfer will not come, or not go on."""
     body = {**asdict(error), "message": error.message[: limits.STRING_BYTES_MAX]}
@@ -278,7 +321,7 @@ class Assembly:
     """
 
     def __init__(self, total: int) -> None:
-        self.data = bytearray(total)
+        self.data = POOL.take(total)
         self._filled = 0
         self.done = False
 
@@ -290,7 +333,8 @@ class Assembly:
                 f"expected {self._filled} of {len(self.data)}"
             )
         self._filled += len(chunk.data)
-        self.data[chunk.offset : self._filled] = chunk.data
+        # numpy copies without Python's lock, unlike a bytearray.
+        self.data[chunk.offset : self._filled] = np.frombuffer(chunk.data, np.uint8)
         self.done = chunk.last
 
 
@@ -327,6 +371,34 @@ class Open:
     devices: tuple[Peer, ...]
     memory_bytes_max: int
     name: str = "cpu"  # of the session's device on this worker, as the client's specs have it
+
+
+@dataclass(slots=True, frozen=True)
+class Share:
+    """About shared memory: the gateway's question, with the client's proof; the worker's answer."""
+
+    pid: int = 0
+    fd: int = 0
+    segment_bytes: int = 0
+    digest: str = ""  # hex
+    refused: str = ""  # why there is none
+    proof: str = ""  # hex; empty in the first question
+
+
+def pack_share(channel: int, body: Share) -> bytes:
+    """Return a SHARE message."""
+    return pack_json(SHARE, asdict(body), channel)
+
+
+def unpack_share(payload: bytes | memoryview) -> Share:
+    """Return the body of a SHARE message; raise ProtocolError if a field is wrong."""
+    body = unpack_json(payload)
+    try:
+        bytes.fromhex(body["digest"] + body["proof"])
+        pid, fd, size = (int(body[name]) for name in ("pid", "fd", "segment_bytes"))
+        return Share(pid, fd, size, str(body["digest"]), str(body["refused"]), str(body["proof"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"link: SHARE with a wrong field: {error!r}") from None
 
 
 def pack_purpose(purpose: Purpose) -> bytes:

@@ -16,8 +16,9 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine
+#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Share.
 MINOR: Final = 4
+SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -66,6 +67,18 @@ class Welcome:
 
 
 @dataclass(slots=True, frozen=True)
+class SharedPiece:
+    """The next bytes of an upload, in shared memory. `total_bytes` 0 gives the transfer up."""
+
+    device: int
+    transfer: int
+    total_bytes: int
+    offset: int
+    position: int
+    piece_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
 class Up:
     """A message of the client on the control stream."""
 
@@ -73,6 +86,7 @@ class Up:
     frames: tuple[bytes, ...] = ()
     reserve: bool = False
     close: bool = False
+    pieces: tuple[SharedPiece, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -141,6 +155,26 @@ class TraceReply:
 
 
 @dataclass(slots=True, frozen=True)
+class ShareRequest:
+    """Make memory that both of us map; or, with the nonce that stands in it, use it."""
+
+    session: str
+    device: int
+    proof: bytes = b""
+
+
+@dataclass(slots=True, frozen=True)
+class ShareReply:
+    """Where it is, or why there is none."""
+
+    pid: int = 0
+    fd: int = 0
+    segment_bytes: int = 0
+    digest: bytes = b""
+    refused: str = ""
+
+
+@dataclass(slots=True, frozen=True)
 class CloseRequest:
     """End this session."""
 
@@ -196,6 +230,8 @@ _TEXT_BYTES_MAX: Final = {
     "devices": 256,
     "client": 128,
     "features": 64,
+    "proof": 32,
+    "digest": 32,
     "worker_status": 64 * limits.KiB,
     "records": limits.MiB,
 }
@@ -221,7 +257,22 @@ def decode(kind: type[_T], data: bytes) -> _T:
 def _up(message: Any) -> Up:
     # The stream's messages are read field by field: through `_read` they took four times as long.
     hello = _read(Hello, message.hello) if message.HasField("hello") else None
-    return Up(hello, tuple(message.frames), message.reserve, message.close)
+    pieces: tuple[SharedPiece, ...] = ()
+    if message.pieces:
+        at_most("pieces", len(message.pieces), limits.SHARED_PIECES_MAX)
+        pieces = tuple(map(_piece, message.pieces))
+    return Up(hello, tuple(message.frames), message.reserve, message.close, pieces)
+
+
+def _piece(message: Any) -> SharedPiece:
+    piece: SharedPiece = _read(SharedPiece, message)
+    at_most("device", piece.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    at_most("piece bytes", piece.piece_bytes, limits.SHARED_PIECE_BYTES)
+    if piece.offset + piece.piece_bytes > piece.total_bytes:
+        raise ProtocolError(
+            f"a piece at {piece.offset} beyond the end of transfer {piece.transfer}"
+        )
+    return piece
 
 
 def _down(message: Any) -> Down:
@@ -248,7 +299,7 @@ def _from_down(down: Down) -> Any:
 
 
 def _from_up(up: Up) -> Any:
-    if up.hello is not None:
+    if up.hello is not None or up.pieces:
         return _filled(up)
     return pb.Up(frames=up.frames, reserve=up.reserve, close=up.close)
 
@@ -263,7 +314,7 @@ def _filled(value: Any) -> Any:
         part = getattr(value, f.name)
         if isinstance(part, tuple):
             target = getattr(out, f.name)
-            if part and isinstance(part[0], Device | SessionInfo):
+            if part and isinstance(part[0], Device | SessionInfo | SharedPiece):
                 target.extend(_filled(entry) for entry in part)
             else:
                 target.extend(part)
@@ -281,7 +332,7 @@ def _read(kind: type[Any], message: Any) -> Any:
     values: dict[str, Any] = {}
     for f in fields(kind):
         part = getattr(message, f.name)
-        if isinstance(part, str | int | float):
+        if isinstance(part, str | bytes | int | float):
             values[f.name] = _bounded(f.name, part)
         elif hasattr(part, "HasField"):
             present = message.HasField(f.name)
@@ -301,7 +352,8 @@ def _bounded(name: str, value: Any) -> Any:
     if isinstance(value, str):
         at_most(f"{name} bytes", len(value), _TEXT_BYTES_MAX.get(name, 256))
     elif isinstance(value, bytes):
-        at_most(f"{name} bytes", len(value), limits.FRAME_BYTES_MAX)
+        bound = _TEXT_BYTES_MAX.get(name, limits.FRAME_BYTES_MAX)
+        at_most(f"{name} bytes", len(value), bound)
     elif isinstance(value, int):
         at_most(name, value, ID_END - 1)
     return value

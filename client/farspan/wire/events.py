@@ -66,6 +66,10 @@ def _put_event(out: Any, event: Event) -> None:
         if event.data is not None:
             at_most("inline bytes", memoryview(event.data).nbytes, limits.INLINE_BYTES_MAX)
             value.data = bytes(event.data)
+        if event.data is None and event.error is None:
+            value.device = event.device
+        if event.position is not None:
+            value.position = event.position
         if event.error is not None:
             _put_error(value.error, event.error)
         out.value.SetInParent()
@@ -108,7 +112,12 @@ def _event(event: Any) -> Event:
     data = value.data if value.HasField("data") else None
     at_most("inline bytes", len(data or b""), limits.INLINE_BYTES_MAX)
     error = _error(value.error) if value.HasField("error") else None
-    return Value(value.request, value.dtype, shape, data, error)
+    position = None
+    if value.HasField("position"):
+        at_most("position", value.position, ID_END - 1)
+        position = value.position
+    at_most("device", value.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    return Value(value.request, value.dtype, shape, data, error, position, value.device)
 
 
 def _error(error: Any) -> ErrorInfo:

@@ -95,7 +95,7 @@ class Cuda(Host):
             self.staging.upload(flat, array, self.stream)
             return array.view(dtype).reshape(shape)
 
-    def download(self, array: Any) -> np.ndarray[Any, Any]:
+    def download(self, array: Any, outlet: Any = None) -> np.ndarray[Any, Any]:
         """Return a copy on the host, in C order. Waits for all work of the session before it."""
         with self.turn():
             whole = self.module.ascontiguousarray(array)

@@ -1,0 +1,201 @@
+"""The half of a transport that moves tensor bytes: uploads, downloads, and which way they take.
+
+By chunks on a connection of their own, so that no tensor stands before a command; or, beside a
+worker on this host, through memory that both have mapped (`_shared.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from farspan import wire
+from farspan._progress import Progress
+from farspan._shared import Shared
+from farspan.core import limits
+from farspan.core.buffers import POOL
+from farspan.core.command import ErrorInfo, Event, Value
+from farspan.core.dtype import DTYPES
+from farspan.core.errors import FarspanError, ProtocolError
+
+DOWNLOADS_AT_ONCE: Final = 4
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has travelled; bytes are of frames, events and tensors, without gRPC's own."""
+
+    frames: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    # Of these, long tensors by the way they took.
+    shared_up: int = 0
+    shared_down: int = 0
+    streamed_up: int = 0
+    streamed_down: int = 0
+
+
+class Bulk:
+    """The bulk half of `_transport.GrpcTransport`, which owns the session's state."""
+
+    address: str
+    session_id: str
+    _metadata: Any
+    _make_channel: Callable[[], grpc.Channel]
+    _changed: threading.Condition
+    _sink: Callable[[Event], None]
+    _explain: Callable[[grpc.RpcError], FarspanError]
+    _outgoing: queue.SimpleQueue[Any]
+
+    def __init__(self) -> None:
+        self._counts = Counts()
+        self._data: grpc.Channel | None = None
+        self._fetchers = 0
+        self._to_fetch: queue.SimpleQueue[Value | None] = queue.SimpleQueue()
+        self._downloads: dict[int, Any] = {}  # calls under way, by request
+        self._given_up: deque[int] = deque(maxlen=limits.TRANSFERS_MAX)
+        self._shared = Shared(self._share, self._check)
+
+    if TYPE_CHECKING:
+
+        def _check(self) -> None: ...
+        def _call_once(self, method: str, asked: Any) -> bytes: ...
+
+    def _bulk_stats(self) -> dict[str, Any]:
+        """Return the bytes of long tensors by the way they took, and why they took it."""
+        counts = self._counts
+        return {
+            "shared_memory": self._shared.state,
+            "shared_up": counts.shared_up,
+            "shared_down": counts.shared_down,
+            "streamed_up": counts.streamed_up,
+            "streamed_down": counts.streamed_down,
+        }
+
+    def _share(self, device: int, proof: bytes) -> wire.ShareReply:
+        """Ask for shared memory, or prove that it is mapped. Waits."""
+        asked = wire.ShareRequest(self.session_id, device, proof)
+        return wire.decode(wire.ShareReply, self._call_once("Share", asked))
+
+    # --- up --------------------------------------------------------------------------------------
+    def upload(self, transfer: int, device: int, data: memoryview | bytes) -> None:
+        """Send tensor bytes (C order) to a device; returns when its worker's link has taken them.
+
+        Afterwards `data` may change. Frames and uploads do not wait for each other. Through shared
+        memory it returns when they lie there. Raises what the session was lost to.
+        """
+        self._check()
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        segment = self._shared.segment(device, view.nbytes)
+        if segment is None:
+            self._stream_up(transfer, device, view)
+            self._counts.streamed_up += view.nbytes
+        else:
+            segment.send(view, device, transfer, self._outgoing.put)
+            self._counts.shared_up += view.nbytes
+        self._counts.bytes_up += view.nbytes
+
+    def _stream_up(self, transfer: int, device: int, view: memoryview) -> None:
+        header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
+        with Progress(f"to device {device}", view.nbytes) as progress:
+
+            def messages() -> Iterator[bytes]:
+                yield wire.encode_transfer_header(header)
+                for offset in range(0, view.nbytes, limits.CHUNK_BYTES):
+                    chunk = view[offset : offset + limits.CHUNK_BYTES]
+                    yield wire.encode_chunk(chunk)
+                    progress.add(chunk.nbytes)
+
+            method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+            call = method.future(messages(), metadata=self._metadata)
+            try:
+                call.result()
+            except grpc.RpcError as error:
+                raise self._explain(error) from None
+            finally:
+                call.cancel()  # after an interrupt nothing may read `data` any more
+
+    # --- down ------------------------------------------------------------------------------------
+    def _copied(self, value: Value) -> Value:
+        """Return a value whose bytes lie in shared memory with a copy of them."""
+        total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
+        assert value.position is not None
+        data = self._shared.take(value.device, value.position, total)
+        self._counts.bytes_down += total
+        self._counts.shared_down += total
+        return replace(value, data=data, position=None)
+
+    def _fetch(self, value: Value) -> None:
+        self._to_fetch.put(value)
+        if self._fetchers < DOWNLOADS_AT_ONCE:
+            self._fetchers += 1
+            name = f"farspan-download-{self._fetchers}"
+            threading.Thread(target=self._fetch_all, name=name, daemon=True).start()
+
+    def give_up(self, request: int) -> None:
+        """Stop the download of an answer that nobody waits for any more."""
+        with self._changed:
+            self._given_up.append(request)
+            call = self._downloads.get(request)
+        if call is not None:
+            call.cancel()
+
+    def _fetch_all(self) -> None:
+        while (value := self._to_fetch.get()) is not None:
+            try:
+                complete = replace(value, data=self._download(value))
+            except Exception as error:  # whoever waits for the value must hear of it
+                explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
+                info = ErrorInfo(type(explained).__name__, str(explained), -1)
+                complete = replace(value, error=info)
+            finally:
+                self._downloads.pop(value.request, None)
+            self._sink(complete)
+            if complete.data is not None:  # the next one may take the shorter way
+                self._shared.ask_for(value.device, memoryview(complete.data).nbytes)
+
+    def _download(self, value: Value) -> memoryview:
+        """Return a value's bytes, each put into place as it comes."""
+        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
+        asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
+        total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
+        whole = memoryview(POOL.take(total))
+        at = 0
+        call = method(asked, metadata=self._metadata)
+        with self._changed:
+            self._downloads[value.request] = call
+            if value.request in self._given_up:
+                call.cancel()
+        with Progress("from the worker", total) as progress:
+            for message in call:
+                chunk = wire.decode_chunk(message)
+                if at + chunk.nbytes > total:
+                    raise ProtocolError(f"download: more than the {total} bytes of the value")
+                whole[at : at + chunk.nbytes] = chunk
+                at += chunk.nbytes
+                progress.add(chunk.nbytes)
+        if at != total:
+            raise ProtocolError(f"download: {at} of {total} bytes came")
+        self._counts.bytes_down += total
+        self._counts.streamed_down += total
+        return whole
+
+    def _data_channel(self) -> grpc.Channel:
+        with self._changed:
+            if self._data is None:
+                self._data = self._make_channel()
+            return self._data
+
+    def _end_bulk(self) -> None:
+        """Let the threads that download end, and forget what is mapped."""
+        for _ in range(self._fetchers):
+            self._to_fetch.put(None)
+        self._shared.close()

@@ -1,0 +1,123 @@
+"""Memory that a session's client may map: made by the worker, sealed in size, without a name.
+
+A memory file lives as long as somebody has it open or mapped, so nothing is left of it whoever is
+killed, and /dev/shm has no part in it. What the client writes is only ever copied; the words and
+places it names are checked. Layout and rings: `farspan.core.shared`; decision 12.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import logging
+import mmap
+import os
+import secrets
+import sys
+from typing import Any
+
+import numpy as np
+from farspan.core import limits, link
+from farspan.core import shared as layouts
+from farspan.core.errors import ProtocolError
+
+log = logging.getLogger(__name__)
+
+SWITCH = "FARSPAN_SHARED_MEMORY"  # 0 in a worker's environment: it makes none
+
+
+class Segment:
+    """One session's segment on this worker. OSError if the system gives none.
+
+    The thread that reads the bulk link takes; the one that runs frames places.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform != "linux":
+            raise OSError("memory files are Linux's")
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self._fd = os.memfd_create(layouts.MEMORY_NAME, flags)
+        try:
+            os.fchmod(self._fd, 0o600)
+            os.ftruncate(self._fd, layouts.SEGMENT_BYTES)
+            # Nobody can cut it short, which would end with SIGBUS whoever reads it.
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
+            self._parts = layouts.Layout(mmap.mmap(self._fd, layouts.SEGMENT_BYTES))
+        except BaseException:
+            self.close()
+            raise
+        self._nonce = secrets.token_bytes(layouts.NONCE_BYTES)
+        self._parts.magic[:] = np.frombuffer(layouts.MAGIC, np.uint8)
+        self._parts.nonce[:] = np.frombuffer(self._nonce, np.uint8)
+        self._ring = layouts.Ring(limits.SHARED_DOWN_BYTES)
+        self._positions: dict[int, int] = {}  # of values not sent yet, by where they lie
+        self.proved = False
+        self.taken_bytes = self.placed_bytes = 0  # up and down, for an operator
+
+    def offer(self) -> link.Share:
+        """Return where a client on this host finds the memory, and how it knows that it has."""
+        where = (os.getpid(), self._fd, layouts.SEGMENT_BYTES)
+        return link.Share(*where, digest=layouts.digest(self._nonce).hex())
+
+    def prove(self, proof: str) -> bool:
+        """Return whether the client has read the nonce (hex); the memory cannot be opened again."""
+        self.proved = self._fd >= 0 and hmac.compare_digest(proof, self._nonce.hex())
+        self._parts.nonce[:] = 0
+        self.close()
+        return self.proved
+
+    def close(self) -> None:
+        """Close the descriptor; the memory goes with the last array on it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # --- up --------------------------------------------------------------------------------------
+    def look(self, piece: link.Piece) -> np.ndarray[Any, Any]:
+        """Return a piece's bytes where they lie; ProtocolError if that is outside of the ring.
+
+        The client may change them meanwhile: nothing may depend on them before they are copied.
+        """
+        if not self.proved:
+            raise ProtocolError("a piece in shared memory that has not been proved")
+        return layouts.window(self._parts.up, piece.position, piece.nbytes)
+
+    def took(self, piece: link.Piece) -> None:
+        """Let the client use a piece's place again."""
+        self._parts.taken_up[0] = piece.position + piece.nbytes
+        self.taken_bytes += piece.nbytes
+
+    # --- down ------------------------------------------------------------------------------------
+    def place(self, nbytes: int) -> np.ndarray[Any, Any] | None:
+        """Return room for a value in the ring down, or None if there is none now."""
+        if not self.proved or not limits.INLINE_BYTES_MAX < nbytes <= limits.SHARED_DOWN_BYTES:
+            return None
+        try:
+            self._ring.free(int(self._parts.taken_down[0]))
+        except ProtocolError as error:
+            log.warning("a client's word in shared memory: %s; values go by the stream", error)
+            self.proved = False
+            return None
+        position = self._ring.place(nbytes)
+        if position is None:
+            return None
+        found = layouts.window(self._parts.down, position, nbytes)
+        self._positions[found.ctypes.data] = position
+        return found
+
+    def lay(self, data: Any) -> int | None:
+        """Return the position of a value, which `place` gave room to or which is copied now.
+
+        None if there is no room for it.
+        """
+        flat = np.frombuffer(data, np.uint8)
+        position = self._positions.pop(flat.ctypes.data, None)
+        if position is None:
+            target = self.place(flat.nbytes)
+            if target is None:
+                return None
+            target[:] = flat
+            position = self._positions.pop(target.ctypes.data)
+        self.placed_bytes += flat.nbytes
+        return position
