@@ -20,8 +20,10 @@ class Recording:
         send, upload = session.transport.send, session.transport.upload
 
         def recording(frame: Any) -> None:
-            self.frames.append(copy.deepcopy(frame))
+            kept = copy.deepcopy(frame)
+            self.frames.append(kept)
             send(frame)
+            kept.sequence = frame.sequence
 
         def keeping(transfer: int, device: int, data: Any) -> None:
             self.transfers[transfer] = bytes(data)
