@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from farspan import nn
 from farspan.core import command as cmd
-from farspan.core.command import Event, Frame
+from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan_worker import snapshot
 from farspan_worker.engine import Engine
@@ -52,14 +52,15 @@ def _ones(frame: Frame) -> list[Frame]:
 def again(engine: Engine) -> Engine:
     """Return another engine in the state of this one, by way of a snapshot's bytes."""
     made = Engine()
-    snapshot.restore(made, snapshot.take(engine).pieces())
+    snapshot.restore(made, snapshot.take(engine))
     return made
 
 
 def state(engine: Engine) -> tuple[Any, list[bytes]]:
     """Return what a snapshot holds; ages of nodes as ranks, since clocks of engines differ."""
-    taken = snapshot.take(engine)
-    named = json.loads(taken.header[8:])
+    taken = bytes(snapshot.take(engine))
+    (length,) = struct.unpack("<Q", taken[:8])
+    named = json.loads(taken[8 : 8 + length])
     held = json.loads(named["__metadata__"]["farspan.session"])
     ages = {row["sequence"]: rank for rank, row in enumerate(held["nodes"])} | {-1: -1}
     for row in held["nodes"]:
@@ -68,7 +69,8 @@ def state(engine: Engine) -> tuple[Any, list[bytes]]:
     for row in held["arrays"]:
         row[3] = ages[row[3]]
     del held["peak"]
-    return held, [bytes(m) for m in taken.memories]
+    sizes = [named[name]["data_offsets"] for name in named if name != "__metadata__"]
+    return held, [taken[8 + length + begin : 8 + length + end] for begin, end in sizes]
 
 
 def run_both(recording: Recording) -> tuple[Engine, Engine]:
@@ -221,14 +223,25 @@ def test_memory_that_views_share_is_kept_once_and_shared_again() -> None:
     for frame, transfers in recording[:3]:  # the Frees at the end of the session come after
         engine.handle(frame, transfers)
     assert len(engine.tensors) == 3
-    taken = snapshot.take(engine)
-    assert [m.nbytes for m in taken.memories] == [4000]
+    assert [len(m) for m in state(engine)[1]] == [4000]
     made = again(engine)
     assert made.budget.used == engine.budget.used == 4000
     a, b, c = made.tensors.values()
     a.array[:] = 7
     assert (b.array == 7).all() and (c.array == 7).all()
     assert b._base is a
+
+
+def test_transfers_on_their_way_are_kept() -> None:
+    engine = Engine()
+    part = np.arange(5, dtype=np.uint8)
+    error = ErrorInfo("OutOfMemoryError", "too large", 3)
+    given = snapshot.Transfers({7: snapshot.Held(100, part), 9: error}, [1, 2, 3])
+    found = snapshot.restore(Engine(), snapshot.take(engine, given))
+    assert found.used == [1, 2, 3] and found.held[9] == error
+    held = found.held[7]
+    assert isinstance(held, snapshot.Held) and held.total == 100
+    assert held.data.tolist() == part.tolist()
 
 
 def test_numbers_keep_their_type_and_bits() -> None:
@@ -241,7 +254,7 @@ def _some_snapshot() -> bytes:
     engine = Engine()
     for frame, transfers in recorded(mlp_with_dropout)[:60]:
         engine.handle(frame, transfers)
-    return b"".join(bytes(p) for p in snapshot.take(engine).pieces())
+    return bytes(snapshot.take(engine))
 
 
 def test_pieces_may_be_of_any_size() -> None:
@@ -252,7 +265,6 @@ def test_pieces_may_be_of_any_size() -> None:
         for at in range(0, len(data), size):
             restorer.feed(data[at : at + size])
         restorer.finish()
-        assert b"".join(bytes(p) for p in snapshot.take(engine).pieces())[8:] != b""
         assert len(engine.tensors) > 5
 
 
@@ -260,12 +272,12 @@ def test_what_is_no_snapshot_is_refused() -> None:
     data = _some_snapshot()
     for bad in (b"", data[:4], data[:100], data[:-1], data + b"x", b"\xff" * 64):
         with pytest.raises(ProtocolError, match="snapshot"):
-            snapshot.restore(Engine(), [bad])
+            snapshot.restore(Engine(), bad)
     (length,) = struct.unpack("<Q", data[:8])
     with pytest.raises(ProtocolError):
-        snapshot.restore(Engine(), [data[:8], b"[" * length])
+        snapshot.restore(Engine(), data[:8] + b"[" * length)
     with pytest.raises(OutOfMemoryError):
-        snapshot.restore(Engine(memory_bytes_max=100), [data])
+        snapshot.restore(Engine(memory_bytes_max=100), data)
 
 
 def test_a_header_with_any_byte_changed_does_nothing_worse_than_an_error() -> None:
@@ -276,6 +288,6 @@ def test_a_header_with_any_byte_changed_does_nothing_worse_than_an_error() -> No
         changed = bytearray(data)
         changed[at] ^= 1 << int(at) % 7
         try:
-            snapshot.restore(Engine(memory_bytes_max=1 << 24), [changed])
+            snapshot.restore(Engine(memory_bytes_max=1 << 24), changed)
         except (ProtocolError, OutOfMemoryError):
             continue

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,27 +37,26 @@ _F64: Final = struct.Struct("<d")
 _C128: Final = struct.Struct("<dd")
 
 
-class Snapshot:
-    """An engine at one moment: a header and the bytes of each memory, copied when it was taken."""
+@dataclass(slots=True)
+class Transfers:
+    """Bytes on their way into a session: those that came, and numbers of those that were used."""
 
-    def __init__(self, header: bytes, memories: list[memoryview]) -> None:
-        self.header = header
-        self.memories = memories
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole file."""
-        return len(self.header) + sum(m.nbytes for m in self.memories)
-
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """Yield the file piece by piece."""
-        yield self.header
-        yield from self.memories
+    held: dict[int, Held | ErrorInfo] = field(default_factory=dict)
+    used: list[int] = field(default_factory=list)
 
 
-def take(engine: Engine) -> Snapshot:
-    """Return the engine's state between two commands. Waits for what computes it; copies all."""
+@dataclass(slots=True, frozen=True)
+class Held:
+    """A transfer that nobody has used yet; its first bytes, of `total`."""
+
+    total: int
+    data: Any  # uint8
+
+
+def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
+    """Return the state of an engine between two commands, as a file. Waits for what computes it."""
     writer = _Writer()
+    given = transfers or Transfers()
     state = {
         "version": VERSION,
         "device": str(engine.device),
@@ -68,10 +67,21 @@ def take(engine: Engine) -> Snapshot:
         "generators": [[i, bytes(g.get_state()).hex()] for i, g in engine.generators.items()],
         "programs": [_program(n, p.body) for n, p in engine.programs.defined()],
         "skipped": _error(engine.skipped),
+        "transfers": [[i, *_held(x)] for i, x in given.held.items()],
+        "used": given.used,
     }
     state |= writer.tables()  # last: what has been met on the way
-    memories = [memoryview(engine.backend.download(s.flat)).cast("B") for s in writer.roots]
-    return Snapshot(_header(state, [m.nbytes for m in memories]), memories)
+    parts: list[Any] = [s.flat for s in writer.roots]
+    parts += [x.data for x in given.held.values() if isinstance(x, Held)]
+    header = _header(state, [part.nbytes for part in parts])
+    whole = np.empty(len(header) + sum(part.nbytes for part in parts), np.uint8)
+    whole[: len(header)] = np.frombuffer(header, np.uint8)
+    at = len(header)
+    for k, part in enumerate(parts):
+        data = engine.backend.download(part) if k < len(writer.roots) else part
+        whole[at : at + part.nbytes] = data
+        at += part.nbytes
+    return memoryview(whole)
 
 
 def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
@@ -200,6 +210,10 @@ class _Writer:
         return None if x is None else self.value(x)
 
 
+def _held(x: Held | ErrorInfo) -> list[Any]:
+    return [x.total, None] if isinstance(x, Held) else [0, _error(x)]
+
+
 def _error(error: ErrorInfo | None) -> list[Any] | None:
     return error and [error.kind, error.message, error.command, error.forward]
 
@@ -244,6 +258,7 @@ class Restorer:
         self._state: dict[str, Any] = {}
         self._memories: list[Any] = []  # uint8, aligned
         self._at = self._filled = 0
+        self.transfers = Transfers()
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next piece. ProtocolError: it is no snapshot; OutOfMemoryError: too large."""
@@ -265,7 +280,9 @@ class Restorer:
         if self._size is None or len(self._head) < self._size or self._at < len(self._memories):
             raise ProtocolError("snapshot: cut short")
         try:
-            _Reader(self._engine, self._state, self._memories).read()
+            reader = _Reader(self._engine, self._state, self._memories)
+            reader.read()
+            self.transfers = reader.transfers()
         except (ProtocolError, OutOfMemoryError):
             raise
         except Exception as error:  # whatever does not fit together
@@ -308,12 +325,12 @@ class Restorer:
             self._filled = 0
 
 
-def restore(engine: Engine, pieces: Iterable[bytes | memoryview]) -> None:
-    """Give a new engine the state of a snapshot. Raises as `Restorer`."""
+def restore(engine: Engine, data: bytes | bytearray | memoryview) -> Transfers:
+    """Give a new engine the state of a snapshot; return its transfers. Raises as `Restorer`."""
     restorer = Restorer(engine)
-    for piece in pieces:
-        restorer.feed(piece)
+    restorer.feed(data)
     restorer.finish()
+    return restorer.transfers
 
 
 def _aligned(nbytes: int) -> Any:
@@ -362,6 +379,14 @@ class _Reader:
         engine.skipped = _error_of(state["skipped"])
         engine.commands, engine.applied = state["commands"], state["applied"]
         engine.budget.peak = state["peak"]
+
+    def transfers(self) -> Transfers:
+        """Return what had come and was not used yet."""
+        rest = iter(self._memories[sum(row[1] >= 0 for row in self._state["storages"]) :])
+        held: dict[int, Held | ErrorInfo] = {}
+        for transfer, total, error in self._state["transfers"]:
+            held[transfer] = Held(total, next(rest)) if error is None else ErrorInfo(*error)
+        return Transfers(held, self._state["used"])
 
     def _spec(self, row: list[Any]) -> Spec:
         code, shape, stride, device = row
