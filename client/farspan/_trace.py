@@ -44,7 +44,9 @@ class Unsettled(Refused):
     """It makes tensors of these values; the next call tells whether it always does."""
 
     def __init__(self, values: list[Value]) -> None:
-        super().__init__("it makes tensors of Python values; if the next call makes the same, they stay")
+        super().__init__(
+            "it makes tensors of Python values; if the next call makes the same, they stay"
+        )
         self.values = values
 
 

@@ -260,6 +260,11 @@ class Restorer:
         self._at = self._filled = 0
         self.transfers = Transfers()
 
+    @property
+    def applied(self) -> int:
+        """The last frame that is in the state."""
+        return self._engine.applied
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next piece. ProtocolError: it is no snapshot; OutOfMemoryError: too large."""
         view = memoryview(data).cast("B")

@@ -44,6 +44,7 @@ CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 5
 CREDIT_FRAMES: Final = 64  # frames sent and not yet acknowledged, per session.
 CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
 TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
+TRANSFERS_USED_MAX: Final = 256  # transfers used that are remembered, lest a replay brings one.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
 DEVICES_PER_SESSION_MAX: Final = 64
