@@ -109,6 +109,8 @@ class Farspan:
         self.lib: Any = farspan
         self.variant = ""
         self.compiled = options.backend.endswith("-compiled")
+        #: Forward and loss alone are compiled; backward and the optimizer run outside of them.
+        self.forward = options.backend.endswith("-forward")
         known = inspect.signature(farspan.connect).parameters
         extra: dict[str, Any] = {}
         if options.backend.endswith("-plain"):
@@ -128,7 +130,7 @@ class Farspan:
 
     def build(self, row: Row, smoke: bool) -> tuple[Work, Callable[..., Any]]:
         self.lib.manual_seed(0)
-        work = row.build(self.lib, unwrapped, smoke)
+        work = row.build(self.lib, self.lib.compile if self.forward else unwrapped, smoke)
         step = work.step
         if self.compiled:
             step = self.lib.compile(step)
@@ -164,6 +166,7 @@ BACKENDS: dict[str, Any] = {
     "grpc": Farspan,
     "grpc-plain": Farspan,
     "grpc-compiled": Farspan,
+    "grpc-forward": Farspan,
 }
 
 

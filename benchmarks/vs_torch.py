@@ -35,6 +35,7 @@ BACKENDS = {
     "grpc-plain": "farspan gRPC eager, no replay",
     "grpc": "farspan gRPC eager",
     "grpc-compiled": "farspan gRPC compiled",
+    "grpc-forward": "farspan gRPC, forward compiled",
 }
 #: Issue 4's bars: what is divided, by what, and the most that the median ratio may be, by row.
 BARS: list[tuple[str, str, dict[str, float]]] = [

@@ -8,6 +8,7 @@ wrap, as they do on the GPU. Stores whose outcome a GPU leaves to chance raise `
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 import types
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fake_cuda import CUDA, RawModule, tape
 
 
 class Undefined(AssertionError):
@@ -60,6 +62,13 @@ def _unwrap(x: Any, host: bool = False) -> Any:
     return x
 
 
+def _do(f: Any) -> Any:
+    """Return what f makes; a graph that is being captured makes it anew each time."""
+    result = _wrap(f())
+    tape.note(f, result)
+    return result
+
+
 def _wrap(x: Any) -> Any:
     if isinstance(x, (np.ndarray, np.generic)):
         return ndarray._of(np.asarray(x))
@@ -81,6 +90,13 @@ class _Pointer:
 
     def __add__(self, offset: int) -> _Pointer:
         return _Pointer(self.mem, self.start + offset)
+
+    @property
+    def ptr(self) -> int:
+        return int(_root_of(self.mem.root).__array_interface__["data"][0]) + self.start
+
+    def copy_from_device_async(self, src: _Pointer, size: int, stream: Any = None) -> None:
+        tape.store(lambda: ctypes.memmove(self.ptr, src.ptr, size))
 
 
 class _Flags:
@@ -149,22 +165,26 @@ class ndarray:
             raise TypeError(f"numpy.{name} over an array of the GPU")
         if name not in API:
             return NotImplemented
-        return _wrap(ufunc(*_unwrap(inputs)))
+        return _do(lambda: ufunc(*_unwrap(inputs)))
 
     def __array_function__(self, func: Any, *rest: Any) -> Any:
         raise TypeError(f"numpy.{func.__name__} over an array of the GPU")
 
     # ----------------------------------------------------------------------------- scalars --
     def __bool__(self) -> bool:
+        tape.read()
         return bool(self._a)
 
     def __int__(self) -> int:
+        tape.read()
         return int(self._a)
 
     def __float__(self) -> float:
+        tape.read()
         return float(self._a)
 
     def __complex__(self) -> complex:
+        tape.read()
         return complex(self._a)
 
     def __len__(self) -> int:
@@ -199,6 +219,8 @@ class ndarray:
                 dim += self._a.ndim - used
             elif isinstance(i, ndarray):
                 fancy = True
+                if i.dtype.kind == "b":
+                    tape.read()
                 if i.dtype.kind not in "biu":
                     raise IndexError("arrays used as indices must be of integer or boolean type")
                 if i.dtype.kind == "b":
@@ -218,7 +240,7 @@ class ndarray:
         found = self._a[place]
         if not fancy and not isinstance(found, np.ndarray):  # an element is a view, as in cupy
             found = self._a[place if Ellipsis in place else (*place, Ellipsis)]
-        return _wrap(found)
+        return _do(lambda: self._a[place]) if fancy else _wrap(found)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         place, fancy = self._place(key)
@@ -232,7 +254,7 @@ class ndarray:
             same = target.__array_interface__["data"] == new.__array_interface__["data"]
             if not (same and target.strides == new.strides) and np.shares_memory(target, new):
                 raise Undefined("a store into memory that is read")
-        self._a[place] = new
+        tape.store(lambda: self._a.__setitem__(place, new))
 
     def _check_once(self, place: Any, new: Any) -> None:
         if not new.size or not (new != new.reshape(-1)[0]).any():
@@ -275,11 +297,13 @@ class ndarray:
         self._a.imag = _unwrap(value)
 
     def item(self) -> Any:
+        tape.read()
         return self._a.item()
 
     def get(
         self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
     ) -> Any:
+        tape.read()
         if out is None:
             return self._a.copy(order)
         assert out.dtype == self._a.dtype and out.shape == self._a.shape
@@ -290,33 +314,38 @@ class ndarray:
         if not isinstance(arr, np.ndarray) or arr.dtype != self._a.dtype:
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         assert arr.shape == self._a.shape
-        self._a[...] = arr
+        tape.store(lambda: self._a.__setitem__(..., arr))
 
     def take(self, indices: Any, axis: Any = None, out: Any = None) -> Any:
-        return _wrap(np.take(self._a, _unwrap(indices, host=True), axis=axis, mode="wrap"))
+        return _do(lambda: np.take(self._a, _unwrap(indices, host=True), axis=axis, mode="wrap"))
 
     def nonzero(self) -> Any:
         if not self._a.ndim:
             raise ValueError("Calling nonzero on 0d arrays is not allowed.")
+        tape.read()
         return _wrap(self._a.nonzero())
 
     def copy(self, order: str = "C") -> ndarray:
-        return _wrap(self._a.copy(order))
+        return _do(lambda: self._a.copy(order))
 
     def repeat(self, repeats: Any, axis: Any = None) -> Any:
         if isinstance(repeats, (ndarray, np.ndarray)):
             raise TypeError("cupy's repeat takes numbers, not an array")
-        return _wrap(self._a.repeat(repeats, axis))
+        return _do(lambda: self._a.repeat(repeats, axis))
+
+
+_STORES = ("fill", "put", "sort", "partition")
 
 
 def _method(name: str) -> Any:
     def run(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         _check_call("ndarray." + name, args, kwargs)
         out = kwargs.get("out")
-        result = getattr(self._a, name)(
-            *_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()}
-        )
-        return out if out is not None else _wrap(result)
+        given = {k: _unwrap(v) for k, v in kwargs.items()}
+        f = lambda: getattr(self._a, name)(*_unwrap(args), **given)  # noqa: E731
+        if out is None and name not in _STORES:
+            return _do(f)
+        return tape.store(f) if out is None else (tape.store(f), out)[1]
 
     return run
 
@@ -335,8 +364,14 @@ def _operator(name: str) -> Any:
                 x, (ndarray, np.generic, bool, int, float, complex)
             ):
                 return NotImplemented
-        result = getattr(self._a, name)(*_unwrap(args))
-        return self if inplace else NotImplemented if result is NotImplemented else _wrap(result)
+        f = lambda: getattr(self._a, name)(*_unwrap(args))  # noqa: E731
+        if inplace:
+            tape.store(f)
+            return self
+        result = _wrap(f())
+        if result is not NotImplemented:
+            tape.note(f, result)
+        return result
 
     return run
 
@@ -363,36 +398,38 @@ class ufunc:
             more["casting"] = casting
         if out is not None:
             more["out"] = _unwrap(out)
-        result = self._f(*_unwrap(args), **more)
-        return out if out is not None else _wrap(result)
+        f = lambda: self._f(*_unwrap(args), **more)  # noqa: E731
+        return _do(f) if out is None else (tape.store(f), out)[1]
 
     def outer(self, a: Any, b: Any) -> Any:
-        return _wrap(self._f.outer(_unwrap(a), _unwrap(b)))
+        return _do(lambda: self._f.outer(_unwrap(a), _unwrap(b)))
 
     def at(self, target: ndarray, places: Any, values: Any = None) -> None:
         if target.dtype.kind == "f" and self.__name__ in ("add", "subtract"):
             raise Undefined(f"{self.__name__}.at adds in the order of threads")
         self._only("add", "subtract", "maximum", "minimum", method="at")
-        self._f.at(target._a, _unwrap(places), _unwrap(values))
+        tape.store(lambda: self._f.at(target._a, _unwrap(places), _unwrap(values)))
 
     def reduce(self, array: Any, axis: Any = 0, dtype: Any = None, out: Any = None,
                keepdims: bool = False) -> Any:  # fmt: skip
         self._only("add", "multiply", method="reduce")
-        return _wrap(self._f.reduce(_unwrap(array), axis, dtype, keepdims=keepdims))
+        return _do(lambda: self._f.reduce(_unwrap(array), axis, dtype, keepdims=keepdims))
 
     def accumulate(self, array: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Any:
         self._only("add", "multiply", method="accumulate")
-        return _wrap(self._f.accumulate(_unwrap(array), axis, dtype))
+        return _do(lambda: self._f.accumulate(_unwrap(array), axis, dtype))
 
     def reduceat(self, array: Any, indices: Any, axis: Any = 0, dtype: Any = None) -> Any:
         self._only("add", method="reduceat")
-        return _wrap(self._f.reduceat(_unwrap(array), _unwrap(indices), axis, dtype))
+        return _do(lambda: self._f.reduceat(_unwrap(array), _unwrap(indices), axis, dtype))
 
     def _only(self, *names: str, method: str) -> None:
         if self.__name__ not in names:
             raise NotImplementedError(f"`cupy_{self.__name__}.{method}` is not supported yet")
 
 
+#: These wait for the device, since shapes follow from values.
+_READS = {"unique", "nonzero", "argwhere", "array_equal", "allclose", "linalg.matrix_rank"}
 #: These take arrays of the host, which they copy to the GPU.
 _ACCEPT = {"array", "asarray", "ascontiguousarray", "asanyarray", "asnumpy"}
 
@@ -426,74 +463,13 @@ class Space(types.SimpleNamespace):
             host = name in _ACCEPT
             out = kwargs.get("out")
             given = {k: _unwrap(v, host) for k, v in kwargs.items()}
-            result = real(*_unwrap(args, host), **given)
-            return out if out is not None else _wrap(result)
+            if full in _READS:
+                tape.read()
+            f = lambda: real(*_unwrap(args, host), **given)  # noqa: E731
+            return _do(f) if out is None else (tape.store(f), out)[1]
 
         run.__name__ = name
         return run
-
-
-class _Context(contextlib.AbstractContextManager[Any]):
-    def __exit__(self, *exc: Any) -> None:
-        return None
-
-
-class _Event:
-    def synchronize(self) -> None:
-        return None
-
-
-class _Stream(_Context):
-    def __init__(self, non_blocking: bool = False) -> None:
-        self.waited = 0
-
-    def record(self) -> _Event:
-        return _Event()
-
-    def synchronize(self) -> None:
-        self.waited += 1
-
-
-class _Device(_Context):
-    def __init__(self, index: int = 0) -> None:
-        self.id = index
-
-    def synchronize(self) -> None:
-        return None
-
-
-class _Pool:
-    def __init__(self) -> None:
-        self.limit = 0
-
-    def malloc(self, size: int) -> Any:
-        raise NotImplementedError
-
-    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
-        self.limit = size or 0
-
-    def total_bytes(self) -> int:
-        return 0
-
-    def free_all_blocks(self) -> None:
-        return None
-
-
-class _Cuda:
-    Device, Stream, MemoryPool = _Device, _Stream, _Pool
-
-    class runtime:
-        @staticmethod
-        def memGetInfo() -> tuple[int, int]:
-            return 1 << 30, 1 << 31
-
-    @staticmethod
-    def using_allocator(allocator: Any) -> Any:
-        return contextlib.nullcontext()
-
-    @staticmethod
-    def alloc_pinned_memory(size: int) -> bytearray:
-        return bytearray(size)
 
 
 class FakeCupy(Space):
@@ -501,7 +477,8 @@ class FakeCupy(Space):
 
     def __init__(self) -> None:
         super().__init__(np)
-        self.ndarray, self.ufunc, self.cuda = ndarray, ufunc, _Cuda
+        self.ndarray, self.ufunc, self.cuda = ndarray, ufunc, CUDA
+        self.RawModule = RawModule
         self.linalg = Space(np.linalg, "linalg.")
         self.fft = Space(np.fft, "fft.")
         tricks = Space(np.lib.stride_tricks, "lib.stride_tricks.")
@@ -520,10 +497,11 @@ class FakeCupy(Space):
         new = np.broadcast_to(_unwrap(values), places.shape)
         flat = ndarray._of(np.empty(arr.size))
         flat._check_once((places.reshape(-1),), new.reshape(-1))
-        np.put_along_axis(arr._a, indices._a, _unwrap(values), axis)
+        tape.store(lambda: np.put_along_axis(arr._a, indices._a, _unwrap(values), axis))
 
     def repeat(self, a: Any, repeats: Any, axis: Any = None) -> Any:
         return a.repeat(repeats, axis)
 
     def flatnonzero(self, a: Any) -> Any:
+        tape.read()
         return _wrap(np.flatnonzero(_unwrap(a)))

@@ -579,7 +579,7 @@ def made_of_python_values(lib: Any, wrap: Wrap) -> list[Any]:
 
     def step(x: Any) -> Any:
         mask = lib.tensor([True, False, True, True, False])
-        y = x * lib.tensor(weights) + lib.as_tensor(np.arange(5, dtype="float32"))
+        y = x * lib.tensor(weights) + lib.tensor(np.arange(5, dtype="float32"))
         return lib.where(mask, y, lib.tensor(0.0))
 
     step, kept = wrap(step), []

@@ -163,7 +163,7 @@ def test_too_many_kinds_of_calls_stay_eager_and_say_so() -> None:
             warnings.simplefilter("always")
             for n in range(12):
                 assert float(f(torch.ones(()), n)) == n + 1
-        assert len(said) == 1 and "stays eager" in str(said[0].message)
+        assert len(said) == 1 and "stay eager" in str(said[0].message)
         assert "stays eager" in f.explain(show=False)
 
 

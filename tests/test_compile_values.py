@@ -90,3 +90,93 @@ def test_arrays_become_constants_over_a_wire(service: tuple[str, str]) -> None:
         for i in range(3):
             large[0] = i
             assert g().item() == 99_999 + 2 * i
+
+
+# --- numbers among the arguments -----------------------------------------------------------------
+def compiled(session: Any, function: Any, *numbers: Any) -> tuple[list[Any], int]:
+    """Return what a compiled function gives for these numbers, each right, and Calls sent."""
+    session.replay, f, x = False, torch.compile(function), torch.arange(1.0, 4.0)
+    before, found = calls(session), []
+    for n in numbers:
+        found.append(f(x, n))
+        assert repr(found[-1]) == repr(function(x, n)), n
+    return found, calls(session) - before
+
+
+RATES = [0.5 + i / 8 for i in range(10)]
+
+
+def test_a_float_is_an_argument_of_the_call(session: Any) -> None:
+    for function in (
+        lambda x, n: x * n + 1,
+        lambda x, n: torch.add(x, x, alpha=n),
+        lambda x, n: (x - n).clamp(max=n),
+        lambda x, n: torch.where(x > n, x, x.neg()) * 2,
+        lambda x, n: torch.addcmul(x, x, x, value=n) / n,
+    ):
+        assert compiled(session, function, *RATES)[1] == 8, "two traces tell"
+
+
+def test_a_float_that_is_computed_with_or_looked_at_is_a_guard(session: Any) -> None:
+    for function in (
+        lambda x, n: x * math.sqrt(n),
+        lambda x, n: x * n + math.exp(n),
+        lambda x, n: x * (n + 1),
+        lambda x, n: x * n if n > 0.8 else x + n,
+        lambda x, n: (x * n, n),
+        lambda x, n: (x * n, math.sin(n)),
+        lambda x, n: x * max(n, 0.7),
+        lambda x, n: x * torch.tensor(n),
+        lambda x, n: x.norm(n + 1) + torch.arange(0.0, n if n > 0 else 1.0).sum(),
+        lambda x, n: x.norm(n) if math.isfinite(n) else x + torch.arange(0.0, 2 * 0.6).sum(),
+        lambda x, n: nn.functional.dropout(x, min(n, 0.5) if n > 0 else 0.0) * 0 + x * n,
+    ):
+        numbers = [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 2.25, 0.0, -0.0, float("nan"), 0.5]
+        compiled(session, function, *numbers)
+
+
+def test_odd_floats_arrive_as_they_are(session: Any) -> None:
+    odd = [0.5, 0.25, 0.0, -0.0, float("inf"), float("nan"), -1e-310, 1e300, 1.0]
+    assert compiled(session, lambda x, n: x * n, *odd)[1] >= 7
+    assert compiled(session, lambda x, n: x * n, 1, 2.0, True, 2, 1.0, 3.0, 4.0)[1] >= 2
+
+
+def test_a_rate_and_a_weight_of_a_training_step(session: Any) -> None:
+    session.replay = False
+
+    def train(wrap: Any) -> Any:
+        w = torch.full((3,), 2.0, requires_grad=True)
+
+        def step(x: Any, lr: float, *, beta: float = 0.5) -> Any:
+            w.grad = None
+            loss = (w * x).pow(2).mean() + w.abs().sum() * beta
+            loss.backward()
+            with torch.no_grad():
+                w.sub_(w.grad, alpha=lr)
+            return loss
+
+        step, losses = wrap(step), []
+        for i in range(12):
+            losses.append(step(torch.ones(3), 0.1 / (i + 1), beta=0.01 * i))
+        return [loss.item() for loss in losses], w.tolist()
+
+    expected, before = train(lambda f: f), calls(session)
+    found = train(torch.compile)
+    assert calls(session) - before == 9, "the first call found no gradient"
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1] == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_a_number_that_a_function_keeps_is_a_plain_one_afterwards() -> None:
+    with torch.connect("local:", replay=False):
+        kept: dict[str, Any] = {}
+
+        @torch.compile
+        def f(x: Any, n: float) -> Any:
+            kept["n"] = n
+            return x * n
+
+        for n in (0.5, 0.25, 0.75):
+            assert f(torch.ones(1), n).item() == n == kept["n"]
+            y = torch.ones(2, dtype=torch.float32) * kept["n"]
+            assert y.dtype is torch.float32 and y.tolist() == [n, n]

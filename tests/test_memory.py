@@ -33,6 +33,7 @@ def test_the_most_is_counted_anew(session: Any) -> None:
     stats = farspan.cpu.memory_stats()
     assert stats["allocated_bytes.all.peak"] - stats["allocated_bytes.all.current"] == 8000
     farspan.cpu.empty_cache()
+    assert farspan.cpu.memory_allocated() <= stats["allocated_bytes.all.current"]
     free, limit = farspan.cpu.mem_get_info()
     assert 0 < free <= limit == stats["limit_bytes"]
 

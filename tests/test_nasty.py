@@ -14,6 +14,7 @@ from nasty_random import RANDOM
 EXPECTED_EAGER = {
     "a_state_that_is_carried", "hooks_of_many_kinds", "a_hook_that_keeps_gradients",
     "attributes_of_an_object", "a_closure_of_lbfgs", "weights_normed_and_cloned",
+    "a_rate_that_is_a_local",
 }  # fmt: skip
 
 

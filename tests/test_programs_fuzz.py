@@ -17,7 +17,7 @@ KINDS = ["map", "pair", "number"] * 2 + ["store", "store_part", "store_row"] * 2
 KINDS += ["sum", "where", "matmul", "index", "view", "rand", "again", "fill", "ints"]
 
 
-def _program(seed: int) -> Any:
+def _program(seed: int, kinds: list[str] = KINDS) -> Any:
     """Return a function that does the same at each call to tensors it was made with."""
     choose = random.Random(seed)
     torch.manual_seed(seed)
@@ -30,7 +30,7 @@ def _program(seed: int) -> Any:
         choose.setstate(choices)
         pool = [given, whole[1 : ROWS + 1], whole[:ROWS], given * 0.5]
         for _ in range(choose.randrange(6, 26)):
-            made = _one(choose, choose.choice(KINDS), pool, column, square, rows)
+            made = _one(choose, choose.choice(kinds), pool, column, square, rows)
             if made is not None:
                 pool.append(made)
         return choose.sample(pool, choose.randrange(1, 4)), pool[-1]
@@ -72,9 +72,35 @@ def _one(
         return torch.rand(ROWS, COLUMNS)
     elif kind == "again":
         return (x.relu() + 1) * (x.relu() + 1).sigmoid()
+    elif kind == "join":
+        return _joined(choose, x, y, pool)
     elif kind == "ints":
         return x.clamp(-9, 9).to(torch.int64).floor_divide(3).to(torch.float32)
     return None
+
+
+def _joined(choose: random.Random, x: Any, y: Any, pool: list[Any]) -> Any:
+    """Return what copies make of fresh parts, some of which others see too."""
+    a, b, c = x * 2, y + 1, (x - y).tanh()
+    if choose.random() < 0.3:
+        pool.append(choose.choice([a, b, c]))
+    return choose.choice([
+        lambda: torch.cat([a[:2], b[2:]], 0),
+        lambda: torch.cat([x[:, :2] * 3, y[:, :3] + c[:, :3], c[:, 5:].neg()], 1),
+        lambda: torch.stack([a, b, c], choose.randrange(3)).reshape(3 * ROWS, COLUMNS)[2:6],
+        lambda: torch.cat([torch.cat([a, b], 1), torch.stack([c, a], 1).view(ROWS, -1)])[2:6, 3:9],
+        lambda: a.T.clone().T + b.T.contiguous().T,
+        lambda: torch.stack([a.T @ b, (c.T @ a).T.clone()], 1).view(-1, COLUMNS)[1:5],
+        lambda: torch.cat([a.unsqueeze(0), b.unsqueeze(0)], 0).permute(1, 2, 0).clone()[..., 1],
+    ])()  # fmt: skip
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("part", range(4))
+def test_random_copies_by_plans_and_by_commands(part: int, exact: bool) -> None:
+    with session() as s, torch.no_grad():
+        for seed in range(20 * part, 20 * part + 20):
+            beside(record(_program(seed, [*KINDS, *["join"] * 8]), s, exact=exact))
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -109,8 +109,8 @@ def test_making_a_plan_takes_time_in_proportion_to_its_commands(kind: str) -> No
             recorded = record(run, s)
             program = Program(recorded.body, Engine())
             inputs = recorded.fresh()
-            program._make(inputs, recorded.body.scalars)  # what is made once, is made
-            return _calls_of(lambda: program._make(inputs, recorded.body.scalars))
+            program._make(inputs, recorded.body.scalars, ())  # what is made once, is made
+            return _calls_of(lambda: program._make(inputs, recorded.body.scalars, ()))
 
     assert work(400) < 2.6 * work(200)
 

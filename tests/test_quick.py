@@ -24,16 +24,59 @@ def test_known_ops_do_not_pass_through_dispatch(monkeypatch: Any) -> None:
     calls = (
         lambda: a + b, lambda: a * 2.0, lambda: a.relu(), lambda: torch.add(a, b),
         lambda: a.sum(1), lambda: w @ a, lambda: torch.addmm(b, a, w), lambda: a.t(),
+        lambda: a @ b, lambda: a == b, lambda: -a,
     )  # fmt: skip
     before = [f().tolist() for f in calls]
+    c = torch.zeros(4, 4)
+    c += a
+    c.mul_(2.0)
 
     def refuse(*args: Any) -> Any:
         raise AssertionError("the slow way")
 
     monkeypatch.setattr(_dispatch, "apply", refuse)
     after = [f() for f in calls]
+    c += a
+    c.mul_(2.0)
     monkeypatch.undo()
+    assert c.tolist() == [[6.0] * 4] * 4 and c._version == 4
     assert [x.tolist() for x in after] == before
+
+
+def test_quick_writes_stand_aside_where_a_write_means_more() -> None:
+    x, y = torch.arange(4.0), torch.ones(4)
+    leaf = torch.ones(4, requires_grad=True)
+    count = torch.ones(4, dtype=torch.int64)
+    for _ in range(2):
+        x += y
+        z = y * leaf
+        z += x  # recorded
+        assert z.requires_grad and z.grad_fn is not None
+        with pytest.raises(RuntimeError, match="leaf Variable"):
+            leaf += y
+        with torch.no_grad():
+            leaf += y
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            count += 0.5
+        count += True
+        with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+            y += torch.ones(3, 4)
+        with pytest.raises(RuntimeError, match="more than one element"):
+            y[:1].expand(4).add_(1.0)
+        whole = torch.arange(6.0)
+        part = whole.detach()[1:]
+        with pytest.raises(RuntimeError, match="single memory location"):
+            whole[:5].add_(part)
+        whole.detach().mul_(2.0)
+        assert whole.tolist() == [0, 2, 4, 6, 8, 10] and whole._version == 1
+    saved = torch.ones(4)
+    loss = (leaf * saved).sum()
+    saved += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    assert leaf.tolist() == [3.0] * 4 and count.tolist() == [3] * 4
+    assert leaf._version == 2 and y._version == 0
+    assert x.tolist() == [2.0, 3.0, 4.0, 5.0]
 
 
 def test_a_number_means_what_its_type_means() -> None:
@@ -71,7 +114,7 @@ def test_modes_are_felt_by_ops_that_were_quick_before() -> None:
         assert (a @ a).dtype is torch.bfloat16
     assert (a @ a).dtype is torch.float32
     assert torch.vmap(lambda x: x * a)(torch.ones(3, 2, 2)).shape == (3, 2, 2)
-    assert _quick._usual
+    assert _quick.is_usual
 
 
 def test_a_view_of_what_was_written_since_is_recorded_anew() -> None:

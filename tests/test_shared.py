@@ -27,6 +27,7 @@ from test_gateway import HOLD, U8, Bytes, Client, Cluster, frame, get
 from test_up import nothing_is_left, up
 from test_worker_server import BIG, Rig, next_of
 
+FEW = 1 << 20  # numbers, of tensors for which it is enough that they are long
 SIZES = [
     limits.INLINE_BYTES_MAX + 1,
     limits.SHARED_BYTES_MIN,
@@ -145,20 +146,20 @@ def test_a_value_larger_than_the_ring_is_streamed_and_the_next_is_not(service: A
 
 def test_values_are_copies_of_their_moment(service: Any) -> None:
     with connect(service):
-        x = farspan.tensor(np.zeros(SIZES[2], np.float32))
+        x = farspan.tensor(np.zeros(FEW, np.float64))
         arrays = []
-        for _ in range(40):  # more than the ring holds at a time
+        for _ in range(24):  # more than the ring holds at a time
             arrays.append(x.numpy())
             x += 1
-        assert [a[-1] for a in arrays] == list(range(40))
+        assert [a[-1] for a in arrays] == list(range(24))
         assert all((a == k).all() for k, a in enumerate(arrays))
         assert not x[::2].numpy().flags.writeable
-        assert (x.reshape(-1, 1).expand(-1, 2).numpy() == 40).all()
+        assert (x.reshape(-1, 1).expand(-1, 2).numpy() == 24).all()
 
 
 def test_each_device_has_memory_of_its_own(service: Any) -> None:
     with connect(service, devices="cpu:2") as session:
-        array = np.arange(SIZES[2])
+        array = np.arange(FEW)
         x, y = farspan.tensor(array), farspan.tensor(array + 1, device="cpu:1")
         assert ((y.to("cpu") - x).numpy() == 1).all()
         assert (y.numpy() == array + 1).all() and (x.numpy() == array).all()
@@ -172,7 +173,7 @@ def test_threads_share_the_ring(service: Any) -> None:
 
         def work(seed: int) -> None:
             for k in range(6):
-                array = np.random.default_rng((seed, k)).random(SIZES[2] // 4)
+                array = np.random.default_rng((seed, k)).random(FEW // 4)
                 wrong.extend([seed] * (not (farspan.tensor(array).numpy() == array).all()))
 
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -181,13 +182,13 @@ def test_threads_share_the_ring(service: Any) -> None:
         for thread in threads:
             thread.join(60)
         assert wrong == []
-        assert session.stats()["bulk"]["shared_up"] == 24 * (SIZES[2] // 4 * 8)
+        assert session.stats()["bulk"]["shared_up"] == 24 * 2 * FEW
 
 
 def test_errors_come_as_ever(service: Any) -> None:
     with connect(service):
-        x = farspan.tensor(np.zeros(SIZES[2], np.int64))
-        bad = x[x + SIZES[2]]
+        x = farspan.tensor(np.zeros(FEW, np.int64))
+        bad = x[x + FEW]
         with pytest.raises(FarspanError, match="index"):
             bad.numpy()
         assert x.numpy().sum() == 0
@@ -197,17 +198,17 @@ def test_errors_come_as_ever(service: Any) -> None:
 def test_the_environment_turns_it_off(service: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("FARSPAN_SHARED_MEMORY", "0")
     with connect(service) as session:
-        assert farspan.tensor(np.ones(SIZES[2])).numpy().sum() == SIZES[2]
+        assert farspan.tensor(np.ones(FEW)).numpy().sum() == FEW
         assert session.stats()["bulk"]["shared_memory"] == "it is switched off here"
 
 
 def test_a_worker_may_refuse_and_bytes_go_by_the_stream(cluster: Cluster, monkeypatch: Any) -> None:
     monkeypatch.setenv(SWITCH, "0")
     client = cluster.start().connect()
-    round_trip(client, bytes(SIZES[2]))
+    round_trip(client, bytes(FEW))
     ways = client.transport.stats()["bulk"]
     assert ways["shared_memory"] == "it is switched off at the worker"
-    assert ways["streamed_up"] == ways["streamed_down"] == SIZES[2]
+    assert ways["streamed_up"] == ways["streamed_down"] == FEW
 
 
 def test_without_memory_files_bytes_go_by_the_stream(cluster: Cluster, monkeypatch: Any) -> None:
@@ -216,7 +217,7 @@ def test_without_memory_files_bytes_go_by_the_stream(cluster: Cluster, monkeypat
 
     monkeypatch.setattr(os, "memfd_create", none)
     client = cluster.start().connect()
-    round_trip(client, bytes(SIZES[2]))
+    round_trip(client, bytes(FEW))
     state = client.transport.stats()["bulk"]["shared_memory"]
     assert state == "the worker's system gives none"
 
@@ -230,7 +231,7 @@ def test_another_host_is_told_from_this_one(cluster: Cluster, monkeypatch: Any) 
         monkeypatch.setattr(
             Segment, "offer", lambda self: link.Share(os.getpid(), stranger, *_rest(offer(self)))
         )
-        round_trip(client, bytes(SIZES[2]))
+        round_trip(client, bytes(FEW))
     finally:
         os.close(stranger)
     assert "another host" in client.transport.stats()["bulk"]["shared_memory"]
@@ -247,7 +248,7 @@ def test_memory_of_another_session_is_no_proof(cluster: Cluster, monkeypatch: An
     monkeypatch.setattr(
         Segment, "offer", lambda self: link.Share(mine.pid, mine.fd, mine.segment_bytes, "00" * 32)
     )
-    round_trip(client, bytes(SIZES[2]))
+    round_trip(client, bytes(FEW))
     assert "another process" in client.transport.stats()["bulk"]["shared_memory"]
     other.close()
 
@@ -257,7 +258,7 @@ def test_an_older_peer_goes_on_without(cluster: Cluster, monkeypatch: Any) -> No
 
     monkeypatch.setattr(service, "FEATURES", frozenset())
     client = cluster.start().connect()
-    round_trip(client, bytes(SIZES[2]))
+    round_trip(client, bytes(FEW))
     assert client.transport.stats()["bulk"]["shared_memory"] == "the gateway does not offer it"
 
 
@@ -438,17 +439,24 @@ time.sleep(600)
 """
 
 
-def holders() -> set[int]:
-    """Return the processes that have a segment mapped or open."""
+def segments(pid: int) -> set[str]:
+    """Return the inodes of the segments that a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {line.split()[4] for line in maps if "/memfd:farspan" in line}
+
+
+def holders(inodes: set[str]) -> set[int]:
+    """Return the processes that have any of these mapped or open."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
         with contextlib.suppress(OSError):
-            held = [(process / "maps").read_text()]
+            if segments(pid) & inodes:
+                found.add(pid)
             for fd in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):  # it may be closed meanwhile
-                    held.append(os.readlink(fd))
-            if any("/memfd:farspan" in text for text in held):
-                found.add(int(process.name))
+                    if str(fd.stat().st_ino) in inodes and "/memfd:" in os.readlink(fd):
+                        found.add(pid)
     return found
 
 
@@ -480,14 +488,15 @@ def test_a_killed_client_leaves_no_memory(alone: Any) -> None:
     try:
         assert child.stdout is not None
         session = child.stdout.readline().strip()
-        assert {worker, child.pid} <= holders()
+        memory = segments(worker)
+        assert memory and holders(memory) == {worker, child.pid}
     finally:
         child.kill()
         child.wait(10)
     with connect(service) as other:  # as an operator would; else it ends with its lease
         assert session
         other.transport._call_once("Close", wire.CloseRequest(session))
-        until(lambda: not holders() & {worker, child.pid})
+        until(lambda: not holders(memory))
         assert farspan.tensor(np.ones(1 << 20)).numpy().sum() == 1 << 20
     assert set(os.listdir("/dev/shm")) <= before
 
@@ -500,11 +509,12 @@ def test_a_killed_worker_is_a_worker_lost_error_and_leaves_no_memory(alone: Any)
     with pytest.raises(WorkerLostError), session:
         x = farspan.tensor(np.ones(1 << 20))
         assert x.numpy().sum() == 1 << 20
-        assert {worker, os.getpid()} <= holders()
+        memory = segments(worker)
+        assert memory and holders(memory) == {worker, os.getpid()}
         os.kill(worker, signal.SIGKILL)
         for _ in range(1_000):
             farspan.tensor(np.ones(1 << 20)).sum().item()
-    until(lambda: not holders() & {worker, os.getpid()})
+    until(lambda: not holders(memory))
     with connect(service) as again:  # the next worker has memory of its own
         assert farspan.tensor(np.ones(1 << 20)).numpy().sum() == 1 << 20
         assert again.stats()["bulk"]["shared_down"] == 8 << 20
@@ -518,12 +528,14 @@ def test_a_killed_gateway_leaves_no_memory(alone: Any) -> None:
     with pytest.raises(FarspanError), session:
         x = farspan.tensor(np.ones(1 << 20))
         assert x.numpy().sum() == 1 << 20
+        memory = segments(ready["pids"]["workers"][0])
+        assert memory <= segments(os.getpid()) and memory
         os.kill(ready["pids"]["gateway"], signal.SIGKILL)
         for _ in range(1_000):
             farspan.tensor(np.ones(1 << 20)).sum().item()
     assert process.wait(15) == 1  # a part of it is gone, so all of it ends
     assert nothing_is_left(directory)
-    assert not holders() & {*ready["pids"]["workers"], os.getpid()}
+    assert not holders(memory)
     assert set(os.listdir("/dev/shm")) <= before
 
 

@@ -116,6 +116,11 @@ class Answers:
         used, peak, limit = np.frombuffer(self._ask(device, (), kind).data, np.int64).tolist()
         return used, peak, limit
 
+    def release_memory(self, device: int) -> None:
+        """Let a worker give back what it keeps: freed memory, and room of programs. Waits."""
+        self.flush(device)
+        self._ask(device, (), cmd.GET_RELEASE)
+
     def _ask(self, device: int, ids: tuple[int, ...], kind: int, about: int = 0) -> Value:
         request = next(self._requests)
         wait = self._waits[request] = Wait()

@@ -7,6 +7,7 @@ of which no program can be made runs eagerly; `explain` says why.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import threading
@@ -22,6 +23,7 @@ from ._dispatch import mode
 from ._guards import _PLAIN
 from ._tensor import Tensor
 from ._trace import Refused, Traced, Unsettled, trace
+from ._widen import fits, numbers_of, tagged, widen
 from .core import command as cmd
 from .core import limits, tape
 from .core.call import fn
@@ -30,6 +32,22 @@ from .core.errors import ArgumentError, FarspanError
 from .core.op import op_at
 
 _ASK_S: Final = 0.01  # between two questions for what is still compiled
+
+
+#: What torch knows; here one way of compiling stands for all of them.
+MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
+BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager", "aot_eager_decomp_partition",
+            "onnxrt", "openxla", "tvm")  # fmt: skip
+
+
+class _Stance:
+    """What `torch.compiler.set_stance` and `reset` say to all compiled functions."""
+
+    eager = False
+    resets = 0  # how often all was to be forgotten
+
+
+stance = _Stance()
 
 
 def compile(
@@ -41,7 +59,6 @@ def compile(
     mode: str | None = None,
     options: dict[str, Any] | None = None,
     disable: bool = False,
-    **kwargs: Any,
 ) -> Any:
     """Return what does the same as the function or module, as one command to the worker.
 
@@ -51,12 +68,20 @@ def compile(
     ControlFlowError, which names the line. ``result.explain()`` tells what became of it. The other
     arguments are torch's and change nothing; ``disable`` returns the model itself. Without
     ``model`` it is a decorator.
-    Raises RuntimeError if mode and options are both given, TypeError for no callable.
+    Raises RuntimeError if mode and options are both given, or one is unknown, as torch does, and
+    TypeError for no callable.
     """
     if mode is not None and options is not None:
         raise RuntimeError(
             "Either mode or options can be specified, but both can't be specified at the same time."
         )
+    if mode is not None and mode not in MODES:
+        known = ", ".join(MODES)
+        raise RuntimeError(f"Unrecognized mode={mode}, should be one of: {known}")
+    if isinstance(backend, str) and backend not in BACKENDS:
+        from ._dynamo.exc import InvalidBackend
+
+        raise InvalidBackend(backend)
     if model is None:
         return functools.partial(compile, disable=disable)
     if not callable(model):
@@ -82,17 +107,27 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function, updated=())
         self._function = function
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew, with no program."""
+        self._resets = stance.resets
         self._kinds: dict[Any, list[Traced]] = {}
         self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
         self._misses: list[str] = []  # why calls were traced or ran eagerly
         self._stopped = ""
         self._values: dict[Any, Any] = {}  # by kind of call: what tensors it made of Python values
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled(copy.deepcopy(self._function, memo))
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._stopped:
+        if self._resets != stance.resets:
+            self._forget()
+        if stance.eager:
             return self._function(*args, **kwargs)
         arguments: list[Tensor] = []
         others: list[Any] = []
@@ -103,11 +138,12 @@ class Compiled:
             return self._function(*args, **kwargs)
         kinds = self._kinds.get(key)
         if kinds is not None and not _within_trace(arguments):
+            numbers = numbers_of(args, kwargs)
             for traced in kinds:
-                ids = traced.holds(arguments)
+                ids = traced.holds(arguments, numbers)
                 if ids is not None:
-                    return traced.call(ids, arguments)
-        if key in self._never:
+                    return traced.call(ids, arguments, numbers)
+        if key in self._never or len(self._never) >= limits.TRACES_NEVER_MAX:
             session = arguments[0]._ref.lane.session if arguments else _state.current()
             result = self._function(*args, **kwargs)
             session.note_region()
@@ -120,9 +156,12 @@ class Compiled:
         saved = mode.saved
         if mode.transforms or (saved is not None and saved.stack) or mode.forward:
             raise _Eager("a transform or a hook on saved tensors is active")
-        parts = tuple([_kind(a, arguments, others) for a in args])
+        parts = tuple([float if type(a) is float else _kind(a, arguments, others) for a in args])
         if kwargs:
-            parts += tuple([(k, _kind(kwargs[k], arguments, others)) for k in sorted(kwargs)])
+            named = [(k, kwargs[k]) for k in sorted(kwargs)]
+            parts += tuple(
+                [(k, float if type(a) is float else _kind(a, arguments, others)) for k, a in named]
+            )
         ids = [t._ref.id for t in arguments]
         same = tuple([ids.index(i) for i in ids]) if len(set(ids)) < len(ids) else ()
         state = _autocast._state
@@ -134,16 +173,17 @@ class Compiled:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor], others: list[Any]
     ) -> Any:
         session = arguments[0]._ref.session if arguments else _state.current()
-        if session.traced is not None:  # within another compiled function
+        if session.traced is not None or self._stopped:  # within another compiled function
             return self._function(*args, **kwargs)
         if session.debug or session.tracer_off():
             return self._function(*args, **kwargs)
         if sum(map(len, self._kinds.values())) >= limits.TRACES_MAX:
             self._stop()
             return self._function(*args, **kwargs)
+        given, by_name, tags = tagged(args, kwargs)
         result, traced = trace(
-            session, lambda: self._function(*args, **kwargs), [self._function, *others], arguments,
-            self._values.pop(key, None),
+            session, lambda: self._function(*given, **by_name), [self._function, *others],
+            arguments, self._values.pop(key, None), tags,
         )  # fmt: skip
         try:
             changed = self._key(args, kwargs, [], []) != key
@@ -161,9 +201,9 @@ class Compiled:
             elif len(self._misses) > 2 * limits.TRACES_MAX and not self._kinds:
                 self._stop()
         else:
-            again = "a new kind of call" if key not in self._kinds else "what it reaches changed"
-            self._note(f"traced: {again}")
-            self._kinds.setdefault(key, []).append(traced)
+            kinds = self._kinds.setdefault(key, [])
+            self._note(f"traced: {_why_again(traced, kinds)}")
+            kinds[:] = [old for old in kinds if not widen(traced, old)] + [traced]
         return result
 
     def _note(self, text: str) -> None:
@@ -174,8 +214,8 @@ class Compiled:
         self._stopped = self._misses[-1] if self._misses else "too many kinds of calls"
         name = getattr(self._function, "__name__", "this function")
         warnings.warn(
-            f"compiled {name}() was traced {limits.TRACES_MAX} times and stays eager from now on "
-            f"(the last time: {self._stopped}); see its explain()",
+            f"compiled {name}() was traced {limits.TRACES_MAX} times; other kinds of calls stay eager "
+            f"from now on (the last time: {self._stopped}); see its explain()",
             stacklevel=4,
         )
 
@@ -187,7 +227,7 @@ class Compiled:
         name = getattr(self._function, "__name__", repr(self._function))
         lines = [f"{name}(): {sum(map(len, self._kinds.values()))} programs"]
         if self._stopped:
-            lines[0] += f"; stays eager: {self._stopped}"
+            lines[0] += f"; whatever else comes stays eager: {self._stopped}"
         for traced in [t for kind in self._kinds.values() for t in kind]:
             lines += _described(traced)
         lines += [f"  eager: {why}" for why in self._never.values()]
@@ -250,6 +290,14 @@ def explain(function: Any, show: bool = True) -> str:
     if not isinstance(found, Compiled):
         raise ArgumentError(f"explain() takes what compile() returned, not {type(function)}")
     return found.explain(show)
+
+
+def _why_again(traced: Traced, kinds: list[Traced]) -> str:
+    if not kinds:
+        return "a new kind of call"
+    numbers = [x for x in traced.given if x is not None]
+    told = any(not fits(old.given, numbers) for old in kinds)
+    return "a number among the arguments changed" if told else "what it reaches changed"
 
 
 def _described(traced: Traced) -> list[str]:

@@ -32,13 +32,14 @@ class Lane:
     """What gathers for one device of a session."""
 
     __slots__ = (
-        "add", "commands", "device", "due", "free_now", "freed", "held", "sealed_number", "session",
-        "work",
+        "add", "commands", "device", "due", "free_now", "freed", "held", "ids", "numbers",
+        "sealed_number", "session", "work",
     )  # fmt: skip
 
     def __init__(self, session: Session, device: int) -> None:
         self.session = session
         self.device = device
+        self.ids, self.numbers = session._ids, session._numbers
         self.commands: list[Command] = []  # one list for ever: whoever has it may append to it
         self.add = self.commands.append
         #: How much has gathered, in small commands, and from where on the session looks at it.

@@ -242,7 +242,7 @@ class World:
     def untag(self) -> None:
         """Put the numbers back as they were, but for those that were changed meanwhile."""
         for rate in self.rates:
-            rate.seen = rate.tag.seen
+            rate.seen, rate.tag.live = rate.tag.seen, False
         for group, name, value in self._groups:
             have = group.get(name)
             if type(have) is Tagged or (type(have) is tuple and type(have[0]) is Tagged):

@@ -78,8 +78,10 @@ class Memory:
         return "\n".join([*lines, *(f"  {what:10} {value:>{width}}" for what, value in rows)])
 
     def empty_cache(self) -> None:
-        """Send the frees that wait; freed memory goes back at once, so there is nothing else."""
-        _state.current().flush()
+        """Give back what workers keep for later: freed memory, and room of programs. Waits."""
+        session = _state.current()
+        for index in range(len(session.devices)):
+            session.release_memory(index)
 
     def _counts(self, device: Any) -> tuple[int, int, int]:
         session, index = _at(device, self.kind)

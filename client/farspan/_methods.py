@@ -41,14 +41,13 @@ def bind_methods(cls: type) -> None:
         function: Function = getattr(fn, name)
         setattr(cls, name, _method(function))
         if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
-            setattr(cls, name + "_", getattr(fn, name + "_"))
+            setattr(cls, name + "_", _method(getattr(fn, name + "_")))
     for name in VIEWS:
         setattr(cls, name + "_", _seen(name))
     for python, name in _BINARY.items():
         if name not in fn:
             continue
-        equality = python in ("eq", "ne")
-        setattr(cls, f"__{python}__", _equality(name) if equality else _operator(name))
+        setattr(cls, f"__{python}__", _operator(name))
         if python not in _COMPARISONS:
             setattr(cls, f"__r{python}__", _reflected(name))
             setattr(cls, f"__i{python}__", _inplace(name))
@@ -109,22 +108,26 @@ def _operand(function: Function) -> Callable[[Any, Any], Any]:
 def _operator(name: str) -> Callable[[Any, Any], Any]:
     """Return a binary operator; two tensors skip the choice among overloads."""
     function = getattr(fn, name)
+    general = _equality(function) if name in ("eq", "ne") else _operand(function)
+    if name == "matmul":  # of two matrices it is this
+        op = OPS["mm"]
+        return _quick.binary(op, op.bind(None, None)[1], general)
     op = OPS.get(f"{name}.Tensor")
     if op is None or op.body is not None or [a.kind for a in op.args[:2]] != ["T", "T"]:
-        return _operand(function)
-    return _quick.binary(op, op.bind(None, None)[1], _operand(function))
+        return general
+    return _quick.binary(op, op.bind(None, None)[1], general)
 
 
-def _equality(name: str) -> Callable[[Any, Any], Any]:
+def _equality(function: Function) -> Callable[..., Any]:
     """Return == or !=, element by element of an array too: numpy leaves those two to us."""
-    compare = _operator(name)
+    compare = _operand(function)
 
-    def method(self: Any, other: Any) -> Any:
-        found = compare(self, other)
+    def method(self: Any, other: Any, depth: int = 1) -> Any:
+        found = compare(self, other, depth + 1)
         if found is NotImplemented and isinstance(other, np.ndarray):
             from ._creation import tensor
 
-            return compare(self, tensor(other))
+            return compare(self, tensor(other), depth + 1)
         return found
 
     return method
@@ -159,12 +162,14 @@ _REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _inplace(name: str) -> Callable[[Any, Any], Any]:
-    inplace = name + "_"
+    if name == "matmul":
+        return lambda self, other: NotImplemented
+    function, ways = getattr(fn, name + "_"), _quick.ways
 
     def method(self: Any, other: Any) -> Any:
-        if name == "matmul" or not _is_operand(other):
+        if not _is_operand(other):
             return NotImplemented
-        return getattr(fn, inplace)(self, other)
+        return (function.two or ways(function, 2))(self, other, 2)
 
     return method
 
@@ -190,8 +195,10 @@ def _seen(name: str) -> Callable[..., Any]:
 
 
 def _unary(name: str) -> Callable[[Any], Any]:
+    function, ways = getattr(fn, name), _quick.ways
+
     def method(self: Any) -> Any:
-        return getattr(fn, name)(self)
+        return (function.one or ways(function, 1))(self, 2)
 
     return method
 

@@ -16,7 +16,8 @@ from ._sites import site_from, theirs
 from ._tensor import Tensor
 from .core import limits, tape
 from .core.call import Choice, Function, named, set_quickening
-from .core.command import FUNCTIONAL
+from .core.command import FUNCTIONAL, INPLACE
+from .core.errors import ProgramError
 from .core.schema import MISSING
 
 if TYPE_CHECKING:
@@ -28,30 +29,33 @@ if TYPE_CHECKING:
 _new: Final = object.__new__
 _mode: Final = _dispatch.mode
 #: Nobody stands between an op and its dispatch: no vmap, hook, profiler or cast.
-_usual = True
+is_usual = True
 #: The classes of tensors that are only that: a Parameter is one too.
 plain_types: set[type] = {Tensor}
 _NOT_RECORDED: Final = (None, 0, None)
 _BY_VALUE: Final = "by value"
-_FEW: Final = 1 << 62  # ints up to here are sent as they are
-_memos: list[dict[Any, Any]] = []
+FEW: Final = 1 << 62  # ints up to here are sent as they are
+memos: list[dict[Any, Any]] = []
 
 
 def set_usual(usual: bool) -> None:
     """Say whether ops may take the quick way."""
-    global _usual
-    _usual = usual
+    global is_usual
+    is_usual = usual
 
 
 def forget() -> None:
     """Forget the metadata of all ops: the default dtype, a part of it, is another now."""
-    for memo in _memos:
+    for memo in memos:
         memo.clear()
 
 
 def _learn(memo: dict[Any, Any], key: Any, op: Op, static: Any, specs: tuple[Spec, ...]) -> Any:
     """Note and return what is known of an op's result: see `_facts`."""
-    found = _facts(op, static, specs, ())
+    try:
+        found = _facts(op, static, specs, ())
+    except ProgramError:  # the general way says it by the name that was called
+        found = False
     if len(memo) >= limits.MEMO_ENTRIES_MAX:
         memo.clear()
     memo[key] = found
@@ -102,6 +106,11 @@ def ways(function: Function, count: int) -> Callable[..., Any]:
         many = function.many or ways(function, 3)
         function.two = lambda self, other, depth=1: many((self, other), depth + 1)
         return function.two
+    if function.form == INPLACE:
+        from ._quick_writes import into
+
+        function.two = into(function)
+        return function.two
     general_two = with_value(function)
 
     def first_two(self: Any, other: Any, depth: int = 1) -> Any:
@@ -135,10 +144,10 @@ def unary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[..., Any
     """Return a function of one tensor that issues `op`."""
     memo: dict[Spec, Any] = {}
     plans: dict[int, Any] = {}
-    _memos.append(memo)
+    memos.append(memo)
 
     def quick(self: Any, depth: int = 1) -> Any:
-        if not (type(self) is Tensor and _usual):
+        if not (type(self) is Tensor and is_usual):
             return general(self, depth + 1)
         spec = self._spec
         facts = memo.get(spec)
@@ -158,12 +167,12 @@ def unary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[..., Any
 def with_value(function: Function) -> Callable[..., Any]:
     """Return the way of calls with a tensor and something that is none: a number, a dim, a size."""
     memo: dict[Any, Any] = {}
-    _memos.append(memo)
+    memos.append(memo)
     many = function.many or ways(function, 3)
 
     def quick(self: Any, value: Any, depth: int = 1) -> Any:
         kind = type(value)
-        if not (type(self) is Tensor and _usual and (kind is float or kind is int)):
+        if not (type(self) is Tensor and is_usual and (kind is float or kind is int)):
             return many((self, value), depth + 1)
         spec = self._spec
         found = memo.get((spec, kind))
@@ -175,7 +184,7 @@ def with_value(function: Function) -> Callable[..., Any]:
             if found is None:
                 _learn_value(memo, function, self, value)
                 found = memo[spec, value]
-        if not found or self._base is not None or (kind is int and not -_FEW <= value <= _FEW):
+        if not found or self._base is not None or (kind is int and not -FEW <= value <= FEW):
             return many((self, value), depth + 1)
         op, static, facts, plans, given = found
         planned = _NOT_RECORDED
@@ -235,14 +244,13 @@ def _issue(
     site = (code, frame.f_lasti) if code.co_filename in theirs else site_from(frame)
     spec, nbytes, work, _ = facts
     lane = input.lane
-    session = lane.session
-    id_ = next(session._ids)
-    number = next(session._numbers)
+    id_ = next(lane.ids)
+    number = next(lane.numbers)
     plan, bits, keeps = planned
     lane.add((op.opcode, bits, (input.id, id_), static, scalars, number, site))
     lane.work += work
     if lane.work >= lane.due:
-        session.look(lane)
+        lane.session.look(lane)
     ref = _new(Ref)
     ref.id, ref.lane = id_, lane
     lane.held[id_] = nbytes
@@ -260,10 +268,10 @@ def several(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
     if function.is_composite:
         return composite(function)
     memo: dict[Any, Any] = {}
-    _memos.append(memo)
+    memos.append(memo)
 
     def quick(args: tuple[Any, ...], depth: int) -> Any:
-        if not _usual:
+        if not is_usual:
             return function.call(args, {})
         key: list[Any] = []
         tensors = []
@@ -299,7 +307,7 @@ def composite(function: Function) -> Callable[[tuple[Any, ...], int], Any]:
 
     def quick(args: tuple[Any, ...], depth: int) -> Any:
         kinds = tuple(map(type, args))
-        body = bodies.get(kinds) if _usual else None
+        body = bodies.get(kinds) if is_usual else None
         if body is not None:
             return body(*args)
         choice = function.choose(args, {})
@@ -449,17 +457,19 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
     The line of its caller is noted as that which issued the command.
     """
     opcode = op.opcode
-    memo: dict[tuple[Spec, Spec], Any] = {}
+    memo: dict[Any, Any] = {}  # by the spec that both have, or by both
     plans: dict[int, Any] = {}
-    _memos.append(memo)
+    memos.append(memo)
 
     def quick(self: Any, other: Any, depth: int = 1) -> Any:
-        if not (type(other) is Tensor is type(self) and _usual):
+        if not (type(other) is Tensor is type(self) and is_usual):
             return general(self, other, depth + 1)
-        specs = (self._spec, other._spec)
-        facts = memo.get(specs)
+        key = self._spec
+        if key is not other._spec:
+            key = (key, other._spec)
+        facts = memo.get(key)
         if facts is None:
-            facts = _learn(memo, specs, op, static, specs)
+            facts = _learn(memo, key, op, static, (self._spec, other._spec))
         have, also = self._ref, other._ref
         lane = have.lane
         if not facts or also.lane is not lane or self._base is not None or other._base is not None:
@@ -473,13 +483,12 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
         frame = _getframe(depth)
         code = frame.f_code
         site = (code, frame.f_lasti) if code.co_filename in theirs else site_from(frame)
-        session = lane.session
-        id_ = next(session._ids)
-        number = next(session._numbers)
+        id_ = next(lane.ids)
+        number = next(lane.numbers)
         lane.add((opcode, bits, (have.id, also.id, id_), static, (), number, site))
         lane.work += work
         if lane.work >= lane.due:
-            session.look(lane)
+            lane.session.look(lane)
         ref = _new(Ref)
         ref.id, ref.lane = id_, lane
         lane.held[id_] = nbytes
@@ -491,6 +500,7 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
                 (self._node, self._index) if mask & 1 else None,
                 (other._node, other._index) if mask & 2 else None,
             )
+            specs = (self._spec, other._spec)
             node = _record(op, plan, keeps, edges, (self, other), specs, result, static, ())
             node.number, node.site = number, site
         return result

@@ -1,7 +1,7 @@
 """Process-wide switches of torch that programs set: threads, determinism, precision, warnings.
 
-farspan computes deterministically and in full precision whatever they say, and an operator gives
-each worker its threads; so they are kept and reported as set, for programs that look.
+farspan computes deterministically whatever they say, and an operator gives each worker its threads;
+so they are kept and reported as set, for programs that look. Precision of products goes to GPUs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from . import _state
 from .core.errors import ArgumentError, DTypeError
+from .core.op import OPS
 
 __all__ = [
     "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode",
@@ -75,12 +77,27 @@ def get_deterministic_debug_mode() -> int:
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """Allow less than float32 inside of a matrix product; on CPU workers it stays float32."""
+    """Allow TF32 inside of matrix products of float32 on GPUs ("high", "medium").
+
+    On CPU workers it stays float32. Holds for all sessions of this process, from the next command.
+    """
     if precision not in _PRECISIONS:
         raise DTypeError(
             f"float32 matmul precision {precision!r} is none of {', '.join(_PRECISIONS)}"
         )
-    _Settings.matmul_precision = precision
+    before, _Settings.matmul_precision = _Settings.matmul_precision, precision
+    if (before == "highest") is not (precision == "highest"):
+        for session in _state.opened():
+            tell_precision(session)
+
+
+def tell_precision(session: Any) -> None:
+    """Tell a session's GPUs whether TF32 is allowed. Does not wait."""
+    op = OPS["_math_mode"]
+    for at, device in enumerate(session.devices):
+        if device.type == "cuda":
+            _, static, scalars = op.bind(_Settings.matmul_precision != "highest")
+            session.issue(at, op.opcode, 0, [], static, scalars)
 
 
 def get_float32_matmul_precision() -> str:

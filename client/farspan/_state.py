@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from typing import Any
 
@@ -69,7 +70,16 @@ def connect(
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
     session = Session(transport, address, _switch(replay, "FARSPAN_REPLAY"))
     push(session)
+    settings = sys.modules.get("farspan._settings")  # none of them was set if it is not there
+    if settings is not None and settings.get_float32_matmul_precision() != "highest":
+        settings.tell_precision(session)
     return session
+
+
+def opened() -> list[Session]:
+    """Return all sessions that are open."""
+    with _lock:
+        return list(_all)
 
 
 def _switch(given: bool | None, variable: str) -> bool:

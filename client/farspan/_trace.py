@@ -14,7 +14,7 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from . import _constants
+from . import _constants, _widen
 from ._dispatch import Storage
 from ._gather import Ref
 from ._guards import World
@@ -69,9 +69,12 @@ def _rest(t: Tensor) -> tuple[Any, ...]:
 class _Source:
     """Where the tensor of an input slot is found before a Call."""
 
-    __slots__ = ("argument", "grad", "ref", "spec", "tensor")
+    __slots__ = ("argument", "constant", "grad", "spec", "tensor")
 
-    def __init__(self, t: Tensor, argument: int = -1, grad: bool = False) -> None:
+    def __init__(
+        self, t: Tensor, argument: int = -1, grad: bool = False, constant: bool = False
+    ) -> None:
+        self.constant = constant
         self.argument, self.grad, self.tensor = argument, grad, None if argument >= 0 else t
         self.spec = t._grad._spec if grad and t._grad is not None else t._spec
 
@@ -114,9 +117,14 @@ class Traced:
         self.writes: list[tuple[_Source, int]] = []
         self.bytes = 0
         self.calls = 0
+        self.values: list[Value] = []  # of the constants
+        self.given: list[float | None] = []  # numbers among the arguments; None: whatever they are
+        self.places: dict[int, list[int]] = {}  # where those that arrived stand among all
 
-    def holds(self, arguments: Sequence[Tensor]) -> list[int] | None:
+    def holds(self, arguments: Sequence[Tensor], numbers: Sequence[float]) -> list[int] | None:
         """Return the ids of the inputs if the program stands for a call now, else None."""
+        if numbers and not _widen.fits(self.given, numbers):
+            return None
         ids = []
         for source in self.sources:
             t = source.find(arguments)
@@ -140,17 +148,20 @@ class Traced:
                 return None
         return ids if self.world.holds() else None
 
-    def call(self, ids: list[int], arguments: Sequence[Tensor]) -> Any:
+    def call(self, ids: list[int], arguments: Sequence[Tensor], numbers: Sequence[float]) -> Any:
         """Send the Call and return what the function would. Does not wait."""
         session, lane, form = self.session, self.session.lanes[self.device], self.program.form
         if session._over:
             session._refuse()
         outs = [next(session._ids) for _ in self.program.outputs]
         scalars: Sequence[Any] = ()
-        if self.rates:
+        if self.rates or numbers:
             scalars = list(form.scalars)
             for at, rate in self.rates:
                 scalars[at] = rate.read()
+            for i, places in self.places.items():
+                for at in places:
+                    scalars[at] = numbers[i]
             if form.same_scalars(scalars):
                 scalars = ()
         self._drop_gradients(ids, arguments)
@@ -232,11 +243,12 @@ def trace(
     roots: Sequence[Any],
     arguments: list[Tensor],
     values: list[Value] | None = None,
+    tags: Sequence[Tagged] = (),
 ) -> tuple[Any, Traced | Refused]:
     """Run the function and return its result, and what stands for it from now on, or why nothing.
 
     roots: all from where it reaches tensors. arguments: tensors that differ from call to call.
-    values: of an Unsettled call like this one, before.
+    values: of an Unsettled call like this one, before. tags: numbers among the arguments.
     """
     world = World()
     world.reach(roots)
@@ -250,6 +262,8 @@ def trace(
             result = function()
         finally:
             world.untag()
+            for tag in tags:
+                tag.live = False
             frames = watched.end(session)
     finally:  # a Ctrl-C within the lines above leaves nothing behind
         if session._numbers is watched:
@@ -258,7 +272,7 @@ def trace(
     if watched.strangers or any(watched.is_stranger(frame) for frame, _, _ in frames):
         return result, Refused("another thread used the session meanwhile")
     try:
-        return result, _Maker(session, world, known, frames).make(result, arguments, values)
+        return result, _Maker(session, world, known, frames, tags).make(result, arguments, values)
     except Refused as why:
         return result, why
 
@@ -335,8 +349,12 @@ class _Known:
 class _Maker:
     """Makes a Traced of what was watched, or says why it cannot."""
 
-    def __init__(self, session: Session, world: World, known: _Known, frames: Any) -> None:
+    def __init__(
+        self, session: Session, world: World, known: _Known, frames: Any, tags: Sequence[Tagged]
+    ) -> None:
         self.session, self.world, self.known, self.frames = session, world, known, frames
+        self.tags = tags
+        self.values: list[Value] = []  # of constants
         self.made: list[Tensor] = []
         self.places: dict[int, int] = {}  # by identity of a tensor that was made: its place
 
@@ -395,11 +413,12 @@ class _Maker:
             raise Refused(why, True)
         if found != values:
             raise Unsettled(found)
+        self.values = found
         refusal = Form(run).refusal
         if refusal:
             raise Refused(refusal, True)
         for id_, constant in _constants.install(self.session, device, run).items():
-            self.known.sources[id_] = _Source(constant)
+            self.known.sources[id_] = _Source(constant, constant=True)
 
     def _commands(self) -> tuple[Commands, int]:
         devices = {frame.device for frame, _, _ in self.frames if set(frame.opcodes) != {cmd.FREE}}
@@ -420,6 +439,8 @@ class _Maker:
         found = [(at, rates[id(x)]) for at, x in enumerate(run.scalars) if id(x) in rates]
         self.world.settle({i for _, i in found})
         traced.rates = [(at, self.world.rates[i]) for at, i in found]
+        traced.given, traced.values = [x.real for x in self.tags], self.values
+        traced.places = _widen.places_of(self.tags, run)
         form = traced.program.form
         form.set_scalars([x.real if type(x) is Tagged else x for x in run.scalars])
 
@@ -462,7 +483,10 @@ class _Maker:
             node = t._node
             if node is not None and type(node) is not tape.Leaf:
                 if not any(n.freed for n in tape.reachable([(node, 0)])):
-                    raise Refused("its result is differentiated later", True)
+                    raise Refused(
+                        "its result is differentiated later; where such steps repeat, automatic "
+                        "replay makes a whole step one Call, rounded as programs are", True,
+                    )  # fmt: skip
             if t._base is not None and not self._is_known(t._base):
                 self._place(t._base)
             self.places[id(t)] = len(self.made)

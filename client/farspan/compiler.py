@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._compile import compile
+from ._compile import BACKENDS, compile
+from ._compile import stance as _stance
 
 __all__ = [
     "allow_in_graph", "assume_constant_result", "compile", "cudagraph_mark_step_begin", "disable",
@@ -13,7 +14,7 @@ __all__ = [
 
 
 def is_compiling() -> bool:
-    """Return False: every operation runs as it is issued."""
+    """Return False: a function is traced by running it, with all that it does in Python."""
     return False
 
 
@@ -34,19 +35,31 @@ assume_constant_result = allow_in_graph
 
 
 def reset() -> None:
-    """Forget what was compiled: nothing."""
+    """Forget what was compiled: each function is traced anew at its next call."""
+    _stance.resets += 1
 
 
-cudagraph_mark_step_begin = reset
+def cudagraph_mark_step_begin() -> None:
+    """Do nothing: what a step made is never overwritten by the next one."""
 
 
-def set_stance(stance: str = "default", **kwargs: Any) -> Any:
-    """Return a context in which functions run eagerly, as they do outside of it."""
-    import contextlib
+class set_stance:
+    """Let compiled functions run as programs (``"default"``) or as they are (``"force_eager"``).
 
-    return contextlib.nullcontext()
+    From now on, or within a ``with``. Other stances are taken for ``"default"``.
+    """
+
+    def __init__(self, stance: str = "default", **kwargs: Any) -> None:
+        self._before = _stance.eager
+        _stance.eager = stance == "force_eager"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        _stance.eager = self._before
 
 
 def list_backends(exclude_tags: Any = ()) -> list[str]:
     """Return the names that `compile(backend=)` knows."""
-    return ["eager"]
+    return list(BACKENDS[:2])

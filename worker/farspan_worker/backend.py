@@ -12,7 +12,7 @@ import numpy as np
 from farspan.core.errors import ShapeError
 from farspan.core.random import Generator
 
-from . import kernels
+from . import kernels, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ class Host:
     xp: Any = np
     plans: dict[Any, Any]  # those of `plan.py`, by op and metadata
     remote = False  # whether arrays are out of numpy's reach
+    halves: frozenset[str] = frozenset()  # ops whose kernels take half precision as it is
 
     def __init__(self) -> None:
         self.plans = {}
@@ -116,6 +117,10 @@ class Host:
     def stats(self) -> dict[str, int]:
         """Return counts beyond those of every engine."""
         return {}
+
+    def release(self) -> None:
+        """Give freed memory back to the system, or to others of the device."""
+        process.give_back_freed_memory()
 
     def close(self) -> None:
         """Give back what the device holds for this session; here that is nothing."""

@@ -61,6 +61,7 @@ class Engine:
         self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
         self.commands = 0  # run since the start
+        self.frames = 0  # begun since the start
         self.applied = 0  # sequence of the last frame
         self.skipped: ErrorInfo | None = None  # why the last skipped store was
         self.timeline: Timeline | None = None  # while the client profiles
@@ -78,6 +79,7 @@ class Engine:
         ProtocolError: the frame is not one a client of ours sends; the session must end.
         """
         self._events, self._failed = [], 0
+        self.frames += 1
         self._transfers, self._payloads = transfers or {}, frame.payloads
         if not 0 <= frame.default_dtype < len(DTYPES):
             raise ProtocolError(f"unknown dtype code {frame.default_dtype}")
@@ -349,6 +351,9 @@ class Engine:
             text = (self.timeline or Timeline()).to_json().encode()
             self.timeline = Timeline() if kind == cmd.GET_TRACE else None
             return Value(request, uint8.code, (len(text),), text)
+        if kind == cmd.GET_RELEASE:
+            self.programs.arena.put_to_sleep()
+            self.backend.release()
         used = self.budget.used
         counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:

@@ -120,45 +120,46 @@ class Inbox:
 
         One that exceeds the session's memory fails by itself: its Put is poisoned.
         """
-        held = session.transfers.get(chunk.transfer)
         if chunk.transfer in session.used:
             return  # a replay: the snapshot has what was made of it
         if chunk.failed:
             self._drop(session, chunk.transfer)
             session.transfers[chunk.transfer] = link.unpack_failure(chunk)
-        elif isinstance(held, ErrorInfo):
-            return  # the rest of one that failed
-        elif held is None:
-            if chunk.offset:
-                raise ProtocolError(f"transfer {chunk.transfer} begins at {chunk.offset}")
-            if len(session.transfers) >= limits.TRANSFERS_MAX and chunk.transfer < link.MARKERS:
-                raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
-            budget = session.body.memory_bytes_max
-            if session.transfer_bytes + chunk.total > budget:
-                session.transfers[chunk.transfer] = ErrorInfo(
-                    "OutOfMemoryError",
-                    f"a transfer of {chunk.total} bytes does not fit into the session's {budget}",
-                    0,
-                )
-            else:
-                assembly = session.transfers[chunk.transfer] = link.Assembly(chunk.total)
-                session.transfer_bytes += chunk.total
-                assembly.add(chunk)
         else:
-            held.add(chunk)
+            assembly = self.assembly(session, chunk)
+            if assembly is not None:
+                assembly.add(chunk)
         self.wake(session)
 
-    def piece(self, session: Session, piece: link.Piece) -> None:
-        """Take a piece of a transfer out of the memory that is shared with the client."""
-        if session.closed:
-            return
-        if session.segment is None:
-            raise ProtocolError("a piece in shared memory, of which there is none")
-        if piece.total:
-            self.chunk(session, piece.chunk(session.segment.look(piece)))
-            session.segment.took(piece)
-        elif isinstance(session.transfers.get(piece.transfer), link.Assembly):
-            self._drop(session, piece.transfer)
+    def assembly(self, session: Session, of: link.Chunk | link.Piece) -> link.Assembly | None:
+        """Return the transfer that a piece belongs to, or None if it has failed.
+
+        ProtocolError for a first piece that is none, and for more transfers than there may be.
+        """
+        held = session.transfers.get(of.transfer)
+        if isinstance(held, ErrorInfo):
+            return None  # the rest of one that failed
+        if held is not None:
+            return held
+        if of.offset:
+            raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
+        if len(session.transfers) >= limits.TRANSFERS_MAX and of.transfer < link.MARKERS:
+            raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
+        budget = session.body.memory_bytes_max
+        if session.transfer_bytes + of.total > budget:
+            session.transfers[of.transfer] = ErrorInfo(
+                "OutOfMemoryError",
+                f"a transfer of {of.total} bytes does not fit into the session's {budget}",
+                0,
+            )
+            return None
+        assembly = session.transfers[of.transfer] = link.Assembly(of.total)
+        session.transfer_bytes += of.total
+        return assembly
+
+    def give_up(self, session: Session, transfer: int) -> None:
+        """Forget a transfer that will not go on, and of which no Put is to come."""
+        self._drop(session, transfer)
 
     def cut(self, session: Session, number: int) -> None:
         """Take a snapshot after the frames before, when all bytes sent before it have come."""
@@ -171,7 +172,7 @@ class Inbox:
         held: dict[int, Held | ErrorInfo] = {}
         for number, x in session.transfers.items():
             if number < link.MARKERS:
-                held[number] = x if isinstance(x, ErrorInfo) else Held(len(x.data), x.filled)
+                held[number] = x if isinstance(x, ErrorInfo) else Held(len(x.data), x.come)
         return Transfers(held, list(session.used))
 
     def restored(self, session: Session, transfers: Transfers, applied: int) -> None:

@@ -53,17 +53,17 @@ class Plan:
         self.outs, self.views = op.infer(args)
         self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
-        self.casts = self._find_casts(specs)
+        self.casts = self._find_casts(specs, op.name in backend.halves)
         self.kernel: Any = backend.kernel(op, args)
         self.into = backend.into(op)
         # How a functional call runs, if so simple; it is written for arrays of this process.
         self.direct: Any = None if backend.remote else direct.bind(self, specs)
 
-    def _find_casts(self, specs: Sequence[Spec]) -> list[tuple[int, Any]]:
+    def _find_casts(self, specs: Sequence[Spec], halves: bool) -> list[tuple[int, Any]]:
         if self.op.moves or self.op.writes:
             return []
         target = self.compute
-        if target is not None and target.is_reduced:
+        if target is not None and target.is_reduced and not halves:
             target = float32
         casts = []
         for at, slot in self.recipe.slots.items():
@@ -73,7 +73,7 @@ class Plan:
                 wanted: DType = specs[i].dtype
                 if target is not None and self._is_operand(at):
                     wanted = target
-                if wanted.is_reduced:
+                if wanted.is_reduced and not halves:
                     wanted = float32
                 if wanted is not specs[i].dtype:
                     casts.append((i, wanted.numpy))

@@ -23,7 +23,7 @@ from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
-from farspan_worker import snapshot
+from farspan_worker import process, snapshot
 from farspan_worker.inbox import Cut, Engine, Inbox, Session
 from farspan_worker.outbox import Parcel, Writer
 from farspan_worker.shared import SWITCH, Segment
@@ -96,6 +96,7 @@ class Worker:
             return {
                 **self._counts,
                 "pid": os.getpid(),
+                "freed_bytes": process.freed_bytes(),
                 "host": socket.gethostname(),
                 "sessions": len(sessions),
                 "transfer_bytes": sum(s.transfer_bytes for s in sessions.values()),
@@ -208,9 +209,7 @@ class Worker:
                 continue
             with self._losing(session):
                 if header.kind == link.PIECE:
-                    piece = link.unpack_piece(payload)
-                    with self._state:
-                        self._inbox.piece(session, piece)
+                    self._piece(session, link.unpack_piece(payload))
                 else:
                     chunk = link.unpack_chunk(payload)
                     if chunk.transfer == link.RESTORE:
@@ -218,6 +217,28 @@ class Worker:
                         continue
                     with self._state:
                         self._inbox.chunk(session, chunk)
+
+    def _piece(self, session: Session, piece: link.Piece) -> None:
+        """Take a piece of a transfer out of the memory that is shared with the client."""
+        with self._state:
+            segment = session.segment
+            if session.closed:
+                return
+            if segment is None:
+                raise ProtocolError("a piece in shared memory, of which there is none")
+            if not piece.total:
+                self._inbox.give_up(session, piece.transfer)
+                return
+            source = segment.look(piece)
+            assembly = self._inbox.assembly(session, piece)
+            room = None if assembly is None else assembly.room(piece, piece.nbytes)
+        if room is not None:
+            room[:] = source  # may take milliseconds: not under the lock
+        segment.took(piece)
+        with self._state:
+            if assembly is not None:
+                assembly.filled(piece.nbytes)
+            self._inbox.wake(session)
 
     def _share(self, session: Session, asked: link.Share) -> link.Share:
         """Make the memory that a session's client may map, or use it once that has proved it."""
@@ -370,6 +391,7 @@ class Worker:
     def _bury(self, session: Session, last_words: bytes) -> None:
         """Close the engine and tell the gateway: why, if there is a why, then that it is done."""
         session.engine.close()
+        process.give_back_freed_memory()
         with self._state:
             session.engine.outlet = session.segment = None  # unmapped with the last array on it
             peers = [k for k in self._writers if k[0] != link.BULK and not self._inbox.sessions]
@@ -512,7 +534,13 @@ class Worker:
 
     # --- heartbeat -------------------------------------------------------------------------------
     def _beat(self) -> None:
+        quiet = frames = 0  # beats since the last frame ran; how many had
         while not self._closed.wait(limits.HEARTBEAT_S):
+            with self._state:
+                quiet = quiet + 1 if frames == self._counts["frames"] else 0
+                frames = int(self._counts["frames"])
+            if quiet == round(limits.IDLE_S / limits.HEARTBEAT_S):
+                process.give_back_freed_memory()
             beat = link.pack_json(link.HEARTBEAT, self.counts())
             with self._state:
                 listeners = [
@@ -530,7 +558,7 @@ def warm_engine() -> Callable[[str, int], Engine]:
 
     It also lets the process keep freed memory, which is a choice for processes of our own only.
     """
-    from farspan_worker import kernels, process
+    from farspan_worker import kernels
     from farspan_worker.engine import Engine as SessionEngine
 
     process.keep_freed_memory()

@@ -1,4 +1,4 @@
-"""torch._dynamo, for libraries that ask about compilation: nothing is ever compiled here."""
+"""torch._dynamo, for libraries that ask about compilation; `farspan.compile` is elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def graph_break(msg: str = "") -> None:
 
 
 def mark_dynamic(t: Any, *args: Any, **kwargs: Any) -> None:
-    """Do nothing: no program is specialised by sizes."""
+    """Do nothing: other sizes are another kind of call, traced once, like this one."""
 
 
 mark_static = mark_static_address = maybe_mark_dynamic = mark_dynamic

@@ -1,13 +1,25 @@
-"""torch.backends.cuda: switches of GPU arithmetic, kept as set."""
+"""torch.backends.cuda: switches of GPU arithmetic; TF32's goes to the GPUs, the rest is kept."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
 
+from .._settings import get_float32_matmul_precision, set_float32_matmul_precision
+
 
 class _Matmul:
-    allow_tf32 = False
+    """Switches of matrix products."""
+
+    @property
+    def allow_tf32(self) -> bool:
+        """Whether GPUs may compute products of float32 in TF32."""
+        return get_float32_matmul_precision() != "highest"
+
+    @allow_tf32.setter
+    def allow_tf32(self, allowed: bool) -> None:
+        set_float32_matmul_precision("high" if allowed else "highest")
+
     allow_fp16_reduced_precision_reduction = True
     allow_bf16_reduced_precision_reduction = True
     allow_fp16_accumulation = False

@@ -2745,3 +2745,7 @@ def _amp_update_scale_(self, growth_tracker, found_inf, scale_growth_factor, sca
     n = []
     s = (c.number(scale_growth_factor, None, n), c.number(scale_backoff_factor, None, n), c.integer(growth_interval),)
     return (self, growth_tracker, found_inf,), s, tuple(n)
+
+
+def _math_mode(matmul_tf32):
+    return (), (c.boolean(matmul_tf32),), ()

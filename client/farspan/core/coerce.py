@@ -21,6 +21,7 @@ class Tagged(float):
     """A number that a program takes anew at each Call, if nothing looked at it on its way."""
 
     seen = False
+    live = True  # the program is being made; later it is a number as others
     index = -1  # among a program's numbers
 
     def conjugate(self) -> Tagged:
@@ -31,7 +32,7 @@ def _noticed(name: str) -> Any:
     plain = getattr(float, name)
 
     def noticing(self: Tagged, *args: Any) -> Any:
-        self.seen = True
+        self.seen = self.seen or self.live
         return plain(self, *args)
 
     return noticing
@@ -160,7 +161,7 @@ def scalar(x: Any, default: Any, numbers: list[Any]) -> str | None:
         return None
     kind = type(x)
     if kind is float or kind is Tagged:
-        numbers.append(x)
+        numbers.append(x if kind is float or x.live else x.real)
         return "f"
     if kind is int:
         numbers.append(integer(x))
@@ -186,7 +187,7 @@ def number(x: Any, default: Any, numbers: list[Any]) -> str | None:
     if x is default or x is None:
         return None
     try:
-        numbers.append(x if type(x) is Tagged else float(x))
+        numbers.append(x if type(x) is Tagged and x.live else float(x))
     except (TypeError, ValueError):
         raise ArgumentError(f"must be float, not {type(x).__name__}") from None
     return "f"

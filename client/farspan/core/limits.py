@@ -51,9 +51,9 @@ DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
 # Memory shared by a client and a worker, a session: pages that are never used take none.
-SHARED_UP_BYTES: Final = 32 * MiB  # uploads on their way; a client waits for room.
+SHARED_UP_BYTES: Final = 64 * MiB  # uploads on their way; a client waits for room.
 SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
-SHARED_PIECE_BYTES: Final = 4 * MiB  # of an upload: the worker copies one while the next comes.
+SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
 SHARED_BYTES_MIN: Final = 256 * KiB  # a tensor of this size is worth asking for shared memory.
 SHARED_PIECES_MAX: Final = 64  # in one message.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
@@ -88,7 +88,8 @@ REPLAY_RUNS_MAX: Final = 256  # kinds of runs remembered; all are forgotten when
 REPLAY_NEXT_MAX: Final = 4  # kinds of runs that may follow one, the latest ones.
 REPLAY_VARIANTS_MAX: Final = 3  # programs of one form that differ in what leaves them.
 REPLAY_MISSES_MAX: Final = 8  # defined anew, or broken off, more often than called: let it be.
-TRACES_MAX: Final = 8  # programs of one compiled function; then it stays eager, and says so.
+TRACES_MAX: Final = 8  # programs of one compiled function; other calls stay eager, and it says so.
+TRACES_NEVER_MAX: Final = 32  # kinds of calls found to have no program; others are not tried.
 GUARDS_MAX: Final = 20_000  # values that one compiled function looks at before each call.
 GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for tensors.
 
@@ -99,6 +100,7 @@ TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
+IDLE_S: Final = 10.0  # without a frame a worker gives freed memory back to the system.
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
 SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.

@@ -298,11 +298,6 @@ class Piece:
     position: int  # in the ring up; see core/shared.py
     nbytes: int
 
-    def chunk(self, data: Any) -> Chunk:
-        """Return the chunk that this is once its bytes are at hand."""
-        flags = LAST if self.offset + self.nbytes == self.total else 0
-        return Chunk(self.transfer, self.total, self.offset, flags, data)
-
 
 def pack_piece(channel: int, piece: Piece) -> bytes:
     """Return a PIECE message."""
@@ -352,24 +347,40 @@ class Assembly:
         self.done = False
 
     @property
-    def filled(self) -> Any:
+    def come(self) -> Any:
         """The bytes that have come."""
         return self.data[: self._filled]
 
     def add(self, chunk: Chunk) -> None:
         """Put a chunk in its place; raise ProtocolError unless it is the next one."""
-        end = chunk.offset + len(chunk.data)
-        if chunk.total == len(self.data) and end <= self._filled and (self.done or chunk.data):
+        if self.has(chunk):
             return  # a replay: it was in the snapshot
-        if self.done or chunk.offset != self._filled or chunk.total != len(self.data):
+        # numpy copies without Python's lock, unlike a bytearray.
+        self.room(chunk, len(chunk.data))[:] = np.frombuffer(chunk.data, np.uint8)
+        self.filled(len(chunk.data))
+
+    def has(self, chunk: Chunk) -> bool:
+        """Return whether a chunk has come before, whole."""
+        end = chunk.offset + len(chunk.data)
+        return (
+            chunk.total == len(self.data)
+            and end <= self._filled
+            and (self.done or len(chunk.data) > 0)
+        )
+
+    def room(self, of: Chunk | Piece, nbytes: int) -> np.ndarray[Any, Any]:
+        """Return where the next bytes go; raise ProtocolError if these are not the next ones."""
+        if self.done or of.offset != self._filled or of.total != len(self.data):
             raise ProtocolError(
-                f"link: transfer {chunk.transfer}: chunk at {chunk.offset} of {chunk.total}, "
+                f"link: transfer {of.transfer}: chunk at {of.offset} of {of.total}, "
                 f"expected {self._filled} of {len(self.data)}"
             )
-        self._filled += len(chunk.data)
-        # numpy copies without Python's lock, unlike a bytearray.
-        self.data[chunk.offset : self._filled] = np.frombuffer(chunk.data, np.uint8)
-        self.done = chunk.last
+        return self.data[of.offset : of.offset + nbytes]
+
+    def filled(self, nbytes: int) -> None:
+        """Note that so many bytes more are in their place."""
+        self._filled += nbytes
+        self.done = self._filled == len(self.data)
 
 
 # --- JSON bodies ---------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, parse
 
 MAJOR: Final = 1
-#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Share.
+#: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
+#: Share.
 MINOR: Final = 4
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
 SERVICE: Final = "farspan.v1.Farspan"

@@ -20,6 +20,7 @@ from farspan.core.command import (
     GET_MEMORY,
     GET_MEMORY_ANEW,
     GET_PROGRAM,
+    GET_RELEASE,
     GET_SPEC,
     GET_TRACE,
     GET_TRACE_END,
@@ -40,6 +41,7 @@ _OPCODE_MAX: Final = 2**16 - 1
 _WIDE_MODE: Final = 2**64 - 1
 _ABOUT_ALL: Final = (
     GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM, GET_TRACE, GET_TRACE_END,
+    GET_RELEASE,
 )  # fmt: skip
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
@@ -220,7 +222,7 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = are_ints(static, 3) and 0 <= static[1] <= GET_TRACE_END
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_RELEASE
         about_all = ok and static[1] in _ABOUT_ALL
         ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))
     elif opcode == PUT:

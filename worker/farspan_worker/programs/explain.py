@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from . import arena
 from .graph import Number, Step, Window
 from .switches import compiled_behind
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from .run import Program
 
 _STEPS_MAX: Final = 2_000  # steps told of one plan
+_LIVE_MAX: Final = 100  # memories told of its fullest step
 
 
 def of_program(program: Program) -> dict[str, Any]:
@@ -37,11 +40,30 @@ def _of_plan(plan: FlatPlan) -> dict[str, Any]:
         "outputs": [_shown(w) for w in graph.outputs],
         "arena_bytes": plan.arena_bytes,
         "output_bytes": sum(m.nbytes for m in leaving),
+        "fullest": fullest(graph.steps),
         "loops": _of_loops(plan),
         "notes": graph.notes,
         "steps": [_of_step(step) for step in graph.steps[:_STEPS_MAX]],
         "steps_in_all": len(graph.steps),
     }
+
+
+def fullest(steps: Sequence[Step]) -> list[str]:
+    """Return what is alive where most bytes are, outputs left out, and since and until when."""
+    alive = arena.lives(steps)
+    bytes_at = arena.live_bytes(alive, len(steps))
+    if not alive:
+        return []
+    at = int(bytes_at.argmax())
+    made = {w.memory: (k, w) for k, step in reversed([*enumerate(steps)]) for w in step.outs}
+    lines = [f"step {at}, {steps[at].name}: {bytes_at[at]:,} bytes"]
+    now = [(m, life) for m, life in alive.items() if life.first <= at <= life.last]
+    for memory, life in sorted(now, key=lambda each: -each[0].nbytes)[:_LIVE_MAX]:
+        first, window = made[memory]
+        since, until = steps[first].name, steps[life.last].name
+        size = f"{memory.nbytes:,} bytes {_shown(window)}"
+        lines.append(f"{size}: from step {first}, {since}, to {life.last}, {until}")
+    return lines
 
 
 def _of_loops(plan: FlatPlan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from farspan.core.spec import Spec
 
 from .. import plan as plans
 from ..store import Array, Storage
-from . import arena, effects, short
+from . import arena, effects, short, updates
 from .graph import Graph, Memory, Number, Step, Window
 from .inputs import Inputs
 
@@ -153,7 +153,7 @@ class FlatPlan:
     def _bind(self, step: Step) -> list[tuple[Callable[..., Any], Any]]:
         if step.bound is not None:
             return step.bound(self, step)  # type: ignore[no-any-return]
-        found = short.bind(self, step)
+        found = short.bind(self, step) or updates.bind(self, step)
         if found is not None:
             return found
         inputs, numbers = self.arrays(step.inputs), self.numbers(step.scalars)

@@ -34,7 +34,8 @@ class _Open:
     steps: list[Step] = field(default_factory=list)
     shape: tuple[int, ...] = ()
     reads: set[Memory] = field(default_factory=set)
-    writes: dict[Memory, Window] = field(default_factory=dict)  # the one window of each
+    #: the windows of each; several only where they share no element (joins.py)
+    writes: dict[Memory, list[Window]] = field(default_factory=dict)
     inputs: list[Window] = field(default_factory=list)  # what it takes from outside
     reduced: bool = False  # it ends in a reduction: no single element comes after it
 
@@ -51,7 +52,7 @@ class _Open:
         if len(self.steps) >= _STEPS_MAX or self.reduced:
             return False
         for w in step.inputs:
-            if self.writes.get(w.memory, w) != w:
+            if w not in self.writes.get(w.memory, [w]):
                 return False
         out = step.outs[0]
         if any(w.memory is out.memory and w != out for w in self.inputs):
@@ -71,13 +72,19 @@ class _Open:
                 self.inputs.append(w)
         self.reads.update(step.reads)
         for w in step.outs:
-            self.writes[w.memory] = w
+            written = self.writes.setdefault(w.memory, [])
+            if w not in written:
+                written.append(w)
         self.steps.append(step)
 
 
-def fuse(graph: Graph) -> None:
-    """Replace pointwise steps by loops, in place."""
-    if loops.missing():
+#: What makes a group one step: (group, its steps, what it stores) -> a way to run, or None.
+Maker = Callable[[loops.Group, Sequence[Step], Sequence[Window]], Any]
+
+
+def fuse(graph: Graph, make: Maker | None = None) -> None:
+    """Replace pointwise steps by loops, in place; those of `make`, else the CPU's."""
+    if make is None and loops.missing():
         return
     done: list[Step] = []
     opened: list[_Open] = []
@@ -85,7 +92,7 @@ def fuse(graph: Graph) -> None:
 
     def close(group: _Open) -> None:
         opened.remove(group)
-        done.extend(_fused(group, graph, read_after))
+        done.extend(_fused(group, graph, read_after, make))
 
     for step in graph.steps:
         joined = None
@@ -163,14 +170,16 @@ def _may_fuse(step: Step, exact: bool) -> bool:
     return loops.fusible(step.op, step.static, specs, exact, numbers)
 
 
-def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Sequence[Step]:
+def _fused(
+    group: _Open, graph: Graph, touched: dict[Memory, list[Step]], make: Maker | None
+) -> Sequence[Step]:
     """Return the steps of a group as one, or as they were if there is no loop for them."""
     members = set(group.steps)
     stored: list[Window] = []
-    for memory, window in group.writes.items():
+    for memory, windows in group.writes.items():
         own = memory.input < 0 and not memory.output
         if not own or any(step not in members for step in touched[memory]):
-            stored.append(window)
+            stored += windows
     numbers: dict[Number, loops.Number] = {}
     value: dict[Window, int] = {w: i for i, w in enumerate(group.inputs)}
     steps = []
@@ -189,8 +198,12 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
         tuple([(value[w], w.spec) for w in stored]),
         graph.exact,
     )
-    loop = loops.loop_for(made, wait=loops.waits())
-    if loop is None:
+    if make is not None:
+        bound = make(made, group.steps, stored)
+    else:
+        loop = loops.loop_for(made, wait=loops.waits())
+        bound = loop and _Bound(loop, group, stored)
+    if bound is None:
         return group.steps
     last = group.steps[-1]
     return [
@@ -203,7 +216,7 @@ def _fused(group: _Open, graph: Graph, touched: dict[Memory, list[Step]]) -> Seq
             tuple(group.inputs),
             tuple(stored),
             command=last.command,
-            bound=_Bound(loop, group, stored),
+            bound=bound,
             fused=list(group.steps),
         )
     ]

@@ -12,6 +12,7 @@ from farspan.core.command import FUNCTIONAL
 from .effects import may_raise
 from .fuse import fuse
 from .graph import Graph, Memory, Step, Window
+from .joins import write_in_place
 from .layouts import bind_primitives
 from .order import lower_peak
 from .pools import pool_first
@@ -22,6 +23,7 @@ def improve(graph: Graph) -> None:
     merge_repeated(graph)
     drop_dead(graph)
     pool_first(graph)
+    write_in_place(graph)
     bind_primitives(graph)
     fuse(graph)
     reuse_inputs(graph)

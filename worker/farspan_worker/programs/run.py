@@ -70,7 +70,14 @@ class Programs:
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
         self.undefine((program,))
-        self._programs[program] = Program(body, self._engine, program)
+        self._programs[program] = self._made(body, program)
+
+    def _made(self, body: Body, program: int) -> Any:
+        if not self._engine.backend.remote:
+            return Program(body, self._engine, program)
+        from .device import DeviceProgram
+
+        return DeviceProgram(body, self._engine, program)
 
     def undefine(self, numbers: Sequence[int]) -> None:
         """Forget programs, and free what their plans keep; one that is not there is none."""
@@ -126,7 +133,13 @@ class Programs:
         found = self._programs.get(program)
         if found is None:
             raise ProtocolError(f"program {program} was not defined")
-        return json.dumps(explain.of_program(found)).encode()
+        on_device = self._engine.backend.remote
+        told = found.told() if on_device else explain.of_program(found)  # type: ignore[attr-defined]
+        return json.dumps(told).encode()
+
+    def explained(self) -> list[dict[str, Any]]:
+        """Return what there is to say of each program."""
+        return [explain.of_program(program) for program in self._programs.values()]
 
     def close(self) -> None:
         """Forget all programs and what their plans hold."""
@@ -210,8 +223,8 @@ class Program:
         plan = self._plan(inputs, scalars)
         if plan is None:
             return None
-        if plan.awaits and plan.looked != self._engine.applied:
-            plan.looked = self._engine.applied
+        if plan.awaits and plan.looked != self._engine.frames:
+            plan.looked = self._engine.frames
             if self._decide(plan.graph, plan.key):
                 plan.take_up()
         try:
@@ -284,12 +297,10 @@ class Program:
         return True
 
     def _make(
-        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any
+        self, inputs: Sequence[Array], scalars: Sequence[Any], shared: Any = ()
     ) -> tuple[FlatPlan, list[tuple[int, Any]]]:
         from .trace import Sym, Tracer, Untraceable
 
-        if self._engine.backend.remote:
-            raise Untraceable("plans are laid out in memory of this process, not of a GPU")
         body = dataclasses.replace(self.body, scalars=tuple(scalars))
         tracer = Tracer(body)
         memories: dict[int, Memory] = {}
@@ -309,7 +320,7 @@ class Program:
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
         key = key_of(inputs, shared, fixed)
         plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
-        plan.looked = self._engine.applied
+        plan.looked = self._engine.frames
         return plan, fixed
 
     def _decide(self, graph: Graph, key: str) -> bool:

@@ -7,21 +7,22 @@ not cover it leaves to the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from farspan.core.command import FUNCTIONAL, INPLACE
 
 from ..kernels.cpu import product
-from ..kernels.cpu.loops import native, rows
-from .graph import Number, Step
+from ..kernels.cpu.loops import losses, native, rows
+from ..kernels.cpu.loops.steps import address_of
+from .graph import Number, Step, Window
 
 if TYPE_CHECKING:
     from .flat import FlatPlan
 
 Calls = list[tuple[Callable[..., Any], list[Any]]]
-_MEAN: Final = 1  # a reduction's code
+_NONE, _MEAN = 0, 1  # codes of reductions
 
 
 def bind(plan: FlatPlan, step: Step) -> Calls | None:
@@ -64,9 +65,13 @@ def _into(where: list[Any], i: int, seen: Callable[[Any], Any] | None = None) ->
 
 
 def _nll(plan: FlatPlan, step: Step) -> Calls | None:
-    """The mean loss of rows without weights; classes that are not there are the kernel's."""
+    """The loss of rows without weights; classes that are not there are the kernel's."""
     args = step.plan.recipe.args(step.inputs, step.scalars)
-    if args[2] is not None or args[3] != _MEAN or step.inputs[0].spec.ndim != 2:
+    if args[2] is not None or args[3] == _NONE or step.inputs[0].spec.ndim != 2:
+        return None
+    if not plan.graph.exact and _is_plain(step.inputs[0], step.inputs[1]):
+        return _by_loop(plan, step, losses.forward(), (0, 1), args[3], args[4])
+    if args[3] != _MEAN:
         return None
     rows, classes = step.inputs[0].spec.shape
     index, dtype = np.arange(rows), step.inputs[0].spec.dtype.numpy.type
@@ -87,21 +92,51 @@ def _nll(plan: FlatPlan, step: Step) -> Calls | None:
 
 def _nll_backward(plan: FlatPlan, step: Step) -> Calls | None:
     args = step.plan.recipe.args(step.inputs, step.scalars)
-    if args[3] is not None or args[4] != _MEAN or step.inputs[1].spec.ndim != 2:
+    if args[3] is not None or args[4] == _NONE or step.inputs[1].spec.ndim != 2:
         return None
-    rows, classes = step.inputs[1].spec.shape
-    index = np.arange(rows)
-    kernel, given = step.plan.kernel, step.plan.recipe
-    scalars = step.scalars
+    if _is_plain(step.outs[0], step.inputs[2]):
+        return _by_loop(plan, step, losses.backward(), (0, 2, 3), args[4], args[5])
+    return None
 
-    def run(g: Any, logs: Any, target: Any, total: Any, out: Any) -> None:
-        if target.min() < 0 or target.max() >= classes:
-            out[...] = kernel(np, *given.args([g, logs, target, total], scalars))
-            return
-        out.fill(0)
-        out[index, target] = -g / total
 
-    return [(run, plan.arrays((*step.inputs, *step.outs)))]
+def _is_plain(scores: Window, target: Window) -> bool:
+    """Return whether loops take scores and classes that lie like this."""
+    return (
+        not native.absent()
+        and scores.spec.dtype.name == "float32"
+        and target.spec.dtype.name == "int64"
+        and scores.spec.contiguous
+        and target.spec.contiguous
+    )
+
+
+def _by_loop(
+    plan: FlatPlan, step: Step, function: Any, taken: Sequence[int], how: int, ignored: int
+) -> Calls:
+    """A loss of kernels/cpu/loops/losses.py; the kernel runs where a class is not there."""
+    windows = [*[step.inputs[i] for i in taken], *step.outs]
+    bad = np.zeros((), np.int64)
+    rows, classes = max((w.spec.shape for w in windows), key=len)
+    numbers = (rows, classes, ignored, how == _MEAN)
+    args: list[Any] = [*[0] * len(windows), bad.ctypes.data, *numbers]
+    for i, window in enumerate(windows):
+        plan.follow(window, _into(args, i, address_of))
+    arrays = plan.arrays((*step.inputs, *step.outs))
+    count, recipe, scalars, kernel = (
+        len(step.inputs),
+        step.plan.recipe,
+        step.scalars,
+        step.plan.kernel,
+    )
+
+    def run(*args: Any) -> None:
+        function(*args)
+        if bad:
+            bad[...] = 0
+            kernel(np, *recipe.args(arrays[:count], scalars))
+            raise AssertionError("the kernel takes a class that the loop refuses")
+
+    return [(run, args)]
 
 
 # ------------------------------------------------------------------------------ rows by an index --

@@ -97,7 +97,7 @@ class Tracer(Engine):
         if not op.by_value:
             scalars = [Number(x.index, "f") if type(x) is Tagged else x for x in scalars]
         numbers = [self._default(x) for x in scalars]
-        plan = plans.plan_for(op, inputs, static, numbers)
+        plan = plans.plan_for(op, inputs, static, numbers, self.backend)
         if op.family == "view":
             return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
         if op.dynamic:

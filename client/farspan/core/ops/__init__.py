@@ -62,3 +62,4 @@ from . import clip
 from . import steps
 from . import matrix_steps
 from . import amp
+from . import modes

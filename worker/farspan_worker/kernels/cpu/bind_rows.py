@@ -60,14 +60,17 @@ def _placed(b: Binding, x: Operand) -> Operand:
 
 
 def _turned(x: Operand) -> Operand:
-    """Return the transpose of a matrix, on the same memory."""
+    """Return the transpose of matrices, on the same memory."""
     assert x.stride is not None
-    return x.seen_as(x.shape[::-1], x.stride[::-1])
+    shape, stride = x.shape, x.stride
+    return x.seen_as((*shape[:-2], shape[-1], shape[-2]), (*stride[:-2], stride[-1], stride[-2]))
 
 
-def _multiply(b: Binding, x: Operand, y: Operand, out: Operand, row: Operand | None) -> None:
-    """Add out = x @ y (+ a row), and what is to be done after it."""
+def _multiply(b: Binding, x: Operand, y: Operand, out: Operand, row: Operand | None) -> bool | None:
+    """Add out = x @ y (+ a row), and what is to be done after it; False: there is no quick code."""
     x, y = _placed(b, x), _placed(b, y)
+    if row is None and not b.then and out.stride is not None and out.stride[-1] != 1:
+        x, y, out = _turned(y), _turned(x), _turned(out)  # a result in columns
     inputs = {SRC: x, WEIGHTS: y, **b.extra()}
     if row is not None:
         wide = (*[1] * (len(out.shape) - 1), out.shape[-1])
@@ -75,7 +78,11 @@ def _multiply(b: Binding, x: Operand, y: Operand, out: Operand, row: Operand | N
     bias = None if row is None else inputs[BIAS].desc
     assert out.desc is not None
     kind = Kind("matmul", x.desc, y.desc, bias, out.desc, then=b.then)
+    if kind.implementation.startswith("ref"):
+        return False
+    inputs |= {SRC: x, WEIGHTS: y}
     b.add(kind, inputs, {DST: out})
+    return None
 
 
 def _mm(b: Binding, self: Operand, other: Operand) -> bool | None:
@@ -83,8 +90,7 @@ def _mm(b: Binding, self: Operand, other: Operand) -> bool | None:
         return False
     if b.exact and not product.is_large(self.shape, other.shape):
         return False
-    _multiply(b, self, other, b.outputs[0], None)
-    return None
+    return _multiply(b, self, other, b.outputs[0], None)
 
 
 def _addmm(b: Binding, self: Operand, x: Operand, y: Operand, beta: Any, alpha: Any) -> bool | None:
@@ -92,8 +98,7 @@ def _addmm(b: Binding, self: Operand, x: Operand, y: Operand, beta: Any, alpha: 
         return False
     if b.exact and not product.is_large(x.shape, y.shape):
         return False
-    _multiply(b, x, y, b.outputs[0], self)
-    return None
+    return _multiply(b, x, y, b.outputs[0], self)
 
 
 def _linear(b: Binding, input: Operand, weight: Operand, bias: Operand | None) -> bool | None:
@@ -104,8 +109,7 @@ def _linear(b: Binding, input: Operand, weight: Operand, bias: Operand | None) -
         return False
     x = input if len(input.shape) == 2 else _in_c_order(b, input).seen_as(wide)
     out = b.outputs[0].seen_as((wide[0], weight.shape[0]))
-    _multiply(b, x, _turned(_placed(b, weight)), out, bias)
-    return None
+    return _multiply(b, x, _turned(_placed(b, weight)), out, bias)
 
 
 # ----------------------------------------------------------------------- softmaxes, layer norms --

@@ -15,10 +15,15 @@ import numpy as np
 from farspan.core.errors import FarspanError, ShapeError
 
 from ...backend import Host
+from . import math_mode
 from .copies import Staging
+from .fused import Modules
 from .hosted import is_hosted, on_host
+from .math_mode import MathMode
 from .namespace import Namespace
 from .philox import Philox
+from .products import PRODUCTS, Products
+from .steps import STEPS, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +38,7 @@ class Cuda(Host):
     """Arrays of cupy, or of a module that is used as cupy is, on one device."""
 
     remote = True
+    halves = frozenset(PRODUCTS)
 
     def __init__(self, module: Any, index: int, memory_bytes_max: int | None) -> None:
         super().__init__()
@@ -42,9 +48,15 @@ class Cuda(Host):
         with self.device:
             self.stream = module.cuda.Stream(non_blocking=True)
             self.pool = module.cuda.MemoryPool()
-            if memory_bytes_max:
-                self.pool.set_limit(size=_with_room(memory_bytes_max))
+            self.pool_limit = _with_room(memory_bytes_max) if memory_bytes_max else 0
+            if self.pool_limit:
+                self.pool.set_limit(size=self.pool_limit)
             self.staging = Staging(module)
+        self.modules = Modules(module)
+        self.steps = Steps(self)
+        self.products = Products(self)
+        self.math = MathMode()
+        self.keeping: list[Any] | None = None  # what a graph that is being captured looks at
         self.hosted = 0  # runs of ops on the host because hosted.py says so
         self.fallbacks: dict[str, str] = {}  # ops that cupy refused all the same, and its words
 
@@ -59,10 +71,26 @@ class Cuda(Host):
     def kernel(self, op: Op, args: Sequence[Any]) -> Callable[..., Any] | None:
         if op.kernel is None or is_hosted(op):
             return op.kernel and on_host(op, self)
+        if op.name == "_math_mode":
+            return math_mode.setter(self)
+        if op.name in PRODUCTS:
+            return PRODUCTS[op.name](self, self._guarded(op))
+        if op.name in STEPS:
+            return STEPS[op.name][0](self, op.kernel)
         return op.kernel if op.writes else self._guarded(op)
 
     def into(self, op: Op) -> Callable[..., None] | None:
         return None if is_hosted(op) else op.into
+
+    def keep(self, *arrays: Any) -> None:
+        """Let what is being captured, if anything is, hold these as long as it lives."""
+        if self.keeping is not None:
+            self.keeping += arrays
+
+    def copy_bytes(self, to: Any, source: Any) -> None:
+        """Copy a row of bytes to another of its length, in the stream's order."""
+        if to.size:
+            to.data.copy_from_device_async(source.data, to.size, self.stream)
 
     def _guarded(self, op: Op) -> Callable[..., Any]:
         """Return the table's kernel; what cupy has no way to do is done on the host instead.
@@ -158,8 +186,13 @@ class Cuda(Host):
             "staged_bytes": self.staging.moved,
         }
 
+    def release(self) -> None:
+        self.stream.synchronize()
+        self.pool.free_all_blocks()
+
     def close(self) -> None:
         self.stream.synchronize()
+        self.products.close()
         self.pool.free_all_blocks()
 
 

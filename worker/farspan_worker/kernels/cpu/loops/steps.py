@@ -35,20 +35,23 @@ _STEPS_MAX: Final = 128
 
 
 class Native:
-    """A compiled formula. `run` takes rows: addresses, the count of elements, then numbers."""
+    """A compiled formula. `run` takes rows: addresses, the count of elements, then numbers.
 
-    __slots__ = ("_arrays", "_code", "_function", "_pack")
+    function: takes the address of such rows, how many, and whether a team shares them.
+    """
+
+    __slots__ = ("_arrays", "_code", "_pack", "function")
 
     def __init__(self, formula: Formula, arrays: int, numbers: int, dtype: str) -> None:
         self._arrays = arrays
         self._pack = struct.Struct(f"{arrays + 1}q{numbers}d").pack
         self._code = native.Code(native.to_object(text_of(formula, arrays, numbers, dtype)))
-        self._function = native.function(self._code.address, 1, ("i", "i"))
+        self.function = native.function(self._code.address, 1, ("i", "i"))
 
     def run(self, rows: list[Any]) -> None:
         """Update every parameter; each row ends with numbers, as floats."""
         many = team.PARALLEL <= sum([row[self._arrays] for row in rows])
-        self._function(b"".join([self._pack(*row) for row in rows]), len(rows), many)
+        self.function(b"".join([self._pack(*row) for row in rows]), len(rows), many)
 
 
 def text_of(formula: Formula, arrays: int, numbers: int, dtype: str) -> str:
@@ -166,11 +169,10 @@ def _towards(start: Any, end: Any, weight: float) -> Any:
     return end - (end - start) * (1 - weight)
 
 
-@functools.lru_cache(maxsize=_STEPS_MAX)
-def _adam(
-    dtype: str, beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool,
-    amsgrad: bool, maximize: bool,
-) -> Native:  # fmt: skip
+def adam_formula(
+    beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool, amsgrad: bool,
+    maximize: bool,
+) -> Formula:  # fmt: skip
     """Numbers of a row: 1 - lr * decay or decay, the root of v's correction, and -lr over m's."""
 
     def formula(xp: Any, arrays: list[Any], numbers: list[Any]) -> list[Any]:
@@ -187,14 +189,12 @@ def _adam(
         root = xp.sqrt(largest[0] if largest else v) / scale + eps
         return [p + m / root * slope, None, m, v, *largest]
 
-    return Native(formula, 4 + amsgrad, 3, dtype)
+    return formula
 
 
-@functools.lru_cache(maxsize=_STEPS_MAX)
-def _sgd(
-    dtype: str, momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool,
-    first: bool,
-) -> Native:  # fmt: skip
+def sgd_formula(
+    momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool, first: bool
+) -> Formula:
     """The number of a row: -lr."""
 
     def formula(xp: Any, arrays: list[Any], numbers: list[Any]) -> list[Any]:
@@ -211,6 +211,26 @@ def _sgd(
         d = d + buffer * momentum if nesterov else buffer
         return [p + d * numbers[0], None, buffer]
 
+    return formula
+
+
+@functools.lru_cache(maxsize=_STEPS_MAX)
+def adam(
+    dtype: str, beta1: float, beta2: float, eps: float, decay: bool, decoupled: bool,
+    amsgrad: bool, maximize: bool,
+) -> Native:  # fmt: skip
+    """Return the native update of Adam, with these options."""
+    formula = adam_formula(beta1, beta2, eps, decay, decoupled, amsgrad, maximize)
+    return Native(formula, 4 + amsgrad, 3, dtype)
+
+
+@functools.lru_cache(maxsize=_STEPS_MAX)
+def sgd(
+    dtype: str, momentum: float, dampening: float, decay: float, nesterov: bool, maximize: bool,
+    first: bool,
+) -> Native:  # fmt: skip
+    """Return the native update of SGD, with these options."""
+    formula = sgd_formula(momentum, dampening, decay, nesterov, maximize, first)
     return Native(formula, 3 if momentum else 2, 1, dtype)
 
 
@@ -234,8 +254,8 @@ def _rule(name: str, dtype: str, kept: tuple[str, ...], options: tuple[Any, ...]
 
 
 # ------------------------------------------------------------------------------------- kernels --
-_NATIVE: Final = ("float32", "float64")
-_DTYPES: Final = tuple(map(np.dtype, _NATIVE))
+NATIVE: Final = ("float32", "float64")
+_DTYPES: Final = tuple(map(np.dtype, NATIVE))
 
 
 def _fits(arrays: Sequence[Any]) -> bool:
@@ -252,10 +272,10 @@ def _fits(arrays: Sequence[Any]) -> bool:
 
 
 def _row(arrays: Sequence[Any], *numbers: float) -> list[Any]:
-    return [*map(_address, arrays), arrays[0].size, *numbers]
+    return [*map(address_of, arrays), arrays[0].size, *numbers]
 
 
-def _address(a: Any) -> int:
+def address_of(a: Any) -> int:
     """Return where an array begins; `a.ctypes.data` takes three times as long."""
     try:
         return addressof(c_char.from_buffer(a))
@@ -289,7 +309,7 @@ def _adam_kernel(plain: Any) -> Any:
         decay = bool(weight_decay)
         shrink = 1 - rate_now * weight_decay if decoupled else weight_decay
         for dtype, chosen in fitting.items():
-            made = _adam(dtype, beta1, beta2, eps, decay, decoupled, amsgrad, maximize)
+            made = adam(dtype, beta1, beta2, eps, decay, decoupled, amsgrad, maximize)
             rows = []
             before, scale, slope = 0.0, 1.0, 0.0
             for i in chosen:
@@ -327,7 +347,7 @@ def _sgd_kernel(plain: Any) -> Any:
         lists = [self, grads, *([momentum_buffers] if momentum else [])]
         fitting, rest = _apart(lists)
         for dtype, chosen in fitting.items():
-            made = _sgd(dtype, *options)
+            made = sgd(dtype, *options)
             made.run([_row([one[i] for one in lists], -rate_now) for i in chosen])
         if rest:
             few = [[one[i] for i in rest] for one in lists] + ([] if momentum else [[]])
@@ -370,7 +390,7 @@ def _rule_kernel(name: str, names: Sequence[str], plain: Any) -> Any:
 
 
 def _when(self: Any, *rest: Any) -> bool:
-    return any(s.dtype.name in _NATIVE for s in self)
+    return any(s.dtype.name in NATIVE for s in self)
 
 
 def register(registry: Registry) -> None:

@@ -1,0 +1,178 @@
+"""Programs on a GPU, on the stand-in for cupy: planned, fused, captured, and right at every Call.
+
+The stand-in captures as CUDA does: while a graph is captured nothing runs, a read is an error, and
+a launch works on the memory and the numbers that were captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cuda_host
+import farspan
+import numpy as np
+import pytest
+from fake_cupy import FakeCupy
+from farspan.nn import functional as F
+from farspan_worker import kernels
+from farspan_worker.backend import HOST
+from farspan_worker.kernels import cuda
+from farspan_worker.kernels.cuda.graphs import Graphs
+
+pytestmark = pytest.mark.skipif(not cuda_host.COMPILER, reason="no g++ here")
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A session with a CPU and a GPU that is the fake; the table's kernels on the CPU."""
+    monkeypatch.setattr(cuda, "_cupy", lambda index: FakeCupy())
+    monkeypatch.setattr(kernels, "overrides", dict)
+    before = dict(HOST.plans)
+    HOST.plans.clear()
+    with farspan.connect("local:", devices="cuda:1") as s:
+        yield s
+    HOST.plans.clear()
+    HOST.plans.update(before)
+
+
+def programs(session: Any) -> list[dict[str, Any]]:
+    found = session.transport.engines[1].programs._programs.values()
+    return [p.told() for p in found]
+
+
+def train(device: str, optimizer: str, compiled: bool, steps: int = 22, **options: Any) -> Any:
+    """Return losses and parameters of a training whose learning rate halves at its tenth step."""
+    farspan.manual_seed(3)
+    nn = farspan.nn
+    net = nn.Sequential(
+        nn.Linear(12, 16), nn.GELU(), nn.Tanh(), nn.LayerNorm(16),
+        nn.Linear(16, 3),
+    ).to(device)  # fmt: skip
+    optim = getattr(farspan.optim, optimizer)(net.parameters(), lr=0.02, **options)
+
+    def step(x: Any, y: Any) -> Any:
+        loss = F.cross_entropy(net(x), y)
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+        return loss
+
+    run = farspan.compile(step) if compiled else step
+    rng, losses = np.random.default_rng(5), []
+    for k in range(steps):
+        x = farspan.tensor(rng.normal(size=(6, 12)).astype(np.float32), device=device)
+        y = farspan.tensor(rng.integers(0, 3, 6), device=device)
+        if k == 10:
+            for group in optim.param_groups:
+                group["lr"] = 0.01
+        losses.append(run(x, y).item())
+    return [np.array(losses), *[p.detach().cpu().numpy() for p in net.parameters()]]
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "replayed"])
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [("AdamW", {}), ("Adam", {"amsgrad": True, "weight_decay": 0.1}), ("SGD", {}),
+     ("SGD", {"momentum": 0.9, "nesterov": True}), ("RMSprop", {})],
+)  # fmt: skip
+def test_training_by_plans_is_training_on_the_cpu(
+    session: Any, optimizer: str, options: Any, compiled: bool
+) -> None:
+    there = train("cuda:0", optimizer, compiled, **options)
+    for a, b in zip(there, train("cpu", optimizer, False, **options), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    found = [p for p in programs(session) if p["calls"]]
+    assert found and all(p["refused"] == [] for p in found)
+    assert sum(p["planned"] for p in found) >= 8
+    notes = [note for p in found for plan in p["plans"] for note in plan["notes"]]
+    assert any("CUDA graphs" in note for note in notes), notes
+    backend = session.transport.engines[1].backend
+    assert backend.modules.refused == {} and backend.fallbacks == {}
+
+
+def test_a_replayed_run_gives_the_bits_of_the_commands(session: Any) -> None:
+    by_plan = train("cuda:0", "AdamW", False)
+    assert any(p["planned"] for p in programs(session))
+    session.replay = False
+    one_by_one = train("cuda:0", "AdamW", False)
+    for a, b in zip(by_plan, one_by_one, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_inputs_that_move_and_results_that_stay_are_right(session: Any) -> None:
+    @farspan.compile
+    @farspan.no_grad()
+    def f(x: Any, w: Any) -> Any:
+        return (x * 2 + w).relu().sum(0), x - w
+
+    kept = []
+    w = farspan.ones(5, device="cuda:0")
+    for k in range(12):
+        if k == 7:
+            w = farspan.full((5,), 2.0, device="cuda:0")
+        x = farspan.full((4, 5), float(k), device="cuda:0")
+        kept.append((k, 1.0 if k < 7 else 2.0, *f(x, w)))
+    for k, c, total, difference in kept:
+        assert total.tolist() == [4 * (2 * k + c)] * 5
+        assert difference.tolist() == [[k - c] * 5] * 4
+
+
+def test_a_failing_call_changes_nothing_and_names_its_line(session: Any) -> None:
+    table = farspan.zeros(3, 2, device="cuda:0")
+
+    @farspan.compile
+    @farspan.no_grad()
+    def f(at: Any) -> Any:
+        table.add_(1)
+        return table[at] * 2
+
+    for _ in range(6):
+        assert f(farspan.tensor([0, 2], device="cuda:0")).shape == (2, 2)
+    with pytest.raises(IndexError, match="out of"):
+        f(farspan.tensor([0, 7], device="cuda:0")).tolist()
+    assert f(farspan.tensor([1, 1], device="cuda:0"))[0, 0].item() == 2 * table[0, 0].item()
+
+
+def test_draws_stand_between_graphs(session: Any) -> None:
+    @farspan.compile
+    @farspan.no_grad()
+    def f(x: Any) -> Any:
+        y = (x + 1).relu() @ x
+        return (y * farspan.rand(3, 3, device="cuda:0")) @ x + 1
+
+    def many(make: Any) -> list[Any]:
+        farspan.manual_seed(1)
+        x = farspan.eye(3, device="cuda:0")
+        return [make(x).tolist() for _ in range(9)]
+
+    assert np.array_equal(many(f), many(f.__wrapped__ if hasattr(f, "__wrapped__") else f))
+
+
+def test_tf32_is_state_of_the_session(session: Any) -> None:
+    backend = session.transport.engines[1].backend
+    x = farspan.ones(2, 2, device="cuda:0")
+    assert farspan.get_float32_matmul_precision() == "highest" and not backend.math.matmul_tf32
+    try:
+        farspan.backends.cuda.matmul.allow_tf32 = True
+        assert (x @ x).sum().item() == 8 and backend.math.matmul_tf32
+        with farspan.connect("local:", devices="cuda:1") as other:
+            farspan.ones(1, device="cuda:0").item()
+            assert other.transport.engines[1].backend.math.matmul_tf32
+        farspan.set_float32_matmul_precision("highest")
+        assert (x @ x).sum().item() == 8 and not backend.math.matmul_tf32
+        assert farspan.backends.cuda.matmul.allow_tf32 is False
+    finally:
+        farspan.set_float32_matmul_precision("highest")
+
+
+def test_captures_that_grow_stale_end_after_a_bound() -> None:
+    backend = type("Backend", (), {})()
+    backend.module, backend.pool_limit, backend.keeping = FakeCupy(), 0, None
+    backend.stream, backend.math = backend.module.cuda.Stream(), None
+    ran: list[int] = []
+    graphs = Graphs(backend, [(lambda: ran.append(0), [])] * 3, set())
+    for _ in range(5_000):
+        graphs.run([0])
+        graphs.moved()
+    assert graphs.captured <= 33 and graphs.notes()[0].startswith("no CUDA graph")
