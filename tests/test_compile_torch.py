@@ -71,6 +71,7 @@ def test_options_are_those_of_torch() -> None:
             {"fullgraph": True, "dynamic": True, "mode": "max-autotune"},
             {"backend": "eager"}, {"backend": lambda graph, inputs: graph}, {"options": {}},
         ):  # fmt: skip
+
             @torch.compile(**options)
             def f(x: Any) -> Any:
                 """Add one."""

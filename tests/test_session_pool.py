@@ -94,7 +94,7 @@ def test_events_for_a_client_that_does_not_read_are_bounded() -> None:
     session = opened()
     for _ in range(200):
         session.handle(event, 0)
-        session.handle(sessions.Written(1, limits.MiB), 0)
+        session.handle(sessions.Written(1), 0)
     assert session.state == sessions.OPEN
 
 

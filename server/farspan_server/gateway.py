@@ -168,12 +168,12 @@ class Gateway:
         reader = asyncio.create_task(self._read(live, context))
         try:
             while (message := await live.next()) is not None:
-                down, count, size_bytes = message
+                down, count, _ = message
                 async with asyncio.timeout(limits.LEASE_S):
                     await context.write(wire.encode(down))
                 if live.passing is not None:
                     live.passing.written(down.applied)
-                self.service.give(live, sessions.Written(count, size_bytes))
+                self.service.give(live, sessions.Written(count))
         except TimeoutError:
             log.info("session %s: its client does not read", live.id)
         finally:

@@ -239,24 +239,27 @@ def _watermark(index: int, digest: bytes) -> bytes:
 
 
 def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], None]) -> Journal:
-    """Return a journal to go on with, after `visit` of every record it holds. JournalDamagedError.
+    """Return a journal to go on with, after `visit` of every record it holds.
 
+    JournalDamagedError; JournalError, and nothing is changed that another try needs.
     What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
     there, as it was written. New records go to a new segment. A payload is valid during the visit.
     """
     reader = _Reader(disk, directory, session)
-    for record in reader.read():
-        visit(record)
-    made = Journal(disk, directory, reader.index, reader.digest)
-    made._segments = reader.segments
-    for name, size in reader.torn:
-        if size:
-            data = disk.read(directory / name)[:size]
-            disk.replace(directory / name, data)
-        else:
-            disk.remove(directory / name)
-    for start, _ in reader.segments:  # the last owner may have died before its sync
-        disk.sync(directory / f"{start:020}{_SUFFIX}")
+    try:
+        for record in reader.read():
+            visit(record)
+        made = Journal(disk, directory, reader.index, reader.digest)
+        made._segments = reader.segments
+        for name, size in reader.torn:
+            if size:
+                disk.replace(directory / name, disk.read(directory / name)[:size])
+            else:
+                disk.remove(directory / name)
+        for start, _ in reader.segments:  # the last owner may have died before its sync
+            disk.sync(directory / f"{start:020}{_SUFFIX}")
+    except OSError as error:
+        raise JournalError(f"the journal cannot be read (errno {error.errno})") from error
     made.durable = -1
     made.roll()
     made.sync()

@@ -72,6 +72,13 @@ class Synced:
 
 
 @dataclass(slots=True, frozen=True)
+class Written:
+    """So many event lists went to the client; without a journal none is told twice."""
+
+    count: int
+
+
+@dataclass(slots=True, frozen=True)
 class Confirmed:
     """The client has taken all that it was told before the ack of this frame, and that ack."""
 
@@ -144,8 +151,8 @@ class Tick:
 
 
 Input = (
-    Reserve | FrameIn | Assigned | Bereft | Again | EventsIn | Synced | Confirmed | Resumed
-    | Attached | Cut | CutTaken | ClientGone | ClientClosed | Fault | Tick
+    Reserve | FrameIn | Assigned | Bereft | Again | EventsIn | Synced | Written | Confirmed
+    | Resumed | Attached | Cut | CutTaken | ClientGone | ClientClosed | Fault | Tick
 )  # fmt: skip
 
 
@@ -334,6 +341,8 @@ class Session:
                 return self._events(device, applied, data)
             case Synced(sequence):
                 return self._synced(sequence)
+            case Written(count):
+                return self._written(count)
             case Confirmed(sequence):
                 return self._confirm(sequence)
             case Again(header, data):
@@ -493,7 +502,15 @@ class Session:
             self._acked += 1
             if self._acked > self._credit_base:
                 self._in_flight_bytes -= size_bytes
+            if not self.journalled:
+                del self._frames[self._acked]
         return self._acked if self._acked > before else 0
+
+    def _written(self, count: int) -> list[Output]:
+        if not self.journalled:
+            for _ in range(count):
+                self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
+        return []
 
     def _confirm(self, sequence: int) -> list[Output]:
         if sequence > self._acked and sequence > self._promised:
