@@ -38,12 +38,15 @@ class Swallowing:
         from farspan.wire import encode_frame
 
         self.encode = encode_frame if encode else None
+        self.sequence = 0
         self.sink: Callable[[Any], None] = print
 
     def set_sink(self, sink: Callable[[Any], None]) -> None:
         self.sink = sink
 
     def send(self, frame: Frame) -> None:
+        self.sequence += 1
+        frame.sequence = self.sequence
         if self.encode:
             self.encode(frame)
         self.sink(Acked(frame.sequence, frame.sequence))

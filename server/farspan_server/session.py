@@ -30,13 +30,16 @@ ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on di
 ENDED: Final = "ended"
 
 
+# What every frame makes is not frozen: that costs more than all else that is done with it.
+
+
 # --- inputs --------------------------------------------------------------------------------------
 @dataclass(slots=True, frozen=True)
 class Reserve:
     """The client wants its workers now."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class FrameIn:
     """A frame from the client, as received."""
 
@@ -71,7 +74,7 @@ class Synced:
     sequence: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Written:
     """So many event lists went to the client; without a journal none is told twice."""
 
@@ -118,7 +121,7 @@ class CutTaken:
     device: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class EventsIn:
     """A worker's events, unread, and the last frame whose events are all sent."""
 
@@ -170,7 +173,7 @@ class Append:
     data: bytes
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Forward:
     """Send a frame to the worker of a device."""
 
@@ -229,7 +232,7 @@ class Rest:
     """Release the workers; what the session is lies on disk."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class EventsOut:
     """Send events to the client; they come before the ack beside them. 0: no new ack."""
 

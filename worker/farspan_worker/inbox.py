@@ -60,7 +60,7 @@ class Session:
     queued: bool = False  # stands in the worker's queue, or runs
     closed: bool = False
     restorer: Restorer | None = None  # takes the state that the session begins with
-    used: deque[int] = field(default_factory=lambda: deque(maxlen=limits.TRANSFERS_USED_MAX))
+    used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
 
 
@@ -143,8 +143,8 @@ class Inbox:
             return held
         if of.offset:
             raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
-        if len(session.transfers) >= limits.TRANSFERS_MAX and of.transfer < link.MARKERS:
-            raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
+        if len(session.transfers) >= limits.UPLOADS_MAX and of.transfer < link.MARKERS:
+            raise ProtocolError(f"more than {limits.UPLOADS_MAX} transfers under way")
         budget = session.body.memory_bytes_max
         if session.transfer_bytes + of.total > budget:
             session.transfers[of.transfer] = ErrorInfo(
@@ -185,7 +185,7 @@ class Inbox:
             session.transfer_bytes += x.total
             flags = link.LAST if len(x.data) == x.total else 0
             assembly.add(link.Chunk(number, x.total, 0, flags, x.data))
-        session.used.extend(transfers.used)
+        session.used.update(dict.fromkeys(transfers.used))
         session.applied = applied
         session.restorer = None
         self.wake(session)
@@ -201,7 +201,9 @@ class Inbox:
             if held is not None:  # twice in a frame: the engine sees it once and refuses
                 transfers[name] = held if isinstance(held, ErrorInfo) else memoryview(held.data)
                 if name < link.MARKERS:
-                    session.used.append(name)
+                    session.used[name] = None
+                    if len(session.used) > limits.TRANSFERS_USED_MAX:
+                        del session.used[next(iter(session.used))]
         return frame, transfers
 
     def ran(self, session: Session, frame: Frame | Cut) -> None:
