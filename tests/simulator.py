@@ -18,6 +18,7 @@ from farspan import _ledger, wire
 from farspan.core.command import GET, PUT, ErrorInfo, Failed, Frame, Value
 from farspan_server import history, journal
 from farspan_server import session as sessions
+from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
 
 WHERE = Path("session")
@@ -106,7 +107,7 @@ class World:
         self.replaying: Any = None
         self.parts: dict[int, history.Part] = {}  # of the snapshot under way
         self.cut = 0
-        self.end: sessions.End | None = None
+        self.end: messages.End | None = None
 
     # --- running ---------------------------------------------------------------------------------
     def run(self) -> World:
@@ -123,11 +124,12 @@ class World:
         common = {
             "issue": 12, "client_hears": 14, "gateway_hears": 14,
             "work": 14, "from_worker": 14, "sync": 6, "grant": 6, "replay": 14, "reconnect": 8,
-            "start_gateway": 4, "begin_cut": 2, "write_part": 4, "fetch": 6,
+            "start_gateway": 4, "begin_cut": 2, "write_part": 4, "fetch": 3,
         }  # fmt: skip
         rare = {
             "kill_worker": 0.6, "cut_stream": 0.8, "half_open": 0.3, "kill_gateway": 0.3,
-            "lose_power": 0.15, "jump": 0.2, "sync_fails": 0.02, "disk_full": 0.02,
+            "lose_power": 0.15, "jump": 0.2, "duplicate": 0.5, "sync_fails": 0.02,
+            "disk_full": 0.02,
         }  # fmt: skip
         return common | {name: w * self.faults * self.rng.random() for name, w in rare.items()}
 
@@ -312,6 +314,14 @@ class World:
         stream.down.append(("broken",))
         return True
 
+    def _duplicate(self) -> bool:
+        """Send frames a second time, as a client may that is not sure."""
+        again = [m for m in self.stream.up if m[0] == "frames"] if self.stream else []
+        if self.stream is None or not again:
+            return False
+        self.stream.up.append(again[-1])
+        return True
+
     def _half_open(self) -> bool:
         """The client hears of the end, the gateway does not, or only when another stream comes."""
         if self.stream is None or not self.stream.client_hears:
@@ -354,15 +364,15 @@ class World:
             stream.gateway_hears = False
             if stream is self.live:
                 self.live = None
-                self._give(sessions.ClientGone())
+                self._give(messages.ClientGone())
         elif kind == "resume":
             self._resume(stream, *body)
         elif stream is self.live:
             frames, confirmed = body
             for data in frames:
-                self._give(sessions.FrameIn(wire.frame_header(data), data))
+                self._give(messages.FrameIn(wire.frame_header(data), data))
             if confirmed and self.session is not None:
-                self._give(sessions.Confirmed(confirmed))
+                self._give(messages.Confirmed(confirmed))
         return True
 
     def _resume(self, stream: Stream, known: tuple[int, int, int], secret: str) -> None:
@@ -373,52 +383,52 @@ class World:
             stream.down.append(("lost", "SessionClosedError"))
             return
         self.coming = stream
-        self._give(sessions.Resumed(*known))
+        self._give(messages.Resumed(*known))
 
-    def _give(self, given: sessions.Input) -> None:
+    def _give(self, given: messages.Input) -> None:
         if self.session is not None:
             self._obey(self.session.handle(given, self.now))
 
-    def _obey(self, outputs: list[sessions.Output]) -> None:
+    def _obey(self, outputs: list[messages.Output]) -> None:
         assert self.history is not None
         try:
             for out in outputs:
                 self._carry_out(out)
         except journal.JournalError as error:
-            self._give(sessions.Fault("JournalError", str(error)))
+            self._give(messages.Fault("JournalError", str(error)))
 
-    def _carry_out(self, out: sessions.Output) -> None:
+    def _carry_out(self, out: messages.Output) -> None:
         assert self.history is not None
         match out:
-            case sessions.Append(header, data):
+            case messages.Append(header, data):
                 self.history.frame(header.sequence, data)
-            case sessions.Forward(device, data):
+            case messages.Forward(device, data):
                 self.workers[device].inbox.append(("frame", data))
-            case sessions.EventsOut(data, applied, durable):
+            case messages.EventsOut(data, applied, durable):
                 if self.live is not None:
                     events = list(wire.decode_events(data)) if data else []
                     self.live.down.append(("told", events, applied, durable))
-            case sessions.Refuse():
+            case messages.Refuse():
                 self.coming.down.append(("broken",))
                 self.coming.gateway_hears = False
-            case sessions.Welcomed():
+            case messages.Welcomed():
                 self._welcome()
-            case sessions.Claim():
+            case messages.Claim():
                 self.claims += 1
-            case sessions.Replay(first, last):
+            case messages.Replay(first, last):
                 self.replaying = (self.history.replay(), first, last)
-            case sessions.Mark(number, sequence):
+            case messages.Mark(number, sequence):
                 self.history.mark(number, sequence)
                 self.parts = {}
-            case sessions.TakeCut(number):
+            case messages.TakeCut(number):
                 for worker in self.workers:
                     worker.inbox.append(("cut", number))
-            case sessions.Commit(number, sequence):
+            case messages.Commit(number, sequence):
                 parts = tuple(self.parts[d] for d in range(self.devices))
                 self.history.commit(number, sequence, parts)
-            case sessions.Rest():
+            case messages.Rest():
                 self.workers, self.replaying, self.claims = [], None, 0
-            case sessions.End(kind, message):
+            case messages.End(kind, message):
                 self._ended(kind, message)
 
     def _welcome(self) -> None:
@@ -448,7 +458,7 @@ class World:
             state = self.history.part(device) if past.parts else b""
             applied, state = int.from_bytes(state[:8], "little"), state[8:]
             self.workers.append(Worker(device, Oracle(state), applied))
-        self._give(sessions.Assigned())
+        self._give(messages.Assigned())
         return True
 
     def _replay(self) -> bool:
@@ -461,7 +471,7 @@ class World:
             return False
         header = wire.frame_header(data)
         if first <= header.sequence <= last:
-            self._give(sessions.Again(header, data))
+            self._give(messages.Again(header, data))
         return True
 
     def _sync(self) -> bool:
@@ -470,16 +480,16 @@ class World:
         try:
             index = self.history.journal.sync()
         except journal.JournalError as error:
-            self._give(sessions.Fault("JournalError", str(error)))
+            self._give(messages.Fault("JournalError", str(error)))
             return True
         sequence = self.history.synced(index)
         if sequence:
-            self._give(sessions.Synced(sequence))
+            self._give(messages.Synced(sequence))
         return True
 
     def _begin_cut(self) -> None:
         self.cut += 1
-        self._give(sessions.Cut(self.cut))
+        self._give(messages.Cut(self.cut))
 
     def _write_part(self) -> bool:
         """Take a snapshot's part from a worker to the disk."""
@@ -493,7 +503,7 @@ class World:
                 self.disk.replace(WHERE / name, data)
                 digest = hashlib.sha256(data).hexdigest()
                 self.parts[worker.device] = history.Part(name, len(data), digest)
-                self._give(sessions.CutTaken(number, worker.device))
+                self._give(messages.CutTaken(number, worker.device))
                 return True
         return False
 
@@ -535,7 +545,7 @@ class World:
         worker.outbox.remove(message)
         _, applied, events = message
         data = wire.encode_events(events) if events else b""
-        self._give(sessions.EventsIn(worker.device, applied, data))
+        self._give(messages.EventsIn(worker.device, applied, data))
         return True
 
     # --- faults ----------------------------------------------------------------------------------
@@ -543,7 +553,7 @@ class World:
         if not self.workers or self.session is None:
             return False
         self.workers = []
-        self._give(sessions.Bereft("gone"))
+        self._give(messages.Bereft("gone"))
         return True
 
     def _kill_gateway(self) -> bool:
@@ -566,7 +576,7 @@ class World:
 
     def _jump(self) -> None:
         self.now += self.rng.choice((1.0, 30.0, 100.0))
-        self._give(sessions.Tick())
+        self._give(messages.Tick())
 
     def _sync_fails(self) -> None:
         self.disk.sync_fails = True
