@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -61,6 +62,12 @@ _spares = click.option(
 )
 
 
+_journal = click.option(
+    "--journal", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
+    help="Keep sessions there, so that they survive their workers; default: they do not.",
+)  # fmt: skip
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="farspan")
 def main() -> None:
@@ -73,14 +80,16 @@ def main() -> None:
 @_port
 @_threads
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
+@_journal
 @_json
 def up(
-    workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool, as_json: bool
-) -> None:
+    workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool,
+    journal: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
-    plan = ups.Plan(workers, spares, port=port, threads=threads, ray=not no_ray)
+    plan = ups.Plan(workers, spares, port=port, threads=threads, ray=not no_ray, journal=journal)
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
 
@@ -100,6 +109,7 @@ def up(
     metavar="ADDRESS=KEYFILE",
     help="A worker started by `farspan worker`; may be given several times.",
 )
+@_journal
 @_json
 @_parent
 def serve(as_json: bool, parent: int, **options: Any) -> None:
@@ -121,6 +131,7 @@ async def _serve(
     supervisor_listen: str | None,
     supervisor_key_file: Path | None,
     by_hand: tuple[str, ...],
+    journal: Path | None,
     **tls: Path | None,
 ) -> None:
     from farspan.core.op import table_hash
@@ -141,6 +152,7 @@ async def _serve(
         port=port,
         workers=tuple(_static_worker(each) for each in by_hand),
         supervisor=supervisor,
+        journals=None if journal is None else _own_directory(journal),
         **tls,
     )
     gateway = Gateway(config)
@@ -150,6 +162,17 @@ async def _serve(
         await stop.wait()
     finally:
         await gateway.stop()
+        if config.journals is not None:
+            shutil.rmtree(config.journals, ignore_errors=True)
+
+
+def _own_directory(journal: Path) -> Path:
+    """Return a new directory in one that may be others' too."""
+    try:
+        journal.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="gateway-", dir=journal))
+    except OSError as error:
+        raise click.ClickException(f"--journal {journal}: {error.strerror}") from None
 
 
 @main.command()

@@ -48,6 +48,9 @@ class GatewayConfig:
     wait_s_max: float = 3_600.0  # seconds that a session may wait in line, whatever it asks for
     sessions_per_worker_max: int = 4  # sessions of one tenant that share a worker
     sessions_max: int = 10_000
+    #: Where sessions keep journals and snapshots, so that they survive their workers; a directory
+    #: of this gateway alone. None: a session is lost with any of its workers.
+    journals: Path | None = None
     memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
 
     def check(self) -> None:

@@ -25,20 +25,28 @@ class _Transfer:
         self.error: FarspanError | None = None
         self.changed = asyncio.Event()
         self.taken = False
+        self.end = 0  # bytes that have come
 
 
 class Downloads:
-    """The transfers of one session."""
+    """The transfers of one session.
 
-    def __init__(self) -> None:
+    patience_s: seconds that a Download waits for the next bytes; a worker may be replaced by then.
+    """
+
+    def __init__(self, patience_s: float = limits.CONNECT_S) -> None:
+        self._patience_s = patience_s
         self._transfers: dict[int, _Transfer] = {}
+        self._over_with: dict[int, None] = {}  # the latest ones that ended: a replay brings them
         self._over: FarspanError | None = None
 
     async def put(self, chunk: link.Chunk) -> None:
         """Hold a chunk for its Download; waits while too many are held."""
-        if self._over is not None:
+        if self._over is not None or chunk.transfer in self._over_with:
             return
         transfer = self._transfers.get(chunk.transfer)
+        if transfer is not None and chunk.offset < transfer.end:
+            return  # a replay: it has come, with the same bits
         if transfer is None:
             if chunk.offset:
                 return  # the rest of one that was given up
@@ -46,6 +54,7 @@ class Downloads:
                 self._transfers.pop(next(iter(self._transfers))).error = _given_up()
             transfer = self._transfers[chunk.transfer] = _Transfer()
         transfer.chunks.append(chunk)
+        transfer.end = chunk.offset + len(chunk.data)
         transfer.changed.set()
         try:
             async with asyncio.timeout(STALL_S):
@@ -65,7 +74,7 @@ class Downloads:
         transfer.taken = True
         try:
             while True:
-                async with asyncio.timeout(limits.CONNECT_S):
+                async with asyncio.timeout(self._patience_s):
                     while not transfer.chunks and transfer.error is None:
                         transfer.changed.clear()
                         await transfer.changed.wait()
@@ -84,6 +93,11 @@ class Downloads:
         finally:
             self._drop(request, _given_up())
 
+    @property
+    def busy(self) -> bool:
+        """Whether bytes of a value are still under way."""
+        return bool(self._transfers)
+
     def fail(self, error: FarspanError) -> None:
         """End all transfers, also those to come."""
         self._over = error
@@ -93,6 +107,9 @@ class Downloads:
     def _drop(self, request: int, error: FarspanError) -> None:
         transfer = self._transfers.pop(request, None)
         if transfer is not None:
+            self._over_with[request] = None
+            if len(self._over_with) > limits.FRAMES_UNCONFIRMED_MAX:
+                del self._over_with[next(iter(self._over_with))]
             transfer.error = transfer.error or error
             transfer.chunks.clear()
             transfer.changed.set()

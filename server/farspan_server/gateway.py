@@ -185,7 +185,7 @@ class Gateway:
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
             live.passing.written(down.applied)
-        self.service.give(live, messages.Written(count))
+        self.service.written(live, count, down.applied)
 
     async def _open(self, context: grpc.aio.ServicerContext) -> Live:
         try:

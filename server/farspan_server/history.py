@@ -30,6 +30,7 @@ MARK: Final = 3  # JSON: number, sequence, epoch, secret
 COMMIT: Final = 4  # JSON: number, sequence, parts
 EPOCH: Final = 5  # JSON: epoch, secret (its hash)
 
+GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
 _CHUNK: Final = struct.Struct("<IQQQI")
 
 
@@ -113,6 +114,10 @@ class History:
             self.journal.roll()
         return index
 
+    def give_up(self, device: int, transfer: int) -> None:
+        """Keep that an upload will not go on. JournalError."""
+        self.chunk(Chunk(device, transfer, 0, 0, GIVEN_UP, memoryview(b"")))
+
     def epoch(self, epoch: int, secret: str) -> None:
         """Note who may send from now on. JournalError."""
         self.past.epoch, self.past.secret = epoch, secret
@@ -154,12 +159,14 @@ class History:
         return sequence
 
     # --- reading ---------------------------------------------------------------------------------
-    def replay(self) -> Iterator[bytes | Chunk]:
+    def replay(self, last: int | None = None) -> Iterator[bytes | Chunk]:
         """Yield the frames (as bytes) and chunks after the snapshot, as they came.
 
-        May run on another thread. JournalDamagedError.
+        last: the record where it ends. May run on another thread. JournalDamagedError.
         """
         for record in self.journal.read(self.past.begin):
+            if last is not None and record.index > last:
+                return
             if record.kind == FRAME:
                 yield bytes(record.payload)
             elif record.kind == CHUNK:

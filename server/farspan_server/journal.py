@@ -100,6 +100,12 @@ class Journal:
         with self._lock:
             return sum(size for _, size in self._segments)
 
+    def nbytes_since(self, index: int) -> int:
+        """Bytes of the segments that hold records from this one on."""
+        with self._lock:
+            after = [size for start, size in self._segments if start >= index]
+            return sum(after) if after else self._bytes
+
     def append(self, kind: int, *parts: Buffer) -> int:
         """Write a record and return its index; it is in the operating system's hands then.
 

@@ -31,7 +31,10 @@ from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
+from farspan_server.disk import RealDisk
 from farspan_server.downloads import Downloads
+from farspan_server.journal import JournalError
+from farspan_server.keeper import Keeper
 from farspan_server.passing import Passing
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.workers import WorkerLink
@@ -51,18 +54,23 @@ def _nothing() -> None:
 class Live:
     """A session, its client's queue and its workers' links."""
 
-    def __init__(self, tenant: str, kinds: tuple[str, ...], wait_s: float, lease_s: float) -> None:
+    def __init__(
+        self, tenant: str, kinds: tuple[str, ...], wait_s: float, lease_s: float, journalled: bool
+    ) -> None:
         self.id = secrets.token_hex(16)
         self.channel = secrets.randbits(63)  # its number on all links; never used twice
         self.tenant = tenant
         self.wait_s = wait_s
         self.opened_at_s = time.time()
-        self.machine = sessions.Session(kinds, lease_s)
+        self.machine = sessions.Session(kinds, lease_s, journalled)
+        self.keeper: Keeper | None = None  # of a session that is journalled
         self.links: tuple[WorkerLink, ...] = ()
         self.names = _names(kinds)
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.assigned = asyncio.Event()
-        self.downloads = Downloads()
+        # A worker that is replaced needs time until it tells the bytes again.
+        self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
+        self.written = 0  # the last ack that went to the client
         self.passing: Passing | None = None  # while its client profiles
         self._events: deque[messages.EventsOut] = deque()
         self._last_words: bytes | None = None
@@ -144,6 +152,7 @@ class Service:
         self._channels: dict[int, Live] = {}
         self._links: dict[str, WorkerLink] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._disk = RealDisk()
 
     # --- lifecycle -------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -183,6 +192,9 @@ class Service:
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
                 self.give(live, messages.Tick())
+                if live.keeper is not None and not live.ended:
+                    self.written(live, 0, 0)
+                    live.keeper.look(time.monotonic(), live.machine.received)
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -201,8 +213,15 @@ class Service:
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        live = Live(tenant, kinds, wait_s, self.config.lease_s)
-        live.features = FEATURES.intersection(hello.features)
+        journals = self.config.journals
+        live = Live(tenant, kinds, wait_s, self.config.lease_s, journals is not None)
+        if journals is not None:
+            live.keeper = Keeper(
+                self._disk, journals / live.id, live.id, lambda given: self.give(live, given)
+            )
+        # What comes through shared memory does not pass here, so that no journal could hold it.
+        features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
+        live.features = features.intersection(hello.features)
         self._sessions[live.id] = live
         self._channels[live.channel] = live
         log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
@@ -255,20 +274,62 @@ class Service:
 
     def give(self, live: Live, given: messages.Input) -> None:
         """Hand an input to a session and carry out what follows."""
-        for out in live.machine.handle(given, time.monotonic()):
-            match out:
-                case messages.Forward(device, data):
-                    header = link.pack_header(link.FRAME, live.channel, len(data))
-                    live.links[device].send(header, data)
-                case messages.EventsOut():
-                    live.post(events=out)
-                case messages.Claim():
-                    deadline = time.monotonic() + live.wait_s
-                    self._tell_pool(
-                        pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
-                    )
-                case messages.End(kind, message):
-                    self._end(live, kind, message)
+        try:
+            for out in live.machine.handle(given, time.monotonic()):
+                match out:
+                    case messages.Forward(device, data):
+                        header = link.pack_header(link.FRAME, live.channel, len(data))
+                        live.links[device].send(header, data)
+                    case messages.EventsOut():
+                        live.post(events=out)
+                    case messages.Claim():
+                        deadline = time.monotonic() + live.wait_s
+                        self._tell_pool(
+                            pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
+                        )
+                    case messages.Rest():
+                        self._rest(live)
+                    case messages.End(kind, message):
+                        self._end(live, kind, message)
+                    case _:
+                        assert live.keeper is not None, out
+                        self._keep(live.keeper, live.machine, out)
+        except JournalError as error:
+            self.give(live, messages.Fault("JournalError", str(error)))
+
+    def _keep(self, keeper: Keeper, machine: sessions.Session, out: messages.Output) -> None:
+        """Carry out what has to do with a session's journal."""
+        match out:
+            case messages.Append(header, data):
+                keeper.history.frame(header.sequence, data)
+            case messages.Replay(first, last):
+                keeper.replay(first, last, lambda: machine.room)
+            case messages.Mark(number, sequence):
+                keeper.mark(number, sequence)
+            case messages.TakeCut(number):
+                keeper.take_cut(number)
+            case messages.Commit(number, sequence):
+                keeper.commit(number, sequence)
+
+    def _rest(self, live: Live) -> None:
+        """Let go of a session's workers, of which one or all are lost."""
+        assert live.keeper is not None
+        live.keeper.rest()
+        for each in live.links:
+            each.send(link.pack(link.CLOSE, live.channel))
+        self._channels.pop(live.channel, None)
+        live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
+        self._channels[live.channel] = live
+        live.links = ()
+        self._tell_pool(pools.Released(live.id))
+
+    def written(self, live: Live, count: int, applied: int) -> None:
+        """Take that so many event lists went to the client, and the acks up to a frame."""
+        self.give(live, messages.Written(count))
+        if live.keeper is not None:
+            live.written = max(live.written, applied)
+            if not live.downloads.busy:  # else their values must be told again by a replay
+                self.give(live, messages.Confirmed(live.written))
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
@@ -276,6 +337,8 @@ class Service:
         self._channels.pop(live.channel, None)
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
+        if live.keeper is not None:
+            live.keeper.close()
         live.downloads.fail(SessionClosedError("the session has ended"))
         live.assigned.set()
         live.post(last_words=wire.encode_events([Lost(kind, message)]) if kind else None)
@@ -320,9 +383,15 @@ class Service:
         )
         for index, each in enumerate(live.links):
             memory = self.config.memory_bytes_max
-            body = link.Open(live.id, live.tenant, index, peers, memory, live.names[index])
+            restore = live.keeper is not None and live.keeper.restores
+            body = link.Open(
+                live.id, live.tenant, index, peers, memory, live.names[index], restore,
+                steady=live.keeper is not None,
+            )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
         live.post(devices=True)
+        if live.keeper is not None:
+            live.keeper.begin(live.links, live.channel)
         self.give(live, messages.Assigned())
         live.assigned.set()
 
@@ -335,7 +404,7 @@ class Service:
                 f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
                 "gone and took the session's tensors there with it; connect again to go on"
             )
-            self.give(live, messages.Fault("WorkerLostError", message))
+            self.give(live, messages.Bereft(message))
 
     # --- what workers say (workers.Listener) -----------------------------------------------------
     def joined(self, worker_link: WorkerLink) -> None:
@@ -366,10 +435,16 @@ class Service:
             device = next(k for k, each in enumerate(live.links) if each.worker == worker)
             self._bereave(live.id, device, worker, "it ended the session")
 
-    async def chunk(self, channel: int, chunk: link.Chunk) -> None:
+    async def chunk(self, worker: pools.Worker, channel: int, chunk: link.Chunk) -> None:
         live = self._channels.get(channel)
-        if live is not None:
+        if live is None:
+            return
+        if chunk.transfer < link.PARTS:
             await live.downloads.put(chunk)
+        elif live.keeper is not None:
+            names = [each.worker.worker for each in live.links]
+            if worker.worker in names:
+                await live.keeper.part(names.index(worker.worker), chunk)
 
     # --- what a supervisor says (supervisor_link.Listener) ---------------------------------------
     def worker_up(self, body: link.WorkerUp) -> None:
@@ -423,20 +498,34 @@ class Service:
                     raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
                 flags = link.LAST if end == total else 0
                 chunk = link.Chunk(header.transfer, total, offset, flags, view)
-                await live.links[header.device].upload(live.channel, chunk)
+                await self._pass(live, header.device, chunk)
                 offset = end
         except OSError:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
         except BaseException:  # the client has broken off, or sends what is no chunk
-            live.links[header.device].give_up(live.channel, header.transfer)
+            self._give_up(live, header)
             raise
         if offset != total:
-            live.links[header.device].give_up(live.channel, header.transfer)
+            self._give_up(live, header)
             raise ProtocolError(f"upload of {total} bytes: {offset} came")
         if not total:
             chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
-            await live.links[header.device].upload(live.channel, chunk)
+            await self._pass(live, header.device, chunk)
         return offset
+
+    async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
+        if live.keeper is not None:
+            await live.keeper.send(device, chunk)
+            if live.ended:
+                raise SessionClosedError("the session has ended")
+        else:
+            await live.links[device].upload(live.channel, chunk)
+
+    def _give_up(self, live: Live, header: wire.TransferHeader) -> None:
+        if live.keeper is None:
+            live.links[header.device].give_up(live.channel, header.transfer)
+        elif not live.ended:
+            live.keeper.give_up(header.device, header.transfer)
 
     # --- shared memory ---------------------------------------------------------------------------
     async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:

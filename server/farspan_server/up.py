@@ -36,6 +36,7 @@ class Plan:
     port: int = 0
     threads: int = 0
     ray: bool = True
+    journal: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Up:
             "gateway",
             *("serve", "--host", plan.host, "--port", str(plan.port), "--token-file", str(token)),
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
+            *([] if plan.journal is None else ["--journal", str(plan.journal)]),
         )
         supervisor = await self._child(
             "supervisor",

@@ -34,7 +34,7 @@ class Listener(Protocol):
     def left(self, worker: Worker, reason: str) -> None: ...
     def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
     def closed(self, worker: Worker, channel: int) -> None: ...
-    def chunk(self, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
+    def chunk(self, worker: Worker, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
 
 
 class WorkerLink:
@@ -186,7 +186,7 @@ class WorkerLink:
                 continue
             if header.kind != link.TRANSFER:
                 raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")
-            await self._listener.chunk(header.channel, link.unpack_chunk(payload))
+            await self._listener.chunk(self.worker, header.channel, link.unpack_chunk(payload))
 
     async def _watch(self) -> None:
         # Counts looks instead of comparing times: a gateway that was itself stopped or starved

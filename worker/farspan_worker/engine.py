@@ -63,6 +63,7 @@ class Engine:
         self.commands = 0  # run since the start
         self.frames = 0  # begun since the start
         self.applied = 0  # sequence of the last frame
+        self.steady = False  # which kernels run does not depend on time: a replay repeats it
         self.skipped: ErrorInfo | None = None  # why the last skipped store was
         self.timeline: Timeline | None = None  # while the client profiles
         self.outlet: Any = None  # as `inbox.Engine` has it

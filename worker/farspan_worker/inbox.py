@@ -31,6 +31,7 @@ class Engine(Protocol):
     timeline: Any  # of what ran, while the client profiles; else None
     #: Gives room for so many bytes where the client reads them itself, or None. Not all use it.
     outlet: Any
+    steady: bool  # which kernels run may not depend on time
 
     def handle(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
     def close(self) -> None: ...

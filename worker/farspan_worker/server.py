@@ -287,6 +287,8 @@ class Worker:
             with self._state:
                 engine = self._make_engine(body.name, body.memory_bytes_max)
                 session = self._inbox.open(channel, body, engine, control)
+                if body.steady:
+                    engine.steady = True
                 if body.restore:
                     session.restorer = Restorer(engine)
                 self._counts["sessions_opened"] += 1

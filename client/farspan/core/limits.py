@@ -64,6 +64,10 @@ OPENINGS_MAX: Final = 64  # connections of one listener that have not proved the
 JOURNAL_RECORD_BYTES_MAX: Final = FRAME_BYTES_MAX + 64 * KiB  # the longest is a frame.
 JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
+SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
+SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
+SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.

@@ -417,6 +417,7 @@ class Open:
     memory_bytes_max: int
     name: str = "cpu"  # of the session's device on this worker, as the client's specs have it
     restore: bool = False  # its state comes as transfer RESTORE, before any frame runs
+    steady: bool = False  # which kernels run may not depend on time: another engine repeats it
 
 
 @dataclass(slots=True, frozen=True)
@@ -482,6 +483,7 @@ def unpack_open(payload: bytes | memoryview) -> Open:
             memory_bytes_max=int(body["memory_bytes_max"]),
             name=str(body["name"]),
             restore=bool(body.get("restore", False)),
+            steady=bool(body.get("steady", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None

@@ -290,8 +290,8 @@ class Program:
         cost a plan each time.
         """
         over = self._made - limits.PLANS_PER_PROGRAM_MAX
-        if over < 0:
-            return True
+        if over < 0 or (self._engine.steady and not self.body.exact):
+            return True  # steady: bits may not depend on what came before a snapshot
         if key not in self._seen and len(self._seen) >= 4 * limits.PLANS_PER_PROGRAM_MAX:
             del self._seen[next(iter(self._seen))]
         count = self._seen[key] = self._seen.get(key, 0) + 1
@@ -332,6 +332,10 @@ class Program:
         if graph.exact or not compiled_behind(graph):
             return True
         engine = self._engine
+        if engine.steady:
+            for bound in compiled_behind(graph):
+                bound.wait()
+            return True
         return engine.programs.switches.decide(graph, self.number, key, engine._number)
 
 

@@ -1,0 +1,254 @@
+"""What keeps a journalled session: its history on disk, its snapshots, its replays to new workers.
+
+The session's machine decides; this carries out, for one session, what has to do with its journal.
+Everything runs on the gateway's loop; what reads and writes much goes to threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from farspan import wire
+from farspan.core import limits, link
+
+from farspan_server import history
+from farspan_server import session_messages as messages
+from farspan_server.disk import Disk, File
+from farspan_server.history import Chunk, History, Part
+from farspan_server.workers import WorkerLink
+
+log = logging.getLogger(__name__)
+
+_READ_AT_ONCE: Final = 64  # records that a thread reads before the loop hears of them
+_ROOM_S: Final = 0.002  # between looks whether workers take more of a replay
+_ALL: Final = 2**63  # "every record": those that no replay has begun to read yet
+
+Give = Callable[[messages.Input], None]
+
+
+class Keeper:
+    """The journal, snapshots and replays of one session.
+
+    give: hands an input to the session's machine.
+    """
+
+    def __init__(self, disk: Disk, directory: Path, session: str, give: Give) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._give = give
+        self.history = History.create(disk, directory, session, "")
+        self._links: tuple[WorkerLink, ...] = ()
+        self._channel = 0
+        #: Records up to this one reach the workers by a replay; None: there is none under way.
+        self._replayed: int | None = _ALL
+        self._caught_up = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._parts: dict[int, _PartWriter] = {}  # of the snapshot under way, by device
+        self._number = 0
+        self._cut_at_s = self._cut_began_s = 0.0
+        self._cut_took_s = 0.0
+        self._cut_frame = 0
+
+    # --- workers ---------------------------------------------------------------------------------
+    @property
+    def restores(self) -> bool:
+        """Whether new workers are given a snapshot before any frame."""
+        return bool(self.history.past.parts)
+
+    def begin(self, links: tuple[WorkerLink, ...], channel: int) -> None:
+        """Take the workers that the session has now; without a replay they have all there is."""
+        self._links, self._channel = links, channel
+        self._replayed = None
+        self._caught_up.set()
+
+    def rest(self) -> None:
+        """Be without workers: what is under way ends, what comes will be replayed."""
+        self._links = ()
+        self._replayed = _ALL
+        self._caught_up.clear()
+        for task in self._tasks:
+            task.cancel()
+        self._drop_parts()
+
+    def close(self) -> None:
+        """Forget the session, on disk too."""
+        self.rest()
+        self._caught_up.set()
+        self.history.journal.close()
+        asyncio.get_running_loop().run_in_executor(
+            None, lambda: shutil.rmtree(self._directory, ignore_errors=True)
+        )
+
+    # --- up --------------------------------------------------------------------------------------
+    async def send(self, device: int, chunk: link.Chunk) -> None:
+        """Keep a piece of an upload and pass it to its worker, now or by the next replay.
+
+        JournalError.
+        """
+        kept = Chunk(
+            device, chunk.transfer, chunk.total, chunk.offset, chunk.flags, memoryview(chunk.data)
+        )
+        index = self.history.chunk(kept)
+        while self._replayed is not None:
+            if index <= self._replayed:
+                return
+            await self._caught_up.wait()
+        with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
+            await self._links[device].upload(self._channel, chunk)
+
+    def give_up(self, device: int, transfer: int) -> None:
+        """Note that an upload will not go on. JournalError."""
+        self.history.give_up(device, transfer)
+        if self._links:
+            self._links[device].give_up(self._channel, transfer)
+
+    # --- replays ---------------------------------------------------------------------------------
+    def replay(self, first: int, last: int, room: Callable[[], bool]) -> None:
+        """Begin to give the workers the snapshot, then what came after it; frames by the machine.
+
+        room: whether the machine takes another frame.
+        """
+        self._replayed = self.history.journal.last
+        self._caught_up.clear()
+        self._spawn(self._replay(first, last, room, self._replayed))
+
+    async def _replay(self, first: int, last: int, room: Callable[[], bool], end: int) -> None:
+        links, channel = self._links, self._channel
+        for device in range(len(self.history.past.parts)):
+            data = await asyncio.to_thread(self.history.part, device)
+            for chunk in link.chunks(link.RESTORE, data):
+                await links[device].upload(channel, chunk)
+        records = self.history.replay(end)
+        while batch := await asyncio.to_thread(_some, records):
+            for record in batch:
+                if isinstance(record, Chunk):
+                    await self._again(links, channel, record)
+                    continue
+                header = wire.frame_header(record)
+                if first <= header.sequence <= last:
+                    while not room():
+                        await asyncio.sleep(_ROOM_S)
+                    self._give(messages.Again(header, record))
+        self._replayed = None
+        self._caught_up.set()
+
+    async def _again(self, links: tuple[WorkerLink, ...], channel: int, record: Chunk) -> None:
+        if record.flags == history.GIVEN_UP:
+            links[record.device].give_up(channel, record.transfer)
+            return
+        fields = (record.transfer, record.total, record.offset, record.flags, record.data)
+        await links[record.device].upload(channel, link.Chunk(*fields))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError) or error is None:
+            return  # a worker is lost while it is told: the session hears of it
+        log.error("a replay failed", exc_info=error)
+        self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
+
+    # --- snapshots -------------------------------------------------------------------------------
+    def look(self, now_s: float, received: int) -> None:
+        """Ask for a snapshot if it is time: a replay from the last one should take seconds."""
+        every_s = max(limits.SNAPSHOT_EVERY_S, limits.SNAPSHOT_SHARE * self._cut_took_s)
+        new_bytes = self.history.journal.nbytes_since(self.history.past.begin)
+        if received == self._cut_frame or self._replayed is not None:
+            return
+        if now_s - self._cut_at_s >= every_s or new_bytes > limits.SNAPSHOT_EVERY_BYTES:
+            if now_s - self._cut_at_s < limits.SNAPSHOT_EVERY_S / 4:
+                return
+            self._cut_at_s, self._cut_frame = now_s, received
+            self._number += 1
+            self._give(messages.Cut(self._number))
+
+    def mark(self, number: int, sequence: int) -> None:
+        """Note where the snapshot is cut. JournalError."""
+        self._drop_parts()
+        self._cut_began_s = asyncio.get_running_loop().time()
+        self.history.mark(number, sequence)
+
+    def take_cut(self, number: int) -> None:
+        """Tell the workers to take their parts. What was sent before by the bulk links counts."""
+        for device, each in enumerate(self._links):
+            each.send(link.pack_cut(self._channel, number))
+            chunk = link.Chunk(link.marker(number, device), 0, 0, link.LAST, b"")
+            self._spawn(each.upload(self._channel, chunk))
+
+    async def part(self, device: int, chunk: link.Chunk) -> None:
+        """Take a piece of a device's part. The part counts when it is whole and on disk."""
+        number = chunk.transfer - link.PARTS
+        if number != self._number:
+            return
+        writer = self._parts.get(device)
+        if writer is None:
+            name = f"{history.PART_PREFIX}{number}-{device}"
+            path = self._directory / name
+            writer = self._parts[device] = _PartWriter(self._disk, path)
+        await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
+        if chunk.last and self._parts.get(device) is writer:
+            self._give(messages.CutTaken(number, device))
+
+    def commit(self, number: int, sequence: int) -> None:
+        """Begin replays at the snapshot from now on. JournalError."""
+        parts = tuple(self._parts[device].part() for device in sorted(self._parts))
+        self._parts = {}
+        self.history.commit(number, sequence, parts)
+        # It is there as long as this process is: a loss of power ends the session anyway.
+        self.history.synced(self.history.journal.last)
+        self._cut_took_s = asyncio.get_running_loop().time() - self._cut_began_s
+
+    def _drop_parts(self) -> None:
+        parts, self._parts = self._parts, {}
+        for writer in parts.values():
+            writer.drop()
+
+
+def _some(records: Any) -> list[Any]:
+    return list(itertools.islice(records, _READ_AT_ONCE))
+
+
+class _PartWriter:
+    """Writes a device's part of a snapshot to its file."""
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self._disk = disk
+        self._path = path
+        self._file: File | None = disk.create(path)
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    def write(self, data: bytes, last: bool) -> None:
+        """Append a piece; after the last one the file is whole. OSError."""
+        if self._file is None:
+            return
+        self._file.append([data])
+        self._digest.update(data)
+        self._bytes += len(data)
+        if last:
+            self._file.close()
+            self._file = None
+
+    def part(self) -> Part:
+        """Return what was written, once it is whole."""
+        return Part(self._path.name, self._bytes, self._digest.hexdigest())
+
+    def drop(self) -> None:
+        """Remove the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        with contextlib.suppress(OSError):
+            self._disk.remove(self._path)

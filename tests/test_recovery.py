@@ -1,0 +1,163 @@
+"""Workers die under a session that is journalled: it goes on, with the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import farspan as torch
+import numpy as np
+import pytest
+from farspan import nn
+
+
+@pytest.fixture(scope="module")
+def journalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """Return address, token and journal directory of a gateway whose sessions survive."""
+    journal = tmp_path_factory.mktemp("journal")
+    command = ["up", "--no-ray", "--workers", "cpu:2", "--spares", "1", "--threads", "1"]
+    up = subprocess.Popen(
+        [sys.executable, "-m", "farspan_server", *command, "--journal", str(journal), "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert up.stdout is not None
+        ready = json.loads(up.stdout.readline())
+        yield ready["address"], Path(ready["token_file"]).read_text().strip(), journal
+    finally:
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(20) == 0
+    assert not list(journal.iterdir())
+
+
+def train(steps: int, between: Callable[[int], None] = lambda step: None) -> list[bytes]:
+    """Train a net with dropout, batch norm and Adam; return all that it ends with."""
+    torch.manual_seed(7)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.25), nn.Tanh(), nn.Linear(16, 3),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    data = np.random.default_rng(0)
+    losses = []
+    for step in range(steps):
+        x = torch.tensor(data.standard_normal((8, 1, 8, 8)).astype("float32"))
+        y = torch.tensor(data.integers(0, 3, 8))
+        optimizer.zero_grad()
+        z = net(x)
+        z[:, 0].mul_(1.5)
+        loss = nn.functional.cross_entropy(z, y)
+        between(step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    state = [t for t in net.state_dict().values()]
+    for group in optimizer.state_dict()["state"].values():
+        state += [v for v in group.values() if torch.is_tensor(v)]
+    arrays = [t.detach().numpy() for t in state]
+    return [np.array(losses).tobytes(), torch.rand(4).numpy().tobytes(), *map(bytes, arrays)]
+
+
+def kill_worker(session: Any) -> None:
+    """Kill the process of a device of the session, without a word."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(random.choice(session.transport.devices)["pid"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_workers_killed_while_it_trains_change_no_bit(
+    journalled: tuple[str, str, Path], replay: bool
+) -> None:
+    address, token, _ = journalled
+    with torch.connect(address, token=token, timeout=30, replay=replay):
+        expected = train(30)
+    random.seed(1)
+    kills = 0
+    with torch.connect(address, token=token, timeout=30, replay=replay) as session:
+
+        def between(step: int) -> None:
+            nonlocal kills
+            if step in (0, 7, 8, 21):
+                kill_worker(session)
+                kills += 1
+
+        found = train(30, between)
+        devices = session.transport.devices
+    assert found == expected and kills == 4
+    assert devices[0]["epoch"] >= 4
+
+
+def test_a_worker_killed_at_any_moment_changes_no_bit(journalled: tuple[str, str, Path]) -> None:
+    address, token, _ = journalled
+    with torch.connect(address, token=token, timeout=30):
+        expected = train(150)
+    with torch.connect(address, token=token, timeout=30) as session:
+        done = threading.Event()
+        kills = []
+
+        def kill() -> None:
+            rng = random.Random(5)
+            while not done.wait(rng.uniform(0.3, 1.5)) and len(kills) < 4:
+                kill_worker(session)
+                kills.append(time.monotonic())
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        try:
+            found = train(150, lambda step: time.sleep(0.01))
+        finally:
+            done.set()
+            thread.join()
+    assert found == expected
+    assert kills, "it was over before a worker was killed"
+
+
+def test_long_tensors_survive_on_their_way_up_and_down(journalled: tuple[str, str, Path]) -> None:
+    address, token, _ = journalled
+    values = np.random.default_rng(1).standard_normal(3_000_000)
+    with torch.connect(address, token=token, timeout=30) as session:
+        kept = [torch.tensor(values)]
+        killer = threading.Timer(0.01, kill_worker, [session])
+        killer.start()
+        for k in range(5):
+            kept.append(torch.tensor(values + k))
+        killer.join()
+        total = sum(kept[1:], kept[0])
+        killer = threading.Timer(0.005, kill_worker, [session])
+        killer.start()
+        found = total.numpy()
+        killer.join()
+        assert (found == sum((values + k for k in range(5)), values)).all()
+        assert (kept[3].numpy() == values + 2).all()
+
+
+def test_a_snapshot_takes_the_place_of_what_led_to_it(journalled: tuple[str, str, Path]) -> None:
+    address, token, journal = journalled
+    with torch.connect(address, token=token, timeout=30) as session:
+        torch.manual_seed(0)
+        x = torch.zeros(1000)
+        (directory,) = (d for g in journal.iterdir() for d in g.iterdir())
+        began = time.monotonic()
+        while not list(directory.glob("snapshot-*")) or len(list(directory.iterdir())) > 4:
+            x = x + torch.rand(1000)
+            x.sum().item()
+            assert time.monotonic() - began < 30, sorted(directory.iterdir())
+        for _ in range(3):
+            x = x + torch.rand(1000)
+        expected = x.numpy().tobytes()
+        kill_worker(session)
+        assert x.numpy().tobytes() == expected
+        y = torch.rand(5).numpy().tobytes()
+        kill_worker(session)
+        assert x.numpy().tobytes() == expected and y != torch.rand(5).numpy().tobytes()
+    assert not directory.exists() or not list(directory.iterdir())
