@@ -54,6 +54,9 @@ class Swallowing:
     def upload(self, transfer: int, device: int, data: memoryview) -> None:
         pass
 
+    def stats(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -143,11 +146,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", help="a part of the names to measure")
     parser.add_argument("--encode", action="store_true", help="encode the frames, as for a wire")
+    parser.add_argument("--replay", action="store_true", help="send what repeats as one Call")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    session = Session(Swallowing(options.encode), "swallowed:")
+    session = Session(Swallowing(options.encode), "swallowed:", options.replay)
     _state.push(session)
     sides = {}
     for lib in (farspan, torch):
