@@ -484,7 +484,7 @@ class _Maker:
                 raise Refused("a result is a Parameter, or has a gradient or hooks")
             node = t._node
             if node is not None and type(node) is not tape.Leaf:
-                if not any(n.freed for n in tape.reachable([(node, 0)])):
+                if not tape.leads_to_freed(node, set()):
                     raise Refused(
                         "its result is differentiated later; where such steps repeat, automatic "
                         "replay makes a whole step one Call, rounded as programs are", True,
