@@ -38,18 +38,24 @@ class Swallowing:
         from farspan.wire import encode_frame
 
         self.encode = encode_frame if encode else None
+        self.sequence = 0
         self.sink: Callable[[Any], None] = print
 
     def set_sink(self, sink: Callable[[Any], None]) -> None:
         self.sink = sink
 
     def send(self, frame: Frame) -> None:
+        self.sequence += 1
+        frame.sequence = self.sequence
         if self.encode:
             self.encode(frame)
         self.sink(Acked(frame.sequence, frame.sequence))
 
     def upload(self, transfer: int, device: int, data: memoryview) -> None:
         pass
+
+    def stats(self) -> dict[str, int]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -140,11 +146,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", help="a part of the names to measure")
     parser.add_argument("--encode", action="store_true", help="encode the frames, as for a wire")
+    parser.add_argument("--replay", action="store_true", help="send what repeats as one Call")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    session = Session(Swallowing(options.encode), "swallowed:")
+    session = Session(Swallowing(options.encode), "swallowed:", options.replay)
     _state.push(session)
     sides = {}
     for lib in (farspan, torch):

@@ -18,7 +18,7 @@ from ._reach import is_plain, nodes_of
 from ._sites import call_site, describe_site
 from .core import command as cmd
 from .core import tape
-from .core.call import fn
+from .core.call import Value, fn
 from .core.errors import AutogradError, BadValueError, FarspanError, ShapeError
 from .core.names import backward_name
 from .core.spec import Spec
@@ -518,14 +518,14 @@ def _run_post_hooks(leaf: Tensor, create_graph: bool) -> None:
 
 # ------------------------------------------------------------------------------------- helpers --
 def _as_list(x: Any, count: int = 0) -> list[Any]:
-    from ._tensor import Tensor
-
     if x is None:
         return [None] * count
-    if isinstance(x, Tensor) or hasattr(x, "ownership_token"):
+    if isinstance(x, Value):
+        return [x]
+    if hasattr(x, "ownership_token"):
         x = [x]
     # A GradientEdge stands for the tensor whose gradient goes there.
-    return [getattr(i, "ownership_token", i) for i in x]
+    return [i if isinstance(i, Value) else getattr(i, "ownership_token", i) for i in x]
 
 
 def _edges(tensors: Iterable[Tensor]) -> list[Edge]:

@@ -147,12 +147,14 @@ _run: Any = None  # `_quick.run`, which needs what is here
 
 
 _new: Any = None  # `Tensor._new`
+_new_object: Final = object.__new__
+type_of_tensors: Any = None  # `Tensor`
 
 
-def set_runner(run: Callable[..., Any], new: Callable[..., Tensor]) -> None:
+def set_runner(run: Callable[..., Any], cls: type[Tensor]) -> None:
     """Let `run(op, static, scalars, tensors, facts, depth)` issue what is `direct`."""
-    global _run, _new
-    _run, _new = run, new
+    global _run, _new, type_of_tensors
+    _run, _new, type_of_tensors = run, cls._new, cls
 
 
 def known(op: Op, static: Any, specs: Sequence[Spec], scalars: Sequence[Any]) -> _Known:
@@ -283,7 +285,7 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
 
 def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     """Return where a view begins in the storage of x. ShapeError: it does not fit into it."""
-    offset += _own_offset(x, spec)
+    offset += x._offset if x._spec.dtype is spec.dtype else _own_offset(x, spec)
     if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
                         > x._storage.nbytes):  # fmt: skip
         raise ShapeError(
@@ -296,12 +298,18 @@ def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
 
 
 def view_of(x: Tensor, op: Op, ref: Ref, spec: Spec, offset: int) -> Tensor:
-    storage = x._storage.apart() if op.unversioned else x._storage
-    out = wrap(ref, spec, offset, storage)
-    if not op.detaches:
-        base = x if x._base is None else x._base
-        out._base = base
-        out._generation = base._generation
+    out: Any = _new_object(type_of_tensors)
+    out._ref, out._spec, out._node = ref, spec, None
+    out._storage = x._storage.apart() if op.unversioned else x._storage
+    if offset:
+        out._offset = offset
+    if op.detaches:
+        out._base = None
+    else:
+        out._base = base = x if x._base is None else x._base
+        generation = base._generation
+        if generation:
+            out._generation = generation
         if x._in_no_grad or not mode.grad:
             out._in_no_grad = True
         if x._made_by:

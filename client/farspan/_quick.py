@@ -93,7 +93,17 @@ def ways(function: Function, count: int) -> Callable[..., Any]:
             function.one = unary(*found, general_one) if found else general_one
             return general_one(self, depth + 1)
 
+        memo: dict[Any, Any] = {}
+        memos.append(memo)
+
         def general_one(self: Any, depth: int = 1) -> Any:
+            if is_usual and type(self) is Tensor:
+                found = memo.get(self._spec)
+                if found is None:
+                    found = _learn_call(memo, self._spec, function, (self,), [self])
+                if found and not found[0].schema.return_names:
+                    op, static, scalars, facts = found
+                    return run(op, static, scalars, (self,), facts, depth + 1)
             return many((self,), depth + 1)
 
         function.one = first_one
@@ -183,7 +193,10 @@ def with_value(function: Function) -> Callable[..., Any]:
             found = memo.get((spec, value))
             if found is None:
                 _learn_value(memo, function, self, value)
-                found = memo[spec, value]
+                found = memo.get((spec, value))
+        if found and found[3] is None:
+            op, static, facts, _, scalars = found
+            return run(op, static, scalars, (self,), facts, depth + 1)
         if not found or self._base is not None or (kind is int and not -FEW <= value <= FEW):
             return many((self, value), depth + 1)
         op, static, facts, plans, given = found
@@ -199,7 +212,8 @@ def with_value(function: Function) -> Callable[..., Any]:
 def _learn_value(memo: dict[Any, Any], function: Function, self: Tensor, value: Any) -> None:
     """Note what a call with a value means: (op, static, facts, plans, if it is sent).
 
-    False: it goes the general way. _BY_VALUE: other values mean another static.
+    Without plans the last is what is sent, and `run` issues it. False: it goes the general way.
+    _BY_VALUE: other values mean another static.
     """
     spec, kind = self._spec, type(value)
     found: Any = False
@@ -220,8 +234,14 @@ def _learn_value(memo: dict[Any, Any], function: Function, self: Tensor, value: 
         if plain:
             facts = _facts(op, static, (spec,), scalars)
             found = facts and (op, static, facts, {}, given)
+        if not found and not given and len(tensors) == 1 and kind is int:
+            known = _dispatch.known(op, static, (spec,), scalars)
+            key = (spec, value)
+            found = known.direct and (op, static, known, None, scalars)
     if len(memo) >= limits.MEMO_ENTRIES_MAX:
         memo.clear()
+    if memo.get((spec, kind)) is _BY_VALUE:
+        key = (spec, value)
     if key[1] is not kind:
         memo[spec, kind] = _BY_VALUE
     memo[key] = found
@@ -360,45 +380,76 @@ def run(op: Op, static: Any, scalars: Any, tensors: Any, facts: Any, depth: int)
     plan, bits, keeps = _NOT_RECORDED
     if mask and facts.differentiable and _mode.grad:
         plan, bits, keeps = facts.plans.get(mask) or _plan(facts.plans, op, static, mask)
-    views = facts.views
+    if len(facts.outs) > 1:
+        return _run_many(op, static, scalars, tensors, facts, ids, (plan, bits), depth + 1)
+    spec, views = facts.outs[0], facts.views
     # Places are checked before anything is issued: a worker takes a view beyond its storage for
     # a broken client, and ends the session.
-    places = [_dispatch.place(tensors[0], op, spec, offset) for spec, offset in views]
+    at = _dispatch.place(tensors[0], op, *views[0]) if views else 0
     frame = _getframe(depth)
     code = frame.f_code
     site = (code, frame.f_lasti) if code.co_filename in theirs else site_from(frame)
-    session = lane.session
-    made = [next(session._ids) for _ in facts.outs]
-    ids += made
+    id_ = next(lane.ids)
+    ids.append(id_)
     if lane.free_now:
         lane.free()
-    number = next(session._numbers)
+    number = next(lane.numbers)
     lane.add((op.opcode, bits, tuple(ids), static, scalars, number, site))
     lane.work += facts.work
     if lane.work >= lane.due:
-        session.look(lane)
+        lane.session.look(lane)
+    nbytes = facts.nbytes
+    ref = _new(LargeRef if nbytes >= limits.FREE_BYTES else Ref)
+    ref.id, ref.lane = id_, lane
+    lane.held[id_] = nbytes
+    if views:
+        result = _dispatch.view_of(tensors[0], op, ref, spec, at)
+    else:
+        result = _new(Tensor)
+        result._ref, result._spec, result._node, result._base = ref, spec, None, None
+    if plan is not None:
+        if len(tensors) == 1:
+            (x,) = tensors
+            edges: Any = ((x._node, x._index),)
+            of: Any = (x._spec,)
+        else:
+            edges, of = tape.edges_of(tensors, plan.mask), tuple([x._spec for x in tensors])
+        node = _record(op, plan, keeps, edges, tensors, of, result, static, scalars)
+        node.number, node.site = number, site
+    return result
+
+
+def _run_many(
+    op: Op, static: Any, scalars: Any, tensors: Any, facts: Any, ids: Any, planned: Any, depth: int
+) -> tuple[Any, ...]:
+    """Issue an op with several results, as `run` does one with one; return them."""
+    lane = tensors[0]._ref.lane
+    plan, bits = planned
+    views = facts.views
+    places = [_dispatch.place(tensors[0], op, spec, offset) for spec, offset in views]
+    site = site_from(_getframe(depth))
+    made = [next(lane.ids) for _ in facts.outs]
+    if lane.free_now:
+        lane.free()
+    number = next(lane.numbers)
+    lane.add((op.opcode, bits, (*ids, *made), static, scalars, number, site))
+    lane.work += facts.work
+    if lane.work >= lane.due:
+        lane.session.look(lane)
     results = []
     for k, id_ in enumerate(made):
         spec = facts.outs[k]
-        nbytes = 0 if views else spec.numel * spec.dtype.itemsize
-        ref = _new(LargeRef if nbytes >= limits.FREE_BYTES else Ref)
-        ref.id, ref.lane = id_, lane
-        lane.held[id_] = nbytes
+        ref = Ref(lane.session, lane.device, id_, 0 if views else spec.nbytes)
         if views:
             result = _dispatch.view_of(tensors[0], op, ref, spec, places[k])
         else:
-            result = _new(Tensor)
-            result._ref, result._spec, result._node, result._base = ref, spec, None, None
+            result = Tensor._new(ref, spec)
         results.append(result)
     if plan is not None:
         edges = tape.edges_of(tensors, plan.mask)
-        if len(made) == 1:
-            of = tuple([x._spec for x in tensors])
-            node = _record(op, plan, keeps, edges, tensors, of, result, static, scalars)
-        else:
-            node = tape.record(op, plan, tensors, results, static, scalars, edges)
+        node = tape.record(op, plan, tensors, results, static, scalars, edges)
         node.number, node.site = number, site
-    return result if len(made) == 1 else tuple(results)
+    return tuple(results)
 
 
 def _record(
@@ -509,4 +560,4 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
 
 
 set_quickening(ways, plain_types)
-_dispatch.set_runner(run, Tensor._new)
+_dispatch.set_runner(run, Tensor)

@@ -67,6 +67,7 @@ class Transport(Protocol):
     def give_up(self, request: int) -> None:
         """Stop the download of an answer that nobody waits for any more."""
 
+    def expect(self, device: int, nbytes: int) -> None: ...  # an answer of so many bytes; may wait
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -95,7 +96,7 @@ class Session(Answers):
         self.default_device = self.devices[first_cpu]
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._numbers: Iterator[int] = itertools.count(1)
+        self._counted: Iterator[int] = itertools.count(1)
         self._requests = itertools.count(1)
         self.lanes = [Lane(self, i) for i in range(len(self.devices))]
         self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
@@ -131,6 +132,17 @@ class Session(Answers):
     def new_id(self) -> int:
         return next(self._ids)
 
+    @property
+    def _numbers(self) -> Iterator[int]:
+        """What numbers commands; lanes have it too, as every command asks."""
+        return self._counted
+
+    @_numbers.setter
+    def _numbers(self, numbers: Iterator[int]) -> None:
+        self._counted = numbers
+        for lane in self.lanes:
+            lane.numbers = numbers
+
     def index_of(self, device: Device) -> int:
         """Return the number of a device. DeviceError if the session has no such device."""
         found = self._index.get(device)
@@ -163,7 +175,7 @@ class Session(Answers):
             )
         if lane.free_now:
             lane.free()
-        number, self.last_site = next(self._numbers), site
+        number, self.last_site = next(lane.numbers), site
         lane.add((opcode, mode, tuple(ids), static, tuple(scalars), number, site))
         lane.work += max(
             1,
@@ -298,9 +310,8 @@ class Session(Answers):
         """
         self._hand_over()
         numbers = self._replays[lane.device].numbers
-        gone: Sequence[int] = ()
-        if numbers.gone or numbers.leaving:
-            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
+        # Before the commands are taken: all Calls of what is gone are among these.
+        gone = numbers.take_gone() if numbers.gone or numbers.leaving else ()
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
             self._hand_over()
@@ -340,6 +351,12 @@ class Session(Answers):
         """Note that a compiled function has run eagerly: a run with it may be rounded elsewhere."""
         for replay in self._replays:
             replay.note_region()
+
+    def take_numbers(self, numbers: Iterator[int]) -> None:
+        """Let commands take their numbers from there."""
+        for lane in self.lanes:
+            lane.numbers = numbers
+        self._numbers = numbers
 
     def tracer_off(self) -> bool:
         """Return whether commands must be seen one by one."""
@@ -485,7 +502,10 @@ class Session(Answers):
         return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
 
     def stats(self) -> dict[str, Any]:
-        """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
+        """Return counts: commands, frames, bytes each way, sync points by line, live tensors.
+
+        `bulk`: bytes of long tensors by the way they took, and why there is no shared memory.
+        """
         live = {}
         for device, lane in zip(self.devices, self.lanes, strict=True):
             gone = set(lane.freed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _dispatch, _indexing
+from . import _autograd, _dispatch, _indexing
 from . import _grad_dtype as grad_dtypes
 from ._dispatch import OwnStorage, Storage
 from ._gather import Ref
@@ -514,9 +514,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         gradient: of this tensor's shape; needed unless it has one element. Raises AutogradError if
         nothing here requires grad, the graph was freed, or a saved tensor was changed in place.
         """
-        from ._autograd import backward
-
-        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+        _autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
     def retain_grad(self) -> None:
         """Keep the gradient of this tensor too, though it is no leaf."""

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from farspan import wire
@@ -29,6 +29,7 @@ from farspan.core.errors import (
 
 from farspan_server import pool as pools
 from farspan_server import session as sessions
+from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.downloads import Downloads
 from farspan_server.passing import Passing
@@ -40,6 +41,11 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 KINDS: Final = ("cpu", "cuda")
+_NOTHING: Final = wire.Down()
+
+
+def _nothing() -> None:
+    """Nobody writes yet."""
 
 
 class Live:
@@ -54,15 +60,17 @@ class Live:
         self.machine = sessions.Session(kinds, lease_s)
         self.links: tuple[WorkerLink, ...] = ()
         self.names = _names(kinds)
+        self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.assigned = asyncio.Event()
         self.downloads = Downloads()
         self.passing: Passing | None = None  # while its client profiles
-        self._events: deque[sessions.EventsOut] = deque()
+        self._events: deque[messages.EventsOut] = deque()
         self._last_words: bytes | None = None
         self._welcome: wire.Welcome | None = None
         self._line = 0
         self._tell_devices = False
-        self._ready = asyncio.Event()
+        #: Called when there is something for the client, or the session has ended.
+        self.look: Callable[[], None] = _nothing
 
     @property
     def ended(self) -> bool:
@@ -83,7 +91,7 @@ class Live:
         welcome: wire.Welcome | None = None,
         line: int = 0,
         devices: bool = False,
-        events: sessions.EventsOut | None = None,
+        events: messages.EventsOut | None = None,
         last_words: bytes | None = None,
     ) -> None:
         """Queue something for the client."""
@@ -94,21 +102,15 @@ class Live:
             self._events.append(events)
         if last_words is not None:
             self._last_words = last_words
-        self._ready.set()
+        self.look()
 
-    async def next(self) -> tuple[wire.Down, int, int] | None:
-        """Return a message for the client with the count and bytes of its events; None at the end.
+    def take(self) -> tuple[wire.Down, int, int] | None:
+        """Return a message for the client with the count and bytes of its events, if any waits.
 
         Whatever waits rides together: a message costs the same whatever it holds.
         """
-        while True:
-            down, count, size = self._take()
-            if down != wire.Down():
-                return down, count, size
-            if self.ended:
-                return None
-            self._ready.clear()
-            await self._ready.wait()
+        down, count, size = self._take()
+        return None if down == _NOTHING else (down, count, size)
 
     def _take(self) -> tuple[wire.Down, int, int]:
         welcome, self._welcome = self._welcome, None
@@ -158,7 +160,7 @@ class Service:
     async def stop(self) -> None:
         """End all sessions and links."""
         for live in list(self._sessions.values()):
-            self.give(live, sessions.Fault("SessionClosedError", "the gateway shuts down"))
+            self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
         for task in self._tasks:
             task.cancel()
         if self.supervisor is not None:
@@ -180,7 +182,7 @@ class Service:
             await asyncio.sleep(TICK_S)
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
-                self.give(live, sessions.Tick())
+                self.give(live, messages.Tick())
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -200,6 +202,7 @@ class Service:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
         live = Live(tenant, kinds, wait_s, self.config.lease_s)
+        live.features = FEATURES.intersection(hello.features)
         self._sessions[live.id] = live
         self._channels[live.channel] = live
         log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
@@ -209,12 +212,12 @@ class Service:
                 epoch=live.machine.epoch,
                 kinds=kinds,
                 lease_ms=int(self.config.lease_s * 1000),
-                features=tuple(sorted(FEATURES.intersection(hello.features))),
+                features=tuple(sorted(live.features)),
                 minor=min(hello.minor, wire.MINOR),
             )
         )
         if hello.devices:
-            self.give(live, sessions.Reserve())
+            self.give(live, messages.Reserve())
         return live
 
     def find(self, tenant: str, session: str) -> Live:
@@ -250,21 +253,21 @@ class Service:
             found.append({**counts, "engine": engines.get(live.id, {})})
         return found
 
-    def give(self, live: Live, given: sessions.Input) -> None:
+    def give(self, live: Live, given: messages.Input) -> None:
         """Hand an input to a session and carry out what follows."""
         for out in live.machine.handle(given, time.monotonic()):
             match out:
-                case sessions.Forward(device, data):
+                case messages.Forward(device, data):
                     header = link.pack_header(link.FRAME, live.channel, len(data))
                     live.links[device].send(header, data)
-                case sessions.EventsOut():
+                case messages.EventsOut():
                     live.post(events=out)
-                case sessions.Claim():
+                case messages.Claim():
                     deadline = time.monotonic() + live.wait_s
                     self._tell_pool(
                         pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
                     )
-                case sessions.End(kind, message):
+                case messages.End(kind, message):
                     self._end(live, kind, message)
 
     def _end(self, live: Live, kind: str, message: str) -> None:
@@ -296,7 +299,7 @@ class Service:
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
             case pools.Denied(session, message) if session in self._sessions:
-                fault = sessions.Fault("CapacityError", message)
+                fault = messages.Fault("CapacityError", message)
                 self.give(self._sessions[session], fault)
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
@@ -320,7 +323,7 @@ class Service:
             body = link.Open(live.id, live.tenant, index, peers, memory, live.names[index])
             each.send(link.pack_open(live.channel, body))
         live.post(devices=True)
-        self.give(live, sessions.Assigned())
+        self.give(live, messages.Assigned())
         live.assigned.set()
 
     def _bereave(self, session: str, device: int, worker: pools.Worker, reason: str) -> None:
@@ -332,7 +335,7 @@ class Service:
                 f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
                 "gone and took the session's tensors there with it; connect again to go on"
             )
-            self.give(live, sessions.Fault("WorkerLostError", message))
+            self.give(live, messages.Fault("WorkerLostError", message))
 
     # --- what workers say (workers.Listener) -----------------------------------------------------
     def joined(self, worker_link: WorkerLink) -> None:
@@ -355,7 +358,7 @@ class Service:
                 live.passing.answered(applied)
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
-                    self.give(live, sessions.EventsIn(device, applied, data))
+                    self.give(live, messages.EventsIn(device, applied, data))
 
     def closed(self, worker: pools.Worker, channel: int) -> None:
         live = self._channels.get(channel)
@@ -400,7 +403,7 @@ class Service:
     # --- bulk ------------------------------------------------------------------------------------
     async def workers_of(self, live: Live) -> None:
         """Return when the session has its workers; raise what ended it if it has none by then."""
-        self.give(live, sessions.Reserve())
+        self.give(live, messages.Reserve())
         await live.assigned.wait()
         if live.ended:
             raise SessionClosedError("the session has ended")
@@ -424,7 +427,11 @@ class Service:
                 offset = end
         except OSError:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
+        except BaseException:  # the client has broken off, or sends what is no chunk
+            live.links[header.device].give_up(live.channel, header.transfer)
+            raise
         if offset != total:
+            live.links[header.device].give_up(live.channel, header.transfer)
             raise ProtocolError(f"upload of {total} bytes: {offset} came")
         if not total:
             chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
@@ -434,6 +441,8 @@ class Service:
     # --- shared memory ---------------------------------------------------------------------------
     async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
         """Ask a session's worker for memory that its client can map; or hand it the proof."""
+        if wire.SHARED_MEMORY not in live.features:
+            return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
         if asked.device >= len(live.links):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")

@@ -186,8 +186,9 @@ class Choice:
             args = (*args[: self.packed], args[self.packed :])
         out = None
         if kwargs:
-            kwargs = {self.renamed.get(k, k): v for k, v in kwargs.items()}
-            out = kwargs.pop("out", None)
+            if self.renamed or "out" in kwargs:
+                kwargs = {self.renamed.get(k, k): v for k, v in kwargs.items()}
+                out = kwargs.pop("out", None)
         op = self.op
         if op.body is not None:
             return run_composite(op, args, kwargs, out, self.form)

@@ -68,6 +68,7 @@ class Op:
     _bind: Any = None
     _schema: Schema | None = None
     _operands: frozenset[str] | None = None
+    _written: tuple[int, ...] | None = None
 
     @property
     def schema(self) -> Schema:
@@ -79,7 +80,9 @@ class Op:
     @property
     def written(self) -> tuple[int, ...]:
         """The positions in `args` of what the op itself writes."""
-        return tuple(i for i, a in enumerate(self.args) if a.written)
+        if self._written is None:
+            self._written = tuple([i for i, a in enumerate(self.args) if a.written])
+        return self._written
 
     @property
     def takes_self(self) -> bool:

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import farspan
+from farspan._dispatch import mode
 from farspan._tensor import Tensor
 from farspan.core.call import fn
 from farspan.core.coerce import Tagged
+from farspan.core.command import FUNCTIONAL
 from farspan.core.ops.steps import RULES, Rule, update
 from farspan.nn.module import _typename, _zero_grad
 from farspan.utils.hooks import RemovableHandle
@@ -146,10 +148,12 @@ class Optimizer:
         if closure is not None:
             with farspan.enable_grad():
                 loss = closure()
-        recorded = self.defaults.get("differentiable", False)
-        with farspan.enable_grad() if recorded else farspan.no_grad():
+        before, mode.grad = mode.grad, bool(self.defaults.get("differentiable", False))
+        try:
             for group in self.param_groups:
                 self._step_group(group)
+        finally:
+            mode.grad = before
         return loss
 
     def _step_group(self, group: Group) -> None:
@@ -171,9 +175,9 @@ class Optimizer:
                 continue
             lists = [[s[name] for s in states] if name in states[0] else [] for name in names]
             grads = [param.grad for param in params]
-            getattr(fn, f"_{rule}_step_")(
-                params, grads, *lists, **self._rates(group, params[0]), **options
-            )
+            issue_step(
+                f"_{rule}_step_", params, grads, *lists, **self._rates(group, params[0]), **options
+            )  # fmt: skip
 
     def _rates(self, group: Group, param: Tensor) -> dict[str, Any]:
         """Return the arguments that say how far to step on this parameter's device, if at all."""
@@ -374,9 +378,18 @@ def batches(group: Group, key: Callable[[Tensor], Any] = lambda param: None) -> 
     lists: dict[Any, list[Tensor]] = {}
     for param in group["params"]:
         if param.grad is not None:
-            place = (param.device, param.dtype, key(param))
+            spec = param._spec
+            place = (spec.device, spec.dtype, key(param))
             lists.setdefault(place, []).append(param)
     yield from lists.values()
+
+
+def issue_step(name: str, *args: Any, **options: Any) -> None:
+    """Issue a step by its operator: as ``fn``'s function of that name, which looks for it anew."""
+    function = getattr(fn, name)
+    (op,) = function.overloads
+    tensors, static, scalars = op.bind(*args, **options)
+    type(tensors[0])._apply(op, tensors, static, scalars, FUNCTIONAL)
 
 
 def as_float(value: Any) -> float:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from farspan._tensor import Tensor
-from farspan.core.call import fn
 from farspan.optim._functional import sgd
 from farspan.optim.optimizer import (
     Group,
     Optimizer,
     as_float,
     batches,
+    issue_step,
     record_step,
     refuse_fused_with,
     refuse_unfusable,
@@ -90,7 +90,8 @@ class SGD(Optimizer):
                         "sgd", param, param.grad, self.state[param] if momentum else {}, options
                     )
                 continue
-            fn._sgd_step_(
+            issue_step(
+                "_sgd_step_",
                 params,
                 [param.grad for param in params],
                 buffers,

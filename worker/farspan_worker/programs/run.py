@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo
 from farspan.core.dtype import DTYPES, Defaults
-from farspan.core.errors import ProtocolError
+from farspan.core.errors import OutOfMemoryError, ProtocolError
 
 from ..store import Array, Poison
 from . import explain, passes
@@ -123,6 +123,10 @@ class Programs:
         self.planned += 1
         for out, result in zip(ids[body.inputs :], results, strict=True):
             engine._set(out, result)
+
+    def defined(self) -> Iterable[tuple[int, Program]]:
+        """Return the programs with their numbers."""
+        return self._programs.items()
 
     def explain(self, program: int) -> bytes:
         """Return as JSON what a program is and how it runs; the answer to a GET_PROGRAM."""
@@ -260,6 +264,10 @@ class Program:
             made = self._make(inputs, scalars, shared)
         except SwitchError:
             raise
+        except (OutOfMemoryError, MemoryError) as error:  # there may be room again
+            self._made += 1  # but not a trace at each Call until then
+            self._refused["now"] = f"{type(error).__name__}: {error}"
+            return None
         except Exception as error:  # whatever it is, interpreting is right
             if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
                 self._refused.clear()
