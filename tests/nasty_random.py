@@ -262,20 +262,15 @@ def grown_and_set(lib: Any, wrap: Wrap) -> list[Any]:
 @program
 def lists_and_dicts(lib: Any, wrap: Wrap) -> list[Any]:
     def step(batch: Any) -> Any:
-        return {"a": batch["x"] * 2, "b": [batch["y"][0] + 1, batch["y"][1].sum()]}
+        parts = [batch["y"][0] + 1, batch["y"][-1].sum()]
+        return batch["x"] * 2, {"b": parts}
 
-    step, kept = wrap_dict(wrap, step), []
+    step, kept = wrap(step), []
     for i in range(STEPS):
         y = [data(lib, i + k) for k in range(2 if i < 8 else 3)]
-        out = step({"x": data(lib, i), "y": y})
-        kept += [out["a"], *out["b"]]
+        first, rest = step({"x": data(lib, i), "y": y})
+        kept += [first, *rest["b"]]
     return kept
-
-
-def wrap_dict(wrap: Wrap, function: Any) -> Any:
-    """Wrap a function that returns a dict, for wrappers that look at the first result."""
-    inner = wrap(lambda batch: tuple(function(batch).items())[0][1:] + (function(batch),))
-    return lambda batch: inner(batch)[-1]
 
 
 @program

@@ -25,11 +25,11 @@ def library() -> Any:
     """Return NVRTC, None if there is none here."""
     places = [os.environ["FARSPAN_NVRTC"]] if "FARSPAN_NVRTC" in os.environ else []
     try:
-        spec = importlib.util.find_spec("nvidia.cuda_nvrtc")
+        spec = importlib.util.find_spec("nvidia")
     except ModuleNotFoundError:
         spec = None
     for folder in spec.submodule_search_locations or () if spec else ():
-        places += sorted(map(str, Path(folder).glob("lib/libnvrtc.so.*")))
+        places += sorted(map(str, Path(folder).glob("*/lib/libnvrtc.so.*")))
     for place in places:
         try:
             return ctypes.CDLL(place)

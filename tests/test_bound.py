@@ -91,6 +91,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     found = {n: dataclasses.replace(f, least=0) for n, f in kernels.overrides().items()}
     monkeypatch.setattr(kernels, "overrides", lambda: found)
     monkeypatch.setattr(product, "_SMALL", 1)
+    monkeypatch.setattr(product, "_NARROW", 1)
     with farspan.connect("local:"):
         yield Seen(monkeypatch)
     plan._plans.clear()

@@ -13,6 +13,7 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn, optim
+from same_bits import bits
 
 Compile = Callable[[Any], Any]
 
@@ -58,14 +59,6 @@ PLACES: dict[str, tuple[Any, Any]] = {
     "method": (lambda x: SCALED(x), lambda v: GLOBAL.update(scale=v)),
     "class of a module": (lambda x: SCALED(x), lambda v: setattr(Scaled, "factor", v)),
 }
-
-
-def bits(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.detach().numpy().tobytes()
-    if isinstance(value, (list, tuple)):
-        return [bits(v) for v in value]
-    return value
 
 
 def both(program: Callable[[Compile], Any], calls: int = 1) -> None:

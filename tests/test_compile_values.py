@@ -135,6 +135,22 @@ def test_a_float_that_is_computed_with_or_looked_at_is_a_guard(session: Any) -> 
         compiled(session, function, *numbers)
 
 
+def test_arguments_by_name_keep_their_order_and_explain_tells_of_numbers() -> None:
+    with torch.connect("local:", replay=False) as session:
+
+        @torch.compile
+        def f(x: Any, *more: Any, **named: Any) -> Any:
+            for k, (name, value) in enumerate(named.items()):
+                x = x * value if name != "c" else x + k
+            return x + sum(more[1:]) * more[0] if more else x
+
+        for i in range(6):
+            got = f(torch.ones(1), 3, 1, b=0.5 + i, c=1.0, a=2.0 + i)
+            assert got.tolist() == [((0.5 + i) + 1) * (2.0 + i) + 3]
+        assert calls(session) == 4
+        assert "numbers among the arguments: any, any, 1.0" in f.explain(show=False)
+
+
 def test_odd_floats_arrive_as_they_are(session: Any) -> None:
     odd = [0.5, 0.25, 0.0, -0.0, float("inf"), float("nan"), -1e-310, 1e300, 1.0]
     assert compiled(session, lambda x, n: x * n, *odd)[1] >= 7

@@ -29,6 +29,7 @@ class Interpreter:
 
     def __init__(self) -> None:
         self.computes: list[int] = []
+        self.aligned: dict[int, list[int]] = {}  # by description, what its algorithm relies on
 
     def __getattr__(self, name: str) -> Any:
         return getattr(REAL, name)
@@ -40,6 +41,9 @@ class Interpreter:
         return 0
 
     def cublasLtMatmulAlgoGetHeuristic(self, *args: Any) -> int:
+        self.aligned[args[1].value] = [
+            _get("MatmulPreference", args[6], k, ctypes.c_uint32) for k in range(5, 9)
+        ]
         args[-1]._obj.value = 1
         return 0
 
@@ -49,6 +53,8 @@ class Interpreter:
         workspace: Any, size: Any, stream: Any,
     ) -> int:  # fmt: skip
         self.computes.append(_get("MatmulDesc", description, 0, ctypes.c_int32))
+        for address, least in zip((a, b, c, d), self.aligned[description.value], strict=True):
+            assert not address.value % least
         left = _matrix(a.value, a_layout)
         right = _matrix(b.value, b_layout)
         if _get("MatmulDesc", description, 3, ctypes.c_int32):
@@ -170,6 +176,17 @@ def test_tf32_is_used_only_where_it_is_allowed() -> None:
     wide = there(np.eye(4))
     assert backend.products.into(there(np.empty((4, 4))), wide, wide)
     assert backend.library.computes == [68, 77, 70]
+
+
+def test_addresses_that_are_less_aligned_have_an_algorithm_of_their_own() -> None:
+    backend = Backend()
+    flat = np.random.default_rng(1).normal(size=600).astype(np.float32)
+    for start in (0, 1, 2, 4, 8):
+        a = flat[start : start + 100].reshape(10, 10)
+        out = np.empty((10, 10), np.float32)
+        assert backend.products.into(there(out), there(a), there(a))
+        np.testing.assert_allclose(out, a @ a, rtol=1e-4, atol=1e-5)
+    assert len(backend.library.aligned) >= 3
 
 
 def test_what_it_cannot_describe_is_left_to_others() -> None:

@@ -6,6 +6,7 @@ a launch works on the memory and the numbers that were captured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,15 @@ from farspan_worker.backend import HOST
 from farspan_worker.kernels import cuda
 from farspan_worker.kernels.cuda.graphs import Graphs
 
-pytestmark = pytest.mark.skipif(not cuda_host.COMPILER, reason="no g++ here")
+REAL = bool(os.environ.get("FARSPAN_TEST_GPU"))  # cupy and the machine's own GPU
+pytestmark = pytest.mark.skipif(not (REAL or cuda_host.COMPILER), reason="no g++ here")
 
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A session with a CPU and a GPU that is the fake; the table's kernels on the CPU."""
-    monkeypatch.setattr(cuda, "_cupy", lambda index: FakeCupy())
+    if not REAL:
+        monkeypatch.setattr(cuda, "_cupy", lambda index: FakeCupy())
     monkeypatch.setattr(kernels, "overrides", dict)
     before = dict(HOST.plans)
     HOST.plans.clear()
@@ -100,6 +103,22 @@ def test_a_replayed_run_gives_the_bits_of_the_commands(session: Any) -> None:
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_steps_of_other_types_are_the_cpus(session: Any, dtype: str) -> None:
+    def run(device: str) -> Any:
+        w = farspan.nn.Parameter(farspan.linspace(-1, 1, 9, device=device).to(
+            getattr(farspan, dtype)))  # fmt: skip
+        optim = farspan.optim.Adam([w], lr=0.1)
+        for _ in range(3):
+            w.grad = w.detach() * 2 + 1
+            optim.step()
+        return w.detach().float().cpu().numpy()
+
+    np.testing.assert_allclose(run("cuda:0"), run("cpu"), rtol=1e-5, atol=1e-6)
+    backend = session.transport.engines[1].backend
+    assert REAL or backend.modules.compiled >= 1
+
+
 def test_inputs_that_move_and_results_that_stay_are_right(session: Any) -> None:
     @farspan.compile
     @farspan.no_grad()
@@ -132,6 +151,31 @@ def test_a_failing_call_changes_nothing_and_names_its_line(session: Any) -> None
     with pytest.raises(IndexError, match="out of"):
         f(farspan.tensor([0, 7], device="cuda:0")).tolist()
     assert f(farspan.tensor([1, 1], device="cuda:0"))[0, 0].item() == 2 * table[0, 0].item()
+
+
+def test_a_relu_joins_the_product_before_it(session: Any) -> None:
+    farspan.manual_seed(0)
+    nn = farspan.nn
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()).to("cuda:0")
+    optim = farspan.optim.SGD(net.parameters(), lr=0.1)
+    x = farspan.randn(6, 5).to("cuda:0")
+
+    def step() -> Any:
+        optim.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        optim.step()
+        return loss
+
+    def three(run: Any) -> Any:
+        for p in net.parameters():
+            p.data.copy_(farspan.linspace(-1, 1, p.numel(), device="cuda:0").view_as(p))
+        return [run().item() for _ in range(5)]
+
+    wanted = three(step)
+    np.testing.assert_allclose(three(farspan.compile(step)), wanted, rtol=1e-5)
+    notes = [n for p in programs(session) for plan in p["plans"] for n in plan["notes"]]
+    assert "2 activations are part of products" in notes, notes
 
 
 def test_draws_stand_between_graphs(session: Any) -> None:

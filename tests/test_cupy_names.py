@@ -73,6 +73,7 @@ def test_what_the_device_uses_of_the_module_is_there() -> None:
     for name in ("using_allocator", "alloc_pinned_memory", "MemoryPool", "Stream", "Device"):
         assert hasattr(cupy.cuda, name)
     assert hasattr(cupy.cuda.runtime, "memGetInfo")
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
 
 
 def test_options_are_ones_that_cupys_nvrtc_takes() -> None:

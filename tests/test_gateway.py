@@ -398,7 +398,7 @@ def test_hostile_bytes_end_that_session_and_leave_others_served(
     bad.transport.send(frame((HOLD, [], ())) if name == "flood" else put(1, b"x"))
     messages = hostile(name, frame((FREE, [1], ())), bad.transport)
     for message in messages:
-        bad.transport._outgoing.put(Raw(message))
+        bad.transport._stream.put(Raw(message))
     lost = bad.lost()
     assert lost.kind == "ProtocolError" and "/" not in lost.message
     with pytest.raises(ProtocolError):
@@ -599,13 +599,43 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
 def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster) -> None:
     cluster.start(1, sessions_per_worker_max=1, lease_s=0.5)
     first = cluster.connect(devices="cpu")
-    first.transport._call.cancel()
+    first.transport._stream.cancel()
     first.lost()
     cluster.until(lambda: _states(cluster) == ["detached"])
     second = cluster.connect(devices="cpu")
     second.transport.send(put(1, b"x"))
     second.synchronize()
     assert _states(cluster) == ["open"]
+
+
+def test_a_link_that_breaks_while_the_gateway_stops_holds_up_nothing(cluster: Cluster) -> None:
+    gateway = cluster.start().gateway
+    assert gateway is not None
+
+    async def stop() -> None:
+        (link,) = gateway.service._links.values()
+        asyncio.get_running_loop().call_soon(link._control._stop, EOFError("gone"))
+        await gateway.stop(0.1)
+
+    cluster.gateway = None
+    cluster.run(stop())
+
+
+def test_without_grpcs_core_its_public_face_serves(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = cluster.start().connect()
+    assert direct.transport._stream._core is not None, "gRPC's core is not as known any more"
+    monkeypatch.setattr("farspan._stream._core_of", lambda call: None)
+    client = cluster.connect()
+    for number in range(1, 40):
+        client.transport.send(put(number, b"x"))
+    client.transport.send(get(39, 1))
+    assert client.value(1).data == b"x"
+    client.transport._stream.put(Raw(b"\xff"))
+    assert client.lost().kind == "ProtocolError"
+    client.transport.close()
+    assert not any(t.name == "farspan-reader" for t in threading.enumerate())
 
 
 def test_two_tenants_never_share_a_worker(cluster: Cluster) -> None:

@@ -185,6 +185,23 @@ def test_the_budget_of_a_gpu_is_kept() -> None:
     assert engine.backend.pool.limit > 1 << 20
 
 
+def test_a_full_gpu_is_an_error_with_figures_after_a_second_try(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = farspan.ones(4, device="cuda:0")
+    x.sum().item()
+    backend, tries = gpu(session).backend, []
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        tries.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(backend.xp, "exp", full, raising=False)
+    with pytest.raises(OutOfMemoryError, match="the session uses"):
+        x.exp().tolist()
+    assert len(tries) == 2 and x.tolist() == [1.0] * 4
+
+
 def test_large_tensors_travel_through_two_blocks(session: Any) -> None:
     data = np.random.default_rng(0).normal(size=3 * BLOCK_BYTES // 8 + 5)
     there = farspan.tensor(data, device="cuda:0")

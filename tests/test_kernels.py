@@ -10,7 +10,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from farspan.core.op import Op, table
 from farspan_worker import kernels, plan
 from farspan_worker.kernels.cpu import onednn, product
 from farspan_worker.kernels.cpu.loops import rows as named_rows
+from many_threads import in_threads
 from samples import ALL, ROWS, Call, Heads, Maker, Row, Strided, call
 from test_laws import (
     REFERENCES,
@@ -55,6 +55,7 @@ class Choice:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ran: set[str] = set()
         patch.setattr(product, "_SMALL", 1)
+        patch.setattr(product, "_NARROW", 1)
         patch.setattr(named_rows, "SMALL", 1)
         small = {
             n: dataclasses.replace(f, least=min(f.least, 1), kernel=self._noted(n, f.kernel))
@@ -270,6 +271,16 @@ def test_training_goes_the_same_way_without_the_library() -> None:
     np.testing.assert_allclose(trained()[1], plain_run, rtol=1e-3, atol=1e-4)
 
 
+def test_a_worker_without_the_library_says_so_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from farspan_worker import server; server.warm_engine()"],
+        env={**os.environ, "FARSPAN_ONEDNN": ""}, text=True, capture_output=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "onednn-cpu-gomp" in line]
+    assert len(said) == 1 and "numpy computes" in said[0] and "farspan[cpu]" in said[0]
+
+
 @NEEDS_LIBRARY
 def test_another_process_trains_the_same_bits() -> None:
     (said, first), (_, second) = trained(), trained()
@@ -289,11 +300,7 @@ def test_one_route_serves_many_threads() -> None:
             if not np.allclose(product.multiply(*pairs[i]), wanted[i], 1e-4, 1e-4):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    in_threads(work)
     assert not wrong
 
 

@@ -29,6 +29,7 @@ from farspan_worker.kernels.cpu.loops import (
     team,
 )
 from farspan_worker.kernels.cpu.loops.trace import ELIGIBLE, why_not
+from many_threads import in_threads
 from samples import ALL, ROWS, BFloat16, Call, Row, Strided
 from test_laws import calls_of
 
@@ -359,11 +360,7 @@ def test_in_place_and_background_and_threads() -> None:
         if not np.array_equal(x, expected):
             wrong.append(seed)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    in_threads(work)
     assert not wrong
 
 

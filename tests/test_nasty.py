@@ -8,7 +8,7 @@ import farspan
 import numpy as np
 import pytest
 import torch
-from nasty import PROGRAMS
+from nasty_more import PROGRAMS
 from nasty_random import RANDOM
 
 EXPECTED_EAGER = {
@@ -72,8 +72,10 @@ def test_eager_is_what_torch_gives(name: str) -> None:
 def test_replay_gives_the_same_bits(name: str, wrap: Any) -> None:
     program = {**PROGRAMS, **RANDOM}[name]
     expected, _ = run(program, wrap, address="local:", replay=False)
-    found, _ = run(program, wrap, address="local:", replay=True)
+    found, stats = run(program, wrap, address="local:", replay=True)
     assert_same(found, expected)
+    if wrap is reading:
+        assert stats["replay"]["hits"] >= 2
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *RANDOM])

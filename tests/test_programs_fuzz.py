@@ -7,6 +7,7 @@ from typing import Any
 
 import farspan as torch
 import pytest
+from farspan import nn
 from program_bodies import beside, record, session
 
 ROWS, COLUMNS = 4, 6
@@ -77,6 +78,59 @@ def _one(
     elif kind == "ints":
         return x.clamp(-9, 9).to(torch.int64).floor_divide(3).to(torch.float32)
     return None
+
+
+def _training(seed: int) -> Any:
+    """Return a training step of a small net of random layers."""
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    width, rows = choose.choice([4, 8, 16]), choose.choice([3, 8, 32])
+    layers = [
+        choose.choice([
+            lambda: nn.Linear(width, width), lambda: nn.LayerNorm(width), nn.GELU, nn.ReLU, nn.Tanh,
+            lambda: nn.Sequential(
+                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            ),
+        ])() for _ in range(choose.randrange(2, 9))
+    ]  # fmt: skip
+    layers += [nn.Linear(width, 3)]
+    skips = [choose.random() < 0.4 for _ in layers]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = choose.choice([
+        lambda: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
+        lambda: torch.optim.SGD(parameters, lr=0.05, foreach=False),
+        lambda: torch.optim.AdamW(parameters, lr=1e-2),
+        lambda: torch.optim.Adam(parameters, lr=1e-2),
+    ])()  # fmt: skip
+    x, y = torch.randn(rows, width), torch.randint(0, 3, (rows,))
+    to_none, early, keeps = choose.random() < 0.6, choose.random() < 0.5, choose.random() < 0.3
+
+    def step() -> Any:
+        if early:
+            optimizer.zero_grad(to_none)
+        h, seen = x, []
+        for layer, skip in zip(layers, skips, strict=True):
+            out = layer(h)
+            h = h + out if skip and out.shape == h.shape else out
+            seen.append(h)
+        loss = nn.functional.cross_entropy(h, y)
+        loss.backward()
+        optimizer.step()
+        if not early:
+            optimizer.zero_grad(to_none)
+        return loss.detach(), seen[len(seen) // 2].detach() if keeps else None
+
+    step()
+    step()
+    return step
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_random_training_steps_by_plans_and_by_commands(exact: bool) -> None:
+    with session() as s:
+        s.replay = False
+        for seed in range(12):
+            beside(record(_training(seed), s, exact=exact))
 
 
 def _joined(choose: random.Random, x: Any, y: Any, pool: list[Any]) -> Any:

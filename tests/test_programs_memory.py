@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import weakref
 from typing import Any
 
 import farspan as torch
@@ -278,6 +279,9 @@ def test_a_plan_that_is_not_called_keeps_nothing_and_works_again(monkeypatch: An
         s.synchronize()
         assert engine.programs.arena.nbytes < 64 * 1024
         assert engine.stats()["programs_bytes"] < 64 * 1024
+        block = weakref.ref(engine.programs.arena.storage.array.base)
+        torch.cpu.empty_cache()
+        assert engine.programs.arena.nbytes == 0 and block() is None
         assert large(x).tolist() == expected
         assert engine.programs.arena.nbytes >= 512 * 1024
 
@@ -369,6 +373,20 @@ def test_a_graph_that_lives_now_is_no_reason_for_ever() -> None:
         assert "graph" in program.refused[0]
         del y
         assert program.run(plain.fresh(), plain.body.scalars) is not None
+
+
+def test_no_room_now_is_no_reason_for_ever() -> None:
+    with session() as s, torch.no_grad():
+        x = torch.randn(64, 64)
+        recorded = record(lambda: (x @ x).softmax(0).sum(1), s)
+        engine = Engine()
+        program, inputs = Program(recorded.body, engine), recorded.fresh()
+        engine.budget.limit = engine.budget.used + 100
+        for _ in range(3):
+            assert program.run(inputs, recorded.body.scalars) is None
+        assert "OutOfMemoryError" in program.refused[0]
+        engine.budget.limit += 1 << 20
+        assert program.run(inputs, recorded.body.scalars) is not None
 
 
 # -------------------------------------------------------------------------- what must not happen --

@@ -17,11 +17,8 @@ def test_a_run_of_as_many_commands_as_a_program_may_have(session: Any, over: int
         for _ in range(count):
             x.add_(1)
         assert x.item() == count * (i + 1)
-    hits = session.stats()["replay"]["hits"]
-    if over > 0:
-        assert hits == 0
-    elif session.address == "local:":  # over a wire it may take longer than commands are held
-        assert hits >= 3
+    if session.address == "local:":  # over a wire it may take longer than commands are held
+        assert session.stats()["replay"]["hits"] >= 3
 
 
 def test_a_program_too_long_for_one_message_is_none(session: Any) -> None:
@@ -33,7 +30,6 @@ def test_a_program_too_long_for_one_message_is_none(session: Any) -> None:
             view = x.as_strided(ones, ones, k)
         total = total + view.sum()
         assert total.item() == 3699.0
-    assert session.stats()["replay"]["hits"] == 0
     f = torch.compile(lambda x: [x.as_strided(ones, ones, k) for k in range(3700)][-1] + 1)
     for _ in range(3):
         assert f(x).item() == 3700.0
@@ -47,7 +43,6 @@ def test_a_call_never_names_more_tensors_than_a_command_may(session: Any) -> Non
         whole = torch.stack(numbers) + float(i)
         parts = (whole * 2).exp().log().split(1)
         assert parts[-1].item() == pytest.approx(2.0 + 2 * i) and len(parts) == many
-    assert session.stats()["replay"]["hits"] == 0
 
 
 def test_more_tensors_may_die_in_a_run_than_one_command_frees(session: Any) -> None:

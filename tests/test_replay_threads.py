@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from farspan import nn, optim
 from farspan._dispatch import wrap
 from farspan._gather import Ref
+from farspan._program import undefine
 from farspan.core.op import OPS
 
 
@@ -126,10 +128,10 @@ def test_two_threads_compile_and_train_on_one_session(session: Any, quick_switch
     expected: list[list[float]] = [[], []]
     for seed in range(2):
         train(seed, expected[seed], lambda f: f)
-    for wrap in (torch.compile, lambda f: f):
+    for way in (torch.compile, lambda f: f):
         found: list[list[float]] = [[], []]
         threads = [
-            threading.Thread(target=train, args=(s, found[s], wrap), daemon=True) for s in range(2)
+            threading.Thread(target=train, args=(s, found[s], way), daemon=True) for s in range(2)
         ]
         for thread in threads:
             thread.start()
@@ -139,11 +141,29 @@ def test_two_threads_compile_and_train_on_one_session(session: Any, quick_switch
             assert mine == pytest.approx(theirs, rel=1e-5)
 
 
+def test_programs_that_go_leave_other_threads_alone(quick_switches: Any) -> None:
+    with torch.connect("local:", replay=False) as session, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+        def others() -> None:
+            assert torch.empty(2).dtype is torch.float32
+            assert (torch.ones(2) / 2).tolist() == [0.5, 0.5]
+
+        with Beside(others):
+            for k in range(150):
+                f = torch.compile(lambda x, k=k: x * 2 + k)
+                for _ in range(3):
+                    assert f(torch.ones(2)).tolist() == [2.0 + k] * 2
+                del f
+        assert session.stats()["calls"] >= 100
+    assert undefine(0, (1,)).default_dtype == torch.float32.code
+
+
 def test_a_result_that_is_claimed_late_is_there(session: Any) -> None:
     """A thread may be stopped between its command and its claim, while another one waits."""
     session.replay, op = True, OPS["neg"]
     x = torch.arange(4.0)
-    for i in range(8):
+    for _ in range(8):
         y = ((x + 1) * 2 - 3).exp()
         id_ = session.new_id()
         session.issue(0, op.opcode, 0, (y._ref.id, id_), op.bind(y)[1])

@@ -27,10 +27,11 @@ from test_gateway import HOLD, U8, Bytes, Client, Cluster, frame, get
 from test_up import nothing_is_left, up
 from test_worker_server import BIG, Rig, next_of
 
+MIDDLE = 256 * limits.KiB
 FEW = 1 << 20  # numbers, of tensors for which it is enough that they are long
 SIZES = [
     limits.INLINE_BYTES_MAX + 1,
-    limits.SHARED_BYTES_MIN,
+    MIDDLE,
     limits.SHARED_PIECE_BYTES + 1,
     limits.SHARED_UP_BYTES + 3,
 ]
@@ -109,7 +110,7 @@ def test_a_ring_takes_no_word_for_more_than_was_placed_and_undoes_its_last_place
     assert ring.place(256) == 256
 
 
-@pytest.mark.parametrize("position, nbytes", [(0, 257), (200, 57), (-1, 4), (0, -1), (2**62, 300)])
+@pytest.mark.parametrize("position, nbytes", [(0, 257), (200, 57), (-1, 4), (0, -1), (2**62, 3)])
 def test_windows_stay_inside_of_the_ring(position: int, nbytes: int) -> None:
     with pytest.raises(ProtocolError):
         layouts.window(np.zeros(256, np.uint8), position, nbytes)
@@ -125,10 +126,9 @@ def test_tensors_of_any_size_go_up_and_down(service: Any, shared: bool) -> None:
             assert (x.numpy() == array).all()
             assert (x + 1)[-1].item() == (int(array[-1]) + 1) % 256
         ways = session.stats()["bulk"]
-        # What is less than SHARED_BYTES_MIN does not ask for memory, but takes it once it is there.
-        small = SIZES[0] if shared else sum(SIZES)
-        assert ways["streamed_up"] == ways["streamed_down"] == small
-        assert ways["shared_up"] == ways["shared_down"] == sum(SIZES) - small
+        streamed = 0 if shared else sum(SIZES)
+        assert ways["streamed_up"] == ways["streamed_down"] == streamed
+        assert ways["shared_up"] == ways["shared_down"] == sum(SIZES) - streamed
         assert (ways["shared_memory"] == "on") == shared
         assert session.stats()["bytes_up"] > sum(SIZES)
 
@@ -142,6 +142,29 @@ def test_a_value_larger_than_the_ring_is_streamed_and_the_next_is_not(service: A
         ways = session.stats()["bulk"]
         assert ways["streamed_down"] == limits.SHARED_DOWN_BYTES + 1
         assert ways["shared_down"] == limits.SHARED_DOWN_BYTES
+
+
+def test_the_first_value_takes_the_short_way_too(service: Any) -> None:
+    with connect(service) as session:
+        assert farspan.ones(FEW).numpy().sum() == FEW
+        assert session.stats()["bulk"]["shared_down"] == 4 * FEW
+
+
+def test_a_client_without_memory_is_told_and_goes_on(service: Any, monkeypatch: Any) -> None:
+    with connect(service):
+        x = farspan.ones(FEW)
+        take, asked = _shared.POOL.take, []
+
+        def none(nbytes: int) -> Any:
+            asked.append(nbytes)
+            if len(asked) == 1:
+                raise MemoryError
+            return take(nbytes)
+
+        monkeypatch.setattr(_shared.POOL, "take", none)
+        with pytest.raises(farspan.OutOfMemoryError, match="no memory for a value"):
+            x.numpy()
+        assert x.numpy().sum() == FEW
 
 
 def test_values_are_copies_of_their_moment(service: Any) -> None:
@@ -253,6 +276,12 @@ def test_memory_of_another_session_is_no_proof(cluster: Cluster, monkeypatch: An
     other.close()
 
 
+def test_a_session_that_was_opened_without_it_gets_none(cluster: Cluster) -> None:
+    client = cluster.start().connect(shared_memory=False)
+    reply = client.transport._share(0, b"")
+    assert reply == wire.ShareReply(refused="the session was opened without it")
+
+
 def test_an_older_peer_goes_on_without(cluster: Cluster, monkeypatch: Any) -> None:
     import farspan_server.service as service
 
@@ -281,6 +310,42 @@ def test_uploads_of_any_size_end_while_the_worker_computes(cluster: Cluster) -> 
     assert client.value(1).data == data
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_many_uploads_wait_for_a_worker_that_computes(cluster: Cluster, shared: bool) -> None:
+    client = cluster.start().connect(shared_memory=shared)
+    round_trip(client, bytes(MIDDLE))
+    client.transport.send(frame((HOLD, [], ())))
+    count, size = 200, limits.INLINE_BYTES_MAX + 1
+    for k in range(count):
+        client.transport.upload(10 + k, 0, bytes([k]) * size)
+    puts = [(PUT, [10 + k], (U8, (size,), -1, 10 + k)) for k in range(count)]
+    client.transport.send(frame(*puts))
+    Bytes.gate.set()
+    for k in (0, 77, count - 1):
+        client.transport.send(get(10 + k, 10 + k))
+        assert client.value(10 + k).data == bytes([k]) * size
+
+
+def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:
+    client = cluster.start().connect(shared_memory=False)
+    header = wire.TransferHeader(client.transport.session_id, 0, 6, SIZES[3])
+
+    def messages() -> Iterator[bytes]:
+        yield wire.encode_transfer_header(header)
+        yield wire.encode_chunk(memoryview(bytes(limits.CHUNK_BYTES)))
+        cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
+        over.wait(10)
+
+    over = threading.Event()
+    method = client.transport._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+    call = method.future(messages(), metadata=client.transport._metadata)
+    cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
+    call.cancel()
+    over.set()
+    cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == 0)
+    round_trip(client, bytes(FEW))
+
+
 def test_an_interrupted_upload_leaves_nothing_behind(cluster: Cluster, monkeypatch: Any) -> None:
     client = cluster.start().connect()
     round_trip(client, bytes(SIZES[1]))
@@ -306,7 +371,8 @@ def test_an_interrupted_upload_leaves_nothing_behind(cluster: Cluster, monkeypat
     "fields",
     [
         (7, BIG, 0, limits.SHARED_UP_BYTES - 1, 2),  # reaches out of the ring
-        (7, BIG, 0, 2**63, limits.SHARED_PIECE_BYTES),
+        (7, BIG, 0, 2**64 - 5, 5),  # the end of it is no u64
+        (7, 2**40, 0, 2**63, limits.SHARED_PIECE_BYTES),
         (7, BIG, 5, 0, 5),  # a gap
         (7, 2**63, 2**63 - 5, 0, 5),
     ],
@@ -414,12 +480,13 @@ def test_a_gateway_cannot_make_a_client_open_what_is_no_memory_of_ours(tmp_path:
 def test_a_value_in_memory_that_was_never_shared_is_a_protocol_error(cluster: Cluster) -> None:
     client = cluster.start().connect()
     events = wire.encode_events([wire_value(position=64)])
-    error = client.transport._take(wire.encode(wire.Down(events=(events,))))
-    assert isinstance(error, ProtocolError)
+    client.transport._take(wire.encode(wire.Down(events=(events,))))
+    assert client.lost().kind == "ProtocolError"
+    client = cluster.connect()
     round_trip(client, bytes(SIZES[1]))
     far = wire.encode_events([wire_value(position=limits.SHARED_DOWN_BYTES - 5)])
-    error = client.transport._take(wire.encode(wire.Down(events=(far,))))
-    assert isinstance(error, ProtocolError)
+    client.transport._take(wire.encode(wire.Down(events=(far,))))
+    assert client.lost().kind == "ProtocolError"
 
 
 def wire_value(position: int) -> Any:

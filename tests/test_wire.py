@@ -172,6 +172,7 @@ def test_the_header_is_read_without_the_commands() -> None:
             wire.encode_events(
                 [
                     Value(3, 8, (2,), b"abcd", ErrorInfo("ShapeError", "no", 4)),
+                    Value(4, 8, (70_000,), position=9_000, device=3),
                     Failed(ErrorInfo("ShapeError", "no", 4)),
                 ]
             ),
@@ -179,7 +180,14 @@ def test_the_header_is_read_without_the_commands() -> None:
         ),
         (wire.encode_static((1, True, "mean", (2, (None,)))), wire.decode_static),
         (
-            wire.encode(wire.Up(wire.Hello("ab" * 8, "cpu:2"), (b"frame",), True)),
+            wire.encode(
+                wire.Up(
+                    wire.Hello("ab" * 8, "cpu:2"),
+                    (b"frame",),
+                    True,
+                    pieces=(wire.SharedPiece(1, 2, 300, 200, 4096, 100),),
+                )
+            ),
             lambda data: wire.decode(wire.Up, data),
         ),
         (
@@ -196,12 +204,20 @@ def test_the_header_is_read_without_the_commands() -> None:
             lambda data: wire.decode(wire.Down, data),
         ),
         (
+            wire.encode(wire.ShareReply(12, 3, 4_096, b"d" * 32, "no")),
+            lambda data: wire.decode(wire.ShareReply, data),
+        ),
+        (
+            wire.encode(wire.ShareRequest("0" * 32, 1, b"p" * 32)),
+            lambda data: wire.decode(wire.ShareRequest, data),
+        ),
+        (
             wire.encode_transfer_header(wire.TransferHeader("0" * 32, 1, 2, 3)),
             wire.decode_transfer_header,
         ),
         (wire.encode_chunk(memoryview(b"12345" * 100)), wire.decode_chunk),
     ],
-    ids=["frame", "events", "static", "up", "down", "transfer", "chunk"],
+    ids=["frame", "events", "static", "up", "down", "offer", "proof", "transfer", "chunk"],
 )
 def test_bytes_cut_or_changed_anywhere_are_a_protocol_error_or_a_message(data, decode) -> None:
     decode(data)
@@ -224,6 +240,33 @@ def test_bytes_cut_or_changed_anywhere_are_a_protocol_error_or_a_message(data, d
             decode(bad)
         except ProtocolError as error:
             assert len(str(error)) < 400
+
+
+def test_messages_about_shared_memory_come_back_as_they_went() -> None:
+    piece = wire.SharedPiece(1, 2, 300, 200, 2**40, 100)
+    up = wire.Up(frames=(b"frame",), pieces=(piece, piece))
+    assert wire.decode(wire.Up, wire.encode(up)) == up
+    reply = wire.ShareReply(12, 3, 4_096, b"d" * 32, "no")
+    assert wire.decode(wire.ShareReply, wire.encode(reply)) == reply
+    value = Value(4, 8, (70_000,), position=0, device=3)
+    assert wire.decode_events(wire.encode_events([value])) == [value]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        wire.SharedPiece(limits.DEVICES_PER_SESSION_MAX, 2, 300, 200, 0, 100),
+        wire.SharedPiece(1, 2, 300, 201, 0, 100),
+        wire.SharedPiece(1, 2, 2**61, 0, 0, limits.SHARED_PIECE_BYTES + 1),
+        wire.SharedPiece(1, 2, 2**62, 0, 0, 5),
+    ],
+)
+def test_a_piece_over_a_bound_is_refused(piece: wire.SharedPiece) -> None:
+    with pytest.raises(ProtocolError):
+        wire.decode(wire.Up, wire.encode(wire.Up(pieces=(piece,))))
+    many = (wire.SharedPiece(1, 2, 300, 0, 0, 100),) * (limits.SHARED_PIECES_MAX + 1)
+    with pytest.raises(ProtocolError):
+        wire.decode(wire.Up, wire.encode(wire.Up(pieces=many)))
 
 
 def changed(**columns: object) -> Frame:

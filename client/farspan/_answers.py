@@ -59,6 +59,7 @@ class Answers:
     id: str
     devices: tuple[Any, ...]
     transport: Transport
+    lanes: list[Any]
     _lock: threading.RLock
     _pid: int
     _requests: itertools.count[int]
@@ -91,6 +92,9 @@ class Answers:
     # ---------------------------------------------------------------------------------- waits --
     def get(self, ref: Ref) -> Value:
         """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
+        nbytes = self.lanes[ref.device].held.get(ref.id, 0)
+        if nbytes > limits.INLINE_BYTES_MAX:
+            self.transport.expect(ref.device, nbytes)
         return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
 
     def spec_of(self, ref: Ref) -> Value:

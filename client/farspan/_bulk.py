@@ -23,7 +23,10 @@ from farspan.core import limits
 from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo, Event, Value
 from farspan.core.dtype import DTYPES
-from farspan.core.errors import FarspanError, ProtocolError
+from farspan.core.errors import FarspanError, ProtocolError, SessionClosedError
+
+if TYPE_CHECKING:
+    from farspan._stream import Stream
 
 DOWNLOADS_AT_ONCE: Final = 4
 
@@ -52,7 +55,8 @@ class Bulk:
     _changed: threading.Condition
     _sink: Callable[[Event], None]
     _explain: Callable[[grpc.RpcError], FarspanError]
-    _outgoing: queue.SimpleQueue[Any]
+    _stream: Stream | None
+    devices: list[dict[str, Any]]
 
     def __init__(self) -> None:
         self._counts = Counts()
@@ -80,7 +84,9 @@ class Bulk:
         }
 
     def _share(self, device: int, proof: bytes) -> wire.ShareReply:
-        """Ask for shared memory, or prove that it is mapped. Waits."""
+        """Ask for shared memory, or prove that it is mapped. Waits, also for a worker."""
+        if not self.devices:
+            raise SessionClosedError("the session has no workers")
         asked = wire.ShareRequest(self.session_id, device, proof)
         return wire.decode(wire.ShareReply, self._call_once("Share", asked))
 
@@ -99,7 +105,8 @@ class Bulk:
             self._stream_up(transfer, device, view)
             self._counts.streamed_up += view.nbytes
         else:
-            segment.send(view, device, transfer, self._outgoing.put)
+            assert self._stream is not None
+            segment.send(view, device, transfer, self._stream.put)
             self._counts.shared_up += view.nbytes
         self._counts.bytes_up += view.nbytes
 
@@ -124,11 +131,19 @@ class Bulk:
                 call.cancel()  # after an interrupt nothing may read `data` any more
 
     # --- down ------------------------------------------------------------------------------------
+    def expect(self, device: int, nbytes: int) -> None:
+        """Ask for shared memory before the first long value, so that it need not be streamed."""
+        self._shared.ask_for(device)
+
     def _copied(self, value: Value) -> Value:
         """Return a value whose bytes lie in shared memory with a copy of them."""
         total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
         assert value.position is not None
-        data = self._shared.take(value.device, value.position, total)
+        try:
+            data = self._shared.take(value.device, value.position, total)
+        except MemoryError:  # whoever waits for the value must hear of it
+            text = f"this process has no memory for a value of {total} bytes"
+            return replace(value, error=ErrorInfo("OutOfMemoryError", text, -1), position=None)
         self._counts.bytes_down += total
         self._counts.shared_down += total
         return replace(value, data=data, position=None)
@@ -159,8 +174,6 @@ class Bulk:
             finally:
                 self._downloads.pop(value.request, None)
             self._sink(complete)
-            if complete.data is not None:  # the next one may take the shorter way
-                self._shared.ask_for(value.device, memoryview(complete.data).nbytes)
 
     def _download(self, value: Value) -> memoryview:
         """Return a value's bytes, each put into place as it comes."""

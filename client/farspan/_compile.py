@@ -116,6 +116,7 @@ class Compiled:
         self._never: dict[Any, str] = {}  # kinds of calls of which no program can be made
         self._misses: list[str] = []  # why calls were traced or ran eagerly
         self._stopped = ""
+        self._tries: dict[Any, int] = {}  # by kind of call: how often it was refused
         self._values: dict[Any, Any] = {}  # by kind of call: what tensors it made of Python values
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
@@ -195,10 +196,13 @@ class Compiled:
             self._note(str(traced))
             if isinstance(traced, Unsettled):
                 self._values[key] = traced.values
-            if traced.always:
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if traced.always or self._tries[key] > 2 * limits.TRACES_MAX:
                 self._never[key] = str(traced)
                 session.note_region()
-            elif len(self._misses) > 2 * limits.TRACES_MAX and not self._kinds:
+            elif len(self._tries) > limits.TRACES_NEVER_MAX or (
+                len(self._misses) > 2 * limits.TRACES_MAX and not self._kinds
+            ):
                 self._stop()
         else:
             kinds = self._kinds.setdefault(key, [])
@@ -214,8 +218,8 @@ class Compiled:
         self._stopped = self._misses[-1] if self._misses else "too many kinds of calls"
         name = getattr(self._function, "__name__", "this function")
         warnings.warn(
-            f"compiled {name}() was traced {limits.TRACES_MAX} times; other kinds of calls stay eager "
-            f"from now on (the last time: {self._stopped}); see its explain()",
+            f"compiled {name}() was traced {limits.TRACES_MAX} times; other kinds of calls stay "
+            f"eager from now on (the last time: {self._stopped}); see its explain()",
             stacklevel=4,
         )
 
@@ -303,10 +307,15 @@ def _why_again(traced: Traced, kinds: list[Traced]) -> str:
 def _described(traced: Traced) -> list[str]:
     program = traced.program
     form = program.form
+    given = ", ".join("any" if x is None else repr(x) for x in traced.given)
     lines = [
         f"  program {program.number}: {len(form.opcodes)} commands, {form.inputs} inputs, "
         f"{len(program.outputs)} outputs of {traced.bytes} bytes, {traced.calls} calls"
     ]
+    if given:
+        lines.append(f"    for these numbers among the arguments: {given}")
+    if traced.values:
+        lines.append(f"    with {len(traced.values)} tensors of Python values, the same each time")
     at = 0
     for opcode, count in zip(form.opcodes, form.counts, strict=True):
         name = op_at(opcode).name if opcode >= cmd.FIRST_OPCODE else "backward"

@@ -39,7 +39,8 @@ class Lane:
     def __init__(self, session: Session, device: int) -> None:
         self.session = session
         self.device = device
-        self.ids, self.numbers = session._ids, session._numbers
+        self.ids = session._ids
+        self.numbers = session._numbers  # while a function is traced, others: see `take_numbers`
         self.commands: list[Command] = []  # one list for ever: whoever has it may append to it
         self.add = self.commands.append
         #: How much has gathered, in small commands, and from where on the session looks at it.

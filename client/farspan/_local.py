@@ -10,11 +10,10 @@ import itertools
 import logging
 import os
 import re
-import signal
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
+from ._signals import Uninterrupted
 from .core.command import Acked, Event, Frame, Lost, Send
 from .core.errors import BadValueError, ProtocolError
 
@@ -70,7 +69,7 @@ class LocalTransport:
         self._sink = sink
 
     def send(self, frame: Frame) -> None:
-        with _Uninterrupted():
+        with Uninterrupted():  # half of a frame would leave the engine torn
             self._frames += 1
             frame.sequence = self._frames
             try:
@@ -96,6 +95,9 @@ class LocalTransport:
     def give_up(self, request: int) -> None:
         """Do nothing: answers do not travel."""
 
+    def expect(self, device: int, nbytes: int) -> None:
+        """Do nothing: answers are where they are."""
+
     def stats(self) -> dict[str, Any]:
         bulk = dict.fromkeys(("shared_up", "shared_down", "streamed_up", "streamed_down"), 0)
         ways = {"shared_memory": "the engine is in this process", **bulk}
@@ -107,21 +109,3 @@ class LocalTransport:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
-
-
-class _Uninterrupted:
-    """Lets a Ctrl-C wait until a frame has run: half of one would leave the engine torn."""
-
-    def __enter__(self) -> None:
-        self._pressed: list[Any] = []
-        self._before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            if callable(self._before):
-                signal.signal(signal.SIGINT, lambda *pressed: self._pressed.append(pressed))
-
-    def __exit__(self, *exc: object) -> None:
-        if callable(self._before):
-            signal.signal(signal.SIGINT, self._before)
-            if self._pressed:
-                self._before(*self._pressed[0])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .core import command as cmd
 from .core import limits
 from .core.command import Frame
+from .core.dtype import Defaults
 from .core.op import op_at
 
 if TYPE_CHECKING:
@@ -335,9 +336,9 @@ class Numbers:
 
 def undefine(device: int, numbers: Sequence[int]) -> Frame:
     """Return the frame that tells the worker to forget programs."""
-    return Frame(
-        device, opcodes=[cmd.UNDEFINE], modes=[0], counts=[0], statics=[tuple(numbers)],
-        scalar_counts=[0], numbers=[0],
+    return Frame(  # on `local:` its default dtype is everybody's while it runs
+        device, default_dtype=Defaults.dtype.code, opcodes=[cmd.UNDEFINE], modes=[0], counts=[0],
+        statics=[tuple(numbers)], scalar_counts=[0], numbers=[0],
     )  # fmt: skip
 
 

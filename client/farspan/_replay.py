@@ -33,19 +33,25 @@ _BESIDE = frozenset((cmd.FREE, cmd.PUT))
 
 @functools.cache
 def _steps() -> frozenset[int]:
-    return frozenset(op.opcode for op in table().values() if op.family == "step")
+    # Batch norm's statistics advance in the midst of a forward pass.
+    return frozenset(
+        op.opcode
+        for op in table().values()
+        if op.family == "step" and op.name != "_update_running_stats_"
+    )
 
 
 class _Kind:
     """A form that was seen, with its programs once there are some: fewest outputs first."""
 
-    __slots__ = ("cut", "form", "key", "misses", "programs", "steps")
+    __slots__ = ("cut", "form", "key", "misses", "programs", "rounded", "steps")
 
     def __init__(self, form: Form, key: int, cut: bool) -> None:
         self.form = form
         self.key = key  # the hash of its runs
         self.cut = cut  # a piece of what repeats without an end
         self.programs: list[Program] = []
+        self.rounded: list[Program] = []  # of runs with a compiled function in them
         self.misses = 0  # how often it was defined anew
         self.steps = form.opcodes[-1] in _steps()  # it ends with an optimizer's step
 
@@ -270,7 +276,8 @@ class Replay:
         numbers: the run's. again: the run before it had the same, so that a program of its own,
         with fewer outputs, is worth having.
         """
-        programs = kind.programs
+        region = self._has_region(numbers)
+        programs = kind.rounded if region else kind.programs
         found = next((p for p in programs if slots <= p.slots), None)
         lean = again and found is not None and len(programs) < limits.REPLAY_VARIANTS_MAX
         if found is not None and (not lean or found.slots == slots):
@@ -280,11 +287,17 @@ class Replay:
         kind.misses += 1
         if found is None and programs:  # the one with most outputs gets more of them
             slots |= programs.pop().slots
-        region = any(numbers[0] <= number <= numbers[-1] for number in self._regions)
         made = Program(kind.form, slots, 0 if region else cmd.PROGRAM_EXACT)
         programs.append(made)
         programs.sort(key=lambda p: len(p.outputs))
         return made
+
+    def _has_region(self, numbers: Sequence[int]) -> bool:
+        """Return whether a compiled function has run among these commands."""
+        for number in reversed(self._regions):  # the latest ones first
+            if number <= numbers[-1]:
+                return number >= numbers[0]
+        return False
 
     def _announce(self, program: Program, out: Outgoing) -> None:
         """Let the worker know a program, unless it does."""
@@ -347,7 +360,8 @@ class Replay:
         for kind in likely:
             form = kind.form
             end = at + len(form.opcodes)
-            if end >= len(opcodes) or not kind.programs or not form.stands_at(out.frame, at, end):
+            known = kind.programs or kind.rounded
+            if not known or end >= len(opcodes) or not form.stands_at(out.frame, at, end):
                 continue
             behind = _after(opcodes, end)
             over = kind.cut or (kind.steps and behind not in _steps())

@@ -67,6 +67,9 @@ class Transport(Protocol):
     def give_up(self, request: int) -> None:
         """Stop the download of an answer that nobody waits for any more."""
 
+    def expect(self, device: int, nbytes: int) -> None:
+        """Prepare for an answer of about so many bytes; may wait."""
+
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -203,10 +206,12 @@ class Session(Answers):
             if lane.free_now:
                 lane.free()
             work, transport = lane.work, self.transport
+            # Of a run that goes as predicted the flusher sends what gathers, within a millisecond.
+            gathers = self._flusher_awake and self._replays[lane.device].expects
             if (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
-                or (work >= limits.IDLE_COMMANDS and transport.idle and not self._expects(lane))
+                or (work >= limits.IDLE_COMMANDS and transport.idle and not gathers)
             ):
                 self._send(lane)
             else:
@@ -216,10 +221,6 @@ class Session(Answers):
                 elif work and not self._flusher_awake:
                     self._owed.set()
                     lane.due = limits.IDLE_COMMANDS
-
-    def _expects(self, lane: Lane) -> bool:
-        """Return whether a run goes as predicted: its commands gather for a while, at most 1 ms."""
-        return self._flusher_awake and self._replays[lane.device].expects
 
     def _begin(self, lane: Lane) -> None:
         """Say when a lane is looked at next, if nothing has gathered."""
@@ -351,6 +352,12 @@ class Session(Answers):
         """Note that a compiled function has run eagerly: a run with it may be rounded elsewhere."""
         for replay in self._replays:
             replay.note_region()
+
+    def take_numbers(self, numbers: Iterator[int]) -> None:
+        """Let commands take their numbers from there."""
+        for lane in self.lanes:
+            lane.numbers = numbers
+        self._numbers = numbers
 
     def tracer_off(self) -> bool:
         """Return whether commands must be seen one by one."""
@@ -496,7 +503,10 @@ class Session(Answers):
         return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
 
     def stats(self) -> dict[str, Any]:
-        """Return counts: commands, frames, bytes each way, sync points by line, live tensors."""
+        """Return counts: commands, frames, bytes each way, sync points by line, live tensors.
+
+        `bulk`: bytes of long tensors by the way they took, and why there is no shared memory.
+        """
         live = {}
         for device, lane in zip(self.devices, self.lanes, strict=True):
             gone = set(lane.freed)

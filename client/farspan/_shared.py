@@ -71,7 +71,7 @@ class Segment:
                         self._ring.undo()
                         raise
                     post(wire.SharedPiece(device, transfer, total, offset, position, size))
-        except KeyboardInterrupt:  # what has come of it is of no use
+        except BaseException:  # Ctrl-C, or no room: what has come of it is of no use
             post(wire.SharedPiece(device, transfer, 0, 0, 0, 0))
             raise
 
@@ -95,11 +95,13 @@ class Segment:
             time.sleep(_ROOM_S)
 
     def take(self, position: int, total: int) -> memoryview:
-        """Return a copy of a value's bytes and let the worker use their place again."""
+        """Return a copy of a value's bytes; in any case the worker may use their place again."""
         held = layouts.window(self._parts.down, position, total)
-        copied = POOL.take(total)
-        copied[:] = held
-        self._parts.taken_down[0] = position + total
+        try:
+            copied = POOL.take(total)
+            copied[:] = held
+        finally:
+            self._parts.taken_down[0] = position + total
         return memoryview(copied)
 
 
@@ -122,16 +124,15 @@ class Shared:
         self.state = why
 
     def segment(self, device: int, nbytes: int) -> Segment | None:
-        """Return the segment for an upload, or None; asks for one if it is worth it, and waits."""
+        """Return the segment for an upload, or None; asks for one at the first, and waits."""
         if nbytes <= limits.INLINE_BYTES_MAX:
             return None
-        if nbytes >= limits.SHARED_BYTES_MIN:
-            self.ask_for(device, nbytes)
+        self.ask_for(device)
         return self._up.get(device)
 
-    def ask_for(self, device: int, nbytes: int) -> None:
-        """Ask for a segment if a tensor is long enough and nobody has asked before. Waits."""
-        if device in self._up or nbytes < limits.SHARED_BYTES_MIN:
+    def ask_for(self, device: int) -> None:
+        """Ask for a segment if nobody has asked before. Waits."""
+        if device in self._up:
             return
         with self._lock:
             if device in self._up:

@@ -293,7 +293,9 @@ class _Watched:
                 return False
             session.flush()
             self._first = next(self.numbers)
-            session._numbers, session._traced_lines = self, {}
+            session._numbers = self  # first, so that `end` knows of it whatever comes between
+            session.take_numbers(self)
+            session._traced_lines = {}
             session.traced, session.tracer = [], self._tracer
             return True
 
@@ -305,7 +307,7 @@ class _Watched:
             try:
                 session.flush()
             finally:
-                session._numbers = self.numbers
+                session.take_numbers(self.numbers)
                 frames, session.traced = session.traced or [], None
             return frames
 
@@ -482,7 +484,7 @@ class _Maker:
                 raise Refused("a result is a Parameter, or has a gradient or hooks")
             node = t._node
             if node is not None and type(node) is not tape.Leaf:
-                if not any(n.freed for n in tape.reachable([(node, 0)])):
+                if not tape.leads_to_freed(node, set()):
                     raise Refused(
                         "its result is differentiated later; where such steps repeat, automatic "
                         "replay makes a whole step one Call, rounded as programs are", True,

@@ -1,6 +1,6 @@
 """The client's end of the wire: one gRPC control stream and one data connection a session.
 
-A synchronous face over two daemon threads; no asyncio in user code. It numbers frames, keeps them
+A synchronous face over gRPC's threads; no asyncio in user code. It numbers frames, keeps them
 until they are acknowledged, waits for credits and hands events to a sink. When a frame is sent is
 the session's decision (`idle` helps it); what a frame means is not known here.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,8 @@ import grpc
 
 from farspan import wire
 from farspan._bulk import Bulk
+from farspan._signals import Uninterrupted
+from farspan._stream import Stream
 from farspan.core import limits
 from farspan.core.command import Acked, Event, Frame, Lost, Value
 from farspan.core.errors import (
@@ -60,10 +61,7 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.enable_http_proxy": 0,
 }
 
-_TAKEN: Final = object()  # a message that has been delivered
-
 Sink = Callable[[Event], None]
-_Outgoing = wire.Up | bytes | wire.SharedPiece | None  # a message, a frame, a piece, or the end
 
 
 def connect_grpc(
@@ -129,19 +127,15 @@ class GrpcTransport(Bulk):
         self._closing = False
         self._early: list[Event] = []  # events that came before there was a sink
         self._sink: Sink = self._early.append
-        self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
         self._control = self._make_channel()
-        self._call: Any = None
-        self._reader = threading.Thread(target=self._read, name="farspan-reader", daemon=True)
+        self._stream: Stream | None = None
+        self._receiver = 0  # the thread of gRPC's that takes what comes
 
     # --- opening ---------------------------------------------------------------------------------
     def _open(self, hello: wire.Hello, timeout: float, wait: float) -> None:
-        method = self._control.stream_stream(
-            f"/{wire.SERVICE}/Session", response_deserializer=self._take
-        )
-        self._outgoing.put(wire.Up(hello=hello))
-        self._call = method(self._messages(), metadata=self._metadata, wait_for_ready=False)
-        self._reader.start()
+        method = self._control.stream_stream(f"/{wire.SERVICE}/Session")
+        self._stream = Stream(method, self._metadata, self._take, self._ended)
+        self._stream.put(wire.Up(hello=hello))
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
             assert self._welcome is not None
@@ -195,7 +189,7 @@ class GrpcTransport(Bulk):
         """
         with self._changed:
             if not self._devices:
-                self._outgoing.put(wire.Up(reserve=True))
+                self._stream.put(wire.Up(reserve=True))
             outlast = LINE_S + limits.CONNECT_S
             self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
             return [
@@ -271,15 +265,14 @@ class GrpcTransport(Bulk):
                 self._wait_for_credit(len(data))
                 data = self._encode(frame)  # another thread may have sent meanwhile
             size = len(data)
-            # From here on it is sent, even if a Ctrl-C comes between two lines.
-            frame.sequence = self._sequence = self._sequence + 1
-            try:
+            assert self._stream is not None
+            with Uninterrupted():  # it is sent and counted, or it is not
+                frame.sequence = self._sequence = self._sequence + 1
                 self._in_flight.append((frame.sequence, data))
                 self._in_flight_bytes += size
                 self._counts.frames += 1
                 self._counts.bytes_up += size
-            finally:
-                self._outgoing.put(data)
+                self._stream.put_uninterrupted(data)
             return frame.sequence
 
     def _encode(self, frame: Frame) -> bytes:
@@ -322,36 +315,6 @@ class GrpcTransport(Bulk):
         if self._lost is not None:
             raise error_of(self._lost)
 
-    def _messages(self) -> Iterator[bytes]:
-        """Yield what is to be sent; runs on a thread of gRPC. What waits rides together.
-
-        Pieces may pass frames: a frame waits for the transfers that it names.
-        """
-        item = self._outgoing.get()
-        while item is not None:
-            if isinstance(item, wire.Up):
-                yield wire.encode(item)
-                item = self._outgoing.get()
-                continue
-            frames: list[bytes] = []
-            pieces: list[wire.SharedPiece] = []
-            size = 0
-            while True:
-                if isinstance(item, bytes) and size + len(item) <= limits.FRAME_BYTES_MAX:
-                    frames.append(item)
-                    size += len(item)
-                elif isinstance(item, wire.SharedPiece) and len(pieces) < limits.SHARED_PIECES_MAX:
-                    pieces.append(item)
-                else:
-                    yield wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces)))
-                    break
-                try:
-                    item = self._outgoing.get_nowait()
-                except queue.Empty:
-                    yield wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces)))
-                    item = self._outgoing.get()
-                    break
-
     # --- receiving -------------------------------------------------------------------------------
     def set_sink(self, sink: Sink) -> None:
         """Deliver events to `sink(event)`, one at a time; it must not wait for other events.
@@ -364,34 +327,30 @@ class GrpcTransport(Bulk):
         for event in early:
             sink(event)
 
-    def _read(self) -> None:
-        lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
-        try:
-            for failure in self._call:
-                if failure is not _TAKEN:
-                    raise failure
-        except grpc.RpcError as error:
-            explained = self._explain(error)
-            lost = Lost(type(explained).__name__, str(explained))
-        except FarspanError as error:
-            lost = Lost(type(error).__name__, str(error))
-            self._call.cancel()
-        except Exception as error:  # the sink is the session's: its defect must not hang it
-            log.exception("farspan: an event could not be delivered")
-            lost = Lost("ServiceError", f"an event could not be delivered: {error!r}")
-            self._call.cancel()
-        self._lose(lost)
-
-    def _take(self, message: bytes) -> Any:
-        """Deliver a message; return _TAKEN, or the error for the reader thread to raise.
-
-        Runs on gRPC's own thread: a change to the reader's would stand before every value read.
-        """
+    def _take(self, message: bytes) -> None:
+        """Deliver a message. Runs on gRPC's own thread."""
+        self._receiver = threading.get_ident()
         try:
             self._receive(wire.decode(wire.Down, message))
-        except Exception as error:
-            return error
-        return _TAKEN
+        except FarspanError as error:
+            self._fail(Lost(type(error).__name__, str(error)))
+        except Exception as error:  # the sink is the session's: its defect must not hang it
+            log.exception("farspan: an event could not be delivered")
+            self._fail(Lost("ServiceError", f"an event could not be delivered: {error!r}"))
+
+    def _fail(self, lost: Lost) -> None:
+        self._lose(lost)
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _ended(self, call: Any) -> None:
+        """Say that the stream is over; runs on gRPC's own thread."""
+        self._receiver = threading.get_ident()
+        lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
+        if call.code() != grpc.StatusCode.OK:
+            explained = self._explain(call)
+            lost = Lost(type(explained).__name__, str(explained))
+        self._lose(lost)
 
     def _receive(self, down: wire.Down) -> None:
         if down.line:
@@ -439,7 +398,8 @@ class GrpcTransport(Bulk):
             if self._closing:
                 return
         self._shared.close()
-        self._outgoing.put(None)
+        if self._stream is not None:
+            self._stream.put(None)
         self._sink(lost)
 
     def _explain(self, error: grpc.RpcError) -> FarspanError:
@@ -472,13 +432,13 @@ class GrpcTransport(Bulk):
                 return
             self._closing = True
             over = self._lost is not None
-        if self._call is not None:
+        if self._stream is not None:
             if not over:
-                self._outgoing.put(wire.Up(close=True))
-            self._outgoing.put(None)
-            if threading.current_thread() is not self._reader:
-                self._reader.join(CLOSE_S)
-            self._call.cancel()
+                self._stream.put(wire.Up(close=True))
+            self._stream.put(None)
+            if threading.get_ident() != self._receiver:
+                self._stream.wait(CLOSE_S)
+            self._stream.cancel()
         self._end_bulk()
         for channel in (self._control, self._data):
             if channel is not None:

@@ -28,15 +28,12 @@ def tagged(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[Tagged]]:
     """Return the arguments with floats tagged, and the tags in the order of `numbers_of`."""
-    tags: list[Tagged] = []
-
-    def tag(x: Any) -> Any:
-        if type(x) is not float:
-            return x
-        tags.append(Tagged(x))
-        return tags[-1]
-
-    return tuple([tag(a) for a in args]), {k: tag(kwargs[k]) for k in sorted(kwargs)}, tags
+    numbers = numbers_of(args, kwargs)
+    tags = [Tagged(x) for x in numbers]
+    rest = iter(tags)
+    given = tuple([next(rest) if type(a) is float else a for a in args])
+    by_name = {k: next(rest) for k in sorted(kwargs) if type(kwargs[k]) is float}
+    return given, {k: by_name.get(k, a) for k, a in kwargs.items()}, tags
 
 
 def numbers_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float]:
@@ -132,7 +129,8 @@ def _forms_alike(a: Form, b: Form) -> bool:
 
 def _made_alike(new: Traced, old: Traced) -> bool:
     return len(new.made) == len(old.made) and all(
-        (a.output, a.memory, a.version, type(a.node)) == (b.output, b.memory, b.version, type(b.node))
+        (a.output, a.memory, a.version, type(a.node))
+        == (b.output, b.memory, b.version, type(b.node))
         and a.spec is b.spec
         for a, b in zip(new.made, old.made, strict=True)
     )

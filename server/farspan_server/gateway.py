@@ -31,6 +31,7 @@ from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
 from farspan_server.passing import Passing
 from farspan_server.service import Live, Service
+from farspan_server.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -165,20 +166,26 @@ class Gateway:
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
+        writer = Writer(
+            live.take,
+            lambda: live.ended,
+            lambda message: context.write(wire.encode(message[0])),
+            lambda message: self._written(live, *message),
+        )
+        live.look = writer.look
         reader = asyncio.create_task(self._read(live, context))
         try:
-            while (message := await live.next()) is not None:
-                down, count, size_bytes = message
-                async with asyncio.timeout(limits.LEASE_S):
-                    await context.write(wire.encode(down))
-                if live.passing is not None:
-                    live.passing.written(down.applied)
-                self.service.give(live, sessions.Written(count, size_bytes))
+            await writer.finish()
         except TimeoutError:
             log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
             self.service.give(live, sessions.ClientGone())
+
+    def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
+        if live.passing is not None:
+            live.passing.written(down.applied)
+        self.service.give(live, sessions.Written(count, size_bytes))
 
     async def _open(self, context: grpc.aio.ServicerContext) -> Live:
         try:

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from farspan import wire
@@ -40,6 +40,11 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 KINDS: Final = ("cpu", "cuda")
+_NOTHING: Final = wire.Down()
+
+
+def _nothing() -> None:
+    """Nobody writes yet."""
 
 
 class Live:
@@ -54,6 +59,7 @@ class Live:
         self.machine = sessions.Session(kinds, lease_s)
         self.links: tuple[WorkerLink, ...] = ()
         self.names = _names(kinds)
+        self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.assigned = asyncio.Event()
         self.downloads = Downloads()
         self.passing: Passing | None = None  # while its client profiles
@@ -62,7 +68,8 @@ class Live:
         self._welcome: wire.Welcome | None = None
         self._line = 0
         self._tell_devices = False
-        self._ready = asyncio.Event()
+        #: Called when there is something for the client, or the session has ended.
+        self.look: Callable[[], None] = _nothing
 
     @property
     def ended(self) -> bool:
@@ -94,21 +101,15 @@ class Live:
             self._events.append(events)
         if last_words is not None:
             self._last_words = last_words
-        self._ready.set()
+        self.look()
 
-    async def next(self) -> tuple[wire.Down, int, int] | None:
-        """Return a message for the client with the count and bytes of its events; None at the end.
+    def take(self) -> tuple[wire.Down, int, int] | None:
+        """Return a message for the client with the count and bytes of its events, if any waits.
 
         Whatever waits rides together: a message costs the same whatever it holds.
         """
-        while True:
-            down, count, size = self._take()
-            if down != wire.Down():
-                return down, count, size
-            if self.ended:
-                return None
-            self._ready.clear()
-            await self._ready.wait()
+        down, count, size = self._take()
+        return None if down == _NOTHING else (down, count, size)
 
     def _take(self) -> tuple[wire.Down, int, int]:
         welcome, self._welcome = self._welcome, None
@@ -200,6 +201,7 @@ class Service:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
         live = Live(tenant, kinds, wait_s, self.config.lease_s)
+        live.features = FEATURES.intersection(hello.features)
         self._sessions[live.id] = live
         self._channels[live.channel] = live
         log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
@@ -209,7 +211,7 @@ class Service:
                 epoch=live.machine.epoch,
                 kinds=kinds,
                 lease_ms=int(self.config.lease_s * 1000),
-                features=tuple(sorted(FEATURES.intersection(hello.features))),
+                features=tuple(sorted(live.features)),
                 minor=min(hello.minor, wire.MINOR),
             )
         )
@@ -424,7 +426,11 @@ class Service:
                 offset = end
         except OSError:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
+        except BaseException:  # the client has broken off, or sends what is no chunk
+            live.links[header.device].give_up(live.channel, header.transfer)
+            raise
         if offset != total:
+            live.links[header.device].give_up(live.channel, header.transfer)
             raise ProtocolError(f"upload of {total} bytes: {offset} came")
         if not total:
             chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
@@ -434,6 +440,8 @@ class Service:
     # --- shared memory ---------------------------------------------------------------------------
     async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
         """Ask a session's worker for memory that its client can map; or hand it the proof."""
+        if wire.SHARED_MEMORY not in live.features:
+            return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
         if asked.device >= len(live.links):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")

@@ -23,13 +23,16 @@ DETACHED: Final = "detached"  # without its client, until the lease ends
 ENDED: Final = "ended"
 
 
+# What every frame makes is not frozen: that costs more than all else that is done with it.
+
+
 # --- inputs --------------------------------------------------------------------------------------
 @dataclass(slots=True, frozen=True)
 class Reserve:
     """The client wants its workers now."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class FrameIn:
     """A frame from the client, as received."""
 
@@ -42,7 +45,7 @@ class Assigned:
     """The session has its workers, one a device."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class EventsIn:
     """A worker's events, unread, and the last frame whose events are all sent."""
 
@@ -51,7 +54,7 @@ class EventsIn:
     data: bytes
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Written:
     """So many queued event lists went to the client."""
 
@@ -91,7 +94,7 @@ class Claim:
     """Ask the pool for a worker of each kind."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Forward:
     """Send a frame to the worker of a device. (Here a journal will stand.)"""
 
@@ -99,7 +102,7 @@ class Forward:
     data: bytes
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class EventsOut:
     """Send events to the client; they come before the ack beside them. 0: no new ack."""
 

@@ -50,6 +50,7 @@ class WorkerLink:
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
         self._silent = 0  # looks at the clock since the last message
+        self._closing = False
         self._task = asyncio.create_task(self._run())
 
     # --- for the service -------------------------------------------------------------------------
@@ -73,6 +74,11 @@ class WorkerLink:
         self._bulk.send(link.pack_piece(channel, piece))
         await self._bulk.drain()
 
+    def give_up(self, channel: int, transfer: int) -> None:
+        """Let the worker forget what has come of a transfer that will not go on. Never waits."""
+        if self._bulk is not None:
+            self._bulk.send(link.pack_piece(channel, link.Piece(transfer, 0, 0, 0, 0)))
+
     async def share(self, channel: int, body: link.Share) -> link.Share:
         """Return the worker's answer about shared memory. TimeoutError after CONNECT_S."""
         if self._bulk is None or channel in self._sharing:
@@ -94,6 +100,7 @@ class WorkerLink:
 
     async def close(self) -> None:
         """End the link without a word to the listener."""
+        self._closing = True
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -103,6 +110,8 @@ class WorkerLink:
         """Keep the worker reached: once for a supervised worker, again and again for another."""
         while True:
             reason = await self._live()
+            if self._closing:  # a link that breaks meanwhile swallows the cancellation (TaskGroup)
+                return
             self._listener.left(self.worker, reason)
             if self.worker.supervised:
                 return
@@ -140,7 +149,8 @@ class WorkerLink:
                 answer.cancel()
             self._asked.clear()
             for share in self._sharing.values():
-                share.cancel()
+                if not share.done():
+                    share.set_result(link.Share(refused="the worker is gone"))
         if joined or self.worker.supervised:
             log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
         return reason

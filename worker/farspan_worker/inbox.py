@@ -129,8 +129,8 @@ class Inbox:
             return held
         if of.offset:
             raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
-        if len(session.transfers) >= limits.TRANSFERS_MAX:
-            raise ProtocolError(f"more than {limits.TRANSFERS_MAX} transfers under way")
+        if len(session.transfers) >= limits.UPLOADS_MAX:
+            raise ProtocolError(f"more than {limits.UPLOADS_MAX} transfers under way")
         budget = session.body.memory_bytes_max
         if session.transfer_bytes + of.total > budget:
             session.transfers[of.transfer] = ErrorInfo(

@@ -218,11 +218,11 @@ class Worker:
             segment = session.segment
             if session.closed:
                 return
-            if segment is None:
-                raise ProtocolError("a piece in shared memory, of which there is none")
             if not piece.total:
                 self._inbox.give_up(session, piece.transfer)
                 return
+            if segment is None:
+                raise ProtocolError("a piece in shared memory, of which there is none")
             source = segment.look(piece)
             assembly = self._inbox.assembly(session, piece)
             room = None if assembly is None else assembly.room(piece, piece.nbytes)

@@ -141,7 +141,7 @@ class ErrorInfo:
     forward: int = -1  # of a Backward: number of the command whose derivative failed
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Acked:
     """Frames up to `applied` have run; frames up to `durable` survive the gateway."""
 
@@ -149,7 +149,7 @@ class Acked:
     durable: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Value:
     """The answer to a Get: a tensor's bytes (C order) or only its spec; or the error it holds.
 

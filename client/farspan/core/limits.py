@@ -43,7 +43,10 @@ CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 5
 # --- flow ----------------------------------------------------------------------------------------
 CREDIT_FRAMES: Final = 64  # frames sent and not yet acknowledged, per session.
 CREDIT_BYTES: Final = 8 * MiB  # bytes of such frames.
-TRANSFERS_MAX: Final = 64  # bulk transfers under way, per session.
+TRANSFERS_MAX: Final = 64  # downloads that a gateway holds, per session.
+#: uploads that a worker holds until their Put runs. A client has at most 64 in a frame (4 MiB of
+#: results end it), so 4,096 in those without an ack, and may hold as many back for a replay.
+UPLOADS_MAX: Final = 16_384
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
@@ -52,7 +55,6 @@ RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors
 SHARED_UP_BYTES: Final = 64 * MiB  # uploads on their way; a client waits for room.
 SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
 SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
-SHARED_BYTES_MIN: Final = 256 * KiB  # a tensor of this size is worth asking for shared memory.
 SHARED_PIECES_MAX: Final = 64  # in one message.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 

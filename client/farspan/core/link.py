@@ -144,7 +144,7 @@ class Dialer:
 
 
 # --- messages ------------------------------------------------------------------------------------
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Header:
     """What stands before every payload. Channel 0 is the link itself."""
 

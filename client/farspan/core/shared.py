@@ -29,6 +29,8 @@ _ALIGN: Final = 64  # bytes; a cache line, and more than any dtype asks for
 SEGMENT_BYTES: Final = 3 * _PAGE + limits.SHARED_UP_BYTES + limits.SHARED_DOWN_BYTES
 MEMORY_NAME: Final = "farspan"  # of the memory file, as /proc shows it
 
+POSITION_END: Final = 2**62  # 146 years at a GB/s; a word holds more, so that no sum overflows
+
 #: Why there is no segment, in words that `stats()` shows.
 UNASKED: Final = "no long tensor has travelled yet"
 
@@ -102,6 +104,6 @@ def window(ring: np.ndarray[Any, Any], position: int, nbytes: int) -> np.ndarray
     The other side may change them at any time: copy first, and judge the copy.
     """
     at = position % ring.nbytes
-    if position < 0 or nbytes < 0 or at + nbytes > ring.nbytes:
+    if not 0 <= position < POSITION_END or nbytes < 0 or at + nbytes > ring.nbytes:
         raise ProtocolError(f"shared memory: {nbytes} bytes at {at} of a ring of {ring.nbytes}")
     return ring[at : at + nbytes]

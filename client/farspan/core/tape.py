@@ -296,6 +296,25 @@ def reachable(roots: Iterable[Edge]) -> set[Node]:
     return seen
 
 
+def leads_to_freed(root: Node, known: set[Node]) -> bool:
+    """Return whether a gradient of the root would come to a node whose saved values are gone.
+
+    known: nodes that do, to which the root is added if it does; so a question about many roots of
+    one graph takes one look at it.
+    """
+    seen: set[Node] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.freed or node in known:
+            known.add(root)
+            return True
+        if node not in seen:
+            seen.add(node)
+            stack += [edge[0] for edge in node.edges if edge is not None]
+    return False
+
+
 def walk(
     roots: Sequence[tuple[Edge, Any]],
     wanted: Collection[Edge],

@@ -11,6 +11,7 @@ from farspan.core.errors import ProtocolError
 
 #: Ids, numbers and sequence numbers are below this.
 ID_END: Final = 2**62
+_INTS: Final = {int}
 
 
 def parse(kind: Any, data: bytes | memoryview, bytes_max: int, name: str) -> Any:
@@ -27,7 +28,7 @@ def at_most(name: str, value: int, bound: int) -> None:
 
 
 def are_ints(values: tuple[Any, ...], count: int) -> bool:
-    return len(values) == count and all(type(v) is int for v in values)
+    return len(values) == count and set(map(type, values)) <= _INTS
 
 
 def is_shape(value: Any) -> bool:

@@ -12,13 +12,16 @@ from farspan.core import limits
 from farspan.core.command import ErrorInfo, Event, Failed, Lost, Value
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, is_shape, parse
+from farspan.wire.envelopes import SHORT_BYTES, decode_value, encode_value
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
     """Return the bytes of Value, Failed and Lost events; Acked and Send travel otherwise."""
-    message = pb.EventList()
     at_most("events", len(events), limits.EVENTS_QUEUED_MAX)
     try:
+        if len(events) == 1 and (short := _short_value(events[0])) is not None:
+            return short
+        message = pb.EventList()
         for event in events:
             _put_event(message.events.add(), event)
         data: bytes = message.SerializeToString()
@@ -49,8 +52,22 @@ def encode_event_batches(events: Sequence[Event], bytes_max: int) -> Iterator[by
         yield encode_events(batch)
 
 
+def _short_value(event: Event) -> bytes | None:
+    """Return the event list of a value of few bytes, as most that somebody awaits."""
+    if type(event) is not Value or event.error is not None or event.data is None:
+        return None
+    if event.position is not None or event.device:
+        return None
+    if len(event.shape) > limits.RANK_MAX or memoryview(event.data).nbytes > SHORT_BYTES:
+        return None
+    return encode_value(event.request, event.dtype, event.shape, bytes(event.data))
+
+
 def decode_events(data: bytes | memoryview) -> list[Event]:
     """Return the events in `data`; raise ProtocolError for anything else."""
+    if len(data) <= SHORT_BYTES and (short := decode_value(bytes(data))) is not None:
+        request, dtype, shape, inline = short
+        return [_checked(request, dtype, shape, inline, None)]
     message = parse(pb.EventList, data, limits.FRAME_BYTES_MAX, "events")
     at_most("events", len(message.events), limits.EVENTS_QUEUED_MAX)
     return [_event(event) for event in message.events]
@@ -103,21 +120,28 @@ def _event(event: Any) -> Event:
     if kind != "value":
         raise ProtocolError("events: one of no known kind")
     value = event.value
-    at_most("request", value.request, ID_END - 1)
-    at_most("dtype", value.dtype, 255)
-    at_most("rank", len(value.shape), limits.RANK_MAX)
-    shape = tuple(value.shape)
-    if not is_shape(shape):
-        raise ProtocolError("events: a value with more elements than there can be")
     data = value.data if value.HasField("data") else None
-    at_most("inline bytes", len(data or b""), limits.INLINE_BYTES_MAX)
     error = _error(value.error) if value.HasField("error") else None
-    position = None
+    found = _checked(value.request, value.dtype, value.shape, data, error)
     if value.HasField("position"):
         at_most("position", value.position, ID_END - 1)
-        position = value.position
+        found.position = value.position
     at_most("device", value.device, limits.DEVICES_PER_SESSION_MAX - 1)
-    return Value(value.request, value.dtype, shape, data, error, position, value.device)
+    found.device = value.device
+    return found
+
+
+def _checked(
+    request: int, dtype: int, sizes: Sequence[int], data: bytes | None, error: ErrorInfo | None
+) -> Value:
+    at_most("request", request, ID_END - 1)
+    at_most("dtype", dtype, 255)
+    at_most("rank", len(sizes), limits.RANK_MAX)
+    shape = tuple(sizes)
+    if not is_shape(shape):
+        raise ProtocolError("events: a value with more elements than there can be")
+    at_most("inline bytes", len(data or b""), limits.INLINE_BYTES_MAX)
+    return Value(request, dtype, shape, data, error)
 
 
 def _error(error: Any) -> ErrorInfo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final
@@ -35,9 +37,14 @@ from farspan.core.command import (
 )
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, are_ints, at_most, is_shape, parse
+from farspan.wire.envelopes import SHORT_BYTES, decode_header, decode_short, encode_short
 from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
+_SHORT_COMMANDS: Final = 8  # more are encoded faster by protobuf
+_HEADER: Final = (
+    "sequence", "epoch", "device", "command_count", "first_number", "default_dtype",
+)  # fmt: skip
 _WIDE_MODE: Final = 2**64 - 1
 _ABOUT_ALL: Final = (
     GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM, GET_TRACE, GET_TRACE_END,
@@ -46,7 +53,7 @@ _ABOUT_ALL: Final = (
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class FrameHeader:
     """What a gateway may know of a frame."""
 
@@ -63,35 +70,59 @@ def encode_frame(frame: Frame) -> bytes:
     Raises ProtocolError if a bound of core/limits.py is passed or a column has a wrong type.
     """
     _check_frame(frame)
-    body = pb.Commands()
+    first = _first_number(frame.numbers)
+    header = (
+        frame.sequence,
+        frame.epoch,
+        frame.device,
+        len(frame.opcodes),
+        first,
+        frame.default_dtype,
+    )
     try:
-        body.opcodes.extend(frame.opcodes)
-        body.counts.extend(frame.counts)
-        body.ids.extend(frame.ids)
-        body.scalar_counts.extend(frame.scalar_counts)
-        _put_modes(body, frame.modes)
-        _put_statics(body, frame.statics)
-        if frame.scalars:
-            _put_scalars(body, frame.scalars)
-        first = _first_number(frame.numbers)
-        if frame.numbers != _following(first, frame.opcodes):
-            body.numbers.extend(frame.numbers)
-        if frame.payloads:
-            body.payload_bytes.extend(memoryview(p).nbytes for p in frame.payloads)
-            body.payloads = b"".join(frame.payloads)
-        data: bytes = pb.Frame(
-            sequence=frame.sequence,
-            epoch=frame.epoch,
-            device=frame.device,
-            command_count=len(frame.opcodes),
-            first_number=first,
-            default_dtype=frame.default_dtype,
-            body=body.SerializeToString(),
-        ).SerializeToString()
-    except (TypeError, ValueError, OverflowError, EncodeError) as error:
+        index, table = _interned(frame.statics)
+        data = _encode_short(frame, header, index, table)
+        if data is None:
+            body = _encode_columns(frame, first, index, table)
+            names = zip(_HEADER, header, strict=True)
+            data = pb.Frame(**dict(names), body=body).SerializeToString()
+    except (TypeError, ValueError, OverflowError, EncodeError, struct.error) as error:
         raise ProtocolError(f"frame: a column cannot be sent: {error}") from None
     if len(data) > limits.FRAME_BYTES_MAX:
         raise ProtocolError(f"frame: {len(data)} bytes; at most {limits.FRAME_BYTES_MAX}")
+    return data
+
+
+def _encode_short(
+    frame: Frame, header: tuple[int, ...], index: list[int], table: list[bytes]
+) -> bytes | None:
+    """Return the bytes of a frame of few commands without scalars, as most that somebody awaits."""
+    if not 0 < len(index) <= _SHORT_COMMANDS or frame.scalars or frame.payloads:
+        return None
+    if max(frame.modes) >= _WIDE_MODE or frame.numbers != _following(header[4], frame.opcodes):
+        return None
+    modes, counts = frame.modes, frame.counts
+    columns = (frame.opcodes, modes, counts, frame.ids, index, frame.scalar_counts)
+    return encode_short(header, columns, table)
+
+
+def _encode_columns(frame: Frame, first: int, index: list[int], table: list[bytes]) -> bytes:
+    body = pb.Commands()
+    body.opcodes.extend(frame.opcodes)
+    body.counts.extend(frame.counts)
+    body.ids.extend(frame.ids)
+    body.scalar_counts.extend(frame.scalar_counts)
+    _put_modes(body, frame.modes)
+    body.statics.extend(index)
+    body.static_table.extend(table)
+    if frame.scalars:
+        _put_scalars(body, frame.scalars)
+    if frame.numbers != _following(first, frame.opcodes):
+        body.numbers.extend(frame.numbers)
+    if frame.payloads:
+        body.payload_bytes.extend(memoryview(p).nbytes for p in frame.payloads)
+        body.payloads = b"".join(frame.payloads)
+    data: bytes = body.SerializeToString()
     return data
 
 
@@ -100,52 +131,75 @@ def decode_frame(data: bytes | memoryview) -> Frame:
 
     Raises ProtocolError for anything that `encode_frame` could not have made.
     """
-    message = _frame_message(data)
-    body = parse(pb.Commands, message.body, limits.FRAME_BYTES_MAX, "frame")
-    count = message.command_count
+    header, default_dtype, body = _opened(data)
+    frame = Frame(header.device, header.sequence, header.epoch, default_dtype)
+    short = decode_short(body) if len(body) <= SHORT_BYTES else None
+    if short is None:
+        _decode_columns(frame, header, body)
+    else:
+        columns, table = short
+        frame.opcodes, frame.modes, frame.counts, frame.ids, index, frame.scalar_counts = columns
+        at_most("static_table", len(table), header.command_count)
+        frame.statics = _statics(table, index)
+        frame.numbers = _following(header.first_number, frame.opcodes)
+    if len(frame.opcodes) != header.command_count:
+        raise ProtocolError(f"frame: a column has not {header.command_count} entries")
+    _check_frame(frame)
+    return frame
+
+
+def _decode_columns(frame: Frame, header: FrameHeader, data: bytes) -> None:
+    body = parse(pb.Commands, data, limits.FRAME_BYTES_MAX, "frame")
+    count = header.command_count
+    # Counts are asked before lists are made of them.
     columns = (body.opcodes, body.modes, body.counts, body.statics, body.scalar_counts)
-    if any(len(column) != count for column in columns):
+    if [len(column) for column in columns] != [count] * 5:
         raise ProtocolError(f"frame: a column has not {count} entries")
     at_most("ids", len(body.ids), limits.FRAME_IDS_MAX)
     at_most("static_table", len(body.static_table), count)
     at_most("wide_modes", len(body.wide_modes), count)
     at_most("scalar_kinds", len(body.scalar_kinds), limits.FRAME_IDS_MAX)
     at_most("payload_bytes", len(body.payload_bytes), count)
-    if len(body.numbers) not in (0, count):
-        raise ProtocolError(f"frame: {len(body.numbers)} numbers for {count} commands")
-    first = message.first_number
-    if count and body.numbers and _first_number(body.numbers[:]) != first:
-        raise ProtocolError("frame: first_number is not the first of numbers")
-    opcodes = body.opcodes[:]
-    frame = Frame(
-        device=message.device,
-        sequence=message.sequence,
-        epoch=message.epoch,
-        default_dtype=message.default_dtype,
-        opcodes=opcodes,
-        modes=_modes(body),
-        counts=body.counts[:],
-        ids=body.ids[:],
-        statics=_statics(body),
-        scalar_counts=body.scalar_counts[:],
-        scalars=_scalars(body) if body.scalar_kinds else [],
-        numbers=body.numbers[:] if body.numbers else _following(first, opcodes),
-        payloads=_payloads(body),
-    )
-    _check_frame(frame)
-    return frame
+    opcodes, numbers = body.opcodes[:], body.numbers
+    if not numbers:
+        numbers = _following(header.first_number, opcodes)
+    elif len(numbers) != count:
+        raise ProtocolError(f"frame: {len(numbers)} numbers for {count} commands")
+    else:
+        numbers = numbers[:]
+        if _first_number(numbers) != header.first_number:
+            raise ProtocolError("frame: first_number is not the first of numbers")
+    frame.opcodes, frame.modes, frame.counts = opcodes, _modes(body), body.counts[:]
+    frame.ids, frame.numbers = body.ids[:], numbers
+    frame.statics = _statics(body.static_table, body.statics[:])
+    frame.scalar_counts = body.scalar_counts[:]
+    frame.scalars = _scalars(body) if body.scalar_kinds else []
+    frame.payloads = _payloads(body)
 
 
 def frame_header(data: bytes | memoryview) -> FrameHeader:
     """Return the header of a frame without looking at its commands."""
-    message = _frame_message(data)
-    return FrameHeader(
-        message.sequence,
-        message.epoch,
-        message.device,
-        message.command_count,
-        message.first_number,
-    )
+    return _opened(data, with_body=False)[0]
+
+
+def _opened(data: bytes | memoryview, with_body: bool = True) -> tuple[FrameHeader, int, bytes]:
+    """Return header, default dtype and body of a frame; ProtocolError unless all is bounded."""
+    at_most("frame bytes", len(data), limits.FRAME_BYTES_MAX)
+    data = bytes(data)
+    plain = decode_header(data)
+    if plain is None:
+        message = parse(pb.Frame, data, limits.FRAME_BYTES_MAX, "frame")
+        numbers, body = [getattr(message, name) for name in _HEADER], message.body
+    else:
+        numbers, body = plain[0], data[plain[1] :] if with_body else b""
+    header = FrameHeader(*numbers[:5])
+    at_most("command_count", header.command_count, limits.FRAME_COMMANDS_MAX)
+    at_most("device", header.device, limits.DEVICES_PER_SESSION_MAX - 1)
+    at_most("default_dtype", numbers[5], 255)
+    at_most("sequence", header.sequence, ID_END - 1)
+    at_most("epoch", header.epoch, ID_END - 1)
+    at_most("first_number", header.first_number, ID_END - 1)
+    return header, numbers[5], body
 
 
 def _first_number(numbers: list[int]) -> int:
@@ -164,41 +218,29 @@ def _following(first: int, opcodes: list[int]) -> list[int]:
     return numbers
 
 
-def _frame_message(data: bytes | memoryview) -> Any:
-    message = parse(pb.Frame, data, limits.FRAME_BYTES_MAX, "frame")
-    at_most("command_count", message.command_count, limits.FRAME_COMMANDS_MAX)
-    at_most("device", message.device, limits.DEVICES_PER_SESSION_MAX - 1)
-    at_most("default_dtype", message.default_dtype, 255)
-    for name in ("sequence", "epoch", "first_number"):
-        at_most(name, getattr(message, name), ID_END - 1)
-    return message
-
-
 def _check_frame(frame: Frame) -> None:
     """Raise ProtocolError unless the columns fit each other and every bound."""
-    count = len(frame.opcodes)
+    # Frames of few commands are many, and each is checked at both ends.
+    opcodes, ids, scalars = frame.opcodes, frame.ids, frame.scalars
+    count = len(opcodes)
     at_most("commands", count, limits.FRAME_COMMANDS_MAX)
     for column in (frame.modes, frame.counts, frame.statics, frame.scalar_counts, frame.numbers):
         if len(column) != count:
             raise ProtocolError(f"frame: a column has {len(column)} entries for {count} commands")
-    at_most("payloads", len(frame.payloads), count)
-    for payload in frame.payloads:
-        at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
-    for name, total, column in (
-        ("ids", len(frame.ids), frame.counts),
-        ("scalars", len(frame.scalars), frame.scalar_counts),
-    ):
-        at_most(name, total, limits.FRAME_IDS_MAX)
-        if sum(column) != total:
-            raise ProtocolError(f"frame: the commands name {sum(column)} {name}, there are {total}")
+    if frame.payloads:
+        at_most("payloads", len(frame.payloads), count)
+        for payload in frame.payloads:
+            at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
+    _check_shares("ids", len(ids), frame.counts)
+    _check_shares("scalars", len(scalars), frame.scalar_counts)
     if not count:
         return
-    at_most("opcode", max(frame.opcodes), _OPCODE_MAX)
+    at_most("opcode", max(opcodes), _OPCODE_MAX)
     at_most("ids of one command", max(frame.counts), limits.TENSORS_PER_COMMAND_MAX)
     at_most("number", max(frame.numbers), ID_END - 1)
-    if frame.ids:
-        at_most("id", max(frame.ids), ID_END - 1)
-        if min(frame.ids) < 0:
+    if ids:
+        at_most("id", max(ids), ID_END - 1)
+        if min(ids) < 0:
             raise ProtocolError("frame: a negative id")
     if min(frame.opcodes) < FIRST_OPCODE:
         end = 0  # of a program's body
@@ -210,6 +252,12 @@ def _check_frame(frame: Frame) -> None:
             end = k + 1 + static[1] if opcode == DEFINE else end
         if end > count:
             raise ProtocolError(f"frame: {end - count} commands of a program are missing")
+
+
+def _check_shares(name: str, total: int, shares: list[int]) -> None:
+    at_most(name, total, limits.FRAME_IDS_MAX)
+    if sum(shares) != total:
+        raise ProtocolError(f"frame: the commands name {sum(shares)} {name}, there are {total}")
 
 
 def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int) -> None:
@@ -287,20 +335,22 @@ def _payloads(body: Any) -> list[bytes | memoryview]:
 # --- statics -------------------------------------------------------------------------------------
 
 
-def _put_statics(body: Any, statics: list[Static]) -> None:
-    keys = list(map(id, statics))  # the frame keeps them alive, so an id names one object
+def _interned(statics: list[Static]) -> tuple[list[int], list[bytes]]:
+    """Return each static's place in a table, and the table."""
+    by_identity: dict[int, int] = {}  # the frame keeps them alive, so an id names one object
     table: dict[bytes, int] = {}
-    places = {
-        key: table.setdefault(encode_static(static), len(table))
-        for key, static in dict(zip(keys, statics, strict=True)).items()
-    }
-    body.statics.extend(map(places.__getitem__, keys))
-    body.static_table.extend(table)
+    index = []
+    for static in statics:
+        place = by_identity.get(id(static))
+        if place is None:
+            place = table.setdefault(encode_static(static), len(table))
+            by_identity[id(static)] = place
+        index.append(place)
+    return index, list(table)
 
 
-def _statics(body: Any) -> list[Static]:
-    table = [decode_static(data) for data in body.static_table]
-    index = body.statics[:]
+def _statics(encoded: Sequence[bytes], index: list[int]) -> list[Static]:
+    table = [decode_static(data) for data in encoded]
     if index and max(index) >= len(table):
         raise ProtocolError("frame: a static that is not in the table")
     return [table[k] for k in index]

@@ -14,6 +14,9 @@ _MEMO_BYTES_MAX: Final = 256  # longer statics are rare and are not memoised.
 _NONE, _FALSE, _TRUE, _INT, _STR, _TUPLE = range(6)
 _I64: Final = struct.Struct("<q")
 _U16: Final = struct.Struct("<H")
+# Of three ints is a Get, with a number of its own each time: the memos would only fill with them.
+_INTS: Final = {int}
+_GET: Final = struct.Struct("<BHBqBqBq")
 # Both memos spare the walk over a static seen before. The key of the first is a text because
 # 1 == True == 1.0 as dict keys.
 _encoded: dict[str, bytes] = {}
@@ -22,6 +25,11 @@ _decoded: dict[bytes, Static] = {}
 
 def encode_static(static: Static) -> bytes:
     """Return the bytes of one tuple of None, bools, ints, strings and tuples."""
+    if type(static) is tuple and len(static) == 3 and set(map(type, static)) == _INTS:
+        try:
+            return _GET.pack(_TUPLE, 3, _INT, static[0], _INT, static[1], _INT, static[2])
+        except struct.error:
+            raise ProtocolError(f"static: {static} has more than 64 bits") from None
     try:
         key = repr(static)
     except RecursionError:
@@ -73,6 +81,10 @@ def _put_value(out: bytearray, value: Any, depth: int) -> None:
 
 def decode_static(data: bytes) -> Static:
     """Return the tuple in `data`; raise ProtocolError for anything else."""
+    if len(data) == _GET.size:
+        kind, count, tag1, a, tag2, b, tag3, c = _GET.unpack(data)
+        if (kind, count, tag1, tag2, tag3) == (_TUPLE, 3, _INT, _INT, _INT):
+            return a, b, c
     static = _decoded.get(data)
     if static is None:
         if not data or data[0] != _TUPLE:

@@ -270,7 +270,13 @@ class Arena:
     def _resize(self, nbytes: int) -> None:
         self._budget.check(nbytes - self.nbytes)
         self.storage = None  # first: for a moment the account would show both
-        self.storage = Storage(block(nbytes), self._budget)
+        try:
+            self.storage = Storage(block(nbytes), self._budget)
+        except MemoryError:  # the system has less than the budget
+            for plan in self._plans:
+                plan.sleep()
+            self._plans.clear()
+            raise
         for plan in self._plans:
             plan.move(None)
 

@@ -35,7 +35,8 @@ _CALM: Final = frozenset(
     "_softmax _log_softmax _softmax_backward_data _log_softmax_backward_data native_batch_norm "
     "native_batch_norm_backward native_layer_norm native_layer_norm_backward fill zero "
     "threshold_backward max_pool2d_with_indices max_pool2d_with_indices_backward cat stack "
-    "_scaled_dot_product_attention _scaled_dot_product_attention_backward".split()
+    "_scaled_dot_product_attention _scaled_dot_product_attention_backward "
+    "zeros_like ones_like new_zeros new_ones".split()
 )
 _RAISING_POINTWISE: Final = frozenset("pow remainder fmod floor_divide div".split())
 
@@ -103,6 +104,10 @@ class Undo:
         """Have no room for old elements until `take_room`."""
         for _, room in self._kept:
             room[0] = None
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._kept.clear()
 
     def take_room(self) -> None:
         """Have room again. OutOfMemoryError: there is none."""

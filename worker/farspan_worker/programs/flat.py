@@ -65,7 +65,7 @@ class FlatPlan:
         self.steps: list[tuple[Callable[..., Any], Any]] = []
         self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         self._binding = -1  # the step that is being bound
-        self.undo: effects.Undo
+        self.undo = effects.Undo(self, engine)
         self._arena.enter(self)
         try:
             for memory in self._leaving:
@@ -76,7 +76,6 @@ class FlatPlan:
             raise
 
     def _bind_all(self) -> None:
-        self.undo = effects.Undo(self, self._engine)
         for k, step in enumerate(self.graph.steps):
             self._binding = k
             self.steps += self.undo.before(k)
@@ -100,7 +99,7 @@ class FlatPlan:
         home, offset = self._home(window.memory)
         storage: Storage | None
         if home is None:
-            storage = self._arena.storage
+            storage = self._arena.storage if self._awake else None
         elif home.input >= 0:
             storage = self.inputs.storages[home.input]
             if storage is not None:
@@ -212,8 +211,7 @@ class FlatPlan:
         self._rooms.clear()
         self.undo.let_go()
         for home in self._setters:
-            if home is not None:
-                self.move(home)
+            self.move(home)  # or the arguments would keep what is let go of
 
     def _wake(self) -> None:
         self._arena.enter(self)
@@ -226,6 +224,7 @@ class FlatPlan:
         self._arena.leave([self])
         self.inputs.forget()
         self._rooms.clear()
+        self.undo.close()
         self._setters.clear()
         self._numbers.clear()
         self.steps.clear()

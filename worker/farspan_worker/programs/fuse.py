@@ -38,6 +38,8 @@ class _Open:
     writes: dict[Memory, list[Window]] = field(default_factory=dict)
     inputs: list[Window] = field(default_factory=list)  # what it takes from outside
     reduced: bool = False  # it ends in a reduction: no single element comes after it
+    rows: bool = False  # there are reductions of rows in it, which elements may meet
+    plain: bool = True  # such groups are not for here: exact, or not by loops of ours
 
     def disturbs(self, step: Step) -> bool:
         """Return whether a step may not run before this group, which comes later."""
@@ -58,14 +60,18 @@ class _Open:
         if any(w.memory is out.memory and w != out for w in self.inputs):
             return False
         if step.op.family != "pointwise" and _is_reduction(step):
-            return step.inputs[0].spec.shape == self.shape
+            fits = step.inputs[0].spec.shape == self.shape
+            return fits and (not self.rows or takes_rows(step, self.plain))
+        if self.rows and out.spec.shape == (*self.shape[:-1], 1):
+            return True
         return out.spec.shape == self.shape and len(self.inputs) < _INPUTS_MAX
 
     def add(self, step: Step) -> None:
         if not self.steps:
             self.shape = step.outs[0].spec.shape
-        self.reduced = _is_reduction(step)
-        if not self.steps and self.reduced:
+        reduces, row = _is_reduction(step), takes_rows(step, self.plain)
+        self.reduced, self.rows = reduces and not row, self.rows or row
+        if not self.steps and reduces:
             self.shape = step.inputs[0].spec.shape
         for w in step.inputs:
             if w.memory not in self.writes and w not in self.inputs:
@@ -86,6 +92,7 @@ def fuse(graph: Graph, make: Maker | None = None) -> None:
     """Replace pointwise steps by loops, in place; those of `make`, else the CPU's."""
     if make is None and loops.missing():
         return
+    plain = graph.exact or make is not None  # maps of rows are written for the CPU only
     done: list[Step] = []
     opened: list[_Open] = []
     read_after = _readers(graph)
@@ -96,7 +103,7 @@ def fuse(graph: Graph, make: Maker | None = None) -> None:
 
     for step in graph.steps:
         joined = None
-        if _may_fuse(step, graph.exact):
+        if _may_fuse(step, graph.exact, plain):
             joined = next((g for g in opened if g.takes(step)), None)
         for group in list(opened):
             if group is not joined and (
@@ -105,10 +112,10 @@ def fuse(graph: Graph, make: Maker | None = None) -> None:
                 close(group)
         if joined is not None:
             joined.add(step)
-        elif _may_fuse(step, graph.exact):
+        elif _may_fuse(step, graph.exact, plain):
             if len(opened) >= _OPEN_MAX:
                 close(opened[0])
-            group = _Open()
+            group = _Open(plain=plain)
             group.add(step)
             opened.append(group)
         else:
@@ -144,7 +151,13 @@ def _is_reduction(step: Step) -> bool:
     )
 
 
-def _may_fuse(step: Step, exact: bool) -> bool:
+def takes_rows(step: Step, exact: bool) -> bool:
+    """Return whether a step, a softmax say, runs by a loop rather than by a primitive."""
+    specs = [w.spec for w in step.inputs]
+    return loops.takes_rows(step.op, step.static, specs, exact) and not loops.missing()
+
+
+def _may_fuse(step: Step, exact: bool, plain: bool) -> bool:
     """Return whether a step may be part of a loop."""
     if step.bound is not None or step.generator >= 0 or step.op.writes or len(step.outs) != 1:
         return False
@@ -167,6 +180,8 @@ def _may_fuse(step: Step, exact: bool) -> bool:
         loops.Number(i, x.kind) if type(x) is loops.Number else x for i, x in enumerate(numbers)
     ]
     specs = [w.spec for w in step.inputs]
+    if step.op.name in loops.ROWWISE and not takes_rows(step, plain):
+        return False
     return loops.fusible(step.op, step.static, specs, exact, numbers)
 
 
@@ -204,7 +219,7 @@ def _fused(
         loop = loops.loop_for(made, wait=loops.waits())
         bound = loop and _Bound(loop, group, stored)
     if bound is None:
-        return group.steps
+        return group.steps if len(group.steps) == 1 else _apart(group, graph, touched, make)
     last = group.steps[-1]
     return [
         Step(
@@ -220,6 +235,18 @@ def _fused(
             fused=list(group.steps),
         )
     ]
+
+
+def _apart(
+    group: _Open, graph: Graph, touched: dict[Memory, list[Step]], make: Maker | None
+) -> Sequence[Step]:
+    """Return steps that are no loop together, each as a loop of its own where it is one."""
+    found: list[Step] = []
+    for step in group.steps:
+        alone = _Open(plain=group.plain)
+        alone.add(step)
+        found.extend(_fused(alone, graph, touched, make))
+    return found
 
 
 class _Bound:

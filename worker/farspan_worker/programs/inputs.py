@@ -177,4 +177,4 @@ def overlap(inputs: Sequence[Array]) -> bool:
 def is_dead(x: Array) -> bool:
     """Return whether no gradient can go back from a tensor: its graph was let go."""
     edge = tape.edge_of(x)
-    return edge is None or any(node.freed for node in tape.reachable([edge]))
+    return edge is None or tape.leads_to_freed(edge[0], set())

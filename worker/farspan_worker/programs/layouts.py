@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from farspan.core.command import FUNCTIONAL
 from farspan.core.op import OPS
 
+from .fuse import takes_rows
 from .graph import Graph, Memory, Number, Step, Window
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class _Pass:
     def _try(self, step: Step) -> bool:
         """Bind a step if it can be; return whether it was."""
         entry = self.entries.get(step.op.name)
+        if takes_rows(step, self.graph.exact):
+            return False  # a loop is quicker, and takes what stands around it
         if entry is None or step.form != FUNCTIONAL or any(type(x) is Number for x in step.scalars):
             return False
         given = {i: self.layouts[w.memory] for i, w in enumerate(step.inputs)

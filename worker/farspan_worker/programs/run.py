@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from farspan.core import limits, tape
 from farspan.core.command import ErrorInfo
 from farspan.core.dtype import DTYPES, Defaults
-from farspan.core.errors import ProtocolError
+from farspan.core.errors import OutOfMemoryError, ProtocolError
 
 from ..store import Array, Poison
 from . import explain, passes
@@ -260,6 +260,10 @@ class Program:
             made = self._make(inputs, scalars, shared)
         except SwitchError:
             raise
+        except (OutOfMemoryError, MemoryError) as error:  # there may be room again
+            self._made += 1  # but not a trace at each Call until then
+            self._refused["now"] = f"{type(error).__name__}: {error}"
+            return None
         except Exception as error:  # whatever it is, interpreting is right
             if len(self._refused) >= limits.PLANS_PER_PROGRAM_MAX:
                 self._refused.clear()

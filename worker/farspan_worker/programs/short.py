@@ -99,6 +99,19 @@ def _nll_backward(plan: FlatPlan, step: Step) -> Calls | None:
     return None
 
 
+def _filled(value: int) -> Callable[[FlatPlan, Step], Calls]:
+    def bind(plan: FlatPlan, step: Step) -> Calls:
+        args: list[Any] = [None, value]
+        plan.follow(step.outs[0], _into(args, 0))
+        return [(_fill, args)]
+
+    return bind
+
+
+def _fill(out: Any, value: int) -> None:
+    out.fill(value)
+
+
 def _is_plain(scores: Window, target: Window) -> bool:
     """Return whether loops take scores and classes that lie like this."""
     return (
@@ -208,6 +221,10 @@ _WAYS: Final[dict[str, Callable[[FlatPlan, Step], Calls | None]]] = {
     "linear": _matmul,
     "nll_loss_forward": _nll,
     "nll_loss_backward": _nll_backward,
+    "zeros_like": _filled(0),
+    "new_zeros": _filled(0),
+    "ones_like": _filled(1),
+    "new_ones": _filled(1),
     "index_select": _taken,
     "embedding": _taken,
     "gather": _taken,

@@ -183,8 +183,9 @@ class Tracer(Engine):
         for x, leaf in zip(inputs, leaves, strict=True):
             if x._node is not leaf:
                 raise Untraceable("it writes to a tensor in a way that gradients go through")
+        known: set[tape.Node] = set()
         for x in outputs:
-            _check_dead(x)
+            _check_dead(x, known)
         return self._graph(inputs, outputs)
 
     def _numbers(self, command: Command) -> Sequence[Any]:
@@ -261,12 +262,12 @@ def _written(op: Op, plan: Any, inputs: Sequence[Sym]) -> list[Sym]:
     return outs
 
 
-def _check_dead(x: Sym) -> None:
+def _check_dead(x: Sym, known: set[tape.Node]) -> None:
     """Raise unless no gradient can go back from an output: its graph would have to leave too."""
     edge = tape.edge_of(x)
     if edge is None or type(edge[0]) is tape.Leaf:
         return
-    if not any(node.freed for node in tape.reachable([edge])):
+    if not tape.leads_to_freed(edge[0], known):
         raise Untraceable("a result has a graph that a later backward may go through")
 
 

@@ -68,6 +68,8 @@ def _turned(x: Operand) -> Operand:
 
 def _multiply(b: Binding, x: Operand, y: Operand, out: Operand, row: Operand | None) -> bool | None:
     """Add out = x @ y (+ a row), and what is to be done after it; False: there is no quick code."""
+    if 1 in (x.shape[-2], y.shape[-1]):
+        return False  # by a vector: BLAS is several times faster
     x, y = _placed(b, x), _placed(b, y)
     if row is None and not b.then and out.stride is not None and out.stride[-1] != 1:
         x, y, out = _turned(y), _turned(x), _turned(out)  # a result in columns
@@ -104,7 +106,7 @@ def _addmm(b: Binding, self: Operand, x: Operand, y: Operand, beta: Any, alpha: 
 def _linear(b: Binding, input: Operand, weight: Operand, bias: Operand | None) -> bool | None:
     if len(weight.shape) != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         return False
-    wide = (math.prod(input.shape[:-1]), input.shape[-1])
+    wide = product.folded(input.shape)
     if b.exact and not product.is_large(wide, weight.shape[::-1]):
         return False
     x = input if len(input.shape) == 2 else _in_c_order(b, input).seen_as(wide)

@@ -333,7 +333,7 @@ class Kind:
         with _Alone(self.alone):
             code = create(byref(self.handle), library.engine, *values, attributes)
         if then:
-            library.c.dnnl_primitive_attr_destroy(attributes)
+            check(library.c.dnnl_primitive_attr_destroy(attributes), "attr_destroy")
         check(code, name)
 
     def desc(self, argument: int) -> Desc:

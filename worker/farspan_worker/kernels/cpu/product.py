@@ -20,6 +20,7 @@ from .onednn import BIAS, DST, SRC, WEIGHTS, Kind, Route, cached, plain
 
 #: Multiplications below which a call of BLAS is done before oneDNN's has begun.
 _SMALL: Final = 1 << 20
+_NARROW: Final = 8  # columns
 _NAMES: Final = ("mm", "bmm", "_batched_mm", "addmm", "baddbmm", "_contract")
 DIMS_MAX: Final = 6  # of batches and matrices that the library is asked to multiply
 
@@ -46,8 +47,17 @@ FAST_NUMPY: Final = _Namespace()
 
 
 def is_large(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Return whether oneDNN multiplies matrices of these shapes sooner than BLAS does."""
-    return math.prod(a) * b[-1] >= _SMALL
+    """Return whether oneDNN multiplies matrices of these shapes sooner than BLAS does.
+
+    Measured by benchmarks/gemm.py: eagerly from a million multiplications on (bound to addresses at
+    any size, at half of BLAS's time); by a vector never (2.5 to 6 times), by 8 columns hardly.
+    """
+    return math.prod(a) * b[-1] >= _SMALL and a[-2] > 1 and b[-1] > _NARROW
+
+
+def folded(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the shape of a linear layer's input as rows."""
+    return math.prod(shape[:-1]), shape[-1]
 
 
 def multiply(a: Any, b: Any, bias: Any = None) -> Any:
@@ -119,6 +129,6 @@ def register(registry: Registry) -> None:
         lambda input, weight, bias: (
             single(input, weight, bias)
             and weight.ndim == 2
-            and is_large(input.shape, weight.shape[::-1])
+            and is_large(folded(input.shape), weight.shape[::-1])
         ),
     )

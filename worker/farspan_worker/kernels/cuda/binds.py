@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from farspan.core.command import FUNCTIONAL
 
 from ...programs import fuse as fusion
 from ...programs.graph import Number
@@ -107,6 +108,8 @@ def _launch(function: Any, grid: Any, block: Any, args: list[Any]) -> None:
 
 def fuse(graph: Graph, backend: Cuda) -> None:
     """Replace groups of pointwise steps by kernels, in place."""
+    if not graph.exact:  # with an activation cuBLASLt may add up in another order
+        join_activations(graph)
 
     def made(group: Group, steps: Sequence[Step], stored: Sequence[Window]) -> Any:
         try:
@@ -116,6 +119,54 @@ def fuse(graph: Graph, backend: Cuda) -> None:
             return None
 
     fusion.fuse(graph, made)
+
+
+class Activated:
+    """How a linear layer runs together with the activation that comes after it."""
+
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
+
+    def __call__(self, plan: DevicePlan, step: Step) -> Calls:
+        args = plan.arrays((*step.inputs, *step.outs))
+        backend, kernel, xp = plan.backend, step.plan.kernel, plan.backend.xp
+
+        def run(x: Any, weight: Any, *rest: Any) -> None:
+            bias, out = (None, rest[0]) if len(rest) == 1 else rest
+            if not linear_into(backend, out, x, weight, bias, self.activation):
+                out[...] = kernel(xp, x, weight, bias)
+                xp.maximum(out, 0, out=out)
+
+        return [(run, args)]
+
+
+def join_activations(graph: Graph) -> None:
+    """Let a relu that alone reads a linear layer's result be part of the product, in place."""
+    readers: dict[Any, list[Step]] = {}
+    for step in graph.steps:
+        for memory in (*step.reads, *step.writes):
+            readers.setdefault(memory, []).append(step)
+    gone: set[int] = set()
+    for step in graph.steps:
+        out = step.outs[0] if len(step.outs) == 1 else None
+        if step.op.name != "linear" or out is None or step.plan.casts or not out.spec.numel:
+            continue
+        memory = out.memory
+        others = [s for s in readers[memory] if s is not step]
+        if memory.input >= 0 or memory.output or len(others) != 1 or not out.spec.contiguous:
+            continue
+        relu = others[0]
+        fresh = relu.outs[0]
+        if (
+            relu.op.name == "relu" and relu.form == FUNCTIONAL and relu.inputs == (out,)
+            and fresh.memory.input < 0 and readers[fresh.memory][0] is relu
+            and fresh.spec.contiguous and fresh.spec.dtype is out.spec.dtype
+        ):  # fmt: skip
+            step.outs, step.bound, step.note = relu.outs, Activated("relu"), "with its relu"
+            gone.add(id(relu))
+    graph.steps = [step for step in graph.steps if id(step) not in gone]
+    if gone:
+        graph.notes.append(f"{len(gone)} activations are part of products")
 
 
 def is_free(step: Step, backend: Cuda) -> bool:

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from farspan.core.errors import FarspanError, ShapeError
+from farspan.core.errors import FarspanError, OutOfMemoryError, ShapeError
 
 from ...backend import Host
 from . import math_mode
@@ -23,6 +23,7 @@ from .math_mode import MathMode
 from .namespace import Namespace
 from .philox import Philox
 from .products import PRODUCTS, Products
+from .rows import ROWS
 from .steps import STEPS, Steps
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Cuda(Host):
             return math_mode.setter(self)
         if op.name in PRODUCTS:
             return PRODUCTS[op.name](self, self._guarded(op))
+        if op.name in ROWS:
+            return ROWS[op.name](self, self._guarded(op))
         if op.name in STEPS:
             return STEPS[op.name][0](self, op.kernel)
         return op.kernel if op.writes else self._guarded(op)
@@ -106,8 +109,10 @@ class Cuda(Host):
                 return other(xp, *args)
             try:
                 return kernel(xp, *args)
-            except (FarspanError, MemoryError):
+            except FarspanError:
                 raise
+            except MemoryError:
+                return self._again(lambda: kernel(xp, *args))
             except (TypeError, AttributeError, NotImplementedError, ValueError) as e:
                 result = other(xp, *args)  # raises what numpy raises, if the fault is the caller's
                 self.fallbacks[op.name] = f"{type(e).__name__}: {e}"
@@ -115,6 +120,20 @@ class Cuda(Host):
                 return result
 
         return run
+
+    def _again(self, run: Callable[[], Any]) -> Any:
+        """Run once more with what the pool keeps given back. OutOfMemoryError: still no room."""
+        self.release()
+        try:
+            return run()
+        except MemoryError:
+            used, kept = self.pool.used_bytes(), self.pool.total_bytes()
+            free, whole = self.module.cuda.runtime.memGetInfo()
+            limit = f" of the {self.pool_limit} it may" if self.pool_limit else ""
+            raise OutOfMemoryError(
+                f"the GPU has no memory left for this: the session uses {used} bytes and keeps "
+                f"{kept - used} more{limit}; {free} of the device's {whole} bytes are free"
+            ) from None
 
     # ---------------------------------------------------------------------------------- bytes --
     def upload(self, flat: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
@@ -184,9 +203,13 @@ class Cuda(Host):
             "fallbacks": len(self.fallbacks),
             "pool_bytes": int(self.pool.total_bytes()),
             "staged_bytes": self.staging.moved,
+            "kernels": self.modules.compiled,
+            "kernels_refused": len(self.modules.refused),
+            "products_refused": self.products.refused,
         }
 
     def release(self) -> None:
+        """Give what the pool keeps, and nothing uses, back to the device. Waits for it."""
         self.stream.synchronize()
         self.pool.free_all_blocks()
 

@@ -22,6 +22,7 @@ _COMPUTE_64F: Final = 70
 _DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE, _DESC_BIAS = 3, 4, 7, 8
 _LAYOUT_BATCH, _LAYOUT_STRIDE = 5, 6
 _PREF_WORKSPACE, _PREF_REDUCTION = 1, 3
+_PREF_ALIGNMENT: Final = (5, 6, 7, 8)  # of A, B, C and D
 #: Parts of one sum may be put together in memory of their own, never in the result's.
 _REDUCTIONS: Final = 2 | 4
 _EPILOGUES: Final = {"": 1, "relu": 2, "gelu": 32}
@@ -30,7 +31,7 @@ _WITH_BIAS: Final = 4
 WORKSPACE_BYTES: Final = 32 << 20
 #: Plans kept, the latest used.
 _PLANS_MAX: Final = 512
-_ALIGNED: Final = 256  # of a bias whose address is not known yet
+_ALIGNED: Final = 16  # of a bias, whose address the algorithm is chosen without
 
 
 class LtError(RuntimeError):
@@ -70,6 +71,8 @@ class Product:
     activation: str = ""  # "", "relu" or "gelu", which is its approximation by tanh
     batch: int = 1
     tf32: bool = False
+    #: Bytes that the addresses of A, B and D are multiples of; algorithms differ by it.
+    alignment: tuple[int, int, int] = (256, 256, 256)
 
 
 def find() -> Any:
@@ -77,11 +80,11 @@ def find() -> Any:
     places = [os.environ["FARSPAN_CUBLASLT"]] if "FARSPAN_CUBLASLT" in os.environ else []
     places += ["libcublasLt.so.12", "libcublasLt.so.13"]
     try:
-        spec = importlib.util.find_spec("nvidia.cublas")
+        spec = importlib.util.find_spec("nvidia")  # NVIDIA's packages, each a folder in it
     except ModuleNotFoundError:
         spec = None
     for folder in spec.submodule_search_locations or () if spec else ():
-        places += sorted(map(str, Path(folder).glob("lib/libcublasLt.so.*")))
+        places += sorted(map(str, Path(folder).glob("*/lib/libcublasLt.so.*")))
     for place in places:
         try:
             library = ctypes.CDLL(place)
@@ -152,9 +155,12 @@ class _Plan:
         try:
             self._describe(product)
             lt._call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
+            a, b, d = product.alignment
+            aligned = zip(_PREF_ALIGNMENT, map(ctypes.c_uint32, (a, b, d, d)), strict=True)
             for attribute, value in (
                 (_PREF_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES)),
                 (_PREF_REDUCTION, ctypes.c_uint32(_REDUCTIONS)),
+                *aligned,
             ):
                 lt._call("cublasLtMatmulPreferenceSetAttribute", preference, attribute,
                          ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))  # fmt: skip

@@ -91,8 +91,15 @@ def describe(out: Any, a: Any, b: Any, bias: Any, activation: str, tf32: bool) -
     if left is None or right is None:
         return None
     d = lt.Matrix(n, m, n, str(out.dtype.name), m * n)
+    aligned = (_alignment(b), _alignment(a), _alignment(out))
     return lt.Product(left[0], right[0], d, left[1], right[1], bias is not None, activation,
-                      batch, tf32)  # fmt: skip
+                      batch, tf32, aligned)  # fmt: skip
+
+
+def _alignment(x: Any) -> int:
+    """Return the largest power of two up to 256 that divides an array's address."""
+    address = int(x.data.ptr) | 256
+    return address & -address
 
 
 def _operand(x: Any) -> tuple[lt.Matrix, bool] | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from farspan.core.dtype import BY_NAME
 
 from ..cpu.loops.graph import Graph
 from ..cpu.loops.group import Unfused
@@ -104,7 +105,9 @@ def _loop(kind: Kind) -> list[str]:
     given = [Scalar(graph, graph.node("number", "float64", attr=i), "f")
              for i in range(len(kind.numbers))]  # fmt: skip
     made = kind.formula(Namespace(graph), [x.astype(wide) for x in loads], given)
-    results = [(i, x.astype(kind.dtype).node) for i, x in enumerate(made) if x is not None]
+    results = [
+        (i, x.astype(BY_NAME[kind.dtype].numpy).node) for i, x in enumerate(made) if x is not None
+    ]
     lines = [f"const long long begin = (long long)chunk * {CHUNK};",
              f"const long long end = begin + {CHUNK} < n ? begin + {CHUNK} : n;",
              "for (long long i = begin + threadIdx.x; i < end; i += blockDim.x) {"]  # fmt: skip

@@ -12,8 +12,10 @@ from __future__ import annotations
 from .compiled import Loop, Pending, fusible, loop_for
 from .group import Group, Number, Step, Unfused
 from .native import absent, missing, waits
+from .rowwise import takes_rows
+from .trace import ROWWISE
 
 __all__ = [
-    "Group", "Loop", "Number", "Pending", "Step", "Unfused", "absent", "fusible", "loop_for",
-    "missing", "waits",
+    "ROWWISE", "Group", "Loop", "Number", "Pending", "Step", "Unfused", "absent", "fusible",
+    "loop_for", "missing", "takes_rows", "waits",
 ]  # fmt: skip

@@ -133,6 +133,15 @@ def exp(x: Sym) -> Sym:
     return _scaled(p, n, f)
 
 
+def exp_below(x: Sym) -> Sym:
+    """exp of what is at most a little above 0: one scaling; what would be subnormal is 0."""
+    f = format_of(x)
+    n, r = _reduced(x, f)
+    p = fma(r * r, polynomial(r, _fitted(_exp_slope, -0.35, 0.35, f.exp_terms - 2)), r) + 1
+    lowest = (1 - f.bias) * _LN2
+    return select(x < lowest, 0.0, p * _power_of_two(n, f.name))  # type: ignore[no-any-return]
+
+
 def exp2(x: Sym) -> Sym:
     f = format_of(x)
     bounded = _bounded(x, f.lowest / _LN2, f.highest / _LN2)

@@ -74,12 +74,12 @@ class Lines:
     def label(self, label: str) -> None:
         self.text.append(f"{label}:")
 
-    def call(self, function: str, result: str, *args: tuple[str, str]) -> str:
+    def call(self, function: str, result: str, *args: tuple[str, str], flags: str = "") -> str:
         """Write a call of an intrinsic and return its result."""
         types = ", ".join(t for t, _ in args)
         self.declared.add(f"declare {result} @{function}({types})")
         given = ", ".join(f"{t} {v}" for t, v in args)
-        return self.let(f"call {result} @{function}({given})")
+        return self.let(f"call {flags}{result} @{function}({given})")
 
     # ------------------------------------------------------------------------------- memory --
     def load(self, pointer: str, name: str, tag: str) -> str:
@@ -191,6 +191,9 @@ class Lines:
         if how == "sum":
             flags = "" if self.exact else "reassoc contract "
             return self.let(f"{f'fadd {flags}' if floating else 'add '}{kind} {a}, {b}")
+        if how == "top":
+            function = f"llvm.maxnum.f{ITEMSIZE[name] * 8}"
+            return self.call(function, kind, (kind, a), (kind, b), flags="nnan ")
         larger = "gt" if how == "max" else "lt"
         if floating:  # NaN wins
             function = f"llvm.{'maximum' if how == 'max' else 'minimum'}.f{ITEMSIZE[name] * 8}"
@@ -203,7 +206,7 @@ def identity(how: str, name: str) -> str:
     """Return what a reduction of nothing is."""
     if how == "sum":
         return literal(0.0 if "float" in name else 0, name)
-    sign = -1 if how == "max" else 1
+    sign = 1 if how == "min" else -1
     if "float" in name:
         return literal(sign * float("inf"), name)
     if name[0] == "u":

@@ -40,7 +40,41 @@ def _gelu_backward(xp: Any, g: Any, self: Any, approximate: str) -> Any:
     return g * (cdf + self * pdf)
 
 
+# "top" is the maximum of a row where it has no NaN: with one, each element becomes NaN anyway.
+def _softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
+    from .trace import reduced
+
+    over = [dim % self.ndim]
+    powers = functions.exp_below(self - reduced(self, "top", over, True))
+    return powers * (1 / reduced(powers, "sum", over, True))
+
+
+def _log_softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
+    from .trace import reduced
+
+    over = [dim % self.ndim]
+    top = reduced(self, "top", over, True)
+    total = reduced(functions.exp_below(self - top), "sum", over, True)
+    return self - top - functions.log(total)
+
+
+def _softmax_backward(xp: Any, g: Any, output: Any, dim: int, input_dtype: Any) -> Any:
+    from .trace import reduced
+
+    return output * (g - reduced(g * output, "sum", [dim % output.ndim], True))
+
+
+def _log_softmax_backward(xp: Any, g: Any, output: Any, dim: int, input_dtype: Any) -> Any:
+    from .trace import reduced
+
+    return g - functions.exp(output) * reduced(g, "sum", [dim % output.ndim], True)
+
+
 LOWERED: Final[dict[str, Callable[..., Any]]] = {
+    "_softmax": _softmax,
+    "_softmax_backward_data": _softmax_backward,
+    "_log_softmax": _log_softmax,
+    "_log_softmax_backward_data": _log_softmax_backward,
     "erf": lambda xp, self: functions.erf(self),
     "gelu": _gelu,
     "gelu_backward": _gelu_backward,

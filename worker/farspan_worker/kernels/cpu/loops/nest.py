@@ -66,7 +66,7 @@ def plan_nest(traced: Traced) -> Nest:
     order += sorted(range(lead), key=lambda i: -sum(map(abs, operands[i])))
     dims.sort(key=lambda d: tuple(-abs(d.strides[i]) for i in order))
     dims = _merged(dims)
-    columns = bool(traced.dims is not None and dims and not dims[-1].reduced)
+    columns = bool(traced.dims is not None and dims and not dims[-1].reduced and not traced.rows)
     if traced.dims is not None:
         last = [dims.pop()] if columns else []
         dims = [d for d in dims if not d.reduced] + [d for d in dims if d.reduced] + last
@@ -94,7 +94,10 @@ def _merged(dims: list[Dim]) -> list[Dim]:
 
 def write(traced: Traced) -> str:
     """Return the module's text: one function, `loop(inputs..., outputs..., numbers...)`."""
-    return _Writer(traced, plan_nest(traced)).module()
+    from .rowwise import RowWriter
+
+    writer = RowWriter if traced.rows else Writer
+    return writer(traced, plan_nest(traced)).module()
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class _Loop:
     innermost: bool = False
 
 
-class _Writer:
+class Writer:
     """Writes one function."""
 
     def __init__(self, traced: Traced, nest: Nest) -> None:
@@ -202,7 +205,7 @@ class _Writer:
         """Write what depends on no element."""
         for node in self.traced.graph.nodes:
             if node.at in self.needed and node.at in self.free:
-                self._write_node(node, [], "")
+                self.write_node(node, [], "")
 
     def alloca(self, kind: str, count: int = 1) -> str:
         size = f", i64 {count}, align 64" if count > 1 else ""
@@ -270,7 +273,7 @@ class _Writer:
             (self._columns if nest.columns else self._rows)(level, pointers)
             return
         if not nest.empty:
-            self._write_nodes(level, pointers)
+            self.write_nodes(level, pointers)
         if level == self.depth:
             self._write_elements(pointers)
             return
@@ -289,14 +292,14 @@ class _Writer:
             return
         self.end(loop)
 
-    def _write_nodes(self, level: int, pointers: list[str]) -> None:
+    def write_nodes(self, level: int, pointers: list[str]) -> None:
         tag = ", !llvm.access.group !0" if level == self.depth and level else ""
         for node in self.traced.graph.nodes:
             here = self.levels[node.at] == level and node.at not in self.free
             if here and node.at in self.needed:
-                self._write_node(node, pointers, tag)
+                self.write_node(node, pointers, tag)
 
-    def _write_node(self, node: Node, pointers: list[str], tag: str) -> None:
+    def write_node(self, node: Node, pointers: list[str], tag: str) -> None:
         if node.op == "load":
             name = self.lines.load(pointers[node.attr], node.dtype, tag)
         elif node.op == "number":
@@ -407,7 +410,7 @@ class _Writer:
                 same = name == node.dtype
                 self.values[node.at] = value if same else self.lines.cast(value, name, node.dtype)
             else:
-                self._write_node(node, pointers, "")
+                self.write_node(node, pointers, "")
         for i, (node, name, _) in enumerate(self.traced.outputs):
             if node.at in self.traced.late:
                 self.lines.store(self.values[node.at], pointers[lead + i], name, "")
@@ -462,7 +465,7 @@ def _split_of(traced: Traced, nest: Nest) -> tuple[int, int] | None:
     if nest.empty or math.prod(traced.shape) < team.PARALLEL or not team.symbols():
         return None
     last = len(nest.dims) - 1
-    if traced.dims is not None and not nest.kept and not nest.columns:
+    if traced.dims is not None and not nest.kept and not nest.columns and not traced.rows:
         return 0, BLOCK if not last else 1
     own = [*range(nest.kept), *([last] if nest.columns else [])]
     for enough in (8, 2):
@@ -477,7 +480,7 @@ class _Parallel:
     """A nest that a team runs: `part` is a thread's share, `call` the way to it and back."""
 
     def __init__(
-        self, writer: _Writer, split: tuple[int, int], given: list[tuple[str, str]]
+        self, writer: Writer, split: tuple[int, int], given: list[tuple[str, str]]
     ) -> None:
         self._writer, self._given = writer, given
         self._at, self._grain = split

@@ -381,25 +381,17 @@ def power(x: Any, exponent: Any) -> Any:
     return pow_(x, exponent)
 
 
-def extreme(a: Any, b: Any, compare: str) -> Any:
-    """Return maximum ("gt") or minimum ("lt"): NaN wins, of equal ones the second, as in numpy."""
+def extreme(a: Any, b: Any, compare: str, nan_wins: bool = True) -> Any:
+    """Return maximum ("gt") or minimum ("lt"), of equal ones the second, as numpy has it.
+
+    nan_wins: a NaN is the result; else the number beside it is, as of fmax and fmin.
+    """
     graph, shape = joined(a, b)
     name = common(a, b)
     x, y = (Sym(graph, as_type(graph, v, name), shape) for v in (a, b))
     first = binary(compare, x, y)
     if "float" in name:
-        first = first | (x != x)
-    return select(first, x, y)
-
-
-def extreme_number(a: Any, b: Any, compare: str) -> Any:
-    """Return fmax ("gt") or fmin ("lt"): a number wins over NaN."""
-    graph, shape = joined(a, b)
-    name = common(a, b)
-    x, y = (Sym(graph, as_type(graph, v, name), shape) for v in (a, b))
-    first = binary(compare, x, y)
-    if "float" in name:
-        first = first | (y != y)
+        first = first | ((x != x) if nan_wins else (y != y))
     return select(first, x, y)
 
 
@@ -468,8 +460,8 @@ class Namespace:
     clip = staticmethod(clip)
     maximum = staticmethod(lambda a, b: extreme(a, b, "gt"))
     minimum = staticmethod(lambda a, b: extreme(a, b, "lt"))
-    fmax = staticmethod(lambda a, b: extreme_number(a, b, "gt"))
-    fmin = staticmethod(lambda a, b: extreme_number(a, b, "lt"))
+    fmax = staticmethod(lambda a, b: extreme(a, b, "gt", False))
+    fmin = staticmethod(lambda a, b: extreme(a, b, "lt", False))
     left_shift = staticmethod(lambda a, b: shifted(a, b, "shl"))
     right_shift = staticmethod(lambda a, b: shifted(a, b, "shr"))
     bitwise_and = staticmethod(lambda a, b: binary("and", a, b))

@@ -30,6 +30,10 @@ REDUCTIONS: Final = {
     "sum": "sum", "sum.dim_IntList": "sum", "mean": "mean", "mean.dim": "mean",
     "amax": "max", "amin": "min", "max": "max", "min": "min",
 }  # fmt: skip
+#: Maps of rows: each element of the result depends on its whole row.
+ROWWISE: Final = frozenset(
+    ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data")
+)
 #: All of them by name: what may be a step without being of the family "pointwise".
 ELIGIBLE: Final = frozenset((*MAPS, *LOWERED, *REDUCTIONS))
 
@@ -46,6 +50,9 @@ class Traced:
     numbers: tuple[str, ...]
     dims: tuple[int, ...] | None = None  # what is reduced, None: nothing
     late: set[int] = field(default_factory=set)  # places of nodes that come after the reduction
+    #: By place: how many reductions, one after the other, a node depends on.
+    stages: list[int] = field(default_factory=list)
+    rows: bool = False  # elements meet what their row was reduced to: rowwise.py
 
 
 def trace(group: Group) -> Traced:
@@ -87,6 +94,8 @@ def _apply(graph: Graph, step: Step, tensors: list[Sym], specs: Sequence[Spec]) 
     """Return what a step makes of symbols, and its spec."""
     op = step.op
     kind = REDUCTIONS.get(op.name)
+    if op.name in ROWWISE and graph.exact:
+        raise Unfused(f"{op.name} in an exact loop")
     if op.family != "pointwise" and op.name not in ELIGIBLE:
         raise Unfused(f"{op.name} is no map of elements")
     if op.random or op.by_value or op.writes or op.dynamic:
@@ -156,9 +165,10 @@ def reduced(x: Sym, kind: str, dims: Sequence[int], keepdim: bool = False) -> Sy
 
 
 def _find_late(traced: Traced) -> None:
-    """Enter what comes after a reduction; Unfused where elements would be needed again."""
-    late, early = traced.late, set()
+    """Enter what comes after a reduction, and whether elements meet it again."""
+    late, early, stages = traced.late, set(), traced.stages
     for node in traced.graph.nodes:
+        stages.append(max([stages[a.at] for a in node.args], default=0) + (node.op == "reduce"))
         if node.op == "reduce":
             _, dims, shape = node.attr
             if traced.dims not in (None, dims) or shape != traced.shape:
@@ -171,8 +181,10 @@ def _find_late(traced: Traced) -> None:
             early.add(node.at)
         elif any(a.at in late for a in node.args):
             if any(a.at in early for a in node.args):
-                raise Unfused("elements and their own reduction")
-            late.add(node.at)
+                traced.rows = True
+                early.add(node.at)
+            else:
+                late.add(node.at)
         elif any(a.at in early for a in node.args):
             early.add(node.at)
 
