@@ -59,9 +59,9 @@ def laws(out: Path, limit_s: float, jobs: int) -> list[str]:
     told = []
     for title, name in LAWS:
         command = [
-            sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "--tb=short",
-            "-p", "no:cacheprovider", "--continue-on-collection-errors", "-rfE",
-            "-k", _NOT_HERE, str(ROOT / "tests" / name),
+            sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "--tb=short", "-rfE",
+            "-p", "no:cacheprovider", "--continue-on-collection-errors", "-k", _NOT_HERE,
+            str(ROOT / "tests" / name),
         ]  # fmt: skip
         env = os.environ | {"FARSPAN_TEST_GPU": "1"}
         log = out / f"laws-{name.removesuffix('.py')}.txt"

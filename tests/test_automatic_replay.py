@@ -72,7 +72,7 @@ def test_a_schedule_with_a_value_read_each_step(connect: Connect, make: Any) -> 
             losses.append(loss.item())
         return losses, everything(model, optimizer)
 
-    both(connect, program, hits=5)
+    both(connect, program, hits=3)
 
 
 def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) -> None:
@@ -89,7 +89,7 @@ def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) 
                 optimizer.zero_grad()
         return losses, everything(model)[:10] + list(model.buffers())
 
-    both(connect, program, hits=5)
+    both(connect, program, hits=2)
 
 
 def test_many_small_steps_leave_together(connect: Connect) -> None:
@@ -172,7 +172,7 @@ def test_two_networks_in_turn(connect: Connect) -> None:
             of_maker.step()
         return everything(maker, of_maker), everything(judge, of_judge)
 
-    both(connect, program, hits=5)
+    both(connect, program, hits=3)
 
 
 def test_a_hook_is_called_in_every_step(connect: Connect) -> None:

@@ -151,6 +151,16 @@ def test_arguments_by_name_keep_their_order_and_explain_tells_of_numbers() -> No
         assert "numbers among the arguments: any, any, 1.0" in f.explain(show=False)
 
 
+def test_two_numbers_that_change_in_turn(session: Any) -> None:
+    """Several programs are there when a trace shows what they have in common."""
+    session.replay = False
+    f = torch.compile(lambda x, a, b: (x * a).clamp(max=b) + math.floor(a))
+    x = torch.arange(3.0)
+    for a, b in ((0.5, 1.0), (1.5, 1.0), (0.5, 2.0), (1.5, 2.0), (0.5, 3.0), (0.25, 4.0)) * 2:
+        assert f(x, a, b).tolist() == [min(v * a, b) + math.floor(a) for v in range(3)]
+    assert calls(session) >= 6
+
+
 def test_odd_floats_arrive_as_they_are(session: Any) -> None:
     odd = [0.5, 0.25, 0.0, -0.0, float("inf"), float("nan"), -1e-310, 1e300, 1.0]
     assert compiled(session, lambda x, n: x * n, *odd)[1] >= 7

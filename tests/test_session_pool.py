@@ -9,16 +9,17 @@ from farspan.core import limits
 from farspan.wire import FrameHeader
 from farspan_server import pool as pools
 from farspan_server import session as sessions
+from farspan_server import session_messages as messages
 
 
-def frame(sequence: int, device: int = 0, size: int = 10, epoch: int = 1) -> sessions.FrameIn:
-    return sessions.FrameIn(FrameHeader(sequence, epoch, device, 1, sequence), bytes(size))
+def frame(sequence: int, device: int = 0, size: int = 10, epoch: int = 1) -> messages.FrameIn:
+    return messages.FrameIn(FrameHeader(sequence, epoch, device, 1, sequence), bytes(size))
 
 
 def opened(devices: int = 1) -> sessions.Session:
     session = sessions.Session(("cpu",) * devices, 60.0)
-    session.handle(sessions.Reserve(), 0)
-    session.handle(sessions.Assigned(), 0)
+    session.handle(messages.Reserve(), 0)
+    session.handle(messages.Assigned(), 0)
     return session
 
 
@@ -35,14 +36,14 @@ def test_acks_of_several_devices_are_merged_in_order() -> None:
                 sent += 1
                 device = devices[sent - 1]
                 (out,) = session.handle(frame(sent, device), 0)
-                assert out == sessions.Forward(device, bytes(10))
+                assert out == messages.Forward(device, bytes(10))
                 waiting[device].append(sent)
             device = rng.randrange(3)
             if waiting[device]:
                 count = rng.randint(1, len(waiting[device]))
                 done, waiting[device] = waiting[device][:count], waiting[device][count:]
-                for out in session.handle(sessions.EventsIn(device, done[-1], b""), 0):
-                    assert isinstance(out, sessions.EventsOut)
+                for out in session.handle(messages.EventsIn(device, done[-1], b""), 0):
+                    assert isinstance(out, messages.EventsOut)
                     assert out.applied > acked
                     acked = out.applied
             rest = [s for device in waiting for s in device]
@@ -54,65 +55,65 @@ def test_a_frame_sent_again_is_dropped_and_a_gap_ends_the_session() -> None:
     assert len(session.handle(frame(1), 0)) == 1
     assert session.handle(frame(1), 0) == []
     (end,) = session.handle(frame(3), 0)
-    assert isinstance(end, sessions.End) and end.kind == "ProtocolError"
+    assert isinstance(end, messages.End) and end.kind == "ProtocolError"
     assert session.handle(frame(2), 0) == []
 
 
 @pytest.mark.parametrize(
     "wrong", [frame(1, epoch=0), frame(1, epoch=2), frame(1, device=1), frame(0, epoch=3)]
 )
-def test_a_frame_of_another_epoch_or_device_ends_the_session(wrong: sessions.FrameIn) -> None:
+def test_a_frame_of_another_epoch_or_device_ends_the_session(wrong: messages.FrameIn) -> None:
     (end,) = opened().handle(wrong, 0)
-    assert isinstance(end, sessions.End) and end.kind == "ProtocolError"
+    assert isinstance(end, messages.End) and end.kind == "ProtocolError"
 
 
 def test_credits_bound_frames_and_bytes() -> None:
     session = opened()
     for sequence in range(1, limits.CREDIT_FRAMES + 1):
-        assert isinstance(session.handle(frame(sequence), 0)[0], sessions.Forward)
-    assert isinstance(session.handle(frame(limits.CREDIT_FRAMES + 1), 0)[0], sessions.End)
+        assert isinstance(session.handle(frame(sequence), 0)[0], messages.Forward)
+    assert isinstance(session.handle(frame(limits.CREDIT_FRAMES + 1), 0)[0], messages.End)
     session, size = opened(), limits.FRAME_BYTES_MAX
     for sequence in range(1, limits.CREDIT_BYTES // size + 1):
-        assert isinstance(session.handle(frame(sequence, size=size), 0)[0], sessions.Forward)
-    session.handle(sessions.EventsIn(0, 1, b""), 0)
+        assert isinstance(session.handle(frame(sequence, size=size), 0)[0], messages.Forward)
+    session.handle(messages.EventsIn(0, 1, b""), 0)
     (out,) = session.handle(frame(limits.CREDIT_BYTES // size + 1, size=size), 0)
-    assert isinstance(out, sessions.Forward)
+    assert isinstance(out, messages.Forward)
 
 
 def test_a_worker_that_acknowledges_what_it_was_not_sent_is_not_believed() -> None:
     session = opened(2)
     session.handle(frame(1, device=0), 0)
-    (end,) = session.handle(sessions.EventsIn(1, 1, b""), 0)
-    assert isinstance(end, sessions.End)
+    (end,) = session.handle(messages.EventsIn(1, 1, b""), 0)
+    assert isinstance(end, messages.End)
 
 
 def test_events_for_a_client_that_does_not_read_are_bounded() -> None:
     session = opened()
-    event = sessions.EventsIn(0, 0, bytes(limits.MiB))
+    event = messages.EventsIn(0, 0, bytes(limits.MiB))
     outs = [session.handle(event, 0)[0] for _ in range(65)]
-    assert isinstance(outs[-2], sessions.EventsOut) and isinstance(outs[-1], sessions.End)
+    assert isinstance(outs[-2], messages.EventsOut) and isinstance(outs[-1], messages.End)
     session = opened()
     for _ in range(200):
         session.handle(event, 0)
-        session.handle(sessions.Written(1, limits.MiB), 0)
+        session.handle(messages.Written(1), 0)
     assert session.state == sessions.OPEN
 
 
 def test_the_lease_ends_at_its_time_and_not_before() -> None:
     session = opened()
-    assert session.handle(sessions.ClientGone(), 100.0) == []
-    assert session.handle(sessions.Tick(), 159.9) == []
-    (end,) = session.handle(sessions.Tick(), 160.0)
-    assert isinstance(end, sessions.End)
+    assert session.handle(messages.ClientGone(), 100.0) == []
+    assert session.handle(messages.Tick(), 159.9) == []
+    (end,) = session.handle(messages.Tick(), 160.0)
+    assert isinstance(end, messages.End)
 
 
 def test_frames_before_the_workers_are_held_and_claim_once() -> None:
     session = sessions.Session(("cpu",), 60.0)
-    assert session.handle(frame(1), 0) == [sessions.Claim()]
+    assert session.handle(frame(1), 0) == [messages.Claim()]
     assert session.handle(frame(2, size=3), 0) == []
     assert session.state == sessions.WAITING
-    outs = session.handle(sessions.Assigned(), 0)
-    assert outs == [sessions.Forward(0, bytes(10)), sessions.Forward(0, bytes(3))]
+    outs = session.handle(messages.Assigned(), 0)
+    assert outs == [messages.Forward(0, bytes(10)), messages.Forward(0, bytes(3))]
 
 
 # --- pool ----------------------------------------------------------------------------------------

@@ -502,7 +502,11 @@ session = farspan.connect(sys.argv[1], token=sys.argv[2], timeout=20)
 x = farspan.tensor(np.ones(1 << 20))
 assert x.numpy().sum() == 1 << 20 and session.stats()["bulk"]["shared_down"]
 print(session.id, flush=True)
-time.sleep(600)
+while True:
+    if sys.argv[3] == "busy":
+        assert farspan.tensor(np.ones(1 << 22)).numpy().sum() == 1 << 22
+    else:
+        time.sleep(0.1)
 """
 
 
@@ -545,12 +549,13 @@ def alone() -> Iterator[tuple[Any, dict[str, Any], tuple[str, str], Path]]:
             process.wait(15)
 
 
-def test_a_killed_client_leaves_no_memory(alone: Any) -> None:
+@pytest.mark.parametrize("at", ["idle", "busy"])
+def test_a_killed_client_leaves_no_memory(alone: Any, at: str) -> None:
     _, ready, service, _ = alone
     before = set(os.listdir("/dev/shm"))
     (worker,) = ready["pids"]["workers"]
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *service], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, *service, at], stdout=subprocess.PIPE, text=True
     )
     try:
         assert child.stdout is not None

@@ -67,9 +67,7 @@ class Transport(Protocol):
     def give_up(self, request: int) -> None:
         """Stop the download of an answer that nobody waits for any more."""
 
-    def expect(self, device: int, nbytes: int) -> None:
-        """Prepare for an answer of about so many bytes; may wait."""
-
+    def expect(self, device: int, nbytes: int) -> None: ...  # an answer of so many bytes; may wait
     def worker_stats(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -310,9 +308,8 @@ class Session(Answers):
         """
         self._hand_over()
         numbers = self._replays[lane.device].numbers
-        gone: Sequence[int] = ()
-        if numbers.gone or numbers.leaving:
-            gone = numbers.take_gone()  # before the commands are: all Calls of them are among these
+        # Before the commands are taken: all Calls of what is gone are among these.
+        gone = numbers.take_gone() if numbers.gone or numbers.leaving else ()
         while lane.commands or (all_frees and lane.freed):
             self._seal(lane, all_frees)
             self._hand_over()

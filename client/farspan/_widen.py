@@ -85,10 +85,12 @@ def widen(new: Traced, old: Traced) -> bool:
         return False
     for i, before in enumerate(old.given):
         now = new.given[i]
-        assert now is not None
-        if i in new.places and (before is None or before.hex() != now.hex()):
+        if i in new.places and now is not None and (before is None or before.hex() != now.hex()):
             new.given[i] = None
-    return fits(new.given, [now if b is None else b for now, b in zip(new.given, old.given)])  # type: ignore[misc]  # noqa: B905
+    return all(
+        now is None or (before is not None and before.hex() == now.hex())
+        for now, before in zip(new.given, old.given, strict=True)
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

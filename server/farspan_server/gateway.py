@@ -26,7 +26,7 @@ from farspan.core.errors import (
     SessionClosedError,
 )
 
-from farspan_server import session as sessions
+from farspan_server import session_messages as messages
 from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
 from farspan_server.passing import Passing
@@ -153,7 +153,7 @@ class Gateway:
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         live = self.service.find(tenant, asked.session)
-        closed = sessions.Fault("SessionClosedError", "the session was closed by its tenant")
+        closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
         self.service.give(live, closed)
         return wire.CloseReply()
 
@@ -180,12 +180,12 @@ class Gateway:
             log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
-            self.service.give(live, sessions.ClientGone())
+            self.service.give(live, messages.ClientGone())
 
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
             live.passing.written(down.applied)
-        self.service.give(live, sessions.Written(count, size_bytes))
+        self.service.give(live, messages.Written(count))
 
     async def _open(self, context: grpc.aio.ServicerContext) -> Live:
         try:
@@ -210,7 +210,7 @@ class Gateway:
                     raise ProtocolError("session: a second hello")
                 await self._take(live, up)
         except ProtocolError as error:
-            self.service.give(live, sessions.Fault("ProtocolError", str(error)))
+            self.service.give(live, messages.Fault("ProtocolError", str(error)))
         except grpc.aio.UsageError:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
@@ -222,13 +222,13 @@ class Gateway:
             header = wire.frame_header(data)
             if live.passing is not None:
                 live.passing.received(header.sequence)
-            self.service.give(live, sessions.FrameIn(header, data))
+            self.service.give(live, messages.FrameIn(header, data))
             if live.passing is not None:
                 live.passing.forwarded(header.sequence)
         if up.reserve:
-            self.service.give(live, sessions.Reserve())
+            self.service.give(live, messages.Reserve())
         if up.close:
-            self.service.give(live, sessions.ClientClosed())
+            self.service.give(live, messages.ClientClosed())
 
     # --- the data connection ---------------------------------------------------------------------
     async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:

@@ -29,6 +29,7 @@ from farspan.core.errors import (
 
 from farspan_server import pool as pools
 from farspan_server import session as sessions
+from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.downloads import Downloads
 from farspan_server.passing import Passing
@@ -63,7 +64,7 @@ class Live:
         self.assigned = asyncio.Event()
         self.downloads = Downloads()
         self.passing: Passing | None = None  # while its client profiles
-        self._events: deque[sessions.EventsOut] = deque()
+        self._events: deque[messages.EventsOut] = deque()
         self._last_words: bytes | None = None
         self._welcome: wire.Welcome | None = None
         self._line = 0
@@ -90,7 +91,7 @@ class Live:
         welcome: wire.Welcome | None = None,
         line: int = 0,
         devices: bool = False,
-        events: sessions.EventsOut | None = None,
+        events: messages.EventsOut | None = None,
         last_words: bytes | None = None,
     ) -> None:
         """Queue something for the client."""
@@ -159,7 +160,7 @@ class Service:
     async def stop(self) -> None:
         """End all sessions and links."""
         for live in list(self._sessions.values()):
-            self.give(live, sessions.Fault("SessionClosedError", "the gateway shuts down"))
+            self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
         for task in self._tasks:
             task.cancel()
         if self.supervisor is not None:
@@ -181,7 +182,7 @@ class Service:
             await asyncio.sleep(TICK_S)
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
-                self.give(live, sessions.Tick())
+                self.give(live, messages.Tick())
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -216,7 +217,7 @@ class Service:
             )
         )
         if hello.devices:
-            self.give(live, sessions.Reserve())
+            self.give(live, messages.Reserve())
         return live
 
     def find(self, tenant: str, session: str) -> Live:
@@ -252,21 +253,21 @@ class Service:
             found.append({**counts, "engine": engines.get(live.id, {})})
         return found
 
-    def give(self, live: Live, given: sessions.Input) -> None:
+    def give(self, live: Live, given: messages.Input) -> None:
         """Hand an input to a session and carry out what follows."""
         for out in live.machine.handle(given, time.monotonic()):
             match out:
-                case sessions.Forward(device, data):
+                case messages.Forward(device, data):
                     header = link.pack_header(link.FRAME, live.channel, len(data))
                     live.links[device].send(header, data)
-                case sessions.EventsOut():
+                case messages.EventsOut():
                     live.post(events=out)
-                case sessions.Claim():
+                case messages.Claim():
                     deadline = time.monotonic() + live.wait_s
                     self._tell_pool(
                         pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
                     )
-                case sessions.End(kind, message):
+                case messages.End(kind, message):
                     self._end(live, kind, message)
 
     def _end(self, live: Live, kind: str, message: str) -> None:
@@ -298,7 +299,7 @@ class Service:
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
             case pools.Denied(session, message) if session in self._sessions:
-                fault = sessions.Fault("CapacityError", message)
+                fault = messages.Fault("CapacityError", message)
                 self.give(self._sessions[session], fault)
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
@@ -322,7 +323,7 @@ class Service:
             body = link.Open(live.id, live.tenant, index, peers, memory, live.names[index])
             each.send(link.pack_open(live.channel, body))
         live.post(devices=True)
-        self.give(live, sessions.Assigned())
+        self.give(live, messages.Assigned())
         live.assigned.set()
 
     def _bereave(self, session: str, device: int, worker: pools.Worker, reason: str) -> None:
@@ -334,7 +335,7 @@ class Service:
                 f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
                 "gone and took the session's tensors there with it; connect again to go on"
             )
-            self.give(live, sessions.Fault("WorkerLostError", message))
+            self.give(live, messages.Fault("WorkerLostError", message))
 
     # --- what workers say (workers.Listener) -----------------------------------------------------
     def joined(self, worker_link: WorkerLink) -> None:
@@ -357,7 +358,7 @@ class Service:
                 live.passing.answered(applied)
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
-                    self.give(live, sessions.EventsIn(device, applied, data))
+                    self.give(live, messages.EventsIn(device, applied, data))
 
     def closed(self, worker: pools.Worker, channel: int) -> None:
         live = self._channels.get(channel)
@@ -402,7 +403,7 @@ class Service:
     # --- bulk ------------------------------------------------------------------------------------
     async def workers_of(self, live: Live) -> None:
         """Return when the session has its workers; raise what ended it if it has none by then."""
-        self.give(live, sessions.Reserve())
+        self.give(live, messages.Reserve())
         await live.assigned.wait()
         if live.ended:
             raise SessionClosedError("the session has ended")

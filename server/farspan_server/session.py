@@ -1,7 +1,13 @@
 """One session as the gateway sees it: a state machine over frames, acks, workers and its client.
 
 No I/O, clock or randomness inside: `handle(input, now) -> outputs`, and the gateway carries the
-outputs out. It knows frames by their headers only. Read `pool.py` for how workers are found.
+outputs out, in their order. It knows frames by their headers only. Read `pool.py` for how workers
+are found, `history.py` for what a journalled session leaves on disk.
+
+A journalled session survives its worker and its client's connection. When a worker is lost it
+claims others, and the frames since its last snapshot are forwarded again; what those tell a second
+time is dropped here. When the stream breaks, events that the client has not confirmed are told
+again to the stream that resumes, under a new epoch, which fences the old one.
 """
 
 from __future__ import annotations
@@ -14,139 +20,124 @@ from farspan.core import limits
 from farspan.core.errors import ProtocolError
 from farspan.wire import FrameHeader
 
+from farspan_server.session_messages import (
+    Again,
+    Append,
+    Assigned,
+    Attached,
+    Bereft,
+    Claim,
+    ClientClosed,
+    ClientGone,
+    Commit,
+    Confirmed,
+    Cut,
+    CutTaken,
+    End,
+    EventsIn,
+    EventsOut,
+    Fault,
+    Forward,
+    FrameIn,
+    Input,
+    Mark,
+    Output,
+    Refuse,
+    Replay,
+    Reserve,
+    Rest,
+    Resumed,
+    Synced,
+    TakeCut,
+    Tick,
+    Welcomed,
+    Written,
+)
+
 #: Bytes of events that may wait for a slow reader: four frames' worth of inline values and some.
 EVENT_BYTES_QUEUED_MAX: Final = 64 * limits.MiB
 
 WAITING: Final = "waiting"  # in line for workers
 OPEN: Final = "open"
 DETACHED: Final = "detached"  # without its client, until the lease ends
+ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on disk
 ENDED: Final = "ended"
 
 
 # What every frame makes is not frozen: that costs more than all else that is done with it.
 
 
-# --- inputs --------------------------------------------------------------------------------------
-@dataclass(slots=True, frozen=True)
-class Reserve:
-    """The client wants its workers now."""
-
-
-@dataclass(slots=True)
-class FrameIn:
-    """A frame from the client, as received."""
-
-    header: FrameHeader
-    data: bytes
-
-
-@dataclass(slots=True, frozen=True)
-class Assigned:
-    """The session has its workers, one a device."""
-
-
-@dataclass(slots=True)
-class EventsIn:
-    """A worker's events, unread, and the last frame whose events are all sent."""
-
-    device: int
-    applied: int
-    data: bytes
-
-
-@dataclass(slots=True)
-class Written:
-    """So many queued event lists went to the client."""
-
-    count: int
-    size_bytes: int
-
-
-@dataclass(slots=True, frozen=True)
-class ClientGone:
-    """The stream broke without a word."""
-
-
-@dataclass(slots=True, frozen=True)
-class ClientClosed:
-    """The client said that the session ends."""
-
-
-@dataclass(slots=True, frozen=True)
-class Fault:
-    """The session cannot go on: a worker, its place in line, its client's bytes."""
-
-    kind: str
-    message: str
-
-
-@dataclass(slots=True, frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Input = Reserve | FrameIn | Assigned | EventsIn | Written | ClientGone | ClientClosed | Fault | Tick
-
-
-# --- outputs -------------------------------------------------------------------------------------
-@dataclass(slots=True, frozen=True)
-class Claim:
-    """Ask the pool for a worker of each kind."""
-
-
-@dataclass(slots=True)
-class Forward:
-    """Send a frame to the worker of a device. (Here a journal will stand.)"""
-
-    device: int
-    data: bytes
-
-
-@dataclass(slots=True)
-class EventsOut:
-    """Send events to the client; they come before the ack beside them. 0: no new ack."""
-
-    data: bytes
-    applied: int
-    durable: int
-
-
-@dataclass(slots=True, frozen=True)
-class End:
-    """Release the workers, tell the client why (if there is a why), end its stream."""
-
-    kind: str = ""
-    message: str = ""
-
-
-Output = Claim | Forward | EventsOut | End
-
-
 class Session:
-    """Sequence, epoch, credits, acks and lease of one session.
+    """Sequence, epoch, credits, acks, lease and recovery of one session.
 
     kinds: the kind of each device. lease_s: seconds it keeps its workers without a client.
+    journalled: frames are written to a journal, so that a lost worker costs nothing but time.
     """
 
-    def __init__(self, kinds: tuple[str, ...], lease_s: float) -> None:
+    def __init__(self, kinds: tuple[str, ...], lease_s: float, journalled: bool = False) -> None:
         self.kinds = kinds
         self.epoch = 1
         self.state = OPEN
+        self.journalled = journalled
         self.frames = 0
         self.commands = 0
+        self.recoveries = 0
+        self._attempt = 0  # of the client's streams, the last one
         self._lease_s = lease_s
         self._lease_ends: float | None = None
         self._claimed = False
-        self._assigned = False
+        self._forwarding = False  # the workers have all that was received before
         self._received = 0  # sequence of the last frame accepted
-        self._acked = 0  # sequence of the last frame acknowledged to the client
-        self._applied = [0] * len(kinds)  # by device
-        self._forwarded = [0] * len(kinds)  # by device
-        self._in_flight: deque[tuple[int, int, int]] = deque()  # sequence, device, bytes
-        self._in_flight_bytes = 0
-        self._held: list[tuple[int, int, bytes]] = []  # before there are workers
-        self._queued = 0
-        self._queued_bytes = 0
+        self._acked = 0  # of the last frame acknowledged to the client
+        self._durable = 0  # of the last frame that survives the gateway
+        self._confirmed = 0  # the client needs nothing again of what came before its ack
+        self._promised = 0  # the same of an ack that may be still to come, after a loss of power
+        self._base = 0  # of the last frame that is in the last snapshot
+        self._replay_to = 0  # of the last frame that the journal gives again
+        # By device, of the last frame: forwarded; run; whose events went to the client.
+        self._forwarded = [0] * len(kinds)
+        self._applied = [0] * len(kinds)
+        self._told = [0] * len(kinds)
+        self._frames: dict[int, tuple[int, int]] = {}  # not confirmed yet: device, bytes
+        self._credit_base = 0  # frames up to it were received before this stream of the client
+        self._in_flight_bytes = 0  # of the others, while they are not acknowledged
+        self._held: deque[tuple[int, int, bytes]] = deque()  # not forwarded yet
+        self._unconfirmed: deque[tuple[int, bytes]] = deque()  # events, and whose ack covers them
+        self._unconfirmed_bytes = 0
+        self._cut: _Cut | None = None  # the snapshot under way
+
+    @classmethod
+    def woken(
+        cls,
+        kinds: tuple[str, ...],
+        lease_s: float,
+        epoch: int,
+        base: int,
+        frames: dict[int, tuple[int, int]],
+    ) -> Session:
+        """Return a session as its journal tells.
+
+        base: the last frame that is in its snapshot. frames: those after it, device and bytes.
+        """
+        made = cls(kinds, lease_s, journalled=True)
+        made.state = ASLEEP
+        made.epoch = epoch
+        made._base = base
+        made._received = made._durable = max(frames, default=base)
+        made._frames = frames
+        made._let_go()
+        return made
+
+    @property
+    def received(self) -> int:
+        """The sequence number of the last frame accepted."""
+        return self._received
+
+    @property
+    def room(self) -> bool:
+        """Whether another frame of a replay may be given: workers take only so many at a time."""
+        late = [a for a, f in zip(self._applied, self._forwarded, strict=True) if a < f]
+        return not late or max(self._forwarded) - min(late) < limits.CREDIT_FRAMES // 2
 
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input. After an End everything is ignored."""
@@ -163,14 +154,28 @@ class Session:
                 return self._frame(header, data)
             case EventsIn(device, applied, data):
                 return self._events(device, applied, data)
-            case Written(count, size_bytes):
-                self._queued -= count
-                self._queued_bytes -= size_bytes
-                return []
+            case Synced(sequence):
+                return self._synced(sequence)
+            case Written(count):
+                return self._written(count)
+            case Confirmed(sequence):
+                return self._confirm(sequence)
+            case Again(header, data):
+                return self._again(header, data)
             case Reserve():
                 return self._claim()
             case Assigned():
                 return self._start()
+            case Bereft(message):
+                return self._bereft(message)
+            case Resumed(attempt, confirmed, applied):
+                return self._resume(attempt, confirmed, applied)
+            case Attached():
+                return self._attach()
+            case Cut(number):
+                return self._begin_cut(number)
+            case CutTaken(number, device):
+                return self._cut_taken(number, device)
             case ClientGone():
                 self.state = DETACHED
                 self._lease_ends = now + self._lease_s
@@ -182,24 +187,63 @@ class Session:
             case Tick():
                 return self._tick(now)
 
+    # --- workers ---------------------------------------------------------------------------------
     def _claim(self) -> list[Output]:
         if self._claimed:
             return []
         self._claimed = True
-        self.state = WAITING
+        if self.state == OPEN:
+            self.state = WAITING
         return [Claim()]
 
     def _start(self) -> list[Output]:
-        self._assigned = True
         if self.state == WAITING:
             self.state = OPEN
-        held, self._held = self._held, []
-        return [self._forward(*frame) for frame in held]
+        replay: list[Output] = []
+        if self._replay_to:
+            replay.append(Replay(self._base + 1, self._replay_to))
+        return [*replay, *self._caught_up()]
+
+    def _caught_up(self) -> list[Output]:
+        """Go on with the frames that came meanwhile, if the workers have all before them."""
+        if max(self._forwarded) < self._replay_to:
+            return []
+        self._forwarding = True
+        return self._forward_held()
+
+    def _forward_held(self) -> list[Output]:
+        forwarded: list[Output] = []
+        while self._held:
+            forwarded.append(self._forward(*self._held.popleft()))
+        return forwarded
 
     def _forward(self, sequence: int, device: int, data: bytes) -> Output:
         self._forwarded[device] = sequence
+        if sequence <= self._confirmed:  # what it tells is known, or nobody's business any more
+            self._told[device] = sequence
         return Forward(device, data)
 
+    def _bereft(self, message: str) -> list[Output]:
+        if not self.journalled:
+            return self._end("WorkerLostError", message)
+        self.recoveries += 1
+        self._let_go()
+        return [Rest(), *self._claim()]
+
+    def _let_go(self) -> None:
+        """Be without workers. All that they had is in the journal; what was held stays held."""
+        self._claimed = self._forwarding = False
+        self._cut = None
+        self._replay_to = self._held[0][0] - 1 if self._held else self._received
+        self._forwarded = [self._base] * len(self.kinds)
+        self._applied = [self._base] * len(self.kinds)
+
+    def _again(self, header: FrameHeader, data: bytes) -> list[Output]:
+        if self._forwarding or header.sequence != max(self._forwarded) + 1:
+            return []  # of a replay that another one took the place of
+        return [self._forward(header.sequence, header.device, data), *self._caught_up()]
+
+    # --- frames ----------------------------------------------------------------------------------
     def _frame(self, header: FrameHeader, data: bytes) -> list[Output]:
         if header.epoch != self.epoch:
             raise ProtocolError(f"frame of epoch {header.epoch}; the session's is {self.epoch}")
@@ -212,50 +256,195 @@ class Session:
         if header.sequence != self._received + 1:
             raise ProtocolError(f"frame {header.sequence} follows {self._received}")
         if (
-            len(self._in_flight) >= limits.CREDIT_FRAMES
+            self._received - max(self._acked, self._credit_base) >= limits.CREDIT_FRAMES
             or self._in_flight_bytes + len(data) > limits.CREDIT_BYTES
         ):
             raise ProtocolError("more frames or bytes in flight than the credits allow")
+        if len(self._frames) >= limits.FRAMES_UNCONFIRMED_MAX:
+            raise ProtocolError("the client does not confirm what it was told")
         self._received = header.sequence
         self.frames += 1
         self.commands += header.command_count
-        self._in_flight.append((header.sequence, header.device, len(data)))
+        self._frames[header.sequence] = (header.device, len(data))
         self._in_flight_bytes += len(data)
-        if self._assigned:
-            return [self._forward(header.sequence, header.device, data)]
+        first: list[Output] = [Append(header, data)] if self.journalled else []
+        if self._forwarding and not (self._cut and self._cut.waits):
+            return [*first, self._forward(header.sequence, header.device, data)]
         self._held.append((header.sequence, header.device, data))
-        return self._claim()
+        return [*first, *self._claim()]
 
+    def _synced(self, sequence: int) -> list[Output]:
+        if sequence <= self._durable:
+            return []
+        self._durable = sequence
+        return [EventsOut(b"", 0, sequence)]
+
+    # --- events ----------------------------------------------------------------------------------
     def _events(self, device: int, applied: int, data: bytes) -> list[Output]:
         if applied > self._forwarded[device]:
             return self._end("WorkerLostError", "a worker acknowledged what it was not sent")
-        self._applied[device] = max(self._applied[device], applied)
-        before = self._acked
-        while self._in_flight:
-            sequence, owner, size_bytes = self._in_flight[0]
-            if sequence > self._applied[owner]:
-                break
-            self._in_flight.popleft()
-            self._in_flight_bytes -= size_bytes
-            self._acked = sequence
-        ack = self._acked if self._acked > before else 0
+        advances, told = applied > self._applied[device], self._told[device]
+        # A worker that was made anew counts from the last frame that it knows.
+        applied = self._applied[device] = max(self._applied[device], applied)
+        if applied < told or (applied == told and advances):
+            data = b""  # a replay: the client has heard it
+        self._told[device] = max(told, applied)
+        # The first ack that can follow these events; a confirmation of it covers them.
+        covered = max(applied if advances else applied + 1, self._acked + 1)
+        ack = self._advance()
+        more = self._settle() if ack and self._promised > self._confirmed else []
+        more += self._cut_waited()
         if not data and not ack:
-            return []
+            return more
         if data:
-            self._queued += 1
-            self._queued_bytes += len(data)
-        if self._queued > limits.EVENTS_QUEUED_MAX or self._queued_bytes > EVENT_BYTES_QUEUED_MAX:
+            self._unconfirmed.append((covered, data))
+            self._unconfirmed_bytes += len(data)
+        if (
+            len(self._unconfirmed) > limits.EVENTS_QUEUED_MAX
+            or self._unconfirmed_bytes > EVENT_BYTES_QUEUED_MAX
+        ):
             return self._end("SessionClosedError", "the client did not read its events")
         # Without a journal nothing survives the gateway; a client may forget what has run.
-        return [EventsOut(data, ack, ack)]
+        return [EventsOut(data, ack, 0 if self.journalled else ack), *more]
+
+    def _advance(self) -> int:
+        """Return the frame up to which all have run now, over all devices; 0: as before."""
+        before = self._acked
+        while (frame := self._frames.get(self._acked + 1)) is not None:
+            device, size_bytes = frame
+            if self._acked >= self._applied[device]:
+                break
+            self._acked += 1
+            if self._acked > self._credit_base:
+                self._in_flight_bytes -= size_bytes
+            if not self.journalled:
+                del self._frames[self._acked]
+        return self._acked if self._acked > before else 0
+
+    def _written(self, count: int) -> list[Output]:
+        if not self.journalled:
+            for _ in range(count):
+                self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
+        return []
+
+    def _confirm(self, sequence: int) -> list[Output]:
+        if sequence > self._acked and sequence > self._promised:
+            raise ProtocolError(f"frame {sequence} was confirmed before it was acknowledged")
+        self._promised = max(self._promised, sequence)
+        return self._settle()
+
+    def _settle(self) -> list[Output]:
+        """Forget what the client will never ask for again."""
+        sequence = min(self._promised, self._acked)
+        for each in range(self._confirmed + 1, sequence + 1):
+            self._frames.pop(each, None)
+        self._confirmed = max(self._confirmed, sequence)
+        while self._unconfirmed and self._unconfirmed[0][0] <= sequence:
+            self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
+        return self._committed()
+
+    # --- the client ------------------------------------------------------------------------------
+    def _resume(self, attempt: int, confirmed: int, applied: int) -> list[Output]:
+        asleep = self.state == ASLEEP
+        known = self._base if asleep else self._confirmed
+        if attempt <= self._attempt or not known <= confirmed <= applied:
+            return [
+                Refuse(
+                    f"stream {attempt} knows frames {confirmed} to {applied}; the session is at "
+                    f"stream {self._attempt} and frame {known}"
+                )
+            ]
+        if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
+            return [Refuse("the session waits for workers and holds all that it may")]
+        self._attempt = attempt
+        if asleep:
+            # What the client has not confirmed is computed again, and so told again. A loss of
+            # power may have taken frames that it has heard of: then it sends those again.
+            self._told = [self._base] * len(self.kinds)
+            self._acked = min(applied, self._received)
+            self._confirmed = min(confirmed, self._received)
+        self._promised = confirmed
+        self._credit_base, self._in_flight_bytes = self._received, 0
+        told = [*self._welcome_back(), *self._settle()]
+        told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
+        told.append(EventsOut(b"", self._acked, self._durable))
+        return [*told, *(self._claim() if self._received else [])]
+
+    def _attach(self) -> list[Output]:
+        """Take another client, which knows nothing and expects nothing of what came before."""
+        self._unconfirmed.clear()
+        self._unconfirmed_bytes = self._in_flight_bytes = 0
+        self._frames.clear()
+        self._confirmed = self._promised = self._acked = self._credit_base = self._received
+        self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
+        told = self._welcome_back()
+        return [*told, *self._committed(), *(self._claim() if self._received else [])]
+
+    def _welcome_back(self) -> list[Output]:
+        self.epoch += 1
+        self._lease_ends = None
+        self.state = OPEN
+        return [Welcomed()]
 
     def _tick(self, now: float) -> list[Output]:
-        if self._lease_ends is not None and now >= self._lease_ends:
+        if self._lease_ends is None or now < self._lease_ends:
+            return []
+        if not self.journalled:
             return self._end("SessionClosedError", "the lease ended without a client")
-        return []
+        self._lease_ends = None
+        self.state = ASLEEP
+        self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
+        self._held.clear()
+        self._let_go()
+        return [Rest()]
+
+    # --- snapshots -------------------------------------------------------------------------------
+    def _begin_cut(self, number: int) -> list[Output]:
+        if self._cut is not None or not self._forwarding or max(self._forwarded) <= self._base:
+            return []
+        self._cut = _Cut(number, max(self._forwarded), set(range(len(self.kinds))))
+        return [Mark(number, self._cut.sequence), *self._cut_waited()]
+
+    def _cut_waited(self) -> list[Output]:
+        """Mark the cut when it can be: several devices are cut where none is ahead of another."""
+        cut = self._cut
+        if cut is None or not cut.waits:
+            return []
+        behind = [a < f for a, f in zip(self._applied, self._forwarded, strict=True)]
+        if len(self.kinds) > 1 and any(behind):
+            return []
+        cut.waits = False
+        return [TakeCut(cut.number), *self._forward_held()]
+
+    def _cut_taken(self, number: int, device: int) -> list[Output]:
+        if self._cut is None or self._cut.number != number:
+            return []
+        self._cut.missing.discard(device)
+        return self._committed()
+
+    def _committed(self) -> list[Output]:
+        """Begin replays at the snapshot, once nothing before it may have to be told again."""
+        cut = self._cut
+        if cut is None or cut.missing or cut.sequence > self._confirmed:
+            return []
+        self._cut = None
+        self._base = cut.sequence
+        return [Commit(cut.number, cut.sequence)]
 
     def _end(self, kind: str, message: str) -> list[Output]:
         self.state = ENDED
         self._held.clear()
-        self._in_flight.clear()
+        self._frames.clear()
+        self._unconfirmed.clear()
         return [End(kind, message)]
+
+
+@dataclass(slots=True)
+class _Cut:
+    """A snapshot under way."""
+
+    number: int
+    sequence: int  # of the last frame that is in it
+    missing: set[int]  # devices whose part is not on disk
+    waits: bool = True  # until the workers may be told

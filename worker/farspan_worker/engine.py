@@ -63,11 +63,11 @@ class Engine:
         self.commands = 0  # run since the start
         self.frames = 0  # begun since the start
         self.applied = 0  # sequence of the last frame
+        self.skipped: ErrorInfo | None = None  # why the last skipped store was
         self.timeline: Timeline | None = None  # while the client profiles
         self.outlet: Any = None  # as `inbox.Engine` has it
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
-        self._skipped: ErrorInfo | None = None  # why the last skipped store was
         self._number = 0  # of the command that runs
         self._transfers: Mapping[int, Any] = {}
         self._payloads: Sequence[Any] = ()
@@ -231,7 +231,7 @@ class Engine:
     ) -> None:
         """Poison what an op with a poisoned input makes; what it stores is not stored."""
         if not outs:
-            self._skipped = error
+            self.skipped = error
         known = self._outputs_of(op, inputs, static, scalars)
         unknown: list[tuple[Spec | None, int]] = [(None, 0)] * (len(outs) - len(known))
         for out, (spec, offset) in zip(outs, (*known, *unknown), strict=False):
@@ -432,7 +432,7 @@ class Engine:
                 gradient = None if edge is None else found.get(edge)
                 if gradient is None:
                     # A store on the way was skipped, so the tapes of client and engine differ.
-                    error = self._skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
+                    error = self.skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
                     results.append(Poison(error, gradient_spec(stop._spec)))
                 else:
                     results.append(self._own(gradient, stop._spec, shared))

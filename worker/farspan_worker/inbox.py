@@ -15,8 +15,11 @@ from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import CapacityError, ProtocolError
 
+from farspan_worker.snapshot import Held, Transfers
+
 if TYPE_CHECKING:
     from farspan_worker.shared import Segment
+    from farspan_worker.snapshot import Restorer
 
 #: What a Put reads: the bytes of its transfer, or why they will not come.
 Transfer = memoryview | ErrorInfo
@@ -34,6 +37,13 @@ class Engine(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
+@dataclass(slots=True, frozen=True)
+class Cut:
+    """Stands between two frames: there a snapshot is taken."""
+
+    number: int
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One session on this worker. `owner` is whatever sent the OPEN; it gets the events."""
@@ -42,13 +52,15 @@ class Session:
     body: link.Open
     engine: Engine
     owner: Any
-    frames: deque[tuple[Frame, list[int]]] = field(default_factory=deque)
+    frames: deque[tuple[Frame | Cut, list[int]]] = field(default_factory=deque)
     transfers: dict[int, link.Assembly | ErrorInfo] = field(default_factory=dict)
     transfer_bytes: int = 0  # of all assemblies held
     unsent_bytes: int = 0  # of downloads and sends that wait for their link
     applied: int = 0  # sequence of the last frame that ran
     queued: bool = False  # stands in the worker's queue, or runs
     closed: bool = False
+    restorer: Restorer | None = None  # takes the state that the session begins with
+    used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
 
 
@@ -108,6 +120,8 @@ class Inbox:
 
         One that exceeds the session's memory fails by itself: its Put is poisoned.
         """
+        if chunk.transfer in session.used:
+            return  # a replay: the snapshot has what was made of it
         if chunk.failed:
             self._drop(session, chunk.transfer)
             session.transfers[chunk.transfer] = link.unpack_failure(chunk)
@@ -129,7 +143,7 @@ class Inbox:
             return held
         if of.offset:
             raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
-        if len(session.transfers) >= limits.UPLOADS_MAX:
+        if len(session.transfers) >= limits.UPLOADS_MAX and of.transfer < link.MARKERS:
             raise ProtocolError(f"more than {limits.UPLOADS_MAX} transfers under way")
         budget = session.body.memory_bytes_max
         if session.transfer_bytes + of.total > budget:
@@ -147,7 +161,36 @@ class Inbox:
         """Forget a transfer that will not go on, and of which no Put is to come."""
         self._drop(session, transfer)
 
-    def take(self, session: Session) -> tuple[Frame, dict[int, Transfer]] | None:
+    def cut(self, session: Session, number: int) -> None:
+        """Take a snapshot after the frames before, when all bytes sent before it have come."""
+        others = {p.index for p in session.body.devices}  # its own number stands for the gateway
+        session.frames.append((Cut(number), [link.marker(number, k) for k in sorted(others)]))
+        self.wake(session)
+
+    def transfers(self, session: Session) -> Transfers:
+        """Return what a snapshot keeps of the bytes on their way."""
+        held: dict[int, Held | ErrorInfo] = {}
+        for number, x in session.transfers.items():
+            if number < link.MARKERS:
+                held[number] = x if isinstance(x, ErrorInfo) else Held(len(x.data), x.come)
+        return Transfers(held, list(session.used))
+
+    def restored(self, session: Session, transfers: Transfers, applied: int) -> None:
+        """Let a session go on that has its state; its frames may run."""
+        for number, x in transfers.held.items():
+            if isinstance(x, ErrorInfo):
+                session.transfers[number] = x
+                continue
+            assembly = session.transfers[number] = link.Assembly(x.total)
+            session.transfer_bytes += x.total
+            flags = link.LAST if len(x.data) == x.total else 0
+            assembly.add(link.Chunk(number, x.total, 0, flags, x.data))
+        session.used.update(dict.fromkeys(transfers.used))
+        session.applied = applied
+        session.restorer = None
+        self.wake(session)
+
+    def take(self, session: Session) -> tuple[Frame | Cut, dict[int, Transfer]] | None:
         """Return a queued session's next frame with its transfers, or None if it has ended."""
         if session.closed:
             return None
@@ -157,17 +200,22 @@ class Inbox:
             held = self._drop(session, name)
             if held is not None:  # twice in a frame: the engine sees it once and refuses
                 transfers[name] = held if isinstance(held, ErrorInfo) else memoryview(held.data)
+                if name < link.MARKERS:
+                    session.used[name] = None
+                    if len(session.used) > limits.TRANSFERS_USED_MAX:
+                        del session.used[next(iter(session.used))]
         return frame, transfers
 
-    def ran(self, session: Session, frame: Frame) -> None:
+    def ran(self, session: Session, frame: Frame | Cut) -> None:
         """Note that a taken frame has run; the session may be queued again."""
-        session.applied = frame.sequence
+        if not isinstance(frame, Cut):
+            session.applied = frame.sequence
         session.queued = False
         self.wake(session)
 
     def wake(self, session: Session) -> None:
         """Queue the session if its next frame can run now and it does not stand there yet."""
-        if session.closed or session.queued or not session.frames:
+        if session.closed or session.queued or not session.frames or session.restorer is not None:
             return
         if session.unsent_bytes > limits.UNSENT_BYTES_MAX:
             return  # it waits for its reader; other sessions go on

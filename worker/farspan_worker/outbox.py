@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, frozen=True)
 class Parcel:
-    """One transfer to write for a session; counted in its `unsent_bytes` until then."""
+    """One transfer to write for a session; if `counted`, in its `unsent_bytes` until then."""
 
     session: Session
     transfer: int
     data: memoryview | ErrorInfo
+    counted: bool = True
 
     @property
     def nbytes(self) -> int:

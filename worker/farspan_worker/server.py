@@ -23,10 +23,11 @@ from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
-from farspan_worker import process
-from farspan_worker.inbox import Engine, Inbox, Session
+from farspan_worker import process, snapshot
+from farspan_worker.inbox import Cut, Engine, Inbox, Session
 from farspan_worker.outbox import Parcel, Writer
 from farspan_worker.shared import SWITCH, Segment
+from farspan_worker.snapshot import Restorer
 from farspan_worker.socket_link import Link, Listener, dial
 
 log = logging.getLogger(__name__)
@@ -165,6 +166,8 @@ class Worker:
                 elif header.kind == link.CLOSE:
                     with self._state:
                         self._end(header.channel)
+                elif header.kind == link.CUT:
+                    self._cut(control, header.channel, payload)
                 elif header.kind == link.STATUS:
                     self._work.put(partial(self._answer, control))
                 else:
@@ -209,6 +212,9 @@ class Worker:
                     self._piece(session, link.unpack_piece(payload))
                 else:
                     chunk = link.unpack_chunk(payload)
+                    if chunk.transfer == link.RESTORE:
+                        self._restore(session, chunk)
+                        continue
                     with self._state:
                         self._inbox.chunk(session, chunk)
 
@@ -280,7 +286,9 @@ class Worker:
         try:
             with self._state:
                 engine = self._make_engine(body.name, body.memory_bytes_max)
-                self._inbox.open(channel, body, engine, control)
+                session = self._inbox.open(channel, body, engine, control)
+                if body.restore:
+                    session.restorer = Restorer(engine)
                 self._counts["sessions_opened"] += 1
                 self._state.notify_all()
         except FarspanError as error:
@@ -305,6 +313,46 @@ class Worker:
                 lone()
             finally:
                 self._turn.release()
+
+    def _cut(self, control: Link, channel: int, payload: bytes) -> None:
+        """Take a snapshot when the frames before it have run and their bytes have come.
+
+        A gateway cuts the devices of a session where all have run what they were sent: what they
+        sent each other by then is in the writers, and a marker behind it says so.
+        """
+        number = link.unpack_cut(payload)
+        with self._state:
+            session = self._inbox.sessions.get(channel)
+        if session is None or session.owner is not control:
+            return
+        with self._losing(session):
+            mine = session.body.device
+            for peer in session.body.devices:
+                if peer.index != mine:
+                    to = self._peer_writer(peer)
+                    self._post(session, to, link.marker(number, mine), b"")
+            with self._state:
+                self._inbox.cut(session, number)
+
+    def _take_cut(self, session: Session, cut: Cut) -> None:
+        """Copy the session's state, between two frames, and send it while the next ones run."""
+        with self._state:
+            transfers = self._inbox.transfers(session)
+        data = snapshot.take(session.engine, transfers)
+        writer = self._bulk_writer(session.owner)
+        writer.put(Parcel(session, link.PARTS + cut.number, data, counted=False))
+
+    def _restore(self, session: Session, chunk: link.Chunk) -> None:
+        """Take a piece of the state that a session begins with."""
+        restorer = session.restorer
+        if restorer is None:
+            raise ProtocolError("a state for a session that has begun")
+        restorer.feed(chunk.data)
+        if chunk.last:
+            restorer.finish()
+            with self._state:
+                if not session.closed:
+                    self._inbox.restored(session, restorer.transfers, restorer.applied)
 
     def _queue(self, session: Session) -> None:
         """Queue a session's next frame; one that comes alone needs no other thread to run it.
@@ -381,8 +429,11 @@ class Worker:
         frame, transfers = taken
         begun = time.perf_counter()
         try:
-            events = session.engine.handle(frame, transfers)
-            self._emit(session, frame, events)
+            if isinstance(frame, Cut):
+                self._take_cut(session, frame)
+            else:
+                events = session.engine.handle(frame, transfers)
+                self._emit(session, frame, events)
         except FarspanError as error:
             self._lose(session, type(error).__name__, str(error))
             return
@@ -390,12 +441,13 @@ class Worker:
             session.owner.close()  # its reader ends the sessions
             return
         except Exception as error:  # a defect of ours ends this session, never the worker
-            log.exception("session %s: frame %d", session.body.session, frame.sequence)
+            log.exception("session %s: after frame %d", session.body.session, session.applied)
             self._lose(session, "ServiceError", f"the engine failed: {error!r}")
             return
         with self._state:
-            self._counts["frames"] += 1
-            self._counts["commands"] += len(frame)
+            if not isinstance(frame, Cut):
+                self._counts["frames"] += 1
+                self._counts["commands"] += len(frame)
             self._counts["busy_s"] += time.perf_counter() - begun
             self._inbox.ran(session, frame)
 
@@ -433,6 +485,9 @@ class Worker:
         peer = next((p for p in session.body.devices if p.index == event.device), None)
         if peer is None:
             raise ProtocolError(f"session {session.body.session} has no device {event.device}")
+        self._post(session, self._peer_writer(peer), event.transfer, event.error or event.data)
+
+    def _peer_writer(self, peer: link.Peer) -> Writer:
         with self._state:
             writer = self._writers.get((peer.address, peer.key))
             if writer is None:
@@ -440,7 +495,7 @@ class Worker:
                     dial, peer.address, bytes.fromhex(peer.key), link.Purpose(link.PEER)
                 )
                 writer = self._writers[peer.address, peer.key] = self._writer(connect)
-        self._post(session, writer, event.transfer, event.error or event.data)
+            return writer
 
     def _bulk_writer(self, owner: Link) -> Writer:
         with self._state:
@@ -474,7 +529,7 @@ class Worker:
 
     def _parcel_sent(self, parcel: Parcel) -> None:
         with self._state:
-            parcel.session.unsent_bytes -= parcel.nbytes
+            parcel.session.unsent_bytes -= parcel.nbytes if parcel.counted else 0
             self._inbox.wake(parcel.session)
 
     # --- heartbeat -------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Pool:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, np.ndarray[Any, Any]] = OrderedDict()  # by address, oldest
+        self._kept: OrderedDict[int, np.ndarray[Any, Any]] = OrderedDict()  # by id, oldest
         self.kept_bytes = 0
 
     def take(self, nbytes: int) -> Received:
@@ -62,7 +62,7 @@ class Pool:
         if block.nbytes > self._bytes_max or not self._lock.acquire(blocking=False):
             return
         try:
-            self._kept[block.ctypes.data] = block
+            self._kept[id(block)] = block
             self.kept_bytes += block.nbytes
             while self.kept_bytes > self._bytes_max:
                 self.kept_bytes -= self._kept.popitem(last=False)[1].nbytes

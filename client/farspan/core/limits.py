@@ -47,7 +47,9 @@ TRANSFERS_MAX: Final = 64  # downloads that a gateway holds, per session.
 #: uploads that a worker holds until their Put runs. A client has at most 64 in a frame (4 MiB of
 #: results end it), so 4,096 in those without an ack, and may hold as many back for a replay.
 UPLOADS_MAX: Final = 16_384
+TRANSFERS_USED_MAX: Final = UPLOADS_MAX  # used and remembered, lest a replay brings one again.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
+FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
@@ -57,6 +59,10 @@ SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no r
 SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
 SHARED_PIECES_MAX: Final = 64  # in one message.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
+
+# --- journal -------------------------------------------------------------------------------------
+JOURNAL_RECORD_BYTES_MAX: Final = FRAME_BYTES_MAX + 64 * KiB  # the longest is a frame.
+JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
@@ -68,6 +74,7 @@ LOOP_CACHE_BYTES_MAX: Final = 64 * MiB  # compiled loops kept on disk, some KiB 
 LOOP_OBJECT_BYTES_MAX: Final = 4 * MiB  # of one of them; a longer one is compiled each time.
 PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
+SNAPSHOT_HEADER_BYTES_MAX: Final = 256 * MiB  # the structure of an engine's state, as JSON.
 ARENA_CALLS: Final = 256  # of a session: a plan that ran in none of them keeps no memory.
 ERRORS_PER_FRAME_MAX: Final = 64  # Failed events reported for one frame.
 ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.

@@ -38,6 +38,7 @@ HEARTBEAT: Final = 6  # worker -> gateway: JSON, the worker's counts, every HEAR
 STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the worker's counts
 SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
 PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
+CUT: Final = 11  # gateway -> worker: number (u64): take a snapshot after the frames before
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -79,7 +80,19 @@ PAYLOAD_BYTES_MAX: Final = {
     FLEET: JSON_BYTES_MAX,
     SHARE: JSON_BYTES_MAX,
     PIECE: _PIECE.size,
+    CUT: _APPLIED.size,
 }
+
+# Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
+# snapshot, worker -> gateway; and an empty transfer that says that all before it has come.
+RESTORE: Final = 2**62  # gateway -> worker: the snapshot of a session that is opened with one
+PARTS: Final = 2**62 + 1  # + n
+MARKERS: Final = 2**63  # + n * DEVICES_PER_SESSION_MAX + device; of the gateway: its own device
+
+
+def marker(number: int, device: int) -> int:
+    """Return the transfer that says to a worker: all that `device` sent before cut n has come."""
+    return MARKERS + number * limits.DEVICES_PER_SESSION_MAX + device
 
 
 # --- the opening ---------------------------------------------------------------------------------
@@ -210,6 +223,19 @@ def unpack_events(payload: bytes | memoryview) -> tuple[int, memoryview]:
     return _APPLIED.unpack_from(view)[0], view[_APPLIED.size :]
 
 
+def pack_cut(channel: int, number: int) -> bytes:
+    """Return a CUT message."""
+    return pack(CUT, channel, _APPLIED.pack(number))
+
+
+def unpack_cut(payload: bytes | memoryview) -> int:
+    """Return the number of a cut."""
+    if len(payload) != _APPLIED.size:
+        raise ProtocolError(f"link: a CUT payload of {len(payload)} bytes")
+    (number,) = _APPLIED.unpack(payload)
+    return int(number)
+
+
 # --- bulk ----------------------------------------------------------------------------------------
 @dataclass(slots=True, frozen=True)
 class Chunk:
@@ -320,11 +346,27 @@ class Assembly:
         self._filled = 0
         self.done = False
 
+    @property
+    def come(self) -> Any:
+        """The bytes that have come."""
+        return self.data[: self._filled]
+
     def add(self, chunk: Chunk) -> None:
         """Put a chunk in its place; raise ProtocolError unless it is the next one."""
+        if self.has(chunk):
+            return  # a replay: it was in the snapshot
         # numpy copies without Python's lock, unlike a bytearray.
         self.room(chunk, len(chunk.data))[:] = np.frombuffer(chunk.data, np.uint8)
         self.filled(len(chunk.data))
+
+    def has(self, chunk: Chunk) -> bool:
+        """Return whether a chunk has come before, whole."""
+        end = chunk.offset + len(chunk.data)
+        return (
+            chunk.total == len(self.data)
+            and end <= self._filled
+            and (self.done or len(chunk.data) > 0)
+        )
 
     def room(self, of: Chunk | Piece, nbytes: int) -> np.ndarray[Any, Any]:
         """Return where the next bytes go; raise ProtocolError if these are not the next ones."""
@@ -374,6 +416,7 @@ class Open:
     devices: tuple[Peer, ...]
     memory_bytes_max: int
     name: str = "cpu"  # of the session's device on this worker, as the client's specs have it
+    restore: bool = False  # its state comes as transfer RESTORE, before any frame runs
 
 
 @dataclass(slots=True, frozen=True)
@@ -438,6 +481,7 @@ def unpack_open(payload: bytes | memoryview) -> Open:
             devices=devices,
             memory_bytes_max=int(body["memory_bytes_max"]),
             name=str(body["name"]),
+            restore=bool(body.get("restore", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None

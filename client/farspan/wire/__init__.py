@@ -40,7 +40,7 @@ from farspan.wire.control import (
     encode_transfer_header,
 )
 from farspan.wire.events import decode_events, encode_event_batches, encode_events
-from farspan.wire.frames import FrameHeader, decode_frame, encode_frame, frame_header
+from farspan.wire.frames import FrameHeader, decode_frame, encode_frame, frame_header, restamp
 from farspan.wire.statics import decode_static, encode_static
 
 __all__ = [
@@ -85,4 +85,5 @@ __all__ = [
     "encode_static",
     "encode_transfer_header",
     "frame_header",
+    "restamp",
 ]

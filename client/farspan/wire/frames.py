@@ -202,6 +202,11 @@ def _opened(data: bytes | memoryview, with_body: bool = True) -> tuple[FrameHead
     return header, numbers[5], body
 
 
+def restamp(data: bytes, epoch: int) -> bytes:
+    """Return an encoded frame with another epoch: of a field given twice, the last one counts."""
+    return data + pb.Frame(epoch=epoch).SerializeToString()
+
+
 def _first_number(numbers: list[int]) -> int:
     """Return the first number that is one: commands that cannot fail have 0."""
     return next(filter(None, numbers), 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,10 @@ class Programs:
         self.planned += 1
         for out, result in zip(ids[body.inputs :], results, strict=True):
             engine._set(out, result)
+
+    def defined(self) -> Iterable[tuple[int, Program]]:
+        """Return the programs with their numbers."""
+        return self._programs.items()
 
     def explain(self, program: int) -> bytes:
         """Return as JSON what a program is and how it runs; the answer to a GET_PROGRAM."""

@@ -1,0 +1,264 @@
+"""What a journalled session leaves on disk: its frames and uploads, its snapshots, its epoch.
+
+The meaning of a journal's records. A *mark* stands where a snapshot was cut; when all parts of the
+snapshot are on disk a *commit* follows, and once that is synced, all before the mark is removed.
+So whatever dies, the last committed snapshot and everything after its mark are there.
+No time or network; the disk is passed in. `session.py` decides, this remembers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from farspan import wire
+from farspan.core import limits
+from farspan.core.errors import FarspanError
+
+from farspan_server.disk import Buffer, Disk
+from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, reopen
+
+FRAME: Final = 1  # as received
+CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
+MARK: Final = 3  # JSON: number, sequence, epoch, secret
+COMMIT: Final = 4  # JSON: number, sequence, parts
+EPOCH: Final = 5  # JSON: epoch, secret (its hash)
+
+_CHUNK: Final = struct.Struct("<IQQQI")
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """A device's part of a snapshot: a file of the session's directory."""
+
+    name: str
+    nbytes: int
+    sha256: str
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """A piece of an upload, as the gateway received it."""
+
+    device: int
+    transfer: int
+    total: int
+    offset: int
+    flags: int
+    data: memoryview
+
+
+@dataclass(slots=True)
+class Past:
+    """What a journal tells of a session: all that `Session.woken` wants to know."""
+
+    epoch: int = 1
+    secret: str = ""
+    base: int = 0  # the last frame that is in the snapshot
+    number: int = 0  # of the snapshot
+    parts: tuple[Part, ...] = ()  # of the snapshot, by device
+    frames: dict[int, tuple[int, int]] = field(default_factory=dict)  # after it: device, bytes
+    begin: int = 0  # the record where a replay begins
+
+
+class History:
+    """The journal of one session, by meaning. Made by `create` and `open_`."""
+
+    def __init__(self, disk: Disk, directory: Path, journal: Journal, past: Past) -> None:
+        self._disk = disk
+        self._directory = directory
+        self.journal = journal
+        self.past = past
+        self._sequence = max(past.frames, default=past.base)
+        self._waiting: deque[tuple[int, int]] = deque()  # not synced: record, frame
+        self._marks: dict[int, int] = {}  # snapshots under way: the record of their mark
+        # Commits that are not synced: their record, the first record and the files to keep.
+        self._commits: deque[tuple[int, int, set[str]]] = deque()
+
+    @classmethod
+    def create(cls, disk: Disk, directory: Path, session: str, secret: str) -> History:
+        """Return the history of a new session; it survives a loss of power. JournalError."""
+        made = cls(disk, directory, Journal.create(disk, directory, session), Past())
+        made.epoch(1, secret)
+        made.journal.sync()
+        return made
+
+    @property
+    def sequence(self) -> int:
+        """The last frame that was written."""
+        return self._sequence
+
+    # --- writing ---------------------------------------------------------------------------------
+    def frame(self, sequence: int, data: Buffer) -> None:
+        """Keep a frame, before it is forwarded. JournalError."""
+        index = self.journal.append(FRAME, data)
+        self._sequence = sequence
+        self._waiting.append((index, sequence))
+        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+            self.journal.roll()
+
+    def chunk(self, chunk: Chunk) -> int:
+        """Keep a piece of an upload; return its record. JournalError."""
+        stamp = _CHUNK.pack(
+            chunk.device, chunk.transfer, chunk.total, chunk.offset, chunk.flags
+        )  # fmt: skip
+        index = self.journal.append(CHUNK, stamp, chunk.data)
+        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+            self.journal.roll()
+        return index
+
+    def epoch(self, epoch: int, secret: str) -> None:
+        """Note who may send from now on. JournalError."""
+        self.past.epoch, self.past.secret = epoch, secret
+        self._write(EPOCH, {"epoch": epoch, "secret": secret})
+
+    def mark(self, number: int, sequence: int) -> None:
+        """Note where a snapshot is cut: after this frame, before all records that follow."""
+        self._marks = {number: self.journal.roll()}  # one at a time; others are given up
+        past = self.past  # said again: what comes before the mark will be removed
+        body = {"number": number, "sequence": sequence}
+        self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
+
+    def commit(self, number: int, sequence: int, parts: tuple[Part, ...]) -> None:
+        """Note that a snapshot's parts are on disk: a replay begins there.
+
+        What led to it is removed once the note survives a loss of power.
+        """
+        past = self.past
+        body = {"number": number, "sequence": sequence, "parts": [asdict(p) for p in parts]}
+        index = self._write(COMMIT, body)
+        old = {part.name for part in past.parts}
+        past.base, past.number, past.parts = sequence, number, parts
+        past.begin = self._marks.pop(number)
+        self._commits.append((index, past.begin, old))
+
+    def _write(self, kind: int, body: dict[str, Any]) -> int:
+        return self.journal.append(kind, json.dumps(body).encode())
+
+    def synced(self, index: int) -> int:
+        """Take that the journal survives up to a record; return up to which frame. 0: as before."""
+        sequence = 0
+        while self._waiting and self._waiting[0][0] <= index:
+            sequence = self._waiting.popleft()[1]
+        while self._commits and self._commits[0][0] <= index:
+            _, begin, old = self._commits.popleft()
+            self.journal.forget_before(begin)
+            for name in old:
+                self._disk.remove(self._directory / name)
+        return sequence
+
+    # --- reading ---------------------------------------------------------------------------------
+    def replay(self) -> Iterator[bytes | Chunk]:
+        """Yield the frames (as bytes) and chunks after the snapshot, as they came.
+
+        May run on another thread. JournalDamagedError.
+        """
+        for record in self.journal.read(self.past.begin):
+            if record.kind == FRAME:
+                yield bytes(record.payload)
+            elif record.kind == CHUNK:
+                yield _chunk(record)
+
+    def part(self, device: int) -> bytes:
+        """Return a device's part of the snapshot. JournalDamagedError if it is not as written."""
+        part = self.past.parts[device]
+        try:
+            data = self._disk.read(self._directory / part.name)
+        except FileNotFoundError:
+            raise JournalDamagedError(f"snapshot: {part.name} is missing") from None
+        if len(data) != part.nbytes or hashlib.sha256(data).hexdigest() != part.sha256:
+            raise JournalDamagedError(f"snapshot: {part.name} is damaged")
+        return data
+
+
+def _chunk(record: Record) -> Chunk:
+    return Chunk(*_CHUNK.unpack_from(record.payload), record.payload[_CHUNK.size :])
+
+
+def open_(disk: Disk, directory: Path, session: str) -> History:
+    """Return a session's history as it lies on disk. JournalDamagedError, JournalError."""
+    reader = _PastReader()
+    journal = reopen(disk, directory, session, reader.visit)
+    made = History(disk, directory, journal, reader.finish())
+    known = {p.name for p in made.past.parts}
+    for name in disk.names(directory):  # parts of snapshots that were never committed
+        if name.startswith(PART_PREFIX) and name not in known:
+            disk.remove(directory / name)
+    journal.forget_before(made.past.begin)
+    return made
+
+
+PART_PREFIX: Final = "snapshot-"
+
+
+class _PastReader:
+    """Makes a Past of the records of a journal."""
+
+    def __init__(self) -> None:
+        self._past = Past()
+        self._first: int | None = None
+        self._marks: dict[int, tuple[int, int]] = {}  # by snapshot: record, frame
+        self._last: int | None = None  # frame
+
+    def visit(self, record: Record) -> None:
+        if self._first is None:
+            self._first = record.index
+        read = _READERS.get(record.kind)
+        if read is not None:
+            try:
+                read(self, record)
+            except (FarspanError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, JournalDamagedError):
+                    raise
+                raise JournalDamagedError(f"journal: record {record.index} means nothing") from None
+
+    def _frame(self, record: Record) -> None:
+        header = wire.frame_header(record.payload)
+        if self._last is not None and header.sequence != self._last + 1:
+            raise JournalDamagedError(f"journal: frame {header.sequence} follows {self._last}")
+        self._last = header.sequence
+        self._past.frames[header.sequence] = (header.device, record.payload.nbytes)
+
+    def _mark(self, record: Record) -> None:
+        body = json.loads(bytes(record.payload))
+        if self._last is None:  # what came before is gone
+            self._last = body["sequence"]
+        self._marks[body["number"]] = (record.index, body["sequence"])
+        self._epoch(record)
+
+    def _commit(self, record: Record) -> None:
+        body = json.loads(bytes(record.payload))
+        past = self._past
+        if body["number"] not in self._marks:
+            raise JournalDamagedError(f"journal: snapshot {body['number']} has no mark")
+        past.begin, past.base = self._marks[body["number"]]
+        past.number = body["number"]
+        past.parts = tuple(Part(**part) for part in body["parts"])
+
+    def _epoch(self, record: Record) -> None:
+        body = json.loads(bytes(record.payload))
+        self._past.epoch, self._past.secret = body["epoch"], body["secret"]
+
+    def finish(self) -> Past:
+        past = self._past
+        past.frames = {s: f for s, f in past.frames.items() if s > past.base}
+        if self._first and not past.number:
+            raise JournalDamagedError("journal: its beginning is missing, and there is no snapshot")
+        if past.frames and min(past.frames) != past.base + 1:
+            raise JournalDamagedError(f"journal: frame {past.base + 1} is missing")
+        return past
+
+
+_READERS: Final[dict[int, Callable[[_PastReader, Record], None]]] = {
+    FRAME: _PastReader._frame,
+    MARK: _PastReader._mark,
+    COMMIT: _PastReader._commit,
+    EPOCH: _PastReader._epoch,
+}
+assert HEAD not in _READERS

@@ -1,0 +1,373 @@
+"""The journal of one session: an append-only log of what its client sent, in segment files.
+
+    segment   = HEAD record, records              a file; its name is the index of its HEAD
+    record    = header, payload
+    header    = payload bytes u32, kind u8, 3 zero bytes, index u64, digest 16 B   (little endian)
+    digest    = sha256(digest of the record before, the header's first 16 bytes, payload)[:16]
+    watermark = index u64, digest 16 B of the last record that was synced, check 8 B
+
+The digests are a chain, so that no record can be changed, dropped or moved unnoticed; the watermark
+says how far records must be there at all. Beyond it a torn tail is what a loss of power leaves,
+and is cut off: nobody was told that it is durable. Appending never waits for the disk to sync;
+`sync` does, on a thread of its own. Kinds and payloads mean nothing here; `history.py` knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from farspan.core import limits
+from farspan.core.errors import ServiceError
+
+from farspan_server.disk import Buffer, Disk, File
+
+HEAD: Final = 0  # the kind of the first record of a segment
+_HEADER: Final = struct.Struct("<IB3xQ16s")
+_STAMPED: Final = 16  # bytes of the header that its digest covers
+_WATERMARK: Final = struct.Struct("<Q16s8s")
+_DIGEST_BYTES: Final = 16
+_SUFFIX: Final = ".journal"
+WATERMARK: Final = "watermark"
+
+
+class JournalError(ServiceError):
+    """The journal cannot be written: the disk is full or fails. What was durable still is."""
+
+
+class JournalDamagedError(ServiceError):
+    """A journal on disk is not as it was written; the message names the file and the place."""
+
+
+@dataclass(slots=True, frozen=True)
+class Record:
+    """One entry. `index` counts all records of a session from 0, those of kind HEAD included."""
+
+    index: int
+    kind: int
+    payload: memoryview
+
+
+class Journal:
+    """Appends on one thread, syncs on another. Made by `create` and `reopen`."""
+
+    def __init__(self, disk: Disk, directory: Path, index: int, digest: bytes) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._index = index  # of the next record
+        self._digest = digest  # of the record before
+        self._bytes = 0  # of the segment that is written
+        self._segments: list[tuple[int, int]] = []  # index of the HEAD, bytes; the last one grows
+        self._file: File | None = None
+        self._failed: str = ""
+        self._lock = threading.Lock()  # guards what both threads look at: all above and below
+        self._unsynced: list[File] = []  # files before the last one with bytes to sync
+        self._dirty = False  # names in the directory to sync
+        self.durable = index - 1  # index of the last record that survives a loss of power
+
+    @classmethod
+    def create(cls, disk: Disk, directory: Path, session: str) -> Journal:
+        """Return the journal of a new session. JournalError."""
+        digest = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES]
+        made = cls(disk, directory, 0, digest)
+        try:
+            disk.make_directory(directory)
+        except OSError as error:
+            raise made._fail(error) from error
+        made.roll()
+        made.sync()
+        return made
+
+    @property
+    def last(self) -> int:
+        """The index of the record appended last."""
+        return self._index - 1
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of the segment that is written."""
+        return self._bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all segments."""
+        with self._lock:
+            return sum(size for _, size in self._segments)
+
+    def append(self, kind: int, *parts: Buffer) -> int:
+        """Write a record and return its index; it is in the operating system's hands then.
+
+        JournalError: it is not written, and no other will be.
+        """
+        with self._lock:
+            return self._append(kind, parts)
+
+    def roll(self) -> int:
+        """Begin a new segment and return the index of its HEAD. JournalError."""
+        with self._lock:
+            if self._failed:
+                raise JournalError(self._failed)
+            before = self._file
+            head = json.dumps({"format": 1, "before": self._digest.hex()}).encode()
+            try:
+                self._file = self._disk.create(self._directory / f"{self._index:020}{_SUFFIX}")
+            except OSError as error:
+                raise self._fail(error) from error
+            if before is not None:
+                self._unsynced.append(before)
+            self._dirty = True
+            self._bytes = 0
+            self._segments.append((self._index, 0))
+            return self._append(HEAD, (head,))
+
+    def _append(self, kind: int, parts: tuple[Buffer, ...]) -> int:
+        if self._failed:
+            raise JournalError(self._failed)
+        assert self._file is not None
+        size = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
+        stamped = _HEADER.pack(size, kind, self._index, b"")[:_STAMPED]
+        digest = hashlib.sha256(self._digest + stamped)
+        for part in parts:
+            digest.update(part)
+        found = digest.digest()[:_DIGEST_BYTES]
+        try:
+            self._file.append((stamped + found, *parts))
+        except OSError as error:
+            failure = self._fail(error)
+            self._cut_back()
+            raise failure from error
+        self._digest = found
+        self._bytes += _HEADER.size + size
+        self._segments[-1] = (self._segments[-1][0], self._bytes)
+        self._index += 1
+        return self._index - 1
+
+    def _cut_back(self) -> None:
+        """Drop what was written of a record that failed; a torn tail would be dropped anyway."""
+        try:
+            assert self._file is not None
+            self._file.truncate(self._bytes)
+        except OSError:
+            return
+
+    def _fail(self, error: OSError) -> JournalError:
+        # The number says it all; the text of an OSError holds a path.
+        self._failed = (
+            f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno}); "
+            "what was durable is on disk"
+        )
+        return JournalError(self._failed)
+
+    def sync(self) -> int:
+        """Wait until all that was appended before survives a loss of power; return its last index.
+
+        Runs on a thread of its own. JournalError: how much survives is not known any more, and a
+        second try would not tell (the system may drop what it could not write): all is over.
+        """
+        with self._lock:
+            if self._failed:
+                raise JournalError(self._failed)
+            files, self._unsynced = self._unsynced, []
+            last, digest, current = self._index - 1, self._digest, self._file
+            dirty, self._dirty = self._dirty, False
+        assert current is not None
+        if last <= self.durable:
+            return self.durable
+        try:
+            for file in files:
+                file.sync()
+                file.close()
+            current.sync()
+            if dirty:
+                self._disk.sync_directory(self._directory)
+            self._disk.overwrite(self._directory / WATERMARK, _watermark(last, digest))
+        except OSError as error:
+            with self._lock:
+                raise self._fail(error) from error
+        self.durable = last
+        return last
+
+    def read(self, first: int) -> Iterator[Record]:
+        """Yield the records from `first` to the one that is the last at this moment.
+
+        May run on another thread than `append`. JournalDamagedError, or an OSError of the disk.
+        """
+        with self._lock:
+            segments, last = list(self._segments), self._index - 1
+        for k, (start, size) in enumerate(segments):
+            if k + 1 < len(segments) and segments[k + 1][0] <= first:
+                continue
+            name = f"{start:020}{_SUFFIX}"
+            reader = _Reader(self._disk, self._directory, "", start)
+            for record in reader.segment(name, size):
+                if record.index > last:
+                    return
+                if record.index >= first:
+                    yield record
+
+    def forget_before(self, index: int) -> None:
+        """Remove the segments that hold only records before `index`."""
+        with self._lock:
+            gone = [k for k in range(len(self._segments) - 1) if self._segments[k + 1][0] <= index]
+            names = [f"{self._segments[k][0]:020}{_SUFFIX}" for k in gone]
+            del self._segments[: len(gone)]
+        for name in names:
+            try:
+                self._disk.remove(self._directory / name)
+            except OSError:
+                return  # it is only space; the next one tries again
+
+    def close(self) -> None:
+        """Close the files; what is not synced stays so."""
+        with self._lock:
+            files, self._unsynced = [*self._unsynced, self._file], []
+            self._file, self._failed = None, self._failed or "the journal is closed"
+        for file in files:
+            if file is not None:
+                file.close()
+
+
+def _watermark(index: int, digest: bytes) -> bytes:
+    check = hashlib.sha256(struct.pack("<Q16s", index, digest)).digest()[:8]
+    return _WATERMARK.pack(index, digest, check)
+
+
+def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], None]) -> Journal:
+    """Return a journal to go on with, after `visit` of every record it holds.
+
+    JournalDamagedError; JournalError, and nothing is changed that another try needs.
+    What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
+    there, as it was written. New records go to a new segment. A payload is valid during the visit.
+    """
+    reader = _Reader(disk, directory, session)
+    try:
+        for record in reader.read():
+            visit(record)
+        made = Journal(disk, directory, reader.index, reader.digest)
+        made._segments = reader.segments
+        for name, size in reader.torn:
+            if size:
+                disk.replace(directory / name, disk.read(directory / name)[:size])
+            else:
+                disk.remove(directory / name)
+        for start, _ in reader.segments:  # the last owner may have died before its sync
+            disk.sync(directory / f"{start:020}{_SUFFIX}")
+    except OSError as error:
+        raise JournalError(f"the journal cannot be read (errno {error.errno})") from error
+    made.durable = -1
+    made.roll()
+    made.sync()
+    return made
+
+
+class _Reader:
+    """Walks the segments of a journal and checks everything."""
+
+    def __init__(self, disk: Disk, directory: Path, session: str, index: int = 0) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._first = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES] if session else b""
+        self.index = index  # of the next record
+        self.digest = b""
+        self.segments: list[tuple[int, int]] = []
+        self.torn: list[tuple[str, int]] = []  # files to cut, and to how many bytes
+
+    def read(self) -> Iterator[Record]:
+        least, digest = self._read_watermark()
+        names = [n for n in self._disk.names(self._directory) if n.endswith(_SUFFIX)]
+        if not names:
+            raise JournalDamagedError("journal: there are no segments")
+        self.index = self._number(names[0])
+        for k, name in enumerate(names):
+            yield from self._segment(name, k == 0, least, digest)
+            if self.torn:
+                self.torn += [(rest, 0) for rest in names[k + 1 :]]
+                break
+        if self.index <= least:
+            raise JournalDamagedError(
+                f"journal: it ends at record {self.index - 1}; {least} was durable"
+            )
+
+    def segment(self, name: str, size: int) -> Iterator[Record]:
+        """Yield the records of a segment of which `size` bytes were written."""
+        data = memoryview(self._disk.read(self._directory / name))[:size]
+        at = 0
+        while at < data.nbytes:
+            record = self._record(data, at, at == 0)
+            if record is None:
+                raise JournalDamagedError(f"journal: {name} is damaged at byte {at}")
+            at += _HEADER.size + record.payload.nbytes
+            yield record
+
+    def _read_watermark(self) -> tuple[int, bytes]:
+        try:
+            data = self._disk.read(self._directory / WATERMARK)
+            index, digest, _ = _WATERMARK.unpack(data)
+        except (FileNotFoundError, struct.error):
+            raise JournalDamagedError(f"journal: {WATERMARK} is missing or cut") from None
+        if _watermark(index, digest) != data:
+            raise JournalDamagedError(f"journal: {WATERMARK} is damaged")
+        return index, digest
+
+    def _number(self, name: str) -> int:
+        text = name.removesuffix(_SUFFIX)
+        if len(text) != 20 or not text.isdecimal():
+            raise JournalDamagedError(f"journal: a segment named {name[:40]}")
+        return int(text)
+
+    def _segment(self, name: str, first: bool, least: int, least_digest: bytes) -> Iterator[Record]:
+        start = self._number(name)
+        data = memoryview(self._disk.read(self._directory / name))
+        at = 0
+        if start == self.index:
+            while at < data.nbytes:
+                record = self._record(data, at, first and at == 0)
+                if record is None:
+                    break
+                if record.index == least and self.digest != least_digest:
+                    raise JournalDamagedError(f"journal: {name} is not the one that was synced")
+                at += _HEADER.size + record.payload.nbytes
+                yield record
+        if at < data.nbytes or not at:
+            if self.index <= least:
+                raise JournalDamagedError(
+                    f"journal: {name} is damaged at byte {at}, record {self.index}; "
+                    f"{least} was durable"
+                )
+            self.torn.append((name, at))
+        if at:
+            self.segments.append((start, at))
+
+    def _record(self, data: memoryview, at: int, first: bool) -> Record | None:
+        """Return the record at a place, or None if there is none that fits."""
+        if data.nbytes - at < _HEADER.size:
+            return None
+        size, kind, index, digest = _HEADER.unpack_from(data, at)
+        begin = at + _HEADER.size
+        if size > limits.JOURNAL_RECORD_BYTES_MAX or size > data.nbytes - begin:
+            return None
+        payload = data[begin : begin + size]
+        before = self._before(payload) if first else self.digest
+        found = hashlib.sha256(before + bytes(data[at : at + _STAMPED]))
+        found.update(payload)
+        if found.digest()[:_DIGEST_BYTES] != digest or index != self.index:
+            return None
+        if (kind == HEAD) != (at == 0):
+            return None
+        if first and index == 0 and self._first and before != self._first:
+            return None
+        self.index, self.digest = index + 1, digest
+        return Record(index, kind, payload)
+
+    def _before(self, head: memoryview) -> bytes:
+        """Return what the first segment that is kept says of the one before it."""
+        try:
+            return bytes.fromhex(json.loads(bytes(head))["before"])
+        except (ValueError, KeyError, TypeError):
+            return b""

@@ -1,0 +1,468 @@
+"""Snapshot: all that an engine's next command can see, as data, and the engine made of it again.
+
+Tensors with their views, versions and bases, the live tape, defined programs, generators and
+poison; so a cut may fall between any two commands, inside forward or backward too. What is derived
+(plans, kernels, caches) is not in it: an engine makes it again, by rule, with the same bits.
+
+The bytes are a safetensors file (8-byte length, JSON header, raw data): one row of bytes for each
+memory, and the structure as JSON in the metadata. Floats travel as their bits. Nothing executes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from farspan.core import command as cmd
+from farspan.core import limits, tape
+from farspan.core.command import ErrorInfo
+from farspan.core.dtype import DTYPES, Device
+from farspan.core.errors import OutOfMemoryError, ProtocolError
+from farspan.core.op import OPS
+from farspan.core.spec import Spec
+
+from .store import Array, Poison, Storage
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .programs.body import Body
+
+VERSION: Final = 1
+_LENGTH: Final = struct.Struct("<Q")
+_ALIGN_BYTES: Final = 64  # where data begins, and each memory of a restored engine
+_F64: Final = struct.Struct("<d")
+_C128: Final = struct.Struct("<dd")
+
+
+@dataclass(slots=True)
+class Transfers:
+    """Bytes on their way into a session: those that came, and numbers of those that were used."""
+
+    held: dict[int, Held | ErrorInfo] = field(default_factory=dict)
+    used: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class Held:
+    """A transfer that nobody has used yet; its first bytes, of `total`."""
+
+    total: int
+    data: Any  # uint8
+
+
+def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
+    """Return the state of an engine between two commands, as a file. Waits for what computes it."""
+    writer = _Writer()
+    given = transfers or Transfers()
+    state = {
+        "version": VERSION,
+        "device": str(engine.device),
+        "commands": engine.commands,
+        "applied": engine.applied,
+        "peak": engine.budget.peak,
+        "tensors": [[i, *writer.entry(x)] for i, x in engine.tensors.items()],
+        "generators": [[i, bytes(g.get_state()).hex()] for i, g in engine.generators.items()],
+        "programs": [_program(n, p.body) for n, p in engine.programs.defined()],
+        "skipped": _error(engine.skipped),
+        "transfers": [[i, *_held(x)] for i, x in given.held.items()],
+        "used": given.used,
+    }
+    state |= writer.tables()  # last: what has been met on the way
+    parts: list[Any] = [s.flat for s in writer.roots]
+    parts += [x.data for x in given.held.values() if isinstance(x, Held)]
+    header = _header(state, [part.nbytes for part in parts])
+    whole = np.empty(len(header) + sum(part.nbytes for part in parts), np.uint8)
+    whole[: len(header)] = np.frombuffer(header, np.uint8)
+    at = len(header)
+    for k, part in enumerate(parts):
+        data = engine.backend.download(part) if k < len(writer.roots) else part
+        whole[at : at + part.nbytes] = data
+        at += part.nbytes
+    return memoryview(whole)
+
+
+def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
+    named: dict[str, Any] = {"__metadata__": {"farspan.session": json.dumps(state)}}
+    at = 0
+    for k, size in enumerate(sizes):
+        named[f"memory.{k}"] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(named, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN_BYTES)
+    return _LENGTH.pack(len(text)) + text
+
+
+class _Writer:
+    """Numbers the things that an engine's tensors are made of, each once, as they are met."""
+
+    def __init__(self) -> None:
+        self.roots: list[Storage] = []  # memories whose bytes are kept
+        self._storages: dict[int, int] = {}
+        self._storage_rows: list[list[Any]] = []
+        self._specs: dict[int, int] = {}
+        self._spec_rows: list[list[Any]] = []
+        self._arrays: dict[int, int] = {}
+        self._array_rows: list[list[Any]] = []
+        self._poison: dict[int, int] = {}
+        self._poison_rows: list[list[Any]] = []
+        self._nodes: dict[int, tape.Node] = {}
+        self._unseen: list[tape.Node] = []
+
+    def entry(self, x: Array | Poison) -> list[Any]:
+        return ["p", self.poison(x)] if type(x) is Poison else ["a", self.array(x)]
+
+    def tables(self) -> dict[str, Any]:
+        """Return what was numbered. Nodes are numbered by age, so that they are made in order."""
+        while self._unseen:
+            for edge in self._unseen.pop().edges:
+                if edge is not None:
+                    self.node(edge[0])
+        nodes = sorted(self._nodes.values(), key=lambda n: n.sequence)
+        rows = []
+        for node in nodes:  # their saved values have nodes of nothing, so none is met here
+            rows.append(self._node_row(node))
+        return {
+            "nodes": rows,
+            "arrays": self._array_rows,
+            "storages": self._storage_rows,
+            "specs": self._spec_rows,
+            "poison": self._poison_rows,
+        }
+
+    def spec(self, spec: Spec | None) -> int:
+        if spec is None:
+            return -1
+        at = self._specs.get(id(spec))
+        if at is None:
+            at = self._specs[id(spec)] = len(self._spec_rows)
+            row = [spec.dtype.code, spec.shape, spec.stride, str(spec.device)]
+            self._spec_rows.append(row)
+        return at
+
+    def storage(self, storage: Storage) -> int:
+        at = self._storages.get(id(storage))
+        if at is None:
+            whole = storage.memory
+            if whole is storage:
+                row = [storage.version, len(self.roots), -1]
+                self.roots.append(storage)
+            else:
+                row = [storage.version, -1, self.storage(whole)]
+            at = self._storages[id(storage)] = len(self._storage_rows)
+            self._storage_rows.append(row)
+        return at
+
+    def value(self, x: Array) -> list[int]:
+        """Return a tensor without its place in the graph."""
+        return [self.spec(x._spec), self.storage(x._storage), x._offset]
+
+    def array(self, x: Any) -> int:
+        """Number a tensor that has an id, or that one with an id is a view of, or both."""
+        at = self._arrays.get(id(x))
+        if at is None:
+            base = -1 if x._base is None else self.array(x._base)
+            node = -1 if x._node is None else self.node(x._node)
+            at = self._arrays[id(x)] = len(self._array_rows)
+            self._array_rows.append([*self.value(x), node, x._index, base, x._generation])
+        return at
+
+    def poison(self, x: Poison) -> int:
+        at = self._poison.get(id(x))
+        if at is None:
+            base = -1 if x.base is None else self.poison(x.base)
+            at = self._poison[id(x)] = len(self._poison_rows)
+            self._poison_rows.append([_error(x.error), self.spec(x._spec), base, x._offset])
+        return at
+
+    def node(self, node: tape.Node) -> int:
+        """Return what stands for a node: when it was made."""
+        if id(node) not in self._nodes:
+            self._nodes[id(node)] = node
+            self._unseen.append(node)
+        return node.sequence
+
+    def _node_row(self, node: tape.Node) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "sequence": node.sequence,
+            "edges": [None if e is None else [e[0].sequence, e[1]] for e in node.edges],
+            "number": node.number,
+            "freed": node.freed,
+        }
+        if node.op is None:
+            return row
+        return row | {
+            "op": node.op.name,
+            "mask": node.plan.mask,
+            "static": node.static,
+            "scalars": [_number(x) for x in node.scalars],
+            "specs": [self.spec(s) for s in node.specs],
+            "outs": [self.spec(s) for s in node.outs],
+            "saved": [[name, self._saved(x)] for name, x in node.saved.items()],
+            "versions": [[self.storage(s), v] for s, v in node.versions],
+        }
+
+    def _saved(self, x: Any) -> Any:
+        if type(x) is list:
+            return {"list": [None if each is None else self.value(each) for each in x]}
+        return None if x is None else self.value(x)
+
+
+def _held(x: Held | ErrorInfo) -> list[Any]:
+    return [x.total, None] if isinstance(x, Held) else [0, _error(x)]
+
+
+def _error(error: ErrorInfo | None) -> list[Any] | None:
+    return error and [error.kind, error.message, error.command, error.forward]
+
+
+def _number(x: Any) -> Any:
+    """Return a Python number as JSON that keeps its type and its bits."""
+    if type(x) is float:
+        return ["f", _F64.pack(x).hex()]
+    if type(x) is complex:
+        return ["c", _C128.pack(x.real, x.imag).hex()]
+    return x
+
+
+def _program(number: int, body: Body) -> dict[str, Any]:
+    rows = [
+        [
+            c.op.opcode if c.op else cmd.BACKWARD, c.mode, len(c.slots), c.static, c.end - c.begin,
+            c.relative,
+        ]
+        for c in body.commands
+    ]  # fmt: skip
+    return {
+        "static": [number, len(rows), body.inputs, int(body.exact)],
+        "outputs": body.outputs,
+        "rows": rows,
+        "slots": [s for c in body.commands for s in c.slots],
+        "scalars": [_number(x) for x in body.scalars],
+        "default_dtype": body.default_dtype,
+    }
+
+
+class Restorer:
+    """Takes a snapshot's bytes as they come and makes the engine's state of them.
+
+    engine: a new one, for the same kind of device. Its budget is charged as memory is made.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._head = bytearray()
+        self._size: int | None = None  # of the header, with its length
+        self._state: dict[str, Any] = {}
+        self._memories: list[Any] = []  # uint8, aligned
+        self._at = self._filled = 0
+        self.transfers = Transfers()
+
+    @property
+    def applied(self) -> int:
+        """The last frame that is in the state."""
+        return self._engine.applied
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next piece. ProtocolError: it is no snapshot; OutOfMemoryError: too large."""
+        view = memoryview(data).cast("B")
+        if self._size is None or len(self._head) < self._size:
+            view = self._feed_head(view)
+        while view.nbytes:
+            if self._at >= len(self._memories):
+                raise ProtocolError("snapshot: bytes left over")
+            memory = self._memories[self._at]
+            count = min(view.nbytes, memory.nbytes - self._filled)
+            memory[self._filled : self._filled + count] = np.frombuffer(view[:count], np.uint8)
+            self._filled += count
+            view = view[count:]
+            self._next_memory()
+
+    def finish(self) -> None:
+        """Give the engine its state. ProtocolError: bytes are missing, or contradict each other."""
+        if self._size is None or len(self._head) < self._size or self._at < len(self._memories):
+            raise ProtocolError("snapshot: cut short")
+        try:
+            reader = _Reader(self._engine, self._state, self._memories)
+            reader.read()
+            self.transfers = reader.transfers()
+        except (ProtocolError, OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever does not fit together
+            raise ProtocolError(f"snapshot: not one of ours ({type(error).__name__})") from error
+
+    def _feed_head(self, view: memoryview) -> memoryview:
+        while view.nbytes and (self._size is None or len(self._head) < self._size):
+            wanted = (self._size or _LENGTH.size) - len(self._head)
+            self._head += view[:wanted]
+            view = view[wanted:]
+            if self._size is None and len(self._head) == _LENGTH.size:
+                (length,) = _LENGTH.unpack(self._head)
+                if not 2 <= length <= limits.SNAPSHOT_HEADER_BYTES_MAX:
+                    raise ProtocolError(f"snapshot: a header of {length} bytes")
+                self._size = _LENGTH.size + length
+        if self._size is not None and len(self._head) == self._size:
+            self._open()
+        return view
+
+    def _open(self) -> None:
+        try:
+            named = json.loads(bytes(self._head[_LENGTH.size :]))
+            self._state = json.loads(named.pop("__metadata__")["farspan.session"])
+            rows = [named[f"memory.{k}"] for k in range(len(named))]
+            sizes = [row["data_offsets"][1] - row["data_offsets"][0] for row in rows]
+            version = self._state["version"]
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+            raise ProtocolError("snapshot: its header cannot be read") from error
+        if version != VERSION:
+            raise ProtocolError(f"snapshot: of version {version}; this farspan reads {VERSION}")
+        if any(type(size) is not int or size < 0 for size in sizes):
+            raise ProtocolError("snapshot: a memory of no size")
+        self._engine.budget.check(sum(sizes))
+        self._memories = [_aligned(size) for size in sizes]
+        self._next_memory()
+
+    def _next_memory(self) -> None:
+        while self._at < len(self._memories) and self._filled == self._memories[self._at].nbytes:
+            self._at += 1
+            self._filled = 0
+
+
+def restore(engine: Engine, data: bytes | bytearray | memoryview) -> Transfers:
+    """Give a new engine the state of a snapshot; return its transfers. Raises as `Restorer`."""
+    restorer = Restorer(engine)
+    restorer.feed(data)
+    restorer.finish()
+    return restorer.transfers
+
+
+def _aligned(nbytes: int) -> Any:
+    raw = np.empty(nbytes + _ALIGN_BYTES, np.uint8)
+    start = -raw.ctypes.data % _ALIGN_BYTES
+    return raw[start : start + nbytes]
+
+
+class _Reader:
+    """Makes an engine's tensors of the tables of a snapshot."""
+
+    def __init__(self, engine: Engine, state: dict[str, Any], memories: list[Any]) -> None:
+        self._engine = engine
+        self._state = state
+        self._memories = memories
+        self._specs: list[Spec] = []
+        self._storages: list[Storage] = []
+        self._arrays: list[Array] = []
+        self._poison: list[Poison] = []
+        self._nodes: dict[int, tape.Node] = {}
+
+    def read(self) -> None:
+        engine, state = self._engine, self._state
+        if Device(state["device"]).type != engine.device.type:
+            raise ProtocolError(f"snapshot: of {state['device']}, for a session on {engine.device}")
+        self._specs = [self._spec(row) for row in state["specs"]]
+        for row in state["storages"]:
+            self._storages.append(self._storage(row))
+        for row in state["poison"]:
+            self._poison.append(self._poisoned(row))
+        for row in state["nodes"]:
+            self._nodes[row["sequence"]] = self._node(row)
+        for row in state["arrays"]:
+            self._arrays.append(self._array(row))
+        for id_, kind, at in state["tensors"]:
+            engine.tensors[id_] = self._poison[at] if kind == "p" else self._arrays[at]
+        engine.poisoned = sum(type(x) is Poison for x in engine.tensors.values())
+        for number, text in state["generators"]:
+            engine.generator(number).set_state(bytes.fromhex(text))
+        for row in state["programs"]:
+            rows = [(*r[:3], _tuples(r[3]), *r[4:]) for r in row["rows"]]
+            scalars = [_of_number(x) for x in row["scalars"]]
+            static = tuple(row["static"])
+            dtype = row["default_dtype"]
+            engine.programs.define(row["outputs"], static, rows, row["slots"], scalars, dtype)
+        engine.skipped = _error_of(state["skipped"])
+        engine.commands, engine.applied = state["commands"], state["applied"]
+        engine.budget.peak = state["peak"]
+
+    def transfers(self) -> Transfers:
+        """Return what had come and was not used yet."""
+        rest = iter(self._memories[sum(row[1] >= 0 for row in self._state["storages"]) :])
+        held: dict[int, Held | ErrorInfo] = {}
+        for transfer, total, error in self._state["transfers"]:
+            held[transfer] = Held(total, next(rest)) if error is None else ErrorInfo(*error)
+        return Transfers(held, self._state["used"])
+
+    def _spec(self, row: list[Any]) -> Spec:
+        code, shape, stride, device = row
+        if not 0 <= code < len(DTYPES):
+            raise ProtocolError(f"snapshot: no dtype has code {code}")
+        return Spec.make(tuple(shape), DTYPES[code], Device(device), tuple(stride))
+
+    def _storage(self, row: list[int]) -> Storage:
+        version, memory, whole = row
+        if whole >= 0:
+            made = self._storages[whole].apart()
+        else:
+            flat = self._memories[memory]
+            array = self._engine.backend.upload(flat, flat.dtype, flat.shape)
+            made = Storage(array, self._engine.budget)
+        made.version = version
+        return made
+
+    def _poisoned(self, row: list[Any]) -> Poison:
+        error, spec, base, offset = row
+        whole = None if base < 0 else self._poison[base]
+        return Poison(ErrorInfo(*error), None if spec < 0 else self._specs[spec], whole, offset)
+
+    def _value(self, fields: list[int]) -> Array:
+        spec, storage, offset = self._specs[fields[0]], self._storages[fields[1]], fields[2]
+        return Array(storage.memory.window(spec, offset), spec, storage, offset)
+
+    def _array(self, fields: list[int]) -> Array:
+        made = self._value(fields)
+        node, made._index, base, made._generation = fields[3:]
+        made._node = None if node < 0 else self._nodes[node]
+        made._base = None if base < 0 else self._arrays[base]
+        return made
+
+    def _node(self, row: dict[str, Any]) -> tape.Node:
+        edges = tuple(None if e is None else (self._nodes[e[0]], e[1]) for e in row["edges"])
+        if "op" not in row:
+            return tape.Leaf()
+        op = OPS[row["op"]]
+        node = tape.Node(op, edges)
+        node.static = _tuples(row["static"])
+        plan = op.vjp_plan(node.static, row["mask"])
+        if plan is None or plan.mask != row["mask"]:
+            raise ProtocolError(f"snapshot: {op.name} has no such gradient")
+        node.plan = plan
+        node.scalars = tuple(_of_number(x) for x in row["scalars"])
+        node.specs = tuple(self._specs[at] for at in row["specs"])
+        node.outs = tuple(self._specs[at] for at in row["outs"])
+        node.saved = {name: self._saved(x) for name, x in row["saved"]}
+        node.versions = tuple((self._storages[at], version) for at, version in row["versions"])
+        node.number, node.freed = row["number"], row["freed"]
+        return node
+
+    def _saved(self, x: Any) -> Any:
+        if isinstance(x, dict):
+            return [None if each is None else self._value(each) for each in x["list"]]
+        return None if x is None else self._value(x)
+
+
+def _error_of(row: list[Any] | None) -> ErrorInfo | None:
+    return None if row is None else ErrorInfo(*row)
+
+
+def _of_number(x: Any) -> Any:
+    if type(x) is list:
+        kind, text = x
+        bits = bytes.fromhex(text)
+        return _F64.unpack(bits)[0] if kind == "f" else complex(*_C128.unpack(bits))
+    return x
+
+
+def _tuples(x: Any) -> Any:
+    """Return JSON's lists as the tuples that they were."""
+    return tuple([_tuples(each) for each in x]) if type(x) is list else x
