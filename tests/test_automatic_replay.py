@@ -113,7 +113,9 @@ def test_many_small_steps_leave_together(connect: Connect) -> None:
         frames[session.replay] = session.stats()["frames"]
         return end
 
-    both(connect, program, hits=300)
+    both(connect, program, hits=20)  # a machine that is busy lets held runs go
+    frames.clear()
+    both(lambda on: torch.connect("local:", replay=on), program, hits=300)
     assert frames[True] < 2 * frames[False] + 10
 
 
