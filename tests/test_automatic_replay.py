@@ -89,7 +89,7 @@ def test_losses_in_a_list_accumulation_and_a_short_last_batch(connect: Connect) 
                 optimizer.zero_grad()
         return losses, everything(model)[:10] + list(model.buffers())
 
-    both(connect, program, hits=2)
+    both(connect, program)  # a slow machine may send such a long run before its end
 
 
 def test_many_small_steps_leave_together(connect: Connect) -> None:
@@ -113,7 +113,9 @@ def test_many_small_steps_leave_together(connect: Connect) -> None:
         frames[session.replay] = session.stats()["frames"]
         return end
 
-    both(connect, program, hits=300)
+    both(connect, program, hits=20)  # a machine that is busy lets held runs go
+    frames.clear()
+    both(lambda on: torch.connect("local:", replay=on), program, hits=300)
     assert frames[True] < 2 * frames[False] + 10
 
 

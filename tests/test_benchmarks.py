@@ -83,3 +83,8 @@ def test_array_api_reports_what_a_suite_says(tmp_path: Path) -> None:
     )
     (folder / "test_it.py").write_text("def test_it():\n    import farspan.array_api\n")
     assert "1 of 1 tests pass" in run("array_api.py", str(tmp_path))
+
+
+def test_changing_numbers_are_timed_each_way() -> None:
+    text = run("changing.py", "--rounds", "1", "--steps", "5")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["eager", "replay", "compile"]

@@ -28,7 +28,7 @@ from farspan_worker.kernels.cpu.loops import (
     steps,
     team,
 )
-from farspan_worker.kernels.cpu.loops.trace import ELIGIBLE, why_not
+from farspan_worker.kernels.cpu.loops.trace import ELIGIBLE, ROWWISE, why_not
 from many_threads import in_threads
 from samples import ALL, ROWS, BFloat16, Call, Row, Strided
 from test_laws import calls_of
@@ -131,7 +131,8 @@ def test_a_step_alone_equals_the_tables_kernel(name: str, dtype: str, exact: boo
         specs = tuple([Given(a)._spec for a in arrays])
         step = Step(op, static, tuple(range(len(arrays))), scalars)
         found = run(Group(specs, (step,), ((len(arrays), spec),), exact), arrays)
-        assert fusible(op, static, specs, exact, scalars) == (found is not None)
+        may = fusible(op, static, specs, exact, scalars)
+        assert may == (found is not None) or (may and name in ROWWISE)  # only rows without gaps
         if found is None:
             continue
         if exact:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import threading
 from typing import Any
 
 import farspan
@@ -103,3 +106,35 @@ def test_compiled_does_the_same(name: str, wrap: Any) -> None:
         assert_same(found, expected, exact=False)
         if name not in EXPECTED_EAGER:
             assert stats["calls"] >= 4, [f.explain(show=False) for f in compiled]
+
+
+def test_programs_in_threads_on_one_session(service: tuple[str, str]) -> None:
+    """Their runs are cut at each other's waits, and one's results are no others'."""
+    names = list(PROGRAMS)
+    with farspan.connect("local:", replay=False):
+        expected = {name: values(PROGRAMS[name](farspan, reading)) for name in names[:18]}
+    wrong: list[str] = []
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(3):
+            name = choose.choice(list(expected))
+            compiled = choose.random() < 0.3
+            wrap = (lambda f: reading(farspan.compile(f))) if compiled else reading
+            try:
+                assert_same(values(PROGRAMS[name](farspan, wrap)), expected[name], not compiled)
+            except Exception as error:
+                wrong.append(f"{name}: {error!r}")
+
+    for address, token in (("local:", None), service):
+        with farspan.connect(address, token=token, replay=True, timeout=20) as session:
+            before = sys.getswitchinterval()
+            sys.setswitchinterval(1e-5)
+            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(120)
+            sys.setswitchinterval(before)
+            assert not wrong
+            assert session.stats()["replay"]["hits"] >= 5

@@ -204,10 +204,12 @@ class Session(Answers):
             if lane.free_now:
                 lane.free()
             work, transport = lane.work, self.transport
+            # Of a run that goes as predicted the flusher sends what gathers, within a millisecond.
+            gathers = self._flusher_awake and self._replays[lane.device].expects
             if (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
-                or (work >= limits.IDLE_COMMANDS and transport.idle and not self._expects(lane))
+                or (work >= limits.IDLE_COMMANDS and transport.idle and not gathers)
             ):
                 self._send(lane)
             else:
@@ -217,10 +219,6 @@ class Session(Answers):
                 elif work and not self._flusher_awake:
                     self._owed.set()
                     lane.due = limits.IDLE_COMMANDS
-
-    def _expects(self, lane: Lane) -> bool:
-        """Return whether a run goes as predicted: its commands gather for a while, at most 1 ms."""
-        return self._flusher_awake and self._replays[lane.device].expects
 
     def _begin(self, lane: Lane) -> None:
         """Say when a lane is looked at next, if nothing has gathered."""

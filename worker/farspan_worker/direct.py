@@ -68,7 +68,7 @@ def _one(plan: plans.Plan, call: Any, spec: Spec) -> Any:
         ):
             for t in tensors:
                 if t.array is result:
-                    result = result.copy()
+                    result = result.copy("K")
         else:
             if type(result) is tuple:
                 (result,) = result

@@ -9,6 +9,7 @@ from typing import Any, Final
 from farspan.core.ops.loss import MEAN, NONE
 
 from . import functions
+from .group import Unfused
 
 
 def _mse(xp: Any, self: Any, target: Any, reduction: int) -> Any:
@@ -40,11 +41,17 @@ def _gelu_backward(xp: Any, g: Any, self: Any, approximate: str) -> Any:
     return g * (cdf + self * pdf)
 
 
+def _over(x: Any, dim: int) -> list[int]:
+    if not x.ndim:
+        raise Unfused("a row of a tensor without dims")
+    return [dim % x.ndim]
+
+
 # "top" is the maximum of a row where it has no NaN: with one, each element becomes NaN anyway.
 def _softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
     from .trace import reduced
 
-    over = [dim % self.ndim]
+    over = _over(self, dim)
     powers = functions.exp_below(self - reduced(self, "top", over, True))
     return powers * (1 / reduced(powers, "sum", over, True))
 
@@ -52,7 +59,7 @@ def _softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
 def _log_softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
     from .trace import reduced
 
-    over = [dim % self.ndim]
+    over = _over(self, dim)
     top = reduced(self, "top", over, True)
     total = reduced(functions.exp_below(self - top), "sum", over, True)
     return self - top - functions.log(total)
@@ -61,13 +68,13 @@ def _log_softmax(xp: Any, self: Any, dim: int, half_to_float: bool) -> Any:
 def _softmax_backward(xp: Any, g: Any, output: Any, dim: int, input_dtype: Any) -> Any:
     from .trace import reduced
 
-    return output * (g - reduced(g * output, "sum", [dim % output.ndim], True))
+    return output * (g - reduced(g * output, "sum", _over(output, dim), True))
 
 
 def _log_softmax_backward(xp: Any, g: Any, output: Any, dim: int, input_dtype: Any) -> Any:
     from .trace import reduced
 
-    return g - functions.exp(output) * reduced(g, "sum", [dim % output.ndim], True)
+    return g - functions.exp(output) * reduced(g, "sum", _over(output, dim), True)
 
 
 LOWERED: Final[dict[str, Callable[..., Any]]] = {
