@@ -128,7 +128,7 @@ class World:
         }  # fmt: skip
         rare = {
             "kill_worker": 0.6, "cut_stream": 0.8, "half_open": 0.3, "kill_gateway": 0.3,
-            "lose_power": 0.15, "jump": 0.2, "duplicate": 0.5, "sync_fails": 0.02,
+            "lose_power": 0.15, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.02,
             "disk_full": 0.02,
         }  # fmt: skip
         return common | {name: w * self.faults * self.rng.random() for name, w in rare.items()}
@@ -334,7 +334,7 @@ class World:
     def _create(self) -> None:
         kinds = ("cpu",) * self.devices
         self.history = history.History.create(self.disk, WHERE, "s", self.secret)
-        self.session = sessions.Session(kinds, LEASE_S, journalled=True)
+        self.session = sessions.Session(kinds, LEASE_S, journalled=True, syncs=True)
         self.stream = self.live = Stream()
         self.streams.append(self.stream)
         self.ledger.open(wire.Welcome("s", 1, kinds))
@@ -419,7 +419,7 @@ class World:
                 self.replaying = (self.history.replay(), first, last)
             case messages.Mark(number, sequence):
                 self.history.mark(number, sequence)
-                self.parts = {}
+                self.cut, self.parts = number, {}
             case messages.TakeCut(number):
                 for worker in self.workers:
                     worker.inbox.append(("cut", number))
@@ -488,8 +488,7 @@ class World:
         return True
 
     def _begin_cut(self) -> None:
-        self.cut += 1
-        self._give(messages.Cut(self.cut))
+        self._give(messages.Cut(self.cut + 1))
 
     def _write_part(self) -> bool:
         """Take a snapshot's part from a worker to the disk."""
@@ -499,6 +498,8 @@ class World:
                     continue
                 worker.outbox.remove(message)
                 _, number, data = message
+                if number != self.cut:
+                    return True  # of one that failed
                 name = f"{history.PART_PREFIX}{number}-{worker.device}"
                 self.disk.replace(WHERE / name, data)
                 digest = hashlib.sha256(data).hexdigest()
@@ -506,6 +507,14 @@ class World:
                 self._give(messages.CutTaken(number, worker.device))
                 return True
         return False
+
+    def _fail_cut(self) -> None:
+        """The disk, or a worker, has no room for a snapshot."""
+        self.parts = {}
+        for worker in self.workers:
+            for message in [m for m in worker.outbox if m[0] == "part"]:
+                worker.outbox.remove(message)
+        self._give(messages.CutFailed(self.cut))
 
     # --- workers ---------------------------------------------------------------------------------
     def _work(self) -> bool:

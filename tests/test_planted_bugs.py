@@ -47,7 +47,7 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
         "if self._acked >= max(self._applied):",
     ),
     "durable is said before the sync": (
-        session, "return [EventsOut(data, ack, 0 if self.journalled else ack), *more]",
+        session, "return [EventsOut(data, ack, 0 if self._syncs else ack), *more]",
         "return [EventsOut(data, ack, ack), *more]",
     ),
     "the journal is cut at a snapshot that is not on disk": (

@@ -27,7 +27,8 @@ def journalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     journal = tmp_path_factory.mktemp("journal")
     command = ["up", "--no-ray", "--workers", "cpu:2", "--spares", "1", "--threads", "1"]
     up = subprocess.Popen(
-        [sys.executable, "-m", "farspan_server", *command, "--journal", str(journal), "--json"],
+        [sys.executable, "-m", "farspan_server", *command, "--journal", str(journal),
+         "--snapshot-every", "0.3", "--json"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -61,7 +62,7 @@ def train(steps: int, between: Callable[[int], None] = lambda step: None) -> lis
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    state = [t for t in net.state_dict().values()]
+    state = list(net.state_dict().values())
     for group in optimizer.state_dict()["state"].values():
         state += [v for v in group.values() if torch.is_tensor(v)]
     arrays = [t.detach().numpy() for t in state]
@@ -160,4 +161,79 @@ def test_a_snapshot_takes_the_place_of_what_led_to_it(journalled: tuple[str, str
         y = torch.rand(5).numpy().tobytes()
         kill_worker(session)
         assert x.numpy().tobytes() == expected and y != torch.rand(5).numpy().tobytes()
-    assert not directory.exists() or not list(directory.iterdir())
+    began = time.monotonic()
+    while directory.exists():  # a closed session leaves nothing
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+
+
+def across_devices(steps: int, between: Callable[[int], None] = lambda step: None) -> list[bytes]:
+    """Train a net whose halves lie on two devices."""
+    torch.manual_seed(3)
+    first = nn.Linear(6, 8)
+    second = nn.Linear(8, 2).to("cpu:1")
+    optimizer = torch.optim.SGD([*first.parameters(), *second.parameters()], lr=0.1, momentum=0.9)
+    x = torch.randn(5, 6)
+    for step in range(steps):
+        optimizer.zero_grad()
+        hidden = nn.functional.dropout(first(x).relu(), 0.2)
+        between(step)
+        loss = second(hidden.to("cpu:1")).square().mean()
+        loss.backward()
+        optimizer.step()
+    return [bytes(p.detach().numpy()) for p in [*first.parameters(), *second.parameters()]]
+
+
+def test_a_session_on_two_devices_goes_back_to_one_moment_on_both(
+    journalled: tuple[str, str, Path],
+) -> None:
+    address, token, _ = journalled
+    with torch.connect(address, token=token, timeout=30, devices="cpu:2"):
+        expected = across_devices(120)
+    with torch.connect(address, token=token, timeout=30, devices="cpu:2") as session:
+        random.seed(4)
+
+        def between(step: int) -> None:
+            time.sleep(0.02)  # long enough for snapshots between the kills
+            if step in (20, 90, 110):
+                kill_worker(session)
+
+        found = across_devices(120, between)
+    assert found == expected
+
+
+def compiled(steps: int, between: Callable[[int], None] = lambda step: None) -> list[bytes]:
+    """Train with a whole step as one program, whose kernels round in their own way."""
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+    @torch.compile
+    def step_of(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    losses = []
+    for step in range(steps):
+        x = torch.randn(16 if step % 5 else 7, 32)
+        losses.append(step_of(x, torch.arange(len(x)) % 4))
+        between(step)
+    return [bytes(p.detach().numpy()) for p in [*losses, *net.parameters()]]
+
+
+def test_programs_go_on_with_the_same_rounding(journalled: tuple[str, str, Path]) -> None:
+    address, token, _ = journalled
+    with torch.connect(address, token=token, timeout=60):
+        expected = compiled(60)
+    with torch.connect(address, token=token, timeout=60) as session:
+
+        def between(step: int) -> None:
+            time.sleep(0.05)
+            if step in (4, 30, 55):
+                kill_worker(session)
+
+        found = compiled(60, between)
+    assert found == expected

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from farspan.core import limits
 
 if TYPE_CHECKING:
     from farspan_server.config import StaticWorker
@@ -67,6 +68,11 @@ _journal = click.option(
     help="Keep sessions there, so that they survive their workers; default: they do not.",
 )  # fmt: skip
 
+_every = click.option(
+    "--snapshot-every", type=click.FloatRange(0.1), default=limits.SNAPSHOT_EVERY_S,
+    show_default=True, metavar="SECONDS", help="Of work, between snapshots of a session.",
+)  # fmt: skip
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="farspan")
@@ -81,15 +87,19 @@ def main() -> None:
 @_threads
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
+@_every
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool,
-    journal: Path | None, as_json: bool,
+    journal: Path | None, snapshot_every: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
-    plan = ups.Plan(workers, spares, port=port, threads=threads, ray=not no_ray, journal=journal)
+    plan = ups.Plan(
+        workers, spares, port=port, threads=threads, ray=not no_ray, journal=journal,
+        snapshot_every_s=snapshot_every,
+    )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
 
@@ -110,6 +120,7 @@ def up(
     help="A worker started by `farspan worker`; may be given several times.",
 )
 @_journal
+@_every
 @_json
 @_parent
 def serve(as_json: bool, parent: int, **options: Any) -> None:
@@ -132,6 +143,7 @@ async def _serve(
     supervisor_key_file: Path | None,
     by_hand: tuple[str, ...],
     journal: Path | None,
+    snapshot_every: float,
     **tls: Path | None,
 ) -> None:
     from farspan.core.op import table_hash
@@ -153,6 +165,7 @@ async def _serve(
         workers=tuple(_static_worker(each) for each in by_hand),
         supervisor=supervisor,
         journals=None if journal is None else _own_directory(journal),
+        snapshot_every_s=snapshot_every,
         **tls,
     )
     gateway = Gateway(config)

@@ -51,6 +51,7 @@ class GatewayConfig:
     #: Where sessions keep journals and snapshots, so that they survive their workers; a directory
     #: of this gateway alone. None: a session is lost with any of its workers.
     journals: Path | None = None
+    snapshot_every_s: float = limits.SNAPSHOT_EVERY_S  # so long, about, may a replay take
     memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
 
     def check(self) -> None:

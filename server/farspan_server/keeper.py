@@ -37,10 +37,13 @@ Give = Callable[[messages.Input], None]
 class Keeper:
     """The journal, snapshots and replays of one session.
 
-    give: hands an input to the session's machine.
+    give: hands an input to the session's machine. every_s: seconds of work between snapshots.
     """
 
-    def __init__(self, disk: Disk, directory: Path, session: str, give: Give) -> None:
+    def __init__(
+        self, disk: Disk, directory: Path, session: str, give: Give, every_s: float
+    ) -> None:
+        self._every_s = every_s
         self._disk = disk
         self._directory = directory
         self._give = give
@@ -52,7 +55,8 @@ class Keeper:
         self._caught_up = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._parts: dict[int, _PartWriter] = {}  # of the snapshot under way, by device
-        self._number = 0
+        self._number = 0  # of the last snapshot
+        self._under_way: set[int] = set()  # its number, until it is committed or fails
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
         self._cut_frame = 0
@@ -163,20 +167,24 @@ class Keeper:
     # --- snapshots -------------------------------------------------------------------------------
     def look(self, now_s: float, received: int) -> None:
         """Ask for a snapshot if it is time: a replay from the last one should take seconds."""
-        every_s = max(limits.SNAPSHOT_EVERY_S, limits.SNAPSHOT_SHARE * self._cut_took_s)
+        every_s = max(self._every_s, limits.SNAPSHOT_SHARE * self._cut_took_s)
         new_bytes = self.history.journal.nbytes_since(self.history.past.begin)
-        if received == self._cut_frame or self._replayed is not None:
+        if self._under_way and now_s - self._cut_at_s > limits.LEASE_S:
+            log.warning("a snapshot took longer than %d s and is given up", limits.LEASE_S)
+            self._fail_cut()
+        if received == self._cut_frame or self._replayed is not None or self._under_way:
             return
         if now_s - self._cut_at_s >= every_s or new_bytes > limits.SNAPSHOT_EVERY_BYTES:
-            if now_s - self._cut_at_s < limits.SNAPSHOT_EVERY_S / 4:
+            if now_s - self._cut_at_s < self._every_s / 4:
                 return
-            self._cut_at_s, self._cut_frame = now_s, received
-            self._number += 1
-            self._give(messages.Cut(self._number))
+            self._give(messages.Cut(self._number + 1))
+            if self._number in self._under_way:
+                self._cut_at_s, self._cut_frame = now_s, received
 
     def mark(self, number: int, sequence: int) -> None:
         """Note where the snapshot is cut. JournalError."""
         self._drop_parts()
+        self._number, self._under_way = number, {number}
         self._cut_began_s = asyncio.get_running_loop().time()
         self.history.mark(number, sequence)
 
@@ -190,28 +198,39 @@ class Keeper:
     async def part(self, device: int, chunk: link.Chunk) -> None:
         """Take a piece of a device's part. The part counts when it is whole and on disk."""
         number = chunk.transfer - link.PARTS
-        if number != self._number:
+        if number not in self._under_way:
             return
-        writer = self._parts.get(device)
-        if writer is None:
-            name = f"{history.PART_PREFIX}{number}-{device}"
-            path = self._directory / name
-            writer = self._parts[device] = _PartWriter(self._disk, path)
-        await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
+        try:
+            if chunk.failed:
+                raise OSError(link.unpack_failure(chunk).message)
+            writer = self._parts.get(device)
+            if writer is None:
+                path = self._directory / f"{history.PART_PREFIX}{number}-{device}"
+                writer = self._parts[device] = _PartWriter(self._disk, path)
+            await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
+        except OSError as error:
+            log.warning("a snapshot failed, the one before stays: %s", error)
+            self._fail_cut()
+            return
         if chunk.last and self._parts.get(device) is writer:
             self._give(messages.CutTaken(number, device))
+
+    def _fail_cut(self) -> None:
+        for number in self._under_way:
+            self._give(messages.CutFailed(number))
+        self._drop_parts()
 
     def commit(self, number: int, sequence: int) -> None:
         """Begin replays at the snapshot from now on. JournalError."""
         parts = tuple(self._parts[device].part() for device in sorted(self._parts))
-        self._parts = {}
+        self._parts, self._under_way = {}, set()
         self.history.commit(number, sequence, parts)
         # It is there as long as this process is: a loss of power ends the session anyway.
         self.history.synced(self.history.journal.last)
         self._cut_took_s = asyncio.get_running_loop().time() - self._cut_began_s
 
     def _drop_parts(self) -> None:
-        parts, self._parts = self._parts, {}
+        parts, self._parts, self._under_way = self._parts, {}, set()
         for writer in parts.values():
             writer.drop()
 

@@ -217,7 +217,11 @@ class Service:
         live = Live(tenant, kinds, wait_s, self.config.lease_s, journals is not None)
         if journals is not None:
             live.keeper = Keeper(
-                self._disk, journals / live.id, live.id, lambda given: self.give(live, given)
+                self._disk,
+                journals / live.id,
+                live.id,
+                lambda given: self.give(live, given),
+                self.config.snapshot_every_s,
             )
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES

@@ -32,6 +32,7 @@ from farspan_server.session_messages import (
     Commit,
     Confirmed,
     Cut,
+    CutFailed,
     CutTaken,
     End,
     EventsIn,
@@ -72,13 +73,21 @@ class Session:
 
     kinds: the kind of each device. lease_s: seconds it keeps its workers without a client.
     journalled: frames are written to a journal, so that a lost worker costs nothing but time.
+    syncs: the journal is synced, so that the session survives the gateway too.
     """
 
-    def __init__(self, kinds: tuple[str, ...], lease_s: float, journalled: bool = False) -> None:
+    def __init__(
+        self,
+        kinds: tuple[str, ...],
+        lease_s: float,
+        journalled: bool = False,
+        syncs: bool = False,
+    ) -> None:
         self.kinds = kinds
         self.epoch = 1
         self.state = OPEN
         self.journalled = journalled
+        self._syncs = syncs
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
@@ -119,7 +128,7 @@ class Session:
 
         base: the last frame that is in its snapshot. frames: those after it, device and bytes.
         """
-        made = cls(kinds, lease_s, journalled=True)
+        made = cls(kinds, lease_s, journalled=True, syncs=True)
         made.state = ASLEEP
         made.epoch = epoch
         made._base = base
@@ -176,6 +185,8 @@ class Session:
                 return self._begin_cut(number)
             case CutTaken(number, device):
                 return self._cut_taken(number, device)
+            case CutFailed(number):
+                return self._cut_failed(number)
             case ClientGone():
                 self.state = DETACHED
                 self._lease_ends = now + self._lease_s
@@ -304,8 +315,8 @@ class Session:
             or self._unconfirmed_bytes > EVENT_BYTES_QUEUED_MAX
         ):
             return self._end("SessionClosedError", "the client did not read its events")
-        # Without a journal nothing survives the gateway; a client may forget what has run.
-        return [EventsOut(data, ack, 0 if self.journalled else ack), *more]
+        # Where nothing survives the gateway a client may forget what has run.
+        return [EventsOut(data, ack, 0 if self._syncs else ack), *more]
 
     def _advance(self) -> int:
         """Return the frame up to which all have run now, over all devices; 0: as before."""
@@ -422,6 +433,12 @@ class Session:
             return []
         self._cut.missing.discard(device)
         return self._committed()
+
+    def _cut_failed(self, number: int) -> list[Output]:
+        if self._cut is None or self._cut.number != number:
+            return []
+        self._cut = None
+        return self._forward_held() if self._forwarding else []
 
     def _committed(self) -> list[Output]:
         """Begin replays at the snapshot, once nothing before it may have to be told again."""

@@ -108,6 +108,13 @@ class EventsIn:
 
 
 @dataclass(slots=True, frozen=True)
+class CutFailed:
+    """A snapshot will not be complete; there will be others."""
+
+    number: int
+
+
+@dataclass(slots=True, frozen=True)
 class ClientGone:
     """The stream broke without a word."""
 
@@ -132,7 +139,7 @@ class Tick:
 
 Input = (
     Reserve | FrameIn | Assigned | Bereft | Again | EventsIn | Synced | Written | Confirmed
-    | Resumed | Attached | Cut | CutTaken | ClientGone | ClientClosed | Fault | Tick
+    | Resumed | Attached | Cut | CutTaken | CutFailed | ClientGone | ClientClosed | Fault | Tick
 )  # fmt: skip
 
 

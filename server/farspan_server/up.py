@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farspan.core import limits
 from farspan.core.errors import ServiceError
 
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
@@ -37,6 +38,7 @@ class Plan:
     threads: int = 0
     ray: bool = True
     journal: Path | None = None
+    snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Up:
             *("serve", "--host", plan.host, "--port", str(plan.port), "--token-file", str(token)),
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
+            *("--snapshot-every", str(plan.snapshot_every_s)),
         )
         supervisor = await self._child(
             "supervisor",

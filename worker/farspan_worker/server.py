@@ -340,7 +340,12 @@ class Worker:
         """Copy the session's state, between two frames, and send it while the next ones run."""
         with self._state:
             transfers = self._inbox.transfers(session)
-        data = snapshot.take(session.engine, transfers)
+        data: memoryview | ErrorInfo
+        try:
+            data = snapshot.take(session.engine, transfers)
+        except Exception as error:  # the session needs none to go on
+            log.exception("session %s: snapshot %d", session.body.session, cut.number)
+            data = ErrorInfo(type(error).__name__, "the worker could not take it", 0)
         writer = self._bulk_writer(session.owner)
         writer.put(Parcel(session, link.PARTS + cut.number, data, counted=False))
 
