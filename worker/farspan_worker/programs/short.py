@@ -76,10 +76,12 @@ def _nll(plan: FlatPlan, step: Step) -> Calls | None:
     rows, classes = step.inputs[0].spec.shape
     index, dtype = np.arange(rows), step.inputs[0].spec.dtype.numpy.type
     kernel, given = step.plan.kernel, step.plan.recipe
-    scalars = step.scalars
+    scalars, ignored = step.scalars, args[4]
+    may_skip = 0 <= ignored < classes  # any other class that is ignored is out of range
 
     def run(logs: Any, target: Any, loss: Any, total: Any) -> None:
-        if target.min() < 0 or target.max() >= classes:
+        odd = target.min() < 0 or target.max() >= classes
+        if odd or (may_skip and (target == ignored).any()):
             made = kernel(np, *given.args([logs, target], scalars))
             loss[...], total[...] = made
             return
