@@ -159,7 +159,7 @@ def _taken(plan: FlatPlan, step: Step) -> Calls | None:
     """index_select, embedding and gather: rows or elements go to where the result lies."""
     x, index = (w.spec for w in step.inputs)
     out = step.outs[0].spec
-    if step.form != FUNCTIONAL or not out.contiguous or native.absent() or not x.ndim:
+    if step.form != FUNCTIONAL or not out.contiguous or native.absent() or not rows.moves(x):
         return None
     static = step.plan.recipe.args(step.inputs, step.scalars)
     looks_up = step.op.name == "embedding"
