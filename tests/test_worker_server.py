@@ -25,6 +25,7 @@ class Recorder:
     """An engine: `answer(frame, transfers)` gives the events; it remembers what it was handed."""
 
     timeline = None
+    steady = False
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer or (lambda frame, transfers: [])
@@ -65,9 +66,11 @@ class Rig:
             for purpose in (link.CONTROL, link.BULK)
         )
 
-    def open(self, channel: int, *, tenant: str = "anna", device: int = 0, peers: Any = ()) -> None:
+    def open(
+        self, channel: int, *, tenant: str = "anna", device: int = 0, peers: Any = (), **more: Any
+    ) -> None:
         devices = tuple(peers) or (link.Peer(0, self.address, KEY.hex(), 1),)
-        body = link.Open(f"s{channel}", tenant, device, devices, 4 * BIG)
+        body = link.Open(f"s{channel}", tenant, device, devices, 4 * BIG, **more)
         self.control.send(link.pack_open(channel, body))
 
     def frame(self, channel: int, sequence: int, transfers: tuple[int, ...] = ()) -> None:
@@ -163,6 +166,21 @@ def test_a_frame_waits_for_its_bytes_and_holds_up_no_other_session(rigs: Any) ->
     assert rig.applied()[:2] == (5, 1)
     assert rig.applied()[:2] == (5, 2)
     assert rig.engines[0].seen == [(1, {70: data}), (2, {})]
+
+
+def test_a_cut_among_frames_that_wait_takes_no_credit(rigs: Any) -> None:
+    """A client may have all its credits under way, and a replay what came meanwhile as well."""
+    rig = rigs()
+    for channel, frames in ((1, limits.CREDIT_FRAMES), (2, 2 * limits.CREDIT_FRAMES)):
+        rig.open(channel, steady=channel == 2)
+        rig.frame(channel, 1, (7,))
+        rig.control.send(link.pack_cut(channel, 1))
+        for sequence in range(2, frames + 1):
+            rig.frame(channel, sequence)
+        rig.upload(channel, link.marker(1, 0), b"")
+        rig.upload(channel, 7, b"x")
+        for sequence in range(1, frames + 1):
+            assert rig.applied() == (channel, sequence, [])
 
 
 def test_bytes_may_come_before_their_session(rigs: Any) -> None:
