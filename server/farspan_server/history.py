@@ -8,6 +8,7 @@ No time or network; the disk is passed in. `session.py` decides, this remembers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -114,9 +115,9 @@ class History:
             self.journal.roll()
         return index
 
-    def give_up(self, device: int, transfer: int) -> None:
-        """Keep that an upload will not go on. JournalError."""
-        self.chunk(Chunk(device, transfer, 0, 0, GIVEN_UP, memoryview(b"")))
+    def give_up(self, device: int, transfer: int) -> int:
+        """Keep that an upload will not go on; return its record. JournalError."""
+        return self.chunk(Chunk(device, transfer, 0, 0, GIVEN_UP, memoryview(b"")))
 
     def epoch(self, epoch: int, secret: str) -> None:
         """Note who may send from now on. JournalError."""
@@ -155,7 +156,8 @@ class History:
             _, begin, old = self._commits.popleft()
             self.journal.forget_before(begin)
             for name in old:
-                self._disk.remove(self._directory / name)
+                with contextlib.suppress(OSError):  # it is only space
+                    self._disk.remove(self._directory / name)
         return sequence
 
     # --- reading ---------------------------------------------------------------------------------

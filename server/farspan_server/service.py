@@ -191,10 +191,17 @@ class Service:
             await asyncio.sleep(TICK_S)
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
-                self.give(live, messages.Tick())
-                if live.keeper is not None and not live.ended:
-                    self.written(live, 0, 0)
-                    live.keeper.look(time.monotonic(), live.machine.received)
+                try:
+                    self._tick(live)
+                except Exception:  # a defect of ours ends this session, never the clock of all
+                    log.exception("session %s", live.id)
+                    self.give(live, messages.Fault("ServiceError", "the gateway failed"))
+
+    def _tick(self, live: Live) -> None:
+        self.give(live, messages.Tick())
+        if live.keeper is not None and not live.ended:
+            self.written(live, 0, 0)
+            live.keeper.look(time.monotonic(), live.machine.received)
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -287,7 +294,9 @@ class Service:
                     case messages.EventsOut():
                         live.post(events=out)
                     case messages.Claim():
-                        deadline = time.monotonic() + live.wait_s
+                        # One that has lost its workers waits until others can have been started.
+                        least_s = limits.START_S if live.machine.recoveries else 0.0
+                        deadline = time.monotonic() + max(live.wait_s, least_s)
                         self._tell_pool(
                             pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
                         )
@@ -366,8 +375,11 @@ class Service:
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
             case pools.Denied(session, message) if session in self._sessions:
-                fault = messages.Fault("CapacityError", message)
-                self.give(self._sessions[session], fault)
+                live = self._sessions[session]
+                if live.machine.recoveries:
+                    message = f"a worker was lost with all that it held, and {message}"
+                kind = "WorkerLostError" if live.machine.recoveries else "CapacityError"
+                self.give(live, messages.Fault(kind, message))
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
             case pools.Replace(worker, reason):
