@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from farspan import wire
-from farspan.core import link
+from farspan.core import limits, link
 from farspan.core.command import Frame
 from farspan_server import session_messages as messages
 from farspan_server.disk import RealDisk
 from farspan_server.history import Part
 from farspan_server.keeper import Keeper, _PartWriter
+from test_gateway import PUT, U8, Cluster, frame, get
 
 
 class Worker:
@@ -130,3 +131,57 @@ def test_a_missing_part_names_no_path(tmp_path: Path) -> None:
         assert "gone is missing" in given[0].message and str(tmp_path) not in given[0].message
 
     kept(tmp_path / "s", body)
+
+
+def clustered(directory: Path, body: Callable[[Cluster], None], **config: Any) -> None:
+    """Run a test with a gateway that keeps journals, and two workers."""
+    cluster = Cluster()
+    try:
+        cluster.start(2, journals=directory, **config)
+        body(cluster)
+    finally:
+        cluster.close()
+    assert not list(directory.iterdir())
+
+
+def test_an_upload_whose_worker_dies_before_the_first_frame_is_there(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        client.transport.upload(5, 0, memoryview(b"abc"))
+        (live,) = cluster.gateway.service._sessions.values()
+        (address,) = (each.worker.address for each in live.links)
+        next(w for w in cluster.workers if w.address == address).close()
+        cluster.until(lambda: live.machine.recoveries == 1 and bool(live.links))
+        client.transport.send(frame((PUT, [1], (U8, (3,), -1, 5))))
+        client.transport.send(get(1, 9))
+        assert client.value(9).data == b"abc"
+
+    clustered(tmp_path, body)
+
+
+def test_a_journalled_session_without_its_client_ends_with_its_lease(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        client.transport._stream.cancel()
+        client.lost()
+        cluster.until(lambda: not cluster.gateway.service._sessions)
+        cluster.until(lambda: not list(tmp_path.iterdir()))
+
+    clustered(tmp_path, body, lease_s=0.3)
+
+
+def test_of_an_upload_that_is_too_long_the_disk_holds_one_piece(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        size = 3 * limits.CHUNK_BYTES
+        client.transport.upload(5, 0, memoryview(bytes(size)))
+        (live,) = cluster.gateway.service._sessions.values()
+        assert live.keeper is not None
+        assert live.keeper.history.journal.nbytes < 1.5 * limits.CHUNK_BYTES
+        held = [s.transfers for w in cluster.workers for s in w._inbox.sessions.values()]
+        assert all(x.kind == "OutOfMemoryError" for x in held[0].values()) and len(held[0]) == 1
+
+    clustered(tmp_path, body, memory_bytes_max=2 * limits.CHUNK_BYTES)

@@ -84,11 +84,17 @@ class History:
         self._commits: deque[tuple[int, int, set[str]]] = deque()
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, session: str, secret: str) -> History:
-        """Return the history of a new session; it survives a loss of power. JournalError."""
-        made = cls(disk, directory, Journal.create(disk, directory, session), Past())
+    def create(
+        cls, disk: Disk, directory: Path, session: str, secret: str, syncs: bool = True
+    ) -> History:
+        """Return the history of a new session. JournalError.
+
+        syncs: wait until it survives a loss of power.
+        """
+        made = cls(disk, directory, Journal.create(disk, directory, session, syncs), Past())
         made.epoch(1, secret)
-        made.journal.sync()
+        if syncs:
+            made.journal.sync()
         return made
 
     @property

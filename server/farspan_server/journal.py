@@ -68,8 +68,8 @@ class Journal:
         self.durable = index - 1  # index of the last record that survives a loss of power
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, session: str) -> Journal:
-        """Return the journal of a new session. JournalError."""
+    def create(cls, disk: Disk, directory: Path, session: str, syncs: bool = True) -> Journal:
+        """Return the journal of a new session; syncs: wait until it survives. JournalError."""
         digest = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES]
         made = cls(disk, directory, 0, digest)
         try:
@@ -77,7 +77,8 @@ class Journal:
         except OSError as error:
             raise made._fail(error) from error
         made.roll()
-        made.sync()
+        if syncs:
+            made.sync()
         return made
 
     @property

@@ -49,7 +49,8 @@ class Keeper:
         self._disk = disk
         self._directory = directory
         self._give = give
-        self.history = History.create(disk, directory, session, "")
+        # Nothing waits for the disk: a loss of power ends the session anyway.
+        self.history = History.create(disk, directory, session, "", syncs=False)
         self._links: tuple[WorkerLink, ...] = ()
         self._channel = 0
         #: Records up to this one reach the workers by a replay; None: there is none under way.

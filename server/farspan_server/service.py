@@ -531,6 +531,8 @@ class Service:
 
     async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
         if live.keeper is not None:
+            if chunk.offset and chunk.total > self.config.memory_bytes_max:
+                return  # its worker has refused it at the first piece: no disk need hold the rest
             await live.keeper.send(device, chunk)
             if live.ended:
                 raise SessionClosedError("the session has ended")
