@@ -251,6 +251,23 @@ def test_a_peer_out_of_reach_ends_the_session_with_a_reason(rigs: Any) -> None:
     assert rig.engines[0].closed.wait(5)
 
 
+def test_a_peer_out_of_reach_is_no_news_for_the_client_of_a_session_that_goes_on(rigs: Any) -> None:
+    """The peer died, which the gateway sees in its own time; until then its client waits."""
+    rig = rigs(lambda frame, transfers: [Send(1, 70, 0, (4,), b"1234")])
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    nowhere = link.Peer(1, f"127.0.0.1:{port}", KEY.hex(), 1)
+    rig.open(5, peers=(link.Peer(0, rig.address, KEY.hex(), 1), nowhere), steady=True)
+    rig.frame(5, 1)
+    kinds = []
+    while not kinds or kinds[-1] != link.CLOSE:
+        header, payload = rig.control.receive()
+        if header.kind != link.HEARTBEAT:
+            kinds.append(header.kind)
+            assert header.kind == link.CLOSE or link.unpack_events(payload)[1].nbytes == 0
+    assert kinds == [link.EVENTS, link.CLOSE]
+
+
 @pytest.mark.parametrize("payload", [b"\x01", b"\xff" * 40, encoded(1, device=3)])
 def test_a_hostile_frame_ends_its_session_only(rigs: Any, payload: bytes) -> None:
     rig = rigs()

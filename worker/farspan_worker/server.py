@@ -523,6 +523,11 @@ class Worker:
 
     def _writer(self, connect: Callable[[], Link]) -> Writer:
         def lost(session: Session, message: str) -> None:
+            if session.body.steady:  # its gateway goes on with other workers: the client hears nothing
+                log.warning("session %s ends here: %s", session.body.session, message)
+                with self._state:
+                    self._end(session.channel)
+                return
             self._lose(session, "WorkerLostError", f"bytes could not be delivered: {message}")
 
         return Writer(connect, self._parcel_sent, lost)
