@@ -268,6 +268,15 @@ def test_a_peer_out_of_reach_is_no_news_for_the_client_of_a_session_that_goes_on
     assert kinds == [link.EVENTS, link.CLOSE]
 
 
+def test_a_refused_session_that_is_replayed_is_closed(rigs: Any) -> None:
+    rig = rigs()
+    rig.open(1, tenant="anna")
+    rig.open(2, tenant="bert", steady=True, restore=True)
+    channel, _, (lost,) = rig.applied()
+    assert channel == 2 and isinstance(lost, Lost) and lost.kind == "CapacityError"
+    assert next_of(rig.control, link.CLOSE)[0].channel == 2
+
+
 @pytest.mark.parametrize("payload", [b"\x01", b"\xff" * 40, encoded(1, device=3)])
 def test_a_hostile_frame_ends_its_session_only(rigs: Any, payload: bytes) -> None:
     rig = rigs()

@@ -297,6 +297,8 @@ class Worker:
             log.warning("session %s was refused: %s", body.session, error)
             lost = Lost(type(error).__name__, str(error))
             control.send(link.pack_events(channel, 0, wire.encode_events([lost])))
+            if body.steady:  # in a replay its gateway passes nothing on, and would wait for ever
+                control.send(link.pack(link.CLOSE, channel))
 
     def _frame(self, control: Link, channel: int, payload: bytes) -> None:
         with self._state:
