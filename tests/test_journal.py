@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from farspan.core import limits
+from farspan.core.errors import JournalError
 from farspan_server.disk import Disk, RealDisk
-from farspan_server.journal import HEAD, Journal, JournalDamagedError, JournalError, Record, reopen
+from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, reopen
 from faulty_disk import FaultyDisk
 
 WHERE = Path("session")

@@ -185,7 +185,8 @@ class History:
 
 
 def _chunk(record: Record) -> Chunk:
-    return Chunk(*_CHUNK.unpack_from(record.payload), record.payload[_CHUNK.size :])
+    device, transfer, total, offset, flags = _CHUNK.unpack_from(record.payload)
+    return Chunk(device, transfer, total, offset, flags, record.payload[_CHUNK.size :])
 
 
 def open_(disk: Disk, directory: Path, session: str) -> History:

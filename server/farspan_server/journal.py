@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from farspan.core import limits
-from farspan.core.errors import ServiceError
+from farspan.core.errors import JournalError
 
 from farspan_server.disk import Buffer, Disk, File
 
@@ -37,11 +37,7 @@ _SUFFIX: Final = ".journal"
 WATERMARK: Final = "watermark"
 
 
-class JournalError(ServiceError):
-    """The journal cannot be written: the disk is full or fails. What was durable still is."""
-
-
-class JournalDamagedError(ServiceError):
+class JournalDamagedError(JournalError):
     """A journal on disk is not as it was written; the message names the file and the place."""
 
 

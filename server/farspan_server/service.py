@@ -21,6 +21,7 @@ from farspan.core.command import Lost
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ProtocolError,
     SessionClosedError,
     VersionError,
@@ -33,7 +34,6 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import RealDisk
 from farspan_server.downloads import Downloads
-from farspan_server.journal import JournalError
 from farspan_server.keeper import Keeper
 from farspan_server.passing import Passing
 from farspan_server.supervisor_link import SupervisorLink

@@ -81,7 +81,7 @@ def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
         data = engine.backend.download(part) if k < len(writer.roots) else part
         whole[at : at + part.nbytes] = data
         at += part.nbytes
-    return memoryview(whole)
+    return whole.data
 
 
 def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
@@ -215,7 +215,7 @@ def _held(x: Held | ErrorInfo) -> list[Any]:
 
 
 def _error(error: ErrorInfo | None) -> list[Any] | None:
-    return error and [error.kind, error.message, error.command, error.forward]
+    return None if error is None else [error.kind, error.message, error.command, error.forward]
 
 
 def _number(x: Any) -> Any:
