@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core.command import Frame
@@ -185,3 +186,18 @@ def test_of_an_upload_that_is_too_long_the_disk_holds_one_piece(tmp_path: Path) 
         assert all(x.kind == "OutOfMemoryError" for x in held[0].values()) and len(held[0]) == 1
 
     clustered(tmp_path, body, memory_bytes_max=2 * limits.CHUNK_BYTES)
+
+
+def test_a_session_whose_workers_are_all_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "START_S", 0.6)
+
+    def body(cluster: Cluster) -> None:
+        client = cluster.connect(devices="cpu", timeout=0.2)
+        for worker in cluster.workers:
+            worker.close()
+        lost = client.lost()
+        assert lost.kind == "WorkerLostError" and "no worker became free" in lost.message
+
+    clustered(tmp_path, body)
