@@ -525,7 +525,7 @@ class Worker:
 
     def _writer(self, connect: Callable[[], Link]) -> Writer:
         def lost(session: Session, message: str) -> None:
-            if session.body.steady:  # its gateway goes on with other workers: the client hears nothing
+            if session.body.steady:  # its gateway goes on with others: the client hears nothing
                 log.warning("session %s ends here: %s", session.body.session, message)
                 with self._state:
                     self._end(session.channel)
