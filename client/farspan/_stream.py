@@ -84,7 +84,8 @@ class Stream:
         while self._waiting and self._turn.acquire(blocking=False):
             begun = False
             try:
-                begun = self._send_next()
+                # Once more: since the first look another thread may have had a turn, and sent all.
+                begun = bool(self._waiting) and self._send_next()
             finally:
                 if not begun:
                     self._turn.release()
