@@ -6,6 +6,7 @@ import copy
 import math
 import types
 from argparse import Namespace
+from collections import UserDict, UserList, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,9 @@ OPTIONS = Namespace()
 SLOTTED = Slotted()
 ARRAY = np.ones(1)
 FLAGS: set[str] = set()
+LATEST = deque([0.0], maxlen=1)
+TABLE: UserDict[str, float] = UserDict(scale=0.0)
+SCALES = UserList([0.0])
 SCALED = Scaled()
 
 PLACES: dict[str, tuple[Any, Any]] = {
@@ -56,6 +60,9 @@ PLACES: dict[str, tuple[Any, Any]] = {
         lambda x: x * (3 if "three" in FLAGS else 2),
         lambda v: (FLAGS.clear(), FLAGS.add("three" if v == 3 else "two")),
     ),
+    "deque": (lambda x: x * LATEST[0], LATEST.append),
+    "user's dict": (lambda x: x * TABLE["scale"], lambda v: TABLE.update(scale=v)),
+    "user's list": (lambda x: x * SCALES[0], lambda v: SCALES.__setitem__(0, v)),
     "method": (lambda x: SCALED(x), lambda v: GLOBAL.update(scale=v)),
     "class of a module": (lambda x: SCALED(x), lambda v: setattr(Scaled, "factor", v)),
 }

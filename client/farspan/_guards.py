@@ -12,6 +12,7 @@ import functools
 import sys
 import types
 from argparse import Namespace
+from collections import UserDict, UserList, deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _FIXED = (Function, Op)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
 _GONE = object()
+#: What reads a float in C, so that its tag does not hear of it, and answers yes or no.
+_JUDGES = frozenset(("allclose", "isclose", "isfinite", "isinf", "isnan", "signbit"))
+_IN_C = frozenset(("math", "cmath", "numpy"))
 
 
 class Rate:
@@ -74,6 +78,8 @@ class World:
         self.by_value: list[Rate] = []
         self._values: list[float] = []
         self.full = False
+        self.has_judges = False  # it reaches math or numpy, and names one of `_JUDGES`
+        self._in_c = False
         self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
@@ -93,6 +99,7 @@ class World:
                         self._used.add((key, name))
                         self._dicts.append((space, name, space[name]))
                         self._walk_member(space[name])
+        self.has_judges |= self._in_c and not _JUDGES.isdisjoint(self._names)
         if "param_groups" in self._names:  # a function that takes numbers out of it by itself
             for rate in self.rates:
                 rate.tag.seen = True
@@ -120,7 +127,10 @@ class World:
         self._seen[id(value)] = value
         if isinstance(value, Tensor):
             self.tensors.append(value)
+        elif isinstance(value, types.BuiltinFunctionType):
+            self.has_judges |= value.__module__ in _IN_C and value.__name__ in _JUDGES
         elif isinstance(value, types.ModuleType):
+            self._in_c |= value.__name__ in _IN_C
             if _is_users(value.__name__, getattr(value, "__file__", None)):
                 self._spaces.setdefault(id(value), value.__dict__)
         elif isinstance(value, type):
@@ -141,8 +151,8 @@ class World:
         elif isinstance(value, dict):
             self._size(value)
             self._walk_dict(value, self._dicts, depth)
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            if isinstance(value, (list, set)):
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            if isinstance(value, (list, set, deque)):
                 self._lists.append((value, tuple(value)))
             for item in value:
                 self.walk(item, depth + 1)
@@ -304,7 +314,7 @@ def _equal(have: Any, value: Any) -> bool:
 
 def _is_ours_or_users(value: Any) -> bool:
     """Return whether an object's attributes are worth a look: not what a library keeps inside."""
-    if isinstance(value, (types.SimpleNamespace, Namespace)):
+    if isinstance(value, (types.SimpleNamespace, Namespace, UserDict, UserList)):
         return True
     cls = type(value)
     if not (hasattr(value, "__dict__") or _slots_of(cls)):

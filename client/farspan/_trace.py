@@ -252,6 +252,8 @@ def trace(
     """
     world = World()
     world.reach(roots)
+    for tag in tags:
+        tag.seen = world.has_judges
     known = _Known(world, arguments)
     watched = _Watched(session._numbers)
     try:
