@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import types
 from argparse import Namespace
+from array import array
 from collections import UserDict, UserList, deque
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +49,8 @@ FLAGS: set[str] = set()
 LATEST = deque([0.0], maxlen=1)
 TABLE: UserDict[str, float] = UserDict(scale=0.0)
 SCALES = UserList([0.0])
+ORDERED = {2.0: 2.0, 3.0: 3.0}
+RAW, BYTES = array("d", [0.0]), bytearray(1)
 SCALED = Scaled()
 
 PLACES: dict[str, tuple[Any, Any]] = {
@@ -63,6 +67,12 @@ PLACES: dict[str, tuple[Any, Any]] = {
     "deque": (lambda x: x * LATEST[0], LATEST.append),
     "user's dict": (lambda x: x * TABLE["scale"], lambda v: TABLE.update(scale=v)),
     "user's list": (lambda x: x * SCALES[0], lambda v: SCALES.__setitem__(0, v)),
+    "order of a dict": (
+        lambda x: x * list(ORDERED.values())[-1],
+        lambda v: ORDERED.update({v: ORDERED.pop(v)}),
+    ),
+    "array of Python's": (lambda x: x * RAW[0], lambda v: RAW.__setitem__(0, v)),
+    "bytes": (lambda x: x * BYTES[0], lambda v: BYTES.__setitem__(0, int(v))),
     "method": (lambda x: SCALED(x), lambda v: GLOBAL.update(scale=v)),
     "class of a module": (lambda x: SCALED(x), lambda v: setattr(Scaled, "factor", v)),
 }
@@ -91,6 +101,16 @@ def test_a_number_is_looked_at_wherever_it_stands(name: str) -> None:
         return results
 
     both(program)
+
+
+@pytest.mark.parametrize("kind", ["count", "iter", "generator"])
+def test_a_function_with_an_iterator_of_its_own_stays_eager(kind: str) -> None:
+    makes = {"count": itertools.count, "iter": lambda: iter(range(9)),
+             "generator": lambda: (n for n in range(9))}  # fmt: skip
+    numbers = makes[kind]()
+    f = torch.compile(lambda x: x * next(numbers))
+    assert [f(torch.ones(())).item() for _ in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert "an iterator" in f.explain(show=False)
 
 
 def test_a_function_may_hold_an_op() -> None:

@@ -12,7 +12,10 @@ import functools
 import sys
 import types
 from argparse import Namespace
+from array import array
 from collections import UserDict, UserList, deque
+from collections.abc import Iterator
+from io import IOBase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +83,7 @@ class World:
         self.full = False
         self.has_judges = False  # it reaches math or numpy, and names one of `_JUDGES`
         self._in_c = False
+        self.has_iterator = False  # a function has a name for one, so that it may go on with it
         self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
@@ -140,6 +144,11 @@ class World:
                 self._arrays.append((value, value.tobytes()))
             else:
                 self.unwatched = True
+        elif isinstance(value, (bytearray, array)):
+            if memoryview(value).nbytes <= limits.INLINE_BYTES_MAX:
+                self._lists.append((value, tuple(value)))
+            else:
+                self.unwatched = True
         elif isinstance(value, (Generator, Session)):
             return  # what they are now is the worker's to know
         elif isinstance(value, Tree):
@@ -149,10 +158,10 @@ class World:
         elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
             self._walk_function(value, depth)
         elif isinstance(value, dict):
-            self._size(value)
+            self._lists.append((value, tuple(value)))  # the order of its keys, too
             self._walk_dict(value, self._dicts, depth)
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            if isinstance(value, (list, set, deque)):
+            if not isinstance(value, (tuple, frozenset)):
                 self._lists.append((value, tuple(value)))
             for item in value:
                 self.walk(item, depth + 1)
@@ -231,7 +240,7 @@ class World:
             except ValueError:  # not bound yet
                 continue
             self._cells.append((cell, content))
-            self.walk(content, depth + 1)
+            self._walk_named(content, depth)
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             self.walk(default, depth + 1)
         if not value.__code__.co_filename.startswith(_OWN):
@@ -240,7 +249,12 @@ class World:
                 if name in value.__globals__:
                     content = value.__globals__[name]
                     self._dicts.append((value.__globals__, name, content))
-                    self.walk(content, depth + 1)
+                    self._walk_named(content, depth)
+
+    def _walk_named(self, value: Any, depth: int) -> None:
+        """Note what a function's own names stand for; what gives another thing each time, too."""
+        self.has_iterator |= isinstance(value, Iterator) and not isinstance(value, IOBase)
+        self.walk(value, depth + 1)
 
     # --------------------------------------------------------------------------------- checks --
     def tag(self) -> None:
@@ -296,8 +310,8 @@ class World:
             have = getattr(owner, name, _GONE)
             if have is not value and not _equal(have, value):
                 return False
-        for array, data in self._arrays:
-            if array.tobytes() != data:
+        for numbers, data in self._arrays:
+            if numbers.tobytes() != data:
                 return False
         return list(map(len, self._sized)) == self._sizes
 
