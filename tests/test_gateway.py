@@ -445,6 +445,21 @@ def test_a_hello_with_a_bad_rest_leaves_no_session_behind(
     cluster.until(lambda: not sessions)
 
 
+def test_a_defect_of_the_gateway_is_an_error_at_the_client_and_no_hang(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = cluster.start().connect()
+
+    def defect(data: bytes) -> Any:
+        raise LookupError("a defect")
+
+    monkeypatch.setattr(wire, "frame_header", defect)
+    client.transport.send(put(1, b"x"))
+    lost = client.lost()
+    assert lost.kind == "ServiceError" and "a defect" in lost.message
+    assert "could not be taken" in caplog.text
+
+
 def test_an_oversize_message_ends_that_stream_and_leaves_others_served(cluster: Cluster) -> None:
     good = cluster.start().connect()
     options = {**OPTIONS, "grpc.max_send_message_length": 64 * limits.MiB}

@@ -216,6 +216,16 @@ class Gateway:
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
     async def _take(self, live: Live, up: wire.Up) -> None:
+        try:
+            await self._pass(live, up)
+        except FarspanError:
+            raise
+        except Exception as error:  # a defect of ours: its client would wait for ever
+            log.exception("session %s: a message could not be taken", live.id)
+            fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
+            self.service.give(live, fault)
+
+    async def _pass(self, live: Live, up: wire.Up) -> None:
         for piece in up.pieces:
             await self.service.piece(live, piece)
         for data in up.frames:
