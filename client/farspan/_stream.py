@@ -51,7 +51,9 @@ class Stream:
         self._core = _core_of(self._call)
         if self._core is not None:
             self._call.add_done_callback(lambda _: self._finish())
-            if not self._core.receive(self._received):
+            with Uninterrupted():
+                receives = self._core.receive(self._received)
+            if not receives:
                 self._finish()
         else:
             threading.Thread(target=self._read, name="farspan-reader", daemon=True).start()
