@@ -16,6 +16,7 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn, optim
+from farspan.core import limits
 from same_bits import bits
 
 Compile = Callable[[Any], Any]
@@ -111,6 +112,15 @@ def test_a_function_with_an_iterator_of_its_own_stays_eager(kind: str) -> None:
     f = torch.compile(lambda x: x * next(numbers))
     assert [f(torch.ones(())).item() for _ in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert "an iterator" in f.explain(show=False)
+
+
+def test_a_number_in_a_long_array_is_never_an_old_one() -> None:
+    numbers = np.zeros(limits.INLINE_BYTES_MAX)
+    f = torch.compile(lambda x: x * float(numbers[0]))
+    for value in (1.0, 1.0, 2.0, 3.0):
+        numbers[0] = value
+        assert f(torch.ones(())).item() == value
+    assert "too long to look at" in f.explain(show=False)
 
 
 def test_a_function_may_hold_an_op() -> None:

@@ -83,7 +83,7 @@ class World:
         self.full = False
         self.has_judges = False  # it reaches math or numpy, and names one of `_JUDGES`
         self._in_c = False
-        self.has_iterator = False  # a function has a name for one, so that it may go on with it
+        self.unsure = ""  # what a function has a name for that cannot be looked at; "" if nothing
         self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
@@ -252,8 +252,11 @@ class World:
                     self._walk_named(content, depth)
 
     def _walk_named(self, value: Any, depth: int) -> None:
-        """Note what a function's own names stand for; what gives another thing each time, too."""
-        self.has_iterator |= isinstance(value, Iterator) and not isinstance(value, IOBase)
+        """Note what a function's own names stand for; what cannot be looked at, too."""
+        if isinstance(value, Iterator) and not isinstance(value, IOBase):
+            self.unsure = "an iterator, which gives another thing each time"
+        elif isinstance(value, np.ndarray) and value.nbytes > limits.INLINE_BYTES_MAX:
+            self.unsure = "an array that is too long to look at before each call"
         self.walk(value, depth + 1)
 
     # --------------------------------------------------------------------------------- checks --

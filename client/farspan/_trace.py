@@ -372,8 +372,8 @@ class _Maker:
         run, device = self._commands()
         if self.world.full:
             raise Refused("it reaches too much to look at before each call", True)
-        if self.world.has_iterator:
-            raise Refused("it goes on with an iterator, which gives another thing each time", True)
+        if self.world.unsure:
+            raise Refused(f"it has a name for {self.world.unsure}", True)
         if not self.world.unchanged():
             raise Refused("it changes what it reaches in Python: attributes, lists or options")
         if run.puts:
