@@ -45,7 +45,7 @@ class Downloads:
         if self._over is not None or chunk.transfer in self._over_with:
             return
         transfer = self._transfers.get(chunk.transfer)
-        if transfer is not None and chunk.offset < transfer.end:
+        if transfer is not None and chunk.offset < transfer.end and not chunk.failed:
             return  # a replay: it has come, with the same bits
         if transfer is None:
             if chunk.offset:
