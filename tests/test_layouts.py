@@ -112,3 +112,15 @@ def test_nan_in_a_pool_lets_the_commands_run_and_changes_nothing() -> None:
     assert program.run(given, recorded.body.scalars) is None
     assert [x.array.tobytes() for x in given] == before
     assert program.run(recorded.fresh(), recorded.body.scalars) is not None
+
+
+def test_relu_stays_before_a_pool_some_of_whose_windows_lie_in_the_padding() -> None:
+    """A window with gaps may find no element: its maximum is -inf, which relu would make 0."""
+    with session() as s:
+        x = torch.randn(1, 2, 2, 2)
+        pooled: Any = lambda: nn.functional.max_pool2d(x.neg().relu(), 2, 1, 1, 3)  # noqa: E731
+        expected = pooled().tolist()
+        assert expected == [[[[-np.inf]], [[-np.inf]]]]
+        called = torch.compile(pooled)
+        assert [called().tolist() for _ in range(4)] == [expected] * 4
+        assert s.transport.engines[0].programs.planned

@@ -76,3 +76,27 @@ def test_gradients_of_an_exact_plan_have_the_kernels_bits() -> None:
                 found.append(x.grad.numpy().tobytes())
             assert native_steps(session) == replay
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("targets", [(0, 1, 2, 0), (0, 0, 0, 0)])
+def test_a_class_that_is_ignored_does_not_count_in_any_kind_of_plan(
+    targets: tuple[int, ...], replay: bool, dtype: str
+) -> None:
+    """Padding of sequences, mostly: ignore_index=0. Exact plans, and float64, have no loop."""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=getattr(torch, dtype))
+    expected = torch.nn.functional.cross_entropy(x, torch.tensor(targets), ignore_index=0)
+    with farspan.connect("local:", replay=replay) as session:
+        mine, y = farspan.tensor(x.numpy(), requires_grad=True), farspan.tensor(targets)
+
+        def step() -> Any:
+            mine.grad = None
+            loss = farspan.nn.functional.cross_entropy(mine, y, ignore_index=0)
+            loss.backward()
+            return loss
+
+        called = step if replay else farspan.compile(step)
+        found = [called().item() for _ in range(8)]
+        assert session.transport.engines[0].programs.planned
+    assert found == pytest.approx([expected.item()] * 8, rel=1e-6, nan_ok=True)

@@ -408,6 +408,22 @@ def test_arrays_of_numpy_that_overlap_are_one_memory() -> None:
                 assert step(x, y).tolist() == expected.tolist()
 
 
+def test_a_plan_that_refused_arrays_that_overlap_goes_on() -> None:
+    """It counts which inputs share memory, and must count nothing of those it did not take."""
+    with session() as s, torch.no_grad():
+        step = torch.compile(lambda x, y: x.add_(1) + y)
+        for _ in range(3):
+            step(torch.from_numpy(np.zeros(4)), torch.from_numpy(np.zeros(4)))
+        assert _engine(s).programs.planned
+        whole = np.zeros(6)
+        for i in range(1, 4):
+            found = step(torch.from_numpy(whole[:4]), torch.from_numpy(whole[2:]))
+            assert found.tolist() == [2 * i, 2 * i, i, i]
+        planned = _engine(s).programs.planned
+        assert step(torch.from_numpy(np.zeros(4)), torch.from_numpy(np.ones(4))).tolist() == [2] * 4
+        assert _engine(s).programs.planned == planned + 1
+
+
 def _shared(a: Any, b: Any) -> list[int]:
     """Return which elements of `b` are elements of `a` too."""
     skip = (b.ctypes.data - a.ctypes.data) // 4

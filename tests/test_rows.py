@@ -122,3 +122,17 @@ def test_an_index_out_of_range_is_refused(bad: int, expanded: bool) -> None:
         ):
             with pytest.raises((FarspanError, IndexError), match=r"out of (bounds|range)"):
                 call().sum().item()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float16", "complex64", "complex128"])
+def test_plans_take_elements_of_every_size(dtype: str) -> None:
+    """Those of 16 bytes by the table's kernel."""
+    with farspan.connect("local:") as session:
+        x = farspan.tensor(array("float64", 30, 40).astype(dtype))
+        index = farspan.tensor(indices("elements", (30, 40), 0, 60))
+        step = farspan.compile(lambda: (x.gather(0, index), x.index_select(0, index[:, 0])))
+        expected = [y.tolist() for y in (x.gather(0, index), x.index_select(0, index[:, 0]))]
+        for _ in range(4):
+            assert [y.tolist() for y in step()] == expected
+        programs = session.transport.engines[0].programs
+        assert programs.planned == programs.calls > 0

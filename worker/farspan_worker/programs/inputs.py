@@ -70,9 +70,9 @@ class Inputs:
                 or x._storage.nbytes != self._sizes[i]
             ):
                 return None
-        if not self._same_aliases(inputs, changed):
-            return None
         if any(type(inputs[i]._storage.memory) is Foreign for i in changed) and overlap(inputs):
+            return None
+        if not self._same_aliases(inputs, changed):
             return None
         for i in changed:
             self._held.remove(self, self.storages[i])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from farspan.core.command import FUNCTIONAL, INPLACE
+from farspan.core.ops.pool_windows import ints
 
 from .. import plan as plans
 from .graph import Graph, Memory, Step, Window
@@ -65,7 +66,7 @@ def _chain(pool: Step, graph: Graph, readers: dict[Memory, list[Step]]) -> _Chai
         return None
     if relu.form == FUNCTIONAL and _is_written(relu.inputs[0].memory, relu, graph):
         return None
-    if any(m.input >= 0 or m.output for m in (given.memory, at.memory)):
+    if any(m.input >= 0 or m.output for m in (given.memory, at.memory)) or _may_be_empty(pool):
         return None
     order = {id(s): k for k, s in enumerate(graph.steps)}
     after = [s for s in readers[given.memory] if order[id(s)] > order[id(relu)]]
@@ -89,6 +90,15 @@ def _chain(pool: Step, graph: Graph, readers: dict[Memory, list[Step]]) -> _Chai
         and not _is_written(out.memory, pool, graph)
     )
     return _Chain(relu, pool, back, masked) if fits else None
+
+
+def _may_be_empty(pool: Step) -> bool:
+    """Return whether a window may lie in the padding alone, whose maximum is -inf: if it has gaps.
+
+    Padding is half a window at most, so one without gaps has an element.
+    """
+    args = pool.plan.recipe.args(pool.inputs, pool.scalars)
+    return any(d != 1 for d in ints(args[4], 2))
 
 
 def _is_written(memory: Memory, maker: Step, graph: Graph) -> bool:

@@ -76,10 +76,12 @@ def _nll(plan: FlatPlan, step: Step) -> Calls | None:
     rows, classes = step.inputs[0].spec.shape
     index, dtype = np.arange(rows), step.inputs[0].spec.dtype.numpy.type
     kernel, given = step.plan.kernel, step.plan.recipe
-    scalars = step.scalars
+    scalars, ignored = step.scalars, args[4]
+    may_skip = 0 <= ignored < classes  # any other class that is ignored is out of range
 
     def run(logs: Any, target: Any, loss: Any, total: Any) -> None:
-        if target.min() < 0 or target.max() >= classes:
+        odd = target.min() < 0 or target.max() >= classes
+        if odd or (may_skip and (target == ignored).any()):
             made = kernel(np, *given.args([logs, target], scalars))
             loss[...], total[...] = made
             return
@@ -157,7 +159,7 @@ def _taken(plan: FlatPlan, step: Step) -> Calls | None:
     """index_select, embedding and gather: rows or elements go to where the result lies."""
     x, index = (w.spec for w in step.inputs)
     out = step.outs[0].spec
-    if step.form != FUNCTIONAL or not out.contiguous or native.absent() or not x.ndim:
+    if step.form != FUNCTIONAL or not out.contiguous or native.absent() or not rows.moves(x):
         return None
     static = step.plan.recipe.args(step.inputs, step.scalars)
     looks_up = step.op.name == "embedding"

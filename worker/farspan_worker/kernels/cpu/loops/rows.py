@@ -191,6 +191,11 @@ def sums(spec: Spec) -> bool:
     return bool(spec.ndim) and spec.dtype.name in _LLVM
 
 
+def moves(spec: Spec) -> bool:
+    """Return whether elements of this tensor can be copied by a loop."""
+    return bool(spec.ndim) and spec.dtype.itemsize in _MOVED
+
+
 def _gather(plain: Any) -> Any:
     def kernel(xp: Any, self: Any, dim: int, index: Any, sparse_grad: bool) -> Any:
         dim %= self.ndim
@@ -262,7 +267,7 @@ def _sums(self: Any, dim: int, index: Any, src: Any, *rest: Any) -> bool:
 
 
 def _takes(self: Any, dim: int, index: Any, *rest: Any) -> bool:
-    return bool(self.ndim) and self.dtype.itemsize in _MOVED and index.numel >= SMALL
+    return moves(self) and index.numel >= SMALL
 
 
 def _first(grad_output: Any, *rest: Any) -> bool:
