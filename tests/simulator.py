@@ -16,7 +16,8 @@ from typing import Any
 
 from farspan import _ledger, wire
 from farspan.core.command import GET, PUT, ErrorInfo, Failed, Frame, Value
-from farspan_server import history, journal
+from farspan.core.errors import JournalError
+from farspan_server import history
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
@@ -344,7 +345,7 @@ class World:
             return False
         try:
             self.history = history.open_(self.disk, WHERE, "s")
-        except journal.JournalError:
+        except JournalError:
             return False  # its disk fails; somebody will start it again
         past = self.history.past
         kinds = ("cpu",) * self.devices
@@ -394,7 +395,7 @@ class World:
         try:
             for out in outputs:
                 self._carry_out(out)
-        except journal.JournalError as error:
+        except JournalError as error:
             self._give(messages.Fault("JournalError", str(error)))
 
     def _carry_out(self, out: messages.Output) -> None:
@@ -479,7 +480,7 @@ class World:
             return False
         try:
             index = self.history.journal.sync()
-        except journal.JournalError as error:
+        except JournalError as error:
             self._give(messages.Fault("JournalError", str(error)))
             return True
         sequence = self.history.synced(index)

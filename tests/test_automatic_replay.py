@@ -10,6 +10,8 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn, optim
+from farspan._program import Commands, Form, Numbers, Program
+from farspan.core import limits
 from same_bits import bits
 
 Connect = Callable[[bool], Any]
@@ -234,6 +236,60 @@ def test_memory_that_numpy_sees_is_never_late() -> None:
             (x.add_(1).mul(2).add(1).mul(3))
             assert seen[0] == i + 1
         assert session.stats()["replay"]["hits"] == 0
+
+
+class Broken:
+    """Stands for `Replay.take`: fails at each call after the first ones."""
+
+    def __init__(self, take: Any, error: type[BaseException], good: int) -> None:
+        self.take, self.error, self.good = take, error, good
+
+    def __call__(self, *sealed: Any) -> Any:
+        self.good -= 1
+        if self.good < 0:
+            raise self.error
+        return self.take(*sealed)
+
+
+def run_of_five(x: Any) -> Any:
+    return ((x + 1) * 2 - 1) ** 2 / 3
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt])
+def test_a_failure_within_replay_loses_nothing_and_is_heard(
+    connect: Connect, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(True) as session:
+        x, replay = torch.ones(2), session._replays[0]
+        for _ in range(5):
+            assert run_of_five(x).tolist() == [3.0, 3.0]
+        replay.take = Broken(replay.take, error, good=0)
+        result = run_of_five(x)
+        if error is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                session.flush()
+        session.flush()
+        if error is KeyboardInterrupt:
+            del replay.take
+        assert result.tolist() == [3.0, 3.0]
+        hits = session.stats()["replay"]["hits"]
+        for _ in range(5):
+            assert run_of_five(x).tolist() == [3.0, 3.0]
+        defect = error is LookupError
+        assert session.replay is not defect
+        assert (session.stats()["replay"]["hits"] == hits) is defect
+        assert caplog.text.count("a defect in automatic replay") == int(defect)
+        assert ("LookupError" in caplog.text) is defect
+
+
+def test_a_number_given_anew_is_told_anew_whenever_ctrl_c_comes() -> None:
+    numbers, run = Numbers(), Commands()
+    mine = Program(Form(run), (), 0)
+    assert not numbers.use(mine)
+    mine.told = True
+    others = [Program(Form(run), (), 0) for _ in range(limits.PROGRAMS_MAX)]
+    assert not any(map(numbers.use, others)) and mine.number == -1
+    assert not numbers.use(mine) and not mine.told, "a Call now would run another program"
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_what_is_reached_is_looked_at_before_each_call() -> None:
 
 
 def test_a_value_in_the_middle_is_an_error_that_names_the_line() -> None:
-    with torch.connect("local:"):
+    with torch.connect("local:") as session:
 
         @torch.compile
         def f(x: Any) -> Any:
@@ -124,6 +124,7 @@ def test_a_value_in_the_middle_is_an_error_that_names_the_line() -> None:
             f(torch.ones(2))
         assert "torch.where" in str(caught.value)
         assert float(torch.ones(2).sum()) == 2.0
+        assert not session._waits, "nobody waits for what was refused"
 
 
 def test_tensors_that_live_on_are_seen() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import types
 from argparse import Namespace
+from array import array
+from collections import UserDict, UserList, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,7 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn, optim
+from farspan.core import limits
 from same_bits import bits
 
 Compile = Callable[[Any], Any]
@@ -43,6 +47,11 @@ OPTIONS = Namespace()
 SLOTTED = Slotted()
 ARRAY = np.ones(1)
 FLAGS: set[str] = set()
+LATEST = deque([0.0], maxlen=1)
+TABLE: UserDict[str, float] = UserDict(scale=0.0)
+SCALES = UserList([0.0])
+ORDERED = {2.0: 2.0, 3.0: 3.0}
+RAW, BYTES = array("d", [0.0]), bytearray(1)
 SCALED = Scaled()
 
 PLACES: dict[str, tuple[Any, Any]] = {
@@ -56,6 +65,15 @@ PLACES: dict[str, tuple[Any, Any]] = {
         lambda x: x * (3 if "three" in FLAGS else 2),
         lambda v: (FLAGS.clear(), FLAGS.add("three" if v == 3 else "two")),
     ),
+    "deque": (lambda x: x * LATEST[0], LATEST.append),
+    "user's dict": (lambda x: x * TABLE["scale"], lambda v: TABLE.update(scale=v)),
+    "user's list": (lambda x: x * SCALES[0], lambda v: SCALES.__setitem__(0, v)),
+    "order of a dict": (
+        lambda x: x * list(ORDERED.values())[-1],
+        lambda v: ORDERED.update({v: ORDERED.pop(v)}),
+    ),
+    "array of Python's": (lambda x: x * RAW[0], lambda v: RAW.__setitem__(0, v)),
+    "bytes": (lambda x: x * BYTES[0], lambda v: BYTES.__setitem__(0, int(v))),
     "method": (lambda x: SCALED(x), lambda v: GLOBAL.update(scale=v)),
     "class of a module": (lambda x: SCALED(x), lambda v: setattr(Scaled, "factor", v)),
 }
@@ -84,6 +102,25 @@ def test_a_number_is_looked_at_wherever_it_stands(name: str) -> None:
         return results
 
     both(program)
+
+
+@pytest.mark.parametrize("kind", ["count", "iter", "generator"])
+def test_a_function_with_an_iterator_of_its_own_stays_eager(kind: str) -> None:
+    makes = {"count": itertools.count, "iter": lambda: iter(range(9)),
+             "generator": lambda: (n for n in range(9))}  # fmt: skip
+    numbers = makes[kind]()
+    f = torch.compile(lambda x: x * next(numbers))
+    assert [f(torch.ones(())).item() for _ in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert "an iterator" in f.explain(show=False)
+
+
+def test_a_number_in_a_long_array_is_never_an_old_one() -> None:
+    numbers = np.zeros(limits.INLINE_BYTES_MAX)
+    f = torch.compile(lambda x: x * float(numbers[0]))
+    for value in (1.0, 1.0, 2.0, 3.0):
+        numbers[0] = value
+        assert f(torch.ones(())).item() == value
+    assert "too long to look at" in f.explain(show=False)
 
 
 def test_a_function_may_hold_an_op() -> None:

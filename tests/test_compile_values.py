@@ -55,8 +55,8 @@ def test_a_constant_that_is_written_to_or_given_away_is_a_new_one_each_time(sess
 
 def test_values_that_differ_each_time_stay_eager() -> None:
     with torch.connect("local:", replay=False) as session:
-        numbers = itertools.count()
-        f = torch.compile(lambda x: x + torch.tensor([float(next(numbers))]))
+        numbers = [itertools.count()]  # of its own it would be refused as an iterator
+        f = torch.compile(lambda x: x + torch.tensor([float(next(numbers[0]))]))
         for i in range(40):
             assert f(torch.zeros(1)).tolist() == [float(i)]
         assert calls(session) == 0
@@ -133,6 +133,17 @@ def test_a_float_that_is_computed_with_or_looked_at_is_a_guard(session: Any) -> 
     ):
         numbers = [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 2.25, 0.0, -0.0, float("nan"), 0.5]
         compiled(session, function, *numbers)
+
+
+def test_a_float_that_is_judged_in_c_is_a_guard_whatever_two_traces_say(session: Any) -> None:
+    close, one = math.isclose, np.float64(1.0)
+    for function in (
+        lambda x, n: x * n + 100 if math.isclose(n, 1.0) else x * n + 0,
+        lambda x, n: x * n + 100 if close(n, 1.0) else x * n + 0,
+        lambda x, n: x * n + 100 if np.isclose(n, one) else x * n + 0,
+        lambda x, n: x * n if math.isfinite(n) else x + 7,
+    ):
+        compiled(session, function, 2.0, 3.0, 4.0, 1.0, 1.0, float("inf"))
 
 
 def test_arguments_by_name_keep_their_order_and_explain_tells_of_numbers() -> None:

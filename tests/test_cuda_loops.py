@@ -19,6 +19,7 @@ from farspan.core.op import OPS
 from farspan.core.spec import Spec
 from farspan_worker.kernels.cpu.loops import Group, Number, Step
 from farspan_worker.kernels.cpu.loops.group import Unfused
+from farspan_worker.kernels.cpu.loops.trace import trace
 from farspan_worker.kernels.cuda.fused import Fused
 from farspan_worker.kernels.cuda.fused.compiled import options
 from samples import ALL, ROWS, Row
@@ -151,6 +152,18 @@ def test_packs_are_loads_of_16_bytes() -> None:
         fused = one_add(name, (1024,))
         made = nvrtc_host.compile_text(fused.text, options(True), "sm_90")
         assert "ld.global.v" in made and "st.global.v" in made
+
+
+@pytest.mark.parametrize("name", ["_softmax", "_log_softmax"])
+def test_what_meets_its_rows_reduction_is_the_cpus_alone(name: str) -> None:
+    """A kernel here would use sums that it does not have; loops of the CPU walk over rows again."""
+    x, op = Given(np.ones((4, 7), "f4")), OPS[name]
+    _, static, scalars = op.bind(x, -1, False)
+    step = Step(op, static, (0,), tuple(scalars))
+    group = Group((x._spec,), (step,), ((1, x._spec),), False)
+    assert trace(group).rows
+    with pytest.raises(Unfused, match="on a GPU"):
+        Fused(group)
 
 
 def one_add(name: str, shape: tuple[int, ...], scalars: tuple[Any, ...] = ()) -> Fused:

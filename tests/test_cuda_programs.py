@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from fake_cupy import FakeCupy
 from farspan.nn import functional as F
-from farspan_worker import kernels
+from farspan_worker import kernels, snapshot
 from farspan_worker.backend import HOST
+from farspan_worker.engine import Engine
 from farspan_worker.kernels import cuda
 from farspan_worker.kernels.cuda.graphs import Graphs
 
@@ -202,7 +203,12 @@ def test_tf32_is_state_of_the_session(session: Any) -> None:
         assert (x @ x).sum().item() == 8 and backend.math.matmul_tf32
         with farspan.connect("local:", devices="cuda:1") as other:
             farspan.ones(1, device="cuda:0").item()
-            assert other.transport.engines[1].backend.math.matmul_tf32
+            engine = other.transport.engines[1]
+            assert engine.backend.math.matmul_tf32
+            made = Engine("cuda:0", xp=None if REAL else FakeCupy())
+            snapshot.restore(made, snapshot.take(engine))
+            assert made.backend.math.matmul_tf32
+            made.close()
         farspan.set_float32_matmul_precision("highest")
         assert (x @ x).sum().item() == 8 and not backend.math.matmul_tf32
         assert farspan.backends.cuda.matmul.allow_tf32 is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.wire.envelopes import (
     decode_header,
@@ -108,3 +109,10 @@ def test_bytes_are_left_to_protobuf_or_read_alike(data: bytes) -> None:
         pb.Down.FromString(data)
     except DecodeError:
         assert parts is None
+
+
+def test_a_negative_number_is_refused_not_sent_as_another() -> None:
+    with pytest.raises(ValueError, match="byte must be"):
+        encode_value(1, 0, (-3,), b"abc")
+    with pytest.raises(ValueError, match="byte must be"):
+        encode_short((1, -1), ([], [], [], [], [], []), [])

@@ -424,6 +424,42 @@ def _send_raw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "encode", lambda m: m.raw if isinstance(m, Raw) else encode(m))
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [{"frames": (b"\xff",)}, {"pieces": (wire.SharedPiece(9, 1, 1, 0, 0, 1),)}],
+    ids=lambda rest: next(iter(rest)),
+)
+def test_a_hello_with_a_bad_rest_leaves_no_session_behind(
+    cluster: Cluster, rest: dict[str, Any]
+) -> None:
+    cluster.start()
+    assert cluster.gateway is not None
+    sessions = cluster.gateway.service._sessions
+    bearer = (("authorization", f"Bearer {TOKEN}"),)
+    with grpc.insecure_channel(cluster.address.removeprefix("grpc://")) as channel:
+        call = channel.stream_stream(f"/{wire.SERVICE}/Session")
+        first = wire.encode(wire.Up(hello=wire.Hello(HASH), **rest))
+        told = [wire.decode(wire.Down, m) for m in call(iter([first]), metadata=bearer, timeout=10)]
+    events = [event for down in told for data in down.events for event in wire.decode_events(data)]
+    assert [event.kind for event in events] == ["ProtocolError"]
+    cluster.until(lambda: not sessions)
+
+
+def test_a_defect_of_the_gateway_is_an_error_at_the_client_and_no_hang(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = cluster.start().connect()
+
+    def defect(data: bytes) -> Any:
+        raise LookupError("a defect")
+
+    monkeypatch.setattr(wire, "frame_header", defect)
+    client.transport.send(put(1, b"x"))
+    lost = client.lost()
+    assert lost.kind == "ServiceError" and "a defect" in lost.message
+    assert "could not be taken" in caplog.text
+
+
 def test_an_oversize_message_ends_that_stream_and_leaves_others_served(cluster: Cluster) -> None:
     good = cluster.start().connect()
     options = {**OPTIONS, "grpc.max_send_message_length": 64 * limits.MiB}

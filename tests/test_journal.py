@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from farspan.core import limits
+from farspan.core.errors import JournalError
 from farspan_server.disk import Disk, RealDisk
-from farspan_server.journal import HEAD, Journal, JournalDamagedError, JournalError, Record, reopen
+from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, reopen
 from faulty_disk import FaultyDisk
 
 WHERE = Path("session")
@@ -200,3 +201,16 @@ def test_a_failed_sync_is_never_tried_again() -> None:
     assert journal.durable == durable - 1
     with pytest.raises(JournalError):
         journal.append(FRAME, b"x")
+
+
+def test_a_removed_segment_holds_no_file_and_no_space_if_nobody_syncs(tmp_path: Path) -> None:
+    journal = filled(RealDisk(), tmp_path / "s", 10)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for k in range(20):
+        kept = journal.roll()
+        journal.append(FRAME, b"%d" % k)
+        journal.forget_before(kept)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert journal.sync() == journal.last
+    assert [bytes(r.payload) for r in journal.read(kept + 1)] == [b"19"]
+    journal.close()

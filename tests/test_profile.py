@@ -11,7 +11,7 @@ from typing import Any
 
 import farspan
 import pytest
-from farspan import _profile
+from farspan import _perfetto, _profile
 from farspan.core import limits
 from farspan.core.errors import ProgramError
 
@@ -172,6 +172,24 @@ def test_too_many_records_are_counted_not_kept(
     assert sum(e.get("cat") == "op" for e in profile.events) == 5
     assert any("too many" in note for note in profile.notes)
     check_rules(profile.events)
+
+
+def test_an_answer_that_came_before_the_call_returned_keeps_the_rules() -> None:
+    """The thread that sends may be put aside between handing a frame over and its clock."""
+    records = _profile.Records(
+        sends=[(7, 1, 1_000, 9_000, 0, 1)], deliveries=[(8, "acked", 6_000, 6_500, 1)],
+        threads={7: "MainThread", 8: "gRPC"},
+    )  # fmt: skip
+    told = {"boot": _perfetto.our_boot(), "pid": os.getpid() + 1, "now_ns": 9_500}
+    told |= {"frames": [(1, 2_000, 3_000)], "answers": [(1, 4_000, 5_000)]}
+    elsewhere = [_profile.Elsewhere("gateway", told, [])]
+    events = _perfetto.events(records, elsewhere, {"gateway": (0, 0)})
+    check_rules(events)
+    ranges = [(e["name"], e["ph"], e["ts"]) for e in events if e.get("cat") == "wire"]
+    assert ranges == [
+        ("frame 1 up", "b", 1.0), ("frame 1 up", "e", 1.0),
+        ("frame 1 done, down", "b", 4.0), ("frame 1 done, down", "e", 5.0),
+    ]  # fmt: skip
 
 
 def test_a_clock_of_another_machine_is_estimated_from_the_shortest_round_trip() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +20,8 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn
+from farspan.core import limits, link
+from farspan_server.downloads import Downloads
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +150,11 @@ def test_a_snapshot_takes_the_place_of_what_led_to_it(journalled: tuple[str, str
     with torch.connect(address, token=token, timeout=30) as session:
         torch.manual_seed(0)
         x = torch.zeros(1000)
-        (directory,) = (d for g in journal.iterdir() for d in g.iterdir())
         began = time.monotonic()
+        while len(found := [d for g in journal.iterdir() for d in g.iterdir()]) > 1:
+            assert time.monotonic() - began < 10  # a thread removes those of the tests before
+            time.sleep(0.01)
+        (directory,) = found
         while not list(directory.glob("snapshot-*")) or len(list(directory.iterdir())) > 4:
             x = x + torch.rand(1000)
             x.sum().item()
@@ -237,3 +243,91 @@ def test_programs_go_on_with_the_same_rounding(journalled: tuple[str, str, Path]
 
         found = compiled(60, between)
     assert found == expected
+
+
+def test_a_value_that_nobody_fetches_holds_up_no_snapshot() -> None:
+    async def run() -> None:
+        downloads = Downloads()
+        first, last = link.chunks(7, bytes(limits.CHUNK_BYTES + 1))
+        await downloads.put(first)
+        assert downloads.busy  # a worker that dies now must tell the rest
+        await downloads.put(last)
+        assert not downloads.busy
+        assert len(b"".join([c async for c in downloads.take(7)])) == limits.CHUNK_BYTES + 1
+
+    asyncio.run(run())
+
+
+def _models() -> dict[str, Callable[[], tuple[Any, Callable[[Any], Any]]]]:
+    def mlp() -> tuple[Any, Callable[[Any], Any]]:
+        net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
+        return net, net
+
+    def cnn() -> tuple[Any, Callable[[Any], Any]]:
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
+        return net, lambda x: net(x.view(-1, 1, 8, 8))
+
+    def transformer() -> tuple[Any, Callable[[Any], Any]]:
+        block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        head = nn.Linear(16, 10)
+        net = nn.ModuleList([block, head])
+        return net, lambda x: head(block(x.view(-1, 4, 16)).mean(1))
+
+    return {"mlp": mlp, "cnn": cnn, "transformer": transformer}
+
+
+def _digits(name: str, steps: int, at: Callable[[str], None]) -> list[bytes]:
+    """Train on scikit-learn's digits; `at` hears which phase begins."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    torch.manual_seed(11)
+    net, forward = _models()[name]()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    order = np.random.default_rng(2)
+    losses = []
+    for _ in range(steps):
+        chosen = order.integers(0, len(images), 64)
+        at("upload")
+        x = torch.tensor((images[chosen] / 16).astype("float32"))
+        y = torch.tensor(labels[chosen])
+        at("forward")
+        loss = nn.functional.cross_entropy(forward(x), y)
+        at("backward")
+        optimizer.zero_grad()
+        loss.backward()
+        at("step")
+        optimizer.step()
+        losses.append(loss.item())
+    return [np.array(losses).tobytes(), *(bytes(p.detach().numpy()) for p in net.parameters())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
+def test_seven_kills_in_every_phase_change_no_bit(
+    journalled: tuple[str, str, Path], name: str
+) -> None:
+    address, token, _ = journalled
+    with torch.connect(address, token=token, timeout=30):
+        expected = _digits(name, 160, lambda phase: None)
+    rng = random.Random(name)
+    phases = dict.fromkeys(("upload", "forward", "backward", "step"), 0)
+    moments = iter(sorted(rng.sample(range(40, 640), 7)))
+    due, count = next(moments), 0
+    with torch.connect(address, token=token, timeout=30) as session:
+
+        def at(phase: str) -> None:
+            nonlocal due, count
+            count += 1
+            if count >= due:
+                time.sleep(rng.uniform(0, 0.01))  # anywhere in what was sent before
+                kill_worker(session)
+                phases[phase] += 1
+                due = next(moments, 10**9)
+
+        found = _digits(name, 160, at)
+    print(f"{name}: kills by phase {phases}")
+    assert found == expected and sum(phases.values()) == 7

@@ -116,6 +116,68 @@ def test_frames_before_the_workers_are_held_and_claim_once() -> None:
     assert outs == [messages.Forward(0, bytes(10)), messages.Forward(0, bytes(3))]
 
 
+def journalled(devices: int = 1) -> sessions.Session:
+    session = sessions.Session(("cpu",) * devices, 60.0, journalled=True)
+    session.handle(messages.Reserve(), 0)
+    assert session.handle(messages.Assigned(), 0) == []
+    return session
+
+
+def test_bytes_uploaded_before_the_first_frame_are_replayed_too() -> None:
+    session = journalled()
+    assert session.handle(messages.Bereft("gone"), 1) == [messages.Rest(), messages.Claim()]
+    assert session.handle(messages.Assigned(), 2) == [messages.Replay(1, 0)]
+    assert session.handle(frame(1), 3)[1:] == [messages.Forward(0, bytes(10))]
+
+
+def test_a_session_that_ends_every_worker_ends_itself() -> None:
+    session = journalled()
+    session.handle(frame(1), 0)
+    for _ in range(limits.RECOVERIES_MAX):
+        assert session.handle(messages.Bereft("gone"), 1)[0] == messages.Rest()
+        session.handle(messages.Assigned(), 1)
+    (end,) = session.handle(messages.Bereft("gone"), 1)
+    assert isinstance(end, messages.End) and end.kind == "WorkerLostError"
+
+
+def test_workers_lost_one_by_one_end_no_session_that_goes_on() -> None:
+    session, now = journalled(), 0.0
+    for k in range(5 * limits.RECOVERIES_MAX):
+        if k % 2:
+            now += 2 * limits.START_S  # idle, and its workers lived
+        else:
+            session.handle(frame(session.received + 1), now)
+            session.handle(messages.EventsIn(0, session.received, b""), now)
+        assert session.handle(messages.Bereft("gone"), now)[0] == messages.Rest()
+        session.handle(messages.Assigned(), now)
+        for sequence in range(1, session.received + 1):
+            again = frame(sequence)
+            session.handle(messages.Again(again.header, again.data), now)
+
+
+def test_a_replay_gives_as_many_frames_as_the_client_had_under_way() -> None:
+    session = journalled(2)
+    for sequence in range(1, limits.CREDIT_FRAMES + 1):
+        session.handle(frame(sequence, device=sequence > 1), 0)
+    session.handle(messages.Bereft("gone"), 0)
+    session.handle(messages.Assigned(), 0)
+    for sequence in range(1, limits.CREDIT_FRAMES + 1):  # the first one waits for bytes behind
+        assert session.room
+        again = frame(sequence, device=sequence > 1)
+        assert len(session.handle(messages.Again(again.header, again.data), 0)) == 1
+        session.handle(messages.EventsIn(1, sequence if sequence > 1 else 0, b""), 0)
+    assert not session.room
+    session.handle(messages.EventsIn(0, 1, b""), 0)
+    assert session.room
+
+
+def test_without_a_way_back_the_lease_ends_a_journalled_session_too() -> None:
+    session = journalled()
+    session.handle(messages.ClientGone(), 0)
+    (end,) = session.handle(messages.Tick(), 60.0)
+    assert isinstance(end, messages.End)
+
+
 # --- pool ----------------------------------------------------------------------------------------
 def worker(name: str, epoch: int = 1, kind: str = "cpu", supervised: bool = True) -> pools.Worker:
     return pools.Worker(name, epoch, "127.0.0.1:1", b"k" * 32, kind, "h", 1, supervised)

@@ -291,3 +291,15 @@ def test_a_header_with_any_byte_changed_does_nothing_worse_than_an_error() -> No
             snapshot.restore(Engine(memory_bytes_max=1 << 24), changed)
         except (ProtocolError, OutOfMemoryError):
             continue
+
+
+def test_a_structure_that_could_not_be_read_again_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine()
+    data = snapshot.take(engine)
+    monkeypatch.setattr(snapshot.limits, "SNAPSHOT_HEADER_BYTES_MAX", 100)
+    with pytest.raises(OutOfMemoryError, match="too large to be restored"):
+        snapshot.take(engine)
+    with pytest.raises(ProtocolError, match="a header of"):
+        snapshot.restore(Engine(), data)

@@ -25,6 +25,7 @@ class Recorder:
     """An engine: `answer(frame, transfers)` gives the events; it remembers what it was handed."""
 
     timeline = None
+    steady = False
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer or (lambda frame, transfers: [])
@@ -65,9 +66,11 @@ class Rig:
             for purpose in (link.CONTROL, link.BULK)
         )
 
-    def open(self, channel: int, *, tenant: str = "anna", device: int = 0, peers: Any = ()) -> None:
+    def open(
+        self, channel: int, *, tenant: str = "anna", device: int = 0, peers: Any = (), **more: Any
+    ) -> None:
         devices = tuple(peers) or (link.Peer(0, self.address, KEY.hex(), 1),)
-        body = link.Open(f"s{channel}", tenant, device, devices, 4 * BIG)
+        body = link.Open(f"s{channel}", tenant, device, devices, 4 * BIG, **more)
         self.control.send(link.pack_open(channel, body))
 
     def frame(self, channel: int, sequence: int, transfers: tuple[int, ...] = ()) -> None:
@@ -165,6 +168,21 @@ def test_a_frame_waits_for_its_bytes_and_holds_up_no_other_session(rigs: Any) ->
     assert rig.engines[0].seen == [(1, {70: data}), (2, {})]
 
 
+def test_a_cut_among_frames_that_wait_takes_no_credit(rigs: Any) -> None:
+    """A client may have all its credits under way, and a replay what came meanwhile as well."""
+    rig = rigs()
+    for channel, frames in ((1, limits.CREDIT_FRAMES), (2, 2 * limits.CREDIT_FRAMES)):
+        rig.open(channel, steady=channel == 2)
+        rig.frame(channel, 1, (7,))
+        rig.control.send(link.pack_cut(channel, 1))
+        for sequence in range(2, frames + 1):
+            rig.frame(channel, sequence)
+        rig.upload(channel, link.marker(1, 0), b"")
+        rig.upload(channel, 7, b"x")
+        for sequence in range(1, frames + 1):
+            assert rig.applied() == (channel, sequence, [])
+
+
 def test_bytes_may_come_before_their_session(rigs: Any) -> None:
     rig = rigs()
     rig.upload(5, 70, b"1234")
@@ -231,6 +249,32 @@ def test_a_peer_out_of_reach_ends_the_session_with_a_reason(rigs: Any) -> None:
     (lost,) = rig.applied()[2]
     assert isinstance(lost, Lost) and lost.kind == "WorkerLostError"
     assert rig.engines[0].closed.wait(5)
+
+
+def test_a_peer_out_of_reach_is_no_news_for_the_client_of_a_session_that_goes_on(rigs: Any) -> None:
+    """The peer died, which the gateway sees in its own time; until then its client waits."""
+    rig = rigs(lambda frame, transfers: [Send(1, 70, 0, (4,), b"1234")])
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    nowhere = link.Peer(1, f"127.0.0.1:{port}", KEY.hex(), 1)
+    rig.open(5, peers=(link.Peer(0, rig.address, KEY.hex(), 1), nowhere), steady=True)
+    rig.frame(5, 1)
+    kinds = []
+    while not kinds or kinds[-1] != link.CLOSE:
+        header, payload = rig.control.receive()
+        if header.kind != link.HEARTBEAT:
+            kinds.append(header.kind)
+            assert header.kind == link.CLOSE or link.unpack_events(payload)[1].nbytes == 0
+    assert kinds == [link.EVENTS, link.CLOSE]
+
+
+def test_a_refused_session_that_is_replayed_is_closed(rigs: Any) -> None:
+    rig = rigs()
+    rig.open(1, tenant="anna")
+    rig.open(2, tenant="bert", steady=True, restore=True)
+    channel, _, (lost,) = rig.applied()
+    assert channel == 2 and isinstance(lost, Lost) and lost.kind == "CapacityError"
+    assert next_of(rig.control, link.CLOSE)[0].channel == 2
 
 
 @pytest.mark.parametrize("payload", [b"\x01", b"\xff" * 40, encoded(1, device=3)])

@@ -126,8 +126,6 @@ class Answers:
         self._ask(device, (), cmd.GET_RELEASE)
 
     def _ask(self, device: int, ids: tuple[int, ...], kind: int, about: int = 0) -> Value:
-        request = next(self._requests)
-        wait = self._waits[request] = Wait()
         site = call_site()
         if self.traced is not None and self.tracer == threading.get_ident():
             raise ControlFlowError(
@@ -136,6 +134,8 @@ class Answers:
                 "instead, read the value after the call, or leave the function uncompiled"
             )
         self._syncs[site] = self._syncs.get(site, 0) + 1
+        request = next(self._requests)
+        wait = self._waits[request] = Wait()
         try:
             with self._lock:
                 self.issue(device, cmd.GET, 0, ids, (request, kind, about))

@@ -12,6 +12,10 @@ import functools
 import sys
 import types
 from argparse import Namespace
+from array import array
+from collections import UserDict, UserList, deque
+from collections.abc import Iterator
+from io import IOBase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 _FIXED = (Function, Op)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Device, slice, type(...))
 _GONE = object()
+#: What reads a float in C, so that its tag does not hear of it, and answers yes or no.
+_JUDGES = frozenset(("allclose", "isclose", "isfinite", "isinf", "isnan", "signbit"))
+_IN_C = frozenset(("math", "cmath", "numpy"))
 
 
 class Rate:
@@ -74,6 +81,9 @@ class World:
         self.by_value: list[Rate] = []
         self._values: list[float] = []
         self.full = False
+        self.has_judges = False  # it reaches math or numpy, and names one of `_JUDGES`
+        self._in_c = False
+        self.unsure = ""  # what a function has a name for that cannot be looked at; "" if nothing
         self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
@@ -93,6 +103,7 @@ class World:
                         self._used.add((key, name))
                         self._dicts.append((space, name, space[name]))
                         self._walk_member(space[name])
+        self.has_judges |= self._in_c and not _JUDGES.isdisjoint(self._names)
         if "param_groups" in self._names:  # a function that takes numbers out of it by itself
             for rate in self.rates:
                 rate.tag.seen = True
@@ -120,7 +131,10 @@ class World:
         self._seen[id(value)] = value
         if isinstance(value, Tensor):
             self.tensors.append(value)
+        elif isinstance(value, types.BuiltinFunctionType):
+            self.has_judges |= value.__module__ in _IN_C and value.__name__ in _JUDGES
         elif isinstance(value, types.ModuleType):
+            self._in_c |= value.__name__ in _IN_C
             if _is_users(value.__name__, getattr(value, "__file__", None)):
                 self._spaces.setdefault(id(value), value.__dict__)
         elif isinstance(value, type):
@@ -128,6 +142,11 @@ class World:
         elif isinstance(value, np.ndarray):
             if value.nbytes <= limits.INLINE_BYTES_MAX and not value.dtype.hasobject:
                 self._arrays.append((value, value.tobytes()))
+            else:
+                self.unwatched = True
+        elif isinstance(value, (bytearray, array)):
+            if memoryview(value).nbytes <= limits.INLINE_BYTES_MAX:
+                self._lists.append((value, tuple(value)))
             else:
                 self.unwatched = True
         elif isinstance(value, (Generator, Session)):
@@ -139,10 +158,10 @@ class World:
         elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
             self._walk_function(value, depth)
         elif isinstance(value, dict):
-            self._size(value)
+            self._lists.append((value, tuple(value)))  # the order of its keys, too
             self._walk_dict(value, self._dicts, depth)
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            if isinstance(value, (list, set)):
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            if not isinstance(value, (tuple, frozenset)):
                 self._lists.append((value, tuple(value)))
             for item in value:
                 self.walk(item, depth + 1)
@@ -221,7 +240,7 @@ class World:
             except ValueError:  # not bound yet
                 continue
             self._cells.append((cell, content))
-            self.walk(content, depth + 1)
+            self._walk_named(content, depth)
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             self.walk(default, depth + 1)
         if not value.__code__.co_filename.startswith(_OWN):
@@ -230,7 +249,15 @@ class World:
                 if name in value.__globals__:
                     content = value.__globals__[name]
                     self._dicts.append((value.__globals__, name, content))
-                    self.walk(content, depth + 1)
+                    self._walk_named(content, depth)
+
+    def _walk_named(self, value: Any, depth: int) -> None:
+        """Note what a function's own names stand for; what cannot be looked at, too."""
+        if isinstance(value, Iterator) and not isinstance(value, IOBase):
+            self.unsure = "an iterator, which gives another thing each time"
+        elif isinstance(value, np.ndarray) and value.nbytes > limits.INLINE_BYTES_MAX:
+            self.unsure = "an array that is too long to look at before each call"
+        self.walk(value, depth + 1)
 
     # --------------------------------------------------------------------------------- checks --
     def tag(self) -> None:
@@ -286,8 +313,8 @@ class World:
             have = getattr(owner, name, _GONE)
             if have is not value and not _equal(have, value):
                 return False
-        for array, data in self._arrays:
-            if array.tobytes() != data:
+        for numbers, data in self._arrays:
+            if numbers.tobytes() != data:
                 return False
         return list(map(len, self._sized)) == self._sizes
 
@@ -304,7 +331,7 @@ def _equal(have: Any, value: Any) -> bool:
 
 def _is_ours_or_users(value: Any) -> bool:
     """Return whether an object's attributes are worth a look: not what a library keeps inside."""
-    if isinstance(value, (types.SimpleNamespace, Namespace)):
+    if isinstance(value, (types.SimpleNamespace, Namespace, UserDict, UserList)):
         return True
     cls = type(value)
     if not (hasattr(value, "__dict__") or _slots_of(cls)):

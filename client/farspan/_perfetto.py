@@ -138,8 +138,12 @@ class _Trace:
         )  # fmt: skip
 
     def range(self, pid: int, name: str, cat: str, id_: int, begun: int, ended: int) -> None:
-        """Add an asynchronous range, which may overlap others."""
-        for ph, at in (("b", begun), ("e", max(ended, begun))):
+        """Add an asynchronous range, which may overlap others; empty if its end was noted first.
+
+        A message may be read, even answered, before the call that sent it has returned: it ends
+        when it was read, lest it overlap the range of the answer, which has the same id.
+        """
+        for ph, at in (("b", min(begun, ended)), ("e", ended)):
             self.events.append(
                 {"name": name, "cat": cat, "ph": ph, "id": id_, "pid": pid, "tid": 0,
                  "ts": self.at(at), "args": {}}

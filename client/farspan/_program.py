@@ -315,6 +315,7 @@ class Numbers:
             other = reference()
             if other is not None and other.number == number:
                 other.number = -1
+        program.told = False  # first: after a Ctrl-C the worker has nothing by that number
         program.number = number
         self._owners[number] = weakref.ref(program, self.gone.append)
         return False

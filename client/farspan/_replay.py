@@ -301,8 +301,9 @@ class Replay:
 
     def _announce(self, program: Program, out: Outgoing) -> None:
         """Let the worker know a program, unless it does."""
+        if program.number < 0:
+            self._defining.append(program)  # first: a Ctrl-C within `use` is `lose`'s to undo
         if not self.numbers.use(program):
-            self._defining.append(program)
             define = program.define(self.lane.device)
             out.add([(define, [None] * len(define))])
 

@@ -103,9 +103,9 @@ class Session(Answers):
         self._replays = [Replay(lane, replay) for lane in self.lanes]
         self._calls = 0  # Calls sent
         self._applied = 0  # ops and backward passes sent by themselves
-        #: While a function is traced: every frame that left, and its numbers as they were given.
         self.generators: set[int] = set()  # ids of those that are no default
         self.tracer = 0  # the thread that traces
+        #: While a function is traced: every frame that left, and its numbers as they were given.
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
         self._sequence = 0
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
@@ -124,9 +124,8 @@ class Session(Answers):
         for lane in self.lanes:
             self._begin(lane)
         if self._has_timer:
-            threading.Thread(
-                target=_flush_late, args=(weakref.ref(self), self._owed), daemon=True
-            ).start()
+            mine = (weakref.ref(self), self._owed)
+            threading.Thread(target=_flush_late, args=mine, daemon=True).start()
 
     # ---------------------------------------------------------------------------------- issue --
     def new_id(self) -> int:
@@ -329,21 +328,26 @@ class Session(Answers):
         sealed, count = lane.seal(all_frees)
         last, commands = max(sealed[0].numbers, default=0), lane.commands
         replay = self._replays[lane.device]
-        out, held = (sealed,), []
+        out, held, failure = (sealed,), [], None
         if self.traced is not None:
             self._watch(*sealed)
         elif replay.on:
             try:
                 out, held = replay.take(*sealed)
-            except BaseException:  # Ctrl-C: all of it goes as it came
+            except BaseException as error:  # Ctrl-C, or a defect: all of it goes as it came
                 replay.lose()
-                out, held = (*replay.held, sealed), []
+                out, held, failure = (*replay.held, sealed), [], error
         # No calls from here on, so a Ctrl-C or another thread finds all of it done, or none.
         self._ready += out
         replay.held = held
         del commands[:count]
         lane.sealed_number = last or lane.sealed_number
         self._sealed_commands += count
+        if isinstance(failure, Exception):
+            replay.switch(False)
+            log.error("a defect in automatic replay, which is off from now on", exc_info=failure)
+        elif failure is not None:
+            raise failure
 
     def note_region(self) -> None:
         """Note that a compiled function has run eagerly: a run with it may be rounded elsewhere."""

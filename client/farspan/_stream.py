@@ -51,7 +51,9 @@ class Stream:
         self._core = _core_of(self._call)
         if self._core is not None:
             self._call.add_done_callback(lambda _: self._finish())
-            if not self._core.receive(self._received):
+            with Uninterrupted():
+                receives = self._core.receive(self._received)
+            if not receives:
                 self._finish()
         else:
             threading.Thread(target=self._read, name="farspan-reader", daemon=True).start()
@@ -84,7 +86,8 @@ class Stream:
         while self._waiting and self._turn.acquire(blocking=False):
             begun = False
             try:
-                begun = self._send_next()
+                # Once more: since the first look another thread may have had a turn, and sent all.
+                begun = bool(self._waiting) and self._send_next()
             finally:
                 if not begun:
                     self._turn.release()

@@ -252,6 +252,8 @@ def trace(
     """
     world = World()
     world.reach(roots)
+    for tag in tags:
+        tag.seen = world.has_judges
     known = _Known(world, arguments)
     watched = _Watched(session._numbers)
     try:
@@ -370,6 +372,8 @@ class _Maker:
         run, device = self._commands()
         if self.world.full:
             raise Refused("it reaches too much to look at before each call", True)
+        if self.world.unsure:
+            raise Refused(f"it has a name for {self.world.unsure}", True)
         if not self.world.unchanged():
             raise Refused("it changes what it reaches in Python: attributes, lists or options")
         if run.puts:

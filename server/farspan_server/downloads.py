@@ -26,6 +26,7 @@ class _Transfer:
         self.changed = asyncio.Event()
         self.taken = False
         self.end = 0  # bytes that have come
+        self.whole = False  # all have come, or why they never will
 
 
 class Downloads:
@@ -45,7 +46,7 @@ class Downloads:
         if self._over is not None or chunk.transfer in self._over_with:
             return
         transfer = self._transfers.get(chunk.transfer)
-        if transfer is not None and chunk.offset < transfer.end:
+        if transfer is not None and chunk.offset < transfer.end and not chunk.failed:
             return  # a replay: it has come, with the same bits
         if transfer is None:
             if chunk.offset:
@@ -55,6 +56,7 @@ class Downloads:
             transfer = self._transfers[chunk.transfer] = _Transfer()
         transfer.chunks.append(chunk)
         transfer.end = chunk.offset + len(chunk.data)
+        transfer.whole = chunk.last or chunk.failed
         transfer.changed.set()
         try:
             async with asyncio.timeout(STALL_S):
@@ -95,8 +97,8 @@ class Downloads:
 
     @property
     def busy(self) -> bool:
-        """Whether bytes of a value are still under way."""
-        return bool(self._transfers)
+        """Whether bytes of a value are still to come; those that have come need no worker."""
+        return not all(each.whole for each in self._transfers.values())
 
     def fail(self, error: FarspanError) -> None:
         """End all transfers, also those to come."""

@@ -160,7 +160,7 @@ class Gateway:
     # --- the control stream ----------------------------------------------------------------------
     async def _session(self, _: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            live = await self._open(context)
+            live, first = await self._open(context)
         except FarspanError as error:
             log.info("a session was refused: %s", error)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
@@ -173,7 +173,7 @@ class Gateway:
             lambda message: self._written(live, *message),
         )
         live.look = writer.look
-        reader = asyncio.create_task(self._read(live, context))
+        reader = asyncio.create_task(self._read(live, first, context))
         try:
             await writer.finish()
         except TimeoutError:
@@ -187,7 +187,8 @@ class Gateway:
             live.passing.written(down.applied)
         self.service.written(live, count, down.applied)
 
-    async def _open(self, context: grpc.aio.ServicerContext) -> Live:
+    async def _open(self, context: grpc.aio.ServicerContext) -> tuple[Live, wire.Up]:
+        """Return a new session, and the message with its hello, whose rest is yet to be taken."""
         try:
             async with asyncio.timeout(limits.CONNECT_S):
                 first = await context.read()
@@ -198,12 +199,11 @@ class Gateway:
         up = wire.decode(wire.Up, first)
         if up.hello is None:
             raise ProtocolError("session: the first message has no hello")
-        live = self.service.open(self._tenant(context), up.hello)
-        await self._take(live, up)
-        return live
+        return self.service.open(self._tenant(context), up.hello), up
 
-    async def _read(self, live: Live, context: grpc.aio.ServicerContext) -> None:
+    async def _read(self, live: Live, first: wire.Up, context: grpc.aio.ServicerContext) -> None:
         try:
+            await self._take(live, first)
             while isinstance(message := await context.read(), bytes):
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
@@ -216,6 +216,16 @@ class Gateway:
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
     async def _take(self, live: Live, up: wire.Up) -> None:
+        try:
+            await self._pass(live, up)
+        except FarspanError:
+            raise
+        except Exception as error:  # a defect of ours: its client would wait for ever
+            log.exception("session %s: a message could not be taken", live.id)
+            fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
+            self.service.give(live, fault)
+
+    async def _pass(self, live: Live, up: wire.Up) -> None:
         for piece in up.pieces:
             await self.service.piece(live, piece)
         for data in up.frames:

@@ -8,6 +8,7 @@ No time or network; the disk is passed in. `session.py` decides, this remembers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -83,11 +84,17 @@ class History:
         self._commits: deque[tuple[int, int, set[str]]] = deque()
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, session: str, secret: str) -> History:
-        """Return the history of a new session; it survives a loss of power. JournalError."""
-        made = cls(disk, directory, Journal.create(disk, directory, session), Past())
+    def create(
+        cls, disk: Disk, directory: Path, session: str, secret: str, syncs: bool = True
+    ) -> History:
+        """Return the history of a new session. JournalError.
+
+        syncs: wait until it survives a loss of power.
+        """
+        made = cls(disk, directory, Journal.create(disk, directory, session, syncs), Past())
         made.epoch(1, secret)
-        made.journal.sync()
+        if syncs:
+            made.journal.sync()
         return made
 
     @property
@@ -114,9 +121,9 @@ class History:
             self.journal.roll()
         return index
 
-    def give_up(self, device: int, transfer: int) -> None:
-        """Keep that an upload will not go on. JournalError."""
-        self.chunk(Chunk(device, transfer, 0, 0, GIVEN_UP, memoryview(b"")))
+    def give_up(self, device: int, transfer: int) -> int:
+        """Keep that an upload will not go on; return its record. JournalError."""
+        return self.chunk(Chunk(device, transfer, 0, 0, GIVEN_UP, memoryview(b"")))
 
     def epoch(self, epoch: int, secret: str) -> None:
         """Note who may send from now on. JournalError."""
@@ -155,7 +162,8 @@ class History:
             _, begin, old = self._commits.popleft()
             self.journal.forget_before(begin)
             for name in old:
-                self._disk.remove(self._directory / name)
+                with contextlib.suppress(OSError):  # it is only space
+                    self._disk.remove(self._directory / name)
         return sequence
 
     # --- reading ---------------------------------------------------------------------------------
@@ -185,7 +193,8 @@ class History:
 
 
 def _chunk(record: Record) -> Chunk:
-    return Chunk(*_CHUNK.unpack_from(record.payload), record.payload[_CHUNK.size :])
+    device, transfer, total, offset, flags = _CHUNK.unpack_from(record.payload)
+    return Chunk(device, transfer, total, offset, flags, record.payload[_CHUNK.size :])
 
 
 def open_(disk: Disk, directory: Path, session: str) -> History:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from farspan.core import limits
-from farspan.core.errors import ServiceError
+from farspan.core.errors import JournalError
 
 from farspan_server.disk import Buffer, Disk, File
 
@@ -37,11 +37,7 @@ _SUFFIX: Final = ".journal"
 WATERMARK: Final = "watermark"
 
 
-class JournalError(ServiceError):
-    """The journal cannot be written: the disk is full or fails. What was durable still is."""
-
-
-class JournalDamagedError(ServiceError):
+class JournalDamagedError(JournalError):
     """A journal on disk is not as it was written; the message names the file and the place."""
 
 
@@ -67,13 +63,13 @@ class Journal:
         self._file: File | None = None
         self._failed: str = ""
         self._lock = threading.Lock()  # guards what both threads look at: all above and below
-        self._unsynced: list[File] = []  # files before the last one with bytes to sync
+        self._unsynced: dict[int, File] = {}  # before the last one, to sync: by their HEAD's index
         self._dirty = False  # names in the directory to sync
         self.durable = index - 1  # index of the last record that survives a loss of power
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, session: str) -> Journal:
-        """Return the journal of a new session. JournalError."""
+    def create(cls, disk: Disk, directory: Path, session: str, syncs: bool = True) -> Journal:
+        """Return the journal of a new session; syncs: wait until it survives. JournalError."""
         digest = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES]
         made = cls(disk, directory, 0, digest)
         try:
@@ -81,7 +77,8 @@ class Journal:
         except OSError as error:
             raise made._fail(error) from error
         made.roll()
-        made.sync()
+        if syncs:
+            made.sync()
         return made
 
     @property
@@ -126,7 +123,7 @@ class Journal:
             except OSError as error:
                 raise self._fail(error) from error
             if before is not None:
-                self._unsynced.append(before)
+                self._unsynced[self._segments[-1][0]] = before
             self._dirty = True
             self._bytes = 0
             self._segments.append((self._index, 0))
@@ -179,7 +176,7 @@ class Journal:
         with self._lock:
             if self._failed:
                 raise JournalError(self._failed)
-            files, self._unsynced = self._unsynced, []
+            files, self._unsynced = list(self._unsynced.values()), {}
             last, digest, current = self._index - 1, self._digest, self._file
             dirty, self._dirty = self._dirty, False
         assert current is not None
@@ -218,11 +215,16 @@ class Journal:
                     yield record
 
     def forget_before(self, index: int) -> None:
-        """Remove the segments that hold only records before `index`."""
+        """Remove the segments that hold only records before `index`, synced or not."""
         with self._lock:
             gone = [k for k in range(len(self._segments) - 1) if self._segments[k + 1][0] <= index]
             names = [f"{self._segments[k][0]:020}{_SUFFIX}" for k in gone]
+            # An open file would keep its blocks; nobody needs these bytes, so none is synced.
+            open_ = [self._unsynced.pop(self._segments[k][0], None) for k in gone]
             del self._segments[: len(gone)]
+        for file in open_:
+            if file is not None:
+                file.close()
         for name in names:
             try:
                 self._disk.remove(self._directory / name)
@@ -232,7 +234,7 @@ class Journal:
     def close(self) -> None:
         """Close the files; what is not synced stays so."""
         with self._lock:
-            files, self._unsynced = [*self._unsynced, self._file], []
+            files, self._unsynced = [*self._unsynced.values(), self._file], {}
             self._file, self._failed = None, self._failed or "the journal is closed"
         for file in files:
             if file is not None:

@@ -12,7 +12,8 @@ import hashlib
 import itertools
 import logging
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from farspan_server import history
 from farspan_server import session_messages as messages
 from farspan_server.disk import Disk, File
 from farspan_server.history import Chunk, History, Part
+from farspan_server.journal import JournalError
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class Keeper:
         self._disk = disk
         self._directory = directory
         self._give = give
-        self.history = History.create(disk, directory, session, "")
+        # Nothing waits for the disk: a loss of power ends the session anyway.
+        self.history = History.create(disk, directory, session, "", syncs=False)
         self._links: tuple[WorkerLink, ...] = ()
         self._channel = 0
         #: Records up to this one reach the workers by a replay; None: there is none under way.
@@ -110,9 +113,16 @@ class Keeper:
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""
-        self.history.give_up(device, transfer)
-        if self._links:
+        index = self.history.give_up(device, transfer)
+        if self._replayed is None:
             self._links[device].give_up(self._channel, transfer)
+        elif self._replayed < index:
+            self._spawn(self._give_up_later(device, transfer))
+
+    async def _give_up_later(self, device: int, transfer: int) -> None:
+        """Say it behind the pieces that a replay still has to give."""
+        await self._caught_up.wait()  # or a second replay comes, and cancels this
+        self._links[device].give_up(self._channel, transfer)
 
     # --- replays ---------------------------------------------------------------------------------
     def replay(self, first: int, last: int, room: Callable[[], bool]) -> None:
@@ -127,11 +137,11 @@ class Keeper:
     async def _replay(self, first: int, last: int, room: Callable[[], bool], end: int) -> None:
         links, channel = self._links, self._channel
         for device in range(len(self.history.past.parts)):
-            data = await asyncio.to_thread(self.history.part, device)
+            data = await asyncio.to_thread(_reading, self.history.part, device)
             for chunk in link.chunks(link.RESTORE, data):
                 await links[device].upload(channel, chunk)
         records = self.history.replay(end)
-        while batch := await asyncio.to_thread(_some, records):
+        while batch := await asyncio.to_thread(_reading, _some, records):
             for record in batch:
                 if isinstance(record, Chunk):
                     await self._again(links, channel, record)
@@ -235,8 +245,17 @@ class Keeper:
             writer.drop()
 
 
-def _some(records: Any) -> list[Any]:
+def _some(records: Iterator[Any]) -> list[Any]:
     return list(itertools.islice(records, _READ_AT_ONCE))
+
+
+def _reading(read: Callable[[Any], Any], what: Any) -> Any:
+    """Return read(what); the disk's OSError, which a lost worker's must not look like, is ours."""
+    try:
+        return read(what)
+    except OSError as error:
+        name = error.__class__.__name__
+        raise JournalError(f"the journal cannot be read ({name}, errno {error.errno})") from error
 
 
 class _PartWriter:
@@ -248,17 +267,20 @@ class _PartWriter:
         self._file: File | None = disk.create(path)
         self._digest = hashlib.sha256()
         self._bytes = 0
+        # A thread writes; its file's number may be another file's as soon as it is closed.
+        self._turn = threading.Lock()
 
     def write(self, data: bytes, last: bool) -> None:
         """Append a piece; after the last one the file is whole. OSError."""
-        if self._file is None:
-            return
-        self._file.append([data])
-        self._digest.update(data)
-        self._bytes += len(data)
-        if last:
-            self._file.close()
-            self._file = None
+        with self._turn:
+            if self._file is None:
+                return
+            self._file.append([data])
+            self._digest.update(data)
+            self._bytes += len(data)
+            if last:
+                self._file.close()
+                self._file = None
 
     def part(self) -> Part:
         """Return what was written, once it is whole."""
@@ -266,8 +288,9 @@ class _PartWriter:
 
     def drop(self) -> None:
         """Remove the file."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        with self._turn:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
         with contextlib.suppress(OSError):
             self._disk.remove(self._path)

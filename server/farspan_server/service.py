@@ -21,6 +21,7 @@ from farspan.core.command import Lost
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ProtocolError,
     SessionClosedError,
     VersionError,
@@ -33,7 +34,6 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import RealDisk
 from farspan_server.downloads import Downloads
-from farspan_server.journal import JournalError
 from farspan_server.keeper import Keeper
 from farspan_server.passing import Passing
 from farspan_server.supervisor_link import SupervisorLink
@@ -191,10 +191,17 @@ class Service:
             await asyncio.sleep(TICK_S)
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
-                self.give(live, messages.Tick())
-                if live.keeper is not None and not live.ended:
-                    self.written(live, 0, 0)
-                    live.keeper.look(time.monotonic(), live.machine.received)
+                try:
+                    self._tick(live)
+                except Exception:  # a defect of ours ends this session, never the clock of all
+                    log.exception("session %s", live.id)
+                    self.give(live, messages.Fault("ServiceError", "the gateway failed"))
+
+    def _tick(self, live: Live) -> None:
+        self.give(live, messages.Tick())
+        if live.keeper is not None and not live.ended:
+            self.written(live, 0, 0)
+            live.keeper.look(time.monotonic(), live.machine.received)
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -287,7 +294,9 @@ class Service:
                     case messages.EventsOut():
                         live.post(events=out)
                     case messages.Claim():
-                        deadline = time.monotonic() + live.wait_s
+                        # One that has lost its workers waits until others can have been started.
+                        least_s = limits.START_S if live.machine.recoveries else 0.0
+                        deadline = time.monotonic() + max(live.wait_s, least_s)
                         self._tell_pool(
                             pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
                         )
@@ -366,8 +375,11 @@ class Service:
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
             case pools.Denied(session, message) if session in self._sessions:
-                fault = messages.Fault("CapacityError", message)
-                self.give(self._sessions[session], fault)
+                live = self._sessions[session]
+                if live.machine.recoveries:
+                    message = f"a worker was lost with all that it held, and {message}"
+                kind = "WorkerLostError" if live.machine.recoveries else "CapacityError"
+                self.give(live, messages.Fault(kind, message))
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
             case pools.Replace(worker, reason):
@@ -519,6 +531,8 @@ class Service:
 
     async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
         if live.keeper is not None:
+            if chunk.offset and chunk.total > self.config.memory_bytes_max:
+                return  # its worker has refused it at the first piece: no disk need hold the rest
             await live.keeper.send(device, chunk)
             if live.ended:
                 raise SessionClosedError("the session has ended")

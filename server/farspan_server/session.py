@@ -103,6 +103,11 @@ class Session:
         self._promised = 0  # the same of an ack that may be still to come, after a loss of power
         self._base = 0  # of the last frame that is in the last snapshot
         self._replay_to = 0  # of the last frame that the journal gives again
+        self._begun = False  # workers had something of it: others are given what is on disk
+        self._given: deque[tuple[int, int]] = deque()  # of a replay, not run yet: frame, device
+        self._in_a_row = 0  # losses of workers that brought the session nowhere
+        self._acked_then = 0  # at the last loss
+        self._assigned_at = 0.0
         # By device, of the last frame: forwarded; run; whose events went to the client.
         self._forwarded = [0] * len(kinds)
         self._applied = [0] * len(kinds)
@@ -144,9 +149,15 @@ class Session:
 
     @property
     def room(self) -> bool:
-        """Whether another frame of a replay may be given: workers take only so many at a time."""
-        late = [a for a, f in zip(self._applied, self._forwarded, strict=True) if a < f]
-        return not late or max(self._forwarded) - min(late) < limits.CREDIT_FRAMES // 2
+        """Whether another frame of a replay may be given: workers take only so many at a time.
+
+        As many as the client had under way: with fewer, one that waits for bytes which the journal
+        has behind later frames would wait for ever.
+        """
+        given = self._given
+        while given and self._applied[given[0][1]] >= given[0][0]:
+            given.popleft()
+        return len(given) < limits.CREDIT_FRAMES
 
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input. After an End everything is ignored."""
@@ -174,9 +185,10 @@ class Session:
             case Reserve():
                 return self._claim()
             case Assigned():
+                self._assigned_at = now
                 return self._start()
             case Bereft(message):
-                return self._bereft(message)
+                return self._bereft(message, now)
             case Resumed(attempt, confirmed, applied):
                 return self._resume(attempt, confirmed, applied)
             case Attached():
@@ -211,8 +223,9 @@ class Session:
         if self.state == WAITING:
             self.state = OPEN
         replay: list[Output] = []
-        if self._replay_to:
+        if self._begun:  # without a frame too: bytes that were uploaded are on disk
             replay.append(Replay(self._base + 1, self._replay_to))
+        self._begun = True
         return [*replay, *self._caught_up()]
 
     def _caught_up(self) -> list[Output]:
@@ -234,9 +247,16 @@ class Session:
             self._told[device] = sequence
         return Forward(device, data)
 
-    def _bereft(self, message: str) -> list[Output]:
+    def _bereft(self, message: str, now: float) -> list[Output]:
         if not self.journalled:
             return self._end("WorkerLostError", message)
+        if self._acked > self._acked_then or now - self._assigned_at > limits.START_S:
+            self._in_a_row = 0
+        self._acked_then = self._acked
+        self._in_a_row += 1
+        if self._in_a_row > limits.RECOVERIES_MAX:  # what it does ends them, or its snapshot
+            text = f"{message} ({limits.RECOVERIES_MAX} others in its place were lost as well)"
+            return self._end("WorkerLostError", text)
         self.recoveries += 1
         self._let_go()
         return [Rest(), *self._claim()]
@@ -245,6 +265,8 @@ class Session:
         """Be without workers. All that they had is in the journal; what was held stays held."""
         self._claimed = self._forwarding = False
         self._cut = None
+        self._begun = True
+        self._given.clear()
         self._replay_to = self._held[0][0] - 1 if self._held else self._received
         self._forwarded = [self._base] * len(self.kinds)
         self._applied = [self._base] * len(self.kinds)
@@ -252,6 +274,7 @@ class Session:
     def _again(self, header: FrameHeader, data: bytes) -> list[Output]:
         if self._forwarding or header.sequence != max(self._forwarded) + 1:
             return []  # of a replay that another one took the place of
+        self._given.append((header.sequence, header.device))
         return [self._forward(header.sequence, header.device, data), *self._caught_up()]
 
     # --- frames ----------------------------------------------------------------------------------
@@ -400,7 +423,7 @@ class Session:
     def _tick(self, now: float) -> list[Output]:
         if self._lease_ends is None or now < self._lease_ends:
             return []
-        if not self.journalled:
+        if not self._syncs:  # there is no way back to it, so it may not stay for ever
             return self._end("SessionClosedError", "the lease ended without a client")
         self._lease_ends = None
         self.state = ASLEEP

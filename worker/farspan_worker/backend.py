@@ -122,6 +122,15 @@ class Host:
         """Give freed memory back to the system, or to others of the device."""
         process.give_back_freed_memory()
 
+    def modes(self) -> list[Any]:
+        """Return as JSON what commands have set that changes bits; here that is nothing."""
+        return []
+
+    def set_modes(self, modes: list[Any]) -> None:
+        """Set what `modes` returned elsewhere. ValueError: it did not."""
+        if modes:
+            raise ValueError("modes of another kind of device")
+
     def close(self) -> None:
         """Give back what the device holds for this session; here that is nothing."""
 

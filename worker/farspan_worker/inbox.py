@@ -63,6 +63,7 @@ class Session:
     restorer: Restorer | None = None  # takes the state that the session begins with
     used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
+    cuts: int = 0  # among the frames
 
 
 class Inbox:
@@ -111,8 +112,10 @@ class Inbox:
         """Take a frame; raise ProtocolError if it is not for this device or breaks the credits."""
         if frame.device != session.body.device:
             raise ProtocolError(f"a frame for device {frame.device} on {session.body.device}")
-        if len(session.frames) >= limits.CREDIT_FRAMES:
-            raise ProtocolError(f"more than {limits.CREDIT_FRAMES} frames without an ack")
+        # A replay may still be under way when what came meanwhile follows, a client's credits each.
+        most = limits.CREDIT_FRAMES * (2 if session.body.steady else 1)
+        if len(session.frames) - session.cuts >= most:
+            raise ProtocolError(f"more than {most} frames without an ack")
         session.frames.append((frame, frame.transfers()))
         self.wake(session)
 
@@ -142,6 +145,8 @@ class Inbox:
             return None  # the rest of one that failed
         if held is not None:
             return held
+        if of.offset and session.body.restore:
+            return None  # a replay of one that was given up before the snapshot
         if of.offset:
             raise ProtocolError(f"transfer {of.transfer} begins at {of.offset}")
         if len(session.transfers) >= limits.UPLOADS_MAX and of.transfer < link.MARKERS:
@@ -164,6 +169,7 @@ class Inbox:
 
     def cut(self, session: Session, number: int) -> None:
         """Take a snapshot after the frames before, when all bytes sent before it have come."""
+        session.cuts += 1
         others = {p.index for p in session.body.devices}  # its own number stands for the gateway
         session.frames.append((Cut(number), [link.marker(number, k) for k in sorted(others)]))
         self.wake(session)
@@ -196,6 +202,7 @@ class Inbox:
         if session.closed:
             return None
         frame, names = session.frames.popleft()
+        session.cuts -= isinstance(frame, Cut)
         transfers: dict[int, Transfer] = {}
         for name in names:
             held = self._drop(session, name)

@@ -297,6 +297,8 @@ class Worker:
             log.warning("session %s was refused: %s", body.session, error)
             lost = Lost(type(error).__name__, str(error))
             control.send(link.pack_events(channel, 0, wire.encode_events([lost])))
+            if body.steady:  # in a replay its gateway passes nothing on, and would wait for ever
+                control.send(link.pack(link.CLOSE, channel))
 
     def _frame(self, control: Link, channel: int, payload: bytes) -> None:
         with self._state:
@@ -523,6 +525,11 @@ class Worker:
 
     def _writer(self, connect: Callable[[], Link]) -> Writer:
         def lost(session: Session, message: str) -> None:
+            if session.body.steady:  # its gateway goes on with others: the client hears nothing
+                log.warning("session %s ends here: %s", session.body.session, message)
+                with self._state:
+                    self._end(session.channel)
+                return
             self._lose(session, "WorkerLostError", f"bytes could not be delivered: {message}")
 
         return Writer(connect, self._parcel_sent, lost)

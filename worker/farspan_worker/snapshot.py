@@ -66,6 +66,7 @@ def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
         "tensors": [[i, *writer.entry(x)] for i, x in engine.tensors.items()],
         "generators": [[i, bytes(g.get_state()).hex()] for i, g in engine.generators.items()],
         "programs": [_program(n, p.body) for n, p in engine.programs.defined()],
+        "modes": engine.backend.modes(),
         "skipped": _error(engine.skipped),
         "transfers": [[i, *_held(x)] for i, x in given.held.items()],
         "used": given.used,
@@ -81,7 +82,7 @@ def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
         data = engine.backend.download(part) if k < len(writer.roots) else part
         whole[at : at + part.nbytes] = data
         at += part.nbytes
-    return memoryview(whole)
+    return whole.data
 
 
 def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
@@ -92,6 +93,8 @@ def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
         at += size
     text = json.dumps(named, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN_BYTES)
+    if len(text) > limits.SNAPSHOT_HEADER_BYTES_MAX:
+        raise OutOfMemoryError(f"a snapshot of {len(sizes)} memories is too large to be restored")
     return _LENGTH.pack(len(text)) + text
 
 
@@ -215,7 +218,7 @@ def _held(x: Held | ErrorInfo) -> list[Any]:
 
 
 def _error(error: ErrorInfo | None) -> list[Any] | None:
-    return error and [error.kind, error.message, error.command, error.forward]
+    return None if error is None else [error.kind, error.message, error.command, error.forward]
 
 
 def _number(x: Any) -> Any:
@@ -381,6 +384,7 @@ class _Reader:
             static = tuple(row["static"])
             dtype = row["default_dtype"]
             engine.programs.define(row["outputs"], static, rows, row["slots"], scalars, dtype)
+        engine.backend.set_modes(state["modes"])
         engine.skipped = _error_of(state["skipped"])
         engine.commands, engine.applied = state["commands"], state["applied"]
         engine.budget.peak = state["peak"]

@@ -21,6 +21,7 @@
         ├── SessionClosedError the session has ended
         ├── CapacityError      no worker became free in time
         ├── WorkerLostError    a worker died with the session's tensors
+        ├── JournalError       a session's journal cannot be written or read
         └── ProtocolError      bytes that are no frame of ours
 
 Each is also a subclass of the Python class that torch raises, so ``except RuntimeError`` holds.
@@ -120,6 +121,10 @@ class CapacityError(ServiceError):
 
 class WorkerLostError(ServiceError):
     """A worker died and took tensors of this session with it."""
+
+
+class JournalError(ServiceError):
+    """A session's journal cannot be written or read: the disk is full, fails, or was changed."""
 
 
 class ProtocolError(ServiceError):

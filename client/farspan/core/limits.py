@@ -67,6 +67,7 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was run: then it ends.
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.

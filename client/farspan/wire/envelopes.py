@@ -200,9 +200,9 @@ def _unpacked(data: bytes) -> list[int]:
 
 
 def _varint(value: int) -> bytes:
-    if value < 128:
+    if 0 <= value < 128:
         return _SHORT[value]
-    out = bytearray()
+    out = bytearray()  # ValueError for a negative number
     while value > 127:
         out.append(value & 127 | 128)
         value >>= 7

@@ -208,6 +208,13 @@ class Cuda(Host):
             "products_refused": self.products.refused,
         }
 
+    def modes(self) -> list[Any]:
+        return [self.math.matmul_tf32]
+
+    def set_modes(self, modes: list[Any]) -> None:
+        (matmul_tf32,) = modes
+        self.math = MathMode(bool(matmul_tf32))
+
     def release(self) -> None:
         """Give what the pool keeps, and nothing uses, back to the device. Waits for it."""
         self.stream.synchronize()

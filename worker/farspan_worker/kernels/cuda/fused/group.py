@@ -47,6 +47,8 @@ class Fused:
             traced = trace(group)
         except REFUSALS as error:
             raise Unfused(str(error)) from None
+        if traced.rows:  # a kernel here reduces once, last; only the CPU's rowwise.py goes on
+            raise Unfused("elements that meet what their row was reduced to, on a GPU")
         nest = plan_nest(traced)
         self.body = Body(traced, by_pointer)
         self.size: int | None = None

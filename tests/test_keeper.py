@@ -1,0 +1,203 @@
+"""What keeps a journalled session: replays to new workers and parts of snapshots, without any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farspan import wire
+from farspan.core import limits, link
+from farspan.core.command import Frame
+from farspan_server import session_messages as messages
+from farspan_server.disk import RealDisk
+from farspan_server.history import Part
+from farspan_server.keeper import Keeper, _PartWriter
+from test_gateway import PUT, U8, Cluster, frame, get
+
+
+class Worker:
+    """A link that remembers what it was given; `gate` holds pieces up."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.seen: list[Any] = []
+
+    async def upload(self, channel: int, chunk: link.Chunk) -> None:
+        await self.gate.wait()
+        self.seen.append((chunk.transfer, chunk.offset, bytes(chunk.data)))
+
+    def give_up(self, channel: int, transfer: int) -> None:
+        self.seen.append((transfer, "given up"))
+
+
+def kept(directory: Path, body: Callable[[Keeper, list[Any]], Coroutine[Any, Any, None]]) -> None:
+    """Run a test of a keeper on a loop of its own."""
+
+    async def run() -> None:
+        given: list[Any] = []
+        keeper = Keeper(RealDisk(), directory, "s", given.append, 1.0)
+        await asyncio.wait_for(body(keeper, given), 10)
+        keeper.close()
+
+    asyncio.run(run())
+
+
+def begin(keeper: Keeper, last: int = 0) -> Worker:
+    """Give the session a worker and a replay to it, as the gateway does."""
+    worker = Worker()
+    keeper.begin((worker,), 1)  # type: ignore[arg-type]
+    keeper.replay(1, last, lambda: True)
+    return worker
+
+
+def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        chunks = [link.Chunk(7, 4, 0, 0, b"ab"), link.Chunk(7, 4, 2, link.LAST, b"cd")]
+        for chunk in chunks:
+            await keeper.send(0, chunk)  # without a worker: the next replay has it
+        worker = begin(keeper)
+        await keeper._caught_up.wait()
+        assert worker.seen == [(7, 0, b"ab"), (7, 2, b"cd")] and not given
+
+    kept(tmp_path / "s", body)
+
+
+def test_an_upload_given_up_during_a_replay_is_given_up_behind_it(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        for k in range(3):
+            await keeper.send(0, link.Chunk(7, 9, k, 0, b"%d" % k))
+        worker = begin(keeper)
+        worker.gate.clear()
+        await asyncio.sleep(0)
+        keeper.give_up(0, 7)
+        worker.gate.set()
+        await keeper._caught_up.wait()
+        while len(worker.seen) < 4:
+            await asyncio.sleep(0)
+        assert worker.seen == [(7, 0, b"0"), (7, 1, b"1"), (7, 2, b"2"), (7, "given up")]
+
+    kept(tmp_path / "s", body)
+
+
+def test_a_journal_that_cannot_be_read_ends_the_session(tmp_path: Path) -> None:
+    """A worker that is lost during a replay is an OSError too, and that one ends nothing."""
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        frame = wire.encode_frame(Frame(0, sequence=1, epoch=1))
+        keeper.history.frame(1, frame)
+        for file in (tmp_path / "s").glob("*.journal"):
+            file.unlink()
+        begin(keeper, last=1)
+        while not given:
+            await asyncio.sleep(0.001)
+        (fault,) = given
+        assert isinstance(fault, messages.Fault) and "cannot be read" in fault.message
+        assert str(tmp_path) not in fault.message
+
+    kept(tmp_path / "s", body)
+
+
+def test_old_parts_that_cannot_be_removed_harm_nobody(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        (tmp_path / "s" / "a").mkdir()  # no file, so that removing it fails
+        for number, name in ((1, "a"), (2, "b")):
+            keeper.history.mark(number, number)
+            keeper.history.commit(number, number, (Part(name, 0, ""),))
+            keeper.history.synced(keeper.history.journal.last)
+        assert keeper.history.past.number == 2
+
+    kept(tmp_path / "s", body)
+
+
+def test_a_part_is_not_written_once_it_is_dropped(tmp_path: Path) -> None:
+    writer = _PartWriter(RealDisk(), tmp_path / "part")
+    writer.write(b"abc", last=False)
+    writer.drop()
+    with (tmp_path / "other").open("wb"):  # takes the number of the file that was closed
+        writer.write(b"def", last=True)
+    assert not (tmp_path / "part").exists() and not (tmp_path / "other").read_bytes()
+
+
+def test_a_missing_part_names_no_path(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        keeper.history.mark(1, 1)
+        keeper.history.commit(1, 1, (Part("gone", 0, ""),))
+        begin(keeper)
+        while not given:
+            await asyncio.sleep(0.001)
+        assert "gone is missing" in given[0].message and str(tmp_path) not in given[0].message
+
+    kept(tmp_path / "s", body)
+
+
+def clustered(directory: Path, body: Callable[[Cluster], None], **config: Any) -> None:
+    """Run a test with a gateway that keeps journals, and two workers."""
+    cluster = Cluster()
+    try:
+        cluster.start(2, journals=directory, **config)
+        body(cluster)
+    finally:
+        cluster.close()
+    assert not list(directory.iterdir())
+
+
+def test_an_upload_whose_worker_dies_before_the_first_frame_is_there(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        client.transport.upload(5, 0, memoryview(b"abc"))
+        (live,) = cluster.gateway.service._sessions.values()
+        (address,) = (each.worker.address for each in live.links)
+        next(w for w in cluster.workers if w.address == address).close()
+        cluster.until(lambda: live.machine.recoveries == 1 and bool(live.links))
+        client.transport.send(frame((PUT, [1], (U8, (3,), -1, 5))))
+        client.transport.send(get(1, 9))
+        assert client.value(9).data == b"abc"
+
+    clustered(tmp_path, body)
+
+
+def test_a_journalled_session_without_its_client_ends_with_its_lease(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        client.transport._stream.cancel()
+        client.lost()
+        cluster.until(lambda: not cluster.gateway.service._sessions)
+        cluster.until(lambda: not list(tmp_path.iterdir()))
+
+    clustered(tmp_path, body, lease_s=0.3)
+
+
+def test_of_an_upload_that_is_too_long_the_disk_holds_one_piece(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        size = 3 * limits.CHUNK_BYTES
+        client.transport.upload(5, 0, memoryview(bytes(size)))
+        (live,) = cluster.gateway.service._sessions.values()
+        assert live.keeper is not None
+        assert live.keeper.history.journal.nbytes < 1.5 * limits.CHUNK_BYTES
+        held = [s.transfers for w in cluster.workers for s in w._inbox.sessions.values()]
+        assert all(x.kind == "OutOfMemoryError" for x in held[0].values()) and len(held[0]) == 1
+
+    clustered(tmp_path, body, memory_bytes_max=2 * limits.CHUNK_BYTES)
+
+
+def test_a_session_whose_workers_are_all_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "START_S", 0.6)
+
+    def body(cluster: Cluster) -> None:
+        client = cluster.connect(devices="cpu", timeout=0.2)
+        for worker in cluster.workers:
+            worker.close()
+        lost = client.lost()
+        assert lost.kind == "WorkerLostError" and "no worker became free" in lost.message
+
+    clustered(tmp_path, body)
