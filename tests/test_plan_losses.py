@@ -100,3 +100,25 @@ def test_a_class_that_is_ignored_does_not_count_in_any_kind_of_plan(
         found = [called().item() for _ in range(8)]
         assert session.transport.engines[0].programs.planned
     assert found == pytest.approx([expected.item()] * 8, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_nan_in_a_loss_makes_its_gradient_nan(compiled: bool) -> None:
+    """And not infinite, as oneDNN's would be, whose exp of NaN is infinite."""
+    x = torch.ones(70, 40)
+    x[3, 4] = torch.nan
+    wanted = torch.log_softmax(x.requires_grad_(), 1)
+    wanted.sum().backward()
+    for replay in (False, True):
+        with farspan.connect("local:", replay=replay):
+            mine = farspan.tensor(x.detach().numpy(), requires_grad=True)
+
+            def step() -> Any:
+                mine.grad = None
+                farspan.log_softmax(mine, 1).sum().backward()
+                return mine.grad
+
+            called = farspan.compile(step) if compiled else step
+            for _ in range(5):
+                found = torch.tensor(called().numpy())
+                torch.testing.assert_close(found, x.grad, equal_nan=True)

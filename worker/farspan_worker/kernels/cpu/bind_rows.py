@@ -132,6 +132,8 @@ def _softmax_backward(algorithm: int) -> Callable[..., bool | None]:
     def bind(b: Binding, g: Operand, output: Operand, dim: int, dtype: Any) -> bool | None:
         shape = softmax.folded(output.shape, dim)
         g, y = (_in_c_order(b, x).seen_as(shape) for x in (g, output))
+        if algorithm == softmax.LOG and 1 not in b.finite:
+            b.call(checks.require_numbers, y)
         kind = softmax.backward_kind(shape, algorithm)
         b.add(kind, {DIFF_DST: g, DST: y}, {DIFF_SRC: b.outputs[0].seen_as(shape)})
         return None

@@ -64,9 +64,11 @@ def _kernel(algorithm: int, plain_kernel: Any) -> Any:
     return kernel
 
 
-def _gradient(algorithm: int) -> Any:
+def _gradient(algorithm: int, plain_kernel: Any) -> Any:
     def kernel(xp: Any, grad_output: Any, output: Any, dim: int, input_dtype: Any) -> Any:
         g, y = np.ascontiguousarray(grad_output), np.ascontiguousarray(output)
+        if algorithm == LOG and has_nan(y):  # by the same exp, gradients would be infinite
+            return plain_kernel(xp, grad_output, output, dim, input_dtype)
         out = np.empty_like(y)
         _backward(folded(y.shape, dim), algorithm)(g, y, out)
         return out
@@ -85,7 +87,7 @@ def register(registry: Registry) -> None:
             _SMALL,
         )
         registry[f"{name}_backward_data"] = Fast(
-            _gradient(algorithm),
+            _gradient(algorithm, ops[f"{name}_backward_data"].kernel),
             lambda grad_output, output, dim, input_dtype: (
                 single(grad_output, output) and output.ndim > 0
             ),
