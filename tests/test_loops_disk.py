@@ -91,6 +91,14 @@ def test_a_folder_that_others_may_use_is_refused(kept: Disk, mode: int) -> None:
         Disk(kept.folder)
 
 
+def test_a_folder_that_inherits_setgid_is_taken(tmp_path: Path) -> None:
+    """As folders do in a home or project that a group shares; the bit lets nobody in."""
+    tmp_path.chmod(0o2770)
+    kept = Disk(tmp_path / "loops")
+    kept.folder.chmod(0o2700)
+    assert kept.write(KEY, BODY) and Disk(kept.folder).read(KEY) == BODY
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_belongs_to_somebody_else_is_refused(kept: Disk) -> None:
     kept.write(KEY, BODY)

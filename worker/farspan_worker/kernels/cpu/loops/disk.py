@@ -51,7 +51,8 @@ class Disk:
         at = os.open(self.folder, flags)
         try:
             found = os.fstat(at)
-            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+            # A bit for setgid, which folders inherit, lets nobody in.
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o777 != 0o700:
                 raise PermissionError(
                     f"{self.folder} holds code that is run: it must belong to user "
                     f"{os.geteuid()} with mode 700, not to {found.st_uid} with "

@@ -109,6 +109,7 @@ class _Loop:
     step: str
     bound: str
     innermost: bool = False
+    width: int = 0  # elements of a vector; 0: LLVM chooses
 
 
 class Writer:
@@ -212,8 +213,8 @@ class Writer:
         return self.lines.let(f"alloca {kind}{size}", "a")
 
     # -------------------------------------------------------------------------------- loops --
-    def begin(self, bound: str, innermost: bool = False) -> _Loop:
-        """Open a loop that counts from 0 to a bound above 0."""
+    def begin(self, bound: str, innermost: bool = False, width: int = 0) -> _Loop:
+        """Open a loop that counts from 0 to a bound above 0. width: elements of a vector, or 0."""
         self._labels += 1
         lines, n = self.lines, self._labels
         counter, step = f"%i{n}", f"%next{n}"
@@ -222,7 +223,7 @@ class Writer:
         lines.do(f"br label %body{n}")
         lines.label(f"body{n}")
         lines.do(f"{counter} = phi i64 [ 0, %before{n} ], [ {step}, %latch{n} ]")
-        return _Loop(counter, f"{n}", step, bound, innermost)
+        return _Loop(counter, f"{n}", step, bound, innermost, width)
 
     def end(self, loop: _Loop) -> None:
         lines, n = self.lines, loop.again
@@ -233,9 +234,13 @@ class Writer:
         tag = ""
         if loop.innermost:
             at = len(self._metadata) + 1
+            hints = ['!"llvm.loop.parallel_accesses", !0']
+            if loop.width:
+                hints.append(f'!"llvm.loop.vectorize.width", i32 {loop.width}')
+            places = range(at + 1, at + 1 + len(hints))
             self._metadata += [
-                f"!{at} = distinct !{{!{at}, !{at + 1}}}",
-                f'!{at + 1} = !{{!"llvm.loop.parallel_accesses", !0}}',
+                f"!{at} = distinct !{{{', '.join(f'!{k}' for k in (at, *places))}}}",
+                *(f"!{k} = !{{{hint}}}" for k, hint in zip(places, hints, strict=True)),
             ]
             tag = f", !llvm.loop !{at}"
         lines.do(f"br i1 {more}, label %body{n}, label %after{n}{tag}")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Elements of a row: beyond, partial sums of float32 would be long, and rows leave the cache.
 ROW_MAX: Final = 8_192
+#: Elements of float32 in a vector of 512 bits.
+_VECTOR: Final = 16
 #: Instructions that an element must save to be kept for a later walk.
 _DEAR: Final = 6
 
@@ -152,7 +154,7 @@ class RowWriter(Writer):
             start = identity(node.attr[0], node.dtype)
             lines.do(f"store {kind} {start}, ptr {cells[node.at]}")
         walk = self._walk_of(stage, done & aside)
-        loop = self.begin(dim.count, True)
+        loop = self.begin(dim.count, True, _width(dim.size))
         here = self.step(pointers, loop.counter, dim)
         tag = ", !llvm.access.group !0"
         for node in traced.graph.nodes:
@@ -191,3 +193,13 @@ class RowWriter(Writer):
             if node.at in self.traced.late and node.at in self.needed and node.op != "reduce":
                 if self.traced.stages[node.at] == stage:
                     self.write_node(node, pointers, "")
+
+
+def _width(size: int) -> int:
+    """Return how many elements of a row LLVM takes at once.
+
+    Where it may choose, LLVM 22 weighs an exp that is summed up by two models of cost; for some
+    lengths, such as 88 to 95 and 104 to 111, these disagree, and it then aborts the process
+    ("VPlan cost model and legacy cost model disagreed").
+    """
+    return min(_VECTOR, 1 << (size.bit_length() - 1))
