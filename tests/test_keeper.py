@@ -201,3 +201,20 @@ def test_a_session_whose_workers_are_all_gone_says_so(
         assert lost.kind == "WorkerLostError" and "no worker became free" in lost.message
 
     clustered(tmp_path, body)
+
+
+def test_a_value_that_nobody_fetches_holds_up_no_snapshot(tmp_path: Path) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu")
+        data = bytes(range(256)) * 1024
+        client.transport.upload(5, 0, memoryview(data))
+        client.transport.set_sink(lambda event: None)
+        client.transport._fetch = lambda value: None  # type: ignore[method-assign]
+        client.transport.send(frame((PUT, [1], (U8, (len(data),), -1, 5))))
+        client.transport.send(get(1, 9))
+        (live,) = cluster.gateway.service._sessions.values()
+        cluster.until(lambda: live.machine._confirmed == live.machine.received == 2)
+        cluster.until(lambda: 9 in live.downloads._transfers)
+
+    clustered(tmp_path, body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,8 +19,6 @@ import farspan as torch
 import numpy as np
 import pytest
 from farspan import nn
-from farspan.core import limits, link
-from farspan_server.downloads import Downloads
 
 
 @pytest.fixture(scope="module")
@@ -243,19 +240,6 @@ def test_programs_go_on_with_the_same_rounding(journalled: tuple[str, str, Path]
 
         found = compiled(60, between)
     assert found == expected
-
-
-def test_a_value_that_nobody_fetches_holds_up_no_snapshot() -> None:
-    async def run() -> None:
-        downloads = Downloads()
-        first, last = link.chunks(7, bytes(limits.CHUNK_BYTES + 1))
-        await downloads.put(first)
-        assert downloads.busy  # a worker that dies now must tell the rest
-        await downloads.put(last)
-        assert not downloads.busy
-        assert len(b"".join([c async for c in downloads.take(7)])) == limits.CHUNK_BYTES + 1
-
-    asyncio.run(run())
 
 
 def _models() -> dict[str, Callable[[], tuple[Any, Callable[[Any], Any]]]]:

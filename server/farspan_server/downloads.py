@@ -26,7 +26,6 @@ class _Transfer:
         self.changed = asyncio.Event()
         self.taken = False
         self.end = 0  # bytes that have come
-        self.whole = False  # all have come, or why they never will
 
 
 class Downloads:
@@ -56,7 +55,6 @@ class Downloads:
             transfer = self._transfers[chunk.transfer] = _Transfer()
         transfer.chunks.append(chunk)
         transfer.end = chunk.offset + len(chunk.data)
-        transfer.whole = chunk.last or chunk.failed
         transfer.changed.set()
         try:
             async with asyncio.timeout(STALL_S):
@@ -94,11 +92,6 @@ class Downloads:
             raise ServiceError("download: the bytes did not come") from None
         finally:
             self._drop(request, _given_up())
-
-    @property
-    def busy(self) -> bool:
-        """Whether bytes of a value are still to come; those that have come need no worker."""
-        return not all(each.whole for each in self._transfers.values())
 
     def fail(self, error: FarspanError) -> None:
         """End all transfers, also those to come."""

@@ -341,8 +341,9 @@ class Service:
         self.give(live, messages.Written(count))
         if live.keeper is not None:
             live.written = max(live.written, applied)
-            if not live.downloads.busy:  # else their values must be told again by a replay
-                self.give(live, messages.Confirmed(live.written))
+            # Long values may be still to come. A snapshot comes behind them over the same link, so
+            # that they are here when a replay begins after their frames.
+            self.give(live, messages.Confirmed(live.written))
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
