@@ -17,7 +17,7 @@ from typing import Any
 from farspan import _ledger, wire
 from farspan.core.command import GET, PUT, ErrorInfo, Failed, Frame, Value
 from farspan.core.errors import JournalError
-from farspan_server import history
+from farspan_server import history, journal
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
@@ -124,12 +124,12 @@ class World:
     def _choices(self) -> dict[str, float]:
         common = {
             "issue": 12, "client_hears": 14, "gateway_hears": 14,
-            "work": 14, "from_worker": 14, "sync": 6, "grant": 6, "replay": 14, "reconnect": 8,
+            "work": 14, "from_worker": 14, "sync": 3, "grant": 6, "replay": 14, "reconnect": 8,
             "start_gateway": 4, "begin_cut": 2, "write_part": 4, "fetch": 3,
         }  # fmt: skip
         rare = {
             "kill_worker": 0.6, "cut_stream": 0.8, "half_open": 0.3, "kill_gateway": 0.3,
-            "lose_power": 0.15, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.02,
+            "lose_power": 0.4, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.02,
             "disk_full": 0.02,
         }  # fmt: skip
         return common | {name: w * self.faults * self.rng.random() for name, w in rare.items()}
@@ -345,6 +345,8 @@ class World:
             return False
         try:
             self.history = history.open_(self.disk, WHERE, "s")
+        except journal.JournalDamagedError:
+            raise  # what was durable is not as it was
         except JournalError:
             return False  # its disk fails; somebody will start it again
         past = self.history.past

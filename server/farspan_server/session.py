@@ -101,6 +101,7 @@ class Session:
         self._durable = 0  # of the last frame that survives the gateway
         self._confirmed = 0  # the client needs nothing again of what came before its ack
         self._promised = 0  # the same of an ack that may be still to come, after a loss of power
+        self._heard = 0  # of the last ack that the client had seen when it came back
         self._base = 0  # of the last frame that is in the last snapshot
         self._replay_to = 0  # of the last frame that the journal gives again
         self._begun = False  # workers had something of it: others are given what is on disk
@@ -362,7 +363,7 @@ class Session:
         return []
 
     def _confirm(self, sequence: int) -> list[Output]:
-        if sequence > self._acked and sequence > self._promised:
+        if sequence > max(self._acked, self._promised, self._heard):
             raise ProtocolError(f"frame {sequence} was confirmed before it was acknowledged")
         self._promised = max(self._promised, sequence)
         return self._settle()
@@ -397,7 +398,7 @@ class Session:
             self._told = [self._base] * len(self.kinds)
             self._acked = min(applied, self._received)
             self._confirmed = min(confirmed, self._received)
-        self._promised = confirmed
+        self._promised, self._heard = confirmed, applied
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]
         told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
