@@ -95,14 +95,16 @@ def planted(module: ModuleType, right: str, wrong: str) -> Iterator[None]:
     sources = {each: inspect.getsource(each) for each in (journal, history, session, _ledger)}
     source = sources[module]
     assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times"
+    before = {each: dict(vars(each)) for each in sources}
     try:
         for each, text in sources.items():  # all: they know each other's classes
             changed = text.replace(right, wrong) if each is module else text
             exec(compile(changed, each.__name__, "exec"), each.__dict__)
         yield
     finally:
-        for each, text in sources.items():
-            exec(compile(text, each.__name__, "exec"), each.__dict__)
+        for each, names in before.items():  # the very classes that other modules hold
+            vars(each).clear()
+            vars(each).update(names)
 
 
 def _found(seed: int) -> bool:
