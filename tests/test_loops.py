@@ -113,15 +113,19 @@ def call_parts(op: Op, c: Call) -> tuple[list[Any], Any, Any]:
     return [t.array for t in tensors], static, tuple(scalars)
 
 
-CASES = [(n, d) for n in NAMES for d in (ROWS.get(n, Row()).dtypes or ALL) if "complex" not in d]
+KINDS = [(n, d) for n in NAMES for d in (ROWS.get(n, Row()).dtypes or ALL) if "complex" not in d]
+INEXACT = ("float32", "float64", "bfloat16", "int64")  # loops of other types are the exact ones
+CASES = [
+    pytest.param(n, d, exact, id=f"{n}-{d}-{'exact' if exact else 'inexact'}")
+    for n, d in KINDS
+    for exact in (True, False)
+    if exact or d in INEXACT
+]
 
 
-@pytest.mark.parametrize("exact", [True, False], ids=["exact", "inexact"])
-@pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "dtype", "exact"), CASES)
 def test_a_step_alone_equals_the_tables_kernel(name: str, dtype: str, exact: bool) -> None:
     op = OPS[name]
-    if not exact and dtype not in ("float32", "float64", "bfloat16", "int64"):
-        pytest.skip("as the exact ones")
     for c in calls_of(op, dtype):
         try:
             arrays, static, scalars = call_parts(op, c)
@@ -295,7 +299,7 @@ def test_what_depends_on_values_or_exactness_has_no_loop() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", sorted(functions.ERRORS))
+@pytest.mark.parametrize("name", sorted(n for n in functions.ERRORS if any(functions.ERRORS[n])))
 def test_functions_are_within_their_ulps(name: str, dtype: str) -> None:
     op, bound = OPS[name], functions.ERRORS[name][dtype == "float64"]
     if not bound:
