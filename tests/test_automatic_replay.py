@@ -17,6 +17,13 @@ from same_bits import bits
 Connect = Callable[[bool], Any]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let held commands wait long: whether runs are replayed may not depend on what else runs."""
+    monkeypatch.setattr(limits, "REPLAY_HELD_S", 5.0)
+    monkeypatch.setattr(limits, "REPLAY_HELD_ALL_S", 5.0)
+
+
 @pytest.fixture(params=["local", "grpc"])
 def connect(request: pytest.FixtureRequest) -> Connect:
     """Return what opens a session, with replay or without."""
