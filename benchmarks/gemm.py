@@ -8,10 +8,8 @@ kernels/cpu/product.py, the multiplications from which oneDNN is asked, follows 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from farspan_worker import kernels
+import turns
 from farspan_worker.kernels.cpu import product
 from farspan_worker.kernels.cpu.bound import Binding, Operand
 from farspan_worker.kernels.cpu.onednn import DST, SRC, WEIGHTS, Kind, plain
@@ -54,19 +52,8 @@ def bound(a: Any, b: Any, out: Any) -> Callable[[], Any]:
     return lambda: (function(*arguments), scratch, made)
 
 
-def microseconds(call: Callable[[], Any], repeat: int) -> float:
-    begun = time.thread_time()
-    for _ in range(repeat):
-        call()
-    return (time.thread_time() - begun) / repeat * 1e6
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    if kernels.missing():
-        raise SystemExit(f"nothing to measure: {kernels.missing()}")
+    rounds = turns.rounds(__doc__)
     print(f"{'m x k x n (b as b.T)':26}{'millions':>9}{'numpy':>9}{'oneDNN':>9}{'bound':>9}"
           f"{'/numpy':>8}{'/numpy':>8}")  # fmt: skip
     for turned in (False, True):
@@ -78,11 +65,10 @@ def main() -> None:
                 lambda a=a, b=b: product.multiply(a, b),
                 bound(a, b, out),
             ]
-            repeat = [max(1, int(_SECONDS * 1e6 / max(microseconds(c, 3), 0.1))) for c in calls]
-            times: list[list[float]] = [[], [], []]
-            for _ in range(options.rounds):
-                for call, count, each in zip(calls, repeat, times, strict=True):
-                    each.append(microseconds(call, count))
+            repeat = [
+                max(1, int(_SECONDS * 1e6 / max(turns.microseconds(c, 3), 0.1))) for c in calls
+            ]
+            times = turns.in_turn(calls, repeat, rounds)
             blas, route, fixed = map(statistics.median, times)
             label = f"{m} x {k} x {n}{' T' if turned else ''}"
             print(f"{label:26}{m * k * n / 1e6:9.2f}{blas:9.1f}{route:9.1f}{fixed:9.1f}"

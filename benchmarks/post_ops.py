@@ -8,10 +8,8 @@ Microseconds of the thread's CPU, medians of alternating rounds, in the sizes of
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+import turns
 from farspan.core.dtype import float32
 from farspan.core.op import OPS
 from farspan.core.spec import Spec
@@ -72,21 +71,11 @@ def calls(op: str, shapes: list[tuple[int, ...]], then: str) -> list[Callable[[]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    if kernels.missing():
-        raise SystemExit(f"nothing to measure: {kernels.missing()}")
+    rounds = turns.rounds(__doc__)
     print(f"{'case':40}{'after':8}{'one us':>9}{'apart us':>9}{'one/apart':>10}")
     for op, shapes, then, label in CASES:
         both = calls(op, shapes, then)
-        times: list[list[float]] = [[], []]
-        for _ in range(options.rounds):
-            for call, each in zip(both, times, strict=True):
-                begun = time.thread_time()
-                for _ in range(_REPEAT):
-                    call()
-                each.append((time.thread_time() - begun) / _REPEAT * 1e6)
+        times = turns.in_turn(both, [_REPEAT] * 2, rounds)
         one, two = map(statistics.median, times)
         ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
         print(f"{label:40}{then:8}{one:9.0f}{two:9.0f}{ratio:10.2f}", flush=True)

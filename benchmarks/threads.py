@@ -8,7 +8,6 @@ that follows is `ALONE` in kernels/cpu/onednn.py.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -20,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
-from farspan_worker import kernels
+import turns
 from farspan_worker.kernels.cpu import onednn
 from farspan_worker.kernels.cpu.onednn import DST, INFERENCE, SRC, WEIGHTS, Kind, Route, plain
 
@@ -67,21 +66,11 @@ def route(made: Callable[[], tuple[Kind, list[Any]]], alone: bool) -> Callable[[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    if kernels.missing():
-        raise SystemExit(f"nothing to measure: {kernels.missing()}")
+    rounds = turns.rounds(__doc__)
     print(f"{'primitive':28}{'elements':>10}{'one us':>9}{'two us':>9}{'two/one':>9}")
     for label, size, made in (*products(), *maps()):
         calls = [route(made, alone) for alone in (True, False)]
-        times: list[list[float]] = [[], []]
-        for _ in range(options.rounds):
-            for call, each in zip(calls, times, strict=True):
-                begun = time.perf_counter()
-                for _ in range(_REPEAT):
-                    call()
-                each.append((time.perf_counter() - begun) / _REPEAT * 1e6)
+        times = turns.in_turn(calls, [_REPEAT] * 2, rounds, time.perf_counter)
         one, two = map(statistics.median, times)
         ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
         print(f"{label:28}{size:10,}{one:9.1f}{two:9.1f}{ratio:9.2f}", flush=True)
