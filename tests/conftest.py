@@ -18,7 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it once, at its import
 os.environ.pop("FARSPAN_ADDRESS", None)
-_CACHE = tempfile.TemporaryDirectory(prefix="farspan-cache-")  # goes with this process
+_CACHE = tempfile.TemporaryDirectory(  # goes with this process, whose threads may still write
+    prefix="farspan-cache-", ignore_cleanup_errors=True
+)
 os.environ["FARSPAN_CACHE"] = _CACHE.name  # what a user's cache holds must not matter
 os.environ.pop("FARSPAN_TOKEN", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

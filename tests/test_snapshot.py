@@ -49,9 +49,16 @@ def _ones(frame: Frame) -> list[Frame]:
     return ones
 
 
+def steady() -> Engine:
+    """Return an engine as journalled sessions have: which kernels run does not depend on time."""
+    engine = Engine()
+    engine.steady = True
+    return engine
+
+
 def again(engine: Engine) -> Engine:
     """Return another engine in the state of this one, by way of a snapshot's bytes."""
-    made = Engine()
+    made = steady()
     snapshot.restore(made, snapshot.take(engine))
     return made
 
@@ -75,7 +82,7 @@ def state(engine: Engine) -> tuple[Any, list[bytes]]:
 
 def run_both(recording: Recording) -> tuple[Engine, Engine]:
     """Run all commands in one engine, and in another that is made anew after each of them."""
-    straight, cut = Engine(), Engine()
+    straight, cut = steady(), steady()
     for k, (frame, transfers) in enumerate(recording):
         mine = straight.handle(frame, {k: bytearray(v) for k, v in transfers.items()})
         theirs = cut.handle(frame, {k: bytearray(v) for k, v in transfers.items()})
@@ -204,7 +211,7 @@ def test_a_session_cut_after_every_command_gives_the_same_bits(
 def test_a_tape_that_is_alive_at_the_cut_goes_backward_with_the_same_bits() -> None:
     recording = recorded(mlp_with_dropout, replay=False)
     backward = next(k for k, (f, _) in enumerate(recording) if f.opcodes[0] == cmd.BACKWARD)
-    straight, cut = Engine(), Engine()
+    straight, cut = steady(), steady()
     for frame, transfers in recording[:backward]:
         straight.handle(frame, transfers)
         cut.handle(frame, transfers)
