@@ -29,8 +29,9 @@ from farspan.core.errors import (
 from farspan_server import session_messages as messages
 from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
+from farspan_server.live import Live
 from farspan_server.passing import Passing
-from farspan_server.service import Live, Service
+from farspan_server.service import Service
 from farspan_server.writer import Writer
 
 log = logging.getLogger(__name__)
