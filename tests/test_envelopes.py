@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from farspan import wire
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.wire.envelopes import (
     decode_header,
@@ -35,6 +36,9 @@ def test_envelopes_are_what_protobuf_would_write(
     assert encode_parts(parts, applied, durable) == down
     assert decode_parts(down) == (tuple(parts), applied, durable)
     assert encode_parts(parts) == pb.Up(frames=parts).SerializeToString()
+    up = pb.Up(frames=parts, confirmed=durable).SerializeToString()
+    assert encode_parts(parts, 0, durable) == up
+    assert wire.decode(wire.Up, up) == wire.Up(frames=tuple(parts), confirmed=durable)
 
 
 @given(

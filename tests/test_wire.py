@@ -182,10 +182,12 @@ def test_the_header_is_read_without_the_commands() -> None:
         (
             wire.encode(
                 wire.Up(
-                    wire.Hello("ab" * 8, "cpu:2"),
+                    wire.Hello("ab" * 8, "cpu:2", resume=wire.Resume("0" * 32, b"s" * 32, 2, 5, 6)),
                     (b"frame",),
                     True,
                     pieces=(wire.SharedPiece(1, 2, 300, 200, 4096, 100),),
+                    confirmed=7,
+                    detach=True,
                 )
             ),
             lambda data: wire.decode(wire.Up, data),
@@ -193,7 +195,7 @@ def test_the_header_is_read_without_the_commands() -> None:
         (
             wire.encode(
                 wire.Down(
-                    wire.Welcome("0" * 32, 1, ("cpu",)),
+                    wire.Welcome("0" * 32, 1, ("cpu",), secret=b"s" * 32, received=9),
                     (b"events",),
                     3,
                     (wire.Device("cpu:0", "cpu", "h", 12, 1),),
@@ -202,6 +204,14 @@ def test_the_header_is_read_without_the_commands() -> None:
                 )
             ),
             lambda data: wire.decode(wire.Down, data),
+        ),
+        (
+            wire.encode(wire.KeepRequest("0" * 32, 12, "net", '{"tensors": [1]}')),
+            lambda data: wire.decode(wire.KeepRequest, data),
+        ),
+        (
+            wire.encode(wire.KeptReply((wire.KeptEntry("net", "{}"),))),
+            lambda data: wire.decode(wire.KeptReply, data),
         ),
         (
             wire.encode(wire.ShareReply(12, 3, 4_096, b"d" * 32, "no")),

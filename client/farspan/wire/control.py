@@ -19,8 +19,8 @@ from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
 #: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
-#: Share.
-MINOR: Final = 4
+#: Share; 5: Resume, attach, Keep.
+MINOR: Final = 5
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
 SERVICE: Final = "farspan.v1.Farspan"
 
@@ -42,6 +42,17 @@ class Device:
 
 
 @dataclass(slots=True, frozen=True)
+class Resume:
+    """Goes on with a session: who it is, and what it knows."""
+
+    session: str
+    secret: bytes
+    attempt: int
+    confirmed: int = 0
+    applied: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class Hello:
     """Opens a session; stream.proto says what each field means and may hold."""
 
@@ -52,6 +63,10 @@ class Hello:
     features: tuple[str, ...] = ()
     major: int = MAJOR
     minor: int = MINOR
+    resume: Resume | None = None
+    attach: str = ""
+    durability: str = ""
+    allow_numerics_change: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,6 +82,9 @@ class Welcome:
     features: tuple[str, ...] = ()
     major: int = MAJOR
     minor: int = MINOR
+    secret: bytes = b""
+    received: int = 0
+    durability: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,6 +108,8 @@ class Up:
     reserve: bool = False
     close: bool = False
     pieces: tuple[SharedPiece, ...] = ()
+    confirmed: int = 0
+    detach: bool = False
 
 
 @dataclass(slots=True)
@@ -178,6 +198,43 @@ class ShareReply:
 
 
 @dataclass(slots=True, frozen=True)
+class KeepRequest:
+    """Give what a session has a name, once a frame has come; an empty body takes it back."""
+
+    session: str
+    sequence: int
+    name: str
+    body: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class KeepReply:
+    """The name survives the gateway."""
+
+
+@dataclass(slots=True, frozen=True)
+class KeptRequest:
+    """Which names has this session?"""
+
+    session: str
+
+
+@dataclass(slots=True, frozen=True)
+class KeptEntry:
+    """A name, and what its client said of it."""
+
+    name: str
+    body: str
+
+
+@dataclass(slots=True, frozen=True)
+class KeptReply:
+    """The names of a session."""
+
+    entries: tuple[KeptEntry, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
 class CloseRequest:
     """End this session."""
 
@@ -223,17 +280,28 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "devices": Device,
     "sessions": SessionInfo,
     "session": SessionInfo,
+    "resume": Resume,
+    "entries": KeptEntry,
 }
 #: The most bytes of any message that is not on the control stream or a chunk.
 _UNARY_BYTES_MAX: Final = limits.MiB
-_ENTRIES_MAX: Final = {"devices": limits.DEVICES_PER_SESSION_MAX, "features": 64, "sessions": 1000}
+_ENTRIES_MAX: Final = {
+    "devices": limits.DEVICES_PER_SESSION_MAX,
+    "features": 64,
+    "sessions": 1000,
+    "entries": 1000,
+}
 _TEXT_BYTES_MAX: Final = {
     "session": 64,
     "table_hash": 128,
     "devices": 256,
     "client": 128,
     "features": 64,
+    "attach": 64,
+    "body": 256 * limits.KiB,
+    "durability": 32,
     "proof": 32,
+    "secret": 32,
     "digest": 32,
     "worker_status": 64 * limits.KiB,
     "records": limits.MiB,
@@ -249,9 +317,9 @@ def encode(message: Any) -> bytes:
         if (
             kind is Up
             and message.hello is None
-            and not (message.reserve or message.close or message.pieces)
+            and not (message.reserve or message.close or message.pieces or message.detach)
         ):
-            return encode_parts(message.frames)
+            return encode_parts(message.frames, 0, message.confirmed)
         data: bytes = _filled(message).SerializeToString()
     except (TypeError, ValueError, OverflowError, EncodeError) as error:
         raise ProtocolError(f"{type(message).__name__}: cannot be sent: {error}") from None
@@ -266,16 +334,18 @@ def decode(kind: type[_T], data: bytes) -> _T:
     if bound is CONTROL_BYTES_MAX:
         at_most(f"{kind.__name__} bytes", len(data), bound)
         plain = decode_parts(data)
-    if plain is None or (kind is Up and any(plain[1:])):
+    if plain is None or (kind is Up and plain[1]):
         message = parse(getattr(pb, kind.__name__), data, bound, kind.__name__)
         result = _FAST_IN[kind](message) if kind in _FAST_IN else _read(kind, message)
     elif kind is Up:
-        result = Up(None, plain[0])
+        result = Up(None, plain[0], False, False, (), plain[2])
     else:
         result = Down(None, plain[0], 0, (), plain[1], plain[2])
     if kind is Down:
         at_most("applied", result.applied, ID_END - 1)
         at_most("durable", result.durable, ID_END - 1)
+    elif kind is Up:
+        at_most("confirmed", result.confirmed, ID_END - 1)
     return result  # type: ignore[no-any-return]
 
 
@@ -285,7 +355,15 @@ def _up(message: Any) -> Up:
     if message.pieces:
         at_most("pieces", len(message.pieces), limits.SHARED_PIECES_MAX)
         pieces = tuple(map(_piece, message.pieces))
-    return Up(hello, tuple(message.frames), message.reserve, message.close, pieces)
+    return Up(
+        hello,
+        tuple(message.frames),
+        message.reserve,
+        message.close,
+        pieces,
+        message.confirmed,
+        message.detach,
+    )
 
 
 def _piece(message: Any) -> SharedPiece:
@@ -323,11 +401,11 @@ def _filled(value: Any) -> Any:
         part = getattr(value, f.name)
         if isinstance(part, tuple):
             target = getattr(out, f.name)
-            if part and isinstance(part[0], Device | SessionInfo | SharedPiece):
+            if part and isinstance(part[0], Device | SessionInfo | SharedPiece | KeptEntry):
                 target.extend(_filled(entry) for entry in part)
             else:
                 target.extend(part)
-        elif isinstance(part, Hello | Welcome | SessionInfo):
+        elif isinstance(part, Hello | Welcome | SessionInfo | Resume):
             getattr(out, f.name).CopyFrom(_filled(part))
         elif f.name == "line":
             if part:

@@ -14,7 +14,7 @@ from typing import Final
 _BYTES: Final = 2  # protobuf's wire types: field number << 3 | type
 _REPEATED: Final = 2 << 3 | _BYTES  # `frames` of Up, `events` of Down
 _APPLIED: Final = 5 << 3
-_DURABLE: Final = 6 << 3
+_DURABLE: Final = 6 << 3  # of Down; of Up it is `confirmed`
 _BODY: Final = 7 << 3 | _BYTES  # of Frame; its numbers are the fields 1 to 6
 _IDS: Final = 4 << 3 | _BYTES  # of Commands, fixed64; the other columns here are varints
 _STATIC: Final = 6 << 3 | _BYTES  # an entry of `static_table`
@@ -30,7 +30,10 @@ _SHORT: Final = [bytes((n,)) for n in range(128)]
 
 
 def encode_parts(parts: Sequence[bytes], applied: int = 0, durable: int = 0) -> bytes:
-    """Return an Up of these frames; or a Down of these events, with its acks."""
+    """Return a Down of these events, with its acks; or an Up of these frames.
+
+    applied: 0 in an Up. durable: in an Up, what it confirms.
+    """
     out = []
     for part in parts:
         out += (_SHORT[_REPEATED], _varint(len(part)), part)
@@ -42,7 +45,7 @@ def encode_parts(parts: Sequence[bytes], applied: int = 0, durable: int = 0) -> 
 
 
 def decode_parts(data: bytes) -> tuple[tuple[bytes, ...], int, int] | None:
-    """Return frames or events, applied and durable of a message that has nothing else."""
+    """Return frames or events, applied, and durable or confirmed, of one that has nothing else."""
     parts, numbers = [], [0, 0]
     at, end, last = 0, len(data), 0
     try:
