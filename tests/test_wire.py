@@ -227,7 +227,19 @@ def test_the_header_is_read_without_the_commands() -> None:
         ),
         (wire.encode_chunk(memoryview(b"12345" * 100)), wire.decode_chunk),
     ],
-    ids=["frame", "events", "static", "up", "down", "offer", "proof", "transfer", "chunk"],
+    ids=[
+        "frame",
+        "events",
+        "static",
+        "up",
+        "down",
+        "keep",
+        "kept",
+        "offer",
+        "proof",
+        "transfer",
+        "chunk",
+    ],  # fmt: skip
 )
 def test_bytes_cut_or_changed_anywhere_are_a_protocol_error_or_a_message(data, decode) -> None:
     decode(data)
