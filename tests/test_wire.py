@@ -239,7 +239,7 @@ def test_the_header_is_read_without_the_commands() -> None:
         "proof",
         "transfer",
         "chunk",
-    ],  # fmt: skip
+    ],
 )
 def test_bytes_cut_or_changed_anywhere_are_a_protocol_error_or_a_message(data, decode) -> None:
     decode(data)
