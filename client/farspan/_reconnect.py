@@ -112,7 +112,7 @@ class Reconnecting(Bulk):
             if number != self._attempt:
                 return  # another has taken its place
             if self._may_return() and _is_break(call):
-                self._broke(lost.message)
+                self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)
 
@@ -129,8 +129,8 @@ class Reconnecting(Bulk):
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
-                "the connection broke (%s); the session goes on when the gateway answers, "
-                "waiting for it for %.0f s", why, self._until - now,
+                "the connection to %s broke (%s); the session goes on when it answers, within %.0f s",
+                self.address, why, self._until - now,
             )  # fmt: skip
         self._why, self._failed = why, self._attempt
         if not self._dialling:
