@@ -96,6 +96,7 @@ def connect_grpc(
             wait_ms=int(wait * 1000),
             client=f"farspan/{os.getpid()}",
             features=(wire.SHARED_MEMORY,) if shared_memory else (),
+            minor=4,  # it does not confirm what it was told, nor resume
         )
         transport._open(hello, limits.CONNECT_S if timeout is None else timeout, wait)
     except BaseException:
