@@ -50,6 +50,12 @@ UPLOADS_MAX: Final = 16_384
 TRANSFERS_USED_MAX: Final = UPLOADS_MAX  # used and remembered, lest a replay brings one again.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
+# What a client has taken is told with its frames; beyond any of these by itself. Far less than what
+# a gateway holds: FRAMES_UNCONFIRMED_MAX, EVENTS_QUEUED_MAX and 64 MiB of events.
+CONFIRM_FRAMES: Final = 4_096
+CONFIRM_EVENTS: Final = 256
+CONFIRM_BYTES: Final = 8 * MiB
+CALL_TRIES_MAX: Final = 64  # of one upload, download or question, whose connection breaks.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
@@ -118,4 +124,7 @@ SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and re
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.
 RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
+RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
+RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.
