@@ -73,6 +73,11 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
+UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
+KEPT_MAX: Final = 1_000  # names in a session, and
+KEPT_BYTES_MAX: Final = MiB - 64 * KiB  # of them all: they fit into one answer.
+OPENINGS_OF_JOURNALS: Final = 4  # read at a time when a gateway starts.
 RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was run: then it ends.
 
 # --- engine --------------------------------------------------------------------------------------
