@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import farspan as torch
-import numpy as np
 import pytest
 from fake_gateway import TOKEN, FakeGateway, Proxy
-from farspan.core import limits
-from farspan.core.command import Lost
-from farspan.core.errors import AuthError, ConnectError, SessionClosedError
 from test_recovery import train
 
 
