@@ -129,7 +129,7 @@ class Reconnecting(Bulk):
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
-                "the connection to %s broke (%s); the session goes on when it answers, within %.0f s",
+                "the connection to %s broke (%s); the session waits for it, for %.0f s at most",
                 self.address, why, self._until - now,
             )  # fmt: skip
         self._why, self._failed = why, self._attempt
@@ -224,12 +224,18 @@ class Reconnecting(Bulk):
             self._put(wire.restamp(data, self._welcome.epoch))
 
     def _refused(self, lost: Lost) -> bool:
-        """Return whether the gateway has said no to a resume, and may think better of it."""
+        """Take that the gateway said no, if this was to a resume; return whether it was."""
         with self._changed:
-            waits = self._may_return() and not self._ledger.connected
-            if waits and lost.kind in _PASSING:
+            if not self._may_return() or self._ledger.connected:
+                return False
+            if lost.kind in _PASSING:
                 self._broke(lost.message)
                 return True
+        if lost.kind == "AuthError":  # the token is good, the secret is not
+            self._lose(
+                Lost("SessionClosedError", f"another client took the session over: {lost.message}")
+            )
+            return True
         return False
 
     # --- confirmations ---------------------------------------------------------------------------
