@@ -405,7 +405,10 @@ class _Maker:
         slots = {i: slot for slot, i in enumerate(_ids_of(form, run.ids))}
         traced.sources = self._sources(form, run.ids)
         before = {id(source): state.tensor for source, state in self.known.states}
-        traced.sharing = _sharing([before[id(source)] for source in traced.sources])
+        sources = traced.sources  # a gradient may be another one by now
+        traced.sharing = _sharing(
+            [before[id(s)] if id(s) in before else s.find(arguments) for s in sources]
+        )
         self._check_survivors(device, run.ids, slots, form.inputs)
         self._outputs(traced, form, slots)
         self._numbers(traced, run)
