@@ -51,6 +51,20 @@ class _Machine:
             use_jit_link=True,
         )
         self.count = 0
+        _waits_at_forks(llvm)
+
+
+def _waits_at_forks(llvm: Any) -> None:
+    """Let a fork wait until LLVM does nothing: its child would find llvmlite's lock taken for ever.
+
+    The lock is no public part of llvmlite; without one a fork goes on as it ever did.
+    """
+    lock = getattr(getattr(llvm.ffi.lib, "_lock", None), "_lock", None)
+    for each in (_lock, lock):
+        if each is not None:
+            os.register_at_fork(
+                before=each.acquire, after_in_parent=each.release, after_in_child=each.release
+            )
 
 
 def absent() -> str:
