@@ -29,7 +29,7 @@ def work():
 
 loop_for(group(8))
 threading.Thread(target=work, daemon=True).start()
-for k in range(12):
+for k in range(5):
     time.sleep(0.013)
     child = os.fork()
     if not child:
