@@ -38,6 +38,7 @@ STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the 
 SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
 PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
 CUT: Final = 11  # gateway -> worker: number (u64): take a snapshot after the frames before
+HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see Greeting
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -80,6 +81,7 @@ PAYLOAD_BYTES_MAX: Final = {
     SHARE: JSON_BYTES_MAX,
     PIECE: _PIECE.size,
     CUT: _APPLIED.size,
+    HELLO: JSON_BYTES_MAX,
 }
 
 # Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
@@ -389,6 +391,29 @@ class Purpose:
 
     purpose: str
     owner: str = ""  # control and bulk: random hex the gateway draws at each connection
+
+
+@dataclass(slots=True, frozen=True)
+class Greeting:
+    """What a worker says of itself to a gateway that has dialled it."""
+
+    host: str
+    pid: int
+    numerics: str  # its numerics key: equal keys compute equal bits
+
+
+def pack_greeting(body: Greeting) -> bytes:
+    """Return a HELLO message."""
+    return pack_json(HELLO, asdict(body))
+
+
+def unpack_greeting(payload: bytes | memoryview) -> Greeting:
+    """Return the body of a HELLO message; raise ProtocolError if a field is missing or wrong."""
+    body = unpack_json(payload)
+    host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
+    if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
+        raise ProtocolError("link: HELLO with a wrong field")
+    return Greeting(host, pid, numerics)
 
 
 @dataclass(slots=True, frozen=True)
