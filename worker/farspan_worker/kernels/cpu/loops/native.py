@@ -35,8 +35,9 @@ class _Machine:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.llvm = llvm
-        self.cpu = llvm.get_host_cpu_name()
-        self.features = llvm.get_host_cpu_features().flatten()
+        level = os.environ.get("FARSPAN_CPU_LEVEL", "")  # see process.level_environment
+        self.cpu = f"x86-64-{level}" if level else llvm.get_host_cpu_name()
+        self.features = "" if level else llvm.get_host_cpu_features().flatten()
         self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
         self.machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, jit=False, **MODEL
@@ -112,6 +113,11 @@ def identity() -> str:
     """Return what object code depends on beside its text: LLVM, how it is asked, the processor."""
     m = _machine()
     return f"{m.version} {MODEL} {_PASSES} {m.machine.triple} {m.cpu} {m.features}"
+
+
+def processor() -> str:
+    """Return LLVM's name of the processor that code is made for."""
+    return str(_machine().cpu)
 
 
 def on_disk(text: str) -> bytes | None:
