@@ -127,6 +127,14 @@ def up(
 )
 @_journal
 @_every
+@click.option(
+    "--lease",
+    type=click.FloatRange(1.0),
+    default=limits.LEASE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="So long a session keeps its workers without its client.",
+)
 @_json
 @_parent
 def serve(as_json: bool, parent: int, **options: Any) -> None:
@@ -150,6 +158,7 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    lease: float,
     **tls: Path | None,
 ) -> None:
     from farspan.core.op import table_hash
@@ -172,6 +181,7 @@ async def _serve(
         supervisor=supervisor,
         journals=None if journal is None else _own_directory(journal),
         snapshot_every_s=snapshot_every,
+        lease_s=lease,
         **tls,
     )
     gateway = Gateway(config)
