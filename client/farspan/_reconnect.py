@@ -129,7 +129,7 @@ class Reconnecting(Bulk):
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
-                "the connection to %s broke (%s); the session waits for it, for %.0f s at most",
+                "the connection to %s broke (%s); the session goes on if it answers within %.0f s",
                 self.address, why, self._until - now,
             )  # fmt: skip
         self._why, self._failed = why, self._attempt
