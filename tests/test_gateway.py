@@ -634,7 +634,7 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
 
 def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster) -> None:
     cluster.start(1, sessions_per_worker_max=1, lease_s=0.5)
-    first = cluster.connect(devices="cpu")
+    first = cluster.connect(devices="cpu", reconnect_s=0)
     first.transport._stream.cancel()
     first.lost()
     cluster.until(lambda: _states(cluster) == ["detached"])

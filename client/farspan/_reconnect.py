@@ -112,7 +112,7 @@ class Reconnecting(Bulk):
             if number != self._attempt:
                 return  # another has taken its place
             if self._may_return() and _is_break(call):
-                self._broke(lost.message)
+                self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)
 
@@ -129,8 +129,8 @@ class Reconnecting(Bulk):
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
-                "the connection broke (%s); the session goes on when the gateway answers, "
-                "waiting for it for %.0f s", why, self._until - now,
+                "the connection to %s broke (%s); the session waits for it, for %.0f s at most",
+                self.address, why, self._until - now,
             )  # fmt: skip
         self._why, self._failed = why, self._attempt
         if not self._dialling:
@@ -224,12 +224,18 @@ class Reconnecting(Bulk):
             self._put(wire.restamp(data, self._welcome.epoch))
 
     def _refused(self, lost: Lost) -> bool:
-        """Return whether the gateway has said no to a resume, and may think better of it."""
+        """Take that the gateway said no, if this was to a resume; return whether it was."""
         with self._changed:
-            waits = self._may_return() and not self._ledger.connected
-            if waits and lost.kind in _PASSING:
+            if not self._may_return() or self._ledger.connected:
+                return False
+            if lost.kind in _PASSING:
                 self._broke(lost.message)
                 return True
+        if lost.kind == "AuthError":  # the token is good, the secret is not
+            self._lose(
+                Lost("SessionClosedError", f"another client took the session over: {lost.message}")
+            )
+            return True
         return False
 
     # --- confirmations ---------------------------------------------------------------------------
