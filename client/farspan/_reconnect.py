@@ -232,9 +232,7 @@ class Reconnecting(Bulk):
                 self._broke(lost.message)
                 return True
         if lost.kind == "AuthError":  # the token is good, the secret is not
-            self._lose(
-                Lost("SessionClosedError", f"another client took the session over: {lost.message}")
-            )
+            self._lose(Lost("SessionClosedError", "another client has taken the session over"))
             return True
         return False
 
