@@ -130,5 +130,6 @@ LEASE_S: Final = 60.0  # without its client a session keeps its workers this lon
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
 RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.
