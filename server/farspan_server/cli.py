@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from farspan.core import limits
 
+from farspan_server.cli_operator import metrics_port, port_config, port_options
+
 if TYPE_CHECKING:
     from farspan_server.config import StaticWorker
     from farspan_server.fleet import Started
@@ -88,17 +90,18 @@ def main() -> None:
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
+@metrics_port
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool,
-    journal: Path | None, snapshot_every: float, as_json: bool,
+    journal: Path | None, snapshot_every: float, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, ray=not no_ray, journal=journal,
-        snapshot_every_s=snapshot_every,
+        snapshot_every_s=snapshot_every, metrics_port=metrics_port,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -121,6 +124,7 @@ def up(
 )
 @_journal
 @_every
+@port_options
 @_json
 @_parent
 def serve(as_json: bool, parent: int, **options: Any) -> None:
@@ -144,6 +148,10 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    metrics_port: int | None,
+    metrics_host: str,
+    operator_token_file: Path | None,
+    metrics_open: bool,
     **tls: Path | None,
 ) -> None:
     from farspan.core.op import table_hash
@@ -166,11 +174,13 @@ async def _serve(
         supervisor=supervisor,
         journals=None if journal is None else _own_directory(journal),
         snapshot_every_s=snapshot_every,
+        operator=port_config(metrics_port, metrics_host, operator_token_file, metrics_open),
         **tls,
     )
     gateway = Gateway(config)
     address = await gateway.start()
-    _say({"address": address, "pid": os.getpid()}, as_json, f"gateway serves at {address}")
+    said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
+    _say(said, as_json, f"gateway serves at {address}")
     try:
         await stop.wait()
     finally:

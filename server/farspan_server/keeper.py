@@ -13,6 +13,7 @@ import itertools
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +64,7 @@ class Keeper:
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
         self._cut_frame = 0
+        self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
     @property
@@ -151,6 +153,7 @@ class Keeper:
                     while not room():
                         await asyncio.sleep(_ROOM_S)
                     self._give(messages.Again(header, record))
+        self.caught_up_s = time.monotonic()
         self._replayed = None
         self._caught_up.set()
 

@@ -50,6 +50,8 @@ class Live:
         # A worker that is replaced needs time until it tells the bytes again.
         self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
         self.written = 0  # the last ack that went to the client
+        self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
+        self.lost_s = 0.0  # when its workers were lost, until others have all that they had
         self.passing: Passing | None = None  # while its client profiles
         self._events: deque[messages.EventsOut] = deque()
         self._last_words: bytes | None = None
@@ -97,6 +99,7 @@ class Live:
         Whatever waits rides together: a message costs the same whatever it holds.
         """
         down, count, size = self._take()
+        self.bytes_sent += size
         return None if down == _NOTHING else (down, count, size)
 
     def _take(self) -> tuple[wire.Down, int, int]:

@@ -12,6 +12,7 @@ from typing import Final
 
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
+STATES: Final = ("idle", "busy", "leaving")  # of a worker
 
 
 @dataclass(slots=True, frozen=True)
@@ -131,6 +132,12 @@ class _Slot:
     sessions: set[str] = field(default_factory=set)
     leaving: bool = False
 
+    @property
+    def state(self) -> str:
+        if self.leaving:
+            return "leaving"
+        return "busy" if self.sessions else "idle"
+
 
 class Pool:
     """Workers, their sessions, the line.
@@ -150,6 +157,16 @@ class Pool:
     def workers(self) -> list[tuple[Worker, int]]:
         """The workers and the number of sessions on each."""
         return [(slot.worker, len(slot.sessions)) for slot in self._slots.values()]
+
+    @property
+    def line(self) -> int:
+        """How many sessions wait for workers."""
+        return len(self._line)
+
+    @property
+    def states(self) -> Counter[tuple[str, str]]:
+        """How many workers of each kind are in each of STATES."""
+        return Counter((slot.worker.kind, slot.state) for slot in self._slots.values())
 
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input."""

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any, Final
 
 from farspan import wire
@@ -31,10 +31,11 @@ from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
-from farspan_server.disk import RealDisk
+from farspan_server.disk import TimedDisk
 from farspan_server.keeper import Keeper
 from farspan_server.live import KINDS, Live, parse_devices
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.totals import Totals
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -49,13 +50,15 @@ class Service:
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
         self.supervisor: SupervisorLink | None = None
+        self.draining = False  # takes no new sessions
         self._pool = pools.Pool(config.sessions_per_worker_max)
         self._pool_inputs: deque[pools.Input] = deque()
         self._sessions: dict[str, Live] = {}
         self._channels: dict[int, Live] = {}
         self._links: dict[str, WorkerLink] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._disk = RealDisk()
+        self.totals = Totals()
+        self._disk = TimedDisk(self.totals.sync_s.add)
 
     # --- lifecycle -------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -84,6 +87,21 @@ class Service:
         """The workers that can be reached and the number of sessions on each."""
         return self._pool.workers
 
+    @property
+    def pool(self) -> pools.Pool:
+        """The pool, to look at."""
+        return self._pool
+
+    @property
+    def sessions(self) -> Collection[Live]:
+        """The sessions that have not ended."""
+        return self._sessions.values()
+
+    @property
+    def links(self) -> Collection[WorkerLink]:
+        """The workers that are reached or dialled."""
+        return self._links.values()
+
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -91,7 +109,9 @@ class Service:
 
     async def _clock(self) -> None:
         while True:
+            begun_s = time.monotonic()
             await asyncio.sleep(TICK_S)
+            self.totals.lag_s.add(max(0.0, time.monotonic() - begun_s - TICK_S))
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
                 try:
@@ -105,6 +125,9 @@ class Service:
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
+            if live.lost_s and live.keeper.caught_up_s > live.lost_s:
+                self.totals.recovery_s.add(live.keeper.caught_up_s - live.lost_s)
+                live.lost_s = 0.0
 
     # --- sessions --------------------------------------------------------------------------------
     def open(self, tenant: str, hello: wire.Hello) -> Live:
@@ -119,6 +142,8 @@ class Service:
                 f"the client's op table is {hello.table_hash[:12] or 'missing'}, the gateway's "
                 f"{self.config.table_hash[:12]}; install the same release of farspan on both"
             )
+        if self.draining:
+            raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
@@ -230,6 +255,7 @@ class Service:
     def _rest(self, live: Live) -> None:
         """Let go of a session's workers, of which one or all are lost."""
         assert live.keeper is not None
+        live.lost_s = live.lost_s or time.monotonic()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -250,6 +276,9 @@ class Service:
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
+        self.totals.end(live)
+        if kind:
+            self.totals.error(kind)
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
         for each in live.links:
@@ -420,6 +449,7 @@ class Service:
                 chunk = link.Chunk(header.transfer, total, offset, flags, view)
                 await self._pass(live, header.device, chunk)
                 offset = end
+                live.bytes_received += len(view)
         except OSError:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
         except BaseException:  # the client has broken off, or sends what is no chunk
@@ -469,6 +499,7 @@ class Service:
         """
         if piece.device >= len(live.links):
             raise ProtocolError(f"a piece for device {piece.device}, which is not there")
+        live.bytes_received += piece.piece_bytes
         place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
         with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
             await live.links[piece.device].piece(live.channel, link.Piece(*place))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from farspan.core import limits
 from farspan.core.errors import ProtocolError
@@ -63,6 +63,16 @@ OPEN: Final = "open"
 DETACHED: Final = "detached"  # without its client, until the lease ends
 ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on disk
 ENDED: Final = "ended"
+
+
+class Load(NamedTuple):
+    """What a session has under way: frames that use credits, frames held back, events kept."""
+
+    frames: int = 0
+    frame_bytes: int = 0
+    held: int = 0
+    events: int = 0
+    event_bytes: int = 0
 
 
 # What every frame makes is not frozen: that costs more than all else that is done with it.
@@ -147,6 +157,15 @@ class Session:
     def received(self) -> int:
         """The sequence number of the last frame accepted."""
         return self._received
+
+    @property
+    def load(self) -> Load:
+        """What waits here at this moment."""
+        frames = self._received - max(self._acked, self._credit_base)
+        return Load(
+            frames, self._in_flight_bytes, len(self._held), len(self._unconfirmed),
+            self._unconfirmed_bytes,
+        )  # fmt: skip
 
     @property
     def room(self) -> bool:
