@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,20 @@ metrics_port = click.option(
 
 
 def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of the operator's port."""
+    """Give a command the options of the operator's port, and what they come to as `operator`."""
+
+    @functools.wraps(command)
+    def with_port(
+        *arguments: Any,
+        metrics_port: int | None,
+        metrics_host: str,
+        operator_token_file: Path | None,
+        metrics_open: bool,
+        **options: Any,
+    ) -> Any:
+        operator = _port(metrics_port, metrics_host, operator_token_file, metrics_open)
+        return command(*arguments, operator=operator, **options)
+
     for each in (
         click.option(
             "--metrics-open", is_flag=True, help="Other machines may read metrics without a token."
@@ -33,22 +47,15 @@ def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--metrics-host", default="127.0.0.1", show_default=True),
         metrics_port,
     ):  # fmt: skip
-        command = each(command)
-    return command
+        with_port = each(with_port)
+    return with_port
 
 
-def port_config(
-    metrics_port: int | None,
-    metrics_host: str,
-    operator_token_file: Path | None,
-    metrics_open: bool,
-) -> OperatorPort | None:
-    """Return what the options of the operator's port come to."""
+def _port(number: int | None, host: str, token: Path | None, to_all: bool) -> OperatorPort | None:
     from farspan_server.config import OperatorPort
 
-    if metrics_port is None:
-        if operator_token_file is not None or metrics_open:
+    if number is None:
+        if token is not None or to_all:
             raise click.UsageError("an operator's token or --metrics-open need --metrics-port")
         return None
-    token = "" if operator_token_file is None else operator_token_file.read_text().strip()
-    return OperatorPort(metrics_host, metrics_port, token, metrics_open)
+    return OperatorPort(host, number, "" if token is None else token.read_text().strip(), to_all)
