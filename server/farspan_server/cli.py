@@ -24,7 +24,7 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
-from farspan_server.cli_operator import metrics_port, port_options
+from farspan_server.cli_operator import drain, drained, metrics_port, port_options
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort, StaticWorker
@@ -163,6 +163,7 @@ async def _serve(
     journal: Path | None,
     snapshot_every: float,
     operator: OperatorPort | None,
+    drain_seconds: float,
     lease: float,
     **tls: Path | None,
 ) -> None:
@@ -196,6 +197,7 @@ async def _serve(
     _say(said, as_json, f"gateway serves at {address}")
     try:
         await stop.wait()
+        await drained(gateway, stop, drain_seconds)
     finally:
         await gateway.stop()
         if config.journals is not None:
@@ -376,6 +378,9 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
         raise click.ClickException(f"{error.filename} is there already") from None
     for each in dataclasses.astuple(made):
         click.echo(each)
+
+
+main.add_command(drain)
 
 
 # --- what the subcommands share ------------------------------------------------------------------

@@ -100,6 +100,17 @@ class Gateway:
         """Where a supervisor dials; empty if none is expected."""
         return self.service.supervisor.address if self.service.supervisor else ""
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions; wait, at most so long, for those that would end with this gateway.
+
+        Load balancers are told at once; sessions that survive the gateway are not waited for.
+        """
+        self.service.draining = True
+        await self.operations.look()
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.service.ending and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, tell their clients, stop serving."""
         await self.operations.stop()

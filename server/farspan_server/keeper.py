@@ -194,6 +194,17 @@ class Keeper:
             if self._number in self._under_way:
                 self._cut_at_s, self._cut_frame = now_s, received
 
+    @property
+    def settled(self) -> bool:
+        """Whether no replay and no snapshot is under way."""
+        return self._replayed is None and not self._under_way
+
+    def cut_now(self, now_s: float, received: int) -> None:
+        """Ask for a snapshot before it is time, unless nothing is new or one is under way."""
+        if received != self._cut_frame and self.settled:
+            self._cut_at_s = 0.0
+            self.look(now_s, received)
+
     def mark(self, number: int, sequence: int) -> None:
         """Note where the snapshot is cut. JournalError."""
         self._drop_parts()

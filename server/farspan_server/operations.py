@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from typing import Any
+from typing import Any, Final
 
 from farspan import wire
+from farspan.core import limits
+from farspan.core.errors import BadValueError
 
 from farspan_server.config import GatewayConfig
+from farspan_server.drain import Drains
 from farspan_server.operator_port import Port
 from farspan_server.readiness import LOOK_S, Readiness
 from farspan_server.service import Service
 
 log = logging.getLogger(__name__)
+
+_WAIT_S_MAX: Final = 86_400.0  # that an operator may let a drain wait
 
 
 class Operations:
@@ -28,6 +33,9 @@ class Operations:
         self._service = service
         self._config = config
         self._readiness = Readiness(service, config.journals)
+        self._drains = Drains(service)
+        self._left: dict[str, int] = {}  # by worker, the last epoch that wanted to end
+        service.on_leaving = self._leaving
         self._health: Any = None  # grpc_health's servicer
         self._port: Port | None = None
         self._task: asyncio.Task[None] | None = None
@@ -44,11 +52,12 @@ class Operations:
         if self._config.operator is not None:
             self._port = Port(self._config.operator, self, self._tls())
             log.info("metrics and health at %s", self.address)
-        await self._look()
+        await self.look()
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Tell that nobody serves here any more, then nothing."""
+        self._drains.stop()
         if self._task is not None:
             self._task.cancel()
         if self._health is not None:
@@ -71,11 +80,12 @@ class Operations:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                await self._look()
+                await self.look()
             except Exception:  # a defect of ours must not leave an old answer standing unseen
                 log.exception("readiness")
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Tell load balancers how it is now."""
         from grpc_health.v1 import health_pb2
 
         await self._readiness.look()
@@ -97,7 +107,42 @@ class Operations:
         return self._readiness.reasons()
 
     def workers(self) -> list[dict[str, Any]]:
-        return []
+        """Return the workers that are reached or drained, by slot."""
+        states = self._service.pool.states_of()
+        found: dict[str, dict[str, Any]] = {}
+        for worker, sessions in self._service.workers:
+            found[worker.worker] = {
+                "kind": worker.kind,
+                "host": worker.host,
+                "pid": worker.pid,
+                "epoch": worker.epoch,
+                "state": states[worker.worker],
+                "sessions": sessions,
+            }
+        for name, state in self._drains.states.items():
+            found.setdefault(name, {"state": "gone", "sessions": 0})["drain"] = state
+        return [{"worker": name, **found[name]} for name in sorted(found)]
 
     def drain(self, asked: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Begin the drain of workers. BadValueError.
+
+        asked: {"workers": names or "all", "wait_s": seconds for sessions without a journal}.
+        """
+        there = [worker.worker for worker, _ in self._service.workers]
+        names = asked.get("workers")
+        wait_s = asked.get("wait_s", limits.DRAIN_WAIT_S)
+        if names == "all":
+            names = sorted(there)
+        if not isinstance(names, list) or not names or not isinstance(wait_s, int | float):
+            raise BadValueError('drain: send {"workers": ["cpu:0"] or "all", "wait_s": seconds}')
+        unknown = sorted({str(name)[:64] for name in names if name not in there})
+        if unknown:
+            raise BadValueError(f"drain: no worker {', '.join(unknown[:4])} is reached here")
+        self._drains.begin(names, min(max(0.0, float(wait_s)), _WAIT_S_MAX))
+
+    def _leaving(self, name: str) -> None:
+        """Drain a worker that says itself that it is about to end; it says so again and again."""
+        worker = self._service.find_worker(name)
+        if worker is not None and self._left.get(name) != worker.epoch:
+            self._left[name] = worker.epoch
+            self._drains.begin([name], limits.DRAIN_WAIT_S)

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final
 
 from farspan import wire
@@ -51,6 +51,8 @@ class Service:
         self.config = config
         self.supervisor: SupervisorLink | None = None
         self.draining = False  # takes no new sessions
+        #: Told of a worker, by its slot, that wants to end when its sessions have left.
+        self.on_leaving: Callable[[str], None] | None = None
         self._pool = pools.Pool(config.sessions_per_worker_max)
         self._pool_inputs: deque[pools.Input] = deque()
         self._sessions: dict[str, Live] = {}
@@ -96,6 +98,11 @@ class Service:
     def sessions(self) -> Collection[Live]:
         """The sessions that have not ended."""
         return self._sessions.values()
+
+    @property
+    def ending(self) -> int:
+        """How many sessions would end with this gateway."""
+        return len(self._sessions)
 
     @property
     def links(self) -> Collection[WorkerLink]:
@@ -223,7 +230,8 @@ class Service:
                         live.post(events=out)
                     case messages.Claim():
                         # One that has lost its workers waits until others can have been started.
-                        least_s = limits.START_S if live.machine.recoveries else 0.0
+                        moves = live.machine.recoveries + live.machine.moves
+                        least_s = limits.START_S if moves else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
                         self._tell_pool(
                             pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
@@ -311,7 +319,10 @@ class Service:
                 live = self._sessions[session]
                 if live.machine.recoveries:
                     message = f"a worker was lost with all that it held, and {message}"
-                kind = "WorkerLostError" if live.machine.recoveries else "CapacityError"
+                elif live.machine.moves:
+                    message = f"a worker of the session was drained, and {message}"
+                moved = live.machine.recoveries + live.machine.moves
+                kind = "WorkerLostError" if moved else "CapacityError"
                 self.give(live, messages.Fault(kind, message))
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
@@ -354,6 +365,24 @@ class Service:
                 "gone and took the session's tensors there with it; connect again to go on"
             )
             self.give(live, messages.Bereft(message))
+
+    # --- drains (drain.Ground) -------------------------------------------------------------------
+    def find_worker(self, name: str) -> pools.Worker | None:
+        """Return a worker that is reached, by its slot."""
+        return next((worker for worker, _ in self._pool.workers if worker.worker == name), None)
+
+    def drain_worker(self, name: str) -> list[Live]:
+        """Send no new sessions to a worker; return those that it has."""
+        self._tell_pool(pools.Drain(name))
+        return [
+            live
+            for live in self._sessions.values()
+            if any(each.worker.worker == name for each in live.links)
+        ]
+
+    def leaving(self, worker: pools.Worker) -> None:
+        if self.on_leaving is not None:
+            self.on_leaving(worker.worker)
 
     # --- what workers say (workers.Listener) -----------------------------------------------------
     def joined(self, worker_link: WorkerLink) -> None:

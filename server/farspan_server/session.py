@@ -41,6 +41,7 @@ from farspan_server.session_messages import (
     Forward,
     FrameIn,
     Input,
+    Leave,
     Mark,
     Output,
     Refuse,
@@ -101,6 +102,7 @@ class Session:
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
+        self.moves = 0  # to other workers, because it was asked to
         self._attempt = 0  # of the client's streams, the last one
         self._lease_s = lease_s
         self._lease_ends: float | None = None
@@ -179,6 +181,11 @@ class Session:
             given.popleft()
         return len(given) < limits.CREDIT_FRAMES
 
+    @property
+    def cut_waits_for_client(self) -> bool:
+        """Whether all that keeps a snapshot from counting is what its client has not confirmed."""
+        return self._cut is not None and not self._cut.missing
+
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input. After an End everything is ignored."""
         if self.state == ENDED:
@@ -209,6 +216,8 @@ class Session:
                 return self._start()
             case Bereft(message):
                 return self._bereft(message, now)
+            case Leave():
+                return self._leave()
             case Resumed(attempt, confirmed, applied):
                 return self._resume(attempt, confirmed, applied)
             case Attached():
@@ -278,6 +287,14 @@ class Session:
             text = f"{message} ({limits.RECOVERIES_MAX} others in its place were lost as well)"
             return self._end("WorkerLostError", text)
         self.recoveries += 1
+        self._let_go()
+        return [Rest(), *self._claim()]
+
+    def _leave(self) -> list[Output]:
+        """Go to other workers, as after a loss, which nobody may hold against the session."""
+        if not self.journalled or not self._claimed or self.state == WAITING:
+            return []
+        self.moves += 1
         self._let_go()
         return [Rest(), *self._claim()]
 
