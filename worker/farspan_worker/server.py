@@ -102,6 +102,7 @@ class Worker:
             return {
                 **self._counts,
                 "draining": self.draining,
+                "time_s": time.time(),
                 "pid": os.getpid(),
                 "freed_bytes": process.freed_bytes(),
                 "host": socket.gethostname(),
