@@ -472,9 +472,7 @@ class Service(Bulk, Sight):
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
-        self.totals.end(live)
-        if kind:
-            self.totals.error(kind)
+        self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
         for each in live.links:

@@ -169,7 +169,7 @@ class Session:
 
     @property
     def replaced(self) -> str:
-        """Why it has, or wants, other workers than its first: the beginning of a sentence, or ""."""
+        """Why it has other workers than its first, as the beginning of a sentence, or ""."""
         if self.recoveries:
             return "a worker was lost with all that it held, and "
         return "a worker of the session was drained, and " if self.moves else ""
