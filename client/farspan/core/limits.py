@@ -115,6 +115,14 @@ GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for
 TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
 TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
 
+# --- what an operator sees -----------------------------------------------------------------------
+TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one name together.
+WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
+OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
+CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
+DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
+
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
