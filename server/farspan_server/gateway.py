@@ -196,7 +196,7 @@ class Gateway:
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
         writer = Writer(
-            stream.take,
+            lambda: self._next(live, stream),
             lambda: stream.over,
             lambda message: context.write(wire.encode(message[0])),
             lambda message: self._written(live, *message),
@@ -211,10 +211,15 @@ class Gateway:
             reader.cancel()
             self.service.gone(live, stream)
 
+    def _next(self, live: Live, stream: Stream) -> tuple[wire.Down, int, int] | None:
+        found = stream.take()
+        if found is not None:
+            live.bytes_sent += found[2]
+        return found
+
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
             live.passing.written(down.applied)
-        live.bytes_sent += size_bytes
         self.service.written(live, count, down.applied)
 
     async def _open(
