@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true")
     given = parser.parse_args()
     faulthandler.enable()
+    warnings.simplefilter("ignore")  # that a kernel casts complex numbers is no news here
     with given.progress.open("r+b") as file:
         progress = mmap.mmap(file.fileno(), PROGRESS.size)
     findings = Findings(progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import ctypes.util
 import dataclasses
 import json
 import os
@@ -68,7 +69,10 @@ class Report:
             lines.append(f"  {f['finding']} at input {f['input']} of --repeat {where}")
             told = str(f["detail"]).splitlines()
             died = "stuck" in f["finding"] or "crash" in f["finding"]
-            lines += [f"    {line}" for line in (told[:10] if died else told[-6:])]
+            if died:
+                at = next((i for i, x in enumerate(told) if x.startswith("Current thread")), 0)
+                told = [x for x in told[at:] if "Warning" not in x][:14]
+            lines += [f"    {line}" for line in (told if died else told[-6:])]
         return lines
 
 
@@ -108,7 +112,7 @@ def _one_process(report: Report, first: int, inputs: int) -> int:
                 return int(summary["next"])
             err.seek(0)
             kind = "stuck" if stuck else f"crash (exit status {child.returncode})"
-            detail = err.read()[:4_000]
+            detail = err.read()[-6_000:]
             report.findings.append(
                 {"finding": kind, "session": session, "input": number, "detail": detail}
             )
@@ -123,7 +127,17 @@ def environment() -> dict[str, str]:
     return {
         **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0",
+        **_checked_heap(),
     }  # fmt: skip
+
+
+def _checked_heap() -> dict[str, str]:
+    """Return what makes glibc look at a block's borders when it is freed, where it can.
+
+    A kernel that writes beyond its memory is then found by it, and not by chance.
+    """
+    found = ctypes.util.find_library("c_malloc_debug")
+    return {"LD_PRELOAD": found, "MALLOC_CHECK_": "3"} if found else {}
 
 
 def _watch(child: subprocess.Popen[Any], progress: Path) -> bool:

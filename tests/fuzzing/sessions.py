@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 import random
 from typing import Any
 
@@ -160,15 +161,13 @@ class Session:
         if t.mask and self.rng.random() < 0.4:
             mode = (t.mask & self.rng.choice([t.mask, -1, 1, 2]) or t.mask) << 2
         draw = self.rng.random()
-        one = len(outs) == 1 and not t.op.lists and t.inputs and t.op.family != "view"
+        one = len(outs) == 1 and math.prod(outs[0][1]) <= 4_096 and not t.op.lists and t.inputs and t.op.family != "view"
         if draw < 0.10 and one and outs[0] == (t.inputs[0].dtype, t.inputs[0].shape):
             made, mode = [], mode | cmd.INPLACE
         elif draw < 0.13 and one and not mode:
             made, mode = [self._new(outs[0])], cmd.OUT
             self._add(cmd.PUT, made, (*outs[0], len(self.frame.payloads), 0))
-            numel = 1
-            for size in outs[0][1]:
-                numel *= size
+            numel = math.prod(outs[0][1])
             self.frame.payloads.append(bytes(numel * DTYPES[outs[0][0]].itemsize))
         else:
             made = [self._new(key if not t.op.dynamic else _UNKNOWN) for key in outs]
@@ -179,11 +178,9 @@ class Session:
     def _backward(self) -> None:
         root = self.rng.choice(sorted(self.recorded))
         code, shape = self.live[root]
-        if code < 0:
+        if code < 0 or math.prod(shape) > 8_192:
             return
-        numel = 1
-        for size in shape:
-            numel *= size
+        numel = math.prod(shape)
         seed = self.put(Input(code, shape, bytes(numel * DTYPES[code].itemsize)))
         stops = [i for i in self.recorded[root] if i in self.live][: self.rng.randrange(0, 4)]
         pairs = [j for i in stops for j in (i, self._new(self.live[i]))]
