@@ -152,7 +152,7 @@ def _put(rng: random.Random, frame: Frame, session: Session) -> None:
     if not puts:
         return
     at = rng.choice(puts)
-    if len(frame.statics[at]) != 4:
+    if len(frame.statics[at]) != 4 or not isinstance(frame.statics[at][1], tuple):
         return  # another mutation was there before
     code, shape, payload, transfer = frame.statics[at]
     draw = rng.random()

@@ -102,11 +102,11 @@ class Session:
             old = self._any()
             same = self._by_key.get(self.live[old], [old])
             self._add(cmd.LINK, [old, self.rng.choice(same)])
-        elif draw < 0.97 and self.programs:
+        elif draw < 0.965 and self.programs:
             gone_program = self.rng.choice(sorted(self.programs))
             del self.programs[gone_program]
             self._add(cmd.UNDEFINE, [], (gone_program,))
-        elif draw < 0.985 and self.programs:
+        elif draw < 0.98 and self.programs:
             self._call(self.rng.choice(sorted(self.programs)))
         else:
             self._define()
