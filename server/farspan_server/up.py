@@ -36,9 +36,11 @@ class Plan:
     host: str = "127.0.0.1"
     port: int = 0
     threads: int = 0
+    cpu_level: str = ""
     ray: bool = True
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,14 @@ class Ready:
     address: str
     token_file: str
     pids: dict[str, Any]
+    metrics: str = ""  # where metrics and health are told; empty: nowhere
+    operator_token_file: str = ""
 
     def to_json(self) -> str:
         """Return one line."""
         body = {"address": self.address, "token_file": self.token_file, "pids": self.pids}
+        if self.metrics:
+            body |= {"metrics": self.metrics, "operator_token_file": self.operator_token_file}
         return json.dumps(body)
 
 
@@ -71,12 +77,18 @@ class Up:
         key = self._secret("supervisor.key")
         port = f"unix:{self._directory}/supervisor.sock"
         plan = self._plan
+        told: list[str] = []
+        operator = ""
+        if plan.metrics_port is not None:
+            operator = str(self._secret("operator.token"))
+            told = ["--metrics-port", str(plan.metrics_port), "--operator-token-file", operator]
         gateway = await self._child(
             "gateway",
             *("serve", "--host", plan.host, "--port", str(plan.port), "--token-file", str(token)),
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *told,
         )
         supervisor = await self._child(
             "supervisor",
@@ -84,6 +96,7 @@ class Up:
             *("--workers", ",".join(f"{kind}:{n}" for kind, n in plan.workers.items())),
             *("--spares", str(plan.spares)),
             *("--directory", str(self._directory), "--threads", str(plan.threads)),
+            *("--cpu-level", plan.cpu_level),
             *("--first-epoch", "1"),  # this gateway has seen none
             *([] if plan.ray else ["--no-ray"]),
         )
@@ -92,7 +105,7 @@ class Up:
             "supervisor": self._children["supervisor"].pid,
             "workers": supervisor["workers"],
         }
-        return Ready(gateway["address"], str(token), pids)
+        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator)
 
     async def ended(self) -> str:
         """Wait until a child ends by itself and return which."""
@@ -176,11 +189,18 @@ async def run(plan: Plan, *, as_json: bool) -> int:
 
 
 def _greeting(ready: Ready) -> str:
-    return (
-        f"farspan serves at {ready.address} (Ctrl-C ends it)\n"
-        f"  export FARSPAN_ADDRESS={ready.address}\n"
-        f"  export FARSPAN_TOKEN=$(cat {ready.token_file})"
-    )
+    lines = [
+        f"farspan serves at {ready.address} (Ctrl-C ends it)",
+        f"  export FARSPAN_ADDRESS={ready.address}",
+        f"  export FARSPAN_TOKEN=$(cat {ready.token_file})",
+    ]
+    if ready.metrics:
+        lines += [
+            f"metrics and health are told at {ready.metrics}",
+            f"  export FARSPAN_OPERATOR={ready.metrics}",
+            f"  export FARSPAN_OPERATOR_TOKEN=$(cat {ready.operator_token_file})",
+        ]
+    return "\n".join(lines)
 
 
 # --- leaving nothing behind ----------------------------------------------------------------------
