@@ -18,6 +18,8 @@ INTS_PER_ATTR_MAX: Final = 1_024  # entries of one int[] argument.
 STRING_BYTES_MAX: Final = 4 * KiB  # one string argument, utf-8.
 ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 
+POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
+
 # --- frames --------------------------------------------------------------------------------------
 FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
