@@ -72,8 +72,6 @@ def test_a_dead_clients_memory_is_back_when_its_lease_ends() -> None:
             freed_s = time.monotonic() - began
             counts = counts_of(watching)
             assert not counts["transfer_bytes"] and not counts["unsent_bytes"]
-            print(status_of(worker)/MIB, before/MIB, counts)
-            for _ in range(20): time.sleep(1); print(status_of(worker)/MIB, counts_of(watching))
             wait_until(lambda: status_of(worker) < before + 40 * MIB, 15, "its memory")
             print(f"\nfreed {freed_s:.1f} s after the client's death, lease {lease_s:.0f} s; "
                   f"back at the system after {time.monotonic() - began:.1f} s")  # fmt: skip
