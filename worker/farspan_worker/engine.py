@@ -360,6 +360,10 @@ class Engine:
             text = (self.timeline or Timeline()).to_json().encode()
             self.timeline = Timeline() if kind == cmd.GET_TRACE else None
             return Value(request, uint8.code, (len(text),), text)
+        if kind == cmd.GET_IDS:
+            ids = [*self.tensors, *filter(None, self.generators)]  # 0 is the device's own generator
+            told = np.array(ids, np.int64).view(np.uint8).data
+            return Value(request, int64.code, (len(ids),), told)
         if kind == cmd.GET_RELEASE:
             self.programs.arena.put_to_sleep()
             self.backend.release()
