@@ -97,7 +97,7 @@ def test_a_client_that_does_not_read_is_cut_and_others_do_not_notice() -> None:
                         worst = max(worst, time.perf_counter() - at)
                 gone = wait_until(lambda: live_streams(service) < 2, 35, "the cut")
                 print(f"\nhalf-open client noticed after {time.monotonic() - began:.1f} s; "
-                      f"others' worst read meanwhile {worst * 1e3:.0f} ms ({gone:.1f})")  # fmt: skip
+                      f"others' worst read {worst * 1e3:.0f} ms ({gone:.1f})")  # fmt: skip
                 proxy.silence(False)
                 del stalled
 
