@@ -263,6 +263,12 @@ class Service(WorkerSide, Bulk):
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
+        def tell_again() -> bool:
+            self.give(live, messages.Leave())
+            return not live.ended
+
+        live.tell_again = tell_again
+
     def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
@@ -468,6 +474,7 @@ class Service(WorkerSide, Bulk):
             live.written = max(live.written, applied)
             # Long values may be still to come. A snapshot comes behind them over the same link, so
             # that they are here when a replay begins after their frames.
+            live.downloads.confirmed(live.written)
             self.give(live, messages.Confirmed(live.written))
 
     def _end(self, live: Live, kind: str, message: str) -> None:
