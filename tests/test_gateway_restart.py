@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def test_a_gateway_that_is_killed_while_it_trains_changes_no_bit(service: Servic
 
         found = train(40, between)
     assert found == expected and len(kills) == 4
-    assert not os.listdir(service.journal)
+    deadline = time.monotonic() + 10
+    while os.listdir(service.journal):  # a thread removes it
+        assert time.monotonic() < deadline
 
 
 def test_a_gateway_that_is_stopped_leaves_the_session_to_the_next(service: Service) -> None:
@@ -59,9 +62,8 @@ def test_long_tensors_survive_the_gateway_on_their_way(service: Service) -> None
         total = sum(kept[1:], kept[0])
         service.restart_gateway()
         found = total.numpy()
-        assert (found == values * 4 + 3).mean() > 0.99
-        assert np.allclose(found, values * 4 + 3)
-        assert np.array_equal(kept[3].numpy(), values + 2)
+        assert (found == sum((values + k for k in range(3)), values)).all()
+        assert (kept[3].numpy() == values + 2).all()
 
 
 def test_nothing_of_a_session_is_readable_by_others(service: Service, tmp_path: Path) -> None:
