@@ -185,7 +185,7 @@ class FakeGateway:
             self.outbox = outbox
             try:
                 if hello.attach:
-                    fenced = Lost("SessionClosedError", "another client took the session over")
+                    fenced = Lost("SessionClosedError", "another client has taken the session over")
                     before.put(wire.Down(events=(wire.encode_events([fenced]),)))
                     self.secret = secrets.token_bytes(32)
                     self.give(messages.Attached())

@@ -16,7 +16,7 @@ from fake_gateway import TOKEN, FakeGateway
 from farspan import nn
 from farspan.core.errors import BadValueError, ProtocolError, SessionClosedError
 from farspan.core.random import Generator
-from test_gateway_dies import Service
+from restarting import Service
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def gateway() -> Iterator[FakeGateway]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     made = Service(tmp_path_factory.mktemp("service"))
     yield made
-    made.stop()
+    made.close()
 
 
 def opened(gateway: FakeGateway) -> Any:

@@ -129,7 +129,7 @@ class Reconnecting(Bulk):
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
-                "the connection to %s broke (%s); the session waits for it, for %.0f s at most",
+                "the connection to %s broke (%s); the session goes on if it answers within %.0f s",
                 self.address, why, self._until - now,
             )  # fmt: skip
         self._why, self._failed = why, self._attempt
@@ -232,9 +232,7 @@ class Reconnecting(Bulk):
                 self._broke(lost.message)
                 return True
         if lost.kind == "AuthError":  # the token is good, the secret is not
-            self._lose(
-                Lost("SessionClosedError", f"another client took the session over: {lost.message}")
-            )
+            self._lose(Lost("SessionClosedError", "another client has taken the session over"))
             return True
         return False
 

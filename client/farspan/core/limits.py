@@ -127,6 +127,7 @@ SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and re
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.
 RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
+STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
 RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
