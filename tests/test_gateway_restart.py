@@ -1,10 +1,9 @@
-"""The gateway dies, or is stopped, under sessions that are durable: the next one goes on."""
+"""The gateway is stopped, or dies, under durable sessions; see also test_gateway_dies.py."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import farspan as torch
 import numpy as np
 import pytest
 from restarting import Service
-from test_recovery import train
 
 
 @pytest.fixture(scope="module")
@@ -23,31 +21,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert "Traceback" not in log and made.token not in log
 
 
-def test_a_gateway_that_is_killed_while_it_trains_changes_no_bit(service: Service) -> None:
-    with torch.connect(service.address, token=service.token, timeout=30):
-        expected = train(40)
-    with torch.connect(service.address, token=service.token, timeout=30):
-        kills = []
-
-        def between(step: int) -> None:
-            if step in (0, 13, 14, 30):
-                service.restart_gateway()
-                kills.append(step)
-
-        found = train(40, between)
-    assert found == expected and len(kills) == 4
-    deadline = time.monotonic() + 10
-    while os.listdir(service.journal):  # a thread removes it
-        assert time.monotonic() < deadline
-
-
 def test_a_gateway_that_is_stopped_leaves_the_session_to_the_next(service: Service) -> None:
     with torch.connect(service.address, token=service.token, timeout=30) as session:
         torch.manual_seed(3)
         x = torch.rand(1000)
         expected = float(x.sum())
         service.kill_gateway(signal.SIGTERM)
-        assert os.listdir(service.journal) == [session.transport.session_id]
+        assert session.transport.session_id in os.listdir(service.journal)
         service.start_gateway()
         assert float(x.sum()) == expected
 

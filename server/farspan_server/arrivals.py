@@ -51,6 +51,7 @@ class Arrivals:
     """The front of `service.Service`."""
 
     config: GatewayConfig
+    draining: bool
     _sessions: dict[str, Live]
     _channels: dict[int, Live]
     _shelf: Shelf | None
@@ -83,6 +84,8 @@ class Arrivals:
         """
         self.check(hello)
         self._refuse_late()
+        if self.draining:
+            raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")

@@ -31,8 +31,10 @@ from farspan_server import session_messages as messages
 from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
 from farspan_server.live import Live, Stream
+from farspan_server.operations import Operations
 from farspan_server.passing import Passing
 from farspan_server.service import Service
+from farspan_server.totals import Totals
 from farspan_server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Gateway:
         config.check()
         self.config = config
         self.service = Service(config)
+        self.operations = Operations(self.service, config)
         self.address = ""
         self._tokens = Tokens(config.tokens)
         self._server: grpc.aio.Server | None = None
@@ -71,12 +74,12 @@ class Gateway:
     async def start(self) -> str:
         """Serve and return ``grpc://host:port``. OSError if the address is taken."""
         server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._tokens)],
+            interceptors=[_TokenCheck(self._tokens, self.service.totals)],
             options=list(OPTIONS.items()),
             compression=grpc.Compression.NoCompression,
         )
         server.add_generic_rpc_handlers((self._handlers(),))
-        await _add_health_and_reflection(server)
+        health = await _add_health_and_reflection(server)
         where = f"{self.config.host}:{self.config.port}"
         try:
             if self.config.tls_certificate is None:
@@ -88,6 +91,7 @@ class Gateway:
         await self.service.start()
         await server.start()
         self._server = server
+        await self.operations.start(health)
         self.address = f"grpc://{self.config.host}:{port}"
         log.info("gateway serves at %s", self.address)
         return self.address
@@ -97,8 +101,20 @@ class Gateway:
         """Where a supervisor dials; empty if none is expected."""
         return self.service.supervisor.address if self.service.supervisor else ""
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions; wait, at most so long, for those that would end with this gateway.
+
+        Load balancers are told at once; sessions that survive the gateway are not waited for.
+        """
+        self.service.draining = True
+        await self.operations.look()
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.service.ending and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, tell their clients, stop serving."""
+        await self.operations.stop()
         await self.service.stop()
         if self._server is not None:
             await self._server.stop(grace_s)
@@ -129,7 +145,7 @@ class Gateway:
 
     def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with _answering(context):
+            async with _answering(context, self.service.totals):
                 return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -176,11 +192,12 @@ class Gateway:
             live, first = await self._open(stream, context)
         except FarspanError as error:
             log.info("a session was refused: %s", error)
+            self.service.totals.error(type(error).__name__)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
         writer = Writer(
-            stream.take,
+            lambda: self._next(live, stream),
             lambda: stream.over,
             lambda message: context.write(wire.encode(message[0])),
             lambda message: self._written(live, *message),
@@ -194,6 +211,12 @@ class Gateway:
         finally:
             reader.cancel()
             self.service.gone(live, stream)
+
+    def _next(self, live: Live, stream: Stream) -> tuple[wire.Down, int, int] | None:
+        found = stream.take()
+        if found is not None:
+            live.bytes_sent += found[2]
+        return found
 
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
@@ -257,6 +280,7 @@ class Gateway:
         if live.stream is not stream:
             return  # another one has taken its place: what comes late on this one is not heard
         for data in up.frames:
+            live.bytes_received += len(data)
             header = wire.frame_header(data)
             if live.passing is not None:
                 live.passing.received(header.sequence)
@@ -274,7 +298,7 @@ class Gateway:
 
     # --- the data connection ---------------------------------------------------------------------
     async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             first = await context.read()
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
@@ -286,10 +310,11 @@ class Gateway:
     async def _download(
         self, body: bytes, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
             live = self.service.find(self._tenant(context), asked.session)
             async for data in live.downloads.take(asked.request):
+                live.bytes_sent += len(data)
                 yield wire.encode_chunk(memoryview(data))
 
 
@@ -299,7 +324,7 @@ async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview
 
 
 @contextlib.asynccontextmanager
-async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> AsyncIterator[None]:
     """Turn our errors into a status whose details name the error's class."""
     try:
         yield
@@ -314,14 +339,16 @@ async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         elif isinstance(error, ProtocolError | ProgramError):
             code = grpc.StatusCode.INVALID_ARGUMENT
         known = type(error).__name__ if isinstance(error, FarspanError) else "ServiceError"
+        totals.error(known)
         await context.abort(code, f"{known}: {error or 'a worker did not answer in time'}")
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):
     """Refuses every call without a token that we know, whatever its method."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, totals: Totals) -> None:
         self._tokens = tokens
+        self._totals = totals
         # Stream to stream, so that the refusal reads nothing; on the wire all kinds are alike.
         self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
 
@@ -333,17 +360,20 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
         return await continuation(details)
 
     async def _refuse(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        self._totals.error("AuthError")
         await context.abort(
             grpc.StatusCode.UNAUTHENTICATED, "AuthError: the token is missing or not known here"
         )
 
 
-async def _add_health_and_reflection(server: grpc.aio.Server) -> None:
+async def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
+    """Return the health service, which `operations.py` tells of readiness."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
     servicer = health.aio.HealthServicer()
+    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.SERVING)
     names = (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
+    return servicer

@@ -23,7 +23,7 @@ from typing import Any, Final
 from farspan.core.errors import JournalError
 
 from farspan_server import history
-from farspan_server.disk import RealDisk
+from farspan_server.disk import Disk
 from farspan_server.history import History
 from farspan_server.journal import WATERMARK, JournalDamagedError
 
@@ -46,9 +46,9 @@ class Damaged:
 class Shelf:
     """The sessions on disk of one gateway."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk: Disk) -> None:
         self.directory = directory
-        self.disk = RealDisk()
+        self.disk = disk
         self.damaged: dict[str, Damaged] = {}
         self._lock = -1
 
