@@ -148,6 +148,12 @@ class Arrivals:
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
+        def tell_again() -> bool:
+            self.give(live, messages.Leave())
+            return not live.ended
+
+        live.tell_again = tell_again
+
     # --- other streams ---------------------------------------------------------------------------
     def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return the session that a client goes on with on a new stream, unless it is refused.

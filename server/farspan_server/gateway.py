@@ -288,6 +288,7 @@ class Gateway:
             if live.passing is not None:
                 live.passing.forwarded(header.sequence)
         if up.confirmed and live.confirms:
+            live.downloads.confirmed(up.confirmed)
             self.service.give(live, messages.Confirmed(up.confirmed))
         if up.reserve:
             self.service.give(live, messages.Reserve())

@@ -138,8 +138,13 @@ class Live:
         self.shares = False  # it has memory that its client has mapped
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
-        journalled = machine.journalled
-        self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
+        self.downloads = Downloads(
+            limits.LEASE_S if machine.journalled else limits.CONNECT_S,
+            (lambda: machine.received) if machine.resumes else None,
+            lambda: self.tell_again(),
+        )
+        #: Has workers tell anew what the client has not confirmed; whether they will.
+        self.tell_again: Callable[[], bool] = bool
         self.stream: Stream | None = None  # of its client, if there is one
         self.coming: Coming | None = None  # while the machine decides
         self.minor = 0  # of its client

@@ -280,6 +280,7 @@ class Service(Arrivals, WorkerSide, Bulk):
             live.written = max(live.written, applied)
             # Long values may be still to come. A snapshot comes behind them over the same link, so
             # that they are here when a replay begins after their frames.
+            live.downloads.confirmed(live.written)
             self.give(live, messages.Confirmed(live.written))
 
     def _end(self, live: Live, kind: str, message: str) -> None:

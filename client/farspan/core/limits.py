@@ -74,6 +74,8 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
+#: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
+SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
 SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
@@ -140,5 +142,6 @@ LEASE_S: Final = 60.0  # without its client a session keeps its workers this lon
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
 RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.
