@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from fuzzing.child import PROGRESS
 
-STUCK_S = 6.0  # without a new input: the process is ended. It tells itself of a second's work.
+STUCK_S = 20.0  # without a new input: the process is ended. It tells itself of a second's work.
 FINDINGS_MAX = 200  # then a run gives up
 
 
@@ -148,7 +148,7 @@ def _watch(child: subprocess.Popen[Any], progress: Path) -> bool:
         now = progress.read_bytes()
         if now != seen:
             seen, since = now, time.monotonic()
-        elif time.monotonic() - since > STUCK_S * (1 if any(seen) else 6):
+        elif time.monotonic() - since > STUCK_S * (1 if any(seen) else 30):
             child.send_signal(signal.SIGABRT)  # faulthandler tells where it is
             try:
                 child.wait(5)

@@ -317,7 +317,7 @@ class Restorer:
             rows = [named[f"memory.{k}"] for k in range(len(named))]
             sizes = [row["data_offsets"][1] - row["data_offsets"][0] for row in rows]
             version = self._state["version"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except Exception as error:  # whatever does not fit together
             raise ProtocolError("snapshot: its header cannot be read") from error
         if version != VERSION:
             raise ProtocolError(f"snapshot: of version {version}; this farspan reads {VERSION}")
