@@ -1,4 +1,4 @@
-"""Hostile sessions by the thousand: nothing crashes, hangs, grows or fails in a way that is not ours.
+"""Hostile sessions by the thousand: nothing crashes, hangs, grows, or fails but by our errors.
 
 `benchmarks/fuzz.py` runs as many as you like; `python -m fuzzing.run --repeat SEED:SESSION` one.
 """

@@ -1,6 +1,6 @@
-"""Everything else that is decoded from bytes of others: valid messages, and ways to make them wrong.
+"""All else that is decoded from the bytes of others: valid messages, and ways to make them wrong.
 
-Each target has samples, a decoder and the errors that it may raise. What else it raises is a finding.
+Each target has samples, a decoder and the errors that it may raise; others are findings.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from farspan_server.journal import Journal
 from farspan_worker import snapshot
 from farspan_worker.engine import Engine
 from faulty_disk import FaultyDisk
+
 from fuzzing.mutations import FLOATS, INTS, TEXTS, mutate_bytes
 
 Samples = list[bytes]
@@ -79,8 +80,13 @@ def _control() -> dict[str, Target]:
         [wire.encode_transfer_header(header)], wire.decode_transfer_header, pb.Chunk
     )
     info = ErrorInfo("ShapeError", "mm: no", 7, 3)
-    events = [Value(1, 8, (2, 2), b"x" * 16), Value(2, 8, (), error=info),
-              Value(3, 8, (9,), None, position=64), Failed(info), Lost("WorkerLostError", "gone")]
+    events = [
+        Value(1, 8, (2, 2), b"x" * 16),
+        Value(2, 8, (), error=info),
+        Value(3, 8, (9,), None, position=64),
+        Failed(info),
+        Lost("WorkerLostError", "gone"),
+    ]
     found["events"] = Target(
         [wire.encode_events(events), wire.encode_events(events[:1]), wire.encode_events([])],
         wire.decode_events, pb.EventList,
@@ -156,7 +162,7 @@ def _restore(data: bytes) -> None:
     snapshot.restore(engine, data)
     # What was accepted must be safe to go on with.
     frame = Frame(0, 2, 1, 8)
-    for k, (i, x) in enumerate(list(engine.tensors.items())[:8]):
+    for k, i in enumerate(list(engine.tensors)[:8]):
         if isinstance(i, int) and 0 <= i < 2**62:
             frame.add(cmd.GET, [i], (k + 1, cmd.GET_BYTES, 0), number=k + 10)
     engine.handle(frame)

@@ -373,6 +373,10 @@ class _Reader:
             self._nodes[row["sequence"]] = self._node(row)
         for row in state["arrays"]:
             self._arrays.append(self._array(row))
+        counts = [state["commands"], state["applied"], state["peak"]]
+        counts += [row[0] for row in (*state["tensors"], *state["generators"])]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ProtocolError("snapshot: a count that is none")
         for id_, kind, at in state["tensors"]:
             engine.tensors[id_] = self._poison[at] if kind == "p" else self._arrays[at]
         engine.poisoned = sum(type(x) is Poison for x in engine.tensors.values())
@@ -401,6 +405,8 @@ class _Reader:
         code, shape, stride, device = row
         if not 0 <= code < len(DTYPES):
             raise ProtocolError(f"snapshot: no dtype has code {code}")
+        if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in (*shape, *stride)):
+            raise ProtocolError("snapshot: a layout that cannot be")  # it would reach outside
         return Spec.make(tuple(shape), DTYPES[code], Device(device), tuple(stride))
 
     def _storage(self, row: list[int]) -> Storage:
