@@ -20,6 +20,7 @@ from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import (
     CapacityError,
+    ConnectError,
     FarspanError,
     ProgramError,
     ProtocolError,
@@ -332,6 +333,8 @@ async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> Async
         code = grpc.StatusCode.INTERNAL
         if isinstance(error, SessionClosedError):
             code = grpc.StatusCode.NOT_FOUND
+        elif isinstance(error, ConnectError):
+            code = grpc.StatusCode.UNAVAILABLE
         elif isinstance(error, CapacityError):
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
         elif isinstance(error, ProtocolError | ProgramError):
