@@ -12,11 +12,12 @@ from typing import Any
 import farspan as torch
 import numpy as np
 import pytest
-from fake_gateway import TOKEN, FakeGateway
+from fake_gateway import TOKEN, FakeGateway, Proxy
 from farspan import nn
 from farspan.core.errors import BadValueError, ProtocolError, SessionClosedError
 from farspan.core.random import Generator
 from restarting import Service
+from test_recovery import train
 
 
 @pytest.fixture
@@ -275,3 +276,26 @@ def test_two_devices_and_programs_are_taken_over_again_and_again(service: Servic
     assert counts[1] == 1 and counts[0] < 20
     session.close()
     assert found == expected
+
+
+@pytest.mark.parametrize("durability", ["off", "snapshot-only", "durable"])
+def test_a_broken_connection_is_a_pause_whatever_a_session_survives(
+    service: Service, durability: str
+) -> None:
+    proxy = Proxy(int(service.address.rpartition(":")[2]))
+    with torch.connect("local:"):
+        expected = train(6)
+    options = {"durability": durability, "shared_memory": False, "timeout": 30}
+    try:
+        session = torch.connect(proxy.address, token=service.token, **options)
+        found = train(6, lambda step: proxy.cut() if step % 2 else None)
+        x = torch.tensor(np.arange(300_000.0))
+        proxy.cut()
+        assert (x * 2).numpy()[-1] == 599_998
+        session.keep("x", x)
+        left = session.detach()
+        with torch.attach(left, service.address, token=service.token, timeout=30) as session:
+            assert session.kept["x"][7].item() == 7
+    finally:
+        proxy.close()
+    assert found == expected and proxy.cuts >= 4

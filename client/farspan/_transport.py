@@ -322,7 +322,8 @@ class GrpcTransport(Reconnecting):
             return self._lost is not None or ledger.has_credit(size_bytes)
 
         if not self._wait_until(ready, CREDIT_NOTICE_S):
-            log.warning("waiting for the worker: it is %d frames behind", ledger.pending)
+            if ledger.connected:  # else it has been told what is waited for
+                log.warning("waiting for the worker: it is %d frames behind", ledger.pending)
             # While there is no stream it is the gateway that is waited for, as long as that may be.
             if not self._wait_until(lambda: ready() or not ledger.connected, CREDIT_WAIT_S):
                 raise ServiceError(
