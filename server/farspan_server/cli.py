@@ -23,7 +23,7 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
-from farspan_server.cli_operator import drain, drained, metrics_port, port_options
+from farspan_server.cli_operator import doctor, drain, drained, metrics_port, port_options
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort, StaticWorker
@@ -369,6 +369,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 
 
 main.add_command(drain)
+main.add_command(doctor)
 
 
 # --- what the subcommands share ------------------------------------------------------------------

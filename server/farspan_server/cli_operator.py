@@ -117,9 +117,9 @@ def drain(
 
     if workers and all_of_them:
         raise click.UsageError("name workers or say --all, not both")
-    token = token_file.read_text() if token_file else os.environ.get("FARSPAN_OPERATOR_TOKEN", "")
-    asked = draining.Operator(operator, token.strip(), ca)
+    token = _token_of(token_file, "FARSPAN_OPERATOR_TOKEN")
     try:
+        asked = draining.Operator(operator, token, ca)
         if not workers and not all_of_them:
             click.echo(draining.table(asked.workers()))
             return
@@ -128,3 +128,54 @@ def drain(
     except FarspanError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(0 if done else 1)
+
+
+@click.command()
+@click.option("--address", envvar="FARSPAN_ADDRESS", default="", help="grpc://host:port.")
+@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
+@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
+@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
+@click.option("--key", type=_FILE, help="That certificate's key.")
+@click.option("--operator", envvar="FARSPAN_OPERATOR", default="", metavar="URL")
+@click.option(
+    "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
+)
+@click.option(
+    "--journal",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Where a gateway on this machine keeps sessions.",
+)
+@click.option(
+    "--tls-certificate",
+    "tls_certificates",
+    type=_FILE,
+    multiple=True,
+    help="Of a gateway on this machine; may be given several times.",
+)
+@click.option("--ray-address", default="", metavar="HOST:PORT")
+@click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def doctor(
+    token_file: Path | None, operator_token_file: Path | None, as_json: bool, **where: Any
+) -> None:  # fmt: skip
+    """Check this machine and, where it is told of them, a gateway, its workers, disk and Ray.
+
+    Changes nothing. The exit status is 1 if something does not work; a warning is no failure.
+    """
+    from farspan_server import doctor as asking
+
+    asked = asking.Asked(
+        token=_token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2],
+        operator_token=_token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN"),
+        **where,
+    )
+    found = asking.examine(asked)
+    click.echo(asking.to_json(found) if as_json else asking.table(found))
+    sys.exit(asking.status(found))
+
+
+def _token_of(path: Path | None, variable: str) -> str:
+    """Return the first token in a file, or that of a variable."""
+    words = path.read_text().split() if path else [os.environ.get(variable, "")]
+    return words[0] if words else ""

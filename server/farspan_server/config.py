@@ -45,7 +45,7 @@ class OperatorPort:
     @property
     def loopback(self) -> bool:
         """Only this machine can reach the address."""
-        return _loopback(self.host)
+        return loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,11 @@ class GatewayConfig:
     @property
     def loopback(self) -> bool:
         """Only this machine can reach the address."""
-        return _loopback(self.host)
+        return loopback(self.host)
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address at a host."""
     if host == "localhost":
         return True
     try:

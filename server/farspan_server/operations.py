@@ -39,12 +39,17 @@ class Operations:
         self._health: Any = None  # grpc_health's servicer
         self._port: Port | None = None
         self._task: asyncio.Task[None] | None = None
-        self._said: list[str] = []
+        self._said = ["it has not begun to serve"]
 
     @property
     def address(self) -> str:
         """Where the operator's port listens; empty if there is none."""
         return self._port.address if self._port is not None else ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether load balancers were told last that new sessions may come."""
+        return not self._said
 
     async def start(self, health: Any) -> None:
         """Begin to tell. OSError if the port is taken."""
@@ -110,6 +115,7 @@ class Operations:
         """Return the workers that are reached or drained, by slot."""
         states = self._service.pool.states_of()
         found: dict[str, dict[str, Any]] = {}
+        aheads = {each.worker.worker: each.clock_ahead_s for each in self._service.links}
         for worker, sessions in self._service.workers:
             found[worker.worker] = {
                 "kind": worker.kind,
@@ -118,6 +124,8 @@ class Operations:
                 "epoch": worker.epoch,
                 "state": states[worker.worker],
                 "sessions": sessions,
+                "numerics": worker.numerics,
+                "clock_ahead_s": aheads.get(worker.worker, 0.0),
             }
         for name, state in self._drains.states.items():
             found.setdefault(name, {"state": "gone", "sessions": 0})["drain"] = state

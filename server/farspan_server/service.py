@@ -154,7 +154,7 @@ class Service(WorkerSide, Bulk):
     @property
     def ending(self) -> int:
         """How many sessions would end with this gateway."""
-        return len(self._sessions)
+        return sum(not live.stays for live in self._sessions.values())
 
     async def _clock(self) -> None:
         while True:
@@ -413,8 +413,7 @@ class Service(WorkerSide, Bulk):
                         live.post(events=out)
                     case messages.Claim():
                         # One that has lost its workers waits until others can have been started.
-                        moves = live.machine.recoveries + live.machine.moves
-                        least_s = limits.START_S if moves else 0.0
+                        least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
                         self._tell_pool(
                             pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
@@ -451,7 +450,8 @@ class Service(WorkerSide, Bulk):
     def _rest(self, live: Live) -> None:
         """Let go of a session's workers, of which one or all are lost."""
         assert live.keeper is not None
-        live.lost_s = live.lost_s or time.monotonic()
+        if live.machine.state != sessions.ASLEEP:
+            live.lost_s = live.lost_s or time.monotonic()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -472,9 +472,7 @@ class Service(WorkerSide, Bulk):
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
-        self.totals.end(live)
-        if kind:
-            self.totals.error(kind)
+        self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
         for each in live.links:

@@ -168,6 +168,13 @@ class Session:
         return self._received
 
     @property
+    def replaced(self) -> str:
+        """Why it has other workers than its first, as the beginning of a sentence, or ""."""
+        if self.recoveries:
+            return "a worker was lost with all that it held, and "
+        return "a worker of the session was drained, and " if self.moves else ""
+
+    @property
     def load(self) -> Load:
         """What waits here at this moment."""
         frames = self._received - max(self._acked, self._credit_base)
@@ -452,11 +459,13 @@ class Session:
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
+        self._attempt = 0  # it counts its own streams
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
         self._confirmed = self._promised = self._acked = self._credit_base = self._received
         self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
+        self._attempt = self._heard = 0  # it counts its own streams
         told = self._welcome_back()
         return [*told, *self._committed(), *(self._claim() if self._received else [])]
 

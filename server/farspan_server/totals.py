@@ -98,9 +98,11 @@ class Totals:
             self._labels.add(tenant)
         return tenant
 
-    def end(self, live: Live) -> None:
-        """Add a session that has ended."""
+    def end(self, live: Live, error: str) -> None:
+        """Add a session that has ended, with an error's name or ""."""
         self.ended.setdefault(self.label(live.tenant), Work()).add(live)
+        if error:
+            self.error(error)
 
     def error(self, name: str) -> None:
         """Count an error that a client is told."""

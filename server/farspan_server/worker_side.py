@@ -82,13 +82,9 @@ class WorkerSide:
                 self._sessions[session].post(line=place)
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
-                if live.machine.recoveries:
-                    message = f"a worker was lost with all that it held, and {message}"
-                elif live.machine.moves:
-                    message = f"a worker of the session was drained, and {message}"
-                moved = live.machine.recoveries + live.machine.moves
-                kind = "WorkerLostError" if moved else "CapacityError"
-                self.give(live, messages.Fault(kind, message))
+                why = live.machine.replaced
+                kind = "WorkerLostError" if why else "CapacityError"
+                self.give(live, messages.Fault(kind, why + message))
             case pools.Bereft(session, device, worker, reason):
                 self._bereave(session, device, worker, reason)
             case pools.Replace(worker, reason):
