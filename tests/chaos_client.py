@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import farspan as torch
-from chaos_programs import train
+from chaos_programs import Chain, train
 
 
 def say(*words: object) -> None:
@@ -45,13 +45,28 @@ def training(name: str, mode: str, steps: str, *_: str) -> None:
     say("digest", train(name, mode, int(steps), at))
 
 
+def chained(session: Any, steps: str, *_: str) -> None:
+    """Go through a chain's steps and tell now and then how far it has seen them go."""
+    chain = Chain()
+    session.keep("chain", chain.named)
+    for number in range(int(steps)):
+        chain.step(number)
+        if number % 7 == 0:
+            chain.x.sum().item()
+            say("seen", number + 1)
+            time.sleep(0.002)
+
+
 def main() -> None:
     what, address, token_file, *arguments = sys.argv[1:]
     token = Path(token_file).read_text().strip().rpartition(":")[2]
     with torch.connect(address, token=token, timeout=60, replay="eager" not in arguments) as made:
         made.transport.devices  # noqa: B018 - waits for a worker
         say("session", made.id)
-        {"hold": hold, "train": training}[what](*arguments)
+        if what == "chain":
+            chained(made, *arguments)
+        else:
+            {"hold": hold, "train": training}[what](*arguments)
 
 
 class Client:
