@@ -45,8 +45,10 @@ class Wait:
 
     def end(self) -> None:
         """Wake whoever waits; with no value the session is lost. May be called twice."""
-        with contextlib.suppress(RuntimeError):
+        try:  # `suppress` is four calls, before somebody who waits
             self._done.release()
+        except RuntimeError:
+            pass  # it was open
 
     def done(self, timeout_s: float) -> bool:
         """Wait for the end; return whether it came. A Ctrl-C interrupts the wait at once."""
@@ -164,7 +166,9 @@ class Answers:
             raise errors[0]
 
     def _take_errors(self) -> list[FarspanError]:
-        errors = []
+        errors: list[FarspanError] = []
+        if not self._errors:
+            return errors
         with contextlib.suppress(IndexError):  # no lock: a sender may hold it while it waits
             while True:
                 errors.append(self._errors.popleft())

@@ -36,6 +36,7 @@ from farspan.core.command import (
     Static,
 )
 from farspan.core.errors import ProtocolError
+from farspan.wire import forms
 from farspan.wire.checks import ID_END, are_ints, at_most, is_shape, parse
 from farspan.wire.envelopes import SHORT_BYTES, decode_header, decode_short, encode_short
 from farspan.wire.statics import decode_static, encode_static
@@ -69,6 +70,13 @@ def encode_frame(frame: Frame) -> bytes:
 
     Raises ProtocolError if a bound of core/limits.py is passed or a column has a wrong type.
     """
+    data: bytes | None
+    try:
+        data = forms.encode(frame, _interned, _check_protocol_command)
+    except (TypeError, ValueError, OverflowError, struct.error):
+        data = None  # below it is said what is wrong
+    if data is not None and len(data) <= limits.FRAME_BYTES_MAX:
+        return data
     _check_frame(frame)
     first = _first_number(frame.numbers)
     header = (
@@ -82,7 +90,9 @@ def encode_frame(frame: Frame) -> bytes:
     try:
         index, table = _interned(frame.statics)
         data = _encode_short(frame, header, index, table)
-        if data is None:
+        if data is not None:
+            forms.learn(frame)
+        else:
             body = _encode_columns(frame, first, index, table)
             names = zip(_HEADER, header, strict=True)
             data = pb.Frame(**dict(names), body=body).SerializeToString()
@@ -131,6 +141,10 @@ def decode_frame(data: bytes | memoryview) -> Frame:
 
     Raises ProtocolError for anything that `encode_frame` could not have made.
     """
+    data = bytes(data)
+    known = forms.decode(data, _statics, _check_protocol_command)
+    if known is not None:
+        return known
     header, default_dtype, body = _opened(data)
     frame = Frame(header.device, header.sequence, header.epoch, default_dtype)
     short = decode_short(body) if len(body) <= SHORT_BYTES else None
@@ -145,6 +159,8 @@ def decode_frame(data: bytes | memoryview) -> Frame:
     if len(frame.opcodes) != header.command_count:
         raise ProtocolError(f"frame: a column has not {header.command_count} entries")
     _check_frame(frame)
+    if short is not None:
+        forms.learn(frame)
     return frame
 
 
