@@ -94,10 +94,11 @@ class Answers:
     # ---------------------------------------------------------------------------------- waits --
     def get(self, ref: Ref) -> Value:
         """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
-        nbytes = self.lanes[ref.device].held.get(ref.id, 0)
+        lane = ref.lane
+        nbytes = lane.held.get(ref.id, 0)
         if nbytes > limits.INLINE_BYTES_MAX:
-            self.transport.expect(ref.device, nbytes)
-        return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
+            self.transport.expect(lane.device, nbytes)
+        return self._ask(lane.device, (ref.id,), cmd.GET_BYTES)
 
     def spec_of(self, ref: Ref) -> Value:
         """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""

@@ -36,7 +36,8 @@ def encode_parts(parts: Sequence[bytes], applied: int = 0, durable: int = 0) -> 
     """
     out = []
     for part in parts:
-        out += (_SHORT[_REPEATED], _varint(len(part)), part)
+        size = len(part)
+        out += (_SHORT[_REPEATED], _SHORT[size] if size < 128 else _varint(size), part)
     if applied:
         out += (_SHORT[_APPLIED], _varint(applied))
     if durable:

@@ -42,6 +42,7 @@ from farspan.wire.envelopes import SHORT_BYTES, decode_header, decode_short, enc
 from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
+_SMALL: Final = min(limits.DEVICES_PER_SESSION_MAX, limits.FRAME_COMMANDS_MAX, 255)
 _SHORT_COMMANDS: Final = 8  # more are encoded faster by protobuf
 _HEADER: Final = (
     "sequence", "epoch", "device", "command_count", "first_number", "default_dtype",
@@ -208,7 +209,10 @@ def _opened(data: bytes | memoryview, with_body: bool = True) -> tuple[FrameHead
         numbers, body = [getattr(message, name) for name in _HEADER], message.body
     else:
         numbers, body = plain[0], data[plain[1] :] if with_body else b""
-    header = FrameHeader(*numbers[:5])
+    sequence, epoch, device, count, first, default_dtype = numbers
+    header = FrameHeader(sequence, epoch, device, count, first)
+    if max(device, count, default_dtype) < _SMALL and max(sequence, epoch, first) < ID_END:
+        return header, default_dtype, body  # within each bound below, as most
     at_most("command_count", header.command_count, limits.FRAME_COMMANDS_MAX)
     at_most("device", header.device, limits.DEVICES_PER_SESSION_MAX - 1)
     at_most("default_dtype", numbers[5], 255)
