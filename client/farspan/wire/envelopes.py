@@ -77,6 +77,11 @@ def encode_short(header: Sequence[int], columns: Columns, table: Sequence[bytes]
 
     Raises ValueError, TypeError or struct.error for a column that is none.
     """
+    return frame_of(header, encode_body(columns, table))
+
+
+def encode_body(columns: Columns, table: Sequence[bytes]) -> bytes:
+    """Return the first fields of Commands, up to scalar counts; raises as `encode_short`."""
     out = []
     for tag, place in _COLUMNS.items():
         if tag == 7 << 3 | _BYTES:
@@ -86,10 +91,10 @@ def encode_short(header: Sequence[int], columns: Columns, table: Sequence[bytes]
         if column:
             packed = struct.pack(f"<{len(column)}Q", *column) if tag == _IDS else _packed(column)
             out += (_SHORT[tag], _varint(len(packed)), packed)
-    return _framed(header, b"".join(out))
+    return b"".join(out)
 
 
-def _framed(header: Sequence[int], body: bytes) -> bytes:
+def frame_of(header: Sequence[int], body: bytes) -> bytes:
     """Return a Frame: its fields 1 to 6, and its body."""
     out, field = [], 0
     for n in header:
@@ -100,7 +105,7 @@ def _framed(header: Sequence[int], body: bytes) -> bytes:
     return b"".join(out)
 
 
-def encode_columns(columns: Sequence[Sequence[int]], ids: int) -> bytes:
+def encode_head(columns: Sequence[Sequence[int]], ids: int) -> bytes:
     """Return the columns of opcodes, modes and counts, and what stands before so many ids."""
     out = []
     for tag, column in zip(_COLUMNS, columns, strict=False):
@@ -113,7 +118,7 @@ def join_frame(
     header: Sequence[int], head: bytes, ids: bytes, index: list[int], table: Sequence[bytes],
     tail: bytes,
 ) -> bytes:  # fmt: skip
-    """Return a Frame of parts: what `encode_columns` returned, ids, statics, and the last column.
+    """Return a Frame of parts: what `encode_head` returned, ids, statics, and the last column.
 
     index: places in the table, each below 128.
     """
@@ -122,7 +127,7 @@ def join_frame(
         size = len(static)
         out += (_SHORT[_STATIC], _SHORT[size] if size < 128 else _varint(size), static)
     out.append(tail)
-    return _framed(header, b"".join(out))
+    return frame_of(header, b"".join(out))
 
 
 def decode_short(body: bytes) -> tuple[Columns, list[bytes]] | None:
@@ -237,7 +242,20 @@ def _packed(column: Sequence[int]) -> bytes:
             return data
     except ValueError:
         pass
-    return b"".join(map(_varint, column))
+    return b"".join(map(_known.__getitem__, column))
+
+
+class _Known(dict[int, bytes]):
+    """Varints by their number, those of two bytes once they have been asked for."""
+
+    def __missing__(self, value: int) -> bytes:
+        data = _varint(value)
+        if len(data) <= 2:
+            self[value] = data
+        return data
+
+
+_known: Final = _Known()
 
 
 def _unpacked(data: bytes) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Final
 from farspan.core import limits
 from farspan.core.command import FIRST_OPCODE, FREE, Frame, Static
 from farspan.wire.checks import ID_END
-from farspan.wire.envelopes import SHORT_BYTES, decode_header, encode_columns, join_frame
+from farspan.wire.envelopes import SHORT_BYTES, decode_header, encode_head, join_frame
 
 _COMMANDS_MAX: Final = 8  # more are encoded faster by protobuf
 _IDS_MAX: Final = 15  # so that one byte says how long they are
@@ -38,7 +38,7 @@ class _Form:
         self.named = (next((k for k in range(self.count) if k not in self.frees), -1),
                       self.count - len(self.frees))  # fmt: skip
         self.ids = struct.Struct(f"<{self.ids_count}Q")
-        self.head = encode_columns((self.opcodes, self.modes, self.counts), self.ids_count)
+        self.head = encode_head((self.opcodes, self.modes, self.counts), self.ids_count)
         self.zeros = bytes((7 << 3 | 2, self.count, *[0] * self.count))  # of scalar counts
 
     def following(self, first: int) -> list[int]:
