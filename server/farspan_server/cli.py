@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -24,8 +23,10 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
+from farspan_server.cli_operator import doctor, drain, drained, metrics_port, port_options
+
 if TYPE_CHECKING:
-    from farspan_server.config import StaticWorker
+    from farspan_server.config import OperatorPort, StaticWorker
     from farspan_server.fleet import Started
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -70,7 +71,7 @@ _spares = click.option(
 
 _journal = click.option(
     "--journal", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
-    help="Keep sessions there, so that they survive their workers; default: they do not.",
+    help="Keep sessions there, so that they survive workers and gateway; of one gateway alone.",
 )  # fmt: skip
 
 _every = click.option(
@@ -94,17 +95,18 @@ def main() -> None:
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
+@metrics_port
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, as_json: bool,
+    journal: Path | None, snapshot_every: float, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every,
+        journal=journal, snapshot_every_s=snapshot_every, metrics_port=metrics_port,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -127,6 +129,7 @@ def up(
 )
 @_journal
 @_every
+@port_options
 @click.option(
     "--lease",
     type=click.FloatRange(1.0),
@@ -158,6 +161,8 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    operator: OperatorPort | None,
+    drain_seconds: float,
     lease: float,
     **tls: Path | None,
 ) -> None:
@@ -179,29 +184,21 @@ async def _serve(
         port=port,
         workers=tuple(_static_worker(each) for each in by_hand),
         supervisor=supervisor,
-        journals=None if journal is None else _own_directory(journal),
+        journals=journal,
         snapshot_every_s=snapshot_every,
+        operator=operator,
         lease_s=lease,
         **tls,
     )
     gateway = Gateway(config)
     address = await gateway.start()
-    _say({"address": address, "pid": os.getpid()}, as_json, f"gateway serves at {address}")
+    said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
+    _say(said, as_json, f"gateway serves at {address}")
     try:
         await stop.wait()
+        await drained(gateway, stop, drain_seconds)
     finally:
         await gateway.stop()
-        if config.journals is not None:
-            shutil.rmtree(config.journals, ignore_errors=True)
-
-
-def _own_directory(journal: Path) -> Path:
-    """Return a new directory in one that may be others' too."""
-    try:
-        journal.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="gateway-", dir=journal))
-    except OSError as error:
-        raise click.ClickException(f"--journal {journal}: {error.strerror}") from None
 
 
 @main.command()
@@ -369,6 +366,10 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
         raise click.ClickException(f"{error.filename} is there already") from None
     for each in dataclasses.astuple(made):
         click.echo(each)
+
+
+main.add_command(drain)
+main.add_command(doctor)
 
 
 # --- what the subcommands share ------------------------------------------------------------------

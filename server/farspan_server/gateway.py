@@ -29,9 +29,11 @@ from farspan.core.errors import (
 from farspan_server import session_messages as messages
 from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
-from farspan_server.live import Live
+from farspan_server.live import Live, Stream
+from farspan_server.operations import Operations
 from farspan_server.passing import Passing
 from farspan_server.service import Service
+from farspan_server.totals import Totals
 from farspan_server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Gateway:
         config.check()
         self.config = config
         self.service = Service(config)
+        self.operations = Operations(self.service, config)
         self.address = ""
         self._tokens = Tokens(config.tokens)
         self._server: grpc.aio.Server | None = None
@@ -70,12 +73,12 @@ class Gateway:
     async def start(self) -> str:
         """Serve and return ``grpc://host:port``. OSError if the address is taken."""
         server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._tokens)],
+            interceptors=[_TokenCheck(self._tokens, self.service.totals)],
             options=list(OPTIONS.items()),
             compression=grpc.Compression.NoCompression,
         )
         server.add_generic_rpc_handlers((self._handlers(),))
-        await _add_health_and_reflection(server)
+        health = await _add_health_and_reflection(server)
         where = f"{self.config.host}:{self.config.port}"
         try:
             if self.config.tls_certificate is None:
@@ -87,6 +90,7 @@ class Gateway:
         await self.service.start()
         await server.start()
         self._server = server
+        await self.operations.start(health)
         self.address = f"grpc://{self.config.host}:{port}"
         log.info("gateway serves at %s", self.address)
         return self.address
@@ -96,8 +100,20 @@ class Gateway:
         """Where a supervisor dials; empty if none is expected."""
         return self.service.supervisor.address if self.service.supervisor else ""
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions; wait, at most so long, for those that would end with this gateway.
+
+        Load balancers are told at once; sessions that survive the gateway are not waited for.
+        """
+        self.service.draining = True
+        await self.operations.look()
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.service.ending and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, tell their clients, stop serving."""
+        await self.operations.stop()
         await self.service.stop()
         if self._server is not None:
             await self._server.stop(grace_s)
@@ -120,13 +136,15 @@ class Gateway:
             "Describe": self._unary(wire.DescribeRequest, self._describe),
             "Trace": self._unary(wire.TraceRequest, self._trace),
             "Share": self._unary(wire.ShareRequest, self._share),
+            "Keep": self._unary(wire.KeepRequest, self._keep),
+            "Kept": self._unary(wire.KeptRequest, self._kept),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
         return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
 
     def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with _answering(context):
+            async with _answering(context, self.service.totals):
                 return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -152,6 +170,14 @@ class Gateway:
     async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
         return await self.service.share(self.service.find(tenant, asked.session), asked)
 
+    async def _keep(self, tenant: str, asked: wire.KeepRequest) -> wire.KeepReply:
+        await self.service.keep(self.service.find(tenant, asked.session), asked)
+        return wire.KeepReply()
+
+    async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
+        live = self.service.find(tenant, asked.session)
+        return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
+
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         live = self.service.find(tenant, asked.session)
         closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
@@ -160,36 +186,46 @@ class Gateway:
 
     # --- the control stream ----------------------------------------------------------------------
     async def _session(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        stream = Stream()
         try:
-            live, first = await self._open(context)
+            live, first = await self._open(stream, context)
         except FarspanError as error:
             log.info("a session was refused: %s", error)
+            self.service.totals.error(type(error).__name__)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
         writer = Writer(
-            live.take,
-            lambda: live.ended,
+            lambda: self._next(live, stream),
+            lambda: stream.over,
             lambda message: context.write(wire.encode(message[0])),
             lambda message: self._written(live, *message),
         )
-        live.look = writer.look
-        reader = asyncio.create_task(self._read(live, first, context))
+        stream.look = writer.look
+        reader = asyncio.create_task(self._read(live, stream, first, context))
         try:
             await writer.finish()
         except TimeoutError:
             log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
-            self.service.give(live, messages.ClientGone())
+            self.service.gone(live, stream)
+
+    def _next(self, live: Live, stream: Stream) -> tuple[wire.Down, int, int] | None:
+        found = stream.take()
+        if found is not None:
+            live.bytes_sent += found[2]
+        return found
 
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
             live.passing.written(down.applied)
         self.service.written(live, count, down.applied)
 
-    async def _open(self, context: grpc.aio.ServicerContext) -> tuple[Live, wire.Up]:
-        """Return a new session, and the message with its hello, whose rest is yet to be taken."""
+    async def _open(
+        self, stream: Stream, context: grpc.aio.ServicerContext
+    ) -> tuple[Live, wire.Up]:
+        """Return the session of a stream, and its first message, whose rest is yet to be taken."""
         try:
             async with asyncio.timeout(limits.CONNECT_S):
                 first = await context.read()
@@ -198,27 +234,37 @@ class Gateway:
         if not isinstance(first, bytes):
             raise ProtocolError("session: no hello came")
         up = wire.decode(wire.Up, first)
-        if up.hello is None:
+        hello, tenant = up.hello, self._tenant(context)
+        if hello is None:
             raise ProtocolError("session: the first message has no hello")
-        return self.service.open(self._tenant(context), up.hello), up
+        if hello.resume is not None and hello.attach:
+            raise ProtocolError("session: a hello that resumes and attaches")
+        if hello.resume is not None:
+            return self.service.resume(tenant, hello, stream), up
+        if hello.attach:
+            return self.service.attach(tenant, hello, stream), up
+        return await self.service.open(tenant, hello, stream), up
 
-    async def _read(self, live: Live, first: wire.Up, context: grpc.aio.ServicerContext) -> None:
+    async def _read(
+        self, live: Live, stream: Stream, first: wire.Up, context: grpc.aio.ServicerContext
+    ) -> None:
         try:
-            await self._take(live, first)
+            await self._take(live, stream, first)
             while isinstance(message := await context.read(), bytes):
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
                     raise ProtocolError("session: a second hello")
-                await self._take(live, up)
+                await self._take(live, stream, up)
         except ProtocolError as error:
-            self.service.give(live, messages.Fault("ProtocolError", str(error)))
+            if live.stream is stream:
+                self.service.give(live, messages.Fault("ProtocolError", str(error)))
         except grpc.aio.UsageError:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
-    async def _take(self, live: Live, up: wire.Up) -> None:
+    async def _take(self, live: Live, stream: Stream, up: wire.Up) -> None:
         try:
-            await self._pass(live, up)
+            await self._pass(live, stream, up)
         except FarspanError:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
@@ -226,24 +272,32 @@ class Gateway:
             fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
             self.service.give(live, fault)
 
-    async def _pass(self, live: Live, up: wire.Up) -> None:
+    async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
         for piece in up.pieces:
-            await self.service.piece(live, piece)
+            if live.stream is stream:
+                await self.service.piece(live, piece)
+        if live.stream is not stream:
+            return  # another one has taken its place: what comes late on this one is not heard
         for data in up.frames:
+            live.bytes_received += len(data)
             header = wire.frame_header(data)
             if live.passing is not None:
                 live.passing.received(header.sequence)
             self.service.give(live, messages.FrameIn(header, data))
             if live.passing is not None:
                 live.passing.forwarded(header.sequence)
+        if up.confirmed and live.confirms:
+            self.service.give(live, messages.Confirmed(up.confirmed))
         if up.reserve:
             self.service.give(live, messages.Reserve())
         if up.close:
             self.service.give(live, messages.ClientClosed())
+        if up.detach:
+            await self.service.detach(live, stream)
 
     # --- the data connection ---------------------------------------------------------------------
     async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             first = await context.read()
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
@@ -255,10 +309,11 @@ class Gateway:
     async def _download(
         self, body: bytes, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
             live = self.service.find(self._tenant(context), asked.session)
             async for data in live.downloads.take(asked.request):
+                live.bytes_sent += len(data)
                 yield wire.encode_chunk(memoryview(data))
 
 
@@ -268,7 +323,7 @@ async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview
 
 
 @contextlib.asynccontextmanager
-async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> AsyncIterator[None]:
     """Turn our errors into a status whose details name the error's class."""
     try:
         yield
@@ -281,14 +336,16 @@ async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         elif isinstance(error, ProtocolError | ProgramError):
             code = grpc.StatusCode.INVALID_ARGUMENT
         known = type(error).__name__ if isinstance(error, FarspanError) else "ServiceError"
+        totals.error(known)
         await context.abort(code, f"{known}: {error or 'a worker did not answer in time'}")
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):
     """Refuses every call without a token that we know, whatever its method."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, totals: Totals) -> None:
         self._tokens = tokens
+        self._totals = totals
         # Stream to stream, so that the refusal reads nothing; on the wire all kinds are alike.
         self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
 
@@ -300,17 +357,20 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
         return await continuation(details)
 
     async def _refuse(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        self._totals.error("AuthError")
         await context.abort(
             grpc.StatusCode.UNAUTHENTICATED, "AuthError: the token is missing or not known here"
         )
 
 
-async def _add_health_and_reflection(server: grpc.aio.Server) -> None:
+async def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
+    """Return the health service, which `operations.py` tells of readiness."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
     servicer = health.aio.HealthServicer()
+    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.SERVING)
     names = (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
+    return servicer

@@ -12,6 +12,7 @@ from typing import Final
 
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
+STATES: Final = ("idle", "busy", "leaving")  # of a worker
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +69,14 @@ class Tick:
     """Time has passed."""
 
 
-Input = Joined | Left | Claimed | Released | Tick
+@dataclass(slots=True, frozen=True)
+class Drain:
+    """No more sessions go to this worker; it is replaced when those that it has are gone."""
+
+    worker: str
+
+
+Input = Joined | Left | Claimed | Released | Drain | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -131,6 +139,13 @@ class _Slot:
     tenant: str | None = None  # of its sessions now or, when it has none, the last one
     sessions: set[str] = field(default_factory=set)
     leaving: bool = False
+    draining: bool = False  # leaving, and to be replaced once it has no sessions
+
+    @property
+    def state(self) -> str:
+        if self.leaving:
+            return "leaving"
+        return "busy" if self.sessions else "idle"
 
 
 class Pool:
@@ -152,6 +167,20 @@ class Pool:
         """The workers and the number of sessions on each."""
         return [(slot.worker, len(slot.sessions)) for slot in self._slots.values()]
 
+    @property
+    def line(self) -> int:
+        """How many sessions wait for workers."""
+        return len(self._line)
+
+    @property
+    def states(self) -> Counter[tuple[str, str]]:
+        """How many workers of each kind are in each of STATES."""
+        return Counter((slot.worker.kind, slot.state) for slot in self._slots.values())
+
+    def states_of(self) -> dict[str, str]:
+        """Return the state of each worker, by its slot."""
+        return {name: slot.state for name, slot in self._slots.items()}
+
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input."""
         out: list[Output] = []
@@ -172,12 +201,23 @@ class Pool:
             case Released(session):
                 self._line.pop(session, None)
                 self._release(session)
+            case Drain(worker_id):
+                if worker_id in self._slots and not self._slots[worker_id].leaving:
+                    self._slots[worker_id].leaving = self._slots[worker_id].draining = True
             case Tick():
                 for claim in [c for c in self._line.values() if now >= c.deadline]:
                     del self._line[claim.session]
                     out.append(Denied(claim.session, self._shortage(claim)))
+        self._replace_drained(out)
         self._serve(out)
         return out
+
+    def _replace_drained(self, out: list[Output]) -> None:
+        for slot in self._slots.values():
+            if slot.draining and not slot.sessions:
+                slot.draining = False
+                if slot.worker.supervised:
+                    out.append(Replace(slot.worker, "it was drained"))
 
     def _release(self, session: str) -> None:
         for worker in self._grants.pop(session, ()):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from farspan.core import limits
 from farspan.core.errors import ProtocolError
@@ -41,6 +41,7 @@ from farspan_server.session_messages import (
     Forward,
     FrameIn,
     Input,
+    Leave,
     Mark,
     Output,
     Refuse,
@@ -65,6 +66,16 @@ ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on di
 ENDED: Final = "ended"
 
 
+class Load(NamedTuple):
+    """What a session has under way: frames that use credits, frames held back, events kept."""
+
+    frames: int = 0
+    frame_bytes: int = 0
+    held: int = 0
+    events: int = 0
+    event_bytes: int = 0
+
+
 # What every frame makes is not frozen: that costs more than all else that is done with it.
 
 
@@ -73,7 +84,9 @@ class Session:
 
     kinds: the kind of each device. lease_s: seconds it keeps its workers without a client.
     journalled: frames are written to a journal, so that a lost worker costs nothing but time.
-    syncs: the journal is synced, so that the session survives the gateway too.
+    syncs: the journal is synced: what the client is told to forget survives a loss of power.
+    stays: it survives the gateway and outlives its lease, on disk; None: as it syncs.
+    resumes: its client confirms, and may come back on another stream; None: as it is journalled.
     """
 
     def __init__(
@@ -82,17 +95,22 @@ class Session:
         lease_s: float,
         journalled: bool = False,
         syncs: bool = False,
+        stays: bool | None = None,
+        resumes: bool | None = None,
     ) -> None:
         self.kinds = kinds
         self.epoch = 1
         self.state = OPEN
         self.journalled = journalled
+        self.stays = syncs if stays is None else stays
         self._syncs = syncs
+        self._resumes = journalled if resumes is None else resumes
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
+        self.moves = 0  # to other workers, because it was asked to
         self._attempt = 0  # of the client's streams, the last one
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._lease_ends: float | None = None
         self._claimed = False
         self._forwarding = False  # the workers have all that was received before
@@ -129,12 +147,13 @@ class Session:
         epoch: int,
         base: int,
         frames: dict[int, tuple[int, int]],
+        syncs: bool = True,
     ) -> Session:
         """Return a session as its journal tells.
 
         base: the last frame that is in its snapshot. frames: those after it, device and bytes.
         """
-        made = cls(kinds, lease_s, journalled=True, syncs=True)
+        made = cls(kinds, lease_s, journalled=True, syncs=syncs, stays=True)
         made.state = ASLEEP
         made.epoch = epoch
         made._base = base
@@ -149,6 +168,22 @@ class Session:
         return self._received
 
     @property
+    def replaced(self) -> str:
+        """Why it has other workers than its first, as the beginning of a sentence, or ""."""
+        if self.recoveries:
+            return "a worker was lost with all that it held, and "
+        return "a worker of the session was drained, and " if self.moves else ""
+
+    @property
+    def load(self) -> Load:
+        """What waits here at this moment."""
+        frames = self._received - max(self._acked, self._credit_base)
+        return Load(
+            frames, self._in_flight_bytes, len(self._held), len(self._unconfirmed),
+            self._unconfirmed_bytes,
+        )  # fmt: skip
+
+    @property
     def room(self) -> bool:
         """Whether another frame of a replay may be given: workers take only so many at a time.
 
@@ -159,6 +194,11 @@ class Session:
         while given and self._applied[given[0][1]] >= given[0][0]:
             given.popleft()
         return len(given) < limits.CREDIT_FRAMES
+
+    @property
+    def cut_waits_for_client(self) -> bool:
+        """Whether all that keeps a snapshot from counting is what its client has not confirmed."""
+        return self._cut is not None and not self._cut.missing
 
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input. After an End everything is ignored."""
@@ -190,6 +230,8 @@ class Session:
                 return self._start()
             case Bereft(message):
                 return self._bereft(message, now)
+            case Leave():
+                return self._leave()
             case Resumed(attempt, confirmed, applied):
                 return self._resume(attempt, confirmed, applied)
             case Attached():
@@ -202,7 +244,7 @@ class Session:
                 return self._cut_failed(number)
             case ClientGone():
                 self.state = DETACHED
-                self._lease_ends = now + self._lease_s
+                self._lease_ends = now + self.lease_s
                 return self._tick(now)
             case ClientClosed():
                 return self._end("", "")
@@ -259,6 +301,14 @@ class Session:
             text = f"{message} ({limits.RECOVERIES_MAX} others in its place were lost as well)"
             return self._end("WorkerLostError", text)
         self.recoveries += 1
+        self._let_go()
+        return [Rest(), *self._claim()]
+
+    def _leave(self) -> list[Output]:
+        """Go to other workers, as after a loss, which nobody may hold against the session."""
+        if not self.journalled or not self._claimed or self.state == WAITING:
+            return []
+        self.moves += 1
         self._let_go()
         return [Rest(), *self._claim()]
 
@@ -352,12 +402,12 @@ class Session:
             self._acked += 1
             if self._acked > self._credit_base:
                 self._in_flight_bytes -= size_bytes
-            if not self.journalled:
+            if not self._resumes:
                 del self._frames[self._acked]
         return self._acked if self._acked > before else 0
 
     def _written(self, count: int) -> list[Output]:
-        if not self.journalled:
+        if not self._resumes:
             for _ in range(count):
                 self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
         return []
@@ -389,6 +439,8 @@ class Session:
                     f"stream {self._attempt} and frame {known}"
                 )
             ]
+        if asleep and not self._syncs and applied > self._received:
+            return [Refuse(f"frames after {self._received} were lost with the gateway's machine")]
         if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
             return [Refuse("the session waits for workers and holds all that it may")]
         self._attempt = attempt
@@ -402,16 +454,18 @@ class Session:
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]
         told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
-        told.append(EventsOut(b"", self._acked, self._durable))
+        told.append(EventsOut(b"", self._acked, self._durable if self._syncs else self._acked))
         return [*told, *(self._claim() if self._received else [])]
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
+        self._attempt = 0  # it counts its own streams
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
         self._confirmed = self._promised = self._acked = self._credit_base = self._received
         self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
+        self._attempt = self._heard = 0  # it counts its own streams
         told = self._welcome_back()
         return [*told, *self._committed(), *(self._claim() if self._received else [])]
 
@@ -424,7 +478,7 @@ class Session:
     def _tick(self, now: float) -> list[Output]:
         if self._lease_ends is None or now < self._lease_ends:
             return []
-        if not self._syncs:  # there is no way back to it, so it may not stay for ever
+        if not self.stays:  # there is no way back to it, so it may not stay for ever
             return self._end("SessionClosedError", "the lease ended without a client")
         self._lease_ends = None
         self.state = ASLEEP

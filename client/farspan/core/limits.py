@@ -18,6 +18,8 @@ INTS_PER_ATTR_MAX: Final = 1_024  # entries of one int[] argument.
 STRING_BYTES_MAX: Final = 4 * KiB  # one string argument, utf-8.
 ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 
+POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
+
 # --- frames --------------------------------------------------------------------------------------
 FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
@@ -50,6 +52,12 @@ UPLOADS_MAX: Final = 16_384
 TRANSFERS_USED_MAX: Final = UPLOADS_MAX  # used and remembered, lest a replay brings one again.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
+# What a client has taken is told with its frames; beyond any of these by itself. Far less than what
+# a gateway holds: FRAMES_UNCONFIRMED_MAX, EVENTS_QUEUED_MAX and 64 MiB of events.
+CONFIRM_FRAMES: Final = 4_096
+CONFIRM_EVENTS: Final = 256
+CONFIRM_BYTES: Final = 8 * MiB
+CALL_TRIES_MAX: Final = 64  # of one upload, download or question, whose connection breaks.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
@@ -66,7 +74,17 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
+#: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
+SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
+UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
+KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
+KEPT_BODY_BYTES_MAX: Final = 256 * KiB  # of the JSON that it stands for: some 4,000 tensors.
+KEPT_DEPTH_MAX: Final = 32  # of containers within containers in it.
+KEPT_MAX: Final = 1_000  # names in a session, and
+KEPT_BYTES_MAX: Final = MiB - 64 * KiB  # of them all: they fit into one answer.
+OPENINGS_OF_JOURNALS: Final = 4  # read at a time when a gateway starts.
 RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was run: then it ends.
 
 # --- engine --------------------------------------------------------------------------------------
@@ -104,6 +122,14 @@ GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for
 TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
 TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
 
+# --- what an operator sees -----------------------------------------------------------------------
+TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one name together.
+WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
+OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
+CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
+DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
+
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
@@ -114,4 +140,7 @@ START_S: Final = 60.0  # a worker process that does not listen by then is killed
 RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
+RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
+RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.
