@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from farspan.core import link
+from farspan.core import addresses, link
 from farspan.core.errors import AuthError, BadValueError, ConnectError
 from farspan_server.link import Link, Listener, dial
 from farspan_worker import socket_link, tls
@@ -85,7 +85,7 @@ def test_who_stands_between_two_sides_of_tls_is_refused() -> None:
 
     async def check() -> None:
         async with echo("tls:127.0.0.1:0") as actual:
-            host, port = link.split_address(actual)
+            host, port = addresses.split_address(actual)
 
             async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 onward = await asyncio.open_connection(host, port, ssl=tls.dialer_context())

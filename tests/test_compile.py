@@ -220,3 +220,23 @@ def test_an_argument_that_is_also_reached_otherwise_is_told_apart() -> None:
         assert f(w).tolist() == [11.0, 11.0]
         assert f(torch.zeros(2)).tolist() == [10.0, 10.0]
         assert f(w).tolist() == [11.0, 11.0]
+
+
+def test_inputs_that_share_memory_are_another_kind_of_call() -> None:
+    @torch.compile
+    def add(a: Any, b: Any) -> Any:
+        return a.add_(b) * 1
+
+    with torch.connect("local:"):
+        for _ in range(3):
+            add(torch.arange(8.0), torch.arange(8.0))
+        x = torch.arange(12.0)
+        for a, b in ((x[:8], x[4:]), (x.detach()[:8], x[4:])):
+            with pytest.raises(RuntimeError, match="refer to a single memory location"):
+                add(a, b)
+        assert x.tolist() == list(range(12))
+        for _ in range(3):
+            add(x[:6], x[6:])
+        assert x.tolist() == [18.0, 22.0, 26.0, 30.0, 34.0, 38.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+        with pytest.raises(RuntimeError, match="refer to a single memory location"):
+            add(x[:6], x[4:10])

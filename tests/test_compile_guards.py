@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import types
 from argparse import Namespace
 from array import array
@@ -54,6 +55,11 @@ ORDERED = {2.0: 2.0, 3.0: 3.0}
 RAW, BYTES = array("d", [0.0]), bytearray(1)
 SCALED = Scaled()
 
+
+def scaled(x: Any, scale: float = 2.0, *, power: float = 1.0) -> Any:
+    return x * scale**power
+
+
 PLACES: dict[str, tuple[Any, Any]] = {
     "module": (lambda x: x * MODULE.scale, lambda v: setattr(MODULE, "scale", v)),
     "class": (lambda x: x * Config.scale, lambda v: setattr(Config, "scale", v)),
@@ -75,6 +81,18 @@ PLACES: dict[str, tuple[Any, Any]] = {
     "array of Python's": (lambda x: x * RAW[0], lambda v: RAW.__setitem__(0, v)),
     "bytes": (lambda x: x * BYTES[0], lambda v: BYTES.__setitem__(0, int(v))),
     "method": (lambda x: SCALED(x), lambda v: GLOBAL.update(scale=v)),
+    "default": (
+        lambda x: scaled(x),
+        lambda v: setattr(scaled, "__defaults__", (v,)),
+    ),
+    "keyword's default": (
+        lambda x: scaled(x),
+        lambda v: scaled.__kwdefaults__.update(power=v),
+    ),
+    "environment": (
+        lambda x: x * float(os.environ.get("FARSPAN_TEST_SCALE", "1")),
+        lambda v: os.environ.update(FARSPAN_TEST_SCALE=str(v)),
+    ),
     "class of a module": (lambda x: SCALED(x), lambda v: setattr(Scaled, "factor", v)),
 }
 
@@ -91,8 +109,13 @@ def both(program: Callable[[Compile], Any], calls: int = 1) -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_number_is_looked_at_wherever_it_stands(name: str) -> None:
+def test_a_number_is_looked_at_wherever_it_stands(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     function, change = PLACES[name]
+    monkeypatch.setenv("FARSPAN_TEST_SCALE", "1")  # puts it back, too
+    monkeypatch.setattr(scaled, "__defaults__", (2.0,))
+    monkeypatch.setattr(scaled, "__kwdefaults__", {"power": 1.0})
 
     def program(make: Compile) -> Any:
         compiled, results = make(lambda x: function(x)), []
@@ -121,6 +144,19 @@ def test_a_number_in_a_long_array_is_never_an_old_one() -> None:
         numbers[0] = value
         assert f(torch.ones(())).item() == value
     assert "too long to look at" in f.explain(show=False)
+
+
+def test_a_number_in_a_long_array_of_an_object_is_never_an_old_one() -> None:
+    holder = types.SimpleNamespace(numbers=np.zeros(limits.INLINE_BYTES_MAX), more=1.0)
+    f = torch.compile(lambda x: x * float(holder.numbers[0]))
+    for value in (1.0, 1.0, 2.0, 3.0):
+        holder.numbers[0] = value
+        assert f(torch.ones(())).item() == value
+    assert "too long to look at" in f.explain(show=False)
+    other = torch.compile(lambda x: x * holder.more)  # names no array
+    for _ in range(3):
+        other(torch.ones(()))
+    assert "1 programs" in other.explain(show=False)
 
 
 def test_a_function_may_hold_an_op() -> None:

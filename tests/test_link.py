@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from farspan.core import limits, link
+from farspan.core import addresses, limits, link
 from farspan.core.errors import AuthError, ProtocolError
 
 KEY = bytes(range(32))
@@ -157,9 +157,9 @@ def test_an_unknown_fleet_message_is_refused(text: str) -> None:
 
 
 def test_addresses() -> None:
-    assert link.split_address("10.0.0.1:70") == ("10.0.0.1", 70)
-    assert link.split_address("[::1]:70") == ("::1", 70)
-    assert link.split_address("unix:/run/w.sock") == "/run/w.sock"
+    assert addresses.split_address("10.0.0.1:70") == ("10.0.0.1", 70)
+    assert addresses.split_address("[::1]:70") == ("::1", 70)
+    assert addresses.split_address("unix:/run/w.sock") == "/run/w.sock"
     for wrong in ("", "host", "host:", ":7", "host:x", "host:70000"):
         with pytest.raises(ValueError, match="expected"):
-            link.split_address(wrong)
+            addresses.split_address(wrong)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import sys
 import types
 from argparse import Namespace
@@ -42,6 +43,7 @@ _GONE = object()
 #: What reads a float in C, so that its tag does not hear of it, and answers yes or no.
 _JUDGES = frozenset(("allclose", "isclose", "isfinite", "isinf", "isnan", "signbit"))
 _IN_C = frozenset(("math", "cmath", "numpy"))
+_LONG = "an array that is too long to look at before each call"
 
 
 class Rate:
@@ -84,6 +86,7 @@ class World:
         self.has_judges = False  # it reaches math or numpy, and names one of `_JUDGES`
         self._in_c = False
         self.unsure = ""  # what a function has a name for that cannot be looked at; "" if nothing
+        self._long: set[str] = set()  # attributes that hold an array too long to look at
         self.unwatched = False  # it reaches an array that is too long to look at before each call
 
     # ------------------------------------------------------------------------------- the walk --
@@ -102,8 +105,15 @@ class World:
                     if (key, name) not in self._used:
                         self._used.add((key, name))
                         self._dicts.append((space, name, space[name]))
+                        if _is_long(space[name]):
+                            self._long.add(name)
                         self._walk_member(space[name])
         self.has_judges |= self._in_c and not _JUDGES.isdisjoint(self._names)
+        if not self._names.isdisjoint(("environ", "environb", "getenv")):
+            self._size(os.environ._data)  # type: ignore[attr-defined]
+            self._walk_dict(os.environ._data, self._dicts, 1)  # type: ignore[attr-defined]
+        if not self._names.isdisjoint(self._long):
+            self.unsure = _LONG
         if "param_groups" in self._names:  # a function that takes numbers out of it by itself
             for rate in self.rates:
                 rate.tag.seen = True
@@ -182,6 +192,8 @@ class World:
     def _walk_dict(self, place: dict[Any, Any], into: list[Any], depth: int) -> None:
         for key, value in list(place.items()):
             into.append((place, key, value))
+            if type(key) is str and _is_long(value):
+                self._long.add(key)
             self.walk(value, depth + 1)
 
     def _walk_module(self, module: Any, depth: int) -> None:
@@ -241,8 +253,10 @@ class World:
                 continue
             self._cells.append((cell, content))
             self._walk_named(content, depth)
-        for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
-            self.walk(default, depth + 1)
+        for name in ("__defaults__", "__kwdefaults__"):
+            defaults = getattr(value, name)
+            self._slots.append((value, name, defaults))
+            self.walk(defaults, depth)
         if not value.__code__.co_filename.startswith(_OWN):
             self._names |= _names_of(value.__code__)
             for name in _globals_of(value.__code__):
@@ -255,8 +269,8 @@ class World:
         """Note what a function's own names stand for; what cannot be looked at, too."""
         if isinstance(value, Iterator) and not isinstance(value, IOBase):
             self.unsure = "an iterator, which gives another thing each time"
-        elif isinstance(value, np.ndarray) and value.nbytes > limits.INLINE_BYTES_MAX:
-            self.unsure = "an array that is too long to look at before each call"
+        elif _is_long(value):
+            self.unsure = _LONG
         self.walk(value, depth + 1)
 
     # --------------------------------------------------------------------------------- checks --
@@ -327,6 +341,10 @@ def _equal(have: Any, value: Any) -> bool:
     if type(value) is tuple and len(have) == len(value):
         return all(a is b or _equal(a, b) for a, b in zip(have, value, strict=True))
     return type(value) is types.MethodType and bool(have == value)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.nbytes > limits.INLINE_BYTES_MAX
 
 
 def _is_ours_or_users(value: Any) -> bool:

@@ -115,6 +115,7 @@ class Traced:
         self.result: Any = None
         self.grads: list[tuple[_Source, int | None]] = []  # which of `made` they get
         self.writes: list[tuple[_Source, int]] = []
+        self.sharing: list[tuple[int, int]] = []  # of its inputs, as `_sharing` says
         self.bytes = 0
         self.calls = 0
         self.values: list[Value] = []  # of the constants
@@ -146,6 +147,8 @@ class Traced:
             told = [i for i, _ in self.same]
             if any(id(t) in self.reached and i not in told for i, t in enumerate(arguments)):
                 return None
+        if self.writes and self.sharing != _sharing([s.find(arguments) for s in self.sources]):
+            return None
         return ids if self.world.holds() else None
 
     def call(self, ids: list[int], arguments: Sequence[Tensor], numbers: Sequence[float]) -> Any:
@@ -218,6 +221,21 @@ class Traced:
                 t._base, t._generation = base, base._generation
             made.append(t)
         return made
+
+
+def _sharing(inputs: Sequence[Tensor | None]) -> list[tuple[int, int]]:
+    """Return which inputs share memory with one before them: its number, and bytes between both.
+
+    Empty if none does. Whether a write is allowed, and what it changes, depends on it.
+    """
+    found: list[tuple[int, int]] = []
+    first: dict[int, tuple[int, int]] = {}
+    for t in inputs:
+        assert t is not None
+        at = t._offset * t._spec.dtype.itemsize
+        i, begin = first.setdefault(id(t._storage.memory), (len(first), at))
+        found.append((i, at - begin))
+    return found if len(first) < len(found) else []
 
 
 def _filled(tree: Any, made: list[Tensor], arguments: Any, sources: Any) -> Any:
@@ -386,6 +404,11 @@ class _Maker:
         self._effects(traced)
         slots = {i: slot for slot, i in enumerate(_ids_of(form, run.ids))}
         traced.sources = self._sources(form, run.ids)
+        before = {id(source): state.tensor for source, state in self.known.states}
+        sources = traced.sources  # a gradient may be another one by now
+        traced.sharing = _sharing(
+            [before[id(s)] if id(s) in before else s.find(arguments) for s in sources]
+        )
         self._check_survivors(device, run.ids, slots, form.inputs)
         self._outputs(traced, form, slots)
         self._numbers(traced, run)

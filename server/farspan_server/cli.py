@@ -22,12 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from farspan.core import limits
+from farspan_worker.process import LEVELS
 
 if TYPE_CHECKING:
     from farspan_server.config import StaticWorker
     from farspan_server.fleet import Started
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_level = click.option(
+    "--cpu-level", type=click.Choice(["", *LEVELS]), default="", metavar="v3|v4",
+    help="Instructions that workers may use; for unlike machines the lowest. Default: all.",
+)  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 _parent = click.option("--parent", type=int, default=0, hidden=True)
 _port = click.option(
@@ -85,20 +90,21 @@ def main() -> None:
 @_spares
 @_port
 @_threads
+@_level
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
 @_json
 def up(
-    workers: dict[str, int], spares: int, port: int, threads: int, no_ray: bool,
+    workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
     journal: Path | None, snapshot_every: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
     plan = ups.Plan(
-        workers, spares, port=port, threads=threads, ray=not no_ray, journal=journal,
-        snapshot_every_s=snapshot_every,
+        workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
+        journal=journal, snapshot_every_s=snapshot_every,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -121,6 +127,14 @@ def up(
 )
 @_journal
 @_every
+@click.option(
+    "--lease",
+    type=click.FloatRange(1.0),
+    default=limits.LEASE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="So long a session keeps its workers without its client.",
+)
 @_json
 @_parent
 def serve(as_json: bool, parent: int, **options: Any) -> None:
@@ -144,6 +158,7 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    lease: float,
     **tls: Path | None,
 ) -> None:
     from farspan.core.op import table_hash
@@ -166,6 +181,7 @@ async def _serve(
         supervisor=supervisor,
         journals=None if journal is None else _own_directory(journal),
         snapshot_every_s=snapshot_every,
+        lease_s=lease,
         **tls,
     )
     gateway = Gateway(config)
@@ -199,6 +215,7 @@ def _own_directory(journal: Path) -> Path:
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
+@_level
 @_json
 @_parent
 def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> None:
@@ -247,6 +264,7 @@ def _launcher(
     no_ray: bool,
     directory: Path | None,
     threads: int,
+    cpu_level: str,
     **_: Any,
 ) -> tuple[Any, dict[str, int]]:
     """Return what starts workers, and how many there can be of each kind."""
@@ -260,16 +278,18 @@ def _launcher(
             raise click.UsageError("--no-ray starts CPU workers only; Ray assigns the GPUs")
         from farspan_server.processes import Processes
 
-        return Processes(listen, threads), workers
+        return Processes(listen, threads, cpu_level), workers
     from farspan_server import cluster
 
     if ray_address is not None:
         cluster.join(ray_address, ray_token_file)
-        return cluster.Cluster(workers, listen="node", threads=threads), workers
+        return cluster.Cluster(
+            workers, listen="node", threads=threads, cpu_level=cpu_level
+        ), workers
     if directory is None:
         raise click.UsageError("a Ray of our own needs --directory; or give --ray-address")
     cluster.start_local(directory, workers)
-    return cluster.Cluster(workers, listen=listen, threads=threads), workers
+    return cluster.Cluster(workers, listen=listen, threads=threads, cpu_level=cpu_level), workers
 
 
 @main.command(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan.core.errors import CapacityError, ServiceError
-from farspan_worker.process import thread_environment
+from farspan_worker.process import level_environment, thread_environment
 
 from farspan_server.fleet import Started
 
@@ -72,7 +72,8 @@ class Cluster:
 
     capacity: workers of each kind that get a bundle of the kind's placement group; those beyond
     are spares and unplaced. listen: where a worker listens, "node" for its node's address;
-    ``{process}`` is filled in. make_engine: for tests; a function that the actor's process imports.
+    ``{process}`` is filled in. cpu_level: as `level_environment` has it. make_engine: for tests; a
+    function that the actor's process imports.
     """
 
     def __init__(
@@ -81,11 +82,12 @@ class Cluster:
         *,
         listen: str = "node",
         threads: int = 1,
+        cpu_level: str = "",
         make_engine: Any = None,
     ) -> None:
         self._capacity = capacity
         self._listen = listen
-        self._threads = threads
+        self._environment = thread_environment(threads) | level_environment(cpu_level)
         self._make_engine = make_engine
         self._groups: dict[str, Any] = {}
         self._actors: dict[int, Any] = {}
@@ -99,7 +101,7 @@ class Cluster:
         if not ray.is_initialized():  # or Ray would look for a cluster by itself
             raise ServiceError("this process has joined no Ray cluster")
         options: dict[str, Any] = {
-            "runtime_env": {"env_vars": thread_environment(self._threads)},
+            "runtime_env": {"env_vars": self._environment},
         }
         held = sum(each == kind for each in self._placed.values())
         if held < self._capacity.get(kind, 0):
@@ -113,7 +115,7 @@ class Cluster:
         elif kind != "cpu":
             raise CapacityError(f"a spare {kind} worker would take a GPU")
         listen = self._listen.format(process=process)
-        actor = WorkerActor.options(**options).remote(key, listen, self._make_engine)
+        actor = WorkerActor.options(**options).remote(key, listen, self._make_engine, kind)
         self._actors[process] = actor
         try:
             where = await actor.where.remote()

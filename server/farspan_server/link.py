@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from farspan.core import limits, link
+from farspan.core import addresses, limits, link
 from farspan.core.errors import AuthError, ConnectError, FarspanError, ProtocolError
 from farspan_worker import tls
 
@@ -230,7 +230,7 @@ def _size(payload: Payload) -> int:
 
 async def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
     """Return an opened link to a listener; raise ConnectError or AuthError within CONNECT_S."""
-    target = link.split_address(address)
+    target = addresses.split_address(address)
     loop = asyncio.get_running_loop()
     opened = Link()
     try:
@@ -238,7 +238,7 @@ async def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
             if isinstance(target, str):
                 await loop.create_unix_connection(lambda: opened, target)
             else:
-                context = tls.dialer_context() if link.is_tls(address) else None
+                context = tls.dialer_context() if addresses.is_tls(address) else None
                 await loop.create_connection(lambda: opened, *target, ssl=context)
             certificate = opened.certificate()
             binding = b"" if certificate is None else tls.binding(certificate)
@@ -261,7 +261,7 @@ class Listener:
     """Accepts connections. `address` is what others dial, once `start` has returned."""
 
     def __init__(self, address: str, key: bytes) -> None:
-        link.check_listen(address)
+        addresses.check_listen(address)
         self.address = address
         self._key = key
         self._binding = b""
@@ -285,17 +285,17 @@ class Listener:
             task.add_done_callback(self._serving.discard)
 
         loop = asyncio.get_running_loop()
-        target = link.split_address(self.address)
+        target = addresses.split_address(self.address)
         if isinstance(target, str):
             self._server = await loop.create_unix_server(lambda: Link(connected), target)
             os.chmod(target, 0o600)
             return
         context = None
-        if link.is_tls(self.address):
+        if addresses.is_tls(self.address):
             context, self._binding = tls.listener_context()
         self._server = await loop.create_server(lambda: Link(connected), *target, ssl=context)
         port = self._server.sockets[0].getsockname()[1]
-        self.address = link.join_address(self.address, port)
+        self.address = addresses.join_address(self.address, port)
 
     def close(self) -> None:
         """Stop listening; links that are open stay so."""

@@ -28,6 +28,7 @@ class Worker:
     host: str
     pid: int
     supervised: bool  # a supervisor can replace it
+    numerics: str = ""  # its key, as it says itself once it is reached: equal keys, equal bits
     process: str = ""  # that the worker drew when it began; "": it does not say
 
 

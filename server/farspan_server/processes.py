@@ -22,8 +22,9 @@ class Processes:
     listen: where a worker listens; ``{process}`` is filled in.
     """
 
-    def __init__(self, listen: str = "127.0.0.1:0", threads: int = 1) -> None:
+    def __init__(self, listen: str = "127.0.0.1:0", threads: int = 1, cpu_level: str = "") -> None:
         self._listen = listen
+        self._level = ("--cpu-level", cpu_level) if cpu_level else ()
         self._threads = threads
         self._children: dict[int, asyncio.subprocess.Process] = {}
 
@@ -35,6 +36,7 @@ class Processes:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "farspan_worker", "--json", "--key-file", "/dev/stdin"),
             *("--listen", self._listen.format(process=process), "--threads", str(self._threads)),
+            *self._level,
             *("--parent", str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

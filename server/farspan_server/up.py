@@ -36,6 +36,7 @@ class Plan:
     host: str = "127.0.0.1"
     port: int = 0
     threads: int = 0
+    cpu_level: str = ""
     ray: bool = True
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
@@ -84,6 +85,7 @@ class Up:
             *("--workers", ",".join(f"{kind}:{n}" for kind, n in plan.workers.items())),
             *("--spares", str(plan.spares)),
             *("--directory", str(self._directory), "--threads", str(plan.threads)),
+            *("--cpu-level", plan.cpu_level),
             *("--first-epoch", "1"),  # this gateway has seen none
             *([] if plan.ray else ["--no-ray"]),
         )

@@ -47,6 +47,7 @@ class WorkerLink:
         self._control: Link | None = None
         self._bulk: Link | None = None
         self._bulk_turn = asyncio.Lock()
+        self._greeting: asyncio.Future[link.Greeting]  # of the link that is open
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
         self._silent = 0  # looks at the clock since the last message
@@ -126,13 +127,12 @@ class WorkerLink:
             key, address = self.worker.key, self.worker.address
             self._control = await dial(address, key, link.Purpose(link.CONTROL, owner))
             self._bulk = await dial(address, key, link.Purpose(link.BULK, owner))
+            self._greeting = asyncio.get_running_loop().create_future()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hear())
                 group.create_task(self._hear_bulk())
                 group.create_task(self._watch())
-                if not self.worker.supervised:  # nobody told us who it is: ask itself
-                    counts = await self.status()
-                    self.worker = replace(self.worker, host=counts["host"], pid=counts["pid"])
+                await self._greeted()
                 joined = True
                 self._listener.joined(self)
         except* (OSError, EOFError, FarspanError) as errors:
@@ -155,6 +155,17 @@ class WorkerLink:
             log.warning("worker %s (%s): %s", self.worker.worker, self.worker.address, reason)
         return reason
 
+    async def _greeted(self) -> None:
+        """Learn from the worker itself who it is and how it computes."""
+        try:
+            me = await asyncio.wait_for(self._greeting, limits.CONNECT_S)
+        except TimeoutError:
+            raise ConnectionResetError("it did not say who it is") from None
+        if self.worker.supervised:
+            self.worker = replace(self.worker, numerics=me.numerics)
+        else:  # nobody else told us
+            self.worker = replace(self.worker, host=me.host, pid=me.pid, numerics=me.numerics)
+
     async def _hear(self) -> None:
         assert self._control is not None
         await self._control.hear(self._heard)
@@ -168,6 +179,9 @@ class WorkerLink:
             self.counts = link.unpack_json(payload)
         elif header.kind == link.CLOSE:
             self._listener.closed(self.worker, header.channel)
+        elif header.kind == link.HELLO:
+            if not self._greeting.done():
+                self._greeting.set_result(link.unpack_greeting(payload))
         elif header.kind == link.STATUS:
             counts = link.unpack_json(payload)
             if self._asked and not (answer := self._asked.popleft()).done():

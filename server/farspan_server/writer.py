@@ -62,13 +62,13 @@ class Writer:
     async def finish(self) -> None:
         """Wait until all is written and ended; raise what a write has raised.
 
-        TimeoutError if a message takes LEASE_S, give or take a quarter: the client does not read.
+        TimeoutError if a message takes STALLED_S, or a quarter more: the client does not read.
         """
         self.look()
         try:
             while not self._finished.done():
-                await asyncio.wait((self._finished,), timeout=limits.LEASE_S / 4)
-                if self._busy and self._loop.time() - self._begun_s > limits.LEASE_S:
+                await asyncio.wait((self._finished,), timeout=limits.STALLED_S / 4)
+                if self._busy and self._loop.time() - self._begun_s > limits.STALLED_S:
                     raise TimeoutError
             self._finished.result()
         finally:

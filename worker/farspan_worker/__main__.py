@@ -27,11 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port or unix:/path")
     parser.add_argument("--key-file", type=Path, required=True, help="32 bytes in hex, mode 0600")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
+    parser.add_argument(
+        "--cpu-level", choices=process.LEVELS, default="", help="x86-64 level; default: this CPU's"
+    )
     parser.add_argument("--json", action="store_true", help="say address and pid on stdout")
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     process.die_with_parent(options.parent)
     process.set_threads(options.threads or process.cores())
+    process.set_level(options.cpu_level)
     logging.basicConfig(format="%(asctime)s worker %(levelname)s: %(message)s")
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):

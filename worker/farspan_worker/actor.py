@@ -24,10 +24,10 @@ import ray.util
 class WorkerActor:
     """A worker process. Its thread policy is in the environment that Ray started it with."""
 
-    def __init__(self, key: bytes, listen: str, make_engine: Any = None) -> None:
+    def __init__(self, key: bytes, listen: str, make_engine: Any = None, kind: str = "cpu") -> None:
         from farspan_worker.server import Worker, warm_engine
 
-        self._worker = Worker(key, make_engine or warm_engine())
+        self._worker = Worker(key, make_engine or warm_engine(), kind)
         # "node" stands for this machine's address among Ray's, whatever that is.
         at = f"tls:{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
         self._address = self._worker.listen(at)

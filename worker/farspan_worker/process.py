@@ -37,6 +37,37 @@ def thread_environment(threads: int) -> dict[str, str]:
     }
 
 
+#: By x86-64 level (x86-64-v3 has AVX2 and FMA, x86-64-v4 AVX-512): what numpy, OpenBLAS and oneDNN
+#: are told, so that they use no more. Loops are compiled for FARSPAN_CPU_LEVEL itself.
+_LEVELS = {
+    "v3": ("X86_V4 AVX512_ICL AVX512_SPR", "Haswell", "AVX2"),
+    "v4": ("AVX512_ICL AVX512_SPR", "SkylakeX", "AVX512_CORE"),
+}
+LEVELS = tuple(_LEVELS)
+
+
+def level_environment(level: str) -> dict[str, str]:
+    """Return the variables that keep a worker to an instruction-set level; none for "".
+
+    A pool of unlike machines set to the lowest level of them computes the same bits everywhere,
+    as far as `numerics.numerics_key` says so.
+    """
+    if not level:
+        return {}
+    features, core, isa = _LEVELS[level]
+    return {
+        "FARSPAN_CPU_LEVEL": level,
+        "NPY_DISABLE_CPU_FEATURES": features,
+        "OPENBLAS_CORETYPE": core,
+        "ONEDNN_MAX_CPU_ISA": isa,
+    }
+
+
+def set_level(level: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Apply a level, over what is set already; before numpy loads."""
+    environment.update(level_environment(level))
+
+
 def cores() -> int:
     """Return how many cores this process may use; containers see their own share."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

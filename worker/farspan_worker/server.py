@@ -25,6 +25,7 @@ from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
 from farspan_worker import process, snapshot
 from farspan_worker.inbox import Cut, Engine, Inbox, Session
+from farspan_worker.numerics import numerics_key
 from farspan_worker.outbox import Parcel, Writer
 from farspan_worker.shared import SWITCH, Segment
 from farspan_worker.snapshot import Restorer
@@ -39,10 +40,14 @@ class Worker:
     """A worker in this process. `listen` starts it, `close` ends it.
 
     key: the epoch's link key. make_engine(device, memory_bytes_max) returns a session's engine.
+    kind: "cpu" or "cuda", for the numerics key.
     """
 
-    def __init__(self, key: bytes, make_engine: Callable[[str, int], Engine]) -> None:
+    def __init__(
+        self, key: bytes, make_engine: Callable[[str, int], Engine], kind: str = "cpu"
+    ) -> None:
         self._key = key
+        self._kind = kind
         self._make_engine = make_engine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._state = threading.Condition()  # guards all below
@@ -156,6 +161,8 @@ class Worker:
         if before is not None:  # one gateway at a time: the newer one fences the older
             before.close()
             self._end_all_of(before)
+        me = link.Greeting(socket.gethostname(), os.getpid(), numerics_key(self._kind))
+        control.send(link.pack_greeting(me))
         try:
             while True:
                 header, payload = control.receive()

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 
-from farspan.core import limits, link
+from farspan.core import addresses, limits, link
 from farspan.core.errors import AuthError, ConnectError, FarspanError, ProtocolError
 
 from farspan_worker import tls
@@ -61,7 +61,7 @@ class Link:
 
 def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
     """Return an opened link to a listener; raise ConnectError or AuthError within CONNECT_S."""
-    target = link.split_address(address)
+    target = addresses.split_address(address)
     try:
         if isinstance(target, str):
             plain = socket.socket(socket.AF_UNIX)
@@ -74,7 +74,7 @@ def dial(address: str, key: bytes, purpose: link.Purpose) -> Link:
     try:
         sock: Sock = plain
         binding = b""
-        if link.is_tls(address):
+        if addresses.is_tls(address):
             sock = tls.TlsSocket(plain, tls.dialer_context(), listener=False)
             binding = tls.binding(sock.certificate)
         dialer = link.Dialer(key, os.urandom(link.NONCE_BYTES), binding)
@@ -93,8 +93,8 @@ class Listener:
     """A listening socket. `address` is what others dial (port 0 is filled in)."""
 
     def __init__(self, address: str) -> None:
-        link.check_listen(address)
-        target = link.split_address(address)
+        addresses.check_listen(address)
+        target = addresses.split_address(address)
         self._context, self._binding = None, b""
         if isinstance(target, str):
             self._sock = socket.socket(socket.AF_UNIX)
@@ -104,8 +104,8 @@ class Listener:
         else:
             family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
             self._sock = socket.create_server(target, family=family)
-            self.address = link.join_address(address, self._sock.getsockname()[1])
-            if link.is_tls(address):
+            self.address = addresses.join_address(address, self._sock.getsockname()[1])
+            if addresses.is_tls(address):
                 self._context, self._binding = tls.listener_context()
         self._sock.listen(128)
 
@@ -144,7 +144,7 @@ class Listener:
         """Stop listening; a `wait` in another thread raises OSError."""
         _end(self._sock)
         self._sock.close()
-        target = link.split_address(self.address)
+        target = addresses.split_address(self.address)
         if isinstance(target, str):
             with contextlib.suppress(OSError):
                 os.unlink(target)

@@ -113,4 +113,5 @@ SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and re
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.
 RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
+STALLED_S: Final = 24.0  # a client that does not take a message (2 MiB at most) for so long is cut off.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

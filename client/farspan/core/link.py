@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import json
 import struct
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import numpy as np
 from farspan.core import limits
 from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo
-from farspan.core.errors import AuthError, BadValueError, ProtocolError
+from farspan.core.errors import AuthError, ProtocolError
 
 # --- kinds of message ----------------------------------------------------------------------------
 PURPOSE: Final = 0  # dialer -> listener, first: JSON, see Purpose
@@ -39,6 +38,7 @@ STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the 
 SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
 PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
 CUT: Final = 11  # gateway -> worker: number (u64): take a snapshot after the frames before
+HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see Greeting
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -81,6 +81,7 @@ PAYLOAD_BYTES_MAX: Final = {
     SHARE: JSON_BYTES_MAX,
     PIECE: _PIECE.size,
     CUT: _APPLIED.size,
+    HELLO: JSON_BYTES_MAX,
 }
 
 # Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
@@ -393,6 +394,29 @@ class Purpose:
 
 
 @dataclass(slots=True, frozen=True)
+class Greeting:
+    """What a worker says of itself to a gateway that has dialled it."""
+
+    host: str
+    pid: int
+    numerics: str  # its numerics key: equal keys compute equal bits
+
+
+def pack_greeting(body: Greeting) -> bytes:
+    """Return a HELLO message."""
+    return pack_json(HELLO, asdict(body))
+
+
+def unpack_greeting(payload: bytes | memoryview) -> Greeting:
+    """Return the body of a HELLO message; raise ProtocolError if a field is missing or wrong."""
+    body = unpack_json(payload)
+    host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
+    if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
+        raise ProtocolError("link: HELLO with a wrong field")
+    return Greeting(host, pid, numerics)
+
+
+@dataclass(slots=True, frozen=True)
 class Peer:
     """Where a device of the session lives."""
 
@@ -566,49 +590,3 @@ def unpack_fleet(payload: bytes | memoryview) -> Fleet:
             raise ProtocolError(f"link: {cls.__name__}.{f.name} is no {f.type}")
     made: Fleet = cls(**values)
     return made
-
-
-# --- addresses -----------------------------------------------------------------------------------
-def split_address(address: str) -> tuple[str, int] | str:
-    """Return (host, port), or the path of a Unix socket for ``"unix:/path"``.
-
-    ``"tls:host:port"`` is a listener that speaks TLS; `is_tls` tells.
-
-    >>> split_address("[::1]:7070"), split_address("unix:/run/w.sock")
-    (('::1', 7070), '/run/w.sock')
-    """
-    if address.startswith("unix:"):
-        return address.removeprefix("unix:")
-    host, _, port = address.removeprefix("tls:").rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f"address {address!r}: expected host:port, tls:host:port or unix:/path")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def join_address(like: str, port: int) -> str:
-    """Return the address `like` with the port that the system chose.
-
-    >>> join_address("tls:[::1]:0", 7070)
-    'tls:[::1]:7070'
-    """
-    return f"{like.rpartition(':')[0]}:{port}"
-
-
-def is_tls(address: str) -> bool:
-    """Return whether the listener at an address speaks TLS."""
-    return address.startswith("tls:")
-
-
-def check_listen(address: str) -> None:
-    """Raise BadValueError if others than this machine could reach a listener without TLS."""
-    target = split_address(address)
-    if isinstance(target, str) or is_tls(address):
-        return
-    try:
-        loopback = ipaddress.ip_address(target[0]).is_loopback
-    except ValueError:
-        loopback = target[0] == "localhost"
-    if not loopback:
-        raise BadValueError(
-            f"listening at {address}: other machines can reach it; write tls:{address}"
-        )

@@ -7,6 +7,7 @@ forgotten here.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -110,6 +111,10 @@ class _Background:
                 threading.Thread(target=self._work, name="farspan-loops", daemon=True).start()
         return True
 
+    def forget(self) -> None:
+        """Be as if nothing had been added: this process is a copy, without the thread."""
+        self._waiting, self._lock, self._busy = SimpleQueue(), threading.Lock(), False
+
     def _work(self) -> None:
         while True:
             try:
@@ -127,6 +132,17 @@ class _Background:
 _lock: Final = threading.Lock()
 _loops: OrderedDict[Any, Loop | Pending | None] = OrderedDict()
 _background: Final = _Background()
+
+
+def _after_fork() -> None:
+    """Forget, in a child, what a thread that is not here was about to make."""
+    for key in [k for k, loop in _loops.items() if isinstance(loop, Pending)]:
+        del _loops[key]
+    _background.forget()
+    _lock.release()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
 
 
 def loop_for(group: Group, wait: bool = True) -> Loop | Pending | None:

@@ -35,8 +35,9 @@ class _Machine:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.llvm = llvm
-        self.cpu = llvm.get_host_cpu_name()
-        self.features = llvm.get_host_cpu_features().flatten()
+        level = os.environ.get("FARSPAN_CPU_LEVEL", "")  # see process.level_environment
+        self.cpu = f"x86-64-{level}" if level else llvm.get_host_cpu_name()
+        self.features = "" if level else llvm.get_host_cpu_features().flatten()
         self.version = f"{llvmlite.__version__} {'.'.join(map(str, llvm.llvm_version_info))}"
         self.machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, jit=False, **MODEL
@@ -51,6 +52,20 @@ class _Machine:
             use_jit_link=True,
         )
         self.count = 0
+        _waits_at_forks(llvm)
+
+
+def _waits_at_forks(llvm: Any) -> None:
+    """Let a fork wait until LLVM does nothing: its child would find llvmlite's lock taken for ever.
+
+    The lock is no public part of llvmlite; without one a fork goes on as it ever did.
+    """
+    lock = getattr(getattr(llvm.ffi.lib, "_lock", None), "_lock", None)
+    for each in (_lock, lock):
+        if each is not None:
+            os.register_at_fork(
+                before=each.acquire, after_in_parent=each.release, after_in_child=each.release
+            )
 
 
 def absent() -> str:
@@ -98,6 +113,11 @@ def identity() -> str:
     """Return what object code depends on beside its text: LLVM, how it is asked, the processor."""
     m = _machine()
     return f"{m.version} {MODEL} {_PASSES} {m.machine.triple} {m.cpu} {m.features}"
+
+
+def processor() -> str:
+    """Return LLVM's name of the processor that code is made for."""
+    return str(_machine().cpu)
 
 
 def on_disk(text: str) -> bytes | None:
