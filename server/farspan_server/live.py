@@ -45,6 +45,7 @@ class Live:
         self.keeper: Keeper | None = None  # of a session that is journalled
         self.links: tuple[WorkerLink, ...] = ()
         self.names = names_of(kinds)
+        self.memory_bytes = 0  # that each of its devices may take, once they are claimed
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.

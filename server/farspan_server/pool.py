@@ -29,7 +29,7 @@ class Worker:
     pid: int
     supervised: bool  # a supervisor can replace it
     numerics: str = ""  # its key, as it says itself once it is reached: equal keys, equal bits
-    process: str = ""  # that the worker drew when it began; "": it does not say
+    tenant: str = ""  # whose sessions its process has had, as it says itself
 
 
 # --- inputs --------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ Output = Granted | Placed | Held | Denied | Bereft | Replace | Want
 @dataclass(slots=True)
 class _Slot:
     worker: Worker
-    tenant: str | None = None  # of its sessions now or, when it has none, the last one
+    tenant: str | None = None  # of its sessions, also when it has none any more
     sessions: set[str] = field(default_factory=set)
     leaving: bool = False
 
@@ -200,7 +200,6 @@ class Pool:
         self._accounts: dict[str, _Account] = {}
         self._turn = 0.0  # of the claim granted last
         self._arrivals = 0
-        self._pasts: dict[str, tuple[str, str]] = {}  # process and tenant of workers that are away
 
     @property
     def workers(self) -> list[tuple[Worker, int]]:
@@ -222,10 +221,7 @@ class Pool:
                     return out
                 if known is not None:
                     self._leave(worker.worker, known.worker.epoch, "it was replaced", out)
-                process, tenant = self._pasts.pop(worker.worker, ("", ""))
-                # A link that broke is no new process: who was there before still was.
-                same = not worker.supervised and process == worker.process and tenant
-                self._slots[worker.worker] = _Slot(worker, tenant if same else None)
+                self._slots[worker.worker] = _Slot(worker, worker.tenant or None)
             case Left(worker_id, epoch, reason):
                 self._leave(worker_id, epoch, reason, out)
             case Claimed():
@@ -291,8 +287,6 @@ class Pool:
         if slot is None or slot.worker.epoch > epoch:
             return
         del self._slots[worker]
-        if slot.tenant is not None and not slot.worker.supervised:
-            self._pasts[worker] = (slot.worker.process, slot.tenant)
         for session in sorted(slot.sessions):
             device = self._grants[session].workers.index(worker)
             out.append(Bereft(session, device, slot.worker, reason))

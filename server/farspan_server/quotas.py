@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 from farspan.core import limits
@@ -93,6 +94,15 @@ def parse(text: str) -> Quotas:
             raise BadValueError(f"tenants: [tenant.{name!r}]: {error}") from None
         tenants[name] = _quota(body, default, f"[tenant.{name}]")
     return Quotas(default, tenants)
+
+
+def read(path: Path) -> Quotas:
+    """Return what a tenants file says. OSError, BadValueError."""
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise BadValueError(f"tenants: the file has more than {FILE_BYTES_MAX} bytes")
+    return parse(data.decode("utf-8", "replace"))
 
 
 def _quota(body: Any, default: Quota, where: str) -> Quota:

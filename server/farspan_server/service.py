@@ -35,6 +35,7 @@ from farspan_server.disk import RealDisk
 from farspan_server.keeper import Keeper
 from farspan_server.live import KINDS, Live, parse_devices
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.tenancy import Tenancy
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Service:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
+        self.tenancy = Tenancy(config)
+        self.tenancy.tell_pool = self._tell_pool
         self.supervisor: SupervisorLink | None = None
         self._pool = pools.Pool(config.sessions_per_worker_max)
         self._pool_inputs: deque[pools.Input] = deque()
@@ -68,6 +71,7 @@ class Service:
             self.supervisor = SupervisorLink(self.config.supervisor, self)
             await self.supervisor.start()
         self._spawn(self._clock())
+        self.tenancy.start()
 
     async def stop(self) -> None:
         """End all sessions and links."""
@@ -78,6 +82,7 @@ class Service:
         if self.supervisor is not None:
             await self.supervisor.stop()
         await asyncio.gather(*(each.close() for each in self._links.values()))
+        self.tenancy.stop()
 
     @property
     def workers(self) -> list[tuple[pools.Worker, int]]:
@@ -122,12 +127,14 @@ class Service:
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
+        self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
         journals = self.config.journals
         live = Live(tenant, kinds, wait_s, self.config.lease_s, journals is not None)
+        disk = self.tenancy.opened(live, self._disk)
         if journals is not None:
             live.keeper = Keeper(
-                self._disk,
+                disk,
                 journals / live.id,
                 live.id,
                 lambda given: self.give(live, given),
@@ -200,9 +207,8 @@ class Service:
                         # One that has lost its workers waits until others can have been started.
                         least_s = limits.START_S if live.machine.recoveries else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
-                        self._tell_pool(
-                            pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
-                        )
+                        for told in self.tenancy.claim(live, deadline):
+                            self._tell_pool(told)
                     case messages.Rest():
                         self._rest(live)
                     case messages.End(kind, message):
@@ -260,6 +266,7 @@ class Service:
         live.assigned.set()
         live.post(last_words=wire.encode_events([Lost(kind, message)]) if kind else None)
         self._tell_pool(pools.Released(live.id))
+        self.tenancy.ended(live, kind)
 
     # --- the pool --------------------------------------------------------------------------------
     def _tell_pool(self, given: pools.Input) -> None:
@@ -278,6 +285,8 @@ class Service:
                 self._start(self._sessions[session], workers)
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
+            case pools.Held(session, message) if session in self._sessions:
+                self.tenancy.held(self._sessions[session], message)
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
                 if live.machine.recoveries:
@@ -302,7 +311,7 @@ class Service:
             for index, worker in enumerate(workers)
         )
         for index, each in enumerate(live.links):
-            memory = self.config.memory_bytes_max
+            memory = live.memory_bytes
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, live.names[index], restore,
@@ -435,7 +444,7 @@ class Service:
 
     async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
         if live.keeper is not None:
-            if chunk.offset and chunk.total > self.config.memory_bytes_max:
+            if chunk.offset and chunk.total > live.memory_bytes:
                 return  # its worker has refused it at the first piece: no disk need hold the rest
             await live.keeper.send(device, chunk)
             if live.ended:

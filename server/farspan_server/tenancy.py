@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from farspan.core.errors import AuthError, BadValueError, CapacityError, FarspanError
+from farspan.core.errors import AuthError, CapacityError, FarspanError
 
 from farspan_server import pool as pools
 from farspan_server import quotas, token_file
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # how late a changed file is noticed
 NOTE_S: Final = 10.0  # between records that one quota of one tenant was hit
+FRAMES_A_TURN: Final = 64  # of one message, until others are heard; a client sends no more
 _COUNTERS_MAX: Final = 10_000  # tenants whose rate is remembered
 
 
@@ -49,11 +50,11 @@ class Tenancy:
         tenants = config.tenants
         self._quotas_file = Watched(
             () if tenants is None else (tenants,),
-            lambda: Quotas() if tenants is None else quotas.parse(tenants.read_text()),
+            lambda: Quotas() if tenants is None else quotas.read(tenants),
         )
         #: Called with what the pool is to hear when quotas have changed.
         self.tell_pool: Callable[[pools.Input], None] = lambda given: None
-        self._sessions: dict[str, dict[str, QuotaDisk | None]] = {}  # by tenant and id
+        self._sessions: dict[str, dict[str, QuotaDisk]] = {}  # by tenant and id
         self._accounts: dict[str, Account] = {}
         self._buckets: dict[str, Bucket] = {}
         self._noted: dict[tuple[str, str], float] = {}
@@ -93,7 +94,7 @@ class Tenancy:
     def _changed(self, what: str, file: Watched[Any], again: bool) -> bool:
         try:
             return file.look(again=again)
-        except (FarspanError, OSError, UnicodeDecodeError) as error:
+        except (FarspanError, OSError) as error:
             self._reloaded(what, error)
             return False
 
@@ -114,6 +115,10 @@ class Tenancy:
         else:
             log.info("the %s were reloaded", what)
         self.audit.note("config reloaded" if not reason else "config refused", file=what)
+
+    def certificates(self, error: str) -> None:
+        """Take that the certificates have changed; on any thread."""
+        self.audit.note("config refused" if error else "config reloaded", file="certificates")
 
     # --- calls -----------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -182,42 +187,43 @@ class Tenancy:
         refused here.
         """
         quota, memory = self.quota(tenant), self.device_memory(tenant) * len(kinds)
-        has_devices, has_memory = 0, 0
         for what, requested, used, limit in (
             ("sessions", 1, self.sessions(tenant), quota.sessions),
-            ("devices", len(kinds), has_devices, quota.devices),
-            ("bytes of memory", memory, has_memory, quota.memory_bytes),
+            ("devices", len(kinds), 0, quota.devices),
+            ("bytes of memory", memory, 0, quota.memory_bytes),
             ("bytes of journals", 1, self.journal_bytes(tenant), quota.journal_bytes),
         ):
             if limit is not None and used + requested > limit:
                 self.quota_hit(tenant, what)
                 raise CapacityError(pools.over_quota(what, requested, used, limit))
 
-    def opened(self, live: Live, disk: QuotaDisk | None = None) -> None:
-        """Count a session, and what it keeps on disk."""
-        self._sessions.setdefault(live.tenant, {})[live.id] = disk
+    def opened(self, live: Live, disk: Disk) -> QuotaDisk:
+        """Count a session; return the disk for its journal, charged to its tenant."""
+        account = self._accounts.get(live.tenant)
+        if account is None:
+            if len(self._accounts) >= _COUNTERS_MAX:
+                self._accounts = {t: a for t, a in self._accounts.items() if a.used}
+            account = Account(lambda: self.quota(live.tenant).journal_bytes)
+            self._accounts[live.tenant] = account
+        charged = QuotaDisk(disk, account)
+        self._sessions.setdefault(live.tenant, {})[live.id] = charged
+        self.audit.note(
+            "session opened",
+            tenant=live.tenant,
+            session=live.id,
+            kinds=",".join(live.machine.kinds),
+        )
+        return charged
 
     def ended(self, live: Live, kind: str = "") -> None:
         """Forget a session."""
         mine = self._sessions.get(live.tenant, {})
         if live.id not in mine:
             return
-        disk = mine.pop(live.id)
-        if disk is not None:
-            disk.forget()
+        mine.pop(live.id).forget()
         if not mine:
             del self._sessions[live.tenant]
         self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
-
-    def disk(self, disk: Disk, tenant: str) -> QuotaDisk:
-        """Return a disk for one session, charged to its tenant."""
-        account = self._accounts.get(tenant)
-        if account is None:
-            if len(self._accounts) >= _COUNTERS_MAX:
-                self._accounts = {t: a for t, a in self._accounts.items() if a.used}
-            account = Account(lambda: self.quota(tenant).journal_bytes)
-            self._accounts[tenant] = account
-        return QuotaDisk(disk, account)
 
     def device_memory(self, tenant: str) -> int:
         """Return the bytes that one device of a session may take."""
@@ -250,6 +256,21 @@ class Tenancy:
             self.quota_hit(tenant, "commands_per_s")
         return found
 
+    async def turn(self, tenant: str, commands: int, number: int) -> None:
+        """Wait until a tenant's rate allows so many commands more; let others have their turn.
+
+        number: of a frame in its message. Tiny ones, of which a message holds 100,000, would hold
+        up everybody else's for as long as it takes to look at them.
+        """
+        wait_s = self.wait_s(tenant, commands)
+        if wait_s or not number % FRAMES_A_TURN:
+            await asyncio.sleep(wait_s)
+
+    def held(self, live: Live, message: str) -> None:
+        """Take that a session waits for its tenant's quota."""
+        what = message.partition(":")[0].removeprefix("the tenant's quota of ")
+        self.quota_hit(live.tenant, what, live.id)
+
     def quota_hit(self, tenant: str, what: str, session: str = "") -> None:
         """Write down that a quota was hit, not too often."""
         now_s = time.monotonic()
@@ -265,14 +286,3 @@ class Tenancy:
 def _certificate_names(context: Any) -> frozenset[str]:
     shown = context.auth_context().get("x509_common_name", ())
     return frozenset(name.decode("utf-8", "replace") for name in shown)
-
-
-def check_files(config: GatewayConfig) -> None:
-    """Raise FarspanError or OSError if a file of a config says nonsense."""
-    for path in config.token_files:
-        token_file.read(path)
-    if config.tenants is not None:
-        try:
-            quotas.parse(config.tenants.read_text())
-        except UnicodeDecodeError:
-            raise BadValueError("tenants: the file is no text") from None

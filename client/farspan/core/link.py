@@ -400,6 +400,7 @@ class Greeting:
     host: str
     pid: int
     numerics: str  # its numerics key: equal keys compute equal bits
+    tenant: str = ""  # whose sessions this process has had; nobody else's may come
 
 
 def pack_greeting(body: Greeting) -> bytes:
@@ -411,9 +412,11 @@ def unpack_greeting(payload: bytes | memoryview) -> Greeting:
     """Return the body of a HELLO message; raise ProtocolError if a field is missing or wrong."""
     body = unpack_json(payload)
     host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
-    if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
+    tenant = body.get("tenant", "")
+    texts = isinstance(host, str) and isinstance(numerics, str) and isinstance(tenant, str)
+    if not texts or type(pid) is not int:
         raise ProtocolError("link: HELLO with a wrong field")
-    return Greeting(host, pid, numerics)
+    return Greeting(host, pid, numerics, tenant)
 
 
 @dataclass(slots=True, frozen=True)
