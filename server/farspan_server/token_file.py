@@ -57,6 +57,15 @@ def read(path: Path) -> tuple[Token, ...]:
     return parse(data.decode("utf-8", "replace"))
 
 
+def plain(text: str) -> dict[str, str]:
+    """Return the tokens, with their tenants, of lines of TOKEN or TENANT:TOKEN."""
+    found = {}
+    for word in text.split():
+        tenant, _, token = word.rpartition(":")
+        found[token] = tenant or DEFAULT_TENANT
+    return found
+
+
 def change(path: Path, edit: Callable[[list[str]], None]) -> None:
     """Edit the lines of a file, which need not be there; nobody else does meanwhile. OSError."""
     path = path.resolve()
