@@ -129,7 +129,7 @@ class Client:
         return event
 
     def synchronize(self) -> None:
-        sent = self.transport._sequence
+        sent = self.transport.sequence
         self.wait(lambda e: isinstance(e, Acked) and e.applied >= sent)
 
 
@@ -351,7 +351,7 @@ def test_tls_and_client_certificates(cluster: Cluster, tmp_path: Path) -> None:
 # --- bytes that are none of ours -----------------------------------------------------------------
 def hostile(name: str, good: Frame, transport: GrpcTransport) -> list[bytes]:
     """Return the messages of a client that means ill."""
-    good.sequence, good.epoch = transport._sequence + 1, transport.epoch
+    good.sequence, good.epoch = transport.sequence + 1, transport.epoch
     data = wire.encode_frame(good)
     frames = {
         "truncated": [data[:-3]],
@@ -634,7 +634,7 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
 
 def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster) -> None:
     cluster.start(1, sessions_per_worker_max=1, lease_s=0.5)
-    first = cluster.connect(devices="cpu")
+    first = cluster.connect(devices="cpu", reconnect_s=0)
     first.transport._stream.cancel()
     first.lost()
     cluster.until(lambda: _states(cluster) == ["detached"])
@@ -686,12 +686,13 @@ def test_values_stand_between_their_acknowledgement_and_a_loss(cluster: Cluster)
     client = cluster.start().connect()
     value, lost = Value(1, U8, (1,), b"a"), Lost("ServiceError", "over")
     events = wire.encode_events([value, lost])
-    client.transport._take(wire.encode(wire.Down(events=(events,))))
+    client.transport._take(0, wire.encode(wire.Down(events=(events,))))
     assert client.events[-2:] == [value, lost], "a value that came before the end is not lost"
 
     client = cluster.connect()
+    client.transport._ledger.send(b"")
     events = wire.encode_events([value])
-    client.transport._take(wire.encode(wire.Down(events=(events,), applied=1, durable=1)))
+    client.transport._take(0, wire.encode(wire.Down(events=(events,), applied=1, durable=1)))
     assert client.events[-2:] == [Acked(1, 1), value], "its reader finds the frame acknowledged"
 
 

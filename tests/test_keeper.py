@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from farspan.core import limits, link
 from farspan.core.command import Frame
 from farspan_server import session_messages as messages
 from farspan_server.disk import RealDisk
-from farspan_server.history import Part
+from farspan_server.history import Chunk, History, Part
 from farspan_server.keeper import Keeper, _PartWriter
 from test_gateway import PUT, U8, Cluster, frame, get
 
@@ -39,9 +40,12 @@ def kept(directory: Path, body: Callable[[Keeper, list[Any]], Coroutine[Any, Any
 
     async def run() -> None:
         given: list[Any] = []
-        keeper = Keeper(RealDisk(), directory, "s", given.append, 1.0)
-        await asyncio.wait_for(body(keeper, given), 10)
-        keeper.close()
+        with ThreadPoolExecutor(1) as syncing:
+            disk = RealDisk()
+            history = History.create(disk, directory, "s", "", syncs=False)
+            keeper = Keeper(disk, directory, history, given.append, 1.0, syncing)
+            await asyncio.wait_for(body(keeper, given), 10)
+            keeper.close()
 
     asyncio.run(run())
 
@@ -56,9 +60,9 @@ def begin(keeper: Keeper, last: int = 0) -> Worker:
 
 def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
     async def body(keeper: Keeper, given: list[Any]) -> None:
-        chunks = [link.Chunk(7, 4, 0, 0, b"ab"), link.Chunk(7, 4, 2, link.LAST, b"cd")]
-        for chunk in chunks:
-            await keeper.send(0, chunk)  # without a worker: the next replay has it
+        ends = memoryview(b"ab"), memoryview(b"cd")
+        for chunk in (Chunk(0, 7, 4, 0, 0, ends[0]), Chunk(0, 7, 4, 2, link.LAST, ends[1])):
+            await keeper.send(chunk)  # without a worker: the next replay has it
         worker = begin(keeper)
         await keeper._caught_up.wait()
         assert worker.seen == [(7, 0, b"ab"), (7, 2, b"cd")] and not given
@@ -69,7 +73,7 @@ def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
 def test_an_upload_given_up_during_a_replay_is_given_up_behind_it(tmp_path: Path) -> None:
     async def body(keeper: Keeper, given: list[Any]) -> None:
         for k in range(3):
-            await keeper.send(0, link.Chunk(7, 9, k, 0, b"%d" % k))
+            await keeper.send(Chunk(0, 7, 9, k, 0, memoryview(b"%d" % k)))
         worker = begin(keeper)
         worker.gate.clear()
         await asyncio.sleep(0)

@@ -334,3 +334,21 @@ def test_adams_step_equals_the_tables(options: dict[str, Any]) -> None:
         both.append([a for each in (*lists, steps) for a in each])
     for a, b in zip(*both, strict=True):
         torch.testing.assert_close(torch.from_numpy(a), torch.from_numpy(b))
+
+
+@pytest.mark.skipif(bool(kernels.missing()), reason="no oneDNN here")
+@pytest.mark.parametrize("window", [(1, 255), (15, 17), (2, 2)])
+def test_the_places_of_every_window_that_is_taken_fit_into_bytes(window: tuple[int, int]) -> None:
+    """A window of 256 elements has places of four bytes, which once went beyond their array."""
+    from farspan_worker.kernels.cpu import pool
+
+    def places_bytes(kernel: tuple[int, int]) -> int:
+        size = tuple(2 * k for k in kernel)
+        wide, narrow = onednn.plain((1, 3, *size)), onednn.plain((1, 3, 2, 2))
+        steps = pool.steps_given(size, (2, 2), kernel, kernel, (0, 0))
+        kind = onednn.Kind("pooling_forward", onednn.TRAINING, pool.MAX, wide, narrow, *steps)
+        return kind.desc(onednn.WORKSPACE).nbytes
+
+    assert window[0] * window[1] <= pool.WINDOW_MAX
+    assert places_bytes(window) == 12
+    assert places_bytes((1, pool.WINDOW_MAX + 1)) > 12

@@ -485,12 +485,12 @@ def test_a_gateway_cannot_make_a_client_open_what_is_no_memory_of_ours(tmp_path:
 def test_a_value_in_memory_that_was_never_shared_is_a_protocol_error(cluster: Cluster) -> None:
     client = cluster.start().connect()
     events = wire.encode_events([wire_value(position=64)])
-    client.transport._take(wire.encode(wire.Down(events=(events,))))
+    client.transport._take(0, wire.encode(wire.Down(events=(events,))))
     assert client.lost().kind == "ProtocolError"
     client = cluster.connect()
     round_trip(client, bytes(SIZES[1]))
     far = wire.encode_events([wire_value(position=limits.SHARED_DOWN_BYTES - 5)])
-    client.transport._take(wire.encode(wire.Down(events=(far,))))
+    client.transport._take(0, wire.encode(wire.Down(events=(far,))))
     assert client.lost().kind == "ProtocolError"
 
 

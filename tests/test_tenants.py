@@ -31,7 +31,7 @@ from farspan_server.door import (
     Door,
     address_of,
 )
-from farspan_server.quota_disk import Account, QuotaDisk, QuotaError
+from farspan_server.quota_disk import QuotaDisk, QuotaError
 from farspan_server.quotas import Bucket, Quota
 from farspan_server.watched import Watched
 from hypothesis import HealthCheck, given, settings
@@ -286,10 +286,12 @@ def _times(takes: list[tuple[float, int]]) -> list[float]:
 
 
 def test_a_disk_counts_what_is_on_it_and_refuses_more(tmp_path: Path) -> None:
-    limit: list[int | None] = [100]
-    account = Account(lambda: limit[0])
-    first, second = QuotaDisk(RealDisk(), account), QuotaDisk(RealDisk(), account)
-    one, two = first.create(tmp_path / "a"), second.create(tmp_path / "b")
+    limit: dict[str, int | None] = {"anna": 100, "bert": None}
+    disk = QuotaDisk(RealDisk(), limit.__getitem__)
+    for name, tenant in (("s1", "anna"), ("s2", "anna"), ("s3", "bert")):
+        disk.own(name, tenant)
+        disk.make_directory(tmp_path / name)
+    one, two = disk.create(tmp_path / "s1" / "a"), disk.create(tmp_path / "s2" / "b")
     one.append([b"x" * 60])
     two.append([b"x" * 30, memoryview(b"yy")])
     with pytest.raises(QuotaError, match="quota") as caught:
@@ -298,42 +300,56 @@ def test_a_disk_counts_what_is_on_it_and_refuses_more(tmp_path: Path) -> None:
     assert caught.value.reason.startswith(
         "the tenant's quota of bytes of journals: requested 9, used 92, limit 100"
     )
-    assert (tmp_path / "b").stat().st_size == 32 and account.used == 92
+    other = disk.create(tmp_path / "s3" / "c")
+    other.append([bytes(1000)])
+    assert (tmp_path / "s2" / "b").stat().st_size == 32
+    assert (disk.used("anna"), disk.used("bert"), disk.used("carl")) == (92, 1000, 0)
     two.truncate(30)
-    assert account.used == 90
-    first.replace(tmp_path / "w", b"12345")
-    first.replace(tmp_path / "w", b"1234567890")
-    assert account.used == 100
-    first.rename(tmp_path / "w", tmp_path / "v")
-    first.remove(tmp_path / "v")
-    first.remove(tmp_path / "a")
-    first.remove(tmp_path / "a")
-    assert account.used == 30
-    limit[0] = 10  # less than there is: nothing is lost, nothing more comes
+    assert disk.used("anna") == 90
+    first = tmp_path / "s1"
+    disk.replace(first / "w", b"12345")
+    disk.replace(first / "w", b"1234567890")
+    assert disk.used("anna") == 100
+    limit["anna"] = 10  # less than there is: nothing is lost, nothing more comes
+    disk.rename(first / "w", first / "v")
+    disk.remove(first / "v")
+    disk.remove(first / "a")
+    disk.remove(first / "a")
+    assert disk.used("anna") == 30
     with pytest.raises(QuotaError):
         two.append([b"x"])
     two.truncate(5)
-    assert account.used == 5
-    second.forget()
-    assert account.used == 0
+    assert disk.used("anna") == 5
+    disk.forget("s2")
     two.append([b"late"])
-    assert account.used == 0, "its directory is removed"
-    (tmp_path / "left").mkdir()
-    (tmp_path / "left" / "f").write_bytes(bytes(1000))
-    again = QuotaDisk(RealDisk(), account)
-    again.take_over(tmp_path / "left")
-    assert account.used == 1000
-    for each in (one, two):
+    assert disk.used("anna") == 0, "its directory is removed"
+    for each in (one, two, other):
         each.close()
 
 
+def test_what_an_earlier_gateway_left_is_counted(tmp_path: Path) -> None:
+    disk = QuotaDisk(RealDisk(), lambda tenant: 100)
+    left = tmp_path / "s1"
+    left.mkdir()
+    (left / "f").write_bytes(bytes(1000))
+    file = disk.create(left / "g")  # as a journal that is reopened, before its tenant is known
+    file.append([bytes(10)])
+    disk.own("s1", "anna", left)
+    assert disk.used("anna") == 1010
+    disk.remove(left / "f")
+    file.append([bytes(50)])
+    assert disk.used("anna") == 60
+    file.close()
+
+
 def test_a_disk_is_counted_by_many_threads(tmp_path: Path) -> None:
-    account = Account(lambda: 100_000)
-    disk = QuotaDisk(RealDisk(), account)
+    disk = QuotaDisk(RealDisk(), lambda tenant: 100_000)
     refused = Counter[int]()
 
     def write(k: int) -> None:
-        file = disk.create(tmp_path / str(k))
+        disk.own(str(k), "anna")
+        disk.make_directory(tmp_path / str(k))
+        file = disk.create(tmp_path / str(k) / "a")
         for _ in range(500):
             try:
                 file.append([b"x" * 70])
@@ -346,8 +362,8 @@ def test_a_disk_is_counted_by_many_threads(tmp_path: Path) -> None:
         each.start()
     for each in threads:
         each.join()
-    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert on_disk == account.used <= 100_000
+    on_disk = sum(path.stat().st_size for path in tmp_path.glob("*/a"))
+    assert on_disk == disk.used("anna") <= 100_000
     assert on_disk == (100_000 // 70) * 70 and sum(refused.values()) == 2000 - 100_000 // 70
 
 

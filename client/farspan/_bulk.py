@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from farspan._stream import Stream
 
 DOWNLOADS_AT_ONCE: Final = 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class Bulk:
     if TYPE_CHECKING:
 
         def _check(self) -> None: ...
+        def _persist(self, operation: Callable[[], _T]) -> _T: ...
+        def _taken(self, request: int) -> None: ...
         def _call_once(self, method: str, asked: Any) -> bytes: ...
 
     def _bulk_stats(self) -> dict[str, Any]:
@@ -113,22 +117,27 @@ class Bulk:
     def _stream_up(self, transfer: int, device: int, view: memoryview) -> None:
         header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
         with Progress(f"to device {device}", view.nbytes) as progress:
+            # From the start each time: what the gateway has of it already it drops.
+            self._persist(lambda: self._stream_up_once(header, view, progress))
 
-            def messages() -> Iterator[bytes]:
-                yield wire.encode_transfer_header(header)
-                for offset in range(0, view.nbytes, limits.CHUNK_BYTES):
-                    chunk = view[offset : offset + limits.CHUNK_BYTES]
-                    yield wire.encode_chunk(chunk)
-                    progress.add(chunk.nbytes)
+    def _stream_up_once(
+        self, header: wire.TransferHeader, view: memoryview, progress: Progress
+    ) -> None:
+        progress.restart()
 
-            method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-            call = method.future(messages(), metadata=self._metadata)
-            try:
-                call.result()
-            except grpc.RpcError as error:
-                raise self._explain(error) from None
-            finally:
-                call.cancel()  # after an interrupt nothing may read `data` any more
+        def messages() -> Iterator[bytes]:
+            yield wire.encode_transfer_header(header)
+            for offset in range(0, view.nbytes, limits.CHUNK_BYTES):
+                chunk = view[offset : offset + limits.CHUNK_BYTES]
+                yield wire.encode_chunk(chunk)
+                progress.add(chunk.nbytes)
+
+        method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+        call = method.future(messages(), metadata=self._metadata)
+        try:
+            call.result()
+        finally:
+            call.cancel()  # after an interrupt nothing may read `data` any more
 
     # --- down ------------------------------------------------------------------------------------
     def expect(self, device: int, nbytes: int) -> None:
@@ -168,26 +177,34 @@ class Bulk:
             try:
                 complete = replace(value, data=self._download(value))
             except Exception as error:  # whoever waits for the value must hear of it
-                explained = self._explain(error) if isinstance(error, grpc.RpcError) else error
-                info = ErrorInfo(type(explained).__name__, str(explained), -1)
+                info = ErrorInfo(type(error).__name__, str(error), -1)
                 complete = replace(value, error=info)
             finally:
                 self._downloads.pop(value.request, None)
             self._sink(complete)
+            self._taken(value.request)
 
     def _download(self, value: Value) -> memoryview:
-        """Return a value's bytes, each put into place as it comes."""
-        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
-        asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
+        """Return a value's bytes, each put into place as it comes; from the start after a break."""
         total = math.prod(value.shape) * DTYPES[value.dtype].itemsize
         whole = memoryview(POOL.take(total))
-        at = 0
+        with Progress("from the worker", total) as progress:
+            self._persist(lambda: self._download_once(value, whole, progress))
+        self._counts.bytes_down += total
+        self._counts.streamed_down += total
+        return whole
+
+    def _download_once(self, value: Value, whole: memoryview, progress: Progress) -> None:
+        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
+        asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
+        total, at = whole.nbytes, 0
+        progress.restart()
         call = method(asked, metadata=self._metadata)
         with self._changed:
             self._downloads[value.request] = call
             if value.request in self._given_up:
                 call.cancel()
-        with Progress("from the worker", total) as progress:
+        try:
             for message in call:
                 chunk = wire.decode_chunk(message)
                 if at + chunk.nbytes > total:
@@ -195,11 +212,12 @@ class Bulk:
                 whole[at : at + chunk.nbytes] = chunk
                 at += chunk.nbytes
                 progress.add(chunk.nbytes)
+        except grpc.RpcError as error:
+            if value.request in self._given_up:
+                raise self._explain(error) from None  # nobody waits for it: not again
+            raise
         if at != total:
             raise ProtocolError(f"download: {at} of {total} bytes came")
-        self._counts.bytes_down += total
-        self._counts.streamed_down += total
-        return whole
 
     def _data_channel(self) -> grpc.Channel:
         with self._changed:

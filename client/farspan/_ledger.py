@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Frames that ran and are not durable yet, in units of the credits: a disk may be slow for a while.
 _UNDURABLE: Final = 4
+#: Bytes that a frame may grow by when it is sent again under another epoch.
+RESTAMP_BYTES: Final = 16
 
 
 class Ledger:
@@ -36,11 +38,14 @@ class Ledger:
         self._under_way: deque[tuple[int, int]] = deque()  # sent on this stream, not run: bytes
         self._under_way_bytes = 0
         self._held: dict[int, int] = {}  # by request: values under way, and the ack before them
+        self._taken: dict[int, None] = {}  # such requests whose bytes have come, the latest ones
         self._failed: dict[int, None] = {}  # commands whose failure was told, the latest ones
 
     def open(self, welcome: Welcome) -> None:
-        """Take the credits of a new session."""
-        self._credit_frames, self._credit_bytes = welcome.credit_frames, welcome.credit_bytes
+        """Take the credits of a session that is new, or new to this client."""
+        self._credit_frames = welcome.credit_frames
+        self._credit_bytes = welcome.credit_bytes - welcome.credit_frames * RESTAMP_BYTES
+        self.sent = self.applied = self.durable = welcome.received
         self.connected = True
 
     @property
@@ -52,6 +57,11 @@ class Ledger:
     def confirmed(self) -> int:
         """The last ack before which nothing is under way any more."""
         return min(self._held.values(), default=self.applied)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for a stream, or for room on it."""
+        return len(self._unsent)
 
     def has_credit(self, size_bytes: int) -> bool:
         """Whether a frame of this size may be taken now."""
@@ -131,8 +141,11 @@ class Ledger:
     def is_new(self, event: Event) -> bool:
         """Return whether an event was not told before the stream broke.
 
-        Values are known by their requests, which whoever asked keeps; failures here.
+        Values are known by their requests, which whoever asked keeps, but for those whose bytes
+        are on their way or have come; failures are known here.
         """
+        if isinstance(event, Value):
+            return event.request not in self._held and event.request not in self._taken
         if not isinstance(event, Failed):
             return True
         number = event.error.command
@@ -149,4 +162,7 @@ class Ledger:
 
     def release(self, request: int) -> None:
         """Note that the bytes have come, or that nobody wants them."""
-        self._held.pop(request, None)
+        if self._held.pop(request, None) is not None:
+            self._taken[request] = None
+            if len(self._taken) > limits.FRAMES_UNCONFIRMED_MAX:
+                del self._taken[next(iter(self._taken))]

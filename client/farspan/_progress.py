@@ -33,6 +33,10 @@ class Progress:
         elif self._shown:
             print(file=sys.stderr)
 
+    def restart(self) -> None:
+        """Count from 0 again: the transfer broke and begins anew."""
+        self._done = 0
+
     def add(self, count_bytes: int) -> None:
         """Note that so many bytes more have passed."""
         self._done += count_bytes

@@ -30,7 +30,8 @@ class Stream:
     """One call of a stream-stream method. Any thread may use it.
 
     take(message) gets what comes, one at a time, on a thread of gRPC; it may not raise or wait for
-    other messages. ended(call) follows the last of them.
+    other messages. ended(call) follows the last of them. confirms() is what a message with frames
+    tells beside them: the last ack before which all was taken, or 0.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Stream:
         metadata: Any,
         take: Callable[[bytes], None],
         ended: Callable[[grpc.Call], None],
+        confirms: Callable[[], int] = int,
     ) -> None:
         self._take = take
+        self._confirms = confirms
         self._ended = ended
         self._over = threading.Event()
         self._finishing, self._to_finish = threading.Lock(), 2
@@ -120,7 +123,8 @@ class Stream:
             if not self._waiting:
                 break
             item = self._waiting.popleft()
-        return self._give(wire.encode(wire.Up(frames=tuple(frames), pieces=tuple(pieces))))
+        up = wire.Up(frames=tuple(frames), pieces=tuple(pieces), confirmed=self._confirms())
+        return self._give(wire.encode(up))
 
     def _give(self, message: bytes) -> bool:
         if self._core is None:

@@ -1,18 +1,18 @@
 """The client's end of the wire: one gRPC control stream and one data connection a session.
 
-A synchronous face over gRPC's threads; no asyncio in user code. It numbers frames, keeps them
-until they are acknowledged, waits for credits and hands events to a sink. When a frame is sent is
-the session's decision (`idle` helps it); what a frame means is not known here.
+A synchronous face over gRPC's threads; no asyncio in user code. It sends frames, waits for credits
+and hands events to a sink. `_ledger.py` numbers frames and keeps them, `_reconnect.py` outlasts a
+broken stream. When a frame is sent is the session's decision; what it means is not known here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +20,9 @@ from typing import Any, Final
 import grpc
 
 from farspan import wire
-from farspan._bulk import Bulk
+from farspan._ledger import RESTAMP_BYTES
+from farspan._reconnect import Reconnecting
 from farspan._signals import Uninterrupted
-from farspan._stream import Stream
 from farspan.core import limits
 from farspan.core.command import Acked, Event, Frame, Lost, Value
 from farspan.core.errors import (
@@ -59,6 +59,9 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.http2.max_pings_without_data": 0,
     "grpc.enable_http_proxy": 0,
+    # A gateway that was killed is back within seconds; by default gRPC looks again in two minutes.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2_000,
 }
 
 Sink = Callable[[Event], None]
@@ -73,6 +76,10 @@ def connect_grpc(
     table_hash: str,
     timeout: float | None = None,
     shared_memory: bool = True,
+    reconnect_s: float | None = None,
+    durability: str = "",
+    allow_numerics_change: bool = False,
+    attach: str = "",
 ) -> GrpcTransport:
     """Return the transport of a new session.
 
@@ -80,13 +87,16 @@ def connect_grpc(
     True for the system's authorities. devices: as ``"cpu:2"``; then waits in line for them; None
     takes one cpu at the first frame. timeout: seconds for the gateway to answer and, after that,
     for workers to become free; None waits CONNECT_S and LINE_S. shared_memory: whether long tensors
-    may go through memory that a worker on this host shares with this process.
-    Raises ConnectError, AuthError, VersionError, CapacityError or BadValueError.
+    may go through memory that a worker on this host shares with this process. reconnect_s: how long
+    a gateway may be away before the session is lost to this client; None: the session's lease and
+    RESTART_S; 0: not at all. durability, allow_numerics_change: as `farspan.connect` has them.
+    attach: the id of a session to take over, instead of a new one.
+    Raises ConnectError, AuthError, VersionError, CapacityError, BadValueError, SessionClosedError.
     """
     if not token:
         raise AuthError(f"{address}: no token given; pass token= or set FARSPAN_TOKEN")
     wait = LINE_S if timeout is None else timeout
-    transport = GrpcTransport(address, token, tls)
+    transport = GrpcTransport(address, token, tls, reconnect_s)
     if not shared_memory:
         transport._shared.refuse("it is switched off here")
     try:
@@ -96,6 +106,9 @@ def connect_grpc(
             wait_ms=int(wait * 1000),
             client=f"farspan/{os.getpid()}",
             features=(wire.SHARED_MEMORY,) if shared_memory else (),
+            attach=attach,
+            durability=durability,
+            allow_numerics_change=allow_numerics_change,
         )
         transport._open(hello, limits.CONNECT_S if timeout is None else timeout, wait)
     except BaseException:
@@ -104,38 +117,35 @@ def connect_grpc(
     return transport
 
 
-class GrpcTransport(Bulk):
+class GrpcTransport(Reconnecting):
     """One session's connections. Made by `connect_grpc`; any thread may use it."""
 
     #: A command that waits for company must be sent by somebody's timer.
     needs_timer = True
 
-    def __init__(self, address: str, token: str, tls: Any) -> None:
-        super().__init__()
+    def __init__(
+        self, address: str, token: str, tls: Any, reconnect_s: float | None = None
+    ) -> None:
+        super().__init__(reconnect_s)
         self._target = target_of(address)
         self.address = f"grpc://{self._target}"
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._make_channel = _channel_maker(self._target, tls)
         self._pid = os.getpid()
-        self._changed = threading.Condition()  # guards all below
-        self._in_flight: deque[tuple[int, bytes]] = deque()  # kept until durable: what to resend
-        self._in_flight_bytes = 0
-        self._sequence = 0
+        self._changed = threading.Condition()  # guards all below, and what `_reconnect.py` has
+        self._taking = threading.Lock()  # held while a message is delivered; before `_changed`
         self._welcome: wire.Welcome | None = None
         self._devices: tuple[wire.Device, ...] = ()
         self._lost: Lost | None = None
         self._closing = False
         self._early: list[Event] = []  # events that came before there was a sink
         self._sink: Sink = self._early.append
-        self._control = self._make_channel()
-        self._stream: Stream | None = None
         self._receiver = 0  # the thread of gRPC's that takes what comes
 
     # --- opening ---------------------------------------------------------------------------------
     def _open(self, hello: wire.Hello, timeout: float, wait: float) -> None:
-        method = self._control.stream_stream(f"/{wire.SERVICE}/Session")
-        self._stream = Stream(method, self._metadata, self._take, self._ended)
-        self._stream.put(wire.Up(hello=hello))
+        self._hello = hello
+        self._dial(hello)
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
             assert self._welcome is not None
@@ -144,6 +154,7 @@ class GrpcTransport(Bulk):
             if hello.devices:
                 # The gateway ends the wait; the client only outlasts it.
                 outlast = wait + limits.CONNECT_S
+                self._reserved = True
                 self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
 
     def _await(self, ready: Callable[[], bool], timeout: float, failure: str) -> None:
@@ -166,14 +177,19 @@ class GrpcTransport(Bulk):
 
     # --- what a session is -----------------------------------------------------------------------
     @property
-    def session_id(self) -> str:
-        assert self._welcome is not None
-        return self._welcome.session
-
-    @property
     def epoch(self) -> int:
         assert self._welcome is not None
         return self._welcome.epoch
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the session outlasts a broken stream."""
+        return bool(self._patience_s)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last frame, of any client of the session."""
+        return self._ledger.sent
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -189,7 +205,8 @@ class GrpcTransport(Bulk):
         """
         with self._changed:
             if not self._devices:
-                self._stream.put(wire.Up(reserve=True))
+                self._reserved = True
+                self._put(wire.Up(reserve=True))
             outlast = LINE_S + limits.CONNECT_S
             self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
             return [
@@ -202,16 +219,16 @@ class GrpcTransport(Bulk):
     @property
     def idle(self) -> bool:
         """Nothing sent waits for its acknowledgement: a frame sent now goes out at once."""
-        return not self._in_flight
+        return self._ledger.sent == self._ledger.applied
 
     @property
     def ready(self) -> bool:
         """Whether a frame of any size could be sent now without a wait for credits."""
-        return self._has_credit(limits.FRAME_BYTES_MAX)
+        return self._ledger.has_credit(limits.FRAME_BYTES_MAX)
 
     def pending(self) -> int:
         """Return the number of frames that are not acknowledged yet."""
-        return len(self._in_flight)
+        return self._ledger.pending
 
     def stats(self) -> dict[str, Any]:
         """Return frames sent and bytes each way, and what of them went by which way."""
@@ -239,16 +256,16 @@ class GrpcTransport(Bulk):
         return records
 
     def _call_once(self, method: str, asked: Any) -> bytes:
-        """Return the answer to a unary call."""
+        """Return the answer to a unary call that may be made twice; again if it breaks."""
         self._check()
-        try:
+        data = wire.encode(asked)
+
+        def ask() -> bytes:
             call = self._data_channel().unary_unary(f"/{wire.SERVICE}/{method}")
-            answer: bytes = call(
-                wire.encode(asked), metadata=self._metadata, timeout=limits.CONNECT_S
-            )
-        except grpc.RpcError as error:
-            raise self._explain(error) from None
-        return answer
+            answer: bytes = call(data, metadata=self._metadata, timeout=limits.CONNECT_S)
+            return answer
+
+        return self._persist(ask)
 
     # --- sending ---------------------------------------------------------------------------------
     def send(self, frame: Frame) -> int:
@@ -261,48 +278,49 @@ class GrpcTransport(Bulk):
         frame.sequence = 0
         with self._changed:
             data = self._encode(frame)
-            if not self._has_credit(len(data)):
+            ledger = self._ledger
+            if not ledger.has_credit(len(data)):
                 self._wait_for_credit(len(data))
                 data = self._encode(frame)  # another thread may have sent meanwhile
             size = len(data)
             assert self._stream is not None
             with Uninterrupted():  # it is sent and counted, or it is not
-                frame.sequence = self._sequence = self._sequence + 1
-                self._in_flight.append((frame.sequence, data))
-                self._in_flight_bytes += size
+                now = ledger.send(data)
+                frame.sequence = ledger.sent
                 self._counts.frames += 1
                 self._counts.bytes_up += size
-                self._stream.put_uninterrupted(data)
+                if now:
+                    self._stream.put_uninterrupted(data)
             return frame.sequence
 
     def _encode(self, frame: Frame) -> bytes:
         self._check()
-        frame.sequence = self._sequence + 1
+        frame.sequence = self._ledger.sent + 1
         frame.epoch = self.epoch
         try:
-            return wire.encode_frame(frame)
+            data = wire.encode_frame(frame)
         finally:
             frame.sequence = 0
-
-    def _has_credit(self, size_bytes: int) -> bool:
-        welcome = self._welcome
-        assert welcome is not None
-        return (
-            len(self._in_flight) < welcome.credit_frames
-            and self._in_flight_bytes + size_bytes <= welcome.credit_bytes
-        )
+        if len(data) > limits.FRAME_BYTES_MAX - RESTAMP_BYTES:
+            raise ProtocolError(f"frame: {len(data)} bytes; it could not be sent again")
+        return data
 
     def _wait_for_credit(self, size_bytes: int) -> None:
+        ledger = self._ledger
+
         def ready() -> bool:
-            return self._lost is not None or self._has_credit(size_bytes)
+            return self._lost is not None or ledger.has_credit(size_bytes)
 
         if not self._wait_until(ready, CREDIT_NOTICE_S):
-            log.warning("waiting for the worker: it is %d frames behind", len(self._in_flight))
-            if not self._wait_until(ready, CREDIT_WAIT_S - CREDIT_NOTICE_S):
+            log.warning("waiting for the worker: it is %d frames behind", ledger.pending)
+            # While there is no stream it is the gateway that is waited for, as long as that may be.
+            if not self._wait_until(lambda: ready() or not ledger.connected, CREDIT_WAIT_S):
                 raise ServiceError(
-                    f"{self.address}: the worker took none of {len(self._in_flight)} frames within "
+                    f"{self.address}: the worker took none of {ledger.pending} frames within "
                     f"{CREDIT_WAIT_S:.0f} s; wait for it with synchronize(), or close the session"
                 )
+            if not self._wait_until(ready, self._patience_s + CREDIT_WAIT_S):
+                raise ServiceError(f"{self.address}: the worker took none of its frames")
         self._check()
 
     def _check(self) -> None:
@@ -327,66 +345,68 @@ class GrpcTransport(Bulk):
         for event in early:
             sink(event)
 
-    def _take(self, message: bytes) -> None:
-        """Deliver a message. Runs on gRPC's own thread."""
-        self._receiver = threading.get_ident()
-        try:
-            self._receive(wire.decode(wire.Down, message))
-        except FarspanError as error:
-            self._fail(Lost(type(error).__name__, str(error)))
-        except Exception as error:  # the sink is the session's: its defect must not hang it
-            log.exception("farspan: an event could not be delivered")
-            self._fail(Lost("ServiceError", f"an event could not be delivered: {error!r}"))
+    def _take(self, number: int, message: bytes) -> None:
+        """Deliver a message of a stream. Runs on gRPC's own thread."""
+        with self._taking:
+            if number != self._attempt:
+                return  # that stream was given up
+            self._receiver = threading.get_ident()
+            try:
+                self._receive(wire.decode(wire.Down, message))
+            except FarspanError as error:
+                self._fail(Lost(type(error).__name__, str(error)))
+            except Exception as error:  # the sink is the session's: its defect must not hang it
+                log.exception("farspan: an event could not be delivered")
+                self._fail(Lost("ServiceError", f"an event could not be delivered: {error!r}"))
 
     def _fail(self, lost: Lost) -> None:
         self._lose(lost)
         if self._stream is not None:
             self._stream.cancel()
 
-    def _ended(self, call: Any) -> None:
-        """Say that the stream is over; runs on gRPC's own thread."""
-        self._receiver = threading.get_ident()
-        lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
-        if call.code() != grpc.StatusCode.OK:
-            explained = self._explain(call)
-            lost = Lost(type(explained).__name__, str(explained))
-        self._lose(lost)
-
     def _receive(self, down: wire.Down) -> None:
         if down.line:
             log.warning("waiting for workers: place %d in line", down.line)
         if down.welcome is not None or down.devices:
             with self._changed:
-                self._welcome = down.welcome or self._welcome
+                if down.welcome is not None:
+                    self._welcomed(down.welcome)
                 self._devices = down.devices or self._devices
                 self._changed.notify_all()
         values: list[Value] = []  # last, as each wakes a thread that wants to go on
         for data in down.events:
             self._counts.bytes_down += len(data)
+            self._events_unsaid += 1
+            self._bytes_unsaid += len(data)
             for event in wire.decode_events(data):
                 if isinstance(event, Lost):
                     while values:  # nothing is delivered after a loss
                         self._sink(values.pop(0))
-                    self._lose(event)
-                elif isinstance(event, Value) and event.data is None and event.error is None:
-                    if event.position is None:
-                        self._fetch(event)
-                    else:
-                        values.append(self._copied(event))
+                    if not self._refused(event):
+                        self._lose(event)
                 elif isinstance(event, Value):
-                    values.append(event)
-                else:
+                    if event.data is not None or event.error is not None:
+                        values.append(event)
+                    elif event.position is not None:
+                        values.append(self._copied(event))
+                    elif self._ledger.is_new(event):
+                        with self._changed:
+                            self._ledger.hold(event)
+                        self._fetch(event)
+                elif self._ledger.is_new(event):
                     self._sink(event)
         if down.applied or down.durable:
-            self._acknowledge(down.durable)
+            self._acknowledge(down.applied, down.durable)
             self._sink(Acked(down.applied, down.durable))
         for value in values:
             self._sink(value)
 
-    def _acknowledge(self, durable: int) -> None:
+    def _acknowledge(self, applied: int, durable: int) -> None:
+        ledger = self._ledger
         with self._changed:
-            while self._in_flight and self._in_flight[0][0] <= durable:
-                self._in_flight_bytes -= len(self._in_flight.popleft()[1])
+            if ledger.acked(applied, durable) and ledger.waiting:
+                self._send_waiting()
+            self._note_confirmed()
             self._changed.notify_all()
 
     def _lose(self, lost: Lost) -> None:
@@ -398,6 +418,7 @@ class GrpcTransport(Bulk):
             if self._closing:
                 return
         self._shared.close()
+        self._owes.set()
         if self._stream is not None:
             self._stream.put(None)
         self._sink(lost)
@@ -432,17 +453,27 @@ class GrpcTransport(Bulk):
                 return
             self._closing = True
             over = self._lost is not None
+        self._owes.set()
         if self._stream is not None:
-            if not over:
+            if self._ledger.connected and not over:
                 self._stream.put(wire.Up(close=True))
             self._stream.put(None)
-            if threading.get_ident() != self._receiver:
+            if not self._ledger.connected and not over and self._welcome is not None:
+                self._close_beside()
+            elif threading.get_ident() != self._receiver:
                 self._stream.wait(CLOSE_S)
             self._stream.cancel()
         self._end_bulk()
         for channel in (self._control, self._data):
             if channel is not None:
                 channel.close()
+
+    def _close_beside(self) -> None:
+        """Try to end a session that has no stream now; else its lease and retention end it."""
+        with contextlib.suppress(grpc.RpcError):
+            asked = wire.encode(wire.CloseRequest(self.session_id))
+            call = self._data_channel().unary_unary(f"/{wire.SERVICE}/Close")
+            call(asked, metadata=self._metadata, timeout=CLOSE_S)
 
 
 def error_of(lost: Lost) -> FarspanError:

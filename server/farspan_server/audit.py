@@ -11,8 +11,9 @@ import logging
 import logging.handlers
 import os
 import time
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from farspan.core import limits
 
@@ -54,7 +55,7 @@ class _File(logging.handlers.RotatingFileHandler):
     _errors = 0
     _told = False
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         def private(name: str, flags: int) -> int:
             return os.open(name, flags | os.O_CLOEXEC, 0o600)
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -72,7 +71,7 @@ _spares = click.option(
 
 _journal = click.option(
     "--journal", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
-    help="Keep sessions there, so that they survive their workers; default: they do not.",
+    help="Keep sessions there, so that they survive workers and gateway; of one gateway alone.",
 )  # fmt: skip
 
 _every = click.option(
@@ -216,7 +215,7 @@ async def _serve(
         port=port,
         workers=tuple(_static_worker(each) for each in by_hand),
         supervisor=supervisor,
-        journals=None if journal is None else _own_directory(journal),
+        journals=journal,
         snapshot_every_s=snapshot_every,
         lease_s=lease,
         **tls,
@@ -229,17 +228,6 @@ async def _serve(
         await stop.wait()
     finally:
         await gateway.stop()
-        if config.journals is not None:
-            shutil.rmtree(config.journals, ignore_errors=True)
-
-
-def _own_directory(journal: Path) -> Path:
-    """Return a new directory in one that may be others' too."""
-    try:
-        journal.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="gateway-", dir=journal))
-    except OSError as error:
-        raise click.ClickException(f"--journal {journal}: {error.strerror}") from None
 
 
 @main.command()

@@ -53,9 +53,13 @@ class GatewayConfig:
     wait_s_max: float = 3_600.0  # seconds that a session may wait in line, whatever it asks for
     sessions_per_worker_max: int = 4  # sessions of one tenant that share a worker
     sessions_max: int = 10_000
-    #: Where sessions keep journals and snapshots, so that they survive their workers; a directory
-    #: of this gateway alone. None: a session is lost with any of its workers.
+    #: Where sessions keep journals and snapshots, so that they survive their workers and this
+    #: process; a directory of this gateway alone. None: a session is lost with any of its workers.
     journals: Path | None = None
+    #: What sessions survive that do not say it themselves: see `live.py`. Without journals: "off".
+    durability: str = "durable"
+    retention_s: float = 7 * 86_400.0  # a session on disk that nobody uses is removed after it
+    retention_bytes: int = 0  # of sessions on disk that nobody uses, the oldest go; 0: no bound
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S  # so long, about, may a replay take
     memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
 

@@ -31,7 +31,7 @@ from farspan_server import calls
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.credentials import server_credentials
-from farspan_server.live import Live
+from farspan_server.live import Live, Stream
 from farspan_server.passing import Passing
 from farspan_server.service import Service
 from farspan_server.writer import Writer
@@ -123,6 +123,8 @@ class Gateway:
             "Describe": self._unary(wire.DescribeRequest, self._describe),
             "Trace": self._unary(wire.TraceRequest, self._trace),
             "Share": self._unary(wire.ShareRequest, self._share),
+            "Keep": self._unary(wire.KeepRequest, self._keep),
+            "Kept": self._unary(wire.KeptRequest, self._kept),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
@@ -157,6 +159,14 @@ class Gateway:
     async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
         return await self.service.share(self.service.find(tenant, asked.session), asked)
 
+    async def _keep(self, tenant: str, asked: wire.KeepRequest) -> wire.KeepReply:
+        await self.service.keep(self.service.find(tenant, asked.session), asked)
+        return wire.KeepReply()
+
+    async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
+        live = self.service.find(tenant, asked.session)
+        return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
+
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         live = self.service.find(tenant, asked.session)
         closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
@@ -165,36 +175,40 @@ class Gateway:
 
     # --- the control stream ----------------------------------------------------------------------
     async def _session(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        stream = Stream()
         try:
-            live, first = await self._open(context)
+            live, first = await self._open(stream, context)
         except FarspanError as error:
             log.info("a session was refused: %s", error)
+            self.tenancy.refused(error)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
         writer = Writer(
-            live.take,
-            lambda: live.ended,
+            stream.take,
+            lambda: stream.over,
             lambda message: context.write(wire.encode(message[0])),
             lambda message: self._written(live, *message),
         )
-        live.look = writer.look
-        reader = asyncio.create_task(self._read(live, first, context))
+        stream.look = writer.look
+        reader = asyncio.create_task(self._read(live, stream, first, context))
         try:
             await writer.finish()
         except TimeoutError:
             log.info("session %s: its client does not read", live.id)
         finally:
             reader.cancel()
-            self.service.give(live, messages.ClientGone())
+            self.service.gone(live, stream)
 
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
             live.passing.written(down.applied)
         self.service.written(live, count, down.applied)
 
-    async def _open(self, context: grpc.aio.ServicerContext) -> tuple[Live, wire.Up]:
-        """Return a new session, and the message with its hello, whose rest is yet to be taken."""
+    async def _open(
+        self, stream: Stream, context: grpc.aio.ServicerContext
+    ) -> tuple[Live, wire.Up]:
+        """Return the session of a stream, and its first message, whose rest is yet to be taken."""
         try:
             async with asyncio.timeout(limits.CONNECT_S):
                 with calls.hello(self.tenancy, context):
@@ -204,27 +218,37 @@ class Gateway:
         if not isinstance(first, bytes):
             raise ProtocolError("session: no hello came")
         up = wire.decode(wire.Up, first)
-        if up.hello is None:
+        hello, tenant = up.hello, self._tenant(context)
+        if hello is None:
             raise ProtocolError("session: the first message has no hello")
-        return self.service.open(self._tenant(context), up.hello), up
+        if hello.resume is not None and hello.attach:
+            raise ProtocolError("session: a hello that resumes and attaches")
+        if hello.resume is not None:
+            return self.service.resume(tenant, hello, stream), up
+        if hello.attach:
+            return self.service.attach(tenant, hello, stream), up
+        return await self.service.open(tenant, hello, stream), up
 
-    async def _read(self, live: Live, first: wire.Up, context: grpc.aio.ServicerContext) -> None:
+    async def _read(
+        self, live: Live, stream: Stream, first: wire.Up, context: grpc.aio.ServicerContext
+    ) -> None:
         try:
-            await self._take(live, first)
+            await self._take(live, stream, first)
             while isinstance(message := await context.read(), bytes):
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
                     raise ProtocolError("session: a second hello")
-                await self._take(live, up)
+                await self._take(live, stream, up)
         except ProtocolError as error:
-            self.service.give(live, messages.Fault("ProtocolError", str(error)))
+            if live.stream is stream:
+                self.service.give(live, messages.Fault("ProtocolError", str(error)))
         except grpc.aio.UsageError:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
-    async def _take(self, live: Live, up: wire.Up) -> None:
+    async def _take(self, live: Live, stream: Stream, up: wire.Up) -> None:
         try:
-            await self._pass(live, up)
+            await self._pass(live, stream, up)
         except FarspanError:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
@@ -232,21 +256,28 @@ class Gateway:
             fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
             self.service.give(live, fault)
 
-    async def _pass(self, live: Live, up: wire.Up) -> None:
+    async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
         for piece in up.pieces:
-            await self.service.piece(live, piece)
+            if live.stream is stream:
+                await self.service.piece(live, piece)
         for number, data in enumerate(up.frames, 1):
             header = wire.frame_header(data)
             await self.tenancy.turn(live.tenant, header.command_count, number)
+            if live.stream is not stream:
+                return  # another one has taken its place: what comes late on this is not heard
             if live.passing is not None:
                 live.passing.received(header.sequence)
             self.service.give(live, messages.FrameIn(header, data))
             if live.passing is not None:
                 live.passing.forwarded(header.sequence)
+        if up.confirmed and live.confirms:
+            self.service.give(live, messages.Confirmed(up.confirmed))
         if up.reserve:
             self.service.give(live, messages.Reserve())
         if up.close:
             self.service.give(live, messages.ClientClosed())
+        if up.detach:
+            await self.service.detach(live, stream)
 
     # --- the data connection ---------------------------------------------------------------------
     async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farspan import wire
-from farspan.core import limits
+from farspan.core import limits, link
 from farspan.core.errors import FarspanError
 
 from farspan_server.disk import Buffer, Disk
@@ -30,6 +30,10 @@ CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
 MARK: Final = 3  # JSON: number, sequence, epoch, secret
 COMMIT: Final = 4  # JSON: number, sequence, parts
 EPOCH: Final = 5  # JSON: epoch, secret (its hash)
+SESSION: Final = 6  # JSON: format, and what the session is; see live.py
+KEEP: Final = 7  # JSON: name, body; an empty body takes the name back
+UPLOADS: Final = 8  # JSON: format, done; what of the uploads before a mark may be asked for again
+FORMAT: Final = 1  # of the records that have one
 
 GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
 _CHUNK: Final = struct.Struct("<IQQQI")
@@ -56,6 +60,32 @@ class Chunk:
     data: memoryview
 
 
+class Uploads:
+    """How far the uploads of a session have come, so that one may be sent again after a break."""
+
+    def __init__(self) -> None:
+        self.come: dict[int, int] = {}  # bytes, of those under way
+        self.done: dict[int, int] = {}  # bytes, of the latest ones that are whole
+
+    def add(self, chunk: Chunk) -> None:
+        """Take that a piece is in the journal."""
+        if chunk.flags == GIVEN_UP:
+            self.come.pop(chunk.transfer, None)
+        elif chunk.flags & link.LAST:
+            self.come.pop(chunk.transfer, None)
+            self.done[chunk.transfer] = chunk.total
+            if len(self.done) > limits.UPLOADS_DONE_MAX:
+                del self.done[next(iter(self.done))]
+        else:
+            self.come[chunk.transfer] = chunk.offset + chunk.data.nbytes
+            if len(self.come) > limits.UPLOADS_MAX:
+                del self.come[next(iter(self.come))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, for `UPLOADS`."""
+        return {"format": FORMAT, "done": list(self.done.items()), "come": list(self.come.items())}
+
+
 @dataclass(slots=True)
 class Past:
     """What a journal tells of a session: all that `Session.woken` wants to know."""
@@ -67,6 +97,9 @@ class Past:
     parts: tuple[Part, ...] = ()  # of the snapshot, by device
     frames: dict[int, tuple[int, int]] = field(default_factory=dict)  # after it: device, bytes
     begin: int = 0  # the record where a replay begins
+    session: dict[str, Any] = field(default_factory=dict)  # what the session is
+    kept: dict[str, str] = field(default_factory=dict)  # names that its client gave
+    uploads: Uploads = field(default_factory=Uploads)
 
 
 class History:
@@ -85,14 +118,22 @@ class History:
 
     @classmethod
     def create(
-        cls, disk: Disk, directory: Path, session: str, secret: str, syncs: bool = True
+        cls,
+        disk: Disk,
+        directory: Path,
+        session: str,
+        secret: str,
+        syncs: bool = True,
+        about: dict[str, Any] | None = None,
     ) -> History:
         """Return the history of a new session. JournalError.
 
-        syncs: wait until it survives a loss of power.
+        syncs: wait until it survives a loss of power. about: what the session is, for `past`.
         """
         made = cls(disk, directory, Journal.create(disk, directory, session, syncs), Past())
         made.epoch(1, secret)
+        if about is not None:
+            made.describe(about)
         if syncs:
             made.journal.sync()
         return made
@@ -117,6 +158,7 @@ class History:
             chunk.device, chunk.transfer, chunk.total, chunk.offset, chunk.flags
         )  # fmt: skip
         index = self.journal.append(CHUNK, stamp, chunk.data)
+        self.past.uploads.add(chunk)
         if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
             self.journal.roll()
         return index
@@ -130,12 +172,26 @@ class History:
         self.past.epoch, self.past.secret = epoch, secret
         self._write(EPOCH, {"epoch": epoch, "secret": secret})
 
+    def describe(self, about: dict[str, Any]) -> None:
+        """Note what the session is: all that a gateway which finds it must know. JournalError."""
+        self.past.session = about
+        self._write(SESSION, {"format": FORMAT} | about)
+
+    def keep(self, name: str, body: str) -> int:
+        """Note what a name stands for; return the record. JournalError."""
+        keep(self.past.kept, name, body)
+        return self._write(KEEP, {"name": name, "body": body})
+
     def mark(self, number: int, sequence: int) -> None:
         """Note where a snapshot is cut: after this frame, before all records that follow."""
         self._marks = {number: self.journal.roll()}  # one at a time; others are given up
         past = self.past  # said again: what comes before the mark will be removed
         body = {"number": number, "sequence": sequence}
         self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
+        self.describe(past.session)
+        for name, kept in past.kept.items():
+            self._write(KEEP, {"name": name, "body": kept})
+        self._write(UPLOADS, past.uploads.to_json())
 
     def commit(self, number: int, sequence: int, parts: tuple[Part, ...]) -> None:
         """Note that a snapshot's parts are on disk: a replay begins there.
@@ -197,11 +253,23 @@ def _chunk(record: Record) -> Chunk:
     return Chunk(device, transfer, total, offset, flags, record.payload[_CHUNK.size :])
 
 
+def keep(kept: dict[str, str], name: str, body: str) -> None:
+    """Let a name stand for a body; an empty one takes it back."""
+    if body:
+        kept[name] = body
+    else:
+        kept.pop(name, None)
+
+
 def open_(disk: Disk, directory: Path, session: str) -> History:
     """Return a session's history as it lies on disk. JournalDamagedError, JournalError."""
     reader = _PastReader()
-    journal = reopen(disk, directory, session, reader.visit)
-    made = History(disk, directory, journal, reader.finish())
+    try:
+        journal = reopen(disk, directory, session, reader.visit)
+        made = History(disk, directory, journal, reader.finish())
+    except JournalDamagedError as error:
+        error.about = reader.about
+        raise
     known = {p.name for p in made.past.parts}
     for name in disk.names(directory):  # parts of snapshots that were never committed
         if name.startswith(PART_PREFIX) and name not in known:
@@ -221,6 +289,10 @@ class _PastReader:
         self._first: int | None = None
         self._marks: dict[int, tuple[int, int]] = {}  # by snapshot: record, frame
         self._last: int | None = None  # frame
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return self._past.session
 
     def visit(self, record: Record) -> None:
         if self._first is None:
@@ -261,6 +333,21 @@ class _PastReader:
         body = json.loads(bytes(record.payload))
         self._past.epoch, self._past.secret = body["epoch"], body["secret"]
 
+    def _session(self, record: Record) -> None:
+        self._past.session = _formatted(record)
+
+    def _kept(self, record: Record) -> None:
+        body = json.loads(bytes(record.payload))
+        keep(self._past.kept, str(body["name"]), str(body["body"]))
+
+    def _chunk(self, record: Record) -> None:
+        self._past.uploads.add(_chunk(record))
+
+    def _uploads(self, record: Record) -> None:
+        body, uploads = _formatted(record), self._past.uploads
+        uploads.done = {int(k): int(v) for k, v in body["done"]}
+        uploads.come = {int(k): int(v) for k, v in body["come"]}
+
     def finish(self) -> Past:
         past = self._past
         past.frames = {s: f for s, f in past.frames.items() if s > past.base}
@@ -271,10 +358,21 @@ class _PastReader:
         return past
 
 
+def _formatted(record: Record) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(bytes(record.payload))
+    if body.pop("format") != FORMAT:
+        raise JournalDamagedError(f"journal: record {record.index} is of a newer release's format")
+    return body
+
+
 _READERS: Final[dict[int, Callable[[_PastReader, Record], None]]] = {
     FRAME: _PastReader._frame,
     MARK: _PastReader._mark,
     COMMIT: _PastReader._commit,
     EPOCH: _PastReader._epoch,
+    SESSION: _PastReader._session,
+    KEEP: _PastReader._kept,
+    UPLOADS: _PastReader._uploads,
+    CHUNK: _PastReader._chunk,
 }
 assert HEAD not in _READERS

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from farspan.core import limits
 from farspan.core.errors import JournalError
@@ -38,7 +38,12 @@ WATERMARK: Final = "watermark"
 
 
 class JournalDamagedError(JournalError):
-    """A journal on disk is not as it was written; the message names the file and the place."""
+    """A journal on disk is not as it was written; the message names the file and the place.
+
+    about: what was read of the session before, if anything; see `history.SESSION`.
+    """
+
+    about: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -14,6 +14,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from farspan.core import limits, link
 
 from farspan_server import history
 from farspan_server import session_messages as messages
-from farspan_server.disk import Disk, File
+from farspan_server.disk import Buffer, Disk, File
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalError
 from farspan_server.workers import WorkerLink
@@ -40,17 +41,33 @@ class Keeper:
     """The journal, snapshots and replays of one session.
 
     give: hands an input to the session's machine. every_s: seconds of work between snapshots.
+    syncing: one thread, which syncs the journals of all sessions. syncs: frames, before the client
+    may forget them. stays: the session survives the gateway, so that snapshots are synced too.
     """
 
     def __init__(
-        self, disk: Disk, directory: Path, session: str, give: Give, every_s: float
+        self,
+        disk: Disk,
+        directory: Path,
+        history: History,
+        give: Give,
+        every_s: float,
+        syncing: Executor,
+        *,
+        syncs: bool = False,
+        stays: bool = False,
     ) -> None:
         self._every_s = every_s
         self._disk = disk
         self._directory = directory
         self._give = give
-        # Nothing waits for the disk: a loss of power ends the session anyway.
-        self.history = History.create(disk, directory, session, "", syncs=False)
+        self.history = history
+        self._syncing = syncing
+        self._syncs = syncs
+        self._stays = stays
+        self._sync_under_way = self._sync_again = self._closed = False
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # records to be durable
         self._links: tuple[WorkerLink, ...] = ()
         self._channel = 0
         #: Records up to this one reach the workers by a replay; None: there is none under way.
@@ -58,7 +75,7 @@ class Keeper:
         self._caught_up = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._parts: dict[int, _PartWriter] = {}  # of the snapshot under way, by device
-        self._number = 0  # of the last snapshot
+        self._number = history.past.number  # of the last snapshot
         self._under_way: set[int] = set()  # its number, until it is committed or fails
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
@@ -85,31 +102,97 @@ class Keeper:
             task.cancel()
         self._drop_parts()
 
-    def close(self) -> None:
-        """Forget the session, on disk too."""
+    def close(self, forget: bool = True) -> None:
+        """End; forget: the session, on disk too, else it lies there for another gateway."""
         self.rest()
         self._caught_up.set()
+        self._closed = True
+        for _, waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+        # On the thread that syncs: a file's number may be another file's once it is closed.
+        asyncio.get_running_loop().run_in_executor(self._syncing, self._close, forget)
+
+    def _close(self, forget: bool) -> None:
+        if self._stays and not forget:
+            with contextlib.suppress(JournalError):
+                self.history.journal.sync()
         self.history.journal.close()
-        asyncio.get_running_loop().run_in_executor(
-            None, lambda: shutil.rmtree(self._directory, ignore_errors=True)
+        if forget:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    # --- what survives ---------------------------------------------------------------------------
+    def frame(self, sequence: int, data: Buffer) -> None:
+        """Keep a frame; nobody waits until it survives. JournalError."""
+        self.history.frame(sequence, data)
+        if self._syncs and self._sync_timer is None and not self._sync_under_way:
+            loop = asyncio.get_running_loop()
+            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
+    async def durable(self) -> None:
+        """Wait until all that was written so far survives a loss of power, where that is promised.
+
+        Returns at once when the session ends meanwhile.
+        """
+        index = self.history.journal.last
+        if not self._syncs or self._closed or self.history.journal.durable >= index:
+            return
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((index, waiting))
+        self._sync()
+        await waiting
+
+    def _sync(self) -> None:
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+            self._sync_timer = None
+        if self._closed or self._sync_under_way:
+            self._sync_again = True
+            return
+        self._sync_under_way, self._sync_again = True, False
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._syncing, self.history.journal.sync).add_done_callback(
+            self._synced
         )
 
+    def _synced(self, done: asyncio.Future[int]) -> None:
+        self._sync_under_way = False
+        if self._closed:
+            done.exception()  # nobody asks any more
+            return
+        try:
+            index = done.result()
+        except JournalError as error:
+            self._give(messages.Fault("JournalError", str(error)))
+            return
+        sequence = self.history.synced(index)
+        if sequence and self._syncs:
+            self._give(messages.Synced(sequence))
+        reached = [each for each in self._waiting if each[0] <= index]
+        self._waiting = [each for each in self._waiting if each[0] > index]
+        for _, waiting in reached:
+            if not waiting.done():
+                waiting.set_result(None)
+        if self._waiting or self._sync_again:
+            self._sync()
+        elif self._syncs and self.history.journal.last > index and self._sync_timer is None:
+            loop = asyncio.get_running_loop()
+            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
     # --- up --------------------------------------------------------------------------------------
-    async def send(self, device: int, chunk: link.Chunk) -> None:
+    async def send(self, kept: Chunk) -> None:
         """Keep a piece of an upload and pass it to its worker, now or by the next replay.
 
         JournalError.
         """
-        kept = Chunk(
-            device, chunk.transfer, chunk.total, chunk.offset, chunk.flags, memoryview(chunk.data)
-        )
         index = self.history.chunk(kept)
         while self._replayed is not None:
             if index <= self._replayed:
                 return
             await self._caught_up.wait()
         with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
-            await self._links[device].upload(self._channel, chunk)
+            await self._links[kept.device].upload(self._channel, _chunk(kept))
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""
@@ -158,8 +241,7 @@ class Keeper:
         if record.flags == history.GIVEN_UP:
             links[record.device].give_up(channel, record.transfer)
             return
-        fields = (record.transfer, record.total, record.offset, record.flags, record.data)
-        await links[record.device].upload(channel, link.Chunk(*fields))
+        await links[record.device].upload(channel, _chunk(record))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -216,7 +298,7 @@ class Keeper:
             writer = self._parts.get(device)
             if writer is None:
                 path = self._directory / f"{history.PART_PREFIX}{number}-{device}"
-                writer = self._parts[device] = _PartWriter(self._disk, path)
+                writer = self._parts[device] = _PartWriter(self._disk, path, self._stays)
             await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
         except OSError as error:
             log.warning("a snapshot failed, the one before stays: %s", error)
@@ -235,14 +317,20 @@ class Keeper:
         parts = tuple(self._parts[device].part() for device in sorted(self._parts))
         self._parts, self._under_way = {}, set()
         self.history.commit(number, sequence, parts)
-        # It is there as long as this process is: a loss of power ends the session anyway.
-        self.history.synced(self.history.journal.last)
+        if self._stays:
+            self._sync()  # what led to the snapshot is removed then
+        else:  # it is there as long as this process is: a loss of power ends the session anyway
+            self.history.synced(self.history.journal.last)
         self._cut_took_s = asyncio.get_running_loop().time() - self._cut_began_s
 
     def _drop_parts(self) -> None:
         parts, self._parts, self._under_way = self._parts, {}, set()
         for writer in parts.values():
             writer.drop()
+
+
+def _chunk(kept: Chunk) -> link.Chunk:
+    return link.Chunk(kept.transfer, kept.total, kept.offset, kept.flags, kept.data)
 
 
 def _some(records: Iterator[Any]) -> list[Any]:
@@ -261,8 +349,9 @@ def _reading(read: Callable[[Any], Any], what: Any) -> Any:
 class _PartWriter:
     """Writes a device's part of a snapshot to its file."""
 
-    def __init__(self, disk: Disk, path: Path) -> None:
+    def __init__(self, disk: Disk, path: Path, syncs: bool = False) -> None:
         self._disk = disk
+        self._syncs = syncs  # it survives a loss of power once it is whole
         self._path = path
         self._file: File | None = disk.create(path)
         self._digest = hashlib.sha256()
@@ -279,8 +368,12 @@ class _PartWriter:
             self._digest.update(data)
             self._bytes += len(data)
             if last:
+                if self._syncs:
+                    self._file.sync()
                 self._file.close()
                 self._file = None
+                if self._syncs:
+                    self._disk.sync_directory(self._path.parent)
 
     def part(self) -> Part:
         """Return what was written, once it is whole."""

@@ -1,21 +1,26 @@
-"""One session as the gateway keeps it: its machine, its client's queue, its workers' links."""
+"""One session as the gateway keeps it: its machine, its client's stream, its workers' links."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from farspan import wire
 from farspan.core import limits
+from farspan.core.command import Lost
 from farspan.core.errors import BadValueError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from farspan_server.downloads import Downloads
+from farspan_server.history import Uploads
 
 if TYPE_CHECKING:
     from farspan_server.keeper import Keeper
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from farspan_server.workers import WorkerLink
 
 KINDS: Final = ("cpu", "cuda")
+RESUME_MINOR: Final = 5  # clients of it confirm what they were told, and may resume
 _NOTHING: Final = wire.Down()
 
 
@@ -30,66 +36,47 @@ def _nothing() -> None:
     """Nobody writes yet."""
 
 
-class Live:
-    """A session, its client's queue and its workers' links."""
+#: What a session survives, as Hello and Welcome say it.
+DURABLE: Final = "durable"  # its workers, its client's connection, the gateway, a loss of power
+SNAPSHOT_ONLY: Final = "snapshot-only"  # the same, but a loss of power takes it back to a snapshot
+OFF: Final = "off"  # its client's connection
+DURABILITIES: Final = (DURABLE, SNAPSHOT_ONLY, OFF)
 
-    def __init__(
-        self, tenant: str, kinds: tuple[str, ...], wait_s: float, lease_s: float, journalled: bool
-    ) -> None:
-        self.id = secrets.token_hex(16)
-        self.channel = secrets.randbits(63)  # its number on all links; never used twice
-        self.tenant = tenant
-        self.wait_s = wait_s
-        self.opened_at_s = time.time()
-        self.machine = sessions.Session(kinds, lease_s, journalled)
-        self.keeper: Keeper | None = None  # of a session that is journalled
-        self.links: tuple[WorkerLink, ...] = ()
-        self.names = names_of(kinds)
-        self.memory_bytes = 0  # that each of its devices may take, once they are claimed
-        self.features = frozenset[str]()  # those of FEATURES that its client knows too
-        self.assigned = asyncio.Event()
-        # A worker that is replaced needs time until it tells the bytes again.
-        self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
-        self.written = 0  # the last ack that went to the client
-        self.passing: Passing | None = None  # while its client profiles
+
+class Stream:
+    """What one connection of a client is told, in order, until it is over."""
+
+    def __init__(self) -> None:
+        self.over = False  # what waits is written, and nothing more will come
+        #: Called when there is something for the client, or the stream is over.
+        self.look: Callable[[], None] = _nothing
         self._events: deque[messages.EventsOut] = deque()
         self._last_words: bytes | None = None
         self._welcome: wire.Welcome | None = None
         self._line = 0
-        self._tell_devices = False
-        #: Called when there is something for the client, or the session has ended.
-        self.look: Callable[[], None] = _nothing
-
-    @property
-    def ended(self) -> bool:
-        return self.machine.state == sessions.ENDED
-
-    @property
-    def devices(self) -> tuple[wire.Device, ...]:
-        """The devices as the client may know them; empty until they are assigned."""
-        workers = [each.worker for each in self.links]
-        return tuple(
-            wire.Device(name, worker.kind, worker.host, worker.pid, worker.epoch)
-            for name, worker in zip(self.names, workers, strict=False)
-        )
+        self._devices: tuple[wire.Device, ...] = ()
 
     def post(
         self,
         *,
         welcome: wire.Welcome | None = None,
         line: int = 0,
-        devices: bool = False,
+        devices: tuple[wire.Device, ...] = (),
         events: messages.EventsOut | None = None,
-        last_words: bytes | None = None,
     ) -> None:
         """Queue something for the client."""
         self._welcome = welcome or self._welcome
         self._line = line or self._line
-        self._tell_devices |= devices
+        self._devices = devices or self._devices
         if events is not None:
             self._events.append(events)
-        if last_words is not None:
-            self._last_words = last_words
+        self.look()
+
+    def end(self, kind: str = "", message: str = "") -> None:
+        """End the stream behind what waits, with the reason if there is one."""
+        if kind and not self.over:
+            self._last_words = wire.encode_events([Lost(kind, message)])
+        self.over = True
         self.look()
 
     def take(self) -> tuple[wire.Down, int, int] | None:
@@ -103,8 +90,7 @@ class Live:
     def _take(self) -> tuple[wire.Down, int, int]:
         welcome, self._welcome = self._welcome, None
         line, self._line = self._line, 0
-        devices = self.devices if self._tell_devices else ()
-        self._tell_devices = False
+        devices, self._devices = self._devices, ()
         events: list[bytes] = []
         count = size = applied = durable = 0
         while self._events and size + len(self._events[0].data) <= limits.FRAME_BYTES_MAX:
@@ -118,6 +104,112 @@ class Live:
             events.append(self._last_words)
             self._last_words = None
         return wire.Down(welcome, tuple(events), line, devices, applied, durable), count, size
+
+
+@dataclass(slots=True, frozen=True)
+class Coming:
+    """A client that wants to go on with a session, or to take it over."""
+
+    stream: Stream
+    minor: int
+    secret: bytes = b""  # its own from now on; empty: it has one
+    digest: str = ""
+
+
+class Live:
+    """A session, its client's stream and its workers' links."""
+
+    def __init__(self, machine: sessions.Session, about: dict[str, Any], id_: str = "") -> None:
+        """about: what a journal keeps of it, as `about_session` makes it."""
+        self.id = id_ or secrets.token_hex(16)
+        self.channel = secrets.randbits(63)  # its number on all links; never used twice
+        self.about = about
+        self.tenant: str = about["tenant"]
+        self.durability: str = about["durability"]
+        self.opened_at_s: float = about["opened_at_s"]
+        self.stays: bool = about["stays"]
+        self.wait_s: float = about["wait_s"]
+        self.machine = machine
+        self.keeper: Keeper | None = None  # of a session that is journalled
+        self.links: tuple[WorkerLink, ...] = ()
+        self.names = names_of(machine.kinds)
+        self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
+        self.features = frozenset[str]()  # those of FEATURES that its client knows too
+        self.shares = False  # it has memory that its client has mapped
+        self.assigned = asyncio.Event()
+        # A worker that is replaced needs time until it tells the bytes again.
+        journalled = machine.journalled
+        self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
+        self.stream: Stream | None = None  # of its client, if there is one
+        self.coming: Coming | None = None  # while the machine decides
+        self.minor = 0  # of its client
+        self.digest = ""  # of the secret that proves who may resume; empty: nobody may
+        self.kept: dict[str, str] = {}  # names that its client gave
+        self.uploads = Uploads()
+        self.uploading: dict[int, object] = {}  # by transfer: the call that brings it
+        self.abandoned: dict[int, tuple[int, float]] = {}  # by transfer: device, until when (s)
+        self.written = 0  # the last ack that went to the client
+        self.passing: Passing | None = None  # while its client profiles
+
+    @property
+    def ended(self) -> bool:
+        return self.machine.state == sessions.ENDED
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the client says itself what it has taken; else what is written counts."""
+        return self.minor >= RESUME_MINOR
+
+    @property
+    def devices(self) -> tuple[wire.Device, ...]:
+        """The devices as the client may know them; empty until they are assigned."""
+        workers = [each.worker for each in self.links]
+        return tuple(
+            wire.Device(name, worker.kind, worker.host, worker.pid, worker.epoch)
+            for name, worker in zip(self.names, workers, strict=False)
+        )
+
+    def post(self, **what: Any) -> None:
+        """Queue something for the client, if there is one: see `Stream.post`."""
+        if self.stream is not None:
+            self.stream.post(**what)
+
+    def is_secret(self, secret: bytes) -> bool:
+        """Whether this is what the session's client was given."""
+        return bool(self.digest) and hmac.compare_digest(digest_of(secret), self.digest)
+
+    def welcome(self, secret: bytes = b"") -> wire.Welcome:
+        """Return what opens a stream of the session."""
+        return wire.Welcome(
+            session=self.id,
+            epoch=self.machine.epoch,
+            kinds=self.machine.kinds,
+            lease_ms=int(self.machine.lease_s * 1000),
+            features=tuple(sorted(self.features)),
+            minor=min(self.minor, wire.MINOR),
+            secret=secret,
+            received=self.machine.received,
+            durability=self.durability,
+        )
+
+
+def about_session(
+    tenant: str, kinds: tuple[str, ...], durability: str, wait_s: float, minor: int
+) -> dict[str, Any]:
+    """Return what a journal keeps of a new session, so that another gateway can go on with it."""
+    return {
+        "tenant": tenant,
+        "kinds": list(kinds),
+        "durability": durability,
+        "stays": durability != OFF and minor >= RESUME_MINOR,  # on disk, when the gateway ends
+        "opened_at_s": time.time(),
+        "wait_s": wait_s,
+    }
+
+
+def digest_of(secret: bytes) -> str:
+    """Return what is kept of a secret."""
+    return hashlib.sha256(secret).hexdigest()
 
 
 def parse_devices(text: str) -> tuple[str, ...]:

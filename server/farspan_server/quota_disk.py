@@ -1,13 +1,14 @@
-"""A disk that counts what a tenant's sessions keep on it and refuses what would be too much.
+"""A disk that counts what each tenant's sessions keep on it and refuses what would be too much.
 
-It stands between a session's journal and the real disk: uploads, frames and snapshots are counted
-alike, in bytes appended. Threads may use it.
+It stands between the journals and the real disk: uploads, frames and snapshots are counted alike,
+in bytes appended. A session's files lie in a directory of its name. Threads may use it.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,69 +24,75 @@ class QuotaError(OSError):
         self.reason = reason
 
 
-class Account:
-    """The bytes that one tenant keeps on disk. limit: None is none."""
-
-    def __init__(self, limit: Callable[[], int | None]) -> None:
-        self._limit = limit
-        self._used = 0
-        self._lock = threading.Lock()
-
-    @property
-    def used(self) -> int:
-        """Bytes on disk."""
-        return self._used
-
-    def add(self, count: int, *, there: bool = False) -> None:
-        """Count bytes before they are written, or that are there already; QuotaError if too many.
-
-        Less is never too much, whatever the limit is by now.
-        """
-        limit = self._limit()
-        with self._lock:
-            if limit is not None and count > 0 and not there and self._used + count > limit:
-                raise QuotaError(over_quota("bytes of journals", count, self._used, limit))
-            self._used += count
-
-
 class QuotaDisk:
-    """One session's directory on a disk, charged to its tenant's account."""
+    """A disk on which each tenant has so much. limit(tenant): bytes; None: all there is."""
 
-    def __init__(self, disk: Disk, account: Account) -> None:
+    def __init__(self, disk: Disk, limit: Callable[[str], int | None]) -> None:
         self._disk = disk
-        self._account = account
-        self._sizes: dict[Path, int] = {}
-        self._lock = threading.Lock()
-        self._over = False
+        self._limit = limit
+        self._lock = threading.Lock()  # guards all below
+        self._owners: dict[str, str] = {}  # by session
+        self._sizes: dict[str, dict[str, int]] = {}  # of files, by session and name
+        self._used: Counter[str] = Counter()  # by tenant
 
-    def take_over(self, directory: Path) -> None:
-        """Count the files that are there already, also beyond the limit. OSError."""
-        for name in self._disk.names(directory):
-            path = directory / name
-            self._resize(path, path.stat().st_size, there=True)
+    def used(self, tenant: str) -> int:
+        """Return the bytes that a tenant's sessions keep on disk."""
+        return self._used[tenant]
 
-    def forget(self) -> None:
-        """Take that all of it is removed. What a late thread still writes is not counted."""
+    def own(self, session: str, tenant: str, directory: Path | None = None) -> None:
+        """Charge a session to a tenant from now on, with all that lies there, also beyond limits.
+
+        directory: where an earlier gateway left it. OSError.
+        """
+        left = {}
+        if directory is not None:
+            left = {n: (directory / n).stat().st_size for n in self._disk.names(directory)}
         with self._lock:
-            held, self._sizes, self._over = sum(self._sizes.values()), {}, True
-            self._account.add(-held)
+            self._owners[session] = tenant
+            sizes = self._sizes.setdefault(session, {})
+            sizes |= left
+            self._used[tenant] += sum(sizes.values())
+
+    def forget(self, session: str) -> None:
+        """Take that a session's files are removed; what a late thread still writes is nobody's."""
+        with self._lock:
+            held = sum(self._sizes.pop(session, {}).values())
+            tenant = self._owners.pop(session, "")
+            if tenant:
+                self._used[tenant] -= held
+                if not self._used[tenant]:
+                    del self._used[tenant]
 
     def charge(self, path: Path, count: int) -> None:
         """Count bytes that are about to be appended to a file, or taken back. QuotaError."""
         with self._lock:
-            if not self._over:
-                self._account.add(count)
-                self._sizes[path] = self._sizes.get(path, 0) + count
+            self._resize(path, self._size(path) + count)
 
-    def _resize(self, path: Path, size: int, *, there: bool = False) -> None:
-        with self._lock:
-            if not self._over:
-                self._account.add(size - self._sizes.get(path, 0), there=there)
-                self._sizes[path] = size
+    def _size(self, path: Path) -> int:
+        return self._sizes.get(path.parent.name, {}).get(path.name, 0)
+
+    def _resize(self, path: Path, size: int) -> None:
+        """Count a file as so long. Less is never too much, whatever the limit is by now."""
+        session, more = path.parent.name, size - self._size(path)
+        tenant = self._owners.get(session)
+        if tenant is not None:
+            limit = self._limit(tenant)
+            if limit is not None and more > 0 and self._used[tenant] + more > limit:
+                reason = over_quota("bytes of journals", more, self._used[tenant], limit)
+                raise QuotaError(reason)
+            self._used[tenant] += more
+        elif session not in self._sizes:
+            return
+        if size:
+            self._sizes[session][path.name] = size
+        else:
+            self._sizes[session].pop(path.name, None)
 
     # --- a Disk ----------------------------------------------------------------------------------
     def make_directory(self, directory: Path) -> None:
         self._disk.make_directory(directory)
+        with self._lock:  # whose it is may be known later only
+            self._sizes.setdefault(directory.name, {})
 
     def names(self, directory: Path) -> list[str]:
         return self._disk.names(directory)
@@ -103,22 +110,23 @@ class QuotaDisk:
         self._disk.overwrite(path, data)
 
     def replace(self, path: Path, data: bytes) -> None:
-        self._resize(path, len(data))
+        with self._lock:
+            self._resize(path, len(data))
         self._disk.replace(path, data)
 
     def rename(self, path: Path, to: Path) -> None:
         self._disk.rename(path, to)
         with self._lock:
-            size = self._sizes.pop(path, 0)
-            replaced = self._sizes.pop(to, 0)
-            if not self._over:
-                self._sizes[to] = size
-                self._account.add(-replaced)
+            size = self._size(path)
+            self._resize(to, 0)
+            if size:  # as much as before: no limit is asked
+                sizes = self._sizes[path.parent.name]
+                sizes[to.name] = sizes.pop(path.name)
 
     def remove(self, path: Path) -> None:
         self._disk.remove(path)
         with self._lock:
-            self._account.add(-self._sizes.pop(path, 0))
+            self._resize(path, 0)
 
     def sync_directory(self, directory: Path) -> None:
         self._disk.sync_directory(directory)
@@ -131,7 +139,7 @@ class _QuotaFile:
         self._file = file
         self._path = path
         self._disk = disk
-        self._size = 0  # as charged
+        self._size = 0
 
     def append(self, parts: Sequence[Buffer]) -> None:
         count = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)

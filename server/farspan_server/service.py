@@ -7,50 +7,63 @@ workers' links and decodes no command. `gateway.py` is the shell in front, `work
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits, link
-from farspan.core.command import Lost
 from farspan.core.errors import (
+    AuthError,
+    BadValueError,
     CapacityError,
     JournalError,
-    ProtocolError,
+    ServiceError,
     SessionClosedError,
     VersionError,
-    WorkerLostError,
 )
 
 from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
+from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
-from farspan_server.disk import RealDisk
+from farspan_server.history import History, keep
 from farspan_server.keeper import Keeper
-from farspan_server.live import KINDS, Live, parse_devices
+from farspan_server.live import (
+    DURABILITIES,
+    DURABLE,
+    KINDS,
+    OFF,
+    RESUME_MINOR,
+    Coming,
+    Live,
+    Stream,
+    about_session,
+    digest_of,
+    parse_devices,
+)
+from farspan_server.shelf import Shelf
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
 
+_LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 
 
-class Service:
+class Service(Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.tenancy = Tenancy(config)
-        self.tenancy.tell_pool = self._tell_pool
+        self.tenancy = Tenancy(config, self._tell_pool)
         self.supervisor: SupervisorLink | None = None
         self._pool = pools.Pool(config.sessions_per_worker_max)
         self._pool_inputs: deque[pools.Input] = deque()
@@ -58,11 +71,18 @@ class Service:
         self._channels: dict[int, Live] = {}
         self._links: dict[str, WorkerLink] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._disk = RealDisk()
+        self._shelf = Shelf(config.journals, self.tenancy.disk) if config.journals else None
+        #: One thread: while it waits for the disk, what others write gathers for its next turn.
+        self._syncing = ThreadPoolExecutor(1, "farspan-sync")
 
     # --- lifecycle -------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Dial the configured workers and listen for a supervisor."""
+        """Find the sessions on disk, dial the configured workers, listen for a supervisor.
+
+        JournalError: the directory of journals cannot be used.
+        """
+        if self._shelf is not None:
+            await self._wake_all(self._shelf)
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
@@ -74,15 +94,64 @@ class Service:
         self.tenancy.start()
 
     async def stop(self) -> None:
-        """End all sessions and links."""
+        """End all sessions and links, but for sessions that stay on disk for another gateway."""
         for live in list(self._sessions.values()):
-            self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
+            if live.stays:
+                self._leave(live)
+            else:
+                self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
         for task in self._tasks:
             task.cancel()
         if self.supervisor is not None:
             await self.supervisor.stop()
         await asyncio.gather(*(each.close() for each in self._links.values()))
+        await asyncio.to_thread(self._syncing.shutdown)
+        if self._shelf is not None:
+            self._shelf.release()
         self.tenancy.stop()
+
+    def _leave(self, live: Live) -> None:
+        """Let a session lie on disk. Its client finds its stream broken, and tries again."""
+        assert live.keeper is not None
+        live.keeper.close(forget=False)
+        for each in live.links:
+            each.send(link.pack(link.CLOSE, live.channel))
+        self._sessions.pop(live.id, None)
+        self._channels.pop(live.channel, None)
+        if live.stream is not None:
+            live.stream.end()
+
+    async def _wake_all(self, shelf: Shelf) -> None:
+        """Know the sessions of the gateway before this one; they sleep until somebody comes."""
+        turns = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
+
+        async def wake(session: str) -> None:
+            async with turns:
+                found = await asyncio.to_thread(shelf.open, session)
+            if found is not None:
+                self.tenancy.woken(self._wake(session, found), shelf.path(session))
+
+        names = shelf.take()
+        await asyncio.gather(*map(wake, names))
+        if names:
+            log.info("%d sessions were found on disk", len(self._sessions))
+
+    def _wake(self, session: str, found: History) -> Live:
+        past = found.past
+        machine = sessions.Session.woken(
+            tuple(past.session["kinds"]),
+            self.config.lease_s,
+            past.epoch,
+            past.base,
+            dict(past.frames),
+            syncs=past.session["durability"] == DURABLE,
+        )
+        live = Live(machine, past.session, session)
+        live.digest, live.minor = past.secret, RESUME_MINOR
+        self._keeper(live, found)
+        self._sessions[live.id] = live
+        self._channels[live.channel] = live
+        return live
 
     @property
     def workers(self) -> list[tuple[pools.Worker, int]]:
@@ -107,13 +176,14 @@ class Service:
 
     def _tick(self, live: Live) -> None:
         self.give(live, messages.Tick())
+        self.give_up_late(live, time.monotonic())
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
 
     # --- sessions --------------------------------------------------------------------------------
-    def open(self, tenant: str, hello: wire.Hello) -> Live:
-        """Return a new session; raise VersionError, BadValueError or CapacityError."""
+    def check(self, hello: wire.Hello) -> None:
+        """Raise VersionError unless the client is of this release."""
         if hello.major != wire.MAJOR:
             raise VersionError(
                 f"the client speaks protocol {hello.major}, the gateway {wire.MAJOR}; "
@@ -124,53 +194,192 @@ class Service:
                 f"the client's op table is {hello.table_hash[:12] or 'missing'}, the gateway's "
                 f"{self.config.table_hash[:12]}; install the same release of farspan on both"
             )
+
+    async def open(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+        """Return a new session; raise VersionError, BadValueError, CapacityError or JournalError.
+
+        One that is durable is on disk when this returns.
+        """
+        self.check(hello)
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        journals = self.config.journals
-        live = Live(tenant, kinds, wait_s, self.config.lease_s, journals is not None)
-        disk = self.tenancy.opened(live, self._disk)
-        if journals is not None:
-            live.keeper = Keeper(
-                disk,
-                journals / live.id,
-                live.id,
-                lambda given: self.give(live, given),
-                self.config.snapshot_every_s,
-            )
+        about = about_session(tenant, kinds, self._durability(hello), wait_s, hello.minor)
+        journalled = about["durability"] != OFF
+        machine = sessions.Session(
+            kinds,
+            self.config.lease_s,
+            journalled,
+            syncs=about["durability"] == DURABLE and about["stays"],
+            stays=about["stays"],
+            resumes=journalled or hello.minor >= RESUME_MINOR,
+        )
+        live = Live(machine, about)
+        live.minor = hello.minor
+        secret = secrets.token_bytes(32) if live.confirms else b""
+        live.digest = digest_of(secret) if secret else ""
+        with self.tenancy.opening(live, hello.client):
+            if journalled:
+                assert self._shelf is not None
+                made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
+                self._keeper(live, made)
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
         live.features = features.intersection(hello.features)
+        live.stream = stream
         self._sessions[live.id] = live
         self._channels[live.channel] = live
-        log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
-        live.post(
-            welcome=wire.Welcome(
-                session=live.id,
-                epoch=live.machine.epoch,
-                kinds=kinds,
-                lease_ms=int(self.config.lease_s * 1000),
-                features=tuple(sorted(live.features)),
-                minor=min(hello.minor, wire.MINOR),
-            )
-        )
+        live.post(welcome=live.welcome(secret))
         if hello.devices:
             self.give(live, messages.Reserve())
         return live
+
+    def _durability(self, hello: wire.Hello) -> str:
+        """Return what a new session survives."""
+        wanted = hello.durability or self.config.durability
+        if wanted not in DURABILITIES:
+            raise BadValueError(f'durability: "{wanted[:32]}"; expected {", ".join(DURABILITIES)}')
+        if self._shelf is not None:
+            return wanted
+        if hello.durability not in ("", OFF):
+            raise BadValueError(
+                f'durability: "{wanted}", but the gateway keeps no journals (--journal DIRECTORY)'
+            )
+        return OFF
+
+    def _keeper(self, live: Live, history: History) -> None:
+        """Let a session be journalled."""
+        assert self._shelf is not None
+        live.keeper = Keeper(
+            self._shelf.disk,
+            self._shelf.path(live.id),
+            history,
+            lambda given: self.give(live, given),
+            self.config.snapshot_every_s,
+            self._syncing,
+            syncs=live.stays and live.durability == DURABLE,
+            stays=live.stays,
+        )
+        live.kept, live.uploads = history.past.kept, history.past.uploads
+
+    def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+        """Return the session that a client goes on with on a new stream, unless it is refused.
+
+        Then the stream says why and is over. Raises VersionError, SessionClosedError or AuthError.
+        """
+        self.check(hello)
+        asked = hello.resume
+        assert asked is not None
+        live = self.find(tenant, asked.session)
+        if not live.is_secret(asked.secret):
+            raise AuthError("the session is another client's, which took it over")
+        if live.shares:
+            raise SessionClosedError("the session shares memory with its client, which may be torn")
+        live.coming = Coming(stream, hello.minor)
+        self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
+        return self._come(live, stream)
+
+    def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+        """Return a session that another client of its tenant takes over.
+
+        Raises VersionError, SessionClosedError or JournalError.
+        """
+        self.check(hello)
+        if hello.minor < RESUME_MINOR:
+            raise VersionError("the client is too old to take a session over")
+        live = self.find(tenant, hello.attach)
+        secret = secrets.token_bytes(32)
+        live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
+        live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
+        live.shares = False
+        self.give(live, messages.Attached())
+        return self._come(live, stream)
+
+    def _come(self, live: Live, stream: Stream) -> Live:
+        live.coming = None
+        if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
+            raise SessionClosedError("the session has ended")
+        return live
+
+    def _welcome(self, live: Live) -> None:
+        """Let the stream that comes take the place of the one that was. JournalError."""
+        coming, before = live.coming, live.stream
+        assert coming is not None
+        digest = coming.digest or live.digest
+        if live.keeper is not None:
+            live.keeper.history.epoch(live.machine.epoch, digest)
+        live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
+        if before is not None and coming.secret:
+            before.end("SessionClosedError", "another client has taken the session over")
+        elif before is not None:
+            before.end()
+        self.tenancy.came(live, "taken over" if coming.secret else "resumed")
+        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
+
+    def gone(self, live: Live, stream: Stream) -> None:
+        """Take that a stream is at its end; only that of the session's client counts."""
+        stream.over = True
+        if live.stream is stream:
+            live.stream = None
+            self.give(live, messages.ClientGone())
+
+    async def detach(self, live: Live, stream: Stream) -> None:
+        """Let the client leave, once all that it sent survives; the session stays."""
+        if live.keeper is not None:
+            await live.keeper.durable()
+        if live.stream is stream:
+            live.stream = None
+            self.give(live, messages.ClientGone())
+        stream.end()
+
+    async def keep(self, live: Live, asked: wire.KeepRequest) -> None:
+        """Give what a session has a name, once a frame has come and when it survives the gateway.
+
+        BadValueError, ServiceError: the frame did not come.
+        """
+        until_s = time.monotonic() + limits.CONNECT_S
+        while live.machine.received < asked.sequence and not live.ended:
+            if time.monotonic() > until_s:
+                raise ServiceError(f"keep: frame {asked.sequence} has not come")
+            await asyncio.sleep(_LOOK_S)
+        if live.ended:
+            raise SessionClosedError("the session has ended")
+        if not 0 < len(asked.name.encode()) <= 256:
+            raise BadValueError("keep: a name has 1 to 256 bytes")
+        if asked.body:
+            kept = {**live.kept, asked.name: asked.body}
+            nbytes = sum(len(k.encode()) + len(v.encode()) + 16 for k, v in kept.items())
+            if len(kept) > limits.KEPT_MAX or nbytes > limits.KEPT_BYTES_MAX:
+                raise BadValueError(
+                    f"keep: a session has at most {limits.KEPT_MAX} names, and "
+                    f"{limits.KEPT_BYTES_MAX} bytes of what they stand for"
+                )
+        if live.keeper is None:
+            keep(live.kept, asked.name, asked.body)
+            return
+        live.keeper.history.keep(asked.name, asked.body)
+        await live.keeper.durable()
 
     def find(self, tenant: str, session: str) -> Live:
         """Return a session of this tenant; raise SessionClosedError for any other alike."""
         live = self._sessions.get(session)
         if live is None or live.tenant != tenant:
+            damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
+            if damaged is not None and damaged.tenant == tenant:
+                raise JournalError("the session's journal is damaged; it was set aside")
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
     def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
         """Return the tenant's sessions, oldest first."""
         mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
-        return mine[:1000]
+        damaged = self._shelf.damaged.values() if self._shelf is not None else ()
+        for each in damaged:
+            if each.tenant == tenant:
+                mine.append(wire.SessionInfo(each.session, "damaged", each.opened_at_s, 0, 0))
+        return sorted(mine, key=lambda info: info.opened_at_s)[:1000]
 
     def info(self, live: Live) -> wire.SessionInfo:
         """Return what others of its tenant may know of a session."""
@@ -211,6 +420,11 @@ class Service:
                             self._tell_pool(told)
                     case messages.Rest():
                         self._rest(live)
+                    case messages.Welcomed():
+                        self._welcome(live)
+                    case messages.Refuse(message):
+                        assert live.coming is not None
+                        live.coming.stream.end("SessionClosedError", message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
@@ -223,7 +437,7 @@ class Service:
         """Carry out what has to do with a session's journal."""
         match out:
             case messages.Append(header, data):
-                keeper.history.frame(header.sequence, data)
+                keeper.frame(header.sequence, data)
             case messages.Replay(first, last):
                 keeper.replay(first, last, lambda: machine.room)
             case messages.Mark(number, sequence):
@@ -248,7 +462,7 @@ class Service:
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
         self.give(live, messages.Written(count))
-        if live.keeper is not None:
+        if live.keeper is not None and not live.confirms:
             live.written = max(live.written, applied)
             # Long values may be still to come. A snapshot comes behind them over the same link, so
             # that they are here when a replay begins after their frames.
@@ -264,7 +478,8 @@ class Service:
             live.keeper.close()
         live.downloads.fail(SessionClosedError("the session has ended"))
         live.assigned.set()
-        live.post(last_words=wire.encode_events([Lost(kind, message)]) if kind else None)
+        if live.stream is not None:
+            live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
         self.tenancy.ended(live, kind)
 
@@ -318,7 +533,7 @@ class Service:
                 steady=live.keeper is not None,
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
-        live.post(devices=True)
+        live.post(devices=live.devices)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)
         self.give(live, messages.Assigned())
@@ -403,81 +618,3 @@ class Service:
             if known.worker.supervised and name not in names:
                 gone = link.WorkerGone(name, known.worker.epoch, "its supervisor does not know it")
                 self.worker_gone(gone)
-
-    # --- bulk ------------------------------------------------------------------------------------
-    async def workers_of(self, live: Live) -> None:
-        """Return when the session has its workers; raise what ended it if it has none by then."""
-        self.give(live, messages.Reserve())
-        await live.assigned.wait()
-        if live.ended:
-            raise SessionClosedError("the session has ended")
-
-    async def upload(
-        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
-    ) -> int:
-        """Pass a transfer's bytes to its worker and return their number."""
-        if header.device >= len(live.machine.kinds):
-            raise ProtocolError(f"upload for device {header.device}, which is not there")
-        await self.workers_of(live)
-        offset, total = 0, header.total_bytes
-        try:
-            async for view in data:
-                end = offset + len(view)
-                if end > total or (not len(view) and total):
-                    raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
-                flags = link.LAST if end == total else 0
-                chunk = link.Chunk(header.transfer, total, offset, flags, view)
-                await self._pass(live, header.device, chunk)
-                offset = end
-        except OSError:
-            raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
-        except BaseException:  # the client has broken off, or sends what is no chunk
-            self._give_up(live, header)
-            raise
-        if offset != total:
-            self._give_up(live, header)
-            raise ProtocolError(f"upload of {total} bytes: {offset} came")
-        if not total:
-            chunk = link.Chunk(header.transfer, 0, 0, link.LAST, b"")
-            await self._pass(live, header.device, chunk)
-        return offset
-
-    async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
-        if live.keeper is not None:
-            if chunk.offset and chunk.total > live.memory_bytes:
-                return  # its worker has refused it at the first piece: no disk need hold the rest
-            await live.keeper.send(device, chunk)
-            if live.ended:
-                raise SessionClosedError("the session has ended")
-        else:
-            await live.links[device].upload(live.channel, chunk)
-
-    def _give_up(self, live: Live, header: wire.TransferHeader) -> None:
-        if live.keeper is None:
-            live.links[header.device].give_up(live.channel, header.transfer)
-        elif not live.ended:
-            live.keeper.give_up(header.device, header.transfer)
-
-    # --- shared memory ---------------------------------------------------------------------------
-    async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
-        """Ask a session's worker for memory that its client can map; or hand it the proof."""
-        if wire.SHARED_MEMORY not in live.features:
-            return wire.ShareReply(refused="the session was opened without it")
-        await self.workers_of(live)
-        if asked.device >= len(live.links):
-            raise ProtocolError(f"memory of device {asked.device}, which is not there")
-        body = link.Share(proof=asked.proof.hex())
-        answer = await live.links[asked.device].share(live.channel, body)
-        where = (answer.pid, answer.fd, answer.segment_bytes, bytes.fromhex(answer.digest))
-        return wire.ShareReply(*where, answer.refused[:256])
-
-    async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
-        """Tell a worker where the next bytes of an upload lie.
-
-        A session that is journalled would read the bytes here, before it passes the piece on.
-        """
-        if piece.device >= len(live.links):
-            raise ProtocolError(f"a piece for device {piece.device}, which is not there")
-        place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
-        with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
-            await live.links[piece.device].piece(live.channel, link.Piece(*place))

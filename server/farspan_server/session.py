@@ -73,7 +73,9 @@ class Session:
 
     kinds: the kind of each device. lease_s: seconds it keeps its workers without a client.
     journalled: frames are written to a journal, so that a lost worker costs nothing but time.
-    syncs: the journal is synced, so that the session survives the gateway too.
+    syncs: the journal is synced: what the client is told to forget survives a loss of power.
+    stays: it survives the gateway and outlives its lease, on disk; None: as it syncs.
+    resumes: its client confirms, and may come back on another stream; None: as it is journalled.
     """
 
     def __init__(
@@ -82,17 +84,21 @@ class Session:
         lease_s: float,
         journalled: bool = False,
         syncs: bool = False,
+        stays: bool | None = None,
+        resumes: bool | None = None,
     ) -> None:
         self.kinds = kinds
         self.epoch = 1
         self.state = OPEN
         self.journalled = journalled
+        self.stays = syncs if stays is None else stays
         self._syncs = syncs
+        self._resumes = journalled if resumes is None else resumes
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
         self._attempt = 0  # of the client's streams, the last one
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._lease_ends: float | None = None
         self._claimed = False
         self._forwarding = False  # the workers have all that was received before
@@ -129,12 +135,13 @@ class Session:
         epoch: int,
         base: int,
         frames: dict[int, tuple[int, int]],
+        syncs: bool = True,
     ) -> Session:
         """Return a session as its journal tells.
 
         base: the last frame that is in its snapshot. frames: those after it, device and bytes.
         """
-        made = cls(kinds, lease_s, journalled=True, syncs=True)
+        made = cls(kinds, lease_s, journalled=True, syncs=syncs, stays=True)
         made.state = ASLEEP
         made.epoch = epoch
         made._base = base
@@ -202,7 +209,7 @@ class Session:
                 return self._cut_failed(number)
             case ClientGone():
                 self.state = DETACHED
-                self._lease_ends = now + self._lease_s
+                self._lease_ends = now + self.lease_s
                 return self._tick(now)
             case ClientClosed():
                 return self._end("", "")
@@ -352,12 +359,12 @@ class Session:
             self._acked += 1
             if self._acked > self._credit_base:
                 self._in_flight_bytes -= size_bytes
-            if not self.journalled:
+            if not self._resumes:
                 del self._frames[self._acked]
         return self._acked if self._acked > before else 0
 
     def _written(self, count: int) -> list[Output]:
-        if not self.journalled:
+        if not self._resumes:
             for _ in range(count):
                 self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
         return []
@@ -389,6 +396,8 @@ class Session:
                     f"stream {self._attempt} and frame {known}"
                 )
             ]
+        if asleep and not self._syncs and applied > self._received:
+            return [Refuse(f"frames after {self._received} were lost with the gateway's machine")]
         if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
             return [Refuse("the session waits for workers and holds all that it may")]
         self._attempt = attempt
@@ -402,7 +411,7 @@ class Session:
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]
         told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
-        told.append(EventsOut(b"", self._acked, self._durable))
+        told.append(EventsOut(b"", self._acked, self._durable if self._syncs else self._acked))
         return [*told, *(self._claim() if self._received else [])]
 
     def _attach(self) -> list[Output]:
@@ -424,7 +433,7 @@ class Session:
     def _tick(self, now: float) -> list[Output]:
         if self._lease_ends is None or now < self._lease_ends:
             return []
-        if not self._syncs:  # there is no way back to it, so it may not stay for ever
+        if not self.stays:  # there is no way back to it, so it may not stay for ever
             return self._end("SessionClosedError", "the lease ended without a client")
         self._lease_ends = None
         self.state = ASLEEP

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from farspan.core.errors import AuthError, CapacityError, FarspanError
@@ -20,9 +22,9 @@ from farspan_server import quotas, token_file
 from farspan_server.audit import Audit
 from farspan_server.auth import Caller, Tokens
 from farspan_server.config import GatewayConfig
-from farspan_server.disk import Disk
+from farspan_server.disk import RealDisk
 from farspan_server.door import Door, Refusal, address_of
-from farspan_server.quota_disk import Account, QuotaDisk
+from farspan_server.quota_disk import QuotaDisk
 from farspan_server.quotas import Bucket, Quota, Quotas
 from farspan_server.watched import Watched
 
@@ -40,8 +42,12 @@ _COUNTERS_MAX: Final = 10_000  # tenants whose rate is remembered
 class Tenancy:
     """The tenants of a gateway. OSError or FarspanError if a file of its config says nonsense."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(
+        self, config: GatewayConfig, tell_pool: Callable[[pools.Input], None] = lambda given: None
+    ) -> None:
+        """tell_pool: is told what tenants may have when that has changed."""
         self._config = config
+        self._tell_pool = tell_pool
         self.audit = Audit(config.audit)
         self.door = Door()
         files = config.token_files
@@ -52,10 +58,9 @@ class Tenancy:
             () if tenants is None else (tenants,),
             lambda: Quotas() if tenants is None else quotas.read(tenants),
         )
-        #: Called with what the pool is to hear when quotas have changed.
-        self.tell_pool: Callable[[pools.Input], None] = lambda given: None
-        self._sessions: dict[str, dict[str, QuotaDisk]] = {}  # by tenant and id
-        self._accounts: dict[str, Account] = {}
+        self._sessions: dict[str, set[str]] = {}  # ids, by tenant
+        #: For journals: what is written there is charged to tenants.
+        self.disk = QuotaDisk(RealDisk(), lambda tenant: self.quota(tenant).journal_bytes)
         self._buckets: dict[str, Bucket] = {}
         self._noted: dict[tuple[str, str], float] = {}
         self._streams: dict[object, tuple[Caller, Callable[[], None]]] = {}
@@ -84,7 +89,7 @@ class Tenancy:
                 self.tokens.put(self._token_files.value)
         if self._changed("tenants", self._quotas_file, again):
             for tenant in self._sessions:
-                self.tell_pool(self._allowed(tenant))
+                self._tell_pool(self._allowed(tenant))
             self._reloaded("tenants")
         if self._config.end_revoked:  # at each look, since time ends tokens too
             for caller, end in [s for s in self._streams.values() if not self.tokens.knows(s[0])]:
@@ -139,6 +144,7 @@ class Tenancy:
         except CapacityError:
             self.quota_hit(caller.tenant, "calls")
             raise
+        _CALL.set((address_of(context.peer()), caller.token))  # each call has a task of its own
         try:
             yield caller
         finally:
@@ -175,11 +181,6 @@ class Tenancy:
         """Return how many sessions a tenant has."""
         return len(self._sessions.get(tenant, ()))
 
-    def journal_bytes(self, tenant: str) -> int:
-        """Return the bytes that a tenant's sessions keep on disk."""
-        found = self._accounts.get(tenant)
-        return 0 if found is None else found.used
-
     def admit(self, tenant: str, kinds: tuple[str, ...]) -> None:
         """Raise CapacityError unless the tenant may open a session with these devices.
 
@@ -191,39 +192,58 @@ class Tenancy:
             ("sessions", 1, self.sessions(tenant), quota.sessions),
             ("devices", len(kinds), 0, quota.devices),
             ("bytes of memory", memory, 0, quota.memory_bytes),
-            ("bytes of journals", 1, self.journal_bytes(tenant), quota.journal_bytes),
+            ("bytes of journals", 1, self.disk.used(tenant), quota.journal_bytes),
         ):
             if limit is not None and used + requested > limit:
                 self.quota_hit(tenant, what)
                 raise CapacityError(pools.over_quota(what, requested, used, limit))
 
-    def opened(self, live: Live, disk: Disk) -> QuotaDisk:
-        """Count a session; return the disk for its journal, charged to its tenant."""
-        account = self._accounts.get(live.tenant)
-        if account is None:
-            if len(self._accounts) >= _COUNTERS_MAX:
-                self._accounts = {t: a for t, a in self._accounts.items() if a.used}
-            account = Account(lambda: self.quota(live.tenant).journal_bytes)
-            self._accounts[live.tenant] = account
-        charged = QuotaDisk(disk, account)
-        self._sessions.setdefault(live.tenant, {})[live.id] = charged
-        self.audit.note(
-            "session opened",
-            tenant=live.tenant,
-            session=live.id,
-            kinds=",".join(live.machine.kinds),
-        )
-        return charged
+    @contextlib.contextmanager
+    def opening(self, live: Live, client: str) -> Iterator[None]:
+        """Count a session that is made within."""
+        self._count(live)
+        try:
+            yield
+        except BaseException:
+            self._forget(live)
+            raise
+        log.info("session %s: opened by tenant %s, %s", live.id, live.tenant, client)
+        kinds = ",".join(live.machine.kinds)
+        self._note("session opened", tenant=live.tenant, session=live.id, devices=kinds)
+
+    def woken(self, live: Live, directory: Path) -> None:
+        """Count a session of an earlier gateway, beyond its tenant's quota too. OSError."""
+        self._count(live, directory)
+        self.audit.note("session found", tenant=live.tenant, session=live.id)
+
+    def came(self, live: Live, how: str) -> None:
+        """Write down that a client goes on with a session, or that another takes it over."""
+        log.info("session %s: %s", live.id, how)
+        self._note(f"session {how}", tenant=live.tenant, session=live.id)
+
+    def refused(self, error: FarspanError) -> None:
+        """Write down that a session was not opened; the text of an error may be the client's."""
+        self._note("session refused", kind=type(error).__name__)
 
     def ended(self, live: Live, kind: str = "") -> None:
         """Forget a session."""
-        mine = self._sessions.get(live.tenant, {})
+        if self._forget(live):
+            self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
+
+    def _count(self, live: Live, directory: Path | None = None) -> None:
+        live.memory_bytes = self.device_memory(live.tenant)
+        self.disk.own(live.id, live.tenant, directory)
+        self._sessions.setdefault(live.tenant, set()).add(live.id)
+
+    def _forget(self, live: Live) -> bool:
+        mine = self._sessions.get(live.tenant, set())
         if live.id not in mine:
-            return
-        mine.pop(live.id).forget()
+            return False
+        mine.remove(live.id)
         if not mine:
             del self._sessions[live.tenant]
-        self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
+        self.disk.forget(live.id)
+        return True
 
     def device_memory(self, tenant: str) -> int:
         """Return the bytes that one device of a session may take."""
@@ -271,6 +291,11 @@ class Tenancy:
         what = message.partition(":")[0].removeprefix("the tenant's quota of ")
         self.quota_hit(live.tenant, what, live.id)
 
+    def _note(self, what: str, **about: str) -> None:
+        """Write down what a call did, and whose it is."""
+        peer, token = _CALL.get()
+        self.audit.note(what, **about, peer=peer, token=token)
+
     def quota_hit(self, tenant: str, what: str, session: str = "") -> None:
         """Write down that a quota was hit, not too often."""
         now_s = time.monotonic()
@@ -281,6 +306,10 @@ class Tenancy:
         self._noted[tenant, what] = now_s
         log.info("tenant %s: its quota of %s is used up", tenant, what)
         self.audit.note("quota hit", tenant=tenant, quota=what, session=session)
+
+
+#: Of the call that is served: where it comes from, and the id of its token.
+_CALL: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("_CALL", default=("", ""))
 
 
 def _certificate_names(context: Any) -> frozenset[str]:

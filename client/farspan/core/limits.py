@@ -50,6 +50,12 @@ UPLOADS_MAX: Final = 16_384
 TRANSFERS_USED_MAX: Final = UPLOADS_MAX  # used and remembered, lest a replay brings one again.
 EVENTS_QUEUED_MAX: Final = 4_096  # events waiting for a slow reader, per session.
 FRAMES_UNCONFIRMED_MAX: Final = 65_536  # run, while the client still takes what they told.
+# What a client has taken is told with its frames; beyond any of these by itself. Far less than what
+# a gateway holds: FRAMES_UNCONFIRMED_MAX, EVENTS_QUEUED_MAX and 64 MiB of events.
+CONFIRM_FRAMES: Final = 4_096
+CONFIRM_EVENTS: Final = 256
+CONFIRM_BYTES: Final = 8 * MiB
+CALL_TRIES_MAX: Final = 64  # of one upload, download or question, whose connection breaks.
 DEVICES_PER_SESSION_MAX: Final = 64
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
@@ -67,6 +73,11 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
+UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
+KEPT_MAX: Final = 1_000  # names in a session, and
+KEPT_BYTES_MAX: Final = MiB - 64 * KiB  # of them all: they fit into one answer.
+OPENINGS_OF_JOURNALS: Final = 4  # read at a time when a gateway starts.
 RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was run: then it ends.
 
 # --- engine --------------------------------------------------------------------------------------
@@ -113,5 +124,8 @@ SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and re
 START_S: Final = 60.0  # a worker process that does not listen by then is killed.
 RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that will not start.
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
-STALLED_S: Final = 24.0  # a client that does not take a message (2 MiB at most) for so long is cut off.
+STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
+RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
+RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

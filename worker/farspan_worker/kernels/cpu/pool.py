@@ -34,8 +34,8 @@ from .onednn import (
 Ints = tuple[int, ...]
 MAX, MEAN, MEAN_INSIDE = 0x1FF, 0x2FF, 0x3FF
 _SMALL: Final = 2_048
-#: Windows larger than this have places that do not fit the byte in which oneDNN keeps them.
-WINDOW_MAX: Final = 256
+#: Of larger windows oneDNN keeps places as int32, not as bytes (it asks whether the size fits one).
+WINDOW_MAX: Final = 255
 
 
 def steps_given(size: Ints, out: Ints, kernel: Ints, stride: Ints, padding: Ints) -> list[Any]:

@@ -1,0 +1,162 @@
+"""The half of the service that moves tensor bytes from clients to workers, or to the journal.
+
+An upload may be sent again after a break, from its first byte, with the same number: what came
+before is dropped. Bytes from workers to clients are `downloads.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from farspan import wire
+from farspan.core import limits, link
+from farspan.core.errors import ProtocolError, SessionClosedError, WorkerLostError
+
+from farspan_server import session as sessions
+from farspan_server import session_messages as messages
+from farspan_server.config import GatewayConfig
+from farspan_server.history import Chunk
+from farspan_server.live import Live
+
+
+class Bulk:
+    """The bulk half of `service.Service`, which owns the sessions."""
+
+    config: GatewayConfig
+
+    if TYPE_CHECKING:
+
+        def give(self, live: Live, given: messages.Input) -> None: ...
+
+    async def workers_of(self, live: Live) -> None:
+        """Return when the session has its workers; raise what ended it if it has none by then."""
+        self.give(live, messages.Reserve())
+        await live.assigned.wait()
+        if live.ended:
+            raise SessionClosedError("the session has ended")
+
+    async def upload(
+        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+    ) -> int:
+        """Pass a transfer's bytes to its worker and return their number.
+
+        Of a session that is durable, once they survive the gateway. Raises ProtocolError,
+        SessionClosedError, WorkerLostError or JournalError.
+        """
+        if header.device >= len(live.machine.kinds):
+            raise ProtocolError(f"upload for device {header.device}, which is not there")
+        if live.keeper is None or not live.confirms:
+            await self.workers_of(live)
+        elif live.machine.state == sessions.OPEN:
+            self.give(live, messages.Reserve())  # the journal has the bytes until they are there
+        done = live.uploads.done.get(header.transfer)
+        if done is None:
+            await self._take(live, header, data)
+        elif done != header.total_bytes:
+            raise ProtocolError(
+                f"upload {header.transfer} of {header.total_bytes} bytes had {done}"
+            )
+        if live.keeper is not None:
+            await live.keeper.durable()
+            if live.ended:
+                raise SessionClosedError("the session has ended")
+        return header.total_bytes
+
+    async def _take(
+        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+    ) -> None:
+        """Take what is new of an upload; one that breaks off may be sent again for a while."""
+        transfer, total, came = header.transfer, header.total_bytes, 0
+        call = live.uploading[transfer] = object()
+        live.abandoned.pop(transfer, None)
+        try:
+            async for view in data:
+                if live.uploading.get(transfer) is not call:
+                    raise ProtocolError(f"upload {transfer} goes on on another connection")
+                begin, came = came, came + len(view)
+                if came > total or (not len(view) and total):
+                    raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
+                known = live.uploads.come.get(transfer, 0)
+                if known < begin:
+                    raise ProtocolError(f"upload {transfer} was given up meanwhile")
+                if came > known:
+                    flags = link.LAST if came == total else 0
+                    chunk = link.Chunk(transfer, total, known, flags, view[known - begin :])
+                    await self._pass(live, header.device, chunk)
+            if came != total:
+                raise ProtocolError(f"upload of {total} bytes: {came} came")
+            if not total and transfer not in live.uploads.done:
+                await self._pass(live, header.device, link.Chunk(transfer, 0, 0, link.LAST, b""))
+        except OSError:
+            raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
+        except BaseException:  # the client has broken off, or sends what is no chunk
+            if live.uploading.get(transfer) is call and transfer not in live.uploads.done:
+                self._break_off(live, header.device, transfer)
+            raise
+        finally:
+            if live.uploading.get(transfer) is call:
+                del live.uploading[transfer]
+
+    async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
+        data = memoryview(chunk.data)
+        kept = Chunk(device, chunk.transfer, chunk.total, chunk.offset, chunk.flags, data)
+        if live.keeper is None:
+            await live.links[device].upload(live.channel, chunk)
+            live.uploads.add(kept)
+        elif chunk.offset and chunk.total > live.memory_bytes:
+            live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
+        else:
+            await live.keeper.send(kept)
+        if live.ended:
+            raise SessionClosedError("the session has ended")
+
+    def _break_off(self, live: Live, device: int, transfer: int) -> None:
+        if live.confirms and not live.ended:
+            live.abandoned[transfer] = (device, time.monotonic() + limits.LEASE_S)
+        else:
+            self.give_up(live, device, transfer)
+
+    def give_up(self, live: Live, device: int, transfer: int) -> None:
+        """Let everybody forget what has come of an upload that will not go on."""
+        live.uploads.come.pop(transfer, None)
+        if live.ended:
+            return
+        if live.keeper is not None:
+            live.keeper.give_up(device, transfer)
+        elif device < len(live.links):
+            live.links[device].give_up(live.channel, transfer)
+
+    def give_up_late(self, live: Live, now_s: float) -> None:
+        """Give up what broke off and was not sent again in time."""
+        for transfer, (device, until_s) in list(live.abandoned.items()):
+            if now_s >= until_s:
+                del live.abandoned[transfer]
+                self.give_up(live, device, transfer)
+
+    # --- shared memory ---------------------------------------------------------------------------
+    async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
+        """Ask a session's worker for memory that its client can map; or hand it the proof."""
+        if wire.SHARED_MEMORY not in live.features:
+            return wire.ShareReply(refused="the session was opened without it")
+        await self.workers_of(live)
+        if asked.device >= len(live.links):
+            raise ProtocolError(f"memory of device {asked.device}, which is not there")
+        live.shares = True
+        body = link.Share(proof=asked.proof.hex())
+        answer = await live.links[asked.device].share(live.channel, body)
+        where = (answer.pid, answer.fd, answer.segment_bytes, bytes.fromhex(answer.digest))
+        return wire.ShareReply(*where, answer.refused[:256])
+
+    async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
+        """Tell a worker where the next bytes of an upload lie.
+
+        A session that is journalled would read the bytes here, before it passes the piece on.
+        """
+        if piece.device >= len(live.links):
+            raise ProtocolError(f"a piece for device {piece.device}, which is not there")
+        place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
+        with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
+            await live.links[piece.device].piece(live.channel, link.Piece(*place))
