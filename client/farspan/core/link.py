@@ -413,8 +413,9 @@ def unpack_greeting(payload: bytes | memoryview) -> Greeting:
     body = unpack_json(payload)
     host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
     tenant = body.get("tenant", "")
-    texts = isinstance(host, str) and isinstance(numerics, str) and isinstance(tenant, str)
-    if not texts or type(pid) is not int:
+    if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
+        raise ProtocolError("link: HELLO with a wrong field")
+    if not isinstance(tenant, str):
         raise ProtocolError("link: HELLO with a wrong field")
     return Greeting(host, pid, numerics, tenant)
 
