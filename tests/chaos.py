@@ -255,8 +255,7 @@ class Fault:
 
 def kept_is_freed(session: Any) -> bool:
     """Whether the client has let go of frames, because they are durable."""
-    stats = session.transport.stats()
-    return stats["frames"] > session.transport.pending()
+    return session.transport._ledger.durable > 0
 
 
 def worker_of(session: Any) -> int:
@@ -350,6 +349,7 @@ class Chaos:
                     found = chaos_programs.train(name, mode, self.steps, fault.at)
                 outcome.same = found == digest
                 if mode == "eager":  # of a Define's body a worker counts nothing
+                    session.synchronize()  # the question goes by another connection
                     (worker,) = session.worker_stats()
                     outcome.twice_or_lost = abs(worker["commands"] - sent.commands)
                 outcome.pause_s = sent.pause_s
@@ -363,14 +363,14 @@ class Sent:
     """Counts the commands that a session sends and, once there was a fault, how long it pauses."""
 
     def __init__(self, session: Any) -> None:
-        self.commands = 0
+        self._sent: list[int] = []  # by frame; two threads send
         self.heard_s = self.pause_s = 0.0  # heard_s: 0 until the fault
         transport = session.transport
         send = transport.send
 
         def counting(frame: Any) -> Any:
             number = send(frame)
-            self.commands += len(frame)
+            self._sent.append(len(frame))
             return number
 
         transport.send = counting
@@ -384,6 +384,11 @@ class Sent:
             deliver(event)
 
         transport.set_sink(hearing)
+
+    @property
+    def commands(self) -> int:
+        """How many were sent."""
+        return sum(self._sent)
 
 
 def by_phase(outcomes: list[Outcome]) -> dict[str, int]:

@@ -565,7 +565,8 @@ class World:
         if not self.workers or self.session is None:
             return False
         self.workers = []
-        self._give(messages.Bereft("gone"))
+        asked = self.rng.random() < 0.2  # to leave them, which comes to the same
+        self._give(messages.Leave() if asked else messages.Bereft("gone"))
         return True
 
     def _kill_gateway(self) -> bool:

@@ -45,3 +45,13 @@ def test_twenty_killed_workers_change_no_byte(chaos: Chaos) -> None:
         chaos.under("worker", name, mode, rng, freed=k % 2 == 0)
         for k, (name, mode) in zip(range(20), programs(), strict=False)
     ])  # fmt: skip
+
+
+def test_twenty_killed_gateways_lose_no_frame_and_apply_none_twice(chaos: Chaos) -> None:
+    rng = random.Random(2)
+    before = chaos.service.restarts
+    judge([
+        chaos.under("gateway", name, mode, rng, freed=k % 2 == 0)
+        for k, (name, mode) in zip(range(20), programs(), strict=False)
+    ])  # fmt: skip
+    assert chaos.service.restarts == before + 20

@@ -254,3 +254,31 @@ def test_a_kind_that_is_short_does_not_hold_up_another() -> None:
     pool.handle(pools.Claimed("cpu", "t", ("cpu",), 10), 0)
     outs = pool.handle(pools.Joined(worker("w1")), 0)
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["cpu"]
+
+
+def test_a_session_that_is_asked_to_leave_goes_on_elsewhere_and_it_is_no_loss() -> None:
+    session = journalled()
+    session.handle(frame(1), 0)
+    for _ in range(2 * limits.RECOVERIES_MAX):  # as often as one likes
+        assert session.handle(messages.Leave(), 1) == [messages.Rest(), messages.Claim()]
+        assert session.handle(messages.Leave(), 1) == []  # it has none now
+        assert session.handle(messages.Assigned(), 1) == [messages.Replay(1, 1)]
+        session.handle(messages.Again(frame(1).header, bytes(10)), 1)
+    assert session.recoveries == 0 and session.moves == 2 * limits.RECOVERIES_MAX
+    assert opened().handle(messages.Leave(), 0) == []  # without a journal there is no way
+
+
+def test_a_drained_worker_gets_nothing_more_and_is_replaced_when_it_is_empty() -> None:
+    pool = pools.Pool(2)
+    pool.handle(pools.Joined(worker("w1")), 0)
+    pool.handle(pools.Claimed("a", "t", ("cpu",), 10), 0)
+    assert pool.handle(pools.Drain("w1"), 0) == []
+    assert pool.states == {("cpu", "leaving"): 1}
+    outs = pool.handle(pools.Claimed("b", "t", ("cpu",), 10), 0)  # which could share it
+    assert not [o for o in outs if isinstance(o, pools.Granted)]
+    outs = pool.handle(pools.Released("a"), 0)
+    assert pools.Replace(worker("w1"), "it was drained") in outs
+    assert pool.handle(pools.Drain("w1"), 0) == []  # once is enough
+    outs = pool.handle(pools.Joined(worker("w1", 2)), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["b"]
+    assert pool.handle(pools.Drain("w9"), 0) == []

@@ -77,6 +77,7 @@ class Bulk:
                 if live.uploading.get(transfer) is not call:
                     raise ProtocolError(f"upload {transfer} goes on on another connection")
                 begin, came = came, came + len(view)
+                live.bytes_received += len(view)
                 if came > total or (not len(view) and total):
                     raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
                 known = live.uploads.come.get(transfer, 0)
@@ -157,6 +158,7 @@ class Bulk:
         """
         if piece.device >= len(live.links):
             raise ProtocolError(f"a piece for device {piece.device}, which is not there")
+        live.bytes_received += piece.piece_bytes
         place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
         with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
             await live.links[piece.device].piece(live.channel, link.Piece(*place))

@@ -18,6 +18,7 @@ from farspan.core.errors import AuthError, FarspanError
 from farspan_server.auth import Caller
 from farspan_server.door import address_of
 from farspan_server.tenancy import Tenancy
+from farspan_server.totals import Totals
 
 _CODES = {
     "AuthError": grpc.StatusCode.UNAUTHENTICATED,
@@ -108,8 +109,9 @@ class TokenCheck(grpc.aio.ServerInterceptor):
     open_to_all: methods whose name begins so need none.
     """
 
-    def __init__(self, tenancy: Tenancy, open_to_all: str) -> None:
+    def __init__(self, tenancy: Tenancy, open_to_all: str, totals: Totals) -> None:
         self._tenancy = tenancy
+        self._totals = totals
         self._open = open_to_all
         # Stream to stream, so that the refusal reads nothing; on the wire all kinds are alike.
         self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
@@ -121,6 +123,7 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         return await continuation(details)
 
     async def _refuse(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        self._totals.error("AuthError")
         await self._tenancy.refuse(context.peer())
         error = AuthError("the token is missing or not known here")
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"AuthError: {error}")

@@ -23,10 +23,11 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
+from farspan_server.cli_operator import doctor, drain, drained, metrics_port, port_options
 from farspan_server.token_cli import token
 
 if TYPE_CHECKING:
-    from farspan_server.config import StaticWorker
+    from farspan_server.config import OperatorPort, StaticWorker
     from farspan_server.fleet import Started
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -106,11 +107,12 @@ def main() -> None:
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
+@metrics_port
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
     journal: Path | None, snapshot_every: float, token_file: Path | None, tenants: Path | None,
-    audit: Path | None, as_json: bool,
+    audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
@@ -118,7 +120,7 @@ def up(
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
-        audit=audit,
+        audit=audit, metrics_port=metrics_port,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -151,6 +153,7 @@ def up(
 )
 @_journal
 @_every
+@port_options
 @click.option(
     "--lease",
     type=click.FloatRange(1.0),
@@ -190,6 +193,8 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    operator: OperatorPort | None,
+    drain_seconds: float,
     lease: float,
     **tls: Path | None,
 ) -> None:
@@ -217,15 +222,18 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        operator=operator,
         lease_s=lease,
         **tls,
     )
     gateway = Gateway(config)
     stop.reload = lambda: gateway.tenancy.look(again=True)
     address = await gateway.start()
-    _say({"address": address, "pid": os.getpid()}, as_json, f"gateway serves at {address}")
+    said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
+    _say(said, as_json, f"gateway serves at {address}")
     try:
         await stop.wait()
+        await drained(gateway, stop, drain_seconds)
     finally:
         await gateway.stop()
 
@@ -397,6 +405,8 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
         click.echo(each)
 
 
+main.add_command(drain)
+main.add_command(doctor)
 main.add_command(token)
 
 

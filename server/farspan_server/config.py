@@ -13,6 +13,8 @@ from pathlib import Path
 from farspan.core import limits
 from farspan.core.errors import AuthError, BadValueError
 
+from farspan_server.auth import TOKEN_CHARACTERS_MIN
+
 
 @dataclass(frozen=True, slots=True)
 class StaticWorker:
@@ -29,6 +31,21 @@ class SupervisorPort:
 
     address: str  # host:port (0 picks one) or unix:/path
     key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPort:
+    """Where metrics and health are told over HTTP, and who may do more than read."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 picks one
+    token: str = field(default="", repr=False)  # of an operator; without it nobody may drain
+    open_to_all: bool = False  # metrics may be read from other machines without a token
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine can reach the address."""
+        return loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,7 @@ class GatewayConfig:
     audit: Path | None = None  # the audit log
     workers: tuple[StaticWorker, ...] = ()
     supervisor: SupervisorPort | None = None
+    operator: OperatorPort | None = None
     lease_s: float = limits.LEASE_S  # a session keeps its workers this long without a client
     wait_s_max: float = 3_600.0  # seconds that a session may wait in line, whatever it asks for
     sessions_per_worker_max: int = 4  # sessions of one tenant that share a worker
@@ -77,12 +95,36 @@ class GatewayConfig:
                 "a key (`farspan certs` makes them for development), or listen on 127.0.0.1"
             )
 
+        self._check_operator()
+
+    def _check_operator(self) -> None:
+        port = self.operator
+        if port is None:
+            return
+        if port.token and len(port.token) < TOKEN_CHARACTERS_MIN:
+            raise AuthError(f"operator: a token needs at least {TOKEN_CHARACTERS_MIN} characters")
+        if not port.loopback and not port.token and not port.open_to_all:
+            raise AuthError(
+                f"operator: {port.host} can be reached from other machines; give a token "
+                "(--operator-token-file) or say --metrics-open, or listen on 127.0.0.1"
+            )
+        if not port.loopback and port.token and self.tls_certificate is None:
+            raise AuthError(
+                f"operator: a token would travel in clear to {port.host}; give the gateway a "
+                "certificate, which this port uses too"
+            )
+
     @property
     def loopback(self) -> bool:
         """Only this machine can reach the address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return loopback(self.host)
+
+
+def loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address at a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

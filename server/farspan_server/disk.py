@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -145,3 +146,24 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+class TimedDisk(RealDisk):
+    """The file system of this machine; `took(seconds)` is told of each sync of a file."""
+
+    def __init__(self, took: Callable[[float], None]) -> None:
+        self._took = took
+
+    def create(self, path: Path) -> RealFile:
+        return _TimedFile(super().create(path), self._took)
+
+
+class _TimedFile(RealFile):
+    def __init__(self, file: RealFile, took: Callable[[float], None]) -> None:
+        super().__init__(file._fd)
+        self._took = took
+
+    def sync(self) -> None:
+        begun_s = time.perf_counter()
+        super().sync()
+        self._took(time.perf_counter() - begun_s)

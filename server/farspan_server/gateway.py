@@ -32,8 +32,10 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.credentials import server_credentials
 from farspan_server.live import Live, Stream
+from farspan_server.operations import Operations
 from farspan_server.passing import Passing
 from farspan_server.service import Service
+from farspan_server.totals import Totals
 from farspan_server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -67,18 +69,19 @@ class Gateway:
         self.config = config
         self.service = Service(config)
         self.tenancy = self.service.tenancy
+        self.operations = Operations(self.service, config)
         self.address = ""
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
         """Serve and return ``grpc://host:port``. OSError if the address is taken."""
         server = grpc.aio.server(
-            interceptors=[calls.TokenCheck(self.tenancy, _HEALTH)],
+            interceptors=[calls.TokenCheck(self.tenancy, _HEALTH, self.service.totals)],
             options=list(OPTIONS.items()),
             compression=grpc.Compression.NoCompression,
         )
         server.add_generic_rpc_handlers((self._handlers(),))
-        await _add_health_and_reflection(server)
+        health = await _add_health_and_reflection(server)
         where = f"{self.config.host}:{self.config.port}"
         try:
             if self.config.tls_certificate is None:
@@ -90,6 +93,7 @@ class Gateway:
         await self.service.start()
         await server.start()
         self._server = server
+        await self.operations.start(health)
         self.address = f"grpc://{self.config.host}:{port}"
         log.info("gateway serves at %s", self.address)
         return self.address
@@ -99,8 +103,20 @@ class Gateway:
         """Where a supervisor dials; empty if none is expected."""
         return self.service.supervisor.address if self.service.supervisor else ""
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions; wait, at most so long, for those that would end with this gateway.
+
+        Load balancers are told at once; sessions that survive the gateway are not waited for.
+        """
+        self.service.draining = True
+        await self.operations.look()
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.service.ending and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, tell their clients, stop serving."""
+        await self.operations.stop()
         await self.service.stop()
         if self._server is not None:
             await self._server.stop(grace_s)
@@ -132,7 +148,7 @@ class Gateway:
 
     def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with _answering(context):
+            async with _answering(context, self.service.totals):
                 return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -180,12 +196,13 @@ class Gateway:
             live, first = await self._open(stream, context)
         except FarspanError as error:
             log.info("a session was refused: %s", error)
+            self.service.totals.error(type(error).__name__)
             self.tenancy.refused(error)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
         writer = Writer(
-            stream.take,
+            lambda: self._next(live, stream),
             lambda: stream.over,
             lambda message: context.write(wire.encode(message[0])),
             lambda message: self._written(live, *message),
@@ -199,6 +216,12 @@ class Gateway:
         finally:
             reader.cancel()
             self.service.gone(live, stream)
+
+    def _next(self, live: Live, stream: Stream) -> tuple[wire.Down, int, int] | None:
+        found = stream.take()
+        if found is not None:
+            live.bytes_sent += found[2]
+        return found
 
     def _written(self, live: Live, down: wire.Down, count: int, size_bytes: int) -> None:
         if live.passing is not None:
@@ -260,7 +283,10 @@ class Gateway:
         for piece in up.pieces:
             if live.stream is stream:
                 await self.service.piece(live, piece)
+        if live.stream is not stream:
+            return  # another one has taken its place: what comes late on this one is not heard
         for number, data in enumerate(up.frames, 1):
+            live.bytes_received += len(data)
             header = wire.frame_header(data)
             await self.tenancy.turn(live.tenant, header.command_count, number)
             if live.stream is not stream:
@@ -281,7 +307,7 @@ class Gateway:
 
     # --- the data connection ---------------------------------------------------------------------
     async def _upload(self, _: Any, context: grpc.aio.ServicerContext) -> bytes:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             first = await context.read()
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
@@ -293,10 +319,11 @@ class Gateway:
     async def _download(
         self, body: bytes, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
-        async with _answering(context):
+        async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
             live = self.service.find(self._tenant(context), asked.session)
             async for data in live.downloads.take(asked.request):
+                live.bytes_sent += len(data)
                 yield wire.encode_chunk(memoryview(data))
 
 
@@ -306,7 +333,7 @@ async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview
 
 
 @contextlib.asynccontextmanager
-async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> AsyncIterator[None]:
     """Turn our errors into a status whose details name the error's class."""
     try:
         yield
@@ -319,15 +346,18 @@ async def _answering(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         elif isinstance(error, ProtocolError | ProgramError):
             code = grpc.StatusCode.INVALID_ARGUMENT
         known = type(error).__name__ if isinstance(error, FarspanError) else "ServiceError"
+        totals.error(known)
         await context.abort(code, f"{known}: {error or 'a worker did not answer in time'}")
 
 
-async def _add_health_and_reflection(server: grpc.aio.Server) -> None:
+async def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
+    """Return the health service, which `operations.py` tells of readiness."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
     servicer = health.aio.HealthServicer()
+    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    await servicer.set(wire.SERVICE, health_pb2.HealthCheckResponse.SERVING)
     names = (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
+    return servicer

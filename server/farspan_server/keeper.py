@@ -13,6 +13,7 @@ import itertools
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -80,6 +81,7 @@ class Keeper:
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
         self._cut_frame = 0
+        self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
     @property
@@ -234,6 +236,7 @@ class Keeper:
                     while not room():
                         await asyncio.sleep(_ROOM_S)
                     self._give(messages.Again(header, record))
+        self.caught_up_s = time.monotonic()
         self._replayed = None
         self._caught_up.set()
 
@@ -272,6 +275,17 @@ class Keeper:
             self._give(messages.Cut(self._number + 1))
             if self._number in self._under_way:
                 self._cut_at_s, self._cut_frame = now_s, received
+
+    @property
+    def settled(self) -> bool:
+        """Whether no replay and no snapshot is under way."""
+        return self._replayed is None and not self._under_way
+
+    def cut_now(self, now_s: float, received: int) -> None:
+        """Ask for a snapshot before it is time, unless nothing is new or one is under way."""
+        if received != self._cut_frame and self.settled:
+            self._cut_at_s = 0.0
+            self.look(now_s, received)
 
     def mark(self, number: int, sequence: int) -> None:
         """Note where the snapshot is cut. JournalError."""

@@ -149,6 +149,8 @@ class Live:
         self.uploading: dict[int, object] = {}  # by transfer: the call that brings it
         self.abandoned: dict[int, tuple[int, float]] = {}  # by transfer: device, until when (s)
         self.written = 0  # the last ack that went to the client
+        self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
+        self.lost_s = 0.0  # when its workers were lost, until others have all that they had
         self.passing: Passing | None = None  # while its client profiles
 
     @property

@@ -13,6 +13,7 @@ from typing import Final
 
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
+STATES: Final = ("idle", "busy", "leaving")  # of a worker
 _ACCOUNTS_MAX: Final = 10_000  # tenants remembered: then those that have nothing are forgotten
 
 
@@ -85,7 +86,14 @@ class Tick:
     """Time has passed."""
 
 
-Input = Joined | Left | Claimed | Allowed | Released | Tick
+@dataclass(slots=True, frozen=True)
+class Drain:
+    """No more sessions go to this worker; it is replaced when those that it has are gone."""
+
+    worker: str
+
+
+Input = Joined | Left | Claimed | Allowed | Released | Drain | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -157,6 +165,13 @@ class _Slot:
     tenant: str | None = None  # of its sessions, also when it has none any more
     sessions: set[str] = field(default_factory=set)
     leaving: bool = False
+    draining: bool = False  # leaving, and to be replaced once it has no sessions
+
+    @property
+    def state(self) -> str:
+        if self.leaving:
+            return "leaving"
+        return "busy" if self.sessions else "idle"
 
 
 @dataclass(slots=True)
@@ -206,6 +221,20 @@ class Pool:
         """The workers and the number of sessions on each."""
         return [(slot.worker, len(slot.sessions)) for slot in self._slots.values()]
 
+    @property
+    def line(self) -> int:
+        """How many sessions wait for workers."""
+        return len(self._line)
+
+    @property
+    def states(self) -> Counter[tuple[str, str]]:
+        """How many workers of each kind are in each of STATES."""
+        return Counter((slot.worker.kind, slot.state) for slot in self._slots.values())
+
+    def states_of(self) -> dict[str, str]:
+        """Return the state of each worker, by its slot."""
+        return {name: slot.state for name, slot in self._slots.items()}
+
     def used(self, tenant: str) -> tuple[int, int]:
         """Return the devices that a tenant's sessions have, and the bytes reserved on them."""
         found = self._accounts.get(tenant)
@@ -233,13 +262,24 @@ class Pool:
             case Released(session):
                 self._leave_line(session)
                 self._release(session)
+            case Drain(worker_id):
+                if worker_id in self._slots and not self._slots[worker_id].leaving:
+                    self._slots[worker_id].leaving = self._slots[worker_id].draining = True
             case Tick():
                 for each in [w for w in self._line.values() if now >= w.claim.deadline]:
                     self._leave_line(each.claim.session)
                     message = each.held or self._shortage(each.claim)
                     out.append(Denied(each.claim.session, message))
+        self._replace_drained(out)
         self._serve(out)
         return out
+
+    def _replace_drained(self, out: list[Output]) -> None:
+        for slot in self._slots.values():
+            if slot.draining and not slot.sessions:
+                slot.draining = False
+                if slot.worker.supervised:
+                    out.append(Replace(slot.worker, "it was drained"))
 
     # --- accounts --------------------------------------------------------------------------------
     def _account(self, tenant: str) -> _Account:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -31,12 +31,12 @@ from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
+from farspan_server.disk import TimedDisk
 from farspan_server.history import History, keep
 from farspan_server.keeper import Keeper
 from farspan_server.live import (
     DURABILITIES,
     DURABLE,
-    KINDS,
     OFF,
     RESUME_MINOR,
     Coming,
@@ -49,6 +49,8 @@ from farspan_server.live import (
 from farspan_server.shelf import Shelf
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
+from farspan_server.totals import Totals
+from farspan_server.worker_side import WorkerSide
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -58,19 +60,14 @@ TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 
 
-class Service(Bulk):
+class Service(WorkerSide, Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
-        self.config = config
-        self.tenancy = Tenancy(config, self._tell_pool)
-        self.supervisor: SupervisorLink | None = None
-        self._pool = pools.Pool(config.sessions_per_worker_max)
-        self._pool_inputs: deque[pools.Input] = deque()
-        self._sessions: dict[str, Live] = {}
-        self._channels: dict[int, Live] = {}
-        self._links: dict[str, WorkerLink] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        super().__init__(config)
+        self.draining = False  # takes no new sessions
+        self.totals = Totals()
+        self.tenancy = Tenancy(config, TimedDisk(self.totals.sync_s.add), self._tell_pool)
         self._shelf = Shelf(config.journals, self.tenancy.disk) if config.journals else None
         #: One thread: while it waits for the disk, what others write gathers for its next turn.
         self._syncing = ThreadPoolExecutor(1, "farspan-sync")
@@ -154,18 +151,20 @@ class Service(Bulk):
         return live
 
     @property
-    def workers(self) -> list[tuple[pools.Worker, int]]:
-        """The workers that can be reached and the number of sessions on each."""
-        return self._pool.workers
+    def sessions(self) -> Collection[Live]:
+        """The sessions that have not ended."""
+        return self._sessions.values()
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    @property
+    def ending(self) -> int:
+        """How many sessions would end with this gateway."""
+        return sum(not live.stays for live in self._sessions.values())
 
     async def _clock(self) -> None:
         while True:
+            begun_s = time.monotonic()
             await asyncio.sleep(TICK_S)
+            self.totals.lag_s.add(max(0.0, time.monotonic() - begun_s - TICK_S))
             self._tell_pool(pools.Tick())
             for live in list(self._sessions.values()):
                 try:
@@ -180,6 +179,9 @@ class Service(Bulk):
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
+            if live.lost_s and live.keeper.caught_up_s > live.lost_s:
+                self.totals.recovery_s.add(live.keeper.caught_up_s - live.lost_s)
+                live.lost_s = 0.0
 
     # --- sessions --------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:
@@ -201,6 +203,8 @@ class Service(Bulk):
         One that is durable is on disk when this returns.
         """
         self.check(hello)
+        if self.draining:
+            raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
@@ -414,7 +418,7 @@ class Service(Bulk):
                         live.post(events=out)
                     case messages.Claim():
                         # One that has lost its workers waits until others can have been started.
-                        least_s = limits.START_S if live.machine.recoveries else 0.0
+                        least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
                         for told in self.tenancy.claim(live, deadline):
                             self._tell_pool(told)
@@ -450,6 +454,8 @@ class Service(Bulk):
     def _rest(self, live: Live) -> None:
         """Let go of a session's workers, of which one or all are lost."""
         assert live.keeper is not None
+        if live.machine.state != sessions.ASLEEP:
+            live.lost_s = live.lost_s or time.monotonic()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -470,6 +476,7 @@ class Service(Bulk):
 
     def _end(self, live: Live, kind: str, message: str) -> None:
         log.info("session %s: ended %s %s", live.id, kind, message)
+        self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
         for each in live.links:
@@ -482,139 +489,3 @@ class Service(Bulk):
             live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
         self.tenancy.ended(live, kind)
-
-    # --- the pool --------------------------------------------------------------------------------
-    def _tell_pool(self, given: pools.Input) -> None:
-        # What follows may tell the pool more; that waits its turn, so that outputs stay in order.
-        self._pool_inputs.append(given)
-        if len(self._pool_inputs) > 1:
-            return
-        while self._pool_inputs:
-            for out in self._pool.handle(self._pool_inputs[0], time.monotonic()):
-                self._obey_pool(out)
-            self._pool_inputs.popleft()
-
-    def _obey_pool(self, out: pools.Output) -> None:
-        match out:
-            case pools.Granted(session, workers) if session in self._sessions:
-                self._start(self._sessions[session], workers)
-            case pools.Placed(session, place) if session in self._sessions:
-                self._sessions[session].post(line=place)
-            case pools.Held(session, message) if session in self._sessions:
-                self.tenancy.held(self._sessions[session], message)
-            case pools.Denied(session, message) if session in self._sessions:
-                live = self._sessions[session]
-                if live.machine.recoveries:
-                    message = f"a worker was lost with all that it held, and {message}"
-                kind = "WorkerLostError" if live.machine.recoveries else "CapacityError"
-                self.give(live, messages.Fault(kind, message))
-            case pools.Bereft(session, device, worker, reason):
-                self._bereave(session, device, worker, reason)
-            case pools.Replace(worker, reason):
-                self._supervise(link.Retire(worker.worker, worker.epoch, reason))
-            case pools.Want(kind, count):
-                self._supervise(link.Wanted(kind, count))
-
-    def _supervise(self, body: link.Fleet) -> None:
-        if self.supervisor is not None:
-            self.supervisor.send(body)
-
-    def _start(self, live: Live, workers: tuple[pools.Worker, ...]) -> None:
-        live.links = tuple(self._links[worker.worker] for worker in workers)
-        peers = tuple(
-            link.Peer(index, worker.address, worker.key.hex(), worker.epoch)
-            for index, worker in enumerate(workers)
-        )
-        for index, each in enumerate(live.links):
-            memory = live.memory_bytes
-            restore = live.keeper is not None and live.keeper.restores
-            body = link.Open(
-                live.id, live.tenant, index, peers, memory, live.names[index], restore,
-                steady=live.keeper is not None,
-            )  # fmt: skip
-            each.send(link.pack_open(live.channel, body))
-        live.post(devices=live.devices)
-        if live.keeper is not None:
-            live.keeper.begin(live.links, live.channel)
-        self.give(live, messages.Assigned())
-        live.assigned.set()
-
-    def _bereave(self, session: str, device: int, worker: pools.Worker, reason: str) -> None:
-        live = self._sessions.get(session)
-        if live is not None:
-            # Nothing of the reason but its kind may hold an address; the host is the client's.
-            log.warning("session %s: lost worker %s: %s", live.id, worker.worker, reason)
-            message = (
-                f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
-                "gone and took the session's tensors there with it; connect again to go on"
-            )
-            self.give(live, messages.Bereft(message))
-
-    # --- what workers say (workers.Listener) -----------------------------------------------------
-    def joined(self, worker_link: WorkerLink) -> None:
-        worker = worker_link.worker
-        log.info("worker %s joined: %s on %s", worker.worker, worker.kind, worker.host)
-        self._tell_pool(pools.Joined(worker))
-
-    def left(self, worker: pools.Worker, reason: str) -> None:
-        self._tell_pool(pools.Left(worker.worker, worker.epoch, reason))
-        if worker.supervised:
-            known = self._links.get(worker.worker)
-            if known is not None and known.worker.epoch == worker.epoch:
-                del self._links[worker.worker]
-            self._supervise(link.Retire(worker.worker, worker.epoch, reason))
-
-    def events(self, worker: pools.Worker, channel: int, applied: int, data: bytes) -> None:
-        live = self._channels.get(channel)
-        if live is not None:
-            if live.passing is not None:
-                live.passing.answered(applied)
-            for device, each in enumerate(live.links):
-                if each.worker.worker == worker.worker:
-                    self.give(live, messages.EventsIn(device, applied, data))
-
-    def closed(self, worker: pools.Worker, channel: int) -> None:
-        live = self._channels.get(channel)
-        if live is not None:  # unasked: it shuts down, or its own words, a Lost, have come before
-            device = next(k for k, each in enumerate(live.links) if each.worker == worker)
-            self._bereave(live.id, device, worker, "it ended the session")
-
-    async def chunk(self, worker: pools.Worker, channel: int, chunk: link.Chunk) -> None:
-        live = self._channels.get(channel)
-        if live is None:
-            return
-        if chunk.transfer < link.PARTS:
-            await live.downloads.put(chunk)
-        elif live.keeper is not None:
-            names = [each.worker.worker for each in live.links]
-            if worker.worker in names:
-                await live.keeper.part(names.index(worker.worker), chunk)
-
-    # --- what a supervisor says (supervisor_link.Listener) ---------------------------------------
-    def worker_up(self, body: link.WorkerUp) -> None:
-        known = self._links.get(body.worker)
-        if known is not None:
-            if known.worker.epoch >= body.epoch:
-                return
-            self._spawn(known.close())
-            self._tell_pool(pools.Left(body.worker, known.worker.epoch, "it was replaced"))
-        key = bytes.fromhex(body.key)
-        if len(key) != link.KEY_BYTES or body.kind not in KINDS:
-            raise ValueError("a key or kind that cannot be")
-        worker = pools.Worker(
-            body.worker, body.epoch, body.address, key, body.kind, body.host, body.pid, True
-        )
-        self._links[body.worker] = WorkerLink(worker, self)
-
-    def worker_gone(self, body: link.WorkerGone) -> None:
-        known = self._links.get(body.worker)
-        if known is not None and known.worker.supervised and known.worker.epoch <= body.epoch:
-            del self._links[body.worker]
-            self._spawn(known.close())
-            self._tell_pool(pools.Left(body.worker, body.epoch, body.reason))
-
-    def workers_are(self, names: set[str]) -> None:
-        for name, known in list(self._links.items()):
-            if known.worker.supervised and name not in names:
-                gone = link.WorkerGone(name, known.worker.epoch, "its supervisor does not know it")
-                self.worker_gone(gone)

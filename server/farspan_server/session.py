@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from farspan.core import limits
 from farspan.core.errors import ProtocolError
@@ -41,6 +41,7 @@ from farspan_server.session_messages import (
     Forward,
     FrameIn,
     Input,
+    Leave,
     Mark,
     Output,
     Refuse,
@@ -63,6 +64,16 @@ OPEN: Final = "open"
 DETACHED: Final = "detached"  # without its client, until the lease ends
 ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on disk
 ENDED: Final = "ended"
+
+
+class Load(NamedTuple):
+    """What a session has under way: frames that use credits, frames held back, events kept."""
+
+    frames: int = 0
+    frame_bytes: int = 0
+    held: int = 0
+    events: int = 0
+    event_bytes: int = 0
 
 
 # What every frame makes is not frozen: that costs more than all else that is done with it.
@@ -97,6 +108,7 @@ class Session:
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
+        self.moves = 0  # to other workers, because it was asked to
         self._attempt = 0  # of the client's streams, the last one
         self.lease_s = lease_s
         self._lease_ends: float | None = None
@@ -156,6 +168,22 @@ class Session:
         return self._received
 
     @property
+    def replaced(self) -> str:
+        """Why it has other workers than its first, as the beginning of a sentence, or ""."""
+        if self.recoveries:
+            return "a worker was lost with all that it held, and "
+        return "a worker of the session was drained, and " if self.moves else ""
+
+    @property
+    def load(self) -> Load:
+        """What waits here at this moment."""
+        frames = self._received - max(self._acked, self._credit_base)
+        return Load(
+            frames, self._in_flight_bytes, len(self._held), len(self._unconfirmed),
+            self._unconfirmed_bytes,
+        )  # fmt: skip
+
+    @property
     def room(self) -> bool:
         """Whether another frame of a replay may be given: workers take only so many at a time.
 
@@ -166,6 +194,11 @@ class Session:
         while given and self._applied[given[0][1]] >= given[0][0]:
             given.popleft()
         return len(given) < limits.CREDIT_FRAMES
+
+    @property
+    def cut_waits_for_client(self) -> bool:
+        """Whether all that keeps a snapshot from counting is what its client has not confirmed."""
+        return self._cut is not None and not self._cut.missing
 
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input. After an End everything is ignored."""
@@ -197,6 +230,8 @@ class Session:
                 return self._start()
             case Bereft(message):
                 return self._bereft(message, now)
+            case Leave():
+                return self._leave()
             case Resumed(attempt, confirmed, applied):
                 return self._resume(attempt, confirmed, applied)
             case Attached():
@@ -266,6 +301,14 @@ class Session:
             text = f"{message} ({limits.RECOVERIES_MAX} others in its place were lost as well)"
             return self._end("WorkerLostError", text)
         self.recoveries += 1
+        self._let_go()
+        return [Rest(), *self._claim()]
+
+    def _leave(self) -> list[Output]:
+        """Go to other workers, as after a loss, which nobody may hold against the session."""
+        if not self.journalled or not self._claimed or self.state == WAITING:
+            return []
+        self.moves += 1
         self._let_go()
         return [Rest(), *self._claim()]
 

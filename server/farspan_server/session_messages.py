@@ -37,6 +37,11 @@ class Bereft:
 
 
 @dataclass(slots=True, frozen=True)
+class Leave:
+    """The session's workers are wanted back, and it can go on with others."""
+
+
+@dataclass(slots=True, frozen=True)
 class Again:
     """A frame out of the journal, in answer to a Replay; in their order, all of them."""
 
@@ -138,7 +143,7 @@ class Tick:
 
 
 Input = (
-    Reserve | FrameIn | Assigned | Bereft | Again | EventsIn | Synced | Written | Confirmed
+    Reserve | FrameIn | Assigned | Bereft | Leave | Again | EventsIn | Synced | Written | Confirmed
     | Resumed | Attached | Cut | CutTaken | CutFailed | ClientGone | ClientClosed | Fault | Tick
 )  # fmt: skip
 

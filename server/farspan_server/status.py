@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -53,6 +54,11 @@ def table(found: tuple[wire.SessionInfo, ...], now_s: float | None = None) -> st
         devices = " ".join(f"{d.name}={d.host}/{d.pid}" for d in each.devices) or "-"
         age = f"{max(0.0, now_s - each.opened_at_s):.0f}"
         rows.append((each.session, each.state, age, str(each.frames), str(each.commands), devices))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows, the first of them the names, as lines with aligned columns."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -39,6 +39,11 @@ class SupervisorLink:
         self.address = ""
         self.capacity: dict[str, int] = {}
 
+    @property
+    def connected(self) -> bool:
+        """Whether a supervisor is there now."""
+        return self._link is not None
+
     async def start(self) -> None:
         """Listen; `address` is then what a supervisor dials."""
         await self._port_listener.start(self._serve)

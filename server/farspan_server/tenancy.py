@@ -22,7 +22,7 @@ from farspan_server import quotas, token_file
 from farspan_server.audit import Audit
 from farspan_server.auth import Caller, Tokens
 from farspan_server.config import GatewayConfig
-from farspan_server.disk import RealDisk
+from farspan_server.disk import Disk
 from farspan_server.door import Door, Refusal, address_of
 from farspan_server.quota_disk import QuotaDisk
 from farspan_server.quotas import Bucket, Quota, Quotas
@@ -43,9 +43,9 @@ class Tenancy:
     """The tenants of a gateway. OSError or FarspanError if a file of its config says nonsense."""
 
     def __init__(
-        self, config: GatewayConfig, tell_pool: Callable[[pools.Input], None] = lambda given: None
+        self, config: GatewayConfig, disk: Disk, tell_pool: Callable[[pools.Input], None]
     ) -> None:
-        """tell_pool: is told what tenants may have when that has changed."""
+        """disk: of journals. tell_pool: is told what tenants may have when that has changed."""
         self._config = config
         self._tell_pool = tell_pool
         self.audit = Audit(config.audit)
@@ -60,7 +60,7 @@ class Tenancy:
         )
         self._sessions: dict[str, set[str]] = {}  # ids, by tenant
         #: For journals: what is written there is charged to tenants.
-        self.disk = QuotaDisk(RealDisk(), lambda tenant: self.quota(tenant).journal_bytes)
+        self.disk = QuotaDisk(disk, lambda tenant: self.quota(tenant).journal_bytes)
         self._buckets: dict[str, Bucket] = {}
         self._noted: dict[tuple[str, str], float] = {}
         self._streams: dict[object, tuple[Caller, Callable[[], None]]] = {}

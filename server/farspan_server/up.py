@@ -40,6 +40,7 @@ class Plan:
     ray: bool = True
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
     token_file: Path | None = None  # tokens beside the one that is made
     tenants: Path | None = None
     audit: Path | None = None
@@ -52,10 +53,14 @@ class Ready:
     address: str
     token_file: str
     pids: dict[str, Any]
+    metrics: str = ""  # where metrics and health are told; empty: nowhere
+    operator_token_file: str = ""
 
     def to_json(self) -> str:
         """Return one line."""
         body = {"address": self.address, "token_file": self.token_file, "pids": self.pids}
+        if self.metrics:
+            body |= {"metrics": self.metrics, "operator_token_file": self.operator_token_file}
         return json.dumps(body)
 
 
@@ -75,12 +80,18 @@ class Up:
         key = self._secret("supervisor.key")
         port = f"unix:{self._directory}/supervisor.sock"
         plan = self._plan
+        told: list[str] = []
+        operator = ""
+        if plan.metrics_port is not None:
+            operator = str(self._secret("operator.token"))
+            told = ["--metrics-port", str(plan.metrics_port), "--operator-token-file", operator]
         gateway = await self._child(
             "gateway",
             *("serve", "--host", plan.host, "--port", str(plan.port), "--token-file", str(token)),
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *told,
             *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
             *([] if plan.tenants is None else ["--tenants", str(plan.tenants)]),
             *([] if plan.audit is None else ["--audit", str(plan.audit)]),
@@ -100,7 +111,7 @@ class Up:
             "supervisor": self._children["supervisor"].pid,
             "workers": supervisor["workers"],
         }
-        return Ready(gateway["address"], str(token), pids)
+        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator)
 
     async def ended(self) -> str:
         """Wait until a child ends by itself and return which."""
@@ -184,11 +195,18 @@ async def run(plan: Plan, *, as_json: bool) -> int:
 
 
 def _greeting(ready: Ready) -> str:
-    return (
-        f"farspan serves at {ready.address} (Ctrl-C ends it)\n"
-        f"  export FARSPAN_ADDRESS={ready.address}\n"
-        f"  export FARSPAN_TOKEN=$(cat {ready.token_file})"
-    )
+    lines = [
+        f"farspan serves at {ready.address} (Ctrl-C ends it)",
+        f"  export FARSPAN_ADDRESS={ready.address}",
+        f"  export FARSPAN_TOKEN=$(cat {ready.token_file})",
+    ]
+    if ready.metrics:
+        lines += [
+            f"metrics and health are told at {ready.metrics}",
+            f"  export FARSPAN_OPERATOR={ready.metrics}",
+            f"  export FARSPAN_OPERATOR_TOKEN=$(cat {ready.operator_token_file})",
+        ]
+    return "\n".join(lines)
 
 
 # --- leaving nothing behind ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -32,6 +33,7 @@ class Listener(Protocol):
 
     def joined(self, worker_link: WorkerLink) -> None: ...
     def left(self, worker: Worker, reason: str) -> None: ...
+    def leaving(self, worker: Worker) -> None: ...
     def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
     def closed(self, worker: Worker, channel: int) -> None: ...
     def chunk(self, worker: Worker, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
@@ -43,6 +45,7 @@ class WorkerLink:
     def __init__(self, worker: Worker, listener: Listener) -> None:
         self.worker = worker
         self.counts: dict[str, Any] = {}  # of the last heartbeat
+        self.clock_ahead_s = 0.0  # of the gateway's, by that heartbeat
         self._listener = listener
         self._control: Link | None = None
         self._bulk: Link | None = None
@@ -179,6 +182,9 @@ class WorkerLink:
             self._listener.events(self.worker, header.channel, applied, bytes(events))
         elif header.kind == link.HEARTBEAT:
             self.counts = link.unpack_json(payload)
+            self.clock_ahead_s = float(self.counts.get("time_s", time.time())) - time.time()
+            if self.counts.get("draining"):
+                self._listener.leaving(self.worker)
         elif header.kind == link.CLOSE:
             self._listener.closed(self.worker, header.channel)
         elif header.kind == link.HELLO:

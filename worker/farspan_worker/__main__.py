@@ -13,10 +13,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farspan_worker import process
+
+if TYPE_CHECKING:
+    from farspan_worker.server import Worker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cpu-level", choices=process.LEVELS, default="", help="x86-64 level; default: this CPU's"
     )
+    parser.add_argument(
+        "--drain-seconds", type=float, default=30.0, help="after SIGTERM, for sessions to leave"
+    )
     parser.add_argument("--json", action="store_true", help="say address and pid on stdout")
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -37,20 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.set_threads(options.threads or process.cores())
     process.set_level(options.cpu_level)
     logging.basicConfig(format="%(asctime)s worker %(levelname)s: %(message)s")
-    stop = threading.Event()
+    stop, at_once = threading.Event(), threading.Event()
+
+    def told(number: int, _: object) -> None:
+        if number == signal.SIGINT or stop.is_set():
+            at_once.set()
+        stop.set()
+
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: stop.set())
+        signal.signal(each, told)
     try:
         key = bytes.fromhex(options.key_file.read_text().strip())
-        run(options.listen, key, stop, as_json=options.json)
+        worker = start(options.listen, key, as_json=options.json)
+        stop.wait()
+        drain(worker, options.drain_seconds, at_once)
+        worker.close()
     except (OSError, ValueError) as error:  # the address is taken or wrong, the key cannot be read
         print(f"farspan worker: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> None:
-    """Serve until `stop` is set."""
+def start(listen: str, key: bytes, *, as_json: bool) -> Worker:
+    """Return a worker that serves, and say where."""
     from farspan_worker.server import Worker, warm_engine
 
     worker = Worker(key, warm_engine())
@@ -60,8 +77,19 @@ def run(listen: str, key: bytes, stop: threading.Event, *, as_json: bool) -> Non
         print(json.dumps(ready), flush=True)
     else:
         print(f"worker {os.getpid()} listens at {address}", file=sys.stderr)
-    stop.wait()
-    worker.close()
+    return worker
+
+
+def drain(worker: Worker, seconds: float, at_once: threading.Event) -> None:
+    """Tell gateways that the worker wants to end, and wait until its sessions have left.
+
+    At most so long, and no longer once `at_once` is set. Gateways hear of it by a heartbeat.
+    """
+    deadline = time.monotonic() + seconds
+    worker.draining = True
+    while worker.counts()["sessions"] and time.monotonic() < deadline:
+        if at_once.wait(0.02):
+            return
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class Writer:
                     self._link = None  # the next parcel dials again
                     self._lost(parcel.session, str(error))
             self._sent(parcel)
+            del parcel  # while this waits for another: it may hold a snapshot, of a session that ends
 
     def _write(self, parcel: Parcel) -> None:
         if self._link is None:

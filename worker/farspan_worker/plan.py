@@ -56,6 +56,11 @@ class Plan:
         self.casts = self._find_casts(specs, op.name in backend.halves)
         self.kernel: Any = backend.kernel(op, args)
         self.into = backend.into(op)
+        if not self.views:
+            # A kernel over an expanded view works through all of its elements, and often copies
+            # them: without this a view of 2^60 elements of one byte would keep it busy for ever.
+            expanded = (s.nbytes for s in specs if s.numel > s.span())
+            self.nbytes = max(self.nbytes, *expanded, 0)
         # How a functional call runs, if so simple; it is written for arrays of this process.
         self.direct: Any = None if backend.remote else direct.bind(self, specs)
 

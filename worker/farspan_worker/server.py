@@ -60,6 +60,7 @@ class Worker:
         self._bulk: dict[str, Link] = {}  # by the owner of the control link beside it
         self._writers: dict[tuple[str, str], Writer] = {}
         self._counts = {"frames": 0, "commands": 0, "sessions_opened": 0, "busy_s": 0.0}
+        self.draining = False  # told to gateways with every heartbeat: it wants to end
         self._openings = threading.BoundedSemaphore(limits.OPENINGS_MAX)
         self._listener: Listener | None = None
         self.address = ""  # that others dial, once it listens
@@ -100,6 +101,8 @@ class Worker:
             sessions = self._inbox.sessions
             return {
                 **self._counts,
+                "draining": self.draining,
+                "time_s": time.time(),
                 "pid": os.getpid(),
                 "freed_bytes": process.freed_bytes(),
                 "host": socket.gethostname(),

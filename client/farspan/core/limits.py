@@ -18,6 +18,8 @@ INTS_PER_ATTR_MAX: Final = 1_024  # entries of one int[] argument.
 STRING_BYTES_MAX: Final = 4 * KiB  # one string argument, utf-8.
 ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 
+POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
+
 # --- frames --------------------------------------------------------------------------------------
 FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
@@ -114,6 +116,14 @@ GUARD_DEPTH_MAX: Final = 8  # containers within containers that are searched for
 # --- profiles ------------------------------------------------------------------------------------
 TRACE_RECORDS_MAX: Final = 200_000  # commands, steps or frames that one process notes; then counts.
 TRACE_FRAMES_MAX: Final = 8_192  # frames and answers that a gateway notes of a session.
+
+# --- what an operator sees -----------------------------------------------------------------------
+TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one name together.
+WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
+OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
+CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
+DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
 
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0

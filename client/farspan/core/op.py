@@ -167,7 +167,10 @@ class Recipe:
                 tensors += 1
                 value = None
             elif arg.is_tensor:
-                present = [True] * value if type(value) is int else list(value or ())
+                count = value if type(value) is int else len(value or ())
+                if not 0 <= count <= limits.TENSORS_PER_COMMAND_MAX:  # before a list is made of it
+                    raise ProtocolError(f"{op.name}: a list of {count} tensors")
+                present = [True] * count if type(value) is int else list(value or ())
                 indices: list[int | None] = []
                 for there in present:
                     indices.append(tensors if there else None)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from . import limits
+from .errors import BadValueError
+
 _Step = Callable[[int, Any, Any], Any]  # (k, p_k, p_(k-1)) -> p_(k+1)
 #: Chebyshev's kinds (18.5.1 - 18.5.4): p_1(x) is 2x + this (T: x itself); for T, U, V, W
 _FIRST = {"t": 0, "u": 0, "v": -1, "w": 1}
@@ -115,9 +118,15 @@ def _recur(xp: Any, steps: Any, first: Any, step: _Step) -> Any:
 
     Stops early where nothing but nan is left.
     """
+    highest = int(xp.max(steps)) if steps.size else 0
+    if highest > limits.POLYNOMIAL_DEGREE_MAX:
+        raise BadValueError(
+            f"a polynomial of degree {highest}: its recurrence takes a step a degree; at most "
+            f"{limits.POLYNOMIAL_DEGREE_MAX}"
+        )
     older, newer = xp.ones_like(first), first
     value = xp.where(steps < 1, older, newer)
-    for k in range(1, int(xp.max(steps)) if steps.size else 0):
+    for k in range(1, highest):
         older, newer = newer, step(k, newer, older)
         value = xp.where(steps > k, newer, value)
         if k % 64 == 0 and xp.all(xp.isnan(newer) | (steps <= k)):

@@ -285,7 +285,9 @@ def von_mises(
     done = np.zeros(shape, bool)
     if not np.all(np.isfinite(concentration) & (concentration > 0)):
         return angle + np.nan  # nothing would ever be accepted
-    while not done.all():
+    for _ in range(_VON_MISES_ROUNDS_MAX):
+        if done.all():
+            break
         u1, u2, u3 = gen.doubles(3 * angle.size).reshape(3, *shape)
         with np.errstate(all="ignore"):
             z = np.cos(math.pi * u1)
@@ -294,4 +296,10 @@ def von_mises(
             accepted = (c * (2 - c) - u2 > 0) | (np.log(c / u2) + 1 - c >= 0)
             angle = np.where(accepted, np.sign(u3 - 0.5) * np.arccos(f), angle)
         done |= accepted
+    angle[~done] = np.nan
     return np.asarray((angle + math.pi + loc) % (2 * math.pi) - math.pi, np.float64)
+
+
+#: At least 0.66 of the proposals are accepted; a proposal that does not belong to the
+#: concentration (a client's mistake, or worse) may never be: nan, and not a loop without end.
+_VON_MISES_ROUNDS_MAX = 1_000

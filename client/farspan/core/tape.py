@@ -223,7 +223,7 @@ def _save(node: Node, plan: VjpPlan, inputs: Sequence[Any], outputs: Sequence[An
     for name in plan.saved_outs:
         results = outputs if name == "out" else (outputs[int(name[4:])],)
         kept = [x._save() for x in results]
-        saved[name] = kept if len(kept) > 1 else kept[0]
+        saved[name] = kept[0] if len(kept) == 1 else kept
         versions += [(x._storage, x._storage.version) for x in results]
     node.versions = tuple(versions)
 

@@ -270,7 +270,8 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = are_ints(static, 3) and 0 <= static[1] <= GET_RELEASE
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_RELEASE and 0 <= static[0] < ID_END
+        ok = ok and 0 <= static[2] < max(limits.DEVICES_PER_SESSION_MAX, limits.PROGRAMS_MAX)
         about_all = ok and static[1] in _ABOUT_ALL
         ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))
     elif opcode == PUT:

@@ -196,6 +196,9 @@ def _columns(
 ) -> Any:
     """Return the windows of x as n matrices (channels / n * kernel, out * batch)."""
     x = _padded(xp, x, padding)
+    for size, k, m, s, d in zip(x.shape[1:-1], kernel, out, stride, dilation, strict=True):
+        if (m - 1) * s + (k - 1) * d >= size or min(s, d) < 0:
+            raise ShapeError("the windows of a convolution reach outside of its images")
     steps = x.strides[1:-1]
     shape = (x.shape[0], *kernel, *out, x.shape[-1])
     strides = (

@@ -166,6 +166,8 @@ structured(
 def diagonal_of(xp: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
     """Return a writable view of a diagonal, its elements along the last axis."""
     a, b = dim1 % x.ndim, dim2 % x.ndim
+    if a == b:  # the steps below would lead out of x
+        raise ShapeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
     n = diagonal_size(x.shape[a], x.shape[b], offset)
     rest = [d for d in range(x.ndim) if d not in (a, b)]
     corner = [slice(None)] * x.ndim
@@ -244,8 +246,48 @@ def _row_of(
 
 
 def _strided(xp: Any, row: Any, size: Any, stride: Any, offset: int) -> Any:
+    """Return a window on a row. numpy would make one that reaches into other memory."""
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if min(size, default=0) < 0 or min(stride, default=0) < 0 or offset < 0:
+        raise ShapeError(f"a window of {list(size)} with strides {list(stride)} at {offset}")
+    if 0 not in size and last >= row.size:
+        raise ShapeError(f"a window that ends at {last}, in a row of {row.size} elements")
     steps = tuple(s * row.itemsize for s in stride)
     return xp.lib.stride_tricks.as_strided(row[offset:], tuple(size), steps)
+
+
+def _check_window(base: Sequence[int], base_stride: Any, size: Any, stride: Any) -> None:
+    """Raise unless strides belong to sizes, and none leads backwards."""
+    if len(base) != len(base_stride) or len(size) != len(stride):
+        raise ShapeError(
+            f"a window of {list(size)} with strides {list(stride)} on a tensor of {list(base)} "
+            f"with strides {list(base_stride)}: as many strides as sizes are needed"
+        )
+    if min((*size, *stride, *base_stride), default=0) < 0:
+        raise ShapeError(f"a window of {list(size)} with strides {list(stride)}: none below zero")
+
+
+def _window_meta(self: Spec, base_stride: Any, size: Any, stride: Any, offset: int) -> Spec:
+    _check_window(self.shape, base_stride, size, stride)
+    return self.with_(shape=tuple(size))
+
+
+def _window_add_meta(
+    grad: Spec, base_size: Any, base_stride: Any, size: Any, stride: Any, offset: int
+) -> Spec:
+    _check_window(base_size, base_stride, size, stride)
+    if grad.shape != tuple(size):
+        raise ShapeError(f"a gradient of shape {list(grad.shape)} for a window of {list(size)}")
+    return _like_grad(grad, base_size)
+
+
+def _window_scatter_meta(
+    self: Spec, src: Spec, base_stride: Any, size: Any, stride: Any, offset: int
+) -> Spec:
+    _check_window(self.shape, base_stride, size, stride)
+    if src.shape != tuple(size):
+        raise ShapeError(f"a source of shape {list(src.shape)} for a window of {list(size)}")
+    return self.contiguous_
 
 
 def _window_kernel(
@@ -279,7 +321,7 @@ def _window_add_kernel(
 structured(
     "farspan::_window(Tensor self, int[] base_stride, int[] size, int[] stride, int offset)"
     " -> Tensor",
-    meta=lambda self, base_stride, size, stride, offset: self.with_(shape=tuple(size)),
+    meta=_window_meta,
     kernel=_window_kernel,
     vjp={
         "self": lambda g, self_spec, base_stride, size, stride, offset: fn._window_add(
@@ -291,7 +333,7 @@ structured(
 structured(
     "farspan::_window_add(Tensor grad, int[] base_size, int[] base_stride, int[] size,"
     " int[] stride, int offset) -> Tensor",
-    meta=lambda grad, base_size, base_stride, size, stride, offset: _like_grad(grad, base_size),
+    meta=_window_add_meta,
     kernel=_window_add_kernel,
     vjp={
         "grad": lambda g, base_stride, size, stride, offset: fn._window(
@@ -302,7 +344,7 @@ structured(
 structured(
     "farspan::_window_scatter(Tensor self, Tensor src, int[] base_stride, int[] size, int[] stride,"
     " int offset) -> Tensor",
-    meta=lambda self, src, base_stride, size, stride, offset: self.contiguous_,
+    meta=_window_scatter_meta,
     kernel=_window_scatter_kernel,
     vjp={
         "self": lambda g, src_spec, base_stride, size, stride, offset: fn._window_scatter(

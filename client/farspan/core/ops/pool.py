@@ -16,8 +16,8 @@ from ..spec import Spec
 from .pool_windows import (
     Ints,
     gather_from_planes,
+    gradient_of,
     ints,
-    like_self,
     padded,
     places,
     pooled_size,
@@ -149,7 +149,9 @@ def _declare(n: int) -> None:
     structured(
         f"{name}_backward(Tensor grad_output, Tensor self, {given}, int[{n}] padding,"
         f" int[{n}] dilation, bool ceil_mode, Tensor indices) -> Tensor",
-        meta=like_self,
+        meta=gradient_of(
+            f"{name}_backward", lambda self, g, *rest: _max_meta(n)(self, *rest)[0], True
+        ),
         kernel=backward,
         vjp={"grad_output": lambda g, indices: gather_from_planes(g, indices, n)},
     )

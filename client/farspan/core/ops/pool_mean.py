@@ -15,9 +15,9 @@ from ..spec import Spec
 from .pool import check_1d, one
 from .pool_windows import (
     Ints,
+    gradient_of,
     inside,
     ints,
-    like_self,
     padded,
     places,
     pooled_size,
@@ -135,7 +135,7 @@ def _declare_fixed(n: int) -> None:
     structured(
         f"{name}_backward(Tensor grad_output, Tensor self, {windows}, int[{n}] padding,"
         " bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor",
-        meta=like_self,
+        meta=gradient_of(f"{name}_backward", lambda self, g, *rest: meta(self, *rest)),
         kernel=lambda xp, grad_output, self, *rest: _avg_backward_kernel(
             xp, grad_output, self, _Windows(n, self.shape, *rest)
         ),
@@ -238,7 +238,9 @@ def _declare_adaptive(n: int) -> None:
     )
     structured(
         f"{name}_backward(Tensor grad_output, Tensor self) -> Tensor",
-        meta=like_self,
+        meta=gradient_of(
+            f"{name}_backward", lambda self, g: adaptive_spec(name, self, g.shape[-n:], n)
+        ),
         kernel=lambda xp, grad_output, self: _adaptive_backward_kernel(xp, grad_output, self, n),
         vjp={
             "grad_output": lambda g, grad_output_spec: getattr(fn, name)(

@@ -21,8 +21,8 @@ from .pool_windows import (
     Ints,
     check_images,
     gather_from_planes,
+    gradient_of,
     ints,
-    like_self,
     scatter_to_planes,
 )
 
@@ -76,7 +76,9 @@ def _declare_adaptive(n: int) -> None:
     )
     structured(
         f"{name}_backward(Tensor grad_output, Tensor self, Tensor indices) -> Tensor",
-        meta=like_self,
+        meta=gradient_of(
+            f"{name}_backward", lambda self, g: adaptive_spec(name, self, g.shape[-n:], n), True
+        ),
         kernel=lambda xp, grad_output, self, indices: scatter_to_planes(
             xp, grad_output, indices, self.shape, n, disjoint=False
         ),
@@ -183,6 +185,13 @@ def _declare_fractional(n: int) -> None:
         out = self.with_(shape=(*self.shape[:-n], *output_size))
         return out, out.with_(dtype=int64)
 
+    back = gradient_of(
+        f"{name}_backward",
+        lambda self, g, kernel_size, output_size: self.with_(
+            shape=(*self.shape[:-n], *_exactly(output_size, n, "output_size"))
+        ),
+        True,
+    )
     structured(
         f"{name}(Tensor self, int[{n}] kernel_size, int[{n}] output_size, Tensor random_samples)"
         " -> (Tensor, Tensor)",
@@ -197,7 +206,7 @@ def _declare_fractional(n: int) -> None:
     structured(
         f"{name}_backward(Tensor grad_output, Tensor self, int[{n}] kernel_size,"
         f" int[{n}] output_size, Tensor indices) -> Tensor",
-        meta=lambda grad_output, self, *rest: self.contiguous_,
+        meta=lambda *given: back(*given).contiguous_,
         kernel=lambda xp, grad_output, self, kernel_size, output_size, indices: scatter_to_planes(
             xp, grad_output, indices, self.shape, n, disjoint=False
         ),

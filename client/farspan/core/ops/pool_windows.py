@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import ParameterError, ShapeError
+from ..dtype import int64
+from ..errors import ParameterError, ShapeError, ValueRangeError
 from ..spec import Spec
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ def scatter_to_planes(xp: Any, g: Any, indices: Any, shape: Ints, n: int, disjoi
     """Return images of zeros with each g added where its index points to in its plane."""
     plane = math.prod(shape[-n:])
     planes = math.prod(shape[:-n])
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < plane:
+        # Else they would reach other planes, or ask for memory up to the largest of them.
+        raise ValueRangeError(f"an index is out of range for a plane of {plane} elements")
     start = (xp.arange(planes) * plane)[:, None]
     at = (indices.reshape(planes, math.prod(indices.shape[-n:])) + start).reshape(-1)
     if disjoint:
@@ -139,6 +143,29 @@ def gather_from_planes(g: Any, indices: Any, n: int) -> Any:
     return fn.reshape(fn.gather(flat, -1, at), found)
 
 
-def like_self(grad_output: Spec, self: Spec, *rest: Any) -> Spec:
-    """The metadata of a gradient of `self`."""
-    return self.as_images(self.shape)
+def gradient_of(
+    name: str, out_of: Callable[..., Spec], with_indices: bool = False
+) -> Callable[..., Spec]:
+    """Return the metadata rule of a pooling's backward, whose first inputs are (g, self).
+
+    out_of: (self, g, *arguments) -> what g must look like. with_indices: the last input holds
+    places. Nobody but the formulas should call these ops, so torch hardly checks; we must.
+    """
+
+    def meta(grad_output: Spec, self: Spec, *rest: Any) -> Spec:
+        if with_indices:
+            *rest, indices = rest  # type: ignore[assignment]
+            if indices.dtype is not int64 or indices.shape != grad_output.shape:
+                raise ShapeError(
+                    f"{name}: indices must be int64 of shape {list(grad_output.shape)}, got "
+                    f"{indices.dtype.name} of {list(indices.shape)}"
+                )
+        wanted = out_of(self, grad_output, *rest)
+        if grad_output.shape != wanted.shape:
+            raise ShapeError(
+                f"{name}: grad_output must have shape {list(wanted.shape)}, got "
+                f"{list(grad_output.shape)}"
+            )
+        return self.as_images(self.shape)
+
+    return meta

@@ -1,0 +1,181 @@
+"""The operator's options and subcommands of the `farspan` command; `cli.py` has the others."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from farspan.core import limits
+
+if TYPE_CHECKING:
+    from farspan_server.config import OperatorPort
+    from farspan_server.gateway import Gateway
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+metrics_port = click.option(
+    "--metrics-port", type=click.IntRange(0, 65535),
+    help="Of /metrics, /healthz and /readyz over HTTP; 0 picks one; default: none.",
+)  # fmt: skip
+
+
+def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of the operator's port, and what they come to as `operator`."""
+
+    @functools.wraps(command)
+    def with_port(
+        *arguments: Any,
+        metrics_port: int | None,
+        metrics_host: str,
+        operator_token_file: Path | None,
+        metrics_open: bool,
+        **options: Any,
+    ) -> Any:
+        operator = _port(metrics_port, metrics_host, operator_token_file, metrics_open)
+        return command(*arguments, operator=operator, **options)
+
+    for each in (
+        click.option(
+            "--metrics-open", is_flag=True, help="Other machines may read metrics without a token."
+        ),
+        click.option(
+            "--operator-token-file", type=_FILE,
+            help="A token for metrics from other machines, and for drains from anywhere.",
+        ),
+        click.option("--metrics-host", default="127.0.0.1", show_default=True),
+        metrics_port,
+    ):  # fmt: skip
+        with_port = each(with_port)
+    return drain_seconds(with_port)
+
+
+drain_seconds = click.option(
+    "--drain-seconds", type=click.FloatRange(0.0), default=0.0, show_default=True,
+    help="After SIGTERM, for sessions that end with the gateway; no new ones meanwhile.",
+)  # fmt: skip
+
+
+async def drained(gateway: Gateway, stop: asyncio.Event, seconds: float) -> None:
+    """Return when sessions that end with the gateway have ended, or it is told again to stop."""
+    if not seconds:
+        return
+    stop.clear()
+    waits = [asyncio.ensure_future(each) for each in (gateway.drain(seconds), stop.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+
+
+def _port(number: int | None, host: str, token: Path | None, to_all: bool) -> OperatorPort | None:
+    from farspan_server.config import OperatorPort
+
+    if number is None:
+        if token is not None or to_all:
+            raise click.UsageError("an operator's token or --metrics-open need --metrics-port")
+        return None
+    return OperatorPort(host, number, "" if token is None else token.read_text().strip(), to_all)
+
+
+@click.command()
+@click.argument("workers", nargs=-1)
+@click.option("--all", "all_of_them", is_flag=True, help="Every worker, one after another.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0.0),
+    default=limits.DRAIN_WAIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="For sessions without a journal to end; then they are ended.",
+)
+@click.option(
+    "--operator",
+    envvar="FARSPAN_OPERATOR",
+    required=True,
+    metavar="URL",
+    help="The gateway's operator port, http://host:port; also the variable FARSPAN_OPERATOR.",
+)
+@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN.")
+@click.option("--ca", type=_FILE, help="The authority of its certificate, for https.")
+def drain(
+    workers: tuple[str, ...], all_of_them: bool, wait: float, operator: str,
+    token_file: Path | None, ca: Path | None,
+) -> None:  # fmt: skip
+    """Move the sessions off WORKERS and replace these, without an error for anybody.
+
+    Sessions with a journal go on at another worker; without workers named, show what there is.
+    """
+    from farspan.core.errors import FarspanError
+
+    from farspan_server import draining
+
+    if workers and all_of_them:
+        raise click.UsageError("name workers or say --all, not both")
+    token = _token_of(token_file, "FARSPAN_OPERATOR_TOKEN")
+    try:
+        asked = draining.Operator(operator, token, ca)
+        if not workers and not all_of_them:
+            click.echo(draining.table(asked.workers()))
+            return
+        names = "all" if all_of_them else list(workers)
+        done = draining.drain(asked, names, wait, lambda line: click.echo(line, err=True))
+    except FarspanError as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(0 if done else 1)
+
+
+@click.command()
+@click.option("--address", envvar="FARSPAN_ADDRESS", default="", help="grpc://host:port.")
+@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
+@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
+@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
+@click.option("--key", type=_FILE, help="That certificate's key.")
+@click.option("--operator", envvar="FARSPAN_OPERATOR", default="", metavar="URL")
+@click.option(
+    "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
+)
+@click.option(
+    "--journal",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Where a gateway on this machine keeps sessions.",
+)
+@click.option(
+    "--tls-certificate",
+    "tls_certificates",
+    type=_FILE,
+    multiple=True,
+    help="Of a gateway on this machine; may be given several times.",
+)
+@click.option("--ray-address", default="", metavar="HOST:PORT")
+@click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def doctor(
+    token_file: Path | None, operator_token_file: Path | None, as_json: bool, **where: Any
+) -> None:  # fmt: skip
+    """Check this machine and, where it is told of them, a gateway, its workers, disk and Ray.
+
+    Changes nothing. The exit status is 1 if something does not work; a warning is no failure.
+    """
+    from farspan_server import doctor as asking
+
+    asked = asking.Asked(
+        token=_token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2],
+        operator_token=_token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN"),
+        **where,
+    )
+    found = asking.examine(asked)
+    click.echo(asking.to_json(found) if as_json else asking.table(found))
+    sys.exit(asking.status(found))
+
+
+def _token_of(path: Path | None, variable: str) -> str:
+    """Return the first token in a file, or that of a variable."""
+    words = path.read_text().split() if path else [os.environ.get(variable, "")]
+    return words[0] if words else ""

@@ -1,0 +1,219 @@
+"""The half of the service that has to do with workers: the pool's wishes, drains, what workers say.
+
+`service.py` owns the sessions; a worker that is lost or drained is news to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from farspan.core import link
+
+from farspan_server import pool as pools
+from farspan_server import session_messages as messages
+from farspan_server.config import GatewayConfig
+from farspan_server.live import KINDS, Live
+from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.tenancy import Tenancy
+from farspan_server.workers import WorkerLink
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSide:
+    """The workers' half of `service.Service`."""
+
+    if TYPE_CHECKING:
+        tenancy: Tenancy
+
+        def give(self, live: Live, given: messages.Input) -> None: ...
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.supervisor: SupervisorLink | None = None
+        #: Told of a worker, by its slot, that wants to end when its sessions have left.
+        self.on_leaving: Callable[[str], None] | None = None
+        self._pool = pools.Pool(config.sessions_per_worker_max)
+        self._pool_inputs: deque[pools.Input] = deque()
+        self._sessions: dict[str, Live] = {}
+        self._channels: dict[int, Live] = {}
+        self._links: dict[str, WorkerLink] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def workers(self) -> list[tuple[pools.Worker, int]]:
+        """The workers that can be reached and the number of sessions on each."""
+        return self._pool.workers
+
+    @property
+    def pool(self) -> pools.Pool:
+        """The pool, to look at."""
+        return self._pool
+
+    @property
+    def links(self) -> Collection[WorkerLink]:
+        """The workers that are reached or dialled."""
+        return self._links.values()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the pool --------------------------------------------------------------------------------
+    def _tell_pool(self, given: pools.Input) -> None:
+        # What follows may tell the pool more; that waits its turn, so that outputs stay in order.
+        self._pool_inputs.append(given)
+        if len(self._pool_inputs) > 1:
+            return
+        while self._pool_inputs:
+            for out in self._pool.handle(self._pool_inputs[0], time.monotonic()):
+                self._obey_pool(out)
+            self._pool_inputs.popleft()
+
+    def _obey_pool(self, out: pools.Output) -> None:
+        match out:
+            case pools.Granted(session, workers) if session in self._sessions:
+                self._start(self._sessions[session], workers)
+            case pools.Placed(session, place) if session in self._sessions:
+                self._sessions[session].post(line=place)
+            case pools.Held(session, message) if session in self._sessions:
+                self.tenancy.held(self._sessions[session], message)
+            case pools.Denied(session, message) if session in self._sessions:
+                live = self._sessions[session]
+                why = live.machine.replaced
+                kind = "WorkerLostError" if why else "CapacityError"
+                self.give(live, messages.Fault(kind, why + message))
+            case pools.Bereft(session, device, worker, reason):
+                self._bereave(session, device, worker, reason)
+            case pools.Replace(worker, reason):
+                self._supervise(link.Retire(worker.worker, worker.epoch, reason))
+            case pools.Want(kind, count):
+                self._supervise(link.Wanted(kind, count))
+
+    def _supervise(self, body: link.Fleet) -> None:
+        if self.supervisor is not None:
+            self.supervisor.send(body)
+
+    def _start(self, live: Live, workers: tuple[pools.Worker, ...]) -> None:
+        live.links = tuple(self._links[worker.worker] for worker in workers)
+        peers = tuple(
+            link.Peer(index, worker.address, worker.key.hex(), worker.epoch)
+            for index, worker in enumerate(workers)
+        )
+        for index, each in enumerate(live.links):
+            memory = live.memory_bytes
+            restore = live.keeper is not None and live.keeper.restores
+            body = link.Open(
+                live.id, live.tenant, index, peers, memory, live.names[index], restore,
+                steady=live.keeper is not None,
+            )  # fmt: skip
+            each.send(link.pack_open(live.channel, body))
+        live.post(devices=live.devices)
+        if live.keeper is not None:
+            live.keeper.begin(live.links, live.channel)
+        self.give(live, messages.Assigned())
+        live.assigned.set()
+
+    def _bereave(self, session: str, device: int, worker: pools.Worker, reason: str) -> None:
+        live = self._sessions.get(session)
+        if live is not None:
+            # Nothing of the reason but its kind may hold an address; the host is the client's.
+            log.warning("session %s: lost worker %s: %s", live.id, worker.worker, reason)
+            message = (
+                f"the worker of {live.names[device]} (process {worker.pid} on {worker.host}) is "
+                "gone and took the session's tensors there with it; connect again to go on"
+            )
+            self.give(live, messages.Bereft(message))
+
+    # --- drains (drain.Ground) -------------------------------------------------------------------
+    def find_worker(self, name: str) -> pools.Worker | None:
+        """Return a worker that is reached, by its slot."""
+        return next((worker for worker, _ in self._pool.workers if worker.worker == name), None)
+
+    def drain_worker(self, name: str) -> list[Live]:
+        """Send no new sessions to a worker; return those that it has."""
+        self._tell_pool(pools.Drain(name))
+        return [
+            live
+            for live in self._sessions.values()
+            if any(each.worker.worker == name for each in live.links)
+        ]
+
+    def leaving(self, worker: pools.Worker) -> None:
+        if self.on_leaving is not None:
+            self.on_leaving(worker.worker)
+
+    # --- what workers say (workers.Listener) -----------------------------------------------------
+    def joined(self, worker_link: WorkerLink) -> None:
+        worker = worker_link.worker
+        log.info("worker %s joined: %s on %s", worker.worker, worker.kind, worker.host)
+        self._tell_pool(pools.Joined(worker))
+
+    def left(self, worker: pools.Worker, reason: str) -> None:
+        self._tell_pool(pools.Left(worker.worker, worker.epoch, reason))
+        if worker.supervised:
+            known = self._links.get(worker.worker)
+            if known is not None and known.worker.epoch == worker.epoch:
+                del self._links[worker.worker]
+            self._supervise(link.Retire(worker.worker, worker.epoch, reason))
+
+    def events(self, worker: pools.Worker, channel: int, applied: int, data: bytes) -> None:
+        live = self._channels.get(channel)
+        if live is not None:
+            if live.passing is not None:
+                live.passing.answered(applied)
+            for device, each in enumerate(live.links):
+                if each.worker.worker == worker.worker:
+                    self.give(live, messages.EventsIn(device, applied, data))
+
+    def closed(self, worker: pools.Worker, channel: int) -> None:
+        live = self._channels.get(channel)
+        if live is not None:  # unasked: it shuts down, or its own words, a Lost, have come before
+            device = next(k for k, each in enumerate(live.links) if each.worker == worker)
+            self._bereave(live.id, device, worker, "it ended the session")
+
+    async def chunk(self, worker: pools.Worker, channel: int, chunk: link.Chunk) -> None:
+        live = self._channels.get(channel)
+        if live is None:
+            return
+        if chunk.transfer < link.PARTS:
+            await live.downloads.put(chunk)
+        elif live.keeper is not None:
+            names = [each.worker.worker for each in live.links]
+            if worker.worker in names:
+                await live.keeper.part(names.index(worker.worker), chunk)
+
+    # --- what a supervisor says (supervisor_link.Listener) ---------------------------------------
+    def worker_up(self, body: link.WorkerUp) -> None:
+        known = self._links.get(body.worker)
+        if known is not None:
+            if known.worker.epoch >= body.epoch:
+                return
+            self._spawn(known.close())
+            self._tell_pool(pools.Left(body.worker, known.worker.epoch, "it was replaced"))
+        key = bytes.fromhex(body.key)
+        if len(key) != link.KEY_BYTES or body.kind not in KINDS:
+            raise ValueError("a key or kind that cannot be")
+        worker = pools.Worker(
+            body.worker, body.epoch, body.address, key, body.kind, body.host, body.pid, True
+        )
+        self._links[body.worker] = WorkerLink(worker, self)
+
+    def worker_gone(self, body: link.WorkerGone) -> None:
+        known = self._links.get(body.worker)
+        if known is not None and known.worker.supervised and known.worker.epoch <= body.epoch:
+            del self._links[body.worker]
+            self._spawn(known.close())
+            self._tell_pool(pools.Left(body.worker, body.epoch, body.reason))
+
+    def workers_are(self, names: set[str]) -> None:
+        for name, known in list(self._links.items()):
+            if known.worker.supervised and name not in names:
+                gone = link.WorkerGone(name, known.worker.epoch, "its supervisor does not know it")
+                self.worker_gone(gone)

@@ -1,0 +1,93 @@
+"""A client in a process of its own, to be killed or frozen: `python chaos_client.py WHAT ...`.
+
+It says on stdout, a line each, what it does, and the digest that its program comes to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import farspan as torch
+from chaos_programs import train
+
+
+def say(*words: object) -> None:
+    """Tell the test, at once."""
+    print(*words, flush=True)
+
+
+def hold(nbytes: str, *_: str) -> None:
+    """Hold live tensors of so many bytes until it is killed; some of them with a tape."""
+    count = int(nbytes) // 4 // 8
+    kept = [torch.rand(count) for _ in range(6)]
+    weight = torch.rand(count, requires_grad=True)
+    kept.append((weight * kept[0]).sum())
+    say("holds", kept[-1].item())
+    time.sleep(3600)
+
+
+def training(name: str, mode: str, steps: str, *_: str) -> None:
+    """Train, and tell each step as it begins and the digest at the end."""
+    step = 0
+
+    def at(phase: str) -> None:
+        nonlocal step
+        if phase == "upload":
+            step += 1
+            say("step", step)
+
+    say("digest", train(name, mode, int(steps), at))
+
+
+def main() -> None:
+    what, address, token_file, *arguments = sys.argv[1:]
+    token = Path(token_file).read_text().strip().rpartition(":")[2]
+    with torch.connect(address, token=token, timeout=60, replay="eager" not in arguments) as made:
+        made.transport.devices  # noqa: B018 - waits for a worker
+        say("session", made.id)
+        {"hold": hold, "train": training}[what](*arguments)
+
+
+class Client:
+    """A client process of a test; `with` ends it."""
+
+    def __init__(self, service: Any, what: str, *arguments: object) -> None:
+        self._command = [sys.executable, __file__, what, service.address,
+                         str(service.directory / "token"), *map(str, arguments)]  # fmt: skip
+
+    def __enter__(self) -> Client:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    def hear(self, word: str) -> str:
+        """Return what follows a word, once it is said; AssertionError if the client ends first."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            first, _, rest = line.strip().partition(" ")
+            if first == word:
+                return rest
+        raise AssertionError(f"the client ended with status {self.process.wait()}")
+
+    def kill(self) -> None:
+        """End it without a word to anybody."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+
+if __name__ == "__main__":
+    main()

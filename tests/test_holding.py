@@ -1,0 +1,125 @@
+"""What a service holds: sessions that idle, those of dead or frozen clients, and for how long."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import farspan as torch
+import pytest
+from chaos import Service, status_of, wait_until, worker_of
+from chaos_client import Client
+from cutting_proxy import CuttingProxy
+from farspan import wire
+
+pytestmark = pytest.mark.slow
+
+SESSIONS = 300
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def counts_of(session: Any) -> dict[str, Any]:
+    """Return what the session's worker counts of all its sessions."""
+    asked = wire.DescribeRequest(session.id, worker_status=True)
+    answer = wire.decode(wire.DescribeReply, session.transport._call_once("Describe", asked))
+    counts: dict[str, Any] = json.loads(answer.worker_status[0])
+    return counts
+
+
+def test_a_gateway_holds_300_idle_sessions_in_100_kib_each() -> None:
+    with Service(workers=1, spares=0) as service:
+        open_ = [service.connect() for _ in range(20)]  # what comes once has come
+        sizes = [status_of(service.gateway)]
+        threads = status_of(service.gateway, "Threads")
+        for _ in range(3):
+            open_ += [service.connect() for _ in range(SESSIONS // 3)]
+            sizes.append(status_of(service.gateway))
+        each = [(b - a) / (SESSIONS // 3) / KIB for a, b in zip(sizes, sizes[1:], strict=False)]
+        print(f"\n{len(open_)} sessions: {statistics.median(each):.1f} KiB each (by hundreds "
+              f"{', '.join(f'{e:.1f}' for e in each)})")  # fmt: skip
+        assert (sizes[-1] - sizes[0]) / SESSIONS <= 100 * KIB
+        assert status_of(service.gateway, "Threads") <= threads + 8, "a thread a session"
+        with open_[150] as used:  # and each of them works
+            assert torch.ones(3).sum().item() == 3.0
+            assert counts_of(used)["sessions"] == 1
+        for each_ in open_:
+            each_.close()
+        with service.connect():
+            assert torch.ones(3).sum().item() == 3.0
+
+
+def test_a_dead_clients_memory_is_back_when_its_lease_ends() -> None:
+    lease_s = 4.0
+    with Service(workers=1, spares=0, more=("--lease", str(lease_s))) as service:
+        with service.connect() as watching:
+            torch.ones(10).sum().item()
+            worker = worker_of(watching)
+            before = status_of(worker)
+            with Client(service, "hold", 400 * MIB) as client:
+                client.hear("holds")
+                assert counts_of(watching)["sessions"] == 2
+                assert status_of(worker) > before + 250 * MIB
+                client.kill()
+            began = time.monotonic()
+            wait_until(lambda: counts_of(watching)["sessions"] == 1, lease_s + 5, "its end")
+            freed_s = time.monotonic() - began
+            counts = counts_of(watching)
+            assert not counts["transfer_bytes"] and not counts["unsent_bytes"]
+            wait_until(lambda: status_of(worker) < before + 40 * MIB, 15, "its memory")
+            print(f"\nfreed {freed_s:.1f} s after the client's death, lease {lease_s:.0f} s; "
+                  f"back at the system after {time.monotonic() - began:.1f} s")  # fmt: skip
+            assert torch.ones(3).sum().item() == 3.0
+    gc.collect()
+
+
+def test_a_client_that_does_not_read_is_cut_and_others_do_not_notice() -> None:
+    with Service(workers=1, spares=0) as service:
+        target = service.address.removeprefix("grpc://")
+        with CuttingProxy(target) as proxy, service.connect() as other:
+            with service.connect(address=f"grpc://{proxy.address}") as stalled:
+                torch.ones(3).sum().item()
+                assert live_streams(service) == 2
+                proxy.silence(True)
+                began = time.monotonic()
+                worst = 0.0
+                with other:
+                    while time.monotonic() - began < 3:
+                        at = time.perf_counter()
+                        assert (torch.ones(3) * 2).sum().item() == 6.0
+                        worst = max(worst, time.perf_counter() - at)
+                gone = wait_until(lambda: live_streams(service) < 2, 35, "the cut")
+                print(f"\nhalf-open client noticed after {time.monotonic() - began:.1f} s; "
+                      f"others' worst read meanwhile {worst * 1e3:.0f} ms ({gone:.1f})")  # fmt: skip
+                proxy.silence(False)
+                del stalled
+
+
+def live_streams(service: Service) -> int:
+    """Return how many TCP connections the gateway has with clients."""
+    port = int(service.address.rpartition(":")[2])
+    found = 0
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{service.gateway}/net/{table}").read_text().splitlines()[1:]:
+            local, _, state = line.split()[1:4]
+            found += int(local.rpartition(":")[2], 16) == port and state == "01"
+    return found
+
+
+def test_a_frozen_client_is_noticed_and_its_process_changes_nothing() -> None:
+    with Service(workers=1, spares=0) as service, Client(service, "hold", 4 * MIB) as client:
+        client.hear("holds")
+        assert live_streams(service) >= 1
+        os.kill(client.pid, signal.SIGSTOP)
+        try:
+            took = wait_until(lambda: not live_streams(service), 20, "the gateway's notice")
+        finally:
+            os.kill(client.pid, signal.SIGCONT)
+        print(f"\nfrozen client noticed after {took:.1f} s")
+        assert took <= 16
