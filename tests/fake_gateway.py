@@ -185,7 +185,7 @@ class FakeGateway:
             self.outbox = outbox
             try:
                 if hello.attach:
-                    fenced = Lost("SessionClosedError", "another client took the session over")
+                    fenced = Lost("SessionClosedError", "another client has taken the session over")
                     before.put(wire.Down(events=(wire.encode_events([fenced]),)))
                     self.secret = secrets.token_bytes(32)
                     self.give(messages.Attached())
@@ -259,7 +259,10 @@ class FakeGateway:
     def _keep(self, body: bytes, context: Any) -> bytes:
         asked = wire.decode(wire.KeepRequest, body)
         with self.lock:
-            assert asked.sequence <= self.machine.received
+            come = asked.sequence <= self.machine.received
+        if not come:  # the client asks again
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the frame has not come")
+        with self.lock:
             if asked.body:
                 self.kept[asked.name] = asked.body
             else:

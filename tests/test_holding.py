@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ def test_a_gateway_holds_300_idle_sessions_in_100_kib_each() -> None:
         for _ in range(3):
             open_ += [service.connect() for _ in range(SESSIONS // 3)]
             sizes.append(status_of(service.gateway))
-        each = [(b - a) / (SESSIONS // 3) / KIB for a, b in zip(sizes, sizes[1:], strict=False)]
+        each = [(b - a) / (SESSIONS // 3) / KIB for a, b in itertools.pairwise(sizes)]
         print(f"\n{len(open_)} sessions: {statistics.median(each):.1f} KiB each (by hundreds "
               f"{', '.join(f'{e:.1f}' for e in each)})")  # fmt: skip
         assert (sizes[-1] - sizes[0]) / SESSIONS <= 100 * KIB
@@ -96,7 +97,7 @@ def test_a_client_that_does_not_read_is_cut_and_others_do_not_notice() -> None:
                         worst = max(worst, time.perf_counter() - at)
                 gone = wait_until(lambda: live_streams(service) < 2, 35, "the cut")
                 print(f"\nhalf-open client noticed after {time.monotonic() - began:.1f} s; "
-                      f"others' worst read meanwhile {worst * 1e3:.0f} ms ({gone:.1f})")  # fmt: skip
+                      f"others' worst read {worst * 1e3:.0f} ms ({gone:.1f})")  # fmt: skip
                 proxy.silence(False)
                 del stalled
 

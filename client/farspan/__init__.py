@@ -79,7 +79,7 @@ from ._grad_mode import (
     no_grad,
     set_grad_enabled,
 )
-from ._state import connect
+from ._state import attach, connect
 from ._state import current as current_session
 from ._tensor import Size, Tensor
 from .core.call import fn as _fn

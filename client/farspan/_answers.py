@@ -69,6 +69,7 @@ class Answers:
     _over: bool  # closed, lost or inherited by a fork: one flag for the hot path
 
     def __init__(self) -> None:
+        super().__init__()
         self._waits: dict[int, Wait] = {}
         self._errors: deque[FarspanError] = deque()
         self._known: dict[int, FarspanError] = {}  # by command number, to name its line again

@@ -58,6 +58,7 @@ class LocalTransport:
         self._transfers: dict[int, Any] = {}
         self._sink: Callable[[Event], None] = lambda event: None
         self._frames = 0
+        self._kept: dict[str, str] = {}
 
     idle = False  # gathering costs nothing where nothing travels
 
@@ -105,6 +106,22 @@ class LocalTransport:
 
     def worker_stats(self) -> list[dict[str, Any]]:
         return [dict(engine.stats()) for engine in self.engines]
+
+    def keep(self, name: str, body: str) -> None:
+        """Give tensors a name; an empty body takes it back."""
+        self._kept.pop(name, None)
+        if body:
+            self._kept[name] = body
+
+    def kept(self) -> dict[str, str]:
+        """Return what `keep` was told."""
+        return dict(self._kept)
+
+    def detach(self) -> None:
+        """Raise: nothing outlives this process."""
+        raise BadValueError(
+            "a local: session lives in this process and ends with it; connect to a gateway"
+        )
 
     def close(self) -> None:
         for engine in self.engines:

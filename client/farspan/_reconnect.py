@@ -224,12 +224,16 @@ class Reconnecting(Bulk):
             self._put(wire.restamp(data, self._welcome.epoch))
 
     def _refused(self, lost: Lost) -> bool:
-        """Return whether the gateway has said no to a resume, and may think better of it."""
+        """Take that the gateway said no, if this was to a resume; return whether it was."""
         with self._changed:
-            waits = self._may_return() and not self._ledger.connected
-            if waits and lost.kind in _PASSING:
+            if not self._may_return() or self._ledger.connected:
+                return False
+            if lost.kind in _PASSING:
                 self._broke(lost.message)
                 return True
+        if lost.kind == "AuthError":  # the token is good, the secret is not
+            self._lose(Lost("SessionClosedError", "another client has taken the session over"))
+            return True
         return False
 
     # --- confirmations ---------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Session: the client's end of the stream - ids, open frames and what is sent when.
 
 Commands gather in one open frame a device; frames share one sequence. A session may be used from
-several threads. `_answers.py` waits and takes what comes back. The transport moves frames and
-delivers events: `_local.LocalTransport` in this process, `_transport.GrpcTransport` over the wire.
+several threads. `_answers.py` waits and takes what comes back, `_lasting.py` says what outlives the
+client. The transport moves frames and delivers events: `_local.LocalTransport` in this process,
+`_transport.GrpcTransport` over the wire.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
+from ._lasting import Lasting
 from ._program import Program, undefine
-from ._replay import Replay, replay_stats
-from ._sites import Site, call_site, describe_site
+from ._replay import Replay
+from ._reporting import Reporting
+from ._sites import Site, call_site
 from .core import command as cmd
 from .core import limits
 from .core.command import Event, Frame
@@ -36,8 +39,6 @@ from .core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from ._profile import Profile
 
 log = logging.getLogger("farspan")
 
@@ -69,6 +70,9 @@ class Transport(Protocol):
 
     def expect(self, device: int, nbytes: int) -> None: ...  # an answer of so many bytes; may wait
     def worker_stats(self) -> list[dict[str, Any]]: ...
+    def keep(self, name: str, body: str) -> None: ...  # waits; an empty body takes the name back
+    def kept(self) -> dict[str, str]: ...
+    def detach(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -78,7 +82,7 @@ def device_names(kinds: Sequence[str]) -> list[str]:
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class Session(Answers):
+class Session(Answers, Lasting, Reporting):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
     def __init__(self, transport: Transport, address: str, replay: bool = False) -> None:
@@ -95,9 +99,10 @@ class Session(Answers):
             self._index[Device("cuda")] = cuda
         self.default_device = self.devices[first_cpu]
         self._lock = threading.RLock()
-        self._ids = itertools.count(1)
-        self._counted: Iterator[int] = itertools.count(1)
-        self._requests = itertools.count(1)
+        first = getattr(transport, "first_number", 1)  # of a client that took the session over
+        self._ids = itertools.count(first)
+        self._counted: Iterator[int] = itertools.count(first)
+        self._requests = itertools.count(first)
         self.lanes = [Lane(self, i) for i in range(len(self.devices))]
         self._ready: list[Sealed] = []  # sealed, to be sent before all that comes
         self._replays = [Replay(lane, replay) for lane in self.lanes]
@@ -107,10 +112,11 @@ class Session(Answers):
         self.tracer = 0  # the thread that traces
         #: While a function is traced: every frame that left, and its numbers as they were given.
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
-        self._sequence = 0
+        self._sequence = getattr(transport, "sequence", 0)
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
         self._closed = False
+        self._ended = "this session is closed"  # why nothing can be done, once it is
         self._over = False  # closed, lost or inherited by a fork: one flag for the hot path
         self._pid = os.getpid()
         _sessions.add(self)
@@ -441,7 +447,16 @@ class Session(Answers):
         if self._lost is not None:
             self._loss_seen = True
             raise type(self._lost)(*self._lost.args)
-        raise SessionClosedError("this session is closed")
+        raise SessionClosedError(self._ended)
+
+    def _leave(self, why: str) -> None:
+        from . import _state
+
+        _state.forget(self)
+        with self._lock:
+            self._ended = why
+            self._closed = self._over = True
+            self.look_at_all()
 
     def close(self) -> None:
         """End the session and free its tensors. Waits; errors that nobody read are printed."""
@@ -487,44 +502,7 @@ class Session(Answers):
         # After a Ctrl-C nobody wants to wait for the rest.
         self._close(wait=kind is None or issubclass(kind, Exception))
 
-    # ------------------------------------------------------------------------------ reporting --
-    def describe(self) -> dict[str, Any]:
-        """Return ``{"id", "address", "devices": [{"name", "kind", "host", "pid", "epoch"}]}``."""
-        devices = [dict(d) for d in self.transport.devices]
-        return {"id": self.id, "address": self.address, "devices": devices}
-
-    def worker_stats(self) -> list[dict[str, Any]]:
-        """Return what each device's worker counts of this session: commands, bytes, tensors."""
-        self.flush()
-        return self.transport.worker_stats()
-
-    @property
-    def commands(self) -> int:
-        """How many commands were issued."""
-        return self._sealed_commands + sum([len(lane.commands) for lane in self.lanes])
-
-    def stats(self) -> dict[str, Any]:
-        """Return counts: commands, frames, bytes each way, sync points by line, live tensors.
-
-        `bulk`: bytes of long tensors by the way they took, and why there is no shared memory.
-        """
-        live = {}
-        for device, lane in zip(self.devices, self.lanes, strict=True):
-            gone = set(lane.freed)
-            sizes = [n for i, n in list(lane.held.items()) if i not in gone]
-            live[str(device)] = {"tensors": len(sizes), "bytes": sum(sizes)}
-        syncs = {describe_site(site): n for site, n in self._syncs.items()}
-        return {
-            "commands": self.commands,
-            "calls": self._calls,
-            "applies": self._applied,
-            "replay": replay_stats(self._replays),
-            **self.transport.stats(),
-            "sync_points": sum(syncs.values()),
-            "sync_sites": syncs,
-            "live": live,
-        }
-
+    # -------------------------------------------------------------------------------- settings --
     @property
     def replay(self) -> bool:
         """Whether runs of commands that repeat are sent as one Call; results do not depend on it.
@@ -543,22 +521,6 @@ class Session(Answers):
             self.flush()
             for replay in self._replays:
                 replay.switch(bool(on))
-
-    def profile(self, path: str | os.PathLike[str] | None = None) -> Profile:
-        """Return a context that records what becomes of the commands issued inside.
-
-        path: where to write a trace for https://ui.perfetto.dev when it ends: client, wire, queue
-        and kernels, an arrow a frame. Waits at both ends. ProgramError if one is on already.
-
-        >>> import farspan
-        >>> with farspan.connect("local:") as session, session.profile() as p:
-        ...     y = farspan.ones(3).exp()
-        >>> any(event["name"] == "exp" for event in p.events)
-        True
-        """
-        from ._profile import Profile
-
-        return Profile(self, path)
 
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.devices))

@@ -28,6 +28,9 @@ def connect(
     timeout: float | None = None,
     replay: bool | None = None,
     shared_memory: bool | None = None,
+    reconnect_s: float | None = None,
+    durability: str | None = None,
+    allow_numerics_change: bool = False,
 ) -> Session:
     """Open a session and make it the current one.
 
@@ -38,6 +41,11 @@ def connect(
     and for free workers. replay: whether runs of commands that repeat are sent as one; default
     FARSPAN_REPLAY, or True. shared_memory: whether long tensors go through memory shared with a
     worker on this host; default FARSPAN_SHARED_MEMORY, or True.
+    reconnect_s: seconds that the connection may be broken, or the gateway gone, before the session
+    is lost to this client with ConnectError; default: the gateway's lease (60) and 60 more; 0: not
+    at all. Until then whoever waits for a value waits longer, and nothing is lost.
+    durability: what the session survives, ``"durable"``, ``"snapshot-only"`` or ``"off"``; default:
+    as the gateway is set up. allow_numerics_change: after a loss, workers of another kind will do.
     Waits. Raises ConnectError, AuthError, VersionError or CapacityError.
 
     >>> import farspan
@@ -51,24 +59,73 @@ def connect(
         from ._local import LocalTransport
 
         transport: Any = LocalTransport(devices or "cpu")
-    elif address.startswith("grpc://"):
-        # Forked children never speak over this channel; without this gRPC says so each time.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-        from ._transport import connect_grpc
-        from .core.op import table_hash
-
-        transport = connect_grpc(
+    else:
+        transport = _dialled(
             address,
-            token or os.environ.get("FARSPAN_TOKEN"),
+            token,
             tls=tls,
             devices=devices,  # None: one CPU, taken at the first command
-            table_hash=table_hash(),
             timeout=timeout,
             shared_memory=_switch(shared_memory, "FARSPAN_SHARED_MEMORY"),
+            reconnect_s=reconnect_s,
+            durability=durability or "",
+            allow_numerics_change=allow_numerics_change,
         )
-    else:
-        raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
+    return _begin(Session(transport, address, _switch(replay, "FARSPAN_REPLAY")))
+
+
+def attach(
+    session_id: str,
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    tls: Any = None,
+    timeout: float | None = None,
+    replay: bool | None = None,
+    reconnect_s: float | None = None,
+) -> Session:
+    """Take over a session that another client has detached from, lost or still uses; current then.
+
+    session_id: what `Session.detach` returned, or `farspan sessions` lists. The other arguments are
+    those of `connect`. What has a name is in `Session.kept`; the rest is freed. A client that still
+    uses the session gets SessionClosedError from then on. Waits, also for workers.
+    Raises SessionClosedError if there is no such session, and what `connect` raises.
+    """
+    address = address or os.environ.get("FARSPAN_ADDRESS") or "local:"
+    if address.startswith("local:"):
+        raise BadValueError("attach: a local: session ends with its process; name a gateway")
+    transport = _dialled(
+        address,
+        token,
+        tls=tls,
+        timeout=timeout,
+        shared_memory=False,
+        reconnect_s=reconnect_s,
+        attach=session_id,
+    )
     session = Session(transport, address, _switch(replay, "FARSPAN_REPLAY"))
+    try:
+        session._take_over()
+    except BaseException:
+        session._leave("this session could not be taken over")
+        transport.leave()  # it stays as it is
+        raise
+    return _begin(session)
+
+
+def _dialled(address: str, token: str | None, **options: Any) -> Any:
+    if not address.startswith("grpc://"):
+        raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
+    # Forked children never speak over this channel; without this gRPC says so each time.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    from ._transport import connect_grpc
+    from .core.op import table_hash
+
+    token = token or os.environ.get("FARSPAN_TOKEN")
+    return connect_grpc(address, token, table_hash=table_hash(), **options)
+
+
+def _begin(session: Session) -> Session:
     push(session)
     settings = sys.modules.get("farspan._settings")  # none of them was set if it is not there
     if settings is not None and settings.get_float32_matmul_precision() != "highest":

@@ -45,6 +45,8 @@ CREDIT_WAIT_S: Final = 600.0
 CREDIT_NOTICE_S: Final = 5.0
 LINE_S: Final = 600.0  # seconds in line for workers, unless the caller says otherwise
 CLOSE_S: Final = 2.0
+#: Bits of the numbers of commands and tensors below the epoch in which their client came.
+EPOCH_NUMBERS: Final = 40
 
 OPTIONS: Final[dict[str, int]] = {
     # One dict, because a duplicate key would lose silently. Sizes are never unlimited.
@@ -140,6 +142,7 @@ class GrpcTransport(Reconnecting):
         self._closing = False
         self._early: list[Event] = []  # events that came before there was a sink
         self._sink: Sink = self._early.append
+        self._first_number = 1
         self._receiver = 0  # the thread of gRPC's that takes what comes
 
     # --- opening ---------------------------------------------------------------------------------
@@ -149,6 +152,8 @@ class GrpcTransport(Reconnecting):
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
             assert self._welcome is not None
+            if hello.attach:
+                self._first_number = (self._welcome.epoch << EPOCH_NUMBERS) + 1
             if hello.features and wire.SHARED_MEMORY not in self._welcome.features:
                 self._shared.refuse("the gateway does not offer it")
             if hello.devices:
@@ -185,6 +190,11 @@ class GrpcTransport(Reconnecting):
     def lasts(self) -> bool:
         """Whether the session outlasts a broken stream."""
         return bool(self._patience_s)
+
+    @property
+    def first_number(self) -> int:
+        """Where this client's numbers begin: no other client of the session has used them."""
+        return self._first_number
 
     @property
     def sequence(self) -> int:
@@ -443,9 +453,45 @@ class GrpcTransport(Reconnecting):
             return ProtocolError(f"{self.address}: a message was too large: {details}")
         return ServiceError(f"{self.address}: {code.name.lower()}: {details}")
 
+    # --- what outlives the client ----------------------------------------------------------------
+    def keep(self, name: str, body: str) -> None:
+        """Give what has been made a name that survives what the session survives. Waits."""
+        self._call_once("Keep", wire.KeepRequest(self.session_id, self.sequence, name, body))
+
+    def kept(self) -> dict[str, str]:
+        """Return the session's names and what they stand for. Waits."""
+        answer = self._call_once("Kept", wire.KeptRequest(self.session_id))
+        return {e.name: e.body for e in wire.decode(wire.KeptReply, answer).entries}
+
+    def detach(self) -> None:
+        """Leave the session, when all that was sent survives what it survives. Waits.
+
+        BadValueError: it would end with its client. Raises what the session was lost to.
+        """
+        self._check()
+        if not self._secret:
+            raise BadValueError("this gateway keeps no session without its client")
+        ledger = self._ledger
+        with self._changed:
+            self._await(
+                lambda: ledger.connected and ledger.durable >= ledger.sent,
+                self._patience_s + CREDIT_WAIT_S,
+                "not all of the session could be made to survive",
+            )
+            last = wire.Up(confirmed=self._confirmed, detach=True)
+        self._hang_up(last)
+
+    def leave(self) -> None:
+        """Leave the session as it is, without a wait for what is under way."""
+        self._hang_up(wire.Up(detach=True))
+
     # --- the end ---------------------------------------------------------------------------------
     def close(self) -> None:
         """End the session and give its workers back. May be called twice; waits CLOSE_S at most."""
+        self._hang_up(wire.Up(close=True))
+
+    def _hang_up(self, last: wire.Up) -> None:
+        """Say a last word and end the connections. Once."""
         if self._pid != os.getpid():
             return  # the parent's connections are not ours to end
         with self._changed:
@@ -453,12 +499,13 @@ class GrpcTransport(Reconnecting):
                 return
             self._closing = True
             over = self._lost is not None
+            self._changed.notify_all()
         self._owes.set()
         if self._stream is not None:
             if self._ledger.connected and not over:
-                self._stream.put(wire.Up(close=True))
+                self._stream.put(last)
             self._stream.put(None)
-            if not self._ledger.connected and not over and self._welcome is not None:
+            if not self._ledger.connected and not over and last.close and self._secret:
                 self._close_beside()
             elif threading.get_ident() != self._receiver:
                 self._stream.wait(CLOSE_S)

@@ -459,11 +459,13 @@ class Session:
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
+        self._attempt = 0  # it counts its own streams
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
         self._confirmed = self._promised = self._acked = self._credit_base = self._received
         self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
+        self._attempt = self._heard = 0  # it counts its own streams
         told = self._welcome_back()
         return [*told, *self._committed(), *(self._claim() if self._received else [])]
 

@@ -32,6 +32,7 @@ from farspan.core.command import ErrorInfo, Failed, Frame, Send, Value
 from farspan.core.errors import BY_NAME, ProtocolError
 from farspan.core.op import op_at
 from farspan_worker.engine import Engine
+
 from fuzzing.corpus import corpus
 from fuzzing.mutations import encode_anyhow, mutate, mutate_bytes
 from fuzzing.sessions import Session

@@ -13,6 +13,7 @@ from farspan.core.command import Frame
 from farspan.core.errors import ProtocolError
 from farspan.core.op import OPS
 from farspan.wire import encode_static
+
 from fuzzing.sessions import Session, by_op
 
 INTS = (

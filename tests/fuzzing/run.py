@@ -61,7 +61,7 @@ class Report:
             f"{c['refused by the engine']}, by the decoder {c['inputs'] - c['decoded']}",
             f"resident memory: {self.growth_bytes / 2**20:+.1f} MiB from the second quarter of "
             f"the run to the last; slowest inputs (s) {self.slowest[:3]}",
-            f"kernels that raised what is not ours: {sum(kernels.values())} of {len(kernels)} kinds",
+            f"kernels raised what is not ours: {sum(kernels.values())} of {len(kernels)} kinds",
             f"findings: {len(self.findings)}",
         ]
         for f in self.findings[:20]:

@@ -15,6 +15,7 @@ from typing import Any
 from farspan.core import command as cmd
 from farspan.core.command import Frame
 from farspan.core.dtype import DTYPES
+
 from fuzzing.corpus import Input, Template, corpus
 
 F32 = next(d.code for d in DTYPES if d.name == "float32")
@@ -161,7 +162,13 @@ class Session:
         if t.mask and self.rng.random() < 0.4:
             mode = (t.mask & self.rng.choice([t.mask, -1, 1, 2]) or t.mask) << 2
         draw = self.rng.random()
-        one = len(outs) == 1 and math.prod(outs[0][1]) <= 4_096 and not t.op.lists and t.inputs and t.op.family != "view"
+        one = (
+            len(outs) == 1
+            and math.prod(outs[0][1]) <= 4_096
+            and not t.op.lists
+            and t.inputs
+            and t.op.family != "view"
+        )
         if draw < 0.10 and one and outs[0] == (t.inputs[0].dtype, t.inputs[0].shape):
             made, mode = [], mode | cmd.INPLACE
         elif draw < 0.13 and one and not mode:

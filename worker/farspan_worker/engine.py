@@ -17,11 +17,12 @@ from farspan.core import limits, tape
 from farspan.core.buffers import owned
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
-from farspan.core.errors import AutogradError, FarspanError, ProtocolError
+from farspan.core.errors import AutogradError, FarspanError, OutOfMemoryError, ProtocolError
 from farspan.core.names import backward_name
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
+from farspan.core.units import human
 
 from . import formulas
 from . import plan as plans
@@ -69,6 +70,7 @@ class Engine:
         self.outlet: Any = None  # as `inbox.Engine` has it
         self._events: list[Event] = []
         self._failed = 0  # Failed events of this frame
+        self._told_bytes = 0  # of values that this frame's Gets have copied
         self._number = 0  # of the command that runs
         self._transfers: Mapping[int, Any] = {}
         self._payloads: Sequence[Any] = ()
@@ -79,7 +81,7 @@ class Engine:
         transfers: by number, the bytes (or ErrorInfo) of each that `frame.transfers()` names.
         ProtocolError: the frame is not one a client of ours sends; the session must end.
         """
-        self._events, self._failed = [], 0
+        self._events, self._failed, self._told_bytes = [], 0, 0
         self.frames += 1
         self._transfers, self._payloads = transfers or {}, frame.payloads
         if not 0 <= frame.default_dtype < len(DTYPES):
@@ -324,6 +326,12 @@ class Engine:
         if kind != cmd.GET_SPEC:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
+                self._told_bytes += spec.nbytes
+                if self._told_bytes > self.budget.limit:
+                    raise OutOfMemoryError(
+                        f"reading {human(self._told_bytes)} at once, with a limit of "
+                        f"{human(self.budget.limit)}; wait between reads"
+                    )
                 # A copy: later commands of this very frame may write to the tensor.
                 room = None if kind == cmd.GET_SEND else self.outlet
                 copied = self.backend.download(x.array, room)
@@ -352,6 +360,10 @@ class Engine:
             text = (self.timeline or Timeline()).to_json().encode()
             self.timeline = Timeline() if kind == cmd.GET_TRACE else None
             return Value(request, uint8.code, (len(text),), text)
+        if kind == cmd.GET_IDS:
+            ids = [*self.tensors, *filter(None, self.generators)]  # 0 is the device's own generator
+            told = np.array(ids, np.int64).view(np.uint8).data
+            return Value(request, int64.code, (len(ids),), told)
         if kind == cmd.GET_RELEASE:
             self.programs.arena.put_to_sleep()
             self.backend.release()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import CapacityError, ProtocolError
+from farspan.core.units import human
 
 from farspan_worker.snapshot import Held, Transfers
 
@@ -159,7 +160,9 @@ class Inbox:
         if session.transfer_bytes + of.total > budget:
             session.transfers[of.transfer] = ErrorInfo(
                 "OutOfMemoryError",
-                f"a transfer of {of.total} bytes does not fit into the session's {budget}",
+                f"a transfer of {of.total} bytes ({human(of.total)}) beside "
+                f"{session.transfer_bytes} that wait does not fit into the session's "
+                f"{budget} ({human(budget)})",
                 0,
             )
             return None
@@ -229,7 +232,7 @@ class Inbox:
         """Queue the session if its next frame can run now and it does not stand there yet."""
         if session.closed or session.queued or not session.frames or session.restorer is not None:
             return
-        if session.unsent_bytes > limits.UNSENT_BYTES_MAX:
+        if session.unsent_bytes > min(limits.UNSENT_BYTES_MAX, session.body.memory_bytes_max // 8):
             return  # it waits for its reader; other sessions go on
         held = session.transfers
         for name in session.frames[0][1]:

@@ -15,7 +15,7 @@ from farspan.core import link
 from farspan.core.command import ErrorInfo
 from farspan.core.errors import FarspanError
 
-from farspan_worker.inbox import Session
+from farspan_worker.inbox import Cut, Session
 from farspan_worker.socket_link import Link
 
 log = logging.getLogger(__name__)
@@ -23,12 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, frozen=True)
 class Parcel:
-    """One transfer to write for a session; if `counted`, in its `unsent_bytes` until then."""
+    """One transfer to write for a session; if `counted`, in its `unsent_bytes` until then.
+
+    cut: the session waits at this cut until the parcel is written, since `data` is its own memory.
+    """
 
     session: Session
     transfer: int
-    data: memoryview | ErrorInfo
+    data: memoryview | list[memoryview] | ErrorInfo
     counted: bool = True
+    cut: Cut | None = None
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +78,7 @@ class Writer:
                     self._link = None  # the next parcel dials again
                     self._lost(parcel.session, str(error))
             self._sent(parcel)
-            del parcel  # while this waits for another: it may hold a snapshot, of a session that ends
+            del parcel  # while this waits for another: it may hold a session's snapshot
 
     def _write(self, parcel: Parcel) -> None:
         if self._link is None:
@@ -83,5 +87,6 @@ class Writer:
         if isinstance(parcel.data, ErrorInfo):
             self._link.send(link.pack_failure(channel, parcel.transfer, parcel.data))
             return
-        for chunk in link.chunks(parcel.transfer, parcel.data):
+        pieces = parcel.data if isinstance(parcel.data, list) else [parcel.data]
+        for chunk in link.chunks(parcel.transfer, *pieces):
             self._link.send(link.pack_chunk_header(channel, chunk), chunk.data)

@@ -17,7 +17,7 @@ from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError
 from farspan.core.spec import Spec
 
-from . import direct
+from . import direct, workspace
 from . import store as stores
 from .backend import HOST
 
@@ -51,11 +51,15 @@ class Plan:
             raise ProtocolError(f"{op.name} got {len(specs)} tensors, not {self.recipe.flat}")
         args = self.recipe.args(specs, scalars)
         self.outs, self.views = op.infer(args)
-        self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
         self.compute = None if op.moves else op.compute and op.compute(*args)
         self.casts = self._find_casts(specs, op.name in backend.halves)
         self.kernel: Any = backend.kernel(op, args)
         self.into = backend.into(op)
+        #: What must be there before the kernel runs: its results and, on the host, its temporaries.
+        self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
+        if not (backend.remote or self.views):
+            fast, outs = self.kernel is not op.kernel, () if op.dynamic else self.outs
+            self.nbytes += workspace.temporaries(op, args, outs, self.casts, fast)
         if not self.views:
             # A kernel over an expanded view works through all of its elements, and often copies
             # them: without this a view of 2^60 elements of one byte would keep it busy for ever.
@@ -153,13 +157,14 @@ def run(
         plan = plan_for(op, inputs, static, scalars, backend)
     if op.family == "view":
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
-    budget.check(plan.nbytes)
     if form == INPLACE and plan.into is not None and _writes_through(plan, inputs):
         arguments = plan.recipe.args([t.array for t in inputs], plan.numbers(scalars))
         plan.into(backend.xp, *arguments)
         inputs[0]._storage.version += 1
         return list(inputs[:1])
     arrays = [t.array for t in inputs]
+    made = 0 if backend.remote or not op.dynamic else workspace.dynamic(op, arrays)
+    budget.check(plan.nbytes + made)
     results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:
         for at in op.written:

@@ -349,18 +349,29 @@ class Worker:
             with self._state:
                 self._inbox.cut(session, number)
 
-    def _take_cut(self, session: Session, cut: Cut) -> None:
-        """Copy the session's state, between two frames, and send it while the next ones run."""
+    def _take_cut(self, session: Session, cut: Cut) -> bool:
+        """Send the session's state; return whether the next frames may run meanwhile.
+
+        They do on a copy of it. Where that would go beyond the session's memory by more than
+        SNAPSHOT_COPY_SHARE they wait until what is sent, which is the memory itself, has left.
+        """
         with self._state:
             transfers = self._inbox.transfers(session)
-        data: memoryview | ErrorInfo
+        data: memoryview | list[memoryview] | ErrorInfo
+        waits = None
         try:
-            data = snapshot.take(session.engine, transfers)
+            data = snapshot.parts(session.engine, transfers)
+            nbytes = sum(piece.nbytes for piece in data)
+            if nbytes <= session.body.memory_bytes_max * limits.SNAPSHOT_COPY_SHARE:
+                data = snapshot.joined(data)
+            else:
+                waits = cut
         except Exception as error:  # the session needs none to go on
             log.exception("session %s: snapshot %d", session.body.session, cut.number)
             data = ErrorInfo(type(error).__name__, "the worker could not take it", 0)
         writer = self._bulk_writer(session.owner)
-        writer.put(Parcel(session, link.PARTS + cut.number, data, counted=False))
+        writer.put(Parcel(session, link.PARTS + cut.number, data, counted=False, cut=waits))
+        return waits is None
 
     def _restore(self, session: Session, chunk: link.Chunk) -> None:
         """Take a piece of the state that a session begins with."""
@@ -448,9 +459,10 @@ class Worker:
             return
         frame, transfers = taken
         begun = time.perf_counter()
+        goes_on = True
         try:
             if isinstance(frame, Cut):
-                self._take_cut(session, frame)
+                goes_on = self._take_cut(session, frame)
             else:
                 events = session.engine.handle(frame, transfers)
                 self._emit(session, frame, events)
@@ -469,7 +481,8 @@ class Worker:
                 self._counts["frames"] += 1
                 self._counts["commands"] += len(frame)
             self._counts["busy_s"] += time.perf_counter() - begun
-            self._inbox.ran(session, frame)
+            if goes_on:
+                self._inbox.ran(session, frame)
 
     def _emit(self, session: Session, frame: Frame, events: list[Event]) -> None:
         """Send a frame's events; bytes too long for the control link go by their own."""
@@ -555,6 +568,8 @@ class Worker:
     def _parcel_sent(self, parcel: Parcel) -> None:
         with self._state:
             parcel.session.unsent_bytes -= parcel.nbytes if parcel.counted else 0
+            if parcel.cut is not None:
+                self._inbox.ran(parcel.session, parcel.cut)
             self._inbox.wake(parcel.session)
 
     # --- heartbeat -------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from farspan.core.spec import Spec
 from .store import Array, Poison, Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .engine import Engine
     from .programs.body import Body
 
@@ -55,6 +57,24 @@ class Held:
 
 def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
     """Return the state of an engine between two commands, as a file. Waits for what computes it."""
+    return joined(parts(engine, transfers))
+
+
+def joined(pieces: Sequence[memoryview]) -> memoryview:
+    """Return a copy of all pieces in one row."""
+    whole = np.empty(sum(piece.nbytes for piece in pieces), np.uint8)
+    at = 0
+    for piece in pieces:
+        whole[at : at + piece.nbytes] = np.frombuffer(piece, np.uint8)
+        at += piece.nbytes
+    return whole.data
+
+
+def parts(engine: Engine, transfers: Transfers | None = None) -> list[memoryview]:
+    """Return the state of an engine between two commands, as the pieces of a file.
+
+    On the host they are the engine's own memory: right for as long as it runs no command.
+    """
     writer = _Writer()
     given = transfers or Transfers()
     state = {
@@ -72,17 +92,12 @@ def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
         "used": given.used,
     }
     state |= writer.tables()  # last: what has been met on the way
-    parts: list[Any] = [s.flat for s in writer.roots]
-    parts += [x.data for x in given.held.values() if isinstance(x, Held)]
-    header = _header(state, [part.nbytes for part in parts])
-    whole = np.empty(len(header) + sum(part.nbytes for part in parts), np.uint8)
-    whole[: len(header)] = np.frombuffer(header, np.uint8)
-    at = len(header)
-    for k, part in enumerate(parts):
-        data = engine.backend.download(part) if k < len(writer.roots) else part
-        whole[at : at + part.nbytes] = data
-        at += part.nbytes
-    return whole.data
+    found: list[Any] = [s.flat for s in writer.roots]
+    if engine.backend.remote:
+        found = [engine.backend.download(part) for part in found]
+    found += [x.data for x in given.held.values() if isinstance(x, Held)]
+    header = _header(state, [part.nbytes for part in found])
+    return [memoryview(header), *(memoryview(part) for part in found if part.nbytes)]
 
 
 def _header(state: dict[str, Any], sizes: list[int]) -> bytes:

@@ -13,12 +13,13 @@ import numpy as np
 from farspan.core.call import Value
 from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.tape import Variable
+from farspan.core.units import human
 
 from . import plan as plans
 from .backend import HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from farspan.core.command import ErrorInfo
     from farspan.core.op import Op
@@ -33,26 +34,40 @@ _new = object.__new__  # and all fields set one by one: half the time of a call 
 class Budget:
     """Bytes that a session may hold, and where; every storage charges it before it exists."""
 
-    __slots__ = ("backend", "limit", "peak", "used")
+    __slots__ = ("backend", "limit", "peak", "spare", "used")
 
     def __init__(self, limit: int, backend: Host = HOST) -> None:
         self.backend = backend
         self.limit = limit  # bytes
         self.used = 0
         self.peak = 0
+        #: Lets go of what is kept only for speed, so that what fits does not depend on the past.
+        self.spare: Callable[[], None] = _nothing
 
     def check(self, nbytes: int) -> None:
-        """Raise OutOfMemoryError if `nbytes` more would not fit."""
+        """Raise OutOfMemoryError if `nbytes` more would not fit, whatever is let go of."""
         if self.used + nbytes > self.limit:
-            raise OutOfMemoryError(
-                f"tried to allocate {nbytes} bytes; {self.used} of {self.limit} bytes are in use. "
-                "Nothing was allocated; the session goes on."
-            )
+            self.spare()
+            if self.used + nbytes > self.limit:
+                raise OutOfMemoryError(
+                    f"tried to allocate {nbytes} bytes ({human(nbytes)}); {self.used} of "
+                    f"{self.limit} bytes are in use ({human(self.used)} of {human(self.limit)}). "
+                    "Nothing was allocated; the session goes on."
+                )
+
+    def make_room(self, nbytes: int) -> None:
+        """Let go of what is kept only for speed if `nbytes` more would not fit as it is."""
+        if self.used + nbytes > self.limit:
+            self.spare()
 
     def take(self, nbytes: int) -> None:
         self.used += nbytes
         if self.used > self.peak:
             self.peak = self.used
+
+
+def _nothing() -> None:
+    """Nothing is kept."""
 
 
 class Storage:

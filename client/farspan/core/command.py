@@ -41,6 +41,7 @@ GET_PROGRAM: Final = 5  # ids: (); `device` is a program: answer with uint8 text
 GET_TRACE: Final = 6  # ids: (): from now on note when commands run; answer as the next
 GET_TRACE_END: Final = 7  # ids: (): stop it; answer with uint8 text, JSON of what was noted
 GET_RELEASE: Final = 8  # ids: (): give back what is kept for later; answer as GET_MEMORY
+GET_IDS: Final = 9  # ids: (): answer with int64, the ids that a Free of a new client may name
 
 # The low two bits of a command's `mode`; the rest is the mask of inputs that need a gradient.
 FUNCTIONAL: Final = 0  # outputs are new ids

@@ -74,9 +74,14 @@ JOURNAL_SEGMENT_BYTES: Final = 64 * MiB  # of a segment: then the next begins.
 
 SNAPSHOT_EVERY_S: Final = 2.0  # of a session that is at work; so long may a replay take
 SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentieth of the time.
+#: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
+SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
 SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
+KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
+KEPT_BODY_BYTES_MAX: Final = 256 * KiB  # of the JSON that it stands for: some 4,000 tensors.
+KEPT_DEPTH_MAX: Final = 32  # of containers within containers in it.
 KEPT_MAX: Final = 1_000  # names in a session, and
 KEPT_BYTES_MAX: Final = MiB - 64 * KiB  # of them all: they fit into one answer.
 OPENINGS_OF_JOURNALS: Final = 4  # read at a time when a gateway starts.

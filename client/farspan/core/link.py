@@ -280,13 +280,19 @@ def unpack_chunk(payload: bytes | memoryview) -> Chunk:
     return Chunk(transfer, total, offset, flags, data)
 
 
-def chunks(transfer: int, data: bytes | memoryview) -> Iterator[Chunk]:
-    """Yield the chunks of a transfer; one empty chunk if there are no bytes."""
-    view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
-    total = len(view)
-    for offset in range(0, max(total, 1), limits.CHUNK_BYTES):
-        end = min(offset + limits.CHUNK_BYTES, total)
-        yield Chunk(transfer, total, offset, LAST if end == total else 0, view[offset:end])
+def chunks(transfer: int, *data: bytes | memoryview) -> Iterator[Chunk]:
+    """Yield the chunks of a transfer, whose bytes may lie in several places; one if there are none.
+
+    >>> [(c.offset, bytes(c.data), c.last) for c in chunks(7, b"ab", b"", b"c")]
+    [(0, b'ab', False), (2, b'c', True)]
+    """
+    pieces = [memoryview(each).cast("B") for each in data if memoryview(each).nbytes]
+    total, at = sum(piece.nbytes for piece in pieces), 0
+    for piece in pieces or [memoryview(b"")]:
+        for offset in range(0, max(piece.nbytes, 1), limits.CHUNK_BYTES):
+            part = piece[offset : offset + limits.CHUNK_BYTES]
+            begin, at = at, at + part.nbytes
+            yield Chunk(transfer, total, begin, LAST if at == total else 0, part)
 
 
 @dataclass(slots=True, frozen=True)

@@ -19,6 +19,7 @@ from farspan.core.command import (
     FIRST_OPCODE,
     FREE,
     GET,
+    GET_IDS,
     GET_MEMORY,
     GET_MEMORY_ANEW,
     GET_PROGRAM,
@@ -48,7 +49,7 @@ _HEADER: Final = (
 _WIDE_MODE: Final = 2**64 - 1
 _ABOUT_ALL: Final = (
     GET_SPEC, GET_MEMORY, GET_MEMORY_ANEW, GET_PROGRAM, GET_TRACE, GET_TRACE_END,
-    GET_RELEASE,
+    GET_RELEASE, GET_IDS,
 )  # fmt: skip
 _WIDE_MODE_BYTES_MAX: Final = (limits.TENSORS_PER_COMMAND_MAX + 2 + 7) // 8
 
@@ -270,7 +271,7 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
     if opcode == FREE:
         ok = static == ()
     elif opcode == GET:
-        ok = are_ints(static, 3) and 0 <= static[1] <= GET_RELEASE and 0 <= static[0] < ID_END
+        ok = are_ints(static, 3) and 0 <= static[1] <= GET_IDS and 0 <= static[0] < ID_END
         ok = ok and 0 <= static[2] < max(limits.DEVICES_PER_SESSION_MAX, limits.PROGRAMS_MAX)
         about_all = ok and static[1] in _ABOUT_ALL
         ok = ok and ((ids == 0 and about_all) or (ids == 1 and static[1] < GET_MEMORY))

@@ -7,8 +7,9 @@ before an output is first written may lie where that output will be: see `Places
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -226,7 +227,18 @@ class Arena:
         self._budget = budget
         self._plans: dict[FlatPlan, int] = {}  # those awake, and at which call each ran last
         self._calls = 0
+        self._preparing: FlatPlan | None = None
         self.storage: Storage | None = None
+        budget.spare = self._spare
+
+    @contextlib.contextmanager
+    def preparing(self, plan: FlatPlan) -> Iterator[None]:
+        """Let a plan take what it needs to run: nothing puts it to sleep meanwhile."""
+        before, self._preparing = self._preparing, plan
+        try:
+            yield
+        finally:
+            self._preparing = before
 
     @property
     def nbytes(self) -> int:
@@ -260,6 +272,14 @@ class Arena:
         if gone:
             self.leave(gone)
 
+    def _spare(self) -> None:
+        """Keep nothing for plans but the one that is about to run: the session needs the room.
+
+        So whether a command finds room follows from the session's tensors alone, and a replay,
+        which begins without plans, comes to the same.
+        """
+        self.put_to_sleep([plan for plan in self._plans if plan is not self._preparing])
+
     def _shrink(self) -> None:
         most = max((plan.arena_bytes for plan in self._plans), default=-1)
         if most < 0:
@@ -268,6 +288,7 @@ class Arena:
             self._resize(most)
 
     def _resize(self, nbytes: int) -> None:
+        self._budget.make_room(nbytes - self.nbytes)  # which may shrink this one
         self._budget.check(nbytes - self.nbytes)
         self.storage = None  # first: for a moment the account would show both
         try:

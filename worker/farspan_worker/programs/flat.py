@@ -66,14 +66,15 @@ class FlatPlan:
         self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         self._binding = -1  # the step that is being bound
         self.undo = effects.Undo(self, engine)
-        self._arena.enter(self)
-        try:
-            for memory in self._leaving:
-                self._rooms[memory] = self._room(memory)
-            self._bind_all()
-        except BaseException:
-            self.close()
-            raise
+        with self._arena.preparing(self):
+            self._arena.enter(self)
+            try:
+                for memory in self._leaving:
+                    self._rooms[memory] = self._room(memory)
+                self._bind_all()
+            except BaseException:
+                self.close()
+                raise
 
     def _bind_all(self) -> None:
         for k, step in enumerate(self.graph.steps):
@@ -200,7 +201,8 @@ class FlatPlan:
                 self._rooms[memory].version = 0
                 continue
             self._rooms.pop(memory, None)
-            self._rooms[memory] = self._room(memory)
+            with self._arena.preparing(self):
+                self._rooms[memory] = self._room(memory)
             self.move(memory)
             self._calm[memory] = self._references(memory)
 
@@ -247,7 +249,8 @@ class FlatPlan:
         Whatever is raised, the inputs are as they were; or `effects.HalfDone` is raised.
         """
         if not self._awake:
-            self._wake()
+            with self._arena.preparing(self):
+                self._wake()
         self._arena.note(self)
         self._make_room()
         if self._awaited and not self.awaits:

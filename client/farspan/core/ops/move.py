@@ -385,10 +385,19 @@ def _repeat_grad(g: Any, self_spec: Spec, repeats: Sequence[int]) -> Any:
     return fn.reshape(summed, self_spec.shape)
 
 
+def _repeat(xp: Any, self: Any, repeats: Sequence[int]) -> Any:
+    # One copy. `tile` makes one a dim, and so needs memory for (10**9, 0), which comes to nothing.
+    shape = (1,) * (len(repeats) - self.ndim) + self.shape
+    narrow = [n for size in shape for n in (1, size)]
+    wide = [n for pair in zip(repeats, shape, strict=True) for n in pair]
+    whole = [times * size for times, size in zip(repeats, shape, strict=True)]
+    return xp.broadcast_to(self.reshape(narrow), wide).reshape(whole)
+
+
 structured(
     "repeat(Tensor self, SymInt[] repeats) -> Tensor",
     meta=_repeat_meta,
-    kernel=lambda xp, self, repeats: xp.tile(self, tuple(repeats)),
+    kernel=_repeat,
     vjp={"self": _repeat_grad},
     moves=True,
 )

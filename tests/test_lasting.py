@@ -1,0 +1,241 @@
+"""Sessions that outlive their clients: what has a name is found again, the rest is freed."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import farspan as torch
+import numpy as np
+import pytest
+from fake_gateway import TOKEN, FakeGateway
+from farspan import nn
+from farspan.core.errors import BadValueError, ProtocolError, SessionClosedError
+from farspan.core.random import Generator
+from restarting import Service
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    made = FakeGateway()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("service"))
+    yield made
+    made.close()
+
+
+def opened(gateway: FakeGateway) -> Any:
+    return torch.connect(gateway.address, token=TOKEN, timeout=20)
+
+
+def attached(gateway: FakeGateway, session: str) -> Any:
+    return torch.attach(session, gateway.address, token=TOKEN, timeout=20)
+
+
+class Training:
+    """A net, its optimizer and where it stands; can be kept and found."""
+
+    def __init__(self) -> None:
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        self.data = torch.arange(64.0).reshape(8, 8).sin()
+
+    def steps(self, count: int) -> list[float]:
+        losses = []
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            loss = (self.net(self.data) + torch.rand(2)).square().mean()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def keep(self, session: Any) -> None:
+        session.keep("training", {"net": self.net, "optimizer": self.optimizer, "data": self.data})
+        session.keep("random", torch.get_rng_state())
+
+    @classmethod
+    def found(cls, session: Any) -> Training:
+        made = object.__new__(cls)
+        kept = session.kept["training"]
+        made.net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+        made.net.load_state_dict(kept["net"], assign=True)
+        made.optimizer = torch.optim.Adam(made.net.parameters(), lr=0.01)
+        made.optimizer.load_state_dict(kept["optimizer"])
+        made.data = kept["data"]
+        return made
+
+
+def test_training_goes_on_in_another_client_with_the_same_bits(gateway: FakeGateway) -> None:
+    with torch.connect("local:"):
+        torch.manual_seed(3)
+        training = Training()
+        training.steps(3)
+        expected = training.steps(4)
+
+    session = opened(gateway)
+    torch.manual_seed(3)
+    training = Training()
+    training.steps(3)
+    training.keep(session)
+    left = session.detach()
+    assert gateway.detached and gateway.machine.state != "ended"
+    with attached(gateway, left) as session:
+        training = Training.found(session)
+        torch.set_rng_state(session.kept["random"])
+        assert training.steps(4) == expected
+
+
+def test_what_nobody_kept_is_freed_and_what_is_kept_stays(gateway: FakeGateway) -> None:
+    session = opened(gateway)
+    kept, dropped = torch.ones(3), torch.ones(4)
+    also = torch.ones(5)
+    session.keep("kept", kept)
+    session.keep("also", [also])
+    del also, kept  # the names hold them
+    torch.zeros(2).sum().item()
+    left = session.detach()
+    assert dropped.shape == (4,)
+    with attached(gateway, left) as session:
+        session.synchronize()
+        assert gateway.engine.stats()["tensors"] == 2
+        assert session.kept["also"][0].tolist() == [1.0] * 5
+        session.keep("also", None)
+        session.synchronize()
+        assert gateway.engine.stats()["tensors"] == 1 and list(session.kept) == ["kept"]
+
+
+def test_what_is_kept_comes_back_as_it_was(gateway: FakeGateway) -> None:
+    session = opened(gateway)
+    x = torch.arange(12.0).reshape(3, 4)
+    weight = nn.Parameter(torch.ones(2))
+    computed = (weight * 2).sum()
+    session.keep(
+        "all",
+        {
+            "x": x, "row": x[1], "turned": x.t(), "weight": weight, "computed": computed,
+            "frozen": nn.Parameter(torch.ones(1), requires_grad=False), "half": x.half(),
+            "plain": (1, 2.5, None, True, "a", math.inf, [], {}, {3: -0.0}), 7: [weight, weight],
+        },
+    )  # fmt: skip
+    with pytest.raises(BadValueError, match="set"):
+        session.keep("no", {1, 2})
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(BadValueError, match="deeper"):
+        session.keep("no", loop)
+    with pytest.raises(BadValueError, match="1 to 256"):
+        session.keep("", x)
+    left = session.detach()
+    with attached(gateway, left) as session:
+        found = session.kept["all"]
+        assert list(session.kept) == ["all"]
+        assert found["plain"] == (1, 2.5, None, True, "a", math.inf, [], {}, {3: -0.0})
+        found["row"].fill_(9)
+        assert found["x"][1].tolist() == [9.0] * 4 and found["turned"][:, 1].tolist() == [9.0] * 4
+        assert found["turned"].stride() == (1, 4) and found["row"].storage_offset() == 4
+        assert type(found["weight"]) is nn.Parameter and found["weight"].requires_grad
+        assert found["weight"] is found[7][0] is found[7][1]
+        assert type(found["frozen"]) is nn.Parameter and not found["frozen"].requires_grad
+        assert found["half"].dtype == torch.float16 and type(found["x"]) is torch.Tensor
+        assert found["computed"].is_leaf and found["computed"].item() == 4
+        (found["weight"] ** 2).sum().backward()
+        assert found["weight"].grad.tolist() == [2.0, 2.0]
+
+
+def test_taking_a_session_over_ends_its_first_client(gateway: FakeGateway) -> None:
+    session = opened(gateway)
+    x = torch.ones(2)
+    session.keep("x", x)
+    with attached(gateway, session.id) as other:
+        with pytest.raises(SessionClosedError, match="another client"):
+            session.synchronize()
+        y = other.kept["x"] + 1
+        assert y.tolist() == [2.0, 2.0]
+    with pytest.raises(SessionClosedError):
+        x.tolist()
+    session.close()
+
+
+def test_a_client_that_was_away_while_another_took_over_is_told(gateway: FakeGateway) -> None:
+    session = opened(gateway)
+    session.keep("x", torch.ones(2))
+    gateway.secret = bytes(32)
+    session.transport._stream.cancel()
+    with pytest.raises(SessionClosedError, match="another client has taken the session over"):
+        session.synchronize()
+    session.close()
+
+
+def test_a_local_session_cannot_be_left() -> None:
+    with torch.connect("local:") as session:
+        session.keep("x", torch.ones(2))
+        with pytest.raises(BadValueError, match="local"):
+            session.detach()
+        assert session.kept["x"].tolist() == [1.0, 1.0]
+    with pytest.raises(BadValueError, match="local"):
+        torch.attach("0" * 32, "local:")
+
+
+def test_what_no_client_of_ours_wrote_is_a_protocol_error() -> None:
+    from farspan._keep import unpack
+
+    with torch.connect("local:") as session:
+        for body in (
+            "", "[]", "{}", '{"format":2}',
+            '{"format":1,"value":{"x":0},"tensors":[],"memories":[]}',
+            '{"format":1,"value":null,"tensors":[[1]],"memories":[]}', '{"format":1}',
+            '{"format":1,"value":{"d":3},"tensors":[],"memories":[]}',
+        ):  # fmt: skip
+            with pytest.raises(ProtocolError):
+                unpack(session, body, lambda *_: None)
+
+
+def test_a_process_of_its_own_goes_on_after_the_gateway_was_killed(service: Service) -> None:
+    code = """
+        import sys, farspan as torch
+        with torch.connect(sys.argv[1], token=sys.argv[2], timeout=30) as session:
+            w = torch.nn.Parameter(torch.arange(300_000.0))
+            (w * w).sum().backward()
+            w.data.sub_(w.grad)
+            session.keep("w", w)
+            torch.rand(3)
+            print(session.detach())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), service.address, service.token]
+    left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    service.kill_gateway()
+    service.start_gateway()
+    with torch.attach(left, service.address, token=service.token, timeout=30) as session:
+        w = session.kept["w"]
+        assert w.requires_grad
+        np.testing.assert_array_equal(w.detach().numpy(), -np.arange(300_000, dtype="float32"))
+        (w * 2).sum().backward()
+        assert w.grad[0].item() == 2
+        with torch.attach(left, service.address, token=service.token, timeout=30) as third:
+            with pytest.raises(SessionClosedError, match="another client"):
+                session.synchronize()
+            assert third.kept["w"][5].item() == -5
+
+
+def test_the_ids_that_are_left_are_those_of_tensors_and_generators() -> None:
+    with torch.connect("local:") as session:
+        x = torch.ones(2)
+        generator = torch.Generator()
+        generator.manual_seed(3)
+        torch.rand(2, generator=generator)
+        session._take_over()  # what a client does that comes
+        session.synchronize()
+        (engine,) = session.transport.engines
+        assert not engine.tensors and 0 in {0, *engine.generators}
+        assert all(isinstance(g, Generator) for g in engine.generators.values())
+        assert x.shape == (2,) and set(engine.generators) <= {0}

@@ -1,0 +1,126 @@
+"""Workspace: bytes that an op's kernel needs beside its results, from metadata alone.
+
+They are checked against the session's budget before the kernel runs, with the results' own, and
+never charged: they are gone when it returns. Factors are measured (benchmarks/workspace.py prints
+them anew); what is not named computes in its result, or in blocks of a fixed size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from farspan.core.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farspan.core.op import Op
+
+#: Times the bytes of inputs and results, as a kernel sees them, that its temporaries take at most.
+_FACTORS: Final[dict[float, str]] = {
+    18: "log_normal",
+    10: "polygamma special_zeta _histogramdd_from_bin_tensors",
+    8.5: "_unique2 isclose mode isin.Tensor_Tensor",
+    6: "linalg_matrix_exp histc",
+    4: "unique_consecutive",
+    3: "bernoulli.Tensor linalg_pinv avg_pool2d nanmedian special_entr",
+    2.1: "_linalg_svd _linalg_eigh linalg_eig _lobpcg linalg_qr linalg_det linalg_slogdet"
+    " linalg_solve_ex linalg_inv_ex linalg_cholesky_ex linalg_solve_triangular geqrf topk kthvalue"
+    " median std var std_mean var_mean hash_tensor nansum logsumexp multi_margin_loss mse_loss"
+    " linalg_vector_norm adaptive_max_pool2d",
+    1.6: "unique_dim cumsum cumprod logcumsumexp binary_cross_entropy_with_logits _softmax",
+    1.3: "nan_to_num sinc leaky_relu _prelu_kernel max_pool2d_with_indices",
+    1.1: "_contract binomial _adaptive_avg_pool2d max_pool3d_with_indices logit angle log_sigmoid"
+    " _from_front _lu_unpack nextafter adaptive_max_pool3d searchsorted sgn lerp scatter_add"
+    " masked_fill xlogy special_xlog1py",
+    0.7: "heaviside sign threshold cummax cummin",
+    0.5: "_log_softmax sigmoid polar clamp rsub.Scalar frac native_group_norm hardsigmoid hardswish"
+    " rsqrt softshrink round linalg_lu_factor_ex",
+    0.35: "normal.Tensor_float where binary_cross_entropy_backward mse_loss_backward"
+    " _adaptive_avg_pool3d tril triu count_nonzero im2col",
+}
+_FACTOR: Final = {name: factor for factor, names in _FACTORS.items() for name in names.split()}
+
+
+def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, fast: bool) -> int:
+    """Return the bytes of an op's temporaries; its results' own are not among them.
+
+    args: in schema order, Specs for tensors. casts: (input, numpy dtype) pairs, as plans have them.
+    fast: another kernel than the table's runs; these copy what does not lie in order.
+    """
+    specs = [x for a in args for x in (a if isinstance(a, list | tuple) else (a,))
+             if isinstance(x, Spec)]  # fmt: skip
+    sizes = [x.nbytes for x in specs]
+    copied = 0
+    for i, dtype in casts:
+        if i < len(specs):
+            sizes[i] = specs[i].numel * dtype.itemsize
+            copied += sizes[i]
+    made = 0
+    for x in outs:
+        made += x.numel * 4 if x.dtype.is_reduced else x.nbytes
+        copied += x.numel * 4 if x.dtype.is_reduced else 0  # rounded into the result's own
+    if fast:
+        return copied + sum(n for n, x in zip(sizes, specs, strict=True) if not x.dense)
+    shaped = _BY_SHAPE.get(op.base)
+    if shaped is not None:
+        return copied + int(shaped(args, outs))
+    return copied + int(declared(op.name) * (sum(sizes) + made))
+
+
+def declared(name: str) -> float:
+    """Return an op's factor."""
+    return _FACTOR.get(name) or _FACTOR.get(name.split(".")[0], 0.0)
+
+
+def _convolution(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of the patches, one row for each element of a channel of the result."""
+    weight, out = args[1], outs[0]
+    rows = out.numel // max(1, out.shape[1]) if out.ndim > 1 else out.numel
+    return rows * (weight.numel // max(1, weight.shape[0])) * max(4, out.dtype.itemsize)  # type: ignore[no-any-return]
+
+
+def _differences(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of all differences of rows, and of their powers."""
+    x = args[0]
+    n = x.shape[-2]
+    return 2 * n * n * x.shape[-1] * x.dtype.itemsize  # type: ignore[no-any-return]
+
+
+def _distances(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    a, out = args[0], outs[0]
+    wide = 1 if args[2] == 2 else a.shape[-1]  # the norm of 2 goes by a product
+    return 2 * out.nbytes * max(1, wide)  # type: ignore[no-any-return]
+
+
+def _bags(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    weight, indices = args[:2]
+    return 2 * indices.numel * math.prod(weight.shape[1:]) * weight.dtype.itemsize  # type: ignore[no-any-return]
+
+
+_BY_SHAPE: Final = {
+    "convolution": _convolution,
+    "_pdist_forward": _differences,
+    "_cdist_forward": _distances,
+    "_embedding_bag": _bags,
+}
+
+
+def dynamic(op: Op, arrays: Sequence[Any]) -> int:
+    """Return the bytes of results whose shapes depend on elements, before they are made.
+
+    0 where only the op itself can say: those sort, and what they make is no larger than that takes.
+    """
+    if op.base == "nonzero":  # a column each, then all of them together
+        return 2 * int(np.count_nonzero(arrays[0])) * max(1, arrays[0].ndim) * 8
+    if op.base == "masked_select":
+        shape = np.broadcast_shapes(arrays[0].shape, arrays[1].shape)
+        times = math.prod(shape) // max(1, arrays[1].size)
+        return int(np.count_nonzero(arrays[1])) * times * int(arrays[0].itemsize)
+    if op.base == "bincount" and arrays[0].size:
+        return (max(0, int(arrays[0].max())) + 1) * 8
+    if op.base == "repeat_interleave":
+        return int(arrays[0].sum()) * 8
+    return 0
