@@ -213,6 +213,28 @@ def test_a_sessions_memory_is_its_share_and_the_shares_stay_within_the_quota(
     assert cluster.gateway.service.pool.used("anna") == (2, 80 * limits.MiB)
 
 
+def test_a_session_keeps_its_limit_and_its_tenants_account_at_another_gateway(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    tenants, journals = tmp_path / "tenants.toml", tmp_path / "journals"
+    tenants.write_text('[tenant.anna]\ndevice_memory = "40 MiB"\n')
+    cluster.start(1, tenants=tenants, journals=journals)
+    client = cluster.connect(devices="cpu")
+    client.transport.send(put(1, bytes(10_000)))
+    client.synchronize()
+    session = client.transport.session_id
+    cluster.run(cluster.gateway.stop(0.1))
+    tenants.write_text('[tenant.anna]\ndevice_memory = "20 MiB"\nsessions = 1\n')
+    cluster.start(1, tenants=tenants, journals=journals)
+    live = cluster.gateway.service._sessions[session]
+    assert live.memory_bytes == 40 * limits.MiB, "its replay must run out of it where it did"
+    held = cluster.gateway.tenancy
+    on_disk = sum(path.stat().st_size for path in (journals / session).iterdir())
+    assert held.sessions("anna") == 1 and held.disk.used("anna") == on_disk > 10_000
+    with pytest.raises(CapacityError, match="quota of sessions"):
+        cluster.connect()
+
+
 def test_a_tenants_rate_slows_it_down_and_loses_nothing(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,7 +231,9 @@ class Tenancy:
             self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
 
     def _count(self, live: Live, directory: Path | None = None) -> None:
-        live.memory_bytes = self.device_memory(live.tenant)
+        # For its life, also at another gateway: a replay has to run out of memory where it did.
+        known = live.about.setdefault("memory_bytes", self.device_memory(live.tenant))
+        live.memory_bytes = int(known)
         self.disk.own(live.id, live.tenant, directory)
         self._sessions.setdefault(live.tenant, set()).add(live.id)
 
@@ -251,7 +253,6 @@ class Tenancy:
 
     def claim(self, live: Live, deadline: float) -> Iterator[pools.Input]:
         """Yield what the pool is to hear when a session wants its workers."""
-        live.memory_bytes = self.device_memory(live.tenant)
         yield self._allowed(live.tenant)
         yield pools.Claimed(
             live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes
