@@ -17,7 +17,6 @@ COUNTED = (
     "client/farspan/wire/frames.py", "client/farspan/wire/statics.py",
     "client/farspan/wire/checks.py", "client/farspan/wire/envelopes.py",
     "client/farspan/wire/events.py", "client/farspan/wire/control.py",
-    "client/farspan/core/command.py",
     "worker/farspan_worker/engine.py", "worker/farspan_worker/checks.py",
     "worker/farspan_worker/store.py", "worker/farspan_worker/plan.py",
     "worker/farspan_worker/direct.py", "worker/farspan_worker/programs/body.py",

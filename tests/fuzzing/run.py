@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from fuzzing.child import PROGRESS
 
-STUCK_S = 20.0  # without a new input: the process is ended. It tells itself of a second's work.
+STUCK_S = 6.0  # without a new input: the process is ended. It tells itself of a second's work.
 FINDINGS_MAX = 200  # then a run gives up
 
 
@@ -61,7 +61,7 @@ class Report:
             f"{c['refused by the engine']}, by the decoder {c['inputs'] - c['decoded']}",
             f"resident memory: {self.growth_bytes / 2**20:+.1f} MiB from the second quarter of "
             f"the run to the last; slowest inputs (s) {self.slowest[:3]}",
-            f"kernels that raised what is not ours: {sum(kernels.values())}, {len(kernels)} kinds",
+            f"kernels raised what is not ours: {sum(kernels.values())} of {len(kernels)} kinds",
             f"findings: {len(self.findings)}",
         ]
         for f in self.findings[:20]:
@@ -148,7 +148,7 @@ def _watch(child: subprocess.Popen[Any], progress: Path) -> bool:
         now = progress.read_bytes()
         if now != seen:
             seen, since = now, time.monotonic()
-        elif time.monotonic() - since > STUCK_S * (1 if any(seen) else 30):
+        elif time.monotonic() - since > STUCK_S * (1 if any(seen) else 6):
             child.send_signal(signal.SIGABRT)  # faulthandler tells where it is
             try:
                 child.wait(5)
