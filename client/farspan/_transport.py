@@ -359,8 +359,8 @@ class GrpcTransport(Reconnecting):
     def _take(self, number: int, message: bytes) -> None:
         """Deliver a message of a stream. Runs on gRPC's own thread."""
         with self._taking:
-            if number != self._attempt:
-                return  # that stream was given up
+            if number != self._attempt or self._lost is not None:
+                return  # that stream was given up, or the session
             self._receiver = threading.get_ident()
             try:
                 self._receive(wire.decode(wire.Down, message))
