@@ -303,6 +303,7 @@ def test_a_session_closed_while_it_dials_leaves_no_stream(gateway: FakeGateway) 
     go_on.set()
     wait_for(lambda: not transport._dialling)
     assert transport._stream.wait(10), "its stream is over"
+    session.close()
 
 
 def test_a_secret_stands_in_no_text(gateway: FakeGateway) -> None:
