@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import gc
 import json
-import logging
 import os
 import shutil
 import signal
@@ -24,7 +23,14 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
-from farspan_server.cli_operator import doctor, drain, drained, metrics_port, port_options
+from farspan_server.cli_operator import (
+    doctor,
+    drain,
+    drained,
+    log_format,
+    metrics_port,
+    port_options,
+)
 from farspan_server.token_cli import token
 
 if TYPE_CHECKING:
@@ -109,6 +115,7 @@ def main() -> None:
 @_tenants
 @_audit
 @metrics_port
+@log_format
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
@@ -155,6 +162,7 @@ def up(
 @_journal
 @_every
 @port_options
+@log_format
 @click.option(
     "--lease",
     type=click.FloatRange(1.0),
@@ -261,6 +269,7 @@ async def _serve(
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_level
+@log_format
 @_json
 @_parent
 def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> None:
@@ -424,11 +433,10 @@ main.add_command(token)
 # --- what the subcommands share ------------------------------------------------------------------
 def _begin(name: str, parent: int) -> None:
     """Set up logging to stderr and, if a parent is given, end with it."""
+    from farspan_worker import logs
     from farspan_worker.process import die_with_parent
 
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True
-    )
+    logs.begin(name)
     die_with_parent(parent, signal.SIGHUP)
 
 
