@@ -159,7 +159,7 @@ class Reconnecting(Bulk):
         self._lose(
             Lost(
                 "ConnectError",
-                f"{self.address}: the gateway has not come back for {self._patience_s:.0f} s "
+                f"{self.address}: the gateway has not come back for {self._patience_s:g} s "
                 f"({self._why}); the session with all its tensors is lost to this client. If the "
                 f'gateway keeps it, farspan.attach("{self.session_id}") finds what was kept',
             )

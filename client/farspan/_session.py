@@ -436,8 +436,11 @@ class Session(Answers, Lasting, Reporting):
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
         if numbers:
-            self._applied += len(frame.opcodes) - sum(map(frame.opcodes.count, _NEITHER))
-            self._calls += frame.opcodes.count(cmd.CALL)
+            opcodes = frame.opcodes
+            if min(opcodes) < cmd.FIRST_OPCODE:
+                self._applied -= sum(map(opcodes.count, _NEITHER))
+                self._calls += opcodes.count(cmd.CALL)
+            self._applied += len(opcodes)
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:

@@ -105,7 +105,7 @@ class Bulk:
         if live.keeper is None:
             await live.links[device].upload(live.channel, chunk)
             live.uploads.add(kept)
-        elif chunk.offset and chunk.total > self.config.memory_bytes_max:
+        elif chunk.offset and chunk.total > live.memory_bytes:
             live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
         else:
             await live.keeper.send(kept)

@@ -133,6 +133,7 @@ class Live:
         self.keeper: Keeper | None = None  # of a session that is journalled
         self.links: tuple[WorkerLink, ...] = ()
         self.names = names_of(machine.kinds)
+        self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.left = False  # it lies on disk, for another gateway
         self.shares = False  # it has memory that its client has mapped
