@@ -93,7 +93,9 @@ class Arrivals:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        about = about_session(tenant, kinds, self._durability(hello), wait_s, hello.minor)
+        about = about_session(
+            tenant, kinds, self._durability(hello), wait_s, hello.minor, hello.allow_numerics_change
+        )
         journalled = about["durability"] != OFF
         machine = sessions.Session(
             kinds,
