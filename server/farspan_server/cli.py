@@ -343,7 +343,8 @@ def _launcher(
     if directory is None:
         raise click.UsageError("a Ray of our own needs --directory; or give --ray-address")
     cluster.start_local(directory, workers)
-    return cluster.Cluster(workers, listen=listen, threads=threads, cpu_level=cpu_level), workers
+    made = cluster.Cluster(workers, listen=listen, threads=threads, cpu_level=cpu_level, own=True)
+    return made, workers
 
 
 @main.command(
