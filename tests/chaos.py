@@ -207,8 +207,8 @@ class Fault:
     """Strikes once, at the first Python call after a session has issued so many commands.
 
     Only when frames are under way, so that something can be lost, and only in one of `phases` if
-    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the interpreter's profile
-    hook, of the thread that enters it.
+    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the
+    interpreter's profile hook, of the thread that enters it.
     """
 
     def __init__(
