@@ -73,6 +73,7 @@ class Transport(Protocol):
     def keep(self, name: str, body: str) -> None: ...  # waits; an empty body takes the name back
     def kept(self) -> dict[str, str]: ...
     def detach(self) -> None: ...
+    def hurry(self) -> None: ...  # the end is near: a gateway that is away is not waited for long
     def close(self) -> None: ...
 
 
@@ -435,8 +436,11 @@ class Session(Answers, Lasting, Reporting):
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
         if numbers:
-            self._applied += len(frame.opcodes) - sum(map(frame.opcodes.count, _NEITHER))
-            self._calls += frame.opcodes.count(cmd.CALL)
+            opcodes = frame.opcodes
+            if min(opcodes) < cmd.FIRST_OPCODE:
+                self._applied -= sum(map(opcodes.count, _NEITHER))
+                self._calls += opcodes.count(cmd.CALL)
+            self._applied += len(opcodes)
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
@@ -481,6 +485,7 @@ class Session(Answers, Lasting, Reporting):
         """Print the errors that no wait has raised; the last commands may still add some."""
         if self._lost is None and wait:
             try:
+                self.transport.hurry()
                 self.synchronize()
             except FarspanError as error:
                 self._errors.appendleft(error)

@@ -459,7 +459,6 @@ class Session:
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
-        self._attempt = 0  # it counts its own streams
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
