@@ -37,7 +37,8 @@ class Service:
 
     The gateway is started again whenever it ends, on the same port and with the same directory, as
     an operator's init system would. ray: address of a cluster to take workers from; else they are
-    plain processes. tokens: one for each tenant. more: further arguments of `farspan serve`.
+    plain processes. tenants: each has a token. more: further arguments of `farspan serve`. workers:
+    with 0 there is no supervisor.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Service:
         self._key_file = self._secret("key", secrets.token_hex(32))
         threading.Thread(target=self._keep_gateway, daemon=True).start()
         self.wait_for_gateway()
-        self._supervisor = self._start_supervisor()
+        if self._workers:
+            self._supervisor = self._start_supervisor()
         return self
 
     def __exit__(self, *_: object) -> None:
