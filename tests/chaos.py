@@ -360,6 +360,19 @@ class Chaos:
             outcome.phase, outcome.window = fault.struck, fault.window
         return outcome
 
+    def in_phase(self, part: str, phase: str, name: str, rng: random.Random) -> Outcome:
+        """Run a program and let a part die in a phase of it, or while a snapshot is written."""
+        if phase != "snapshot":
+            return self.under(part, name, "eager", rng, (phase,))
+
+        def strike(session: Any) -> None:
+            wait_until(self.service.writes_snapshot, 20, "a snapshot")
+            self.service.kill(part, session)
+
+        outcome = self.under(part, name, "eager", rng, strike=strike)
+        outcome.phase = outcome.phase and phase
+        return outcome
+
 
 class Sent:
     """Counts the commands that a session sends and, once there was a fault, how long it pauses."""
