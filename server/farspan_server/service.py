@@ -237,9 +237,10 @@ class Service(Arrivals, WorkerSide, Bulk):
                         self._rest(live)
                     case messages.Welcomed():
                         self._welcome(live)
-                    case messages.Refuse(message):
+                    case messages.Refuse(message, for_now):
                         assert live.coming is not None
-                        live.coming.stream.end("SessionClosedError", message)
+                        kind = "CapacityError" if for_now else "SessionClosedError"
+                        live.coming.stream.end(kind, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
