@@ -85,7 +85,7 @@ class Service:
         threading.Thread(target=self._keep_gateway, daemon=True).start()
         self.wait_for_gateway()
         if self._workers:
-            self._supervisor = self._start_supervisor()
+            self.supervise(self._workers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,6 +139,11 @@ class Service:
                 self._up.set()
             self._gateway.wait()
             self._up.clear()
+
+    def supervise(self, workers: int) -> None:
+        """Start a supervisor with so many workers."""
+        self._workers = workers
+        self._supervisor = self._start_supervisor()
 
     def _start_supervisor(self) -> subprocess.Popen[str]:
         where = ["--ray-address", self._ray] if self._ray else ["--no-ray"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import farspan as torch
+import numpy as np
 import pytest
 from chaos import Service, status_of, wait_until, worker_of
 from chaos_client import Client
@@ -156,3 +157,18 @@ def test_a_frozen_client_is_noticed_and_its_process_changes_nothing() -> None:
             os.kill(client.pid, signal.SIGCONT)
         print(f"\nfrozen client noticed after {took:.1f} s")
         assert took <= 16
+
+
+def test_an_upload_that_comes_before_any_worker_reaches_it() -> None:
+    """It was journalled, for a replay that the first workers of a session do not need."""
+    with Service(workers=0, spares=0) as service, service.connect():
+        data = np.arange(100_000.0)
+        found: list[float] = []
+        asking = threading.Thread(
+            target=lambda: found.append(torch.tensor(data).sum().item()), daemon=True
+        )
+        asking.start()
+        time.sleep(0.5)  # the bytes are under way: nothing tells how far
+        service.supervise(1)
+        asking.join(30)
+        assert found == [data.sum()]
