@@ -22,6 +22,7 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
+from farspan_server import cli_sessions
 from farspan_server.cli_operator import (
     doctor,
     drain,
@@ -414,6 +415,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
         click.echo(each)
 
 
+main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
 main.add_command(token)
