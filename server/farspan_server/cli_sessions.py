@@ -1,4 +1,4 @@
-"""`farspan sessions`: the sessions of a token's tenant on a gateway, over the same API as any client.
+"""`farspan sessions`: those of a token's tenant on a gateway, over the same API as any client.
 
 What is shown is what `stream.proto` tells of a session: states, devices, names; never a value.
 """

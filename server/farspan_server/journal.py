@@ -281,7 +281,7 @@ def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], 
 
 
 def glimpse(disk: Disk, directory: Path) -> Iterator[Record]:
-    """Yield what can be read of the first segment of a damaged journal: for the one who mends it."""
+    """Yield what can be read of the first segment of a damaged journal."""
     names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
     with contextlib.suppress(OSError, ValueError, JournalDamagedError):
         size = len(disk.read(directory / names[0])) if names else 0
