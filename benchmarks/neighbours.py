@@ -37,6 +37,7 @@ from farspan import wire
 from farspan.core import link
 from farspan.core.op import table_hash
 from farspan_server import auth, token_file
+from farspan_server.cli import quiet
 from farspan_server.config import GatewayConfig, StaticWorker
 from farspan_server.gateway import Gateway
 
@@ -225,6 +226,7 @@ async def turns(loop: Loop, flood: Callable[[str, str], None], seconds: float) -
         config = GatewayConfig({token: "anna"}, table_hash(), workers=(StaticWorker(where, key),))
         gateway = Gateway(config)
         address = await gateway.start()
+        quiet()
         other, begun = start(flood, address, token)
         await asyncio.to_thread(begun.wait, 60)
         await asyncio.sleep(1.0)
@@ -243,10 +245,10 @@ def tell_turns(flood: Callable[[str, str], None], seconds: float) -> None:
     """Print a flood's turns."""
     loop = Loop()
     found = loop.run_until_complete(turns(loop, flood, seconds))
-    p99, median = found[int(0.99 * (len(found) - 1))], statistics.median(found)
+    p50, p99 = 1e6 * statistics.median(found), 1e6 * found[int(0.99 * (len(found) - 1))]
     print(
-        f"{flood.__name__:10s} {len(found):7d} turns, us:   median {1e6 * median:5.0f}   "
-        f"p99 {1e6 * p99:6.0f}   longest {1e6 * found[-1]:6.0f}",
+        f"{flood.__name__:10s} {len(found):7d} turns, us: median {p50:5.0f}"
+        f"   p99 {p99:6.0f}   longest {1e6 * found[-1]:6.0f}",
         flush=True,
     )
 

@@ -264,9 +264,10 @@ class Service(Arrivals, WorkerSide, Bulk):
                         self._rest(live)
                     case messages.Welcomed():
                         self._welcome(live)
-                    case messages.Refuse(message):
+                    case messages.Refuse(message, for_now):
                         assert live.coming is not None
-                        live.coming.stream.end("SessionClosedError", message)
+                        kind = "CapacityError" if for_now else "SessionClosedError"
+                        live.coming.stream.end(kind, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
@@ -303,7 +304,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
-        self._tell_pool(pools.Released(live.id))
+        asleep = live.machine.state == sessions.ASLEEP
+        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
