@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from farspan.core.errors import JournalError
+from farspan.core.command import Lost
+from farspan.core.errors import BadValueError, JournalError
 from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
@@ -116,3 +117,26 @@ def test_what_a_gateway_of_an_older_release_left_is_reported(
     with clustered(tmp_path):
         assert "gateway-*" in caplog.text
     assert (tmp_path / "gateway-old").exists()
+
+
+def test_what_a_session_survives_is_its_clients_choice(tmp_path: Path) -> None:
+    with clustered(tmp_path, durability="off") as cluster:
+        client = cluster.connect(devices="cpu")
+        client.transport.send(put(1, b"abc"))
+        client.synchronize()
+        assert not os.listdir(tmp_path)
+        with pytest.raises(BadValueError, match="durability"):
+            cluster.connect(durability="for ever")
+        kept = cluster.connect(durability="snapshot-only")
+        kept.transport.send(put(1, b"abc"))
+        kept.synchronize()
+        assert os.listdir(tmp_path) == [kept.transport.session_id]
+        kept.transport._lose(Lost("SessionClosedError", "the test lets it be"))
+    with clustered(tmp_path) as cluster:
+        assert states(cluster) == ["asleep"]
+        again = cluster.connect(attach=kept.transport.session_id)
+        again.transport.send(get(1, 9))
+        assert again.value(9).data == b"abc"
+    with contextlib.closing(Cluster().start(1)) as cluster:
+        with pytest.raises(BadValueError, match="keeps no journals"):
+            cluster.connect(durability="durable")
