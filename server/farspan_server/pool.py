@@ -60,6 +60,7 @@ class Claimed:
     kinds: tuple[str, ...]
     deadline: float
     memory_bytes: int = 0  # that each device may take
+    numerics: tuple[str, ...] = ()  # the key that the worker of each device must have; (): any
 
 
 @dataclass(slots=True, frozen=True)
@@ -428,11 +429,12 @@ class Pool:
     def _choose(self, claim: Claimed) -> list[_Slot] | None:
         """Return a distinct worker for each device: a free one first, else one to share."""
         chosen: list[_Slot] = []
-        for kind in claim.kinds:
+        for index, kind in enumerate(claim.kinds):
             able = [
                 slot
                 for slot in self._slots.values()
                 if slot.worker.kind == kind
+                and (not claim.numerics or slot.worker.numerics == claim.numerics[index])
                 and not slot.leaving
                 and slot not in chosen
                 and self._may_have(slot, claim.tenant)
@@ -478,9 +480,18 @@ class Pool:
         asked = ", ".join(f"{n} {kind}" for kind, n in Counter(claim.kinds).items())
         there = Counter(slot.worker.kind for slot in self._slots.values())
         has = ", ".join(f"{there[kind]} {kind}" for kind in dict.fromkeys(claim.kinds))
+        alike = ""
+        if claim.numerics:
+            keys = {slot.worker.numerics for slot in self._slots.values()}
+            if keys.isdisjoint(claim.numerics):
+                alike = (
+                    " None of them computes the same bits as those that the session had (their "
+                    "numerics keys differ): allow_numerics_change=True lets it go on with others."
+                )
         return (
             f"no worker became free in time: asked for {asked}; the gateway has {has}, "
             "all in use or fewer than asked for. Try later, ask for fewer, or start more workers."
+            f"{alike}"
         )
 
 

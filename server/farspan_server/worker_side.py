@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import link
+from farspan.core.errors import JournalError
 
 from farspan_server import pool as pools
 from farspan_server import session_messages as messages
@@ -128,6 +129,16 @@ class WorkerSide:
                 steady=live.keeper is not None,
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
+        try:
+            changed = live.pin(tuple(worker.numerics for worker in workers))
+        except JournalError as error:
+            self.give(live, messages.Fault("JournalError", str(error)))
+            return
+        if changed:
+            log.warning(
+                "session %s: goes on with workers of another numerics key, as it allows; its bits "
+                "may differ after frame %d", live.id, live.machine.base,
+            )  # fmt: skip
         live.post(devices=live.devices)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)
