@@ -54,6 +54,7 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.http2.max_pings_without_data": 0,
     "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
     "grpc.http2.max_ping_strikes": 0,
+    "grpc.server_handshake_timeout_ms": 10_000,  # who says nothing holds no file for two minutes
     "grpc.enable_retries": 0,
 }
 
@@ -269,7 +270,9 @@ class Gateway:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
             log.exception("session %s: a message could not be taken", live.id)
-            fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
+            fault = messages.Fault(
+                "ServiceError", f"a message could not be taken: {type(error).__name__}"
+            )
             self.service.give(live, fault)
 
     async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
