@@ -112,6 +112,9 @@ class Target:
                                  for e in wire.decode_events(data)]  # fmt: skip
                     if told:
                         sent.set()
+                    if told and told[0].startswith("Lost"):
+                        call.cancel()  # the session is over
+                        break
             except grpc.RpcError as error:
                 told.append(str(error.code()))
             finally:
