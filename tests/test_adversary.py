@@ -358,8 +358,8 @@ def test_guessed_secrets_resume_nothing(target: Target, neighbour: Any) -> None:
             first = wire.encode(wire.Up(hello))
             call = channel.stream_stream(SESSION)
             try:
-                told = [wire.decode(wire.Down, m)
-                        for m in call(iter([first]), metadata=target.bearer, timeout=20)]  # fmt: skip
+                messages = list(call(iter([first]), metadata=target.bearer, timeout=20))
+                told = [wire.decode(wire.Down, m) for m in messages]
             except grpc.RpcError:
                 continue
         assert not any(down.welcome for down in told), "nobody is welcome with a guess"

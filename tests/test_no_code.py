@@ -3,8 +3,8 @@
 What is allowed, and why: `direct.py` evaluates a call's text, made of places alone ("t[0].array"),
 of which there are few; `core/op.py` does the same with the table's text while the table is edited.
 Loops are compiled by llvmlite: instructions of our own kinds over checked shapes, machine code that
-reads and writes the arrays of one plan; no text of a tenant is in it. Modules that are imported when
-first needed are installed files, whose names no tenant chooses.
+reads and writes the arrays of one plan; no text of a tenant is in it. Modules that are imported
+when first needed are installed files, whose names no tenant chooses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from test_adversary import BOMBS, Target
 HERE = Path(__file__).resolve().parents[1]
 #: The text that `direct.py` evaluates: places of arguments, and nothing else.
 PLACES = re.compile(
-    r"\(b?['\"]lambda k, t, s, c: k\(np((, |\[|\]|[tsc]\[\d+\](\.array)?|None))*\)['\"], '<string>'\)"
+    r"\(b?['\"]lambda k, t, s, c: k\(np"
+    r"((, |\[|\]|[tsc]\[\d+\](\.array)?|None))*\)['\"], '<string>'\)"
 )
 
 

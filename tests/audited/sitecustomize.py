@@ -1,7 +1,7 @@
 """Notes what a process of the service does that could be code: on PYTHONPATH of that process alone.
 
-Every event of `WATCHED` after the file ARMED is there is a line of JSON in AUDIT/PID. Python imports
-modules lazily, which reads and runs *installed* files: events below importlib are told as `import`.
+Every event of `WATCHED` after the file `armed` is there is a line of JSON in PID.audit. Python
+imports modules lazily, which reads and runs *installed* files: what importlib does is an `import`.
 """
 
 from __future__ import annotations
@@ -37,5 +37,9 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
     os.close(handle)
 
 
+if os.environ.get("FARSPAN_TELL_ALL"):  # for the canaries: all that any logger has to say
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")
 if FOLDER:
     sys.addaudithook(_watch)
