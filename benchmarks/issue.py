@@ -1,18 +1,20 @@
-"""What does one operation cost the client, without anything behind it?
+"""What does one operation cost the client, without anything behind it, or in a live session?
 
 The session's transport swallows frames; nothing runs and nothing travels. Prints microseconds of
-CPU time an operation beside local torch, in alternating rounds; medians.
+CPU time of the thread an operation beside local torch, in alternating rounds; medians. With --live
+a gateway and a worker are started and all is as it is for a user; then of wall time, too.
 
-    python benchmarks/issue.py [--rounds 7] [--only a+b]
+    python benchmarks/issue.py [--rounds 7] [--only a+b] [--live]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,6 +58,9 @@ class Swallowing:
 
     def stats(self) -> dict[str, int]:
         return {}
+
+    def hurry(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -134,11 +139,29 @@ def steps(lib: Any) -> dict[str, Callable[[int], None]]:
     }
 
 
-def timed(loop: Callable[[int], None], count: int) -> float:
-    """Return microseconds of this thread's CPU time an operation."""
-    begun = time.thread_time()
+def timed(loop: Callable[[int], None], count: int) -> tuple[float, float]:
+    """Return microseconds of this thread's CPU time, and of wall time, an operation."""
+    begun, wall = time.thread_time(), time.perf_counter()
     loop(count)
-    return (time.thread_time() - begun) / count * 1e6
+    passed = time.thread_time() - begun
+    return passed / count * 1e6, (time.perf_counter() - wall) / count * 1e6
+
+
+@contextlib.contextmanager
+def opened(options: argparse.Namespace) -> Iterator[Session]:
+    """Yield the session that is measured."""
+    if not options.live:
+        session = Session(Swallowing(options.encode), "swallowed:", options.replay)
+        _state.push(session)
+        yield session
+        _state.forget(session)  # nobody would answer its last wait
+        return
+    import overhead
+
+    with overhead.service(None, None) as (address, token):
+        with farspan.connect(address, token=token) as session:
+            session.replay = options.replay
+            yield session
 
 
 def main() -> None:
@@ -147,12 +170,17 @@ def main() -> None:
     parser.add_argument("--only", help="a part of the names to measure")
     parser.add_argument("--encode", action="store_true", help="encode the frames, as for a wire")
     parser.add_argument("--replay", action="store_true", help="send what repeats as one Call")
+    parser.add_argument("--live", action="store_true", help="in a session over gRPC")
     options = parser.parse_args()
+    with opened(options) as session:
+        report(options, session)
+
+
+def report(options: argparse.Namespace, session: Session) -> None:
+    """Measure farspan and torch in turn, and print what each case costs."""
     import torch
 
     torch.set_num_threads(1)
-    session = Session(Swallowing(options.encode), "swallowed:", options.replay)
-    _state.push(session)
     sides = {}
     for lib in (farspan, torch):
         loops = {name: (loop, OPS) for name, loop in cases(lib).items()}
@@ -162,14 +190,16 @@ def main() -> None:
     for name in sides[torch]:
         if options.only and options.only not in name:
             continue
-        found: dict[Any, list[float]] = {farspan: [], torch: []}
+        found: dict[Any, list[tuple[float, float]]] = {farspan: [], torch: []}
         for _ in range(options.rounds):
             for lib, times in found.items():
                 loop, count = sides[lib][name]
                 times.append(timed(loop, count))
-        ours, theirs = (statistics.median(found[lib]) for lib in (farspan, torch))
-        print(f"  {name:44s} {ours:10.2f} {theirs:8.2f} {ours / theirs:8.2f}")
-    _state.forget(session)  # nobody would answer its last wait
+                if options.live:
+                    session.synchronize()
+        for k, kind in enumerate(("", ", wall")[: 1 + options.live]):
+            ours, theirs = (statistics.median(t[k] for t in found[lib]) for lib in found)
+            print(f"  {name + kind:44s} {ours:10.2f} {theirs:8.2f} {ours / theirs:8.2f}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from farspan import wire
 from farspan._pb.farspan.v1 import stream_pb2 as pb
+from farspan.core.command import FREE, GET, Frame
+from farspan.core.errors import ProtocolError
+from farspan.wire import forms
 from farspan.wire.envelopes import (
     decode_header,
     decode_parts,
@@ -113,6 +118,66 @@ def test_bytes_are_left_to_protobuf_or_read_alike(data: bytes) -> None:
         pb.Down.FromString(data)
     except DecodeError:
         assert parts is None
+
+
+COMMANDS = st.lists(
+    st.sampled_from([(0, 1), (0, 3), (1, 1), (64, 3), (70, 2), (70, 15), (300, 2)]), max_size=9
+)
+STATICS = st.sampled_from([(), (0, -1), (("a", None), True), ("x" * 130,)])
+
+
+def frames(data: st.DataObject, commands: list[tuple[int, int]], whole: bool = True) -> Frame:
+    """Return a frame of opcodes with so many ids; not whole: a column may be wrong."""
+    frame = Frame(data.draw(st.integers(0, 63)), data.draw(NUMBERS), data.draw(NUMBERS))
+    number = data.draw(st.integers(1, 2**60))
+    for opcode, count in commands:
+        ids = data.draw(st.lists(NUMBERS, min_size=count, max_size=count))
+        free = opcode == FREE
+        static = (data.draw(NUMBERS), 0, 0) if opcode == GET else () if free else data.draw(STATICS)
+        frame.add(opcode, ids, static, (), data.draw(st.integers(0, 3)), 0 if free else number)
+        number += not free
+    if not whole and commands:
+        name = data.draw(st.sampled_from(Frame.__slots__[4:-1]))
+        column = getattr(frame, name)
+        if column:
+            column[data.draw(st.integers(0, len(column) - 1))] = data.draw(
+                st.sampled_from([-1, "a", 2**62, 2**64, 0, ()])
+            )
+    return frame
+
+
+def result(function: Any, *args: Any) -> Any:
+    """Return what a function returns, or its refusal."""
+    try:
+        return function(*args)
+    except (ProtocolError, TypeError) as error:
+        return type(error), str(error)
+
+
+@given(st.data(), COMMANDS, st.booleans())
+def test_a_frame_of_a_known_form_is_written_and_refused_as_any_other(
+    data: st.DataObject, commands: list[tuple[int, int]], whole: bool
+) -> None:
+    forms._by_columns.clear()
+    frame = frames(data, commands, whole)
+    first = result(wire.encode_frame, frame)
+    if whole:  # another one of its form has been sent
+        wire.encode_frame(frames(data, commands))
+    assert result(wire.encode_frame, frame) == first
+
+
+@given(st.data(), COMMANDS, st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255))))
+def test_a_frame_of_a_known_form_is_read_and_refused_as_any_other(
+    data: st.DataObject, commands: list[tuple[int, int]], changes: list[tuple[int, int]]
+) -> None:
+    sent = bytearray(wire.encode_frame(frames(data, commands or [(70, 2)])))
+    whole = bytes(sent)
+    for at, byte in changes:
+        sent[at % len(sent)] = byte
+    forms._by_head.clear()
+    first = result(wire.decode_frame, bytes(sent))
+    wire.decode_frame(whole)
+    assert result(wire.decode_frame, bytes(sent)) == first
 
 
 def test_a_negative_number_is_refused_not_sent_as_another() -> None:

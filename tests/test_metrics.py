@@ -183,7 +183,10 @@ def test_without_workers_it_is_alive_and_not_ready(cluster: Cluster) -> None:  #
     assert scrape(cluster)["farspan_ready", ()] == 0
 
 
-def test_it_is_ready_with_a_worker_and_not_without_it_again(cluster: Cluster) -> None:  # noqa: F811
+def test_it_is_ready_with_a_worker_and_not_without_it_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    monkeypatch.setattr(readiness, "PATIENCE_S", 0.1)
     cluster.start(1, operator=OperatorPort())
     cluster.until(lambda: serving(cluster))
     assert fetch(cluster, "/readyz") == (200, "ready\n")
@@ -306,3 +309,24 @@ def test_json_of_workers_is_json(cluster: Cluster) -> None:  # noqa: F811
     cluster.start(1, operator=OperatorPort(token=OPERATOR))
     status, text = fetch(cluster, "/workers", OPERATOR)
     assert status == 200 and isinstance(json.loads(text), list)
+
+
+def test_the_dashboard_and_the_docs_name_metrics_that_exist(cluster: Cluster) -> None:  # noqa: F811
+    cluster.start(1, operator=OperatorPort()).connect()
+    cluster.until(lambda: "farspan_worker_frames_total" in fetch(cluster, "/metrics")[1])
+    _, text = fetch(cluster, "/metrics")
+    there = set(re.findall(r"^# TYPE (\w+)", text, re.M))
+    there |= {f"{name}_bucket" for name in there}
+    root = Path(__file__).resolve().parent.parent
+    dashboard = json.loads((root / "examples" / "operations" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:farspan|process)_\w+", target["expr"])
+    }
+    assert asked and asked <= there, asked - there
+    told = set(re.findall(r"`(farspan_\w+)`", (root / "docs" / "operations.md").read_text()))
+    assert told <= there, told - there
+    shown = {n for n in there if n.startswith("farspan_") and not n.endswith("_bucket")}
+    assert shown <= told, shown - told

@@ -45,8 +45,10 @@ class Wait:
 
     def end(self) -> None:
         """Wake whoever waits; with no value the session is lost. May be called twice."""
-        with contextlib.suppress(RuntimeError):
+        try:  # `suppress` is four calls, before somebody who waits
             self._done.release()
+        except RuntimeError:
+            pass  # it was open
 
     def done(self, timeout_s: float) -> bool:
         """Wait for the end; return whether it came. A Ctrl-C interrupts the wait at once."""
@@ -93,10 +95,11 @@ class Answers:
     # ---------------------------------------------------------------------------------- waits --
     def get(self, ref: Ref) -> Value:
         """Return a tensor's dtype, shape and bytes. Waits. Raises what it is poisoned by."""
-        nbytes = self.lanes[ref.device].held.get(ref.id, 0)
+        lane = ref.lane
+        nbytes = lane.held.get(ref.id, 0)
         if nbytes > limits.INLINE_BYTES_MAX:
-            self.transport.expect(ref.device, nbytes)
-        return self._ask(ref.device, (ref.id,), cmd.GET_BYTES)
+            self.transport.expect(lane.device, nbytes)
+        return self._ask(lane.device, (ref.id,), cmd.GET_BYTES)
 
     def spec_of(self, ref: Ref) -> Value:
         """Return a tensor's dtype and shape, for ops whose result depends on values. Waits."""
@@ -165,7 +168,9 @@ class Answers:
             raise errors[0]
 
     def _take_errors(self) -> list[FarspanError]:
-        errors = []
+        errors: list[FarspanError] = []
+        if not self._errors:
+            return errors
         with contextlib.suppress(IndexError):  # no lock: a sender may hold it while it waits
             while True:
                 errors.append(self._errors.popleft())

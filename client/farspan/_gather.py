@@ -7,7 +7,6 @@ speed; `_session.py` says when.
 
 from __future__ import annotations
 
-import contextlib
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate, chain, islice, repeat
@@ -99,8 +98,10 @@ class Lane:
         self.free_now = False
         freed = self.freed
         taken: list[int] = []
-        with contextlib.suppress(IndexError):  # another thread takes some too: each id once
+        try:
             taken.extend(islice(iter(freed.popleft, None), limits.FREE_IDS_MAX))
+        except IndexError:
+            pass  # there are no more; another thread takes some too: each id once
         return taken
 
 

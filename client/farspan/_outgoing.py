@@ -56,6 +56,17 @@ class Outgoing:
             self._last.update(zip(ids[at[begin] :], range(at[begin], len(ids)), strict=True))
         return self._last
 
+    def used_after(self, end: int) -> set[int]:
+        """Return what the frame's commands from `end` on name, if the Frees do not count."""
+        ids, opcodes, at = self.frame.ids, self.frame.opcodes, self.ids_at
+        used: set[int] = set()
+        for _ in range(opcodes[end:].count(cmd.FREE)):
+            free = opcodes.index(cmd.FREE, end)
+            used.update(ids[at[end] : at[free]])
+            end = free + 1
+        used.update(ids[at[end] :])
+        return used
+
     @property
     def freed(self) -> list[int]:
         """What the frame's Frees name."""

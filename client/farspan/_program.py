@@ -43,6 +43,7 @@ class Commands:
         self.freed: list[int] = []
         self.default_dtype = -1
         self.mixed = False  # its commands have several default dtypes
+        self.found: Any = None  # what `_replay.py` knows of it, once it is complete
 
     def __len__(self) -> int:
         return len(self.opcodes)

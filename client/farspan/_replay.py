@@ -41,6 +41,11 @@ def _steps() -> frozenset[int]:
     )
 
 
+@functools.cache
+def _ends() -> frozenset[int]:
+    return _steps() | _STOPS
+
+
 class _Kind:
     """A form that was seen, with its programs once there are some: fewest outputs first."""
 
@@ -173,6 +178,8 @@ class Replay:
         """Return (begin, end, whether of a run, whether that ends there) of a frame's next part."""
         steps, stepping = _steps(), self._stepping
         self._stepping = False
+        if not stepping and _ends().isdisjoint(opcodes[begin:] if begin else opcodes):
+            return begin, len(opcodes), True, False
         for at in range(begin, len(opcodes)):
             opcode = opcodes[at]
             if opcode in steps:
@@ -242,7 +249,9 @@ class Replay:
         # next.
         alive = set(made).difference(lane.freed, run.freed)
         used, gone = out.behind(lane)
-        alive = alive.difference(out.freed, gone) | self._used_later(made, out, end, used)
+        alive = alive.difference(out.freed, gone).union(
+            out.used_after(end).intersection(made), used.intersection(made)
+        )
         slots = frozenset([slot for slot, i in enumerate(made, form.inputs) if i in alive])
         program = self._choose(kind, slots, run.numbers)
         if program is None or program.is_wide:
@@ -331,7 +340,11 @@ class Replay:
         for kind, begin, end, ids, alive in runs:
             form, before = kind.form, slots
             alive = alive.difference(out.freed, gone)
-            alive |= self._used_later(ids[form.inputs :], out, end, used)
+            if len(runs) > 1:
+                alive |= self._used_later(ids[form.inputs :], out, end, used)
+            else:
+                made = ids[form.inputs :]
+                alive.update(out.used_after(end).intersection(made), used.intersection(made))
             slots = frozenset([k for k in range(form.inputs, len(ids)) if ids[k] in alive])
             numbers = out.frame.numbers[begin:end]
             program = self._choose(kind, slots, numbers, again=slots == before)
@@ -384,6 +397,12 @@ class Replay:
         self._likely = list(self._next.get(kind.key, ()))
 
     def _find(self, run: Commands) -> tuple[_Kind, tuple[int, ...]] | None:
+        """Return the kind of a run that is complete, and its slots' ids, if it was seen before."""
+        if run.found is None:
+            run.found = self._look_up(run)
+        return run.found  # type: ignore[no-any-return]
+
+    def _look_up(self, run: Commands) -> tuple[_Kind, tuple[int, ...]] | None:
         for kind in self._kinds.get(run.hash(), ()):
             if kind.form.matches(run) and kind.form.whole(run):
                 ids = kind.form.bind(run.ids)
@@ -401,7 +420,7 @@ class Replay:
                 self._before = 0
             return
         self._misses += 1
-        key = run.hash()
+        key = run.hash() if run.found is None else run.found[0].key
         kinds = self._kinds.get(key)
         if kinds is None:
             if len(self._kinds) >= limits.REPLAY_RUNS_MAX:

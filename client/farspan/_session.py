@@ -73,6 +73,7 @@ class Transport(Protocol):
     def keep(self, name: str, body: str) -> None: ...  # waits; an empty body takes the name back
     def kept(self) -> dict[str, str]: ...
     def detach(self) -> None: ...
+    def hurry(self) -> None: ...  # the end is near: a gateway that is away is not waited for long
     def close(self) -> None: ...
 
 
@@ -112,6 +113,7 @@ class Session(Answers, Lasting, Reporting):
         self.tracer = 0  # the thread that traces
         #: While a function is traced: every frame that left, and its numbers as they were given.
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
+        self.traced_room = 0  # commands that may be noted still: more of them are no program
         self._sequence = getattr(transport, "sequence", 0)
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
@@ -399,7 +401,9 @@ class Session(Answers, Lasting, Reporting):
         assert self.traced is not None
         tagged = frame.scalars
         frame.scalars = [x.real if isinstance(x, float) else x for x in tagged]
-        self.traced.append((frame, sites, tagged))
+        if self.traced_room > 0:
+            self.traced.append((frame, sites, tagged))
+            self.traced_room -= len(frame)
 
     def seal_all(self) -> None:
         """Seal what has gathered: what comes runs under another default dtype. Does not send."""
@@ -435,8 +439,11 @@ class Session(Answers, Lasting, Reporting):
             elif self._in_flight and self._in_flight[-1] is flight:
                 self._in_flight.pop()
         if numbers:
-            self._applied += len(frame.opcodes) - sum(map(frame.opcodes.count, _NEITHER))
-            self._calls += frame.opcodes.count(cmd.CALL)
+            opcodes = frame.opcodes
+            if min(opcodes) < cmd.FIRST_OPCODE:
+                self._applied -= sum(map(opcodes.count, _NEITHER))
+                self._calls += opcodes.count(cmd.CALL)
+            self._applied += len(opcodes)
 
     # -------------------------------------------------------------------------------- closing --
     def _refuse(self) -> None:
@@ -481,6 +488,7 @@ class Session(Answers, Lasting, Reporting):
         """Print the errors that no wait has raised; the last commands may still add some."""
         if self._lost is None and wait:
             try:
+                self.transport.hurry()
                 self.synchronize()
             except FarspanError as error:
                 self._errors.appendleft(error)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import _signal  # `signal` itself makes enums of all numbers: a quarter of the time of a send
+import os
 import threading
 from signal import SIGINT
 from typing import Any, Final
 
 _SIGINT: Final = int(SIGINT)
+_main = threading.main_thread().ident
+
+
+def _after_fork() -> None:
+    global _main
+    _main = threading.main_thread().ident  # the thread that forked
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Uninterrupted:
@@ -21,7 +31,7 @@ class Uninterrupted:
     def __enter__(self) -> None:
         self._pressed: list[Any] = []
         self._before: Any = None
-        if threading.get_ident() == threading.main_thread().ident:
+        if threading.get_ident() == _main:
             before = _signal.getsignal(_SIGINT)
             if callable(before):
                 self._before = before

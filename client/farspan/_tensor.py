@@ -241,7 +241,10 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
             raise ShapeError(
                 f"a Tensor with {self._spec.numel} elements cannot be converted to Scalar"
             )
-        return self._fetch().reshape(()).astype(_python_type(self.dtype)).item()
+        values = self._fetch()
+        if values.dtype.isbuiltin == 1:  # numpy's own, none of ml_dtypes'
+            return values.item()
+        return values.reshape(()).astype(_python_type(self.dtype)).item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers. Waits."""

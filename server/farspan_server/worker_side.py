@@ -19,6 +19,7 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.live import KINDS, Live
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.tenancy import Tenancy
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class WorkerSide:
     """The workers' half of `service.Service`."""
 
     if TYPE_CHECKING:
+        tenancy: Tenancy
 
         def give(self, live: Live, given: messages.Input) -> None: ...
 
@@ -80,6 +82,8 @@ class WorkerSide:
                 self._start(self._sessions[session], workers)
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
+            case pools.Held(session, message) if session in self._sessions:
+                self.tenancy.held(self._sessions[session], message)
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
                 why = live.machine.replaced
@@ -103,7 +107,7 @@ class WorkerSide:
             for index, worker in enumerate(workers)
         )
         for index, each in enumerate(live.links):
-            memory = self.config.memory_bytes_max
+            memory = live.memory_bytes
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, live.names[index], restore,

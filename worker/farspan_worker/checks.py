@@ -5,7 +5,7 @@ Nothing here touches a tensor or knows an engine's state; read engine.py next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from farspan.core import command as cmd
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from farspan.core.command import Static
     from farspan.core.op import Op
     from farspan.core.spec import Spec
+
+
+_INTS: Final = {int, bool}
 
 
 def check_form(op: Op, form: int, flat: int, ids: list[int]) -> None:
@@ -44,7 +47,7 @@ def gradient_spec(spec: Spec) -> Spec:
 
 def ints(static: Static, count: int) -> Static:
     """Return a command's static arguments. ProtocolError: they are not so many ints."""
-    if len(static) != count or not all(isinstance(x, int) for x in static):
+    if len(static) != count or not _INTS.issuperset(map(type, static)):
         raise ProtocolError("a command of the protocol with the wrong arguments")
     return static
 

@@ -50,7 +50,8 @@ class Worker:
         self._kind = kind
         self._make_engine = make_engine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._state = threading.Condition()  # guards all below
+        self._guard = threading.RLock()  # of all below; it costs less than the condition's face
+        self._state = threading.Condition(self._guard)
         self._turn = threading.Lock()  # held by the one thread that runs a step
         self._reader = 0  # the thread that reads the control link
         self._lone: Callable[[], None] | None = None  # a step that the reader runs itself
@@ -164,7 +165,8 @@ class Worker:
         if before is not None:  # one gateway at a time: the newer one fences the older
             before.close()
             self._end_all_of(before)
-        me = link.Greeting(socket.gethostname(), os.getpid(), numerics_key(self._kind))
+        key = numerics_key(self._kind)
+        me = link.Greeting(socket.gethostname(), os.getpid(), key, self._inbox.tenant)
         control.send(link.pack_greeting(me))
         try:
             while True:
@@ -311,16 +313,18 @@ class Worker:
                 control.send(link.pack(link.CLOSE, channel))
 
     def _frame(self, control: Link, channel: int, payload: bytes) -> None:
-        with self._state:
+        with self._guard:
             session = self._inbox.sessions.get(channel)
         if session is None or session.owner is not control:
             return  # a frame that was under way when its session ended
-        with self._losing(session):
+        try:  # as `_losing`, whose making takes longer than all of this
             frame = wire.decode_frame(payload)  # outside of the lock: it may be long
             if session.engine.timeline is not None:
                 session.engine.timeline.received(frame.sequence)
-            with self._state:
+            with self._guard:
                 self._inbox.frame(session, frame)
+        except FarspanError as error:
+            self._lose(session, type(error).__name__, str(error))
         lone, self._lone = self._lone, None
         if lone is not None:
             try:
@@ -452,7 +456,7 @@ class Worker:
                 step()
 
     def _run(self, session: Session) -> None:
-        with self._state:
+        with self._guard:
             taken = self._inbox.take(session)
         if taken is None:
             return
@@ -475,16 +479,19 @@ class Worker:
             log.exception("session %s: after frame %d", session.body.session, session.applied)
             self._lose(session, "ServiceError", f"the engine failed: {error!r}")
             return
-        with self._state:
+        with self._guard:
             if not isinstance(frame, Cut):
                 self._counts["frames"] += 1
-                self._counts["commands"] += len(frame)
+                self._counts["commands"] += len(frame.opcodes)
             self._counts["busy_s"] += time.perf_counter() - begun
             if goes_on:
                 self._inbox.ran(session, frame)
 
     def _emit(self, session: Session, frame: Frame, events: list[Event]) -> None:
         """Send a frame's events; bytes too long for the control link go by their own."""
+        if len(events) == 1 and (short := wire.encode_short_value(events[0])) is not None:
+            session.owner.send(link.pack_events(session.channel, frame.sequence, short))
+            return  # as most that somebody awaits
         small: list[Event] = []
         for event in events:
             if isinstance(event, Send):

@@ -128,6 +128,8 @@ class Frame:
 
     def transfers(self) -> list[int]:
         """Return the transfers this frame reads: it can run once all of them have arrived."""
+        if PUT not in self.opcodes:
+            return []
         puts = (s for op, s in zip(self.opcodes, self.statics, strict=True) if op == PUT)
         return [static[3] for static in puts if static[2] < 0]
 

@@ -66,6 +66,7 @@ SHARED_UP_BYTES: Final = 64 * MiB  # uploads on their way; a client waits for ro
 SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
 SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
 SHARED_PIECES_MAX: Final = 64  # in one message.
+UP_FRAMES_MAX: Final = 4_096  # in one message; credits allow a client 64.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
 
 # --- journal -------------------------------------------------------------------------------------
@@ -145,5 +146,6 @@ LEASE_S: Final = 60.0  # without its client a session keeps its workers this lon
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
 RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

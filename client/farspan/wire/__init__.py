@@ -45,7 +45,12 @@ from farspan.wire.control import (
     encode_chunk,
     encode_transfer_header,
 )
-from farspan.wire.events import decode_events, encode_event_batches, encode_events
+from farspan.wire.events import (
+    decode_events,
+    encode_event_batches,
+    encode_events,
+    encode_short_value,
+)
 from farspan.wire.frames import FrameHeader, decode_frame, encode_frame, frame_header, restamp
 from farspan.wire.statics import decode_static, encode_static
 
@@ -94,6 +99,7 @@ __all__ = [
     "encode_event_batches",
     "encode_events",
     "encode_frame",
+    "encode_short_value",
     "encode_static",
     "encode_transfer_header",
     "frame_header",

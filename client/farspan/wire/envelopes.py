@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from farspan.core import limits
+
 _BYTES: Final = 2  # protobuf's wire types: field number << 3 | type
 _REPEATED: Final = 2 << 3 | _BYTES  # `frames` of Up, `events` of Down
 _APPLIED: Final = 5 << 3
@@ -24,6 +26,8 @@ _FIRST: Final = 1 << 3 | _BYTES  # `events` of EventList, `value` of Event
 #: Commands are read by hand up to these many bytes: longer ones protobuf reads faster.
 SHORT_BYTES: Final = 512
 
+_PARTS_MAX: Final = 2 * limits.UP_FRAMES_MAX  # beyond, protobuf reads faster, to refuse it
+
 #: Opcodes, modes, counts, ids, places of statics, scalar counts.
 Columns = tuple[list[int], ...]
 _SHORT: Final = [bytes((n,)) for n in range(128)]
@@ -36,7 +40,8 @@ def encode_parts(parts: Sequence[bytes], applied: int = 0, durable: int = 0) -> 
     """
     out = []
     for part in parts:
-        out += (_SHORT[_REPEATED], _varint(len(part)), part)
+        size = len(part)
+        out += (_SHORT[_REPEATED], _SHORT[size] if size < 128 else _varint(size), part)
     if applied:
         out += (_SHORT[_APPLIED], _varint(applied))
     if durable:
@@ -50,15 +55,19 @@ def decode_parts(data: bytes) -> tuple[tuple[bytes, ...], int, int] | None:
     at, end, last = 0, len(data), 0
     try:
         while at < end:
-            tag = data[at]
+            tag, value = data[at], data[at + 1]
             if tag < last:
                 return None
-            value, at = _number(data, at + 1)
+            at += 2
+            if value > 127:
+                value, at = _number(data, at - 1)
             if tag == _REPEATED:
                 if at + value > end:
                     return None
                 parts.append(data[at : at + value])
                 at += value
+                if len(parts) > _PARTS_MAX:
+                    return None
             elif tag in (_APPLIED, _DURABLE) and tag != last:
                 numbers[tag == _DURABLE] = value
             else:
@@ -74,6 +83,11 @@ def encode_short(header: Sequence[int], columns: Columns, table: Sequence[bytes]
 
     Raises ValueError, TypeError or struct.error for a column that is none.
     """
+    return frame_of(header, encode_body(columns, table))
+
+
+def encode_body(columns: Columns, table: Sequence[bytes]) -> bytes:
+    """Return the first fields of Commands, up to scalar counts; raises as `encode_short`."""
     out = []
     for tag, place in _COLUMNS.items():
         if tag == 7 << 3 | _BYTES:
@@ -83,10 +97,43 @@ def encode_short(header: Sequence[int], columns: Columns, table: Sequence[bytes]
         if column:
             packed = struct.pack(f"<{len(column)}Q", *column) if tag == _IDS else _packed(column)
             out += (_SHORT[tag], _varint(len(packed)), packed)
-    body = b"".join(out)
-    out = [_SHORT[field << 3] + _varint(n) for field, n in enumerate(header, 1) if n]
+    return b"".join(out)
+
+
+def frame_of(header: Sequence[int], body: bytes) -> bytes:
+    """Return a Frame: its fields 1 to 6, and its body."""
+    out, field = [], 0
+    for n in header:
+        field += 8
+        if n:
+            out += (_SHORT[field], _SHORT[n] if 0 < n < 128 else _varint(n))
     out += (_SHORT[_BODY], _varint(len(body)), body)
     return b"".join(out)
+
+
+def encode_head(columns: Sequence[Sequence[int]], ids: int) -> bytes:
+    """Return the columns of opcodes, modes and counts, and what stands before so many ids."""
+    out = []
+    for tag, column in zip(_COLUMNS, columns, strict=False):
+        packed = _packed(column)
+        out += (_SHORT[tag], _varint(len(packed)), packed)
+    return b"".join((*out, _SHORT[_IDS], _varint(8 * ids)))
+
+
+def join_frame(
+    header: Sequence[int], head: bytes, ids: bytes, index: list[int], table: Sequence[bytes],
+    tail: bytes,
+) -> bytes:  # fmt: skip
+    """Return a Frame of parts: what `encode_head` returned, ids, statics, and the last column.
+
+    index: places in the table, each below 128.
+    """
+    out = [head, ids, _SHORT[5 << 3 | _BYTES], _SHORT[len(index)], bytes(index)]
+    for static in table:
+        size = len(static)
+        out += (_SHORT[_STATIC], _SHORT[size] if size < 128 else _varint(size), static)
+    out.append(tail)
+    return frame_of(header, b"".join(out))
 
 
 def decode_short(body: bytes) -> tuple[Columns, list[bytes]] | None:
@@ -125,9 +172,16 @@ def decode_header(data: bytes) -> tuple[list[int], int] | None:
         while (tag := data[at]) != _BODY:
             if tag <= last or tag > _DURABLE or tag & 7:
                 return None
-            numbers[(tag >> 3) - 1], at = _number(data, at + 1)
+            value = data[at + 1]
+            at += 2
+            if value > 127:
+                value, at = _number(data, at - 1)
+            numbers[(tag >> 3) - 1] = value
             last = tag
-        size, at = _number(data, at + 1)
+        size = data[at + 1]
+        at += 2
+        if size > 127:
+            size, at = _number(data, at - 1)
     except IndexError:
         return None
     return (numbers, at) if at + size == len(data) else None
@@ -159,12 +213,17 @@ def decode_value(data: bytes) -> tuple[int, int, list[int], bytes] | None:
         for _ in range(2):  # the list's event, the event's value
             if data[at] != _FIRST:
                 return None
-            size, at = _number(data, at + 1)
+            size = data[at + 1]
+            at += 2
+            if size > 127:
+                size, at = _number(data, at - 1)
             if at + size != end:
                 return None
         while at < end:
-            tag = data[at]
-            size, at = _number(data, at + 1)
+            tag, size = data[at], data[at + 1]
+            at += 2
+            if size > 127:
+                size, at = _number(data, at - 1)
             if tag <= last:
                 return None
             if tag == 4 << 3 | _BYTES:
@@ -189,7 +248,20 @@ def _packed(column: Sequence[int]) -> bytes:
             return data
     except ValueError:
         pass
-    return b"".join(map(_varint, column))
+    return b"".join(map(_known.__getitem__, column))
+
+
+class _Known(dict[int, bytes]):
+    """Varints by their number, those of two bytes once they have been asked for."""
+
+    def __missing__(self, value: int) -> bytes:
+        data = _varint(value)
+        if len(data) <= 2:
+            self[value] = data
+        return data
+
+
+_known: Final = _Known()
 
 
 def _unpacked(data: bytes) -> list[int]:

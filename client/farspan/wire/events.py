@@ -19,7 +19,7 @@ def encode_events(events: Sequence[Event]) -> bytes:
     """Return the bytes of Value, Failed and Lost events; Acked and Send travel otherwise."""
     at_most("events", len(events), limits.EVENTS_QUEUED_MAX)
     try:
-        if len(events) == 1 and (short := _short_value(events[0])) is not None:
+        if len(events) == 1 and (short := encode_short_value(events[0])) is not None:
             return short
         message = pb.EventList()
         for event in events:
@@ -52,13 +52,15 @@ def encode_event_batches(events: Sequence[Event], bytes_max: int) -> Iterator[by
         yield encode_events(batch)
 
 
-def _short_value(event: Event) -> bytes | None:
-    """Return the event list of a value of few bytes, as most that somebody awaits."""
+def encode_short_value(event: Event) -> bytes | None:
+    """Return the event list of a value of few bytes, as most that somebody awaits; else None."""
     if type(event) is not Value or event.error is not None or event.data is None:
         return None
     if event.position is not None or event.device:
         return None
-    if len(event.shape) > limits.RANK_MAX or memoryview(event.data).nbytes > SHORT_BYTES:
+    if len(event.shape) > limits.RANK_MAX or len(event.data) > SHORT_BYTES:
+        return None
+    if type(event.data) is memoryview and event.data.nbytes > SHORT_BYTES:
         return None
     return encode_value(event.request, event.dtype, event.shape, bytes(event.data))
 
@@ -138,7 +140,7 @@ def _checked(
     at_most("dtype", dtype, 255)
     at_most("rank", len(sizes), limits.RANK_MAX)
     shape = tuple(sizes)
-    if not is_shape(shape):
+    if shape and not is_shape(shape):
         raise ProtocolError("events: a value with more elements than there can be")
     at_most("inline bytes", len(data or b""), limits.INLINE_BYTES_MAX)
     return Value(request, dtype, shape, data, error)

@@ -37,11 +37,20 @@ from farspan.core.command import (
     Static,
 )
 from farspan.core.errors import ProtocolError
+from farspan.wire import forms
 from farspan.wire.checks import ID_END, are_ints, at_most, is_shape, parse
-from farspan.wire.envelopes import SHORT_BYTES, decode_header, decode_short, encode_short
+from farspan.wire.envelopes import (
+    SHORT_BYTES,
+    decode_header,
+    decode_short,
+    encode_body,
+    encode_short,
+    frame_of,
+)
 from farspan.wire.statics import decode_static, encode_static
 
 _OPCODE_MAX: Final = 2**16 - 1
+_SMALL: Final = min(limits.DEVICES_PER_SESSION_MAX, limits.FRAME_COMMANDS_MAX, 255)
 _SHORT_COMMANDS: Final = 8  # more are encoded faster by protobuf
 _HEADER: Final = (
     "sequence", "epoch", "device", "command_count", "first_number", "default_dtype",
@@ -70,6 +79,13 @@ def encode_frame(frame: Frame) -> bytes:
 
     Raises ProtocolError if a bound of core/limits.py is passed or a column has a wrong type.
     """
+    data: bytes | None
+    try:
+        data = forms.encode(frame, _interned, _check_protocol_command)
+    except (TypeError, ValueError, OverflowError, struct.error):
+        data = None  # below it is said what is wrong
+    if data is not None and len(data) <= limits.FRAME_BYTES_MAX:
+        return data
     _check_frame(frame)
     first = _first_number(frame.numbers)
     header = (
@@ -83,10 +99,10 @@ def encode_frame(frame: Frame) -> bytes:
     try:
         index, table = _interned(frame.statics)
         data = _encode_short(frame, header, index, table)
-        if data is None:
-            body = _encode_columns(frame, first, index, table)
-            names = zip(_HEADER, header, strict=True)
-            data = pb.Frame(**dict(names), body=body).SerializeToString()
+        if data is not None:
+            forms.learn(frame)
+        else:
+            data = frame_of(header, _encode_columns(frame, first, index, table))
     except (TypeError, ValueError, OverflowError, EncodeError, struct.error) as error:
         raise ProtocolError(f"frame: a column cannot be sent: {error}") from None
     if len(data) > limits.FRAME_BYTES_MAX:
@@ -108,14 +124,10 @@ def _encode_short(
 
 
 def _encode_columns(frame: Frame, first: int, index: list[int], table: list[bytes]) -> bytes:
-    body = pb.Commands()
-    body.opcodes.extend(frame.opcodes)
-    body.counts.extend(frame.counts)
-    body.ids.extend(frame.ids)
-    body.scalar_counts.extend(frame.scalar_counts)
-    _put_modes(body, frame.modes)
-    body.statics.extend(index)
-    body.static_table.extend(table)
+    body = pb.Commands()  # of what is rare; its fields follow those of every command
+    modes = _put_modes(body, frame.modes)
+    columns = (frame.opcodes, modes, frame.counts, frame.ids, index, frame.scalar_counts)
+    data = encode_body(columns, table)
     if frame.scalars:
         _put_scalars(body, frame.scalars)
     if frame.numbers != _following(first, frame.opcodes):
@@ -123,8 +135,8 @@ def _encode_columns(frame: Frame, first: int, index: list[int], table: list[byte
     if frame.payloads:
         body.payload_bytes.extend(memoryview(p).nbytes for p in frame.payloads)
         body.payloads = b"".join(frame.payloads)
-    data: bytes = body.SerializeToString()
-    return data
+    rest: bytes = body.SerializeToString()
+    return data + rest
 
 
 def decode_frame(data: bytes | memoryview) -> Frame:
@@ -132,6 +144,10 @@ def decode_frame(data: bytes | memoryview) -> Frame:
 
     Raises ProtocolError for anything that `encode_frame` could not have made.
     """
+    data = bytes(data)
+    known = forms.decode(data, _statics, _check_protocol_command)
+    if known is not None:
+        return known
     header, default_dtype, body = _opened(data)
     frame = Frame(header.device, header.sequence, header.epoch, default_dtype)
     short = decode_short(body) if len(body) <= SHORT_BYTES else None
@@ -146,6 +162,8 @@ def decode_frame(data: bytes | memoryview) -> Frame:
     if len(frame.opcodes) != header.command_count:
         raise ProtocolError(f"frame: a column has not {header.command_count} entries")
     _check_frame(frame)
+    if short is not None:
+        forms.learn(frame)
     return frame
 
 
@@ -193,7 +211,10 @@ def _opened(data: bytes | memoryview, with_body: bool = True) -> tuple[FrameHead
         numbers, body = [getattr(message, name) for name in _HEADER], message.body
     else:
         numbers, body = plain[0], data[plain[1] :] if with_body else b""
-    header = FrameHeader(*numbers[:5])
+    sequence, epoch, device, count, first, default_dtype = numbers
+    header = FrameHeader(sequence, epoch, device, count, first)
+    if max(device, count, default_dtype) < _SMALL and max(sequence, epoch, first) < ID_END:
+        return header, default_dtype, body  # within each bound below, as most
     at_most("command_count", header.command_count, limits.FRAME_COMMANDS_MAX)
     at_most("device", header.device, limits.DEVICES_PER_SESSION_MAX - 1)
     at_most("default_dtype", numbers[5], 255)
@@ -241,16 +262,18 @@ def _check_frame(frame: Frame) -> None:
     _check_shares("scalars", len(scalars), frame.scalar_counts)
     if not count:
         return
-    at_most("opcode", max(opcodes), _OPCODE_MAX)
+    kinds = set(opcodes)
+    at_most("opcode", max(kinds), _OPCODE_MAX)
     at_most("ids of one command", max(frame.counts), limits.TENSORS_PER_COMMAND_MAX)
     at_most("number", max(frame.numbers), ID_END - 1)
     if ids:
         at_most("id", max(ids), ID_END - 1)
         if min(ids) < 0:
             raise ProtocolError("frame: a negative id")
-    if min(frame.opcodes) < FIRST_OPCODE:
+    if min(kinds) < FIRST_OPCODE:
         end = 0  # of a program's body
-        for k in compress(range(count), map(FIRST_OPCODE.__gt__, frame.opcodes)):
+        few = {kind for kind in kinds if kind < FIRST_OPCODE}
+        for k in compress(range(count), map(few.__contains__, opcodes)):
             opcode, static = frame.opcodes[k], frame.statics[k]
             if k < end and opcode != BACKWARD:
                 raise ProtocolError(f"frame: a program may not hold command {opcode}")
@@ -299,15 +322,15 @@ def _check_protocol_command(opcode: int, static: Static, ids: int, payloads: int
         raise ProtocolError(f"frame: command {opcode} has not the arguments it must have")
 
 
-def _put_modes(body: Any, modes: list[int]) -> None:
+def _put_modes(body: Any, modes: list[int]) -> list[int]:
+    """Put those of more than 64 bits into a message, and return the column with their places."""
     if not modes or max(modes) < _WIDE_MODE:
-        body.modes.extend(modes)
-        return
+        return modes
     wide = [mode for mode in modes if mode >= _WIDE_MODE]
-    body.modes.extend(min(mode, _WIDE_MODE) for mode in modes)
     body.wide_modes.extend(mode.to_bytes((mode.bit_length() + 7) // 8, "little") for mode in wide)
     for mode in body.wide_modes:
         at_most("bytes of a mode", len(mode), _WIDE_MODE_BYTES_MAX)
+    return [min(mode, _WIDE_MODE) for mode in modes]
 
 
 def _modes(body: Any) -> list[int]:

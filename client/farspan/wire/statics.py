@@ -17,6 +17,7 @@ _U16: Final = struct.Struct("<H")
 # Of three ints is a Get, with a number of its own each time: the memos would only fill with them.
 _INTS: Final = {int}
 _GET: Final = struct.Struct("<BHBqBqBq")
+_NOTHING: Final = struct.pack("<BH", _TUPLE, 0)
 # Both memos spare the walk over a static seen before. The key of the first is a text because
 # 1 == True == 1.0 as dict keys.
 _encoded: dict[str, bytes] = {}
@@ -25,6 +26,8 @@ _decoded: dict[bytes, Static] = {}
 
 def encode_static(static: Static) -> bytes:
     """Return the bytes of one tuple of None, bools, ints, strings and tuples."""
+    if static == () and type(static) is tuple:
+        return _NOTHING
     if type(static) is tuple and len(static) == 3 and set(map(type, static)) == _INTS:
         try:
             return _GET.pack(_TUPLE, 3, _INT, static[0], _INT, static[1], _INT, static[2])
