@@ -57,7 +57,6 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.http2.max_pings_without_data": 0,
     "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
     "grpc.http2.max_ping_strikes": 0,
-    "grpc.server_handshake_timeout_ms": 10_000,  # who says nothing holds no file for two minutes
     "grpc.enable_retries": 0,
     "grpc.server_handshake_timeout_ms": 10_000,  # of TLS and HTTP/2, for who only connects
 }
