@@ -65,7 +65,7 @@ def test_what_is_kept_of_tokens_shows_none_of_them() -> None:
     shown = repr(tokens) + repr(kept) + repr(caller) + token_file.line_of(kept)
     assert PLAIN not in shown and token.rpartition("_")[2] not in shown
     assert kept.digest.hex() not in repr(kept) + repr(caller)
-    assert len(token.rpartition("_")[2]) >= 43, "256 bits"
+    assert len(token.rpartition("_")[2]) == 64, "256 bits"
 
 
 def test_tokens_end_at_their_time_and_when_they_are_replaced() -> None:
@@ -478,6 +478,8 @@ class World:
         self.places: dict[str, int] = {}
         self.order: list[str] = []  # grants
         self.denied: dict[str, str] = {}
+        self.claims: dict[str, pools.Claimed] = {}
+        self.bereft: set[str] = set()
         for name in self.epochs:
             self.give(pools.Joined(worker(name)))
 
@@ -511,6 +513,29 @@ class World:
     def claim(self, session: str, tenant: str, devices: int = 1, memory: int = 0) -> None:
         claim = pools.Claimed(session, tenant, ("cpu",) * devices, self.now + 1e9, memory)
         self.tenants[session] = tenant
+        self.claims[session] = claim
+        self.waiting[session] = claim
+        self.give(claim)
+
+    def kill(self, name: str, survive: bool) -> None:
+        """End a worker; its sessions claim others, or end."""
+        gone = [session for session, names in self.has.items() if name in names]
+        for session in gone:
+            del self.has[session]
+            self.bereft.add(session)
+        self.give(pools.Left(name, self.epochs[name], "died"))
+        for session in gone:
+            self.bereft.discard(session)
+            if survive:
+                self.give(pools.Rested(session))
+                self.again(session)
+            else:
+                self.give(pools.Released(session))
+        self.epochs[name] += 1
+        self.give(pools.Joined(worker(name, self.epochs[name])))
+
+    def again(self, session: str) -> None:
+        claim = self.claims[session]
         self.waiting[session] = claim
         self.give(claim)
 
@@ -573,6 +598,30 @@ def test_who_waits_for_a_quota_holds_up_only_its_own_tenant() -> None:
     assert world.pool.used("anna") == (1, 70)
 
 
+def test_who_loses_its_workers_loses_neither_its_quota_nor_its_turn() -> None:
+    world = World(2)
+    world.give(pools.Allowed("anna", devices=1))
+    world.claim("a0", "anna")
+    world.claim("a1", "anna")  # waits for the quota
+    world.claim("b0", "bert")
+    world.claim("b1", "bert")  # waits for a worker
+    (name,) = world.has["a0"]
+    del world.has["a0"]
+    world.give(pools.Left(name, 1, "died"))
+    assert world.order == ["a0", "b0"] and world.pool.used("anna") == (1, 0)
+    world.give(pools.Rested("a0"))
+    world.again("a0")
+    assert world.places["a0"] == 1
+    world.epochs[name] = 2
+    world.give(pools.Joined(worker(name, 2)))
+    assert world.order == ["a0", "b0", "a0"] and world.pool.used("anna") == (1, 0)
+    world.release("a0")
+    world.release("b0")
+    assert world.order[3:] in (["a1", "b1"], ["b1", "a1"])
+    world.release("a1")
+    assert world.pool.used("anna") == (0, 0)
+
+
 def test_a_worker_that_says_whose_it_was_is_nobody_elses() -> None:
     pool = pools.Pool(4)
     pool.handle(pools.Joined(worker("w", tenant="anna", supervised=False)), 0)
@@ -611,13 +660,7 @@ def test_random_histories_of_many_tenants_are_sound_and_end_with_everybody_serve
         elif what == "release" and live:
             world.release(live[draw % len(live)])
         elif what == "kill":
-            slot = f"w{draw % workers}"
-            gone = [s for s, names in world.has.items() if slot in names]
-            for session in gone:
-                del world.has[session]
-            world.give(pools.Left(slot, world.epochs[slot], "died"))
-            world.epochs[slot] += 1
-            world.give(pools.Joined(worker(slot, world.epochs[slot])))
+            world.kill(f"w{draw % workers}", survive=bool(draw % 3))
         elif what == "allow":
             allowed[name] = pools.Allowed(name, size + 2, 150 + draw % 100, size)
             world.give(allowed[name])
@@ -641,6 +684,8 @@ def _check(world: World, share: int) -> None:
     used = Counter[str]()
     for session, names in world.has.items():
         used[world.tenants[session]] += len(names)
+    for session in {*world.waiting, *world.bereft} & set(world.order):  # what they have is kept
+        used[world.tenants[session]] += len(world.claims[session].kinds)
     for tenant in set(world.tenants.values()):
         assert world.pool.used(tenant)[0] == used[tenant]
     for name in world.epochs:
@@ -651,7 +696,9 @@ def _check(world: World, share: int) -> None:
     for session in sorted(world.waiting, key=world.places.__getitem__):
         mine.setdefault(world.tenants[session], []).append(session)
     for line in mine.values():
-        assert line == sorted(line, key=lambda s: int(s[1:])), "a tenant's own come in order"
+        new = [session for session in line if session not in world.order]
+        assert new == sorted(new, key=lambda s: int(s[1:])), "a tenant's own come in order"
+        assert line[len(line) - len(new) :] == new, "after those that have lost their workers"
 
 
 def test_nobody_starves_whatever_others_do() -> None:

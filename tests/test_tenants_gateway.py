@@ -235,6 +235,33 @@ def test_a_session_keeps_its_limit_and_its_tenants_account_at_another_gateway(
         cluster.connect()
 
 
+def test_a_session_that_slept_and_finds_no_room_stays_on_disk(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("[tenant.anna]\ndevices = 1\n")
+    cluster.start(2, tenants=tenants, journals=tmp_path / "journals", lease_s=0.2)
+    first = cluster.connect(devices="cpu", timeout=0.5)
+    first.transport.send(put(1, b"kept"))
+    first.synchronize()
+    session = first.transport.session_id
+    first.transport.detach()
+    cluster.until(lambda: test_gateway._states(cluster) == ["asleep"])
+    second = cluster.connect(devices="cpu")
+    again = cluster.connect(attach=session)
+    again.transport.send(get(1, 1 << 50))
+    lost = again.lost()
+    assert lost.kind == "CapacityError"
+    assert "quota of devices: requested 1, used 1, limit 1" in lost.message
+    assert "stays on disk" in lost.message
+    cluster.until(lambda: sorted(test_gateway._states(cluster)) == ["asleep", "open"])
+    second.transport.close()
+    cluster.until(lambda: test_gateway._states(cluster) == ["asleep"])
+    third = cluster.connect(attach=session)
+    third.transport.send(get(1, 1 << 51))
+    assert third.value(1 << 51).data == b"kept"
+
+
 def test_a_tenants_rate_slows_it_down_and_loses_nothing(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,9 @@ class Arrivals:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        about = about_session(tenant, kinds, self._durability(hello), wait_s, hello.minor)
+        about = about_session(
+            tenant, kinds, self._durability(hello), wait_s, hello.minor, hello.allow_numerics_change
+        )
         journalled = about["durability"] != OFF
         machine = sessions.Session(
             kinds,
@@ -175,10 +177,10 @@ class Arrivals:
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
         return self._come(live, stream)
 
-    def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+    async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
 
-        Raises VersionError, SessionClosedError or JournalError.
+        What the client finds survives when this returns. VersionError or SessionClosedError.
         """
         self.check(hello)
         if hello.minor < RESUME_MINOR:
@@ -189,7 +191,10 @@ class Arrivals:
         live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
         live.shares = False
         self.give(live, messages.Attached())
-        return self._come(live, stream)
+        self._come(live, stream)
+        if live.keeper is not None:  # nobody could send again what a loss of power took
+            await live.keeper.durable()
+        return live
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None

@@ -131,7 +131,7 @@ def new_token(tenant: str, now_s: float, expires_s: float | None = None) -> tupl
     """
     check_tenant(tenant)
     name = secrets.token_hex(6)
-    token = f"farspan_{name}_{secrets.token_urlsafe(TOKEN_BYTES)}"
+    token = f"farspan_{name}_{secrets.token_hex(TOKEN_BYTES)}"
     return token, Token(name, tenant, digest_of(token), now_s, expires_s)
 
 

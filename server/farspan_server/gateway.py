@@ -250,7 +250,7 @@ class Gateway:
         if hello.resume is not None:
             return self.service.resume(tenant, hello, stream), up
         if hello.attach:
-            return self.service.attach(tenant, hello, stream), up
+            return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up
 
     async def _read(

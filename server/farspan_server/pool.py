@@ -13,6 +13,7 @@ from typing import Final
 
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
+_FIRST: Final = -1.0  # the turn of who has lost its workers; those of others are 0 and more
 STATES: Final = ("idle", "busy", "leaving")  # of a worker
 _ACCOUNTS_MAX: Final = 10_000  # tenants remembered: then those that have nothing are forgotten
 
@@ -59,6 +60,7 @@ class Claimed:
     kinds: tuple[str, ...]
     deadline: float
     memory_bytes: int = 0  # that each device may take
+    numerics: tuple[str, ...] = ()  # the key that the worker of each device must have; (): any
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +78,18 @@ class Allowed:
 
 @dataclass(slots=True, frozen=True)
 class Released:
-    """A session has ended, in line or on its workers."""
+    """A session has ended, in line or on its workers, or sleeps."""
+
+    session: str
+
+
+@dataclass(slots=True, frozen=True)
+class Rested:
+    """A session has let go of its workers, of which it lost one, and will claim others.
+
+    Until then it keeps its part of its tenant's quota, and then it comes before those that have
+    had none yet. The same holds for a session that was told Bereft.
+    """
 
     session: str
 
@@ -93,7 +106,7 @@ class Drain:
     worker: str
 
 
-Input = Joined | Left | Claimed | Allowed | Released | Drain | Tick
+Input = Joined | Left | Claimed | Allowed | Released | Rested | Drain | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -178,6 +191,7 @@ class _Slot:
 class _Waiting:
     claim: Claimed
     number: int  # of its arrival
+    again: bool  # it had workers and lost them
     tag: float = 0.0  # its turn; what has the lowest is next
     held: str = ""  # the quota that it waits for
 
@@ -211,6 +225,7 @@ class Pool:
         self._line: dict[str, _Waiting] = {}  # in the order of their turns
         self._places: dict[str, int] = {}
         self._grants: dict[str, _Grant] = {}
+        self._kept: dict[str, Claimed] = {}  # what sessions had that are to have it again
         self._wanted: Counter[str] = Counter()
         self._accounts: dict[str, _Account] = {}
         self._turn = 0.0  # of the claim granted last
@@ -262,12 +277,15 @@ class Pool:
             case Released(session):
                 self._leave_line(session)
                 self._release(session)
+            case Rested(session):
+                self._let_go(session)
             case Drain(worker_id):
                 if worker_id in self._slots and not self._slots[worker_id].leaving:
                     self._slots[worker_id].leaving = self._slots[worker_id].draining = True
             case Tick():
                 for each in [w for w in self._line.values() if now >= w.claim.deadline]:
                     self._leave_line(each.claim.session)
+                    self._release(each.claim.session)
                     message = each.held or self._shortage(each.claim)
                     out.append(Denied(each.claim.session, message))
         self._replace_drained(out)
@@ -297,30 +315,41 @@ class Pool:
                 del self._accounts[tenant]
 
     def _join_line(self, claim: Claimed) -> None:
-        self._release(claim.session)
+        self._let_go(claim.session)
         account = self._account(claim.tenant)
         if not account.waiting:  # what it did not ask for meanwhile is not made up for
             account.turn = max(account.turn, self._turn)
         if claim.session not in self._line:
             account.waiting += 1
         self._arrivals += 1
-        self._line[claim.session] = _Waiting(claim, self._arrivals)
+        again = claim.session in self._kept
+        self._line[claim.session] = _Waiting(claim, self._arrivals, again)
 
     def _leave_line(self, session: str) -> None:
         left = self._line.pop(session, None)
         if left is not None:
             self._account(left.claim.tenant).waiting -= 1
 
-    def _release(self, session: str) -> None:
+    def _let_go(self, session: str) -> None:
+        """Take a session's workers, and leave it its part of the quota."""
         grant = self._grants.pop(session, None)
         if grant is None:
             return
-        account = self._account(grant.claim.tenant)
-        account.devices -= len(grant.workers)
-        account.memory_bytes -= len(grant.workers) * grant.claim.memory_bytes
+        self._kept[session] = grant.claim
         for worker in grant.workers:
             if worker in self._slots:
                 self._slots[worker].sessions.discard(session)
+
+    def _release(self, session: str) -> None:
+        self._let_go(session)
+        claim = self._kept.pop(session, None)
+        if claim is not None:
+            self._charge(claim, -1)
+
+    def _charge(self, claim: Claimed, sign: int) -> None:
+        account, devices = self._account(claim.tenant), sign * len(claim.kinds)
+        account.devices += devices
+        account.memory_bytes += devices * claim.memory_bytes
 
     def _leave(self, worker: str, epoch: int, reason: str, out: list[Output]) -> None:
         slot = self._slots.get(worker)
@@ -330,7 +359,7 @@ class Pool:
         for session in sorted(slot.sessions):
             device = self._grants[session].workers.index(worker)
             out.append(Bereft(session, device, slot.worker, reason))
-            self._release(session)
+            self._let_go(session)
 
     # --- the line --------------------------------------------------------------------------------
     def _order(self) -> None:
@@ -338,8 +367,8 @@ class Pool:
         turns = {tenant: account.turn for tenant, account in self._accounts.items()}
         for each in sorted(self._line.values(), key=lambda w: w.number):
             tenant = each.claim.tenant
-            each.tag = turns[tenant]
-            turns[tenant] += self._cost(each.claim)
+            each.tag = _FIRST if each.again else turns[tenant]
+            turns[tenant] += 0.0 if each.again else self._cost(each.claim)
         accounts = self._accounts
         line = sorted(
             self._line.values(),
@@ -388,6 +417,8 @@ class Pool:
         """Return which quota of its tenant has no room for a claim, or ""."""
         account = self._accounts[claim.tenant]
         allowed, more = account.allowed, len(claim.kinds)
+        if claim.session in self._kept:
+            return ""
         if allowed.devices is not None and account.devices + more > allowed.devices:
             return over_quota("devices", more, account.devices, allowed.devices)
         new = more * claim.memory_bytes
@@ -398,11 +429,12 @@ class Pool:
     def _choose(self, claim: Claimed) -> list[_Slot] | None:
         """Return a distinct worker for each device: a free one first, else one to share."""
         chosen: list[_Slot] = []
-        for kind in claim.kinds:
+        for index, kind in enumerate(claim.kinds):
             able = [
                 slot
                 for slot in self._slots.values()
                 if slot.worker.kind == kind
+                and (not claim.numerics or slot.worker.numerics == claim.numerics[index])
                 and not slot.leaving
                 and slot not in chosen
                 and self._may_have(slot, claim.tenant)
@@ -425,9 +457,9 @@ class Pool:
         self._leave_line(claim.session)
         account = self._accounts[claim.tenant]
         self._turn = max(self._turn, waiting.tag)
-        account.turn += self._cost(claim)
-        account.devices += len(chosen)
-        account.memory_bytes += len(chosen) * claim.memory_bytes
+        account.turn += 0.0 if waiting.again else self._cost(claim)
+        self._release(claim.session)
+        self._charge(claim, 1)
         for slot in chosen:
             slot.tenant = claim.tenant
             slot.sessions.add(claim.session)
@@ -448,9 +480,18 @@ class Pool:
         asked = ", ".join(f"{n} {kind}" for kind, n in Counter(claim.kinds).items())
         there = Counter(slot.worker.kind for slot in self._slots.values())
         has = ", ".join(f"{there[kind]} {kind}" for kind in dict.fromkeys(claim.kinds))
+        alike = ""
+        if claim.numerics:
+            keys = {slot.worker.numerics for slot in self._slots.values()}
+            if keys.isdisjoint(claim.numerics):
+                alike = (
+                    " None of them computes the same bits as those that the session had (their "
+                    "numerics keys differ): allow_numerics_change=True lets it go on with others."
+                )
         return (
             f"no worker became free in time: asked for {asked}; the gateway has {has}, "
             "all in use or fewer than asked for. Try later, ask for fewer, or start more workers."
+            f"{alike}"
         )
 
 

@@ -275,7 +275,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
-        self._tell_pool(pools.Released(live.id))
+        asleep = live.machine.state == sessions.ASLEEP
+        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""

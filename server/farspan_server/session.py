@@ -168,6 +168,11 @@ class Session:
         return self._received
 
     @property
+    def base(self) -> int:
+        """The sequence number of the last frame that is in the last snapshot."""
+        return self._base
+
+    @property
     def replaced(self) -> str:
         """Why it has other workers than its first, as the beginning of a sentence, or ""."""
         if self.recoveries:

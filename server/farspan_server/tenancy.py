@@ -255,7 +255,7 @@ class Tenancy:
         """Yield what the pool is to hear when a session wants its workers."""
         yield self._allowed(live.tenant)
         yield pools.Claimed(
-            live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes
+            live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
 
     def _allowed(self, tenant: str) -> pools.Allowed:

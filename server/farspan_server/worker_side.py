@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import link
+from farspan.core.errors import JournalError
 
 from farspan_server import pool as pools
 from farspan_server import session_messages as messages
@@ -87,6 +88,9 @@ class WorkerSide:
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
                 why = live.machine.replaced
+                if live.stays and live.machine.received and not why:
+                    self._not_woken(live, message)
+                    return
                 kind = "WorkerLostError" if why else "CapacityError"
                 self.give(live, messages.Fault(kind, why + message))
             case pools.Bereft(session, device, worker, reason):
@@ -95,6 +99,17 @@ class WorkerSide:
                 self._supervise(link.Retire(worker.worker, worker.epoch, reason))
             case pools.Want(kind, count):
                 self._supervise(link.Wanted(kind, count))
+
+    def _not_woken(self, live: Live, message: str) -> None:
+        """Tell the client of a session that slept that there is no worker, and lose nothing."""
+        if live.stream is not None:
+            stream, live.stream = live.stream, None
+            stream.end("CapacityError", f"{message} The session stays on disk; attach to it later.")
+            self.give(live, messages.ClientGone())
+        # In line until its lease ends, when it sleeps again: its client may be back before.
+        deadline = time.monotonic() + self.config.lease_s + live.wait_s
+        for told in self.tenancy.claim(live, deadline):
+            self._tell_pool(told)
 
     def _supervise(self, body: link.Fleet) -> None:
         if self.supervisor is not None:
@@ -114,6 +129,16 @@ class WorkerSide:
                 steady=live.keeper is not None,
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
+        try:
+            changed = live.pin(tuple(worker.numerics for worker in workers))
+        except JournalError as error:
+            self.give(live, messages.Fault("JournalError", str(error)))
+            return
+        if changed:
+            log.warning(
+                "session %s: goes on with workers of another numerics key, as it allows; its bits "
+                "may differ after frame %d", live.id, live.machine.base,
+            )  # fmt: skip
         live.post(devices=live.devices)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)
