@@ -98,6 +98,7 @@ PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Def
 SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
 LOOP_CACHE_BYTES_MAX: Final = 64 * MiB  # compiled loops kept on disk, some KiB each.
 LOOP_OBJECT_BYTES_MAX: Final = 4 * MiB  # of one of them; a longer one is compiled each time.
+PROGRAMS_COMMANDS_MAX: Final = 131_072  # of all bodies together, half a KiB each.
 PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 SNAPSHOT_HEADER_BYTES_MAX: Final = 256 * MiB  # the structure of an engine's state, as JSON.
