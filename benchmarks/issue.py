@@ -59,6 +59,9 @@ class Swallowing:
     def stats(self) -> dict[str, int]:
         return {}
 
+    def hurry(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

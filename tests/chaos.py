@@ -207,7 +207,7 @@ class Fault:
     """Strikes once, at the first Python call after a session has issued so many commands.
 
     Only when frames are under way, so that something can be lost, and only in one of `phases` if
-    any is named; of these "idle" alone has nothing under way. It works by the interpreter's profile
+    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the interpreter's profile
     hook, of the thread that enters it.
     """
 
@@ -244,7 +244,7 @@ class Fault:
         if self._phases and self.phase not in self._phases:
             return
         window = session.transport.pending()
-        if not window and "idle" not in self._phases:
+        if not window and not {"idle", "upload"}.intersection(self._phases):
             return
         if self._freed and not kept_is_freed(session):
             return
@@ -342,7 +342,7 @@ class Chaos:
                 else:
                     self.service.kill(part, session)
 
-            at = rng.randrange(commands // 20, commands * 9 // 10)
+            at = rng.randrange(commands // 20, commands * (5 if phases else 9) // 10)
             fault = Fault(session, at, kill, phases, freed)
             try:
                 with fault:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import farspan as torch
-from chaos_programs import train
+from chaos_programs import Chain, train
 
 
 def say(*words: object) -> None:
@@ -45,21 +45,48 @@ def training(name: str, mode: str, steps: str, *_: str) -> None:
     say("digest", train(name, mode, int(steps), at))
 
 
+def flood(*_: str) -> None:
+    """Give its worker and the gateway all that they take."""
+    say("floods")
+    x = torch.rand(64, 64)
+    wide = torch.rand(12_000)
+    while True:
+        for _ in range(200):
+            x = (x @ x).tanh()
+        wide.numpy()
+
+
+def chained(session: Any, steps: str, *_: str) -> None:
+    """Go through a chain's steps and tell now and then how far it has seen them go."""
+    chain = Chain()
+    session.keep("chain", chain.named)
+    for number in range(int(steps)):
+        chain.step(number)
+        if number % 7 == 0:
+            chain.x.sum().item()
+            say("seen", number + 1)
+            time.sleep(0.002)
+
+
 def main() -> None:
-    what, address, token_file, *arguments = sys.argv[1:]
-    token = Path(token_file).read_text().strip().rpartition(":")[2]
+    what, address, token_file, tenant, *arguments = sys.argv[1:]
+    token = Path(token_file).read_text().split()[int(tenant)].rpartition(":")[2]
     with torch.connect(address, token=token, timeout=60, replay="eager" not in arguments) as made:
         made.transport.devices  # noqa: B018 - waits for a worker
         say("session", made.id)
-        {"hold": hold, "train": training}[what](*arguments)
+        if what == "chain":
+            chained(made, *arguments)
+        else:
+            {"hold": hold, "train": training, "flood": flood}[what](*arguments)
 
 
 class Client:
     """A client process of a test; `with` ends it."""
 
-    def __init__(self, service: Any, what: str, *arguments: object) -> None:
+    def __init__(self, service: Any, what: str, *arguments: object, tenant: int = 0) -> None:
         self._command = [sys.executable, __file__, what, service.address,
-                         str(service.directory / "token"), *map(str, arguments)]  # fmt: skip
+                         str(service.directory / "token"), str(tenant),
+                         *map(str, arguments)]  # fmt: skip
 
     def __enter__(self) -> Client:
         self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)

@@ -111,3 +111,43 @@ def train(name: str, mode: str, steps: int, at: At = _nothing) -> str:
     for _ in range(steps):
         training.step()
     return training.digest()
+
+
+class Chain:
+    """A session whose whole state has names, and which goes on after any one of its commands.
+
+    Each `step` is one command; `state` tells which steps have been applied.
+    """
+
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        if kept is None:
+            torch.manual_seed(23)
+            kept = {"x": torch.zeros(6), "y": torch.ones(6)}
+        self.named = kept
+        self.x, self.y = kept["x"], kept["y"]
+
+    def step(self, number: int) -> None:
+        """Apply the step of this number."""
+        if number % 3 == 0:
+            self.y.uniform_()
+        elif number % 3 == 1:
+            self.x.add_(self.y)
+        else:
+            self.x.view(2, 3)[:, 1:].mul_(1.5)
+
+    def state(self) -> str:
+        """Return a digest of all of it, the generator's state included."""
+        tensors = (self.x, self.y, torch.get_rng_state())
+        return hashlib.sha256(b"".join(bytes(t.numpy()) for t in tensors)).hexdigest()
+
+
+def chain_states(steps: int) -> list[str]:
+    """Return the state before each step, and behind the last; all of them differ."""
+    with torch.connect("local:"):
+        chain = Chain()
+        states = [chain.state()]
+        for number in range(steps):
+            chain.step(number)
+            states.append(chain.state())
+    assert len(set(states)) == len(states)
+    return states

@@ -1,8 +1,8 @@
 """A small session, cut at byte after byte: `python cuts.py ADDRESS TOKEN FIRST STEP [bulk]`.
 
 Each process of it takes every STEP-th cut from FIRST on, of all that the connection carries up and
-down. What a session computes depends on every one of its frames, applied once and in order. What
-became of the cuts is a line of JSON.
+down; what became of them is a line of JSON. What a session computes depends on every one of its
+frames, applied once and in order.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._options = options
+        # The kernel ends a child with the thread that made it: this one lives as long as they.
+        self._maker = ThreadPoolExecutor(1)
         self._listen = f"unix:{directory}/supervisor.sock"
         self._supervisor: subprocess.Popen[str] | None = None
         self.gateway = self._start_gateway()
@@ -49,12 +52,12 @@ class Service:
         )
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "farspan_server", *arguments, "--json"]
+        command += ["--parent", str(os.getpid())]
         with (self.directory / f"{arguments[0]}.log").open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "farspan_server", *arguments, "--json",
-                 "--parent", str(os.getpid())],
-                stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
+            return self._maker.submit(
+                subprocess.Popen, command, stdout=subprocess.PIPE, stderr=log, text=True
+            ).result()
 
     def _listening(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Wait until a process says that it is ready."""
@@ -84,4 +87,5 @@ class Service:
             if process is not None and process.poll() is None:
                 process.terminate()
                 process.wait(30)
+        self._maker.shutdown()
         return (self.directory / "serve.log").read_text()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
+import farspan as torch
 import pytest
-from chaos import Chaos, Outcome, Service, by_phase
-from chaos_programs import MODELS, MODES
+from chaos import Chaos, Outcome, Service, by_phase, wait_until, worker_of
+from chaos_client import Client
+from chaos_programs import MODELS, MODES, Chain, chain_states
+from farspan.core import limits
+from test_holding import live_streams
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +64,92 @@ def test_twenty_killed_gateways_lose_no_frame_and_apply_none_twice(chaos: Chaos)
         for k, (name, mode) in zip(range(20), programs(), strict=False)
     ])  # fmt: skip
     assert chaos.service.restarts == before + 20
+
+
+# --- frozen, not dead ----------------------------------------------------------------------------
+def test_a_frozen_gateway_is_noticed_in_15_s_and_goes_on_where_it_stopped(chaos: Chaos) -> None:
+    noticed: list[float] = []
+    threads = []
+
+    def freeze(session: Any) -> None:
+        def until_noticed() -> None:
+            with chaos.service.stopped("gateway"):
+                ledger = session.transport._ledger
+                noticed.append(wait_until(lambda: not ledger.connected, 25, "the notice"))
+
+        threads.append(threading.Thread(target=until_noticed))
+        threads[0].start()
+
+    found = chaos.under("gateway", "mlp", "eager", random.Random(3), strike=freeze)
+    threads[0].join()
+    print(f"\nnoticed after {noticed[0]:.1f} s; {found}")
+    assert found.same and not found.error and not found.twice_or_lost
+    assert noticed[0] <= 16  # with what a busy machine adds
+
+
+def test_a_frozen_worker_is_replaced_and_its_return_changes_nothing(chaos: Chaos) -> None:
+    frozen: list[int] = []
+
+    def freeze(session: Any) -> None:
+        frozen.append(worker_of(session))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    found = chaos.under("worker", "cnn", "eager", random.Random(4), strike=freeze)
+    print(f"\n{found}")
+    assert found.same and not found.error and not found.twice_or_lost
+    assert found.pause_s <= 15
+    # Its supervisor ends it; should it wake up before, it is one that nobody listens to.
+    wait_until(lambda: not os.path.exists(f"/proc/{frozen[0]}"), limits.SILENT_S + 20, "its end")
+
+
+def test_a_frozen_client_goes_on_when_it_wakes(chaos: Chaos) -> None:
+    expected = chaos.expected("mlp", "replay")[0]
+    chaos.service.wait_for_gateway()
+    others = live_streams(chaos.service)
+    with Client(chaos.service, "train", "mlp", "replay", chaos.steps) as client:
+        while client.hear("step") != "3":
+            pass
+        os.kill(client.pid, signal.SIGSTOP)
+        took = wait_until(lambda: live_streams(chaos.service) <= others, 20, "the notice")
+        os.kill(client.pid, signal.SIGCONT)
+        assert client.hear("digest") == expected
+    print(f"\nnoticed after {took:.1f} s")
+    assert took <= 16
+
+
+# --- all of it at once ---------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(4))
+def test_client_gateway_and_worker_die_together_and_another_client_goes_on(
+    chaos: Chaos, seed: int
+) -> None:
+    steps = 400
+    rng = random.Random(seed)
+    expected = chain_states(steps)
+    with Client(chaos.service, "chain", steps) as client:
+        name = client.hear("session")
+        until = rng.randrange(20, 200)
+        while (seen := int(client.hear("seen"))) < until:
+            pass
+        time.sleep(rng.uniform(0, 0.02))
+        victims = [client.pid, chaos.service.gateway, *(w for w in worker_pids(chaos.service))]
+        chaos.service.kill("gateway")
+        for pid in rng.sample(victims, len(victims)):
+            if pid != chaos.service.gateway:
+                os.kill(pid, signal.SIGKILL)
+    chaos.service.wait_for_gateway()
+    token = chaos.service.token
+    with torch.attach(name, chaos.service.address, token=token, timeout=60) as session:
+        chain = Chain(session.kept["chain"])
+        at = expected.index(chain.state())
+        print(f"\nseen {seen}, found {at} of {steps}")
+        assert at >= seen, "what a client had seen is gone"
+        for number in range(at, steps):
+            chain.step(number)
+        assert chain.state() == expected[-1]
+
+
+def worker_pids(service: Service) -> list[int]:
+    """Return the worker processes that the supervisor has now."""
+    path = f"/proc/{service.supervisor}/task/{service.supervisor}/children"
+    with open(path) as children:
+        return [int(pid) for pid in children.read().split()]

@@ -1,4 +1,4 @@
-"""The gateway dies, or is stopped, under sessions that are durable: the next one goes on."""
+"""The gateway is stopped, or dies, under durable sessions; see also test_gateway_dies.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import farspan as torch
 import numpy as np
 import pytest
 from restarting import Service
-from test_recovery import train
 
 
 @pytest.fixture(scope="module")
@@ -22,29 +21,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert "Traceback" not in log and made.token not in log
 
 
-def test_a_gateway_that_is_killed_while_it_trains_changes_no_bit(service: Service) -> None:
-    with torch.connect(service.address, token=service.token, timeout=30):
-        expected = train(40)
-    with torch.connect(service.address, token=service.token, timeout=30):
-        kills = []
-
-        def between(step: int) -> None:
-            if step in (0, 13, 14, 30):
-                service.restart_gateway()
-                kills.append(step)
-
-        found = train(40, between)
-    assert found == expected and len(kills) == 4
-    assert not os.listdir(service.journal)
-
-
 def test_a_gateway_that_is_stopped_leaves_the_session_to_the_next(service: Service) -> None:
     with torch.connect(service.address, token=service.token, timeout=30) as session:
         torch.manual_seed(3)
         x = torch.rand(1000)
         expected = float(x.sum())
         service.kill_gateway(signal.SIGTERM)
-        assert os.listdir(service.journal) == [session.transport.session_id]
+        assert session.transport.session_id in os.listdir(service.journal)
         service.start_gateway()
         assert float(x.sum()) == expected
 
@@ -59,9 +42,8 @@ def test_long_tensors_survive_the_gateway_on_their_way(service: Service) -> None
         total = sum(kept[1:], kept[0])
         service.restart_gateway()
         found = total.numpy()
-        assert (found == values * 4 + 3).mean() > 0.99
-        assert np.allclose(found, values * 4 + 3)
-        assert np.array_equal(kept[3].numpy(), values + 2)
+        assert (found == sum((values + k for k in range(3)), values)).all()
+        assert (kept[3].numpy() == values + 2).all()
 
 
 def test_nothing_of_a_session_is_readable_by_others(service: Service, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,34 @@ def test_a_dead_clients_memory_is_back_when_its_lease_ends() -> None:
     gc.collect()
 
 
-def test_a_client_that_does_not_read_is_cut_and_others_do_not_notice() -> None:
+def stalled_reader(service: Service) -> float:
+    """Return the seconds until a client that reads no message any more is cut off."""
+    woken = threading.Event()
+    with service.connect() as session:
+        wide = torch.rand(12_000)  # 47 KiB: such answers ride the control stream
+        wide.sum().item()
+        before = live_streams(service)
+        transport = session.transport
+        threading.Timer(100, woken.set).start()
+        transport.set_sink(lambda event: woken.wait())
+        readers = [threading.Thread(target=wide.numpy, daemon=True) for _ in range(40)]
+        for reader in readers:
+            reader.start()
+        try:
+            return wait_until(lambda: live_streams(service) < before, 60, "the cut")
+        finally:
+            transport.set_sink(session._deliver)
+            woken.set()
+
+
+def test_a_client_that_does_not_read_is_cut_within_30_s() -> None:
+    with Service(workers=1, spares=0) as service:
+        took = stalled_reader(service)
+    print(f"\na stalled reader is cut after {took:.1f} s")
+    assert took <= 31
+
+
+def test_a_way_that_is_lost_is_noticed_and_others_do_not_notice() -> None:
     with Service(workers=1, spares=0) as service:
         target = service.address.removeprefix("grpc://")
         with CuttingProxy(target) as proxy, service.connect() as other:

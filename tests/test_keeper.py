@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,7 +166,11 @@ def test_an_upload_whose_worker_dies_before_the_first_frame_is_there(tmp_path: P
     clustered(tmp_path, body)
 
 
-def test_a_journalled_session_without_its_client_ends_with_its_lease(tmp_path: Path) -> None:
+def test_a_session_of_an_older_client_ends_with_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "Hello", functools.partial(wire.Hello, minor=4))
+
     def body(cluster: Cluster) -> None:
         assert cluster.gateway is not None
         client = cluster.connect(devices="cpu")
@@ -207,7 +212,11 @@ def test_a_session_whose_workers_are_all_gone_says_so(
     clustered(tmp_path, body)
 
 
-def test_a_value_that_nobody_fetches_holds_up_no_snapshot(tmp_path: Path) -> None:
+def test_a_value_that_an_older_client_does_not_fetch_holds_up_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "Hello", functools.partial(wire.Hello, minor=4))
+
     def body(cluster: Cluster) -> None:
         assert cluster.gateway is not None
         client = cluster.connect(devices="cpu")

@@ -183,7 +183,10 @@ def test_without_workers_it_is_alive_and_not_ready(cluster: Cluster) -> None:  #
     assert scrape(cluster)["farspan_ready", ()] == 0
 
 
-def test_it_is_ready_with_a_worker_and_not_without_it_again(cluster: Cluster) -> None:  # noqa: F811
+def test_it_is_ready_with_a_worker_and_not_without_it_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    monkeypatch.setattr(readiness, "PATIENCE_S", 0.1)
     cluster.start(1, operator=OperatorPort())
     cluster.until(lambda: serving(cluster))
     assert fetch(cluster, "/readyz") == (200, "ready\n")

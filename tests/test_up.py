@@ -106,12 +106,103 @@ def test_sigkill_of_up_leaves_no_process_and_no_file(directory: Path) -> None:
         assert nothing_is_left(directory)
 
 
-def test_the_end_of_a_part_ends_up_with_a_reason(directory: Path) -> None:
-    with up(*WITHOUT_RAY, directory=directory) as (process, ready):
-        os.kill(ready["pids"]["supervisor"], signal.SIGKILL)
-        assert process.wait(END_S) == 1
-    assert "the supervisor ended with status -9" in (directory / "stderr").read_text()
+def children(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Return the pids of the gateway and the supervisor of `farspan up` at this moment."""
+    found = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"farspan_server" in words:
+                found[words[3].decode()] = int(pid)
+    return found
+
+
+def killed_and_started_again(process: subprocess.Popen[str], part: str) -> None:
+    """Kill a part and wait until there is another."""
+    before = children(process)[part]
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + START_S
+    while children(process).get(part, before) == before:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("part", ["supervisor", "serve"])
+def test_a_part_that_dies_is_started_again_and_a_session_goes_on(
+    directory: Path, part: str
+) -> None:
+    import farspan as torch
+
+    journal = directory / "journal"
+    with up(*WITHOUT_RAY, "--journal", str(journal), directory=directory) as (process, ready):
+        token = Path(ready["token_file"]).read_text().strip()
+        with torch.connect(ready["address"], token=token, timeout=START_S) as session:
+            torch.manual_seed(3)
+            x = torch.rand(1000)
+            expected = x.numpy().tobytes()
+            worker = session.transport.devices[0]["pid"]
+            killed_and_started_again(process, part)
+            y = torch.rand(3).numpy().tobytes()
+            assert x.numpy().tobytes() == expected
+            if part == "supervisor":  # its workers went with it
+                assert session.transport.devices[0]["pid"] != worker
+        with torch.connect(ready["address"], token=token, timeout=START_S):
+            torch.manual_seed(3)
+            assert torch.rand(1000).numpy().tobytes() == expected
+            assert torch.rand(3).numpy().tobytes() == y
+    said = (directory / "stderr").read_text()
+    assert "ended with status -9; it is started again" in said
     assert nothing_is_left(directory)
+
+
+@pytest.mark.slow
+def test_a_part_that_dies_again_and_again_ends_up_with_a_reason(directory: Path) -> None:
+    with up(*WITHOUT_RAY, directory=directory) as (process, _):
+        for _ in range(5):
+            killed_and_started_again(process, "serve")
+        os.kill(children(process)["serve"], signal.SIGKILL)
+        assert process.wait(END_S) == 1
+    assert nothing_is_left(directory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["gcs_server", "raylet/raylet"])
+def test_a_ray_that_dies_is_started_again_and_a_session_goes_on(
+    directory: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import farspan as torch
+
+    # Ray's own patience with a GCS that is away is a minute.
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    with up("--journal", str(directory / "journal"), directory=directory) as (process, ready):
+        token = Path(ready["token_file"]).read_text().strip()
+        with torch.connect(ready["address"], token=token, timeout=2 * START_S) as session:
+            torch.manual_seed(3)
+            x = torch.rand(1000)
+            expected = x.numpy().tobytes()
+            worker = session.transport.devices[0]["pid"]
+            (pid,) = processes(process.pid, part)
+            os.kill(pid, signal.SIGKILL)
+            assert x.numpy().tobytes() == expected  # the worker may be there still
+            deadline = time.monotonic() + 2 * START_S
+            while session.transport.devices[0]["pid"] == worker:
+                assert time.monotonic() < deadline
+                assert x.sum().item() > 0
+                time.sleep(0.2)
+            assert x.numpy().tobytes() == expected
+    assert nothing_is_left(directory)
+
+
+def processes(root: int, words: str) -> list[int]:
+    """Return the processes below one whose command has these words."""
+    from farspan_server.up import _descendants
+
+    found = []
+    for pid in _descendants(root):
+        with contextlib.suppress(OSError):
+            if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+                found.append(pid)
+    return found
 
 
 def test_status_shows_the_callers_sessions(directory: Path) -> None:
@@ -156,11 +247,3 @@ def test_a_killed_ray_worker_is_replaced_for_the_next_session(directory: Path) -
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert device["epoch"] > 1
-
-
-@pytest.mark.slow
-def test_sigkill_of_the_supervisor_leaves_nothing_of_ray(directory: Path) -> None:
-    with up(directory=directory) as (process, ready):
-        os.kill(ready["pids"]["supervisor"], signal.SIGKILL)
-        assert process.wait(END_S) == 1
-        assert nothing_is_left(directory)

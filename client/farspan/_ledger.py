@@ -56,6 +56,8 @@ class Ledger:
     @property
     def confirmed(self) -> int:
         """The last ack before which nothing is under way any more."""
+        if not self._held:
+            return self.applied
         return min(self._held.values(), default=self.applied)
 
     @property
@@ -65,11 +67,13 @@ class Ledger:
 
     def has_credit(self, size_bytes: int) -> bool:
         """Whether a frame of this size may be taken now."""
-        if not self._unsent and self.connected and not self._has_room(size_bytes):
+        if not self._unsent:
+            if self.connected and not self._has_room(size_bytes):
+                return False
+        elif len(self._unsent) >= self._credit_frames:
             return False
         return (
-            len(self._unsent) < self._credit_frames
-            and len(self._kept) < _UNDURABLE * self._credit_frames
+            len(self._kept) < _UNDURABLE * self._credit_frames
             and self._kept_bytes + size_bytes <= _UNDURABLE * self._credit_bytes
         )
 
@@ -84,13 +88,14 @@ class Ledger:
 
         If not, `next_unsent` gives it once the stream is there and has room.
         """
-        self.sent += 1
-        self._kept.append((self.sent, data))
-        self._kept_bytes += len(data)
-        if self._unsent or not self.connected or not self._has_room(len(data)):
-            self._unsent.append((self.sent, data))
+        sequence = self.sent = self.sent + 1
+        size_bytes = len(data)
+        self._kept.append((sequence, data))
+        self._kept_bytes += size_bytes
+        if self._unsent or not self.connected or not self._has_room(size_bytes):
+            self._unsent.append((sequence, data))
             return False
-        self._start(self.sent, len(data))
+        self._start(sequence, size_bytes)
         return True
 
     def _start(self, sequence: int, size_bytes: int) -> None:
@@ -98,17 +103,18 @@ class Ledger:
         self._under_way_bytes += size_bytes
 
     def acked(self, applied: int, durable: int) -> bool:
-        """Take an ack; 0 says nothing new. Return whether more may be sent than before."""
-        if max(applied, durable) > self.sent:
+        """Take an ack; 0 says nothing new. Return whether frames wait, so that some may go now."""
+        if applied > self.sent or durable > self.sent:
             raise ProtocolError(f"an ack of frame {max(applied, durable)}; {self.sent} were sent")
-        before = len(self._under_way), len(self._kept)
         while self._under_way and self._under_way[0][0] <= applied:
             self._under_way_bytes -= self._under_way.popleft()[1]
-        self.applied = max(self.applied, applied)
-        self.durable = max(self.durable, durable)
+        if applied > self.applied:
+            self.applied = applied
+        if durable > self.durable:
+            self.durable = durable
         while self._kept and self._kept[0][0] <= self.durable:
             self._kept_bytes -= len(self._kept.popleft()[1])
-        return before != (len(self._under_way), len(self._kept))
+        return bool(self._unsent)
 
     def broken(self) -> None:
         """Note that the stream is gone."""

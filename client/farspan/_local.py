@@ -123,6 +123,9 @@ class LocalTransport:
             "a local: session lives in this process and ends with it; connect to a gateway"
         )
 
+    def hurry(self) -> None:
+        """Do nothing: nobody is away."""
+
     def close(self) -> None:
         for engine in self.engines:
             engine.close()

@@ -159,11 +159,17 @@ class Reconnecting(Bulk):
         self._lose(
             Lost(
                 "ConnectError",
-                f"{self.address}: the gateway has not come back for {self._patience_s:.0f} s "
+                f"{self.address}: the gateway has not come back for {self._patience_s:g} s "
                 f"({self._why}); the session with all its tensors is lost to this client. If the "
                 f'gateway keeps it, farspan.attach("{self.session_id}") finds what was kept',
             )
         )
+
+    def hurry(self) -> None:
+        """Wait for a gateway that is away no longer than HURRY_S: the session ends anyway."""
+        with self._changed:
+            self._patience_s = min(self._patience_s, limits.HURRY_S)
+            self._until = min(self._until, time.monotonic() + self._patience_s)
 
     @property
     def session_id(self) -> str:
@@ -184,8 +190,9 @@ class Reconnecting(Bulk):
             def over() -> bool:
                 return self._ledger.connected or self._failed == attempt or not self._may_return()
 
-            if not self._wait_until(over, min(limits.CONNECT_S, self._until - time.monotonic())):
-                self._broke(f"no answer within {limits.CONNECT_S:.0f} s")
+            wait_s = min(limits.CONNECT_S, max(1.0, self._until - time.monotonic()))
+            if not self._wait_until(over, wait_s):
+                self._broke(f"no answer within {wait_s:.0f} s")
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         """Take the gateway's first word on a stream. ProtocolError. The caller has `_changed`."""

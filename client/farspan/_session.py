@@ -73,6 +73,7 @@ class Transport(Protocol):
     def keep(self, name: str, body: str) -> None: ...  # waits; an empty body takes the name back
     def kept(self) -> dict[str, str]: ...
     def detach(self) -> None: ...
+    def hurry(self) -> None: ...  # the end is near: a gateway that is away is not waited for long
     def close(self) -> None: ...
 
 
@@ -486,6 +487,7 @@ class Session(Answers, Lasting, Reporting):
         """Print the errors that no wait has raised; the last commands may still add some."""
         if self._lost is None and wait:
             try:
+                self.transport.hurry()
                 self.synchronize()
             except FarspanError as error:
                 self._errors.appendleft(error)

@@ -386,8 +386,8 @@ class GrpcTransport(Reconnecting):
         values: list[Value] = []  # last, as each wakes a thread that wants to go on
         for data in down.events:
             self._counts.bytes_down += len(data)
-            self._events_unsaid += 1
             self._bytes_unsaid += len(data)
+            self._events_unsaid += 1
             for event in wire.decode_events(data):
                 if isinstance(event, Lost):
                     while values:  # nothing is delivered after a loss
@@ -414,9 +414,10 @@ class GrpcTransport(Reconnecting):
     def _acknowledge(self, applied: int, durable: int) -> None:
         ledger = self._ledger
         with self._changed:
-            if ledger.acked(applied, durable) and ledger.waiting:
+            if ledger.acked(applied, durable):
                 self._send_waiting()
-            self._note_confirmed()
+            if self._secret:
+                self._note_confirmed()
             self._changed.notify_all()
 
     def _lose(self, lost: Lost) -> None:

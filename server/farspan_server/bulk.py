@@ -7,13 +7,12 @@ before is dropped. Bytes from workers to clients are `downloads.py`'s.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from farspan import wire
-from farspan.core import limits, link
-from farspan.core.errors import ProtocolError, SessionClosedError, WorkerLostError
+from farspan.core import link
+from farspan.core.errors import ProtocolError, WorkerLostError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -35,8 +34,7 @@ class Bulk:
         """Return when the session has its workers; raise what ended it if it has none by then."""
         self.give(live, messages.Reserve())
         await live.assigned.wait()
-        if live.ended:
-            raise SessionClosedError("the session has ended")
+        live.check()
 
     async def upload(
         self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
@@ -61,17 +59,15 @@ class Bulk:
             )
         if live.keeper is not None:
             await live.keeper.durable()
-            if live.ended:
-                raise SessionClosedError("the session has ended")
+            live.check()
         return header.total_bytes
 
     async def _take(
         self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
     ) -> None:
-        """Take what is new of an upload; one that breaks off may be sent again for a while."""
+        """Take what is new of an upload."""
         transfer, total, came = header.transfer, header.total_bytes, 0
         call = live.uploading[transfer] = object()
-        live.abandoned.pop(transfer, None)
         try:
             async for view in data:
                 if live.uploading.get(transfer) is not call:
@@ -95,13 +91,15 @@ class Bulk:
             raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
         except BaseException:  # the client has broken off, or sends what is no chunk
             if live.uploading.get(transfer) is call and transfer not in live.uploads.done:
-                self._break_off(live, header.device, transfer)
+                # Its client may have thought better of it. One that sends it again begins anew.
+                self._give_up(live, header.device, transfer)
             raise
         finally:
             if live.uploading.get(transfer) is call:
                 del live.uploading[transfer]
 
     async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
+        live.check()
         data = memoryview(chunk.data)
         kept = Chunk(device, chunk.transfer, chunk.total, chunk.offset, chunk.flags, data)
         if live.keeper is None:
@@ -111,31 +109,17 @@ class Bulk:
             live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
         else:
             await live.keeper.send(kept)
-        if live.ended:
-            raise SessionClosedError("the session has ended")
+        live.check()
 
-    def _break_off(self, live: Live, device: int, transfer: int) -> None:
-        if live.confirms and not live.ended:
-            live.abandoned[transfer] = (device, time.monotonic() + limits.LEASE_S)
-        else:
-            self.give_up(live, device, transfer)
-
-    def give_up(self, live: Live, device: int, transfer: int) -> None:
+    def _give_up(self, live: Live, device: int, transfer: int) -> None:
         """Let everybody forget what has come of an upload that will not go on."""
         live.uploads.come.pop(transfer, None)
-        if live.ended:
+        if live.ended or live.left:
             return
         if live.keeper is not None:
             live.keeper.give_up(device, transfer)
         elif device < len(live.links):
             live.links[device].give_up(live.channel, transfer)
-
-    def give_up_late(self, live: Live, now_s: float) -> None:
-        """Give up what broke off and was not sent again in time."""
-        for transfer, (device, until_s) in list(live.abandoned.items()):
-            if now_s >= until_s:
-                del live.abandoned[transfer]
-                self.give_up(live, device, transfer)
 
     # --- shared memory ---------------------------------------------------------------------------
     async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import logging
 import os
 import shutil
 import signal
@@ -23,7 +22,14 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
-from farspan_server.cli_operator import doctor, drain, drained, metrics_port, port_options
+from farspan_server.cli_operator import (
+    doctor,
+    drain,
+    drained,
+    log_format,
+    metrics_port,
+    port_options,
+)
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort, StaticWorker
@@ -96,6 +102,7 @@ def main() -> None:
 @_journal
 @_every
 @metrics_port
+@log_format
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
@@ -130,6 +137,7 @@ def up(
 @_journal
 @_every
 @port_options
+@log_format
 @click.option(
     "--lease",
     type=click.FloatRange(1.0),
@@ -213,6 +221,7 @@ async def _serve(
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_level
+@log_format
 @_json
 @_parent
 def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> None:
@@ -375,11 +384,10 @@ main.add_command(doctor)
 # --- what the subcommands share ------------------------------------------------------------------
 def _begin(name: str, parent: int) -> None:
     """Set up logging to stderr and, if a parent is given, end with it."""
+    from farspan_worker import logs
     from farspan_worker.process import die_with_parent
 
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True
-    )
+    logs.begin(name)
     die_with_parent(parent, signal.SIGHUP)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from farspan.core import limits
+from farspan_worker import logs
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort
@@ -23,6 +24,17 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 metrics_port = click.option(
     "--metrics-port", type=click.IntRange(0, 65535),
     help="Of /metrics, /healthz and /readyz over HTTP; 0 picks one; default: none.",
+)  # fmt: skip
+
+
+def _choose_format(context: Any, parameter: Any, value: str | None) -> None:
+    if value:
+        os.environ[logs.FORMAT] = value  # what this process starts logs so too
+
+
+log_format = click.option(
+    "--log-format", type=click.Choice(logs.FORMATS), expose_value=False, callback=_choose_format,
+    help=f"Of what goes to stderr; default: the variable {logs.FORMAT}, or text.",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import (
     CapacityError,
+    ConnectError,
     FarspanError,
     ProgramError,
     ProtocolError,
@@ -287,6 +288,7 @@ class Gateway:
             if live.passing is not None:
                 live.passing.forwarded(header.sequence)
         if up.confirmed and live.confirms:
+            live.downloads.confirmed(up.confirmed)
             self.service.give(live, messages.Confirmed(up.confirmed))
         if up.reserve:
             self.service.give(live, messages.Reserve())
@@ -331,6 +333,8 @@ async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> Async
         code = grpc.StatusCode.INTERNAL
         if isinstance(error, SessionClosedError):
             code = grpc.StatusCode.NOT_FOUND
+        elif isinstance(error, ConnectError):
+            code = grpc.StatusCode.UNAVAILABLE
         elif isinstance(error, CapacityError):
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
         elif isinstance(error, ProtocolError | ProgramError):

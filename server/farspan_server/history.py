@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits, link
-from farspan.core.errors import FarspanError
 
 from farspan_server.disk import Buffer, Disk
 from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, reopen
@@ -301,9 +300,9 @@ class _PastReader:
         if read is not None:
             try:
                 read(self, record)
-            except (FarspanError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, JournalDamagedError):
-                    raise
+            except JournalDamagedError:
+                raise
+            except Exception:  # whatever a body of other fields or types comes to
                 raise JournalDamagedError(f"journal: record {record.index} means nothing") from None
 
     def _frame(self, record: Record) -> None:
@@ -314,24 +313,24 @@ class _PastReader:
         self._past.frames[header.sequence] = (header.device, record.payload.nbytes)
 
     def _mark(self, record: Record) -> None:
-        body = json.loads(bytes(record.payload))
+        body = _body(record, "number", "sequence")
         if self._last is None:  # what came before is gone
             self._last = body["sequence"]
         self._marks[body["number"]] = (record.index, body["sequence"])
         self._epoch(record)
 
     def _commit(self, record: Record) -> None:
-        body = json.loads(bytes(record.payload))
+        body = _body(record, "number", "sequence")
         past = self._past
         if body["number"] not in self._marks:
             raise JournalDamagedError(f"journal: snapshot {body['number']} has no mark")
         past.begin, past.base = self._marks[body["number"]]
         past.number = body["number"]
-        past.parts = tuple(Part(**part) for part in body["parts"])
+        past.parts = tuple(_part(part) for part in body["parts"])
 
     def _epoch(self, record: Record) -> None:
-        body = json.loads(bytes(record.payload))
-        self._past.epoch, self._past.secret = body["epoch"], body["secret"]
+        body = _body(record, "epoch")
+        self._past.epoch, self._past.secret = body["epoch"], str(body["secret"])
 
     def _session(self, record: Record) -> None:
         self._past.session = _formatted(record)
@@ -356,6 +355,24 @@ class _PastReader:
         if past.frames and min(past.frames) != past.base + 1:
             raise JournalDamagedError(f"journal: frame {past.base + 1} is missing")
         return past
+
+
+def _body(record: Record, *numbers: str) -> dict[str, Any]:
+    """Return the JSON of a record; ValueError unless these fields of it are counts."""
+    body: dict[str, Any] = json.loads(bytes(record.payload))
+    if any(type(body[name]) is not int or body[name] < 0 for name in numbers):
+        raise ValueError("a count that is none")
+    return body
+
+
+def _part(told: dict[str, Any]) -> Part:
+    part = Part(**told)
+    # The name becomes part of a path: one of ours has no directory in it.
+    if not part.name.startswith(PART_PREFIX) or set(part.name) & {"/", "\\", "\0"}:
+        raise ValueError("a part of a snapshot outside of its directory")
+    if type(part.nbytes) is not int or type(part.sha256) is not str:
+        raise ValueError("a part of no size")
+    return part
 
 
 def _formatted(record: Record) -> dict[str, Any]:

@@ -290,6 +290,7 @@ class _Reader:
         self.digest = b""
         self.segments: list[tuple[int, int]] = []
         self.torn: list[tuple[str, int]] = []  # files to cut, and to how many bytes
+        self._end = "its first segment begins at byte 0"  # how far it is whole
 
     def read(self) -> Iterator[Record]:
         least, digest = self._read_watermark()
@@ -304,7 +305,7 @@ class _Reader:
                 break
         if self.index <= least:
             raise JournalDamagedError(
-                f"journal: it ends at record {self.index - 1}; {least} was durable"
+                f"journal: {self._end}, record {self.index - 1}; {least} was durable"
             )
 
     def segment(self, name: str, size: int) -> Iterator[Record]:
@@ -323,9 +324,9 @@ class _Reader:
             data = self._disk.read(self._directory / WATERMARK)
             index, digest, _ = _WATERMARK.unpack(data)
         except (FileNotFoundError, struct.error):
-            raise JournalDamagedError(f"journal: {WATERMARK} is missing or cut") from None
+            raise JournalDamagedError(f"journal: {WATERMARK} is missing or cut, at byte 0") from None
         if _watermark(index, digest) != data:
-            raise JournalDamagedError(f"journal: {WATERMARK} is damaged")
+            raise JournalDamagedError(f"journal: {WATERMARK} is damaged, at byte 0")
         return index, digest
 
     def _number(self, name: str) -> int:
@@ -338,24 +339,28 @@ class _Reader:
         start = self._number(name)
         data = memoryview(self._disk.read(self._directory / name))
         at = 0
-        if start == self.index:
+        follows = start == self.index
+        if follows:
             while at < data.nbytes:
                 record = self._record(data, at, first and at == 0)
                 if record is None:
                     break
                 if record.index == least and self.digest != least_digest:
-                    raise JournalDamagedError(f"journal: {name} is not the one that was synced")
+                    raise JournalDamagedError(
+                        f"journal: {name} is not the one that was synced, at byte {at}"
+                    )
                 at += _HEADER.size + record.payload.nbytes
                 yield record
         if at < data.nbytes or not at:
             if self.index <= least:
+                where = f"{name} is damaged at byte {at}" if follows else self._end
                 raise JournalDamagedError(
-                    f"journal: {name} is damaged at byte {at}, record {self.index}; "
-                    f"{least} was durable"
+                    f"journal: {where}, record {self.index}; {least} was durable"
                 )
             self.torn.append((name, at))
         if at:
             self.segments.append((start, at))
+            self._end = f"{name} ends at byte {at}"
 
     def _record(self, data: memoryview, at: int, first: bool) -> Record | None:
         """Return the record at a place, or None if there is none that fits."""

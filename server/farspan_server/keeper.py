@@ -256,7 +256,7 @@ class Keeper:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError) or error is None:
             return  # a worker is lost while it is told: the session hears of it
-        log.error("a replay failed", exc_info=error)
+        log.error("session %s: a replay failed", self._directory.name, exc_info=error)
         self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
 
     # --- snapshots -------------------------------------------------------------------------------
@@ -265,7 +265,8 @@ class Keeper:
         every_s = max(self._every_s, limits.SNAPSHOT_SHARE * self._cut_took_s)
         new_bytes = self.history.journal.nbytes_since(self.history.past.begin)
         if self._under_way and now_s - self._cut_at_s > limits.LEASE_S:
-            log.warning("a snapshot took longer than %d s and is given up", limits.LEASE_S)
+            text = "session %s: a snapshot took longer than %d s and is given up"
+            log.warning(text, self._directory.name, limits.LEASE_S)
             self._fail_cut()
         if received == self._cut_frame or self._replayed is not None or self._under_way:
             return
@@ -315,7 +316,8 @@ class Keeper:
                 writer = self._parts[device] = _PartWriter(self._disk, path, self._stays)
             await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
         except OSError as error:
-            log.warning("a snapshot failed, the one before stays: %s", error)
+            name = self._directory.name
+            log.warning("session %s: a snapshot failed, the one before stays: %s", name, error)
             self._fail_cut()
             return
         if chunk.last and self._parts.get(device) is writer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
-from farspan.core.errors import BadValueError
+from farspan.core.errors import BadValueError, ConnectError, SessionClosedError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -134,11 +134,17 @@ class Live:
         self.links: tuple[WorkerLink, ...] = ()
         self.names = names_of(machine.kinds)
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
+        self.left = False  # it lies on disk, for another gateway
         self.shares = False  # it has memory that its client has mapped
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
-        journalled = machine.journalled
-        self.downloads = Downloads(limits.LEASE_S if journalled else limits.CONNECT_S)
+        self.downloads = Downloads(
+            limits.LEASE_S if machine.journalled else limits.CONNECT_S,
+            (lambda: machine.received) if machine.resumes else None,
+            lambda: self.tell_again(),
+        )
+        #: Has workers tell anew what the client has not confirmed; whether they will.
+        self.tell_again: Callable[[], bool] = bool
         self.stream: Stream | None = None  # of its client, if there is one
         self.coming: Coming | None = None  # while the machine decides
         self.minor = 0  # of its client
@@ -146,7 +152,6 @@ class Live:
         self.kept: dict[str, str] = {}  # names that its client gave
         self.uploads = Uploads()
         self.uploading: dict[int, object] = {}  # by transfer: the call that brings it
-        self.abandoned: dict[int, tuple[int, float]] = {}  # by transfer: device, until when (s)
         self.written = 0  # the last ack that went to the client
         self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
         self.lost_s = 0.0  # when its workers were lost, until others have all that they had
@@ -155,6 +160,13 @@ class Live:
     @property
     def ended(self) -> bool:
         return self.machine.state == sessions.ENDED
+
+    def check(self) -> None:
+        """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's."""
+        if self.left:
+            raise ConnectError("the gateway shuts down")
+        if self.ended:
+            raise SessionClosedError("the session has ended")
 
     @property
     def confirms(self) -> bool:

@@ -7,7 +7,9 @@ sessions that it has.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ from farspan.core import limits
 from farspan_server.service import Service
 
 LOOK_S: Final = 0.5  # between looks at the disk, and how late the answer may be
+PATIENCE_S: Final = 3.0  # without a worker: the last one may be about to be replaced by a spare
 
 
 class Readiness:
@@ -25,13 +28,17 @@ class Readiness:
         self._service = service
         self._journals = journals
         self._disk = ""  # what is wrong with it
+        self._reached_s = -math.inf  # when a worker was reached last
 
     def reasons(self) -> list[str]:
         """Return why no new session should come; empty: all is well. Names no path or address."""
         found = []
         if self._service.draining:
             found.append("the gateway drains")
-        if not self._service.workers:
+        now = time.monotonic()
+        if self._service.workers:
+            self._reached_s = now
+        if now - self._reached_s > PATIENCE_S:
             found.append("no worker is reached")
         if self._disk:
             found.append(self._disk)

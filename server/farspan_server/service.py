@@ -17,35 +17,21 @@ from typing import Any, Final
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core.errors import (
-    AuthError,
-    BadValueError,
-    CapacityError,
+    ConnectError,
     JournalError,
-    ServiceError,
     SessionClosedError,
-    VersionError,
 )
 
 from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
+from farspan_server.arrivals import Arrivals
 from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import TimedDisk
-from farspan_server.history import History, keep
+from farspan_server.history import History
 from farspan_server.keeper import Keeper
-from farspan_server.live import (
-    DURABILITIES,
-    DURABLE,
-    OFF,
-    RESUME_MINOR,
-    Coming,
-    Live,
-    Stream,
-    about_session,
-    digest_of,
-    parse_devices,
-)
+from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.totals import Totals
@@ -54,17 +40,16 @@ from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
 
-_LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
-FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 
 
-class Service(WorkerSide, Bulk):
+class Service(Arrivals, WorkerSide, Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
         super().__init__(config)
         self.draining = False  # takes no new sessions
+        self._stopping = False
         self.totals = Totals()
         disk = TimedDisk(self.totals.sync_s.add)
         self._shelf = Shelf(config.journals, disk) if config.journals is not None else None
@@ -90,6 +75,7 @@ class Service(WorkerSide, Bulk):
 
     async def stop(self) -> None:
         """End all sessions and links, but for sessions that stay on disk for another gateway."""
+        self._stopping = True
         for live in list(self._sessions.values()):
             if live.stays:
                 self._leave(live)
@@ -108,12 +94,14 @@ class Service(WorkerSide, Bulk):
         """Let a session lie on disk. Its client finds its stream broken, and tries again."""
         assert live.keeper is not None
         live.keeper.close(forget=False)
+        live.left = True
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
-        if live.stream is not None:
-            live.stream.end()
+        stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
+        if stream is not None:
+            stream.end()
 
     async def _wake_all(self, shelf: Shelf) -> None:
         """Know the sessions of the gateway before this one; they sleep until somebody comes."""
@@ -171,7 +159,6 @@ class Service(WorkerSide, Bulk):
 
     def _tick(self, live: Live) -> None:
         self.give(live, messages.Tick())
-        self.give_up_late(live, time.monotonic())
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
@@ -180,189 +167,9 @@ class Service(WorkerSide, Bulk):
                 live.lost_s = 0.0
 
     # --- sessions --------------------------------------------------------------------------------
-    def check(self, hello: wire.Hello) -> None:
-        """Raise VersionError unless the client is of this release."""
-        if hello.major != wire.MAJOR:
-            raise VersionError(
-                f"the client speaks protocol {hello.major}, the gateway {wire.MAJOR}; "
-                "install the same release of farspan on both"
-            )
-        if hello.table_hash != self.config.table_hash:
-            raise VersionError(
-                f"the client's op table is {hello.table_hash[:12] or 'missing'}, the gateway's "
-                f"{self.config.table_hash[:12]}; install the same release of farspan on both"
-            )
-
-    async def open(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
-        """Return a new session; raise VersionError, BadValueError, CapacityError or JournalError.
-
-        One that is durable is on disk when this returns.
-        """
-        self.check(hello)
-        if self.draining:
-            raise CapacityError("the gateway is about to end and takes no new sessions")
-        kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
-        if len(self._sessions) >= self.config.sessions_max:
-            raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
-        wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        about = about_session(tenant, kinds, self._durability(hello), wait_s, hello.minor)
-        journalled = about["durability"] != OFF
-        machine = sessions.Session(
-            kinds,
-            self.config.lease_s,
-            journalled,
-            syncs=about["durability"] == DURABLE and about["stays"],
-            stays=about["stays"],
-            resumes=journalled or hello.minor >= RESUME_MINOR,
-        )
-        live = Live(machine, about)
-        live.minor = hello.minor
-        secret = secrets.token_bytes(32) if live.confirms else b""
-        live.digest = digest_of(secret) if secret else ""
-        if journalled:
-            assert self._shelf is not None
-            made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
-            self._keeper(live, made)
-        # What comes through shared memory does not pass here, so that no journal could hold it.
-        features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
-        live.features = features.intersection(hello.features)
-        live.stream = stream
-        self._sessions[live.id] = live
-        self._channels[live.channel] = live
-        log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
-        live.post(welcome=live.welcome(secret))
-        if hello.devices:
-            self.give(live, messages.Reserve())
-        return live
-
-    def _durability(self, hello: wire.Hello) -> str:
-        """Return what a new session survives."""
-        wanted = hello.durability or self.config.durability
-        if wanted not in DURABILITIES:
-            raise BadValueError(f'durability: "{wanted[:32]}"; expected {", ".join(DURABILITIES)}')
-        if self._shelf is not None:
-            return wanted
-        if hello.durability not in ("", OFF):
-            raise BadValueError(
-                f'durability: "{wanted}", but the gateway keeps no journals (--journal DIRECTORY)'
-            )
-        return OFF
-
-    def _keeper(self, live: Live, history: History) -> None:
-        """Let a session be journalled."""
-        assert self._shelf is not None
-        live.keeper = Keeper(
-            self._shelf.disk,
-            self._shelf.path(live.id),
-            history,
-            lambda given: self.give(live, given),
-            self.config.snapshot_every_s,
-            self._syncing,
-            syncs=live.stays and live.durability == DURABLE,
-            stays=live.stays,
-        )
-        live.kept, live.uploads = history.past.kept, history.past.uploads
-
-    def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
-        """Return the session that a client goes on with on a new stream, unless it is refused.
-
-        Then the stream says why and is over. Raises VersionError, SessionClosedError or AuthError.
-        """
-        self.check(hello)
-        asked = hello.resume
-        assert asked is not None
-        live = self.find(tenant, asked.session)
-        if not live.is_secret(asked.secret):
-            raise AuthError("the session is another client's, which took it over")
-        if live.shares:
-            raise SessionClosedError("the session shares memory with its client, which may be torn")
-        live.coming = Coming(stream, hello.minor)
-        self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
-        return self._come(live, stream)
-
-    def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
-        """Return a session that another client of its tenant takes over.
-
-        Raises VersionError, SessionClosedError or JournalError.
-        """
-        self.check(hello)
-        if hello.minor < RESUME_MINOR:
-            raise VersionError("the client is too old to take a session over")
-        live = self.find(tenant, hello.attach)
-        secret = secrets.token_bytes(32)
-        live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
-        live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
-        live.shares = False
-        self.give(live, messages.Attached())
-        return self._come(live, stream)
-
-    def _come(self, live: Live, stream: Stream) -> Live:
-        live.coming = None
-        if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
-            raise SessionClosedError("the session has ended")
-        return live
-
-    def _welcome(self, live: Live) -> None:
-        """Let the stream that comes take the place of the one that was. JournalError."""
-        coming, before = live.coming, live.stream
-        assert coming is not None
-        digest = coming.digest or live.digest
-        if live.keeper is not None:
-            live.keeper.history.epoch(live.machine.epoch, digest)
-        live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
-        if before is not None and coming.secret:
-            before.end("SessionClosedError", "another client has taken the session over")
-        elif before is not None:
-            before.end()
-        log.info("session %s: %s", live.id, "taken over" if coming.secret else "resumed")
-        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
-
-    def gone(self, live: Live, stream: Stream) -> None:
-        """Take that a stream is at its end; only that of the session's client counts."""
-        stream.over = True
-        if live.stream is stream:
-            live.stream = None
-            self.give(live, messages.ClientGone())
-
-    async def detach(self, live: Live, stream: Stream) -> None:
-        """Let the client leave, once all that it sent survives; the session stays."""
-        if live.keeper is not None:
-            await live.keeper.durable()
-        if live.stream is stream:
-            live.stream = None
-            self.give(live, messages.ClientGone())
-        stream.end()
-
-    async def keep(self, live: Live, asked: wire.KeepRequest) -> None:
-        """Give what a session has a name, once a frame has come and when it survives the gateway.
-
-        BadValueError, ServiceError: the frame did not come.
-        """
-        until_s = time.monotonic() + limits.CONNECT_S
-        while live.machine.received < asked.sequence and not live.ended:
-            if time.monotonic() > until_s:
-                raise ServiceError(f"keep: frame {asked.sequence} has not come")
-            await asyncio.sleep(_LOOK_S)
-        if live.ended:
-            raise SessionClosedError("the session has ended")
-        if not 0 < len(asked.name.encode()) <= 256:
-            raise BadValueError("keep: a name has 1 to 256 bytes")
-        if asked.body:
-            kept = {**live.kept, asked.name: asked.body}
-            nbytes = sum(len(k.encode()) + len(v.encode()) + 16 for k, v in kept.items())
-            if len(kept) > limits.KEPT_MAX or nbytes > limits.KEPT_BYTES_MAX:
-                raise BadValueError(
-                    f"keep: a session has at most {limits.KEPT_MAX} names, and "
-                    f"{limits.KEPT_BYTES_MAX} bytes of what they stand for"
-                )
-        if live.keeper is None:
-            keep(live.kept, asked.name, asked.body)
-            return
-        live.keeper.history.keep(asked.name, asked.body)
-        await live.keeper.durable()
-
     def find(self, tenant: str, session: str) -> Live:
         """Return a session of this tenant; raise SessionClosedError for any other alike."""
+        self._refuse_late()
         live = self._sessions.get(session)
         if live is None or live.tenant != tenant:
             damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
@@ -370,6 +177,11 @@ class Service(WorkerSide, Bulk):
                 raise JournalError("the session's journal is damaged; it was set aside")
             raise SessionClosedError("there is no such session, or it has ended")
         return live
+
+    def _refuse_late(self) -> None:
+        """Raise ConnectError when this gateway stops: the next one will know the session."""
+        if self._stopping:
+            raise ConnectError("the gateway shuts down")
 
     def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
         """Return the tenant's sessions, oldest first."""
@@ -468,6 +280,7 @@ class Service(WorkerSide, Bulk):
             live.written = max(live.written, applied)
             # Long values may be still to come. A snapshot comes behind them over the same link, so
             # that they are here when a replay begins after their frames.
+            live.downloads.confirmed(live.written)
             self.give(live, messages.Confirmed(live.written))
 
     def _end(self, live: Live, kind: str, message: str) -> None:

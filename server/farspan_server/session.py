@@ -104,7 +104,7 @@ class Session:
         self.journalled = journalled
         self.stays = syncs if stays is None else stays
         self._syncs = syncs
-        self._resumes = journalled if resumes is None else resumes
+        self.resumes = journalled if resumes is None else resumes
         self.frames = 0
         self.commands = 0
         self.recoveries = 0
@@ -402,12 +402,12 @@ class Session:
             self._acked += 1
             if self._acked > self._credit_base:
                 self._in_flight_bytes -= size_bytes
-            if not self._resumes:
+            if not self.resumes:
                 del self._frames[self._acked]
         return self._acked if self._acked > before else 0
 
     def _written(self, count: int) -> list[Output]:
-        if not self._resumes:
+        if not self.resumes:
             for _ in range(count):
                 self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
         return []
@@ -459,7 +459,6 @@ class Session:
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
-        self._attempt = 0  # it counts its own streams
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()

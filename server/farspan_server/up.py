@@ -16,6 +16,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from farspan.core.errors import ServiceError
 
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 _STOP_S = 10.0  # for a child to end by itself; Ray takes about two
+_RESTARTS_MAX, _RESTARTS_S = 5, 300.0  # of children in so long: what is wrong will stay so
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Up:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._commands: dict[str, tuple[str, ...]] = {}  # by child: what starts it again
+        self._ends: deque[float] = deque(maxlen=_RESTARTS_MAX)  # when children ended, in seconds
         self._directory = Path()
 
     async def start(self) -> Ready:
@@ -82,23 +87,28 @@ class Up:
         if plan.metrics_port is not None:
             operator = str(self._secret("operator.token"))
             told = ["--metrics-port", str(plan.metrics_port), "--operator-token-file", operator]
-        gateway = await self._child(
-            "gateway",
-            *("serve", "--host", plan.host, "--port", str(plan.port), "--token-file", str(token)),
+        serve = (
+            *("serve", "--host", plan.host, "--token-file", str(token)),
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
-            *told,
         )
-        supervisor = await self._child(
-            "supervisor",
+        gateway = await self._child("gateway", *serve, "--port", str(plan.port), *told)
+        if told:
+            told[1] = gateway["metrics"].rpartition(":")[2]
+        again = ("--port", gateway["address"].rpartition(":")[2], *told)
+        self._commands["gateway"] = (*serve, *again)
+        supervise = self._commands["supervisor"] = (
             *("supervisor", "--gateway", port, "--key-file", str(key)),
             *("--workers", ",".join(f"{kind}:{n}" for kind, n in plan.workers.items())),
             *("--spares", str(plan.spares)),
-            *("--directory", str(self._directory), "--threads", str(plan.threads)),
-            *("--cpu-level", plan.cpu_level),
-            *("--first-epoch", "1"),  # this gateway has seen none
+            *("--threads", str(plan.threads), "--cpu-level", plan.cpu_level),
             *([] if plan.ray else ["--no-ray"]),
+        )
+        supervisor = await self._child(
+            "supervisor",
+            *(*supervise, "--directory", str(self._directory)),
+            *("--first-epoch", "1"),  # this gateway has seen none
         )
         pids = {
             "gateway": self._children["gateway"].pid,
@@ -108,13 +118,37 @@ class Up:
         return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator)
 
     async def ended(self) -> str:
-        """Wait until a child ends by itself and return which."""
+        """Start children that end again, and return why when that does not help.
+
+        A gateway comes back at its address; sessions that stay on disk go on. With a supervisor its
+        Ray and its workers end; the gateway serves on, and sessions with a journal get others.
+        """
+        while True:
+            name, why = await self._first_end()
+            now = time.monotonic()
+            if len(self._ends) == _RESTARTS_MAX and now - self._ends[0] < _RESTARTS_S:
+                return why
+            self._ends.append(now)
+            print(f"farspan: {why}; it is started again", file=sys.stderr)
+            command = self._commands[name]
+            if name == "supervisor":
+                _end_descendants(but=self._children["gateway"].pid)  # its Ray, its workers
+                directory = self._directory / str(len(self._ends))  # no socket of before is there
+                directory.mkdir(mode=0o700, exist_ok=True)
+                command = (*command, "--directory", str(directory))
+            try:
+                await self._child(name, *command)
+            except ServiceError:
+                continue  # it has ended: the next turn counts it
+
+    async def _first_end(self) -> tuple[str, str]:
+        """Wait until a child ends by itself; return its name, and how it ended."""
         waits = {asyncio.ensure_future(c.wait()): name for name, c in self._children.items()}
         done, rest = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in rest:
             each.cancel()
         first = done.pop()
-        return f"the {waits[first]} ended with status {first.result()}"
+        return waits[first], f"the {waits[first]} ended with status {first.result()}"
 
     async def stop(self) -> None:
         """End all processes, the supervisor first, and remove the files."""
@@ -210,18 +244,26 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _end_descendants() -> None:
-    """Kill every process below this one, by pid, until there is none."""
-    while pids := _descendants(os.getpid()):
+def _end_descendants(but: int = 0) -> None:
+    """Kill every process below this one, by pid, until there is none, but for one child's tree."""
+    while pids := [pid for pid in _descendants(os.getpid(), but) if _is_alive(pid)]:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+        for pid in pids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
-def _descendants(root: int) -> list[int]:
+def _is_alive(pid: int) -> bool:
+    """Whether a process is more than the note that it ended, which a parent may leave lying."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _descendants(root: int, but: int = 0) -> list[int]:
     if sys.platform != "linux":
         return []
     found: list[int] = []
@@ -230,7 +272,8 @@ def _descendants(root: int) -> list[int]:
         pid = queue.pop()
         with contextlib.suppress(OSError):  # it may end while we look
             for task in os.listdir(f"/proc/{pid}/task"):
-                children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-                queue += [int(child) for child in children]
-                found += [int(child) for child in children]
+                text = Path(f"/proc/{pid}/task/{task}/children").read_text()
+                children = [int(child) for child in text.split() if int(child) != but]
+                queue += children
+                found += children
     return found

@@ -190,6 +190,49 @@ def _payload(rng: random.Random, frame: Frame, session: Session) -> None:
     frame.payloads[at] = bytes(data)
 
 
+def _program(rng: random.Random, frame: Frame, session: Session) -> None:
+    """Change what a Define says of its body, a slot, an output, or what a Call brings."""
+    found = [k for k, o in enumerate(frame.opcodes) if o in (cmd.DEFINE, cmd.CALL, cmd.UNDEFINE)]
+    if not found:
+        return
+    at = rng.choice(found)
+    static = frame.statics[at]
+    begin = sum(frame.counts[:at])
+    mine = range(begin, begin + frame.counts[at])
+    if frame.opcodes[at] != cmd.DEFINE or not (len(static) == 4 and type(static[1]) is int):
+        if rng.random() < 0.5:
+            _scalar_count_at(rng, frame, at)
+        else:
+            frame.statics[at] = (*static[:-1], rng.choice([*range(5), 63, 64]))
+        return
+    end = min(at + 1 + max(static[1], 0), len(frame))
+    draw = rng.random()
+    if draw < 0.3:
+        which = rng.randrange(4)
+        near = rng.choice([static[which] + 1, static[which] - 1, 0, 64, 4_096])
+        frame.statics[at] = (*static[:which], near, *static[which + 1 :])
+    elif draw < 0.5 and mine:  # its outputs
+        frame.ids[rng.choice(mine)] = rng.randrange(12)
+    elif draw < 0.8 and end > at + 1:  # a slot of its body
+        body = range(begin + frame.counts[at], sum(frame.counts[:end]))
+        if body:
+            frame.ids[rng.choice(body)] = rng.randrange(16)
+    elif end > at + 1:
+        row = rng.randrange(at + 1, end)
+        frame.opcodes[row] = rng.choice(
+            [cmd.BACKWARD, OPS["nonzero"].opcode, frame.opcodes[row - 1], frame.opcodes[end - 1]]
+        )
+        if frame.opcodes[row] == cmd.BACKWARD:
+            frame.statics[row] = (rng.choice([0, 1, 1, 2]), rng.randrange(4))
+
+
+def _scalar_count_at(rng: random.Random, frame: Frame, at: int) -> None:
+    begin = sum(frame.scalar_counts[:at])
+    extra = rng.choice([1, 1, 2, 5])
+    frame.scalars[begin:begin] = [rng.choice(FLOATS)] * extra
+    frame.scalar_counts[at] += extra
+
+
 def _number(rng: random.Random, frame: Frame, session: Session) -> None:
     frame.numbers[rng.randrange(len(frame))] = rng.choice(IDS)
 
@@ -237,7 +280,7 @@ Mutation = Callable[[random.Random, Frame, Session], None]
 _WEIGHTS: dict[Mutation, float] = {
     _static: 30, _static_of_another: 8, _id: 12, _same_id: 4, _mode: 4, _form: 4, _opcode: 3,
     _scalar: 8, _scalar_count: 1, _count: 2, _more_ids: 3, _put: 5, _payload: 14, _number: 1,
-    _header: 2, _rows: 2, _column: 1,
+    _header: 2, _rows: 2, _program: 6, _column: 1,
 }  # fmt: skip
 _KINDS, _SHARES = list(_WEIGHTS), list(_WEIGHTS.values())
 

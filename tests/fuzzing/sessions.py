@@ -15,6 +15,7 @@ from typing import Any
 from farspan.core import command as cmd
 from farspan.core.command import Frame
 from farspan.core.dtype import DTYPES
+from farspan.core.op import OPS
 
 from fuzzing.corpus import Input, Template, corpus
 
@@ -40,6 +41,12 @@ def by_op() -> tuple[tuple[Template, ...], ...]:
     for t in corpus():
         found[t.op.opcode].append(t)
     return tuple(tuple(ts) for ts in found.values())
+
+
+@functools.cache
+def by_overwriting() -> tuple[Template, ...]:
+    """Return the templates of ops to which the old elements of what they write do not matter."""
+    return tuple(t for t in corpus() if t.op.overwrites and t.inputs)
 
 
 class Session:
@@ -86,6 +93,8 @@ class Session:
         draw = self.rng.random()
         if draw < 0.80 or not self.live:
             self._op()
+        elif draw < 0.83:
+            self._fill()
         elif draw < 0.86 and self.recorded:
             self._backward()
         elif draw < 0.90:
@@ -182,6 +191,20 @@ class Session:
         if mode >> 2 and made:
             self.recorded[made[0]] = [i for k, i in enumerate(ids) if mode >> 2 >> k & 1]
 
+    def _fill(self) -> None:
+        """Overwrite a tensor, which heals one that is poisoned; or fail, which makes such ones."""
+        if self.rng.random() < 0.4:
+            key = (F32, (3, 4))
+            x, out = self._given(Input(*key, bytes(48))), self._new(key)
+            self._add(OPS["mm"].opcode, [x, x, out])
+            part = self._new((F32, (2, 4)))
+            self._add(OPS["slice.Tensor"].opcode, [out, part], (0, 0, 2, 1))
+            self._add(OPS["zero"].opcode, [self.rng.choice([out, part])], (), (), cmd.INPLACE)
+            return
+        kind = self.rng.choice(by_overwriting())
+        rest = [self._given(x) for x in kind.inputs[1:]]
+        self._add(kind.op.opcode, [self._any(), *rest], kind.static, kind.scalars, cmd.INPLACE)
+
     def _backward(self) -> None:
         root = self.rng.choice(sorted(self.recorded))
         code, shape = self.live[root]
@@ -195,7 +218,7 @@ class Session:
         self._add(cmd.BACKWARD, [root, seed, *pairs], (1, keep))
 
     def _get(self) -> None:
-        kind = self.rng.choice([cmd.GET_BYTES] * 4 + list(range(cmd.GET_RELEASE + 1)))
+        kind = self.rng.choice([cmd.GET_BYTES] * 4 + list(range(cmd.GET_IDS + 1)))
         about = self.rng.choice(sorted(self.programs) or [0]) if kind == cmd.GET_PROGRAM else 0
         if kind == cmd.GET_PROGRAM and not self.programs:
             kind = cmd.GET_SPEC
@@ -246,6 +269,13 @@ class Session:
                 names.append(("made", len(made)))
                 made.append(len(made))
             rows.append((t.op.opcode, mode, names, t.static, t.scalars))
+            if mode and t.outs and self.rng.random() < 0.5:  # back from the result, with itself
+                out, stop = names[len(t.inputs)], next(k for k in range(64) if t.mask >> k & 1)
+                x = t.inputs[stop]
+                there.setdefault((x.dtype, x.shape), []).append(("made", len(made)))
+                gradient = ("made", len(made))
+                made.append(len(made))
+                rows.append((cmd.BACKWARD, 0, [out, out, names[stop], gradient], (1, 0), ()))
         return inputs, made, rows
 
     def _call(self, program: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farspan_worker import process
+from farspan_worker import logs, process
 
 if TYPE_CHECKING:
     from farspan_worker.server import Worker
@@ -38,13 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--drain-seconds", type=float, default=30.0, help="after SIGTERM, for sessions to leave"
     )
+    parser.add_argument("--log-format", choices=logs.FORMATS, help="of what goes to stderr")
     parser.add_argument("--json", action="store_true", help="say address and pid on stdout")
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     process.die_with_parent(options.parent)
     process.set_threads(options.threads or process.cores())
     process.set_level(options.cpu_level)
-    logging.basicConfig(format="%(asctime)s worker %(levelname)s: %(message)s")
+    if options.log_format:
+        os.environ[logs.FORMAT] = options.log_format
+    logs.begin("worker", level=logging.WARNING)
     stop, at_once = threading.Event(), threading.Event()
 
     def told(number: int, _: object) -> None:

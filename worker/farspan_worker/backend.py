@@ -28,11 +28,13 @@ class Host:
 
     xp: Any = np
     plans: dict[Any, Any]  # those of `plan.py`, by op and metadata
+    planned: int  # their weight
     remote = False  # whether arrays are out of numpy's reach
     halves: frozenset[str] = frozenset()  # ops whose kernels take half precision as it is
 
     def __init__(self) -> None:
         self.plans = {}
+        self.planned = 0
 
     def turn(self) -> AbstractContextManager[Any]:
         """Return the context in which a frame runs: no warnings about infinities."""

@@ -15,6 +15,7 @@ from farspan.core import limits
 from farspan.core.command import FUNCTIONAL, INPLACE
 from farspan.core.dtype import Defaults, DType, float32, int64
 from farspan.core.errors import ProtocolError
+from farspan.core.op import weight
 from farspan.core.spec import Spec
 
 from . import direct, workspace
@@ -124,8 +125,11 @@ def plan_for(
         key += tuple([(type(x), x) for x in scalars])
     plan: Plan | None = plans.get(key)
     if plan is None:
-        if len(plans) > limits.MEMO_ENTRIES_MAX:
+        entries = weight(static) + len(tensors) // 16
+        backend.planned += entries
+        if backend.planned > limits.MEMO_ENTRIES_MAX:
             plans.clear()
+            backend.planned = entries
         plan = plans[key] = Plan(op, static, [t._spec for t in tensors], scalars, backend)
     return plan
 

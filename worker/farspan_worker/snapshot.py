@@ -332,7 +332,7 @@ class Restorer:
             rows = [named[f"memory.{k}"] for k in range(len(named))]
             sizes = [row["data_offsets"][1] - row["data_offsets"][0] for row in rows]
             version = self._state["version"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except Exception as error:  # whatever does not fit together
             raise ProtocolError("snapshot: its header cannot be read") from error
         if version != VERSION:
             raise ProtocolError(f"snapshot: of version {version}; this farspan reads {VERSION}")
@@ -388,6 +388,10 @@ class _Reader:
             self._nodes[row["sequence"]] = self._node(row)
         for row in state["arrays"]:
             self._arrays.append(self._array(row))
+        counts = [state["commands"], state["applied"], state["peak"]]
+        counts += [row[0] for row in (*state["tensors"], *state["generators"])]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ProtocolError("snapshot: a count that is none")
         for id_, kind, at in state["tensors"]:
             engine.tensors[id_] = self._poison[at] if kind == "p" else self._arrays[at]
         engine.poisoned = sum(type(x) is Poison for x in engine.tensors.values())
@@ -416,6 +420,8 @@ class _Reader:
         code, shape, stride, device = row
         if not 0 <= code < len(DTYPES):
             raise ProtocolError(f"snapshot: no dtype has code {code}")
+        if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in (*shape, *stride)):
+            raise ProtocolError("snapshot: a layout that cannot be")  # it would reach outside
         return Spec.make(tuple(shape), DTYPES[code], Device(device), tuple(stride))
 
     def _storage(self, row: list[int]) -> Storage:

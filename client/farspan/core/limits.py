@@ -90,7 +90,9 @@ RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was ru
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
-MEMO_ENTRIES_MAX: Final = 65_536  # memoised metas, plans and binders; cleared when full.
+#: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
+#: to 2 KiB, and 64 MiB are what a hostile session may cost: see `core.op.weight`.
+MEMO_ENTRIES_MAX: Final = 16_384
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
 SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
@@ -143,5 +145,6 @@ LEASE_S: Final = 60.0  # without its client a session keeps its workers this lon
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
 RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

@@ -118,8 +118,7 @@ class Op:
         """Return how tensors and scalars are put back among the arguments of this static form."""
         found = self.recipes.get(static)
         if found is None:
-            if len(self.recipes) > limits.MEMO_ENTRIES_MAX:
-                self.recipes.clear()
+            _make_room(weight(static))
             found = self.recipes[static] = Recipe(self, static)
         return found
 
@@ -138,14 +137,44 @@ class Op:
         try:
             return self._plans[key]
         except KeyError:
-            if len(self._plans) > limits.MEMO_ENTRIES_MAX:
-                self._plans.clear()
+            _make_room(weight(static))
             plan = VjpPlan(self, self.recipe(static), mask)
             self._plans[key] = plan if plan.calls else None
             return self._plans[key]
 
     def __repr__(self) -> str:
         return f"<op {self.schema.namespace}::{self.name}>"
+
+
+def weight(static: Any) -> int:
+    """Return how many ordinary entries of a memo one of these static arguments counts for.
+
+    >>> weight((3, None)), weight(((0,) * 1_000, None))
+    (1, 63)
+    """
+    return 1 + _entries(static) // 16
+
+
+def _entries(value: tuple[Any, ...]) -> int:
+    return len(value) + sum(
+        _entries(x) if type(x) is tuple else len(x) // 8
+        for x in value
+        if type(x) is tuple or type(x) is str
+    )
+
+
+_memoised = 0  # weight of what the memos of all ops hold
+
+
+def _make_room(entries: int) -> None:
+    """Forget what all ops have memoised if this much more would be too much."""
+    global _memoised
+    _memoised += entries
+    if _memoised > limits.MEMO_ENTRIES_MAX:
+        _memoised = entries
+        for op in _by_opcode:
+            op.recipes.clear()
+            op._plans.clear()
 
 
 class Recipe:

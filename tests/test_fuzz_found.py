@@ -1,0 +1,110 @@
+"""What fuzzing has found, each as small as it goes: a command that once did harm is refused.
+
+A case is a frame's last command, on tensors 1 (float32, 3 x 4), 2 (int64, 4) and 3 (float64, 0-d).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import farspan as torch
+import numpy as np
+import pytest
+from farspan import wire
+from farspan.core import command as cmd
+from farspan.core.command import Failed, Frame, Value
+from farspan.core.errors import ProtocolError
+from farspan.core.op import OPS, table
+from farspan_worker.engine import Engine
+
+table()
+MIB = 1 << 20
+I64 = torch.int64.code
+F32 = torch.float32.code
+F64 = torch.float64.code
+BIG = 2**40
+
+#: name -> commands, each (op or opcode, ids, static, scalars)
+HARMFUL: dict[str, list[tuple[Any, ...]]] = {
+    # a list of 2^40 absent tensors was made before anybody looked at the number
+    "a list of 2^40 tensors": [("cat", [1, 9], (BIG, 0))],
+    "a list of minus one tensors": [("cat", [1, 9], (-1, 0))],
+    # Python's loop over the degree
+    "a polynomial of degree 2^60": [
+        ("special_laguerre_polynomial_l.n_scalar", [1, 9], ("i",), [2**60])
+    ],
+    # a view of 2^60 elements costs nothing, working through it for ever
+    "the sum of an expanded view": [
+        ("expand", [3, 8], ((2**30, 2**20), False)), ("sum", [8, 9], (None,)),
+    ],
+    "the largest of an expanded view": [
+        ("expand", [3, 8], ((2**40,), False)), ("sort.stable", [8, 9, 10], (None, 0, False)),
+    ],
+    # as_strided over a row that is shorter: the heap was read and written
+    "a window beyond its memory": [("_window", [1, 9], ((BIG, 1), (3, 4), (4, 1), 0))],
+    "a window with a backward stride": [("_window", [1, 9], ((4, 1), (3,), (-4_096,), 0))],
+    "a window without strides": [("_window", [1, 9], ((), (3, 4), (4, 1), 0))],
+    "a scatter to a window beyond": [
+        ("_window_scatter", [1, 1, 9], ((-4_096, 1), (3, 4), (4, 1), 0))
+    ],
+    "a scatter of too much": [("_window_scatter", [1, 1, 9], ((4, 1), (2**20, 4), (0, 1), 0))],
+    "a sum over windows beyond": [
+        ("_window_add", [1, 9], ((3, 4), (4, -1), (3, 4), (4, 1), 2**20))
+    ],
+    "a diagonal of one dimension": [("diagonal_backward", [2, 9], ((4, 4), 0, 0, 0))],
+    # padding that the forward would have refused was allocated by the backward
+    "a pooling's backward with padding of 2^23": [
+        ("unsqueeze", [1, 8], (0,)),
+        ("avg_pool2d_backward", [8, 8, 9], ((2, 2), (2, 2), (0, 2**23), False, False, None)),
+    ],
+    "a pooling's backward with an index of 2^40": [
+        (cmd.PUT, [8], (I64, (1, 3, 4), 3, 0)), ("unsqueeze", [1, 7], (0,)),
+        ("adaptive_max_pool2d_backward", [7, 7, 8, 9], ()),
+    ],
+    # no such request could be told back
+    "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
+    "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
+}  # fmt: skip
+
+
+def frame_of(rows: list[tuple[Any, ...]]) -> Frame:
+    """Return a frame that makes the tensors and then runs the rows."""
+    frame = Frame(0, 1, 1, F32)
+    payloads = [np.arange(12, dtype=np.float32), np.arange(4), np.float64(2.0),
+                np.full(12, BIG)]  # fmt: skip
+    frame.payloads += [np.asarray(p).tobytes() for p in payloads]
+    for k, (code, shape) in enumerate(((F32, (3, 4)), (I64, (4,)), (F64, ()))):
+        frame.add(cmd.PUT, [k + 1], (code, shape, k, 0), number=k + 1)
+    for k, (op, ids, static, *scalars) in enumerate(rows):
+        opcode = OPS[op].opcode if isinstance(op, str) else op
+        frame.add(opcode, ids, static, scalars[0] if scalars else (), number=k + 4)
+    return frame
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_what_once_did_harm_is_refused_or_fails_at_once(name: str) -> None:
+    engine = Engine(memory_bytes_max=MIB)
+    try:
+        # As it comes over the wire, where the frame's own checks come first.
+        events = engine.handle(wire.decode_frame(wire.encode_frame(frame_of(HARMFUL[name]))))
+    except ProtocolError:
+        return
+    assert events and all(isinstance(e, Failed) for e in events), events
+    frame = Frame(0, 2, 1, F32)
+    frame.add(cmd.GET, [1], (1, cmd.GET_BYTES, 0), number=20)
+    (value,) = engine.handle(frame)
+    assert isinstance(value, Value) and value.data is not None
+    assert bytes(value.data) == np.arange(12, dtype=np.float32).tobytes()
+
+
+def test_proposals_that_nobody_accepts_give_nan() -> None:
+    rows = [
+        (cmd.PUT, [6], (F64, (4,), 4, 0)),
+        ("_von_mises", [6, 6, 6, 9], ((4,), None)),
+        (cmd.GET, [9], (1, cmd.GET_BYTES, 0)),
+    ]
+    frame = frame_of(rows)
+    frame.payloads.append(np.full(4, 1e300).tobytes())
+    (value,) = Engine(memory_bytes_max=MIB).handle(frame)
+    assert isinstance(value, Value) and value.data is not None
+    assert np.isnan(np.frombuffer(value.data)).all()
