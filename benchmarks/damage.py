@@ -1,6 +1,6 @@
 """Flip and cut every byte of a synced journal: how many ways to damage it go unnoticed?
 
-    PYTHONPATH=client:server:worker:tests python benchmarks/damage.py --bytes 1048576
+PYTHONPATH=client:server:worker:tests python benchmarks/damage.py --bytes 1048576
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Service:
 
     The gateway is started again whenever it ends, on the same port and with the same directory, as
     an operator's init system would. ray: address of a cluster to take workers from; else they are
-    plain processes. tokens: one for each tenant. more: further arguments of `farspan serve`.
+    plain processes. tenants: each has a token. more: further arguments of `farspan serve`. workers:
+    with 0 there is no supervisor.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Service:
         self._key_file = self._secret("key", secrets.token_hex(32))
         threading.Thread(target=self._keep_gateway, daemon=True).start()
         self.wait_for_gateway()
-        self._supervisor = self._start_supervisor()
+        if self._workers:
+            self.supervise(self._workers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,6 +139,11 @@ class Service:
                 self._up.set()
             self._gateway.wait()
             self._up.clear()
+
+    def supervise(self, workers: int) -> None:
+        """Start a supervisor with so many workers."""
+        self._workers = workers
+        self._supervisor = self._start_supervisor()
 
     def _start_supervisor(self) -> subprocess.Popen[str]:
         where = ["--ray-address", self._ray] if self._ray else ["--no-ray"]
@@ -207,8 +214,8 @@ class Fault:
     """Strikes once, at the first Python call after a session has issued so many commands.
 
     Only when frames are under way, so that something can be lost, and only in one of `phases` if
-    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the interpreter's profile
-    hook, of the thread that enters it.
+    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the
+    interpreter's profile hook, of the thread that enters it.
     """
 
     def __init__(
@@ -356,6 +363,19 @@ class Chaos:
             except farspan.FarspanError as error:
                 outcome.error = f"{type(error).__name__}: {error}"
             outcome.phase, outcome.window = fault.struck, fault.window
+        return outcome
+
+    def in_phase(self, part: str, phase: str, name: str, rng: random.Random) -> Outcome:
+        """Run a program and let a part die in a phase of it, or while a snapshot is written."""
+        if phase != "snapshot":
+            return self.under(part, name, "eager", rng, (phase,))
+
+        def strike(session: Any) -> None:
+            wait_until(self.service.writes_snapshot, 20, "a snapshot")
+            self.service.kill(part, session)
+
+        outcome = self.under(part, name, "eager", rng, strike=strike)
+        outcome.phase = outcome.phase and phase
         return outcome
 
 

@@ -9,69 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from farspan import _ledger, wire
-from farspan.core.command import GET, PUT, ErrorInfo, Failed, Frame, Value
+from farspan.core.command import Frame, Value
 from farspan.core.errors import JournalError
 from farspan_server import history, journal
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
+from simulated_client import ClientSide, Oracle, Stream, Violation, Worker
 
 WHERE = Path("session")
-FAIL = 20
+_ON_DISK = (  # what does not happen to a session without a journal, or ends it
+    "sync", "start_gateway", "begin_cut", "write_part", "kill_worker", "kill_gateway", "lose_power",
+    "jump", "fail_cut", "sync_fails", "disk_full", "replay",
+)  # fmt: skip
 LEASE_S = 60.0
 
 
-class Oracle:
-    """What a device is after the commands that it was given, each exactly once, in order."""
-
-    def __init__(self, state: bytes = b"") -> None:
-        self.state = state
-
-    def run(self, frame: Frame) -> list[Any]:
-        events: list[Any] = []
-        for k, opcode in enumerate(frame.opcodes):
-            if opcode == PUT:
-                payload = bytes(frame.payloads[frame.statics[k][2]])
-                self.state = hashlib.sha256(self.state + payload).digest()[:8]
-            elif opcode == GET:
-                events.append(Value(frame.statics[k][0], 1, (8,), self.state))
-            elif opcode == FAIL:
-                events.append(Failed(ErrorInfo("ShapeError", "no", frame.numbers[k])))
-        return events
-
-
-@dataclass
-class Worker:
-    """A process that holds one device of the session."""
-
-    device: int
-    oracle: Oracle
-    applied: int = 0
-    inbox: deque[Any] = field(default_factory=deque)
-    outbox: deque[Any] = field(default_factory=deque)
-
-
-@dataclass
-class Stream:
-    """One connection of the client, both ways."""
-
-    up: deque[Any] = field(default_factory=deque)
-    down: deque[Any] = field(default_factory=deque)
-    client_hears: bool = True
-    gateway_hears: bool = True
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
-
-
-class World:
+class World(ClientSide):
     """One client, one gateway, its workers and disk. `faults` scales how often things break."""
 
     def __init__(self, seed: int, steps: int = 400, faults: float = 1.0) -> None:
@@ -80,6 +38,8 @@ class World:
         self.steps = steps
         self.faults = faults
         self.devices = self.rng.choice((1, 1, 2, 3))
+        #: What the session survives: "off" has no journal, so that its gateway may not die.
+        self.durability = self.rng.choice(("durable",) * 6 + ("snapshot-only", "off"))
         self.disk = FaultyDisk()
         self.now = 0.0
         self.counts: dict[str, int] = {}
@@ -97,12 +57,16 @@ class World:
         self.epoch = 1
         self.secret = "s"
         self.lost: str | None = None
+        self.attaching = False  # a client that has not been welcomed takes the place of the first
+        self.issued: dict[int, Frame] = {}
+        self.power_lost = False
         # the gateway
         self.streams: list[Stream] = []
         self.history: history.History | None = None
         self.session: sessions.Session | None = None
         self.live: Stream | None = None
         self.coming = Stream()  # that wants to resume
+        self.coming_secret = ""  # of one that attaches
         self.workers: list[Worker] = []
         self.claims = 0
         self.replaying: Any = None
@@ -130,8 +94,12 @@ class World:
         rare = {
             "kill_worker": 0.6, "cut_stream": 0.8, "half_open": 0.3, "kill_gateway": 0.3,
             "lose_power": 0.4, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.02,
-            "disk_full": 0.02,
+            "disk_full": 0.02, "attach": 0.15,
         }  # fmt: skip
+        if self.durability == "off":
+            for name in _ON_DISK:
+                common.pop(name, None)
+                rare.pop(name, None)
         return common | {name: w * self.faults * self.rng.random() for name, w in rare.items()}
 
     def _do(self, name: str) -> None:
@@ -161,6 +129,8 @@ class World:
             "start_gateway", "reconnect", "gateway_hears", "grant", "replay", "work",
             "from_worker", "sync", "write_part", "client_hears", "fetch",
         ]  # fmt: skip
+        if self.durability == "off":
+            quiet = [name for name in quiet if name not in _ON_DISK]
         for _ in range(20_000):
             if self._finished():
                 return
@@ -172,132 +142,18 @@ class World:
     def _finished(self) -> bool:
         if self.lost is not None:
             return True  # a typed error is an end that is allowed where the disk failed
-        if self.expected or self.failures or self.fetching:
+        if self.attaching or self.expected or self.failures or self.fetching:
             return False
         if self.ledger.pending or self.ledger.durable < self.ledger.sent or not self.workers:
             return self.ledger.sent == 0
+        if self.session is None or self.session._held or not self.session._forwarding:
+            return False  # a client that took it over waits for nothing, but the workers replay
         for worker, oracle in zip(self.workers, self.oracles, strict=True):
             if worker.inbox or worker.oracle.state != oracle.state:
                 if not worker.inbox:
                     raise Violation(f"seed {self.seed}: device {worker.device} has other bits")
                 return False
         return True
-
-    # --- the client ------------------------------------------------------------------------------
-    def _issue(self) -> bool:
-        if self.lost or self.stream is None:
-            return False
-        frame = Frame(self.rng.randrange(self.devices))
-        for _ in range(self.rng.randrange(1, 5)):
-            self.number += 1
-            kind = self.rng.choice((PUT, PUT, GET, FAIL if self.rng.random() < 0.3 else PUT))
-            static: tuple[Any, ...] = ()
-            if kind == PUT:
-                payload = self.rng.randbytes(self.rng.randrange(1, 30))
-                static = (1, (len(payload),), len(frame.payloads), 0)
-                frame.payloads.append(payload)
-            elif kind == GET:
-                self.request += 1
-                static = (self.request, 0, 0)
-            frame.opcodes.append(kind)
-            frame.modes.append(0)
-            frame.counts.append(1)
-            frame.ids.append(self.number)
-            frame.statics.append(static)
-            frame.scalar_counts.append(0)
-            frame.numbers.append(self.number)
-        frame.sequence, frame.epoch = self.ledger.sent + 1, self.epoch
-        data = wire.encode_frame(frame)
-        if not self.ledger.has_credit(len(data)):
-            return False
-        now = self.ledger.send(data)
-        for event in self.oracles[frame.device].run(frame):
-            if isinstance(event, Value):
-                assert event.data is not None
-                self.expected[event.request] = bytes(event.data)
-            else:
-                self.failures.add(event.error.command)
-        if now:
-            self.stream.up.append(("frames", [data], self.ledger.confirmed))
-        return True
-
-    def _send_again(self) -> None:
-        assert self.stream is not None
-        while (data := self.ledger.next_unsent()) is not None:
-            again = wire.restamp(data, self.epoch)
-            self.stream.up.append(("frames", [again], self.ledger.confirmed))
-
-    def _reconnect(self) -> bool:
-        if self.lost or (self.stream is not None and self.stream.client_hears):
-            return False
-        self.stream = Stream()
-        self.attempt += 1
-        known = (self.attempt, self.ledger.confirmed, self.ledger.applied)
-        self.stream.up.append(("resume", known, self.secret))
-        self.streams.append(self.stream)
-        return True
-
-    def _client_hears(self) -> bool:
-        stream = self.stream
-        if stream is None or not stream.client_hears or not stream.down:
-            return False
-        kind, *body = stream.down.popleft()
-        if kind == "welcome":
-            self.epoch, received = body
-            self.ledger.resume(received)
-            self._send_again()
-        elif kind == "broken":
-            stream.client_hears = False
-            self.ledger.broken()
-        elif kind == "lost":
-            self.lost = body[0]
-        else:
-            self._told(*body)
-        return True
-
-    def _told(self, events: list[Any], applied: int, durable: int) -> None:
-        for event in events:
-            if not self.ledger.is_new(event):
-                continue
-            if isinstance(event, Value):
-                self._answered(event)
-            elif event.error.command not in self.failures:
-                raise Violation(f"seed {self.seed}: failure {event.error.command} is told again")
-            else:
-                self.failures.discard(event.error.command)
-                self.told_failures.append(event.error.command)
-        if self.ledger.acked(applied, durable):
-            self._send_again()
-        if self.stream is not None and self.rng.random() < 0.5:
-            self.stream.up.append(("frames", [], self.ledger.confirmed))
-
-    def _answered(self, value: Value) -> None:
-        expected = self.expected.get(value.request)
-        if expected is None:
-            return  # told before the stream broke
-        if value.data is None:  # a long one: its bytes are fetched
-            self.ledger.hold(value)
-            self.fetching[value.request] = expected
-        elif bytes(value.data) != expected:
-            raise Violation(f"seed {self.seed}: request {value.request} has other bits")
-        del self.expected[value.request]
-
-    def _fetch(self) -> bool:
-        """Fetch the bytes of a long value, if a worker has them (it may have died meanwhile)."""
-        if not self.fetching or self.session is None:
-            return False
-        request = self.rng.choice(sorted(self.fetching))
-        for worker in self.workers:
-            for event in worker.outbox:
-                if event[0] == "bytes" and event[1] == request:
-                    if event[2] != self.fetching.pop(request):
-                        raise Violation(f"seed {self.seed}: download {request} has other bits")
-                    self.ledger.release(request)
-                    worker.outbox.remove(event)
-                    if self.stream is not None:
-                        self.stream.up.append(("frames", [], self.ledger.confirmed))
-                    return True
-        return False
 
     # --- streams ---------------------------------------------------------------------------------
     def _cut_stream(self) -> bool:
@@ -334,8 +190,13 @@ class World:
     # --- the gateway -----------------------------------------------------------------------------
     def _create(self) -> None:
         kinds = ("cpu",) * self.devices
-        self.history = history.History.create(self.disk, WHERE, "s", self.secret)
-        self.session = sessions.Session(kinds, LEASE_S, journalled=True, syncs=True)
+        self.volatile_secret = self.secret
+        journalled = self.durability != "off"
+        if journalled:
+            self.history = history.History.create(self.disk, WHERE, "s", self.secret)
+        self.session = sessions.Session(
+            kinds, LEASE_S, journalled, self.durability == "durable", journalled, resumes=True
+        )
         self.stream = self.live = Stream()
         self.streams.append(self.stream)
         self.ledger.open(wire.Welcome("s", 1, kinds))
@@ -352,7 +213,7 @@ class World:
         past = self.history.past
         kinds = ("cpu",) * self.devices
         self.session = sessions.Session.woken(
-            kinds, LEASE_S, past.epoch, past.base, dict(past.frames)
+            kinds, LEASE_S, past.epoch, past.base, dict(past.frames), self.durability == "durable"
         )
         self.cut = past.number
         return True
@@ -370,6 +231,8 @@ class World:
                 self._give(messages.ClientGone())
         elif kind == "resume":
             self._resume(stream, *body)
+        elif kind == "attach":
+            self._take_over(stream)
         elif stream is self.live:
             frames, confirmed = body
             for data in frames:
@@ -379,21 +242,43 @@ class World:
         return True
 
     def _resume(self, stream: Stream, known: tuple[int, int, int], secret: str) -> None:
-        assert self.session is not None and self.history is not None
-        if secret != self.history.past.secret:
-            raise Violation("the secret is another")
+        assert self.session is not None
+        if secret != self.known_secret:
+            if stream is self.stream and not self.power_lost:
+                raise Violation("the secret is another")
+            self._refuse(stream)
+            return
         if self.session.state == sessions.ENDED:
             stream.down.append(("lost", "SessionClosedError"))
             return
-        self.coming = stream
+        self.coming, self.coming_secret = stream, ""
         self._give(messages.Resumed(*known))
+
+    @property
+    def known_secret(self) -> str:
+        return self.history.past.secret if self.history is not None else self.volatile_secret
+
+    def _refuse(self, stream: Stream) -> None:
+        forgot = self.power_lost and self.durability != "durable"
+        stream.down.append(("lost", "SessionClosedError") if forgot else ("broken",))
+        stream.gateway_hears = False
+
+    def _take_over(self, stream: Stream) -> None:
+        """Let a new client have the session, and hear of it when what it has is durable."""
+        assert self.session is not None
+        if self.session.state == sessions.ENDED:
+            stream.down.append(("lost", "SessionClosedError"))
+            return
+        self.coming, self.coming_secret = stream, f"{self.known_secret}+"
+        self._give(messages.Attached())
+        if self.history is not None:
+            self._sync()
 
     def _give(self, given: messages.Input) -> None:
         if self.session is not None:
             self._obey(self.session.handle(given, self.now))
 
     def _obey(self, outputs: list[messages.Output]) -> None:
-        assert self.history is not None
         try:
             for out in outputs:
                 self._carry_out(out)
@@ -401,23 +286,34 @@ class World:
             self._give(messages.Fault("JournalError", str(error)))
 
     def _carry_out(self, out: messages.Output) -> None:
-        assert self.history is not None
         match out:
-            case messages.Append(header, data):
-                self.history.frame(header.sequence, data)
             case messages.Forward(device, data):
                 self.workers[device].inbox.append(("frame", data))
             case messages.EventsOut(data, applied, durable):
                 if self.live is not None:
                     events = list(wire.decode_events(data)) if data else []
                     self.live.down.append(("told", events, applied, durable))
+                    assert self.session is not None
+                    self.session.handle(messages.Written(1 if data else 0), self.now)
             case messages.Refuse():
-                self.coming.down.append(("broken",))
-                self.coming.gateway_hears = False
+                self._refuse(self.coming)
             case messages.Welcomed():
                 self._welcome()
             case messages.Claim():
                 self.claims += 1
+            case messages.Rest():
+                self.workers, self.replaying, self.claims = [], None, 0
+            case messages.End(kind, message):
+                self._ended(kind, message)
+            case _:
+                self._keep(out)
+
+    def _keep(self, out: messages.Output) -> None:
+        """Carry out what has to do with the journal."""
+        assert self.history is not None
+        match out:
+            case messages.Append(header, data):
+                self.history.frame(header.sequence, data)
             case messages.Replay(first, last):
                 self.replaying = (self.history.replay(), first, last)
             case messages.Mark(number, sequence):
@@ -429,19 +325,20 @@ class World:
             case messages.Commit(number, sequence):
                 parts = tuple(self.parts[d] for d in range(self.devices))
                 self.history.commit(number, sequence, parts)
-            case messages.Rest():
-                self.workers, self.replaying, self.claims = [], None, 0
-            case messages.End(kind, message):
-                self._ended(kind, message)
+                if self.durability == "snapshot-only":
+                    self._sync()
 
     def _welcome(self) -> None:
-        assert self.session is not None and self.history is not None
+        assert self.session is not None
         if self.live is not None:
             self.live.down.append(("broken",))
             self.live.gateway_hears = False
         self.live = self.coming
-        self.history.epoch(self.session.epoch, self.secret)
-        self.live.down.append(("welcome", self.session.epoch, self.session.received))
+        secret = self.coming_secret or self.known_secret
+        if self.history is not None:
+            self.history.epoch(self.session.epoch, secret)
+        self.volatile_secret = secret
+        self.live.down.append(("welcome", self.session.epoch, self.session.received, secret))
 
     def _ended(self, kind: str, message: str) -> None:
         if kind != "JournalError":
@@ -454,11 +351,10 @@ class World:
         if self.session is None or not self.claims or self.session.state == sessions.ENDED:
             return False
         self.claims -= 1
-        assert self.history is not None
-        past = self.history.past
         self.workers = []
         for device in range(self.devices):
-            state = self.history.part(device) if past.parts else b""
+            stored = self.history is not None and bool(self.history.past.parts)
+            state = self.history.part(device) if self.history is not None and stored else b""
             applied, state = int.from_bytes(state[:8], "little"), state[8:]
             self.workers.append(Worker(device, Oracle(state), applied))
         self._give(messages.Assigned())
@@ -585,6 +481,7 @@ class World:
         if self._kill_gateway() is False:
             return False
         self.disk.lose_power(self.rng)
+        self.power_lost = True
         return True
 
     def _jump(self) -> None:

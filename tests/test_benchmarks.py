@@ -88,3 +88,22 @@ def test_array_api_reports_what_a_suite_says(tmp_path: Path) -> None:
 def test_changing_numbers_are_timed_each_way() -> None:
     text = run("changing.py", "--rounds", "1", "--steps", "5")
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["eager", "replay", "compile"]
+
+
+def test_what_is_said_of_reliability_was_measured() -> None:
+    assert run("chaos.py", "--table").strip() in (ROOT / "docs" / "reliability.md").read_text()
+
+
+@pytest.mark.slow
+def test_chaos_counts_what_a_session_survives(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    parts = ("workers", "gateways", "idle", "simulator", "recovery")
+    few = ("--kills", "2", "--recoveries", "1", "--seeds", "20", "--sessions", "60")
+    text = run("chaos.py", "--only", ",".join(parts), *few, "--json", str(path))
+    found = json.loads(path.read_text())
+    assert set(found) == set(parts)
+    for part in ("workers", "gateways"):
+        figures = found[part]["figures"]
+        assert figures["kills"] == 2 and not figures["differing"] and not figures["lost"]
+    assert found["simulator"]["figures"] == {"seeds": 20, "violations": 0, "bad": []}
+    assert text.count("\n| ") == len(parts) + 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import farspan as torch
 import pytest
-from chaos import Chaos, Outcome, Service, by_phase, wait_until, worker_of
+from chaos import PHASES, Chaos, Outcome, Service, by_phase, wait_until, worker_of
 from chaos_client import Client
 from chaos_programs import MODELS, MODES, Chain, chain_states
 from farspan.core import limits
@@ -64,6 +64,17 @@ def test_twenty_killed_gateways_lose_no_frame_and_apply_none_twice(chaos: Chaos)
         for k, (name, mode) in zip(range(20), programs(), strict=False)
     ])  # fmt: skip
     assert chaos.service.restarts == before + 20
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_part_that_dies_in_any_phase_changes_no_byte(chaos: Chaos, phase: str) -> None:
+    """benchmarks/chaos.py goes through both parts; here they take turns."""
+    turn = PHASES.index(phase)
+    part = ("gateway", "worker")[turn % 2]
+    found = chaos.in_phase(part, phase, MODELS[turn % 3], random.Random(turn))
+    print(f"\n{found}")
+    assert found.phase == phase
+    assert found.same and not found.error and not found.twice_or_lost
 
 
 # --- frozen, not dead ----------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 import farspan as torch
 import pytest
 from farspan import nn, optim
+from farspan._session import Session
+from farspan.core import limits
 from farspan.core.errors import ControlFlowError
 
 
@@ -240,3 +242,28 @@ def test_inputs_that_share_memory_are_another_kind_of_call() -> None:
         assert x.tolist() == [18.0, 22.0, 26.0, 30.0, 34.0, 38.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
         with pytest.raises(RuntimeError, match="refer to a single memory location"):
             add(x[:6], x[4:10])
+
+
+def test_what_is_noted_of_a_function_that_is_too_long_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+    watch = Session._watch
+
+    def watched(session: Any, frame: Any, sites: Any) -> None:
+        watch(session, frame, sites)
+        sizes.append(sum(len(each) for each, *_ in session.traced))
+
+    monkeypatch.setattr(Session, "_watch", watched)
+
+    @torch.compile
+    def long(x: Any) -> Any:
+        for _ in range(20_000):
+            x = x + 1
+        return x
+
+    with torch.connect("local:"):
+        assert long(torch.zeros(())).item() == 20_000.0
+        assert 0 < max(sizes) <= 2 * limits.PROGRAM_COMMANDS_MAX + limits.FRAME_COMMANDS_MAX
+        assert "it is too long" in long.explain(show=False)
+        assert long(torch.ones(())).item() == 20_001.0

@@ -31,7 +31,8 @@ def test_only_the_gateway_is_published_and_only_on_loopback() -> None:
 
 def test_secrets_are_writable_where_they_are_made_and_nowhere_else() -> None:
     for name, service in SERVICES.items():
-        assert all(v.endswith(":ro") for v in service["volumes"]) == (name != "secrets")
+        secrets = [v for v in service["volumes"] if "/run/farspan/" in v]
+        assert all(v.endswith(":ro") for v in secrets) == (name != "secrets")
     assert SERVICES["worker-1"]["volumes"] == ["ray-secrets:/run/farspan/ray:ro"]
 
 

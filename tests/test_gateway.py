@@ -365,6 +365,8 @@ def hostile(name: str, good: Frame, transport: GrpcTransport) -> list[bytes]:
             for k in range(limits.CREDIT_FRAMES + 1)
         ],
     }
+    if name == "crumbs":
+        return [wire.encode(wire.Up(frames=(data,) * (limits.UP_FRAMES_MAX + 1)))]
     if name in frames:
         return [wire.encode(wire.Up(frames=tuple(frames[name])))]
     if name == "second hello":
@@ -383,6 +385,7 @@ HOSTILE = [
     "no device",
     "reserved command",
     "flood",
+    "crumbs",
     "second hello",
     "no message",
 ]

@@ -309,3 +309,24 @@ def test_json_of_workers_is_json(cluster: Cluster) -> None:  # noqa: F811
     cluster.start(1, operator=OperatorPort(token=OPERATOR))
     status, text = fetch(cluster, "/workers", OPERATOR)
     assert status == 200 and isinstance(json.loads(text), list)
+
+
+def test_the_dashboard_and_the_docs_name_metrics_that_exist(cluster: Cluster) -> None:  # noqa: F811
+    cluster.start(1, operator=OperatorPort()).connect()
+    cluster.until(lambda: "farspan_worker_frames_total" in fetch(cluster, "/metrics")[1])
+    _, text = fetch(cluster, "/metrics")
+    there = set(re.findall(r"^# TYPE (\w+)", text, re.M))
+    there |= {f"{name}_bucket" for name in there}
+    root = Path(__file__).resolve().parent.parent
+    dashboard = json.loads((root / "examples" / "operations" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:farspan|process)_\w+", target["expr"])
+    }
+    assert asked and asked <= there, asked - there
+    told = set(re.findall(r"`(farspan_\w+)`", (root / "docs" / "operations.md").read_text()))
+    assert told <= there, told - there
+    shown = {n for n in there if n.startswith("farspan_") and not n.endswith("_bucket")}
+    assert shown <= told, shown - told

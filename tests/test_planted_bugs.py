@@ -83,6 +83,14 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
         session, "return [*first, self._forward(header.sequence, header.device, data)]",
         "return [self._forward(header.sequence, header.device, data)]",
     ),
+    "a client that takes over hears what the first one caused": (
+        session,
+        "[max(pair) for pair in zip(self._told, self._forwarded, strict=True)]", "self._told",
+    ),
+    "what a client without a journal was told is forgotten when it is sent": (
+        session, "if not self.resumes:\n            for _",
+        "if not self.journalled:\n            for _",
+    ),
     "the client reports a failure twice": (
         _ledger, "if number in self._failed:", "if False:",
     ),

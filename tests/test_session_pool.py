@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from farspan.core import limits
@@ -282,3 +283,17 @@ def test_a_drained_worker_gets_nothing_more_and_is_replaced_when_it_is_empty() -
     outs = pool.handle(pools.Joined(worker("w1", 2)), 0)
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["b"]
     assert pool.handle(pools.Drain("w9"), 0) == []
+
+
+def test_a_session_goes_only_to_workers_that_compute_the_same_bits() -> None:
+    pool = pools.Pool(4)
+    mine = pools.Worker("a", 1, "", b"", "cpu", "here", 7, False, "x")
+    pool.handle(pools.Joined(replace(mine, worker="other", numerics="y")), 0)
+    outs = pool.handle(pools.Claimed("s", "t", ("cpu",), 10, numerics=("x",)), 0)
+    assert not [each for each in outs if isinstance(each, pools.Granted)]
+    (granted,) = [e for e in pool.handle(pools.Joined(mine), 1) if isinstance(e, pools.Granted)]
+    assert [each.worker for each in granted.workers] == [mine.worker]
+    pool.handle(pools.Left(mine.worker, mine.epoch, "gone"), 2)
+    pool.handle(pools.Claimed("s", "t", ("cpu",), 10, numerics=("x",)), 2)
+    (denied,) = [e for e in pool.handle(pools.Tick(), 11) if isinstance(e, pools.Denied)]
+    assert "allow_numerics_change" in denied.message

@@ -311,7 +311,7 @@ def test_a_transfer_beyond_the_budget_fails_alone(rigs: Any) -> None:
     assert transfers[70].kind == "OutOfMemoryError"
 
 
-def test_a_worker_serves_one_tenant_at_a_time(rigs: Any) -> None:
+def test_a_worker_process_serves_one_tenant_ever_and_says_which(rigs: Any) -> None:
     rig = rigs()
     rig.open(5)
     rig.open(6, tenant="bert")
@@ -319,7 +319,10 @@ def test_a_worker_serves_one_tenant_at_a_time(rigs: Any) -> None:
     assert (channel, lost.kind) == (6, "CapacityError")
     rig.control.send(link.pack(link.CLOSE, 5))
     assert next_of(rig.control, link.CLOSE)[0].channel == 5
-    rig.open(7, tenant="bert")
+    rig.open(8, tenant="bert")  # what the other tenant has freed lies about
+    channel, _, (lost,) = rig.applied()
+    assert (channel, lost.kind) == (8, "CapacityError")
+    rig.open(7)
     rig.frame(7, 1)
     assert rig.applied()[:2] == (7, 1)
 

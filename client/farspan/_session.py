@@ -113,6 +113,7 @@ class Session(Answers, Lasting, Reporting):
         self.tracer = 0  # the thread that traces
         #: While a function is traced: every frame that left, and its numbers as they were given.
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
+        self.traced_room = 0  # commands that may be noted still: more of them are no program
         self._sequence = getattr(transport, "sequence", 0)
         self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
         self._loss_seen = False  # somebody was told of it
@@ -402,7 +403,9 @@ class Session(Answers, Lasting, Reporting):
         assert self.traced is not None
         tagged = frame.scalars
         frame.scalars = [x.real if isinstance(x, float) else x for x in tagged]
-        self.traced.append((frame, sites, tagged))
+        if self.traced_room > 0:
+            self.traced.append((frame, sites, tagged))
+            self.traced_room -= len(frame)
 
     def seal_all(self) -> None:
         """Seal what has gathered: what comes runs under another default dtype. Does not send."""

@@ -317,6 +317,7 @@ class _Watched:
             session.take_numbers(self)
             session._traced_lines = {}
             session.traced, session.tracer = [], self._tracer
+            session.traced_room = 2 * limits.PROGRAM_COMMANDS_MAX
             return True
 
     def end(self, session: Session) -> list[tuple[Frame, list[Any], list[Any]]]:

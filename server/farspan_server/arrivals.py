@@ -40,6 +40,7 @@ from farspan_server.live import (
     parse_devices,
 )
 from farspan_server.shelf import Shelf
+from farspan_server.tenancy import Tenancy
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Arrivals:
 
     config: GatewayConfig
     draining: bool
+    tenancy: Tenancy
     _sessions: dict[str, Live]
     _channels: dict[int, Live]
     _shelf: Shelf | None
@@ -89,8 +91,11 @@ class Arrivals:
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
         if len(self._sessions) >= self.config.sessions_max:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
+        self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
-        about = about_session(tenant, kinds, self._durability(hello), wait_s, hello.minor)
+        about = about_session(
+            tenant, kinds, self._durability(hello), wait_s, hello.minor, hello.allow_numerics_change
+        )
         journalled = about["durability"] != OFF
         machine = sessions.Session(
             kinds,
@@ -104,17 +109,17 @@ class Arrivals:
         live.minor = hello.minor
         secret = secrets.token_bytes(32) if live.confirms else b""
         live.digest = digest_of(secret) if secret else ""
-        if journalled:
-            assert self._shelf is not None
-            made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
-            self._keeper(live, made)
+        with self.tenancy.opening(live, hello.client):
+            if journalled:
+                assert self._shelf is not None
+                made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
+                self._keeper(live, made)
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
         live.features = features.intersection(hello.features)
         live.stream = stream
         self._sessions[live.id] = live
         self._channels[live.channel] = live
-        log.info("session %s: opened by tenant %s, %s", live.id, tenant, hello.client)
         live.post(welcome=live.welcome(secret))
         if hello.devices:
             self.give(live, messages.Reserve())
@@ -172,10 +177,10 @@ class Arrivals:
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
         return self._come(live, stream)
 
-    def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+    async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
 
-        Raises VersionError, SessionClosedError or JournalError.
+        What the client finds survives when this returns. VersionError or SessionClosedError.
         """
         self.check(hello)
         if hello.minor < RESUME_MINOR:
@@ -186,7 +191,10 @@ class Arrivals:
         live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
         live.shares = False
         self.give(live, messages.Attached())
-        return self._come(live, stream)
+        self._come(live, stream)
+        if live.keeper is not None:  # nobody could send again what a loss of power took
+            await live.keeper.durable()
+        return live
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
@@ -206,7 +214,7 @@ class Arrivals:
             before.end("SessionClosedError", "another client has taken the session over")
         elif before is not None:
             before.end()
-        log.info("session %s: %s", live.id, "taken over" if coming.secret else "resumed")
+        self.tenancy.came(live, "taken over" if coming.secret else "resumed")
         live.post(welcome=live.welcome(coming.secret), devices=live.devices)
 
     def gone(self, live: Live, stream: Stream) -> None:

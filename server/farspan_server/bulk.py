@@ -46,8 +46,8 @@ class Bulk:
         """
         if header.device >= len(live.machine.kinds):
             raise ProtocolError(f"upload for device {header.device}, which is not there")
-        if live.keeper is None or not live.confirms:
-            await self.workers_of(live)
+        if live.keeper is None or not live.confirms or not live.assigned.is_set():
+            await self.workers_of(live)  # the first ones get no replay of what came before them
         elif live.machine.state == sessions.OPEN:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
         done = live.uploads.done.get(header.transfer)
@@ -105,7 +105,7 @@ class Bulk:
         if live.keeper is None:
             await live.links[device].upload(live.channel, chunk)
             live.uploads.add(kept)
-        elif chunk.offset and chunk.total > self.config.memory_bytes_max:
+        elif chunk.offset and chunk.total > live.memory_bytes:
             live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
         else:
             await live.keeper.send(kept)

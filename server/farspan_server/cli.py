@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from farspan_server.cli_operator import (
     metrics_port,
     port_options,
 )
+from farspan_server.token_cli import token
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort, StaticWorker
@@ -86,6 +88,14 @@ _every = click.option(
 )  # fmt: skip
 
 
+_tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
+
+_audit = click.option(
+    "--audit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Write down there who did what, a JSON object a line.",
+)  # fmt: skip
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="farspan")
 def main() -> None:
@@ -101,19 +111,24 @@ def main() -> None:
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
+@click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
+@_tenants
+@_audit
 @metrics_port
 @log_format
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, metrics_port: int | None, as_json: bool,
+    journal: Path | None, snapshot_every: float, token_file: Path | None, tenants: Path | None,
+    audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
     from farspan_server import up as ups
 
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every, metrics_port=metrics_port,
+        journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
+        audit=audit, metrics_port=metrics_port,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -121,7 +136,17 @@ def up(
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @_port
-@click.option("--token-file", type=_FILE, required=True, help="Lines of token or tenant:token.")
+@click.option(
+    "--token-file",
+    "token_files",
+    type=_FILE,
+    multiple=True,
+    help="As `farspan token` keeps it, or lines of token or tenant:token; watched. May be given "
+    "several times; or the lines stand in the variable FARSPAN_TOKENS.",
+)
+@click.option("--end-revoked", is_flag=True, help="End the streams of tokens that are revoked.")
+@_tenants
+@_audit
 @click.option("--tls-certificate", type=_FILE, help="PEM; required beyond this machine.")
 @click.option("--tls-key", type=_FILE)
 @click.option("--tls-client-ca", type=_FILE, help="Then clients must show a certificate of it.")
@@ -154,16 +179,33 @@ def serve(as_json: bool, parent: int, **options: Any) -> None:
     # changes and a tenth of the time of a read more than its older poller. Read when grpc loads.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
     _begin("gateway", parent)
-    sys.exit(asyncio.run(_until_stopped(lambda stop: _serve(stop, as_json, **options))))
+
+    def run(stop: _Stop) -> Coroutine[Any, Any, None]:
+        stop.watched = bool(parent)
+        return _serve(stop, as_json, **options)
+
+    sys.exit(asyncio.run(_until_stopped(run)))
+
+
+def quiet() -> None:
+    """Let the garbage collector leave alone what is there for good: modules and tables.
+
+    Looking through them took it 30 ms, and every session waited meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _serve(
-    stop: asyncio.Event,
+    stop: _Stop,
     as_json: bool,
     *,
     host: str,
     port: int,
-    token_file: Path,
+    token_files: tuple[Path, ...],
+    end_revoked: bool,
+    tenants: Path | None,
+    audit: Path | None,
     supervisor_listen: str | None,
     supervisor_key_file: Path | None,
     by_hand: tuple[str, ...],
@@ -176,7 +218,7 @@ async def _serve(
 ) -> None:
     from farspan.core.op import table_hash
 
-    from farspan_server.auth import read_tokens
+    from farspan_server import token_file
     from farspan_server.config import GatewayConfig, SupervisorPort
     from farspan_server.gateway import Gateway
 
@@ -186,7 +228,11 @@ async def _serve(
             raise click.UsageError("--supervisor-listen needs --supervisor-key-file")
         supervisor = SupervisorPort(supervisor_listen, _read_key(supervisor_key_file))
     config = GatewayConfig(
-        tokens=read_tokens(token_file),
+        tokens=token_file.plain(os.environ.pop("FARSPAN_TOKENS", "")),
+        token_files=token_files,
+        end_revoked=end_revoked,
+        tenants=tenants,
+        audit=audit,
         table_hash=table_hash(),
         host=host,
         port=port,
@@ -199,7 +245,9 @@ async def _serve(
         **tls,
     )
     gateway = Gateway(config)
+    stop.reload = lambda: gateway.tenancy.look(again=True)
     address = await gateway.start()
+    quiet()
     said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
     _say(said, as_json, f"gateway serves at {address}")
     try:
@@ -295,7 +343,8 @@ def _launcher(
     if directory is None:
         raise click.UsageError("a Ray of our own needs --directory; or give --ray-address")
     cluster.start_local(directory, workers)
-    return cluster.Cluster(workers, listen=listen, threads=threads, cpu_level=cpu_level), workers
+    made = cluster.Cluster(workers, listen=listen, threads=threads, cpu_level=cpu_level, own=True)
+    return made, workers
 
 
 @main.command(
@@ -379,6 +428,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 
 main.add_command(drain)
 main.add_command(doctor)
+main.add_command(token)
 
 
 # --- what the subcommands share ------------------------------------------------------------------
@@ -394,12 +444,18 @@ def _begin(name: str, parent: int) -> None:
 class _Stop(asyncio.Event):
     """Set when the process is to end. `orphaned`: because its parent died, which SIGHUP tells.
 
-    The signal may come before `os.getppid` shows it.
+    The signal may come before `os.getppid` shows it. Without a parent to watch, the signal means
+    what it means to most services: `reload`, if there is something to.
     """
 
     orphaned = False
+    watched = False  # there is a parent whose death SIGHUP tells
+    reload: Callable[[], None] | None = None
 
     def hang_up(self) -> None:
+        if self.reload is not None and not self.watched:
+            self.reload()
+            return
         self.orphaned = True
         self.set()
 

@@ -16,7 +16,9 @@ from farspan.core.errors import CapacityError, ServiceError
 from farspan_worker.process import level_environment, thread_environment
 
 from farspan_server.fleet import Started
+from farspan_server.supervisor import LauncherGoneError
 
+_LOOK_S = 1.0  # between looks at the nodes while an actor does not answer
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least, about: no tensor passes through it
 #: What a worker of each kind takes of its node.
 _TAKES = {"cpu": {"farspan_cpu": 1.0}, "cuda": {"GPU": 1.0}}
@@ -73,7 +75,7 @@ class Cluster:
     capacity: workers of each kind that get a bundle of the kind's placement group; those beyond
     are spares and unplaced. listen: where a worker listens, "node" for its node's address;
     ``{process}`` is filled in. cpu_level: as `level_environment` has it. make_engine: for tests; a
-    function that the actor's process imports.
+    function that the actor's process imports. own: the cluster is this machine and goes with us.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Cluster:
         threads: int = 1,
         cpu_level: str = "",
         make_engine: Any = None,
+        own: bool = False,
     ) -> None:
+        self._own = own
         self._capacity = capacity
         self._listen = listen
         self._environment = thread_environment(threads) | level_environment(cpu_level)
@@ -118,10 +122,29 @@ class Cluster:
         actor = WorkerActor.options(**options).remote(key, listen, self._make_engine, kind)
         self._actors[process] = actor
         try:
-            where = await actor.where.remote()
+            where = await self._answer(actor.where.remote())
+        except LauncherGoneError:
+            raise
         except Exception as error:  # ray's own tree of errors, and the constructor's
             raise ServiceError(f"ray could not start a worker: {error}") from error
         return Started(process, where["address"], where["host"], where["pid"])
+
+    async def _answer(self, asked: Any) -> Any:
+        """Return what an actor answers; LauncherGoneError if a Ray of our own has died meanwhile.
+
+        Somebody else's cluster may get another node; ours has one, and is started anew as a whole.
+        """
+        answer = asyncio.ensure_future(_value(asked))
+        try:
+            while True:
+                await asyncio.wait({answer}, timeout=_LOOK_S)
+                well = answer.done() and answer.exception() is None
+                if not well and self._own and not await asyncio.to_thread(_any_node):
+                    raise LauncherGoneError("Ray's only node is dead")
+                if answer.done():
+                    return answer.result()
+        finally:
+            answer.cancel()
 
     async def ended(self, process: int) -> str:
         """Wait for the actor to die and return what Ray says of it."""
@@ -163,8 +186,18 @@ class Cluster:
             # GPUs of one session talk much: together. CPU workers share nothing but their host.
             group = placement_group(bundles, strategy="PACK" if kind == "cuda" else "SPREAD")
             self._groups[kind] = group
-        await group.ready()
+        await self._answer(group.ready())
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=-1)
+
+
+async def _value(asked: Any) -> Any:
+    return await asked
+
+
+def _any_node() -> bool:
+    import ray
+
+    return any(node["Alive"] for node in ray.nodes())
 
 
 def _first_line(error: Exception) -> str:

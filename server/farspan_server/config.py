@@ -59,6 +59,11 @@ class GatewayConfig:
     tls_certificate: Path | None = None  # PEM, with tls_key
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # then clients must show a certificate of this authority
+    #: Watched while the gateway serves: more tokens (`token_file.py`), quotas (`quotas.py`).
+    token_files: tuple[Path, ...] = ()
+    tenants: Path | None = None
+    end_revoked: bool = False  # a token that is not good any more ends its streams too
+    audit: Path | None = None  # the audit log
     workers: tuple[StaticWorker, ...] = ()
     supervisor: SupervisorPort | None = None
     operator: OperatorPort | None = None
@@ -78,7 +83,7 @@ class GatewayConfig:
 
     def check(self) -> None:
         """Raise unless this is safe to serve: a token always, TLS beyond this machine."""
-        if not self.tokens:
+        if not self.tokens and not self.token_files:
             raise AuthError("gateway: no token given; one is required on any address")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise BadValueError("gateway: a certificate and its key go together; one is missing")

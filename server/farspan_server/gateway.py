@@ -19,6 +19,7 @@ from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import (
+    AuthError,
     CapacityError,
     ConnectError,
     FarspanError,
@@ -27,9 +28,10 @@ from farspan.core.errors import (
     SessionClosedError,
 )
 
+from farspan_server import calls
 from farspan_server import session_messages as messages
-from farspan_server.auth import Tokens
 from farspan_server.config import GatewayConfig
+from farspan_server.credentials import server_credentials
 from farspan_server.live import Live, Stream
 from farspan_server.operations import Operations
 from farspan_server.passing import Passing
@@ -56,6 +58,7 @@ OPTIONS: Final[dict[str, int]] = {
     "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
     "grpc.http2.max_ping_strikes": 0,
     "grpc.enable_retries": 0,
+    "grpc.server_handshake_timeout_ms": 10_000,  # of TLS and HTTP/2, for who only connects
 }
 
 
@@ -66,15 +69,15 @@ class Gateway:
         config.check()
         self.config = config
         self.service = Service(config)
+        self.tenancy = self.service.tenancy
         self.operations = Operations(self.service, config)
         self.address = ""
-        self._tokens = Tokens(config.tokens)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
         """Serve and return ``grpc://host:port``. OSError if the address is taken."""
         server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._tokens, self.service.totals)],
+            interceptors=[calls.TokenCheck(self.tenancy, _HEALTH, self.service.totals)],
             options=list(OPTIONS.items()),
             compression=grpc.Compression.NoCompression,
         )
@@ -122,9 +125,9 @@ class Gateway:
     def _credentials(self) -> grpc.ServerCredentials:
         config = self.config
         assert config.tls_key is not None and config.tls_certificate is not None
-        pair = (config.tls_key.read_bytes(), config.tls_certificate.read_bytes())
-        ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
-        return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+        return server_credentials(
+            config.tls_certificate, config.tls_key, config.tls_client_ca, self.tenancy.certificates
+        )
 
     # --- methods ---------------------------------------------------------------------------------
     def _handlers(self) -> grpc.GenericRpcHandler:
@@ -141,7 +144,8 @@ class Gateway:
             "Kept": self._unary(wire.KeptRequest, self._kept),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
-        return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
+        counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
+        return grpc.method_handlers_generic_handler(wire.SERVICE, counted)
 
     def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -151,8 +155,9 @@ class Gateway:
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
-        tenant = self._tokens.tenant(context.invocation_metadata())
-        assert tenant is not None, "a call passed without a token"
+        tenant = self.tenancy.tokens.tenant(context.invocation_metadata())
+        if tenant is None:  # it came with one, which has been revoked since
+            raise AuthError("the token is not good any more")
         return tenant
 
     async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
@@ -193,6 +198,7 @@ class Gateway:
         except FarspanError as error:
             log.info("a session was refused: %s", error)
             self.service.totals.error(type(error).__name__)
+            self.tenancy.refused(error)
             lost = wire.encode_events([Lost(type(error).__name__, str(error))])
             await context.write(wire.encode(wire.Down(events=(lost,))))
             return
@@ -229,7 +235,8 @@ class Gateway:
         """Return the session of a stream, and its first message, whose rest is yet to be taken."""
         try:
             async with asyncio.timeout(limits.CONNECT_S):
-                first = await context.read()
+                with calls.hello(self.tenancy, context):
+                    first = await context.read()
         except TimeoutError:
             raise ProtocolError("session: no hello came") from None
         if not isinstance(first, bytes):
@@ -243,7 +250,7 @@ class Gateway:
         if hello.resume is not None:
             return self.service.resume(tenant, hello, stream), up
         if hello.attach:
-            return self.service.attach(tenant, hello, stream), up
+            return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up
 
     async def _read(
@@ -279,9 +286,12 @@ class Gateway:
                 await self.service.piece(live, piece)
         if live.stream is not stream:
             return  # another one has taken its place: what comes late on this one is not heard
-        for data in up.frames:
+        for number, data in enumerate(up.frames, 1):
             live.bytes_received += len(data)
             header = wire.frame_header(data)
+            await self.tenancy.turn(live.tenant, header.command_count, number)
+            if live.stream is not stream:
+                return  # another one has taken its place: what comes late on this is not heard
             if live.passing is not None:
                 live.passing.received(header.sequence)
             self.service.give(live, messages.FrameIn(header, data))
@@ -342,29 +352,6 @@ async def _answering(context: grpc.aio.ServicerContext, totals: Totals) -> Async
         known = type(error).__name__ if isinstance(error, FarspanError) else "ServiceError"
         totals.error(known)
         await context.abort(code, f"{known}: {error or 'a worker did not answer in time'}")
-
-
-class _TokenCheck(grpc.aio.ServerInterceptor):
-    """Refuses every call without a token that we know, whatever its method."""
-
-    def __init__(self, tokens: Tokens, totals: Totals) -> None:
-        self._tokens = tokens
-        self._totals = totals
-        # Stream to stream, so that the refusal reads nothing; on the wire all kinds are alike.
-        self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
-
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        if details.method.startswith(_HEALTH):
-            return await continuation(details)
-        if self._tokens.tenant(details.invocation_metadata) is None:
-            return self._refusal
-        return await continuation(details)
-
-    async def _refuse(self, _: Any, context: grpc.aio.ServicerContext) -> None:
-        self._totals.error("AuthError")
-        await context.abort(
-            grpc.StatusCode.UNAUTHENTICATED, "AuthError: the token is missing or not known here"
-        )
 
 
 async def _add_health_and_reflection(server: grpc.aio.Server) -> Any:

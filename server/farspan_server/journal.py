@@ -166,7 +166,7 @@ class Journal:
 
     def _fail(self, error: OSError) -> JournalError:
         # The number says it all; the text of an OSError holds a path.
-        self._failed = (
+        self._failed = getattr(error, "reason", "") or (
             f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno}); "
             "what was durable is on disk"
         )
@@ -324,7 +324,9 @@ class _Reader:
             data = self._disk.read(self._directory / WATERMARK)
             index, digest, _ = _WATERMARK.unpack(data)
         except (FileNotFoundError, struct.error):
-            raise JournalDamagedError(f"journal: {WATERMARK} is missing or cut, at byte 0") from None
+            raise JournalDamagedError(
+                f"journal: {WATERMARK} is missing or cut, at byte 0"
+            ) from None
         if _watermark(index, digest) != data:
             raise JournalDamagedError(f"journal: {WATERMARK} is damaged, at byte 0")
         return index, digest

@@ -133,6 +133,7 @@ class Live:
         self.keeper: Keeper | None = None  # of a session that is journalled
         self.links: tuple[WorkerLink, ...] = ()
         self.names = names_of(machine.kinds)
+        self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.left = False  # it lies on disk, for another gateway
         self.shares = False  # it has memory that its client has mapped
@@ -182,6 +183,26 @@ class Live:
             for name, worker in zip(self.names, workers, strict=False)
         )
 
+    @property
+    def numerics(self) -> tuple[str, ...]:
+        """The keys that its workers must have, by device; (): any will do."""
+        if self.about.get("allow_numerics_change"):
+            return ()
+        return tuple(self.about.get("numerics", ()))
+
+    def pin(self, keys: tuple[str, ...]) -> bool:
+        """Note what keys its workers have; return whether others had another one.
+
+        JournalError.
+        """
+        before = tuple(self.about.get("numerics", ()))
+        if before == keys or not all(keys):  # a worker of an older release has none
+            return False
+        self.about = {**self.about, "numerics": list(keys)}
+        if self.keeper is not None:
+            self.keeper.history.describe(self.about)
+        return bool(before)
+
     def post(self, **what: Any) -> None:
         """Queue something for the client, if there is one: see `Stream.post`."""
         if self.stream is not None:
@@ -207,7 +228,12 @@ class Live:
 
 
 def about_session(
-    tenant: str, kinds: tuple[str, ...], durability: str, wait_s: float, minor: int
+    tenant: str,
+    kinds: tuple[str, ...],
+    durability: str,
+    wait_s: float,
+    minor: int,
+    allow_numerics_change: bool = False,
 ) -> dict[str, Any]:
     """Return what a journal keeps of a new session, so that another gateway can go on with it."""
     return {
@@ -217,6 +243,8 @@ def about_session(
         "stays": durability != OFF and minor >= RESUME_MINOR,  # on disk, when the gateway ends
         "opened_at_s": time.time(),
         "wait_s": wait_s,
+        "numerics": [],  # the keys of its workers, by device, once it has some
+        "allow_numerics_change": allow_numerics_change,
     }
 
 

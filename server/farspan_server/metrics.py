@@ -47,7 +47,7 @@ def _sessions(service: Service) -> Iterator[Metric]:
     states: Counter[str] = Counter()
     tenants: dict[str, Work] = {}
     live_now: Counter[str] = Counter()
-    load = Load()
+    loads = [Load()]
     journal_bytes = 0
     for label, ended in service.totals.ended.items():
         tenants[label] = replace(ended)
@@ -56,9 +56,10 @@ def _sessions(service: Service) -> Iterator[Metric]:
         label = service.totals.label(live.tenant)
         live_now[label] += 1
         tenants.setdefault(label, Work()).add(live)
-        load = Load(*(a + b for a, b in zip(load, live.machine.load, strict=True)))
+        loads.append(live.machine.load)
         if live.keeper is not None:
             journal_bytes += live.keeper.history.journal.nbytes
+    load = Load(*map(sum, zip(*loads, strict=True)))
     in_states = {state: states[state] for state in _STATES}
     yield _gauge("sessions", "Sessions that have not ended, by state.", in_states, ("state",))
     yield _gauge("tenant_sessions", "Sessions that have not ended.", dict(live_now), ("tenant",))

@@ -1,7 +1,8 @@
 """Which session has which worker, and who waits in line: a state machine.
 
 No I/O or clock inside: `handle(input, now) -> outputs`. It knows only workers that a link reaches.
-A worker serves one tenant at a time; sessions of that tenant may share it up to a bound.
+A worker serves one tenant at a time; sessions of that tenant may share it up to a bound. Tenants
+take turns in the line: start-time fair queueing (Goyal, Vin and Cheng 1996), by devices given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Final
 
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
+_FIRST: Final = -1.0  # the turn of who has lost its workers; those of others are 0 and more
 STATES: Final = ("idle", "busy", "leaving")  # of a worker
+_ACCOUNTS_MAX: Final = 10_000  # tenants remembered: then those that have nothing are forgotten
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,6 +31,7 @@ class Worker:
     pid: int
     supervised: bool  # a supervisor can replace it
     numerics: str = ""  # its key, as it says itself once it is reached: equal keys, equal bits
+    tenant: str = ""  # whose sessions its process has had, as it says itself
 
 
 # --- inputs --------------------------------------------------------------------------------------
@@ -55,11 +59,37 @@ class Claimed:
     tenant: str
     kinds: tuple[str, ...]
     deadline: float
+    memory_bytes: int = 0  # that each device may take
+    numerics: tuple[str, ...] = ()  # the key that the worker of each device must have; (): any
+
+
+@dataclass(slots=True, frozen=True)
+class Allowed:
+    """What a tenant's sessions may have together; None: whatever there is.
+
+    Sessions that have more by now keep it. weight: devices that it gets in its turn.
+    """
+
+    tenant: str
+    devices: int | None = None
+    memory_bytes: int | None = None
+    weight: int = 1
 
 
 @dataclass(slots=True, frozen=True)
 class Released:
-    """A session has ended, in line or on its workers."""
+    """A session has ended, in line or on its workers, or sleeps."""
+
+    session: str
+
+
+@dataclass(slots=True, frozen=True)
+class Rested:
+    """A session has let go of its workers, of which it lost one, and will claim others.
+
+    Until then it keeps its part of its tenant's quota, and then it comes before those that have
+    had none yet. The same holds for a session that was told Bereft.
+    """
 
     session: str
 
@@ -76,7 +106,7 @@ class Drain:
     worker: str
 
 
-Input = Joined | Left | Claimed | Released | Drain | Tick
+Input = Joined | Left | Claimed | Allowed | Released | Rested | Drain | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -90,10 +120,19 @@ class Granted:
 
 @dataclass(slots=True, frozen=True)
 class Placed:
-    """The session's place in line, from 1."""
+    """The session's place in line, from 1. It may grow: a tenant that has waited less often comes
+    before the second session of one that has had its turn."""
 
     session: str
     place: int
+
+
+@dataclass(slots=True, frozen=True)
+class Held:
+    """The session waits for others of its tenant, whose quota is used up; said once."""
+
+    session: str
+    message: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -130,13 +169,13 @@ class Want:
     count: int
 
 
-Output = Granted | Placed | Denied | Bereft | Replace | Want
+Output = Granted | Placed | Held | Denied | Bereft | Replace | Want
 
 
 @dataclass(slots=True)
 class _Slot:
     worker: Worker
-    tenant: str | None = None  # of its sessions now or, when it has none, the last one
+    tenant: str | None = None  # of its sessions, also when it has none any more
     sessions: set[str] = field(default_factory=set)
     leaving: bool = False
     draining: bool = False  # leaving, and to be replaced once it has no sessions
@@ -148,6 +187,32 @@ class _Slot:
         return "busy" if self.sessions else "idle"
 
 
+@dataclass(slots=True)
+class _Waiting:
+    claim: Claimed
+    number: int  # of its arrival
+    again: bool  # it had workers and lost them
+    tag: float = 0.0  # its turn; what has the lowest is next
+    held: str = ""  # the quota that it waits for
+
+
+@dataclass(slots=True, frozen=True)
+class _Grant:
+    claim: Claimed
+    workers: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Account:
+    """What a tenant has, and its turn."""
+
+    allowed: Allowed
+    devices: int = 0
+    memory_bytes: int = 0
+    turn: float = 0.0  # devices given to it by its weight, or to all when it last began to wait
+    waiting: int = 0
+
+
 class Pool:
     """Workers, their sessions, the line.
 
@@ -157,10 +222,14 @@ class Pool:
     def __init__(self, sessions_per_worker_max: int) -> None:
         self._share = sessions_per_worker_max
         self._slots: dict[str, _Slot] = {}
-        self._line: dict[str, Claimed] = {}
+        self._line: dict[str, _Waiting] = {}  # in the order of their turns
         self._places: dict[str, int] = {}
-        self._grants: dict[str, tuple[str, ...]] = {}
+        self._grants: dict[str, _Grant] = {}
+        self._kept: dict[str, Claimed] = {}  # what sessions had that are to have it again
         self._wanted: Counter[str] = Counter()
+        self._accounts: dict[str, _Account] = {}
+        self._turn = 0.0  # of the claim granted last
+        self._arrivals = 0
 
     @property
     def workers(self) -> list[tuple[Worker, int]]:
@@ -181,6 +250,11 @@ class Pool:
         """Return the state of each worker, by its slot."""
         return {name: slot.state for name, slot in self._slots.items()}
 
+    def used(self, tenant: str) -> tuple[int, int]:
+        """Return the devices that a tenant's sessions have, and the bytes reserved on them."""
+        found = self._accounts.get(tenant)
+        return (0, 0) if found is None else (found.devices, found.memory_bytes)
+
     def handle(self, given: Input, now: float) -> list[Output]:
         """Return what follows from an input."""
         out: list[Output] = []
@@ -191,23 +265,29 @@ class Pool:
                     return out
                 if known is not None:
                     self._leave(worker.worker, known.worker.epoch, "it was replaced", out)
-                self._slots[worker.worker] = _Slot(worker)
+                self._slots[worker.worker] = _Slot(worker, worker.tenant or None)
             case Left(worker_id, epoch, reason):
                 self._leave(worker_id, epoch, reason, out)
             case Claimed():
                 if len(self._line) >= LINE_MAX:
                     return [Denied(given.session, "too many sessions wait for workers")]
-                self._line[given.session] = given
+                self._join_line(given)
+            case Allowed(tenant):
+                self._account(tenant).allowed = given
             case Released(session):
-                self._line.pop(session, None)
+                self._leave_line(session)
                 self._release(session)
+            case Rested(session):
+                self._let_go(session)
             case Drain(worker_id):
                 if worker_id in self._slots and not self._slots[worker_id].leaving:
                     self._slots[worker_id].leaving = self._slots[worker_id].draining = True
             case Tick():
-                for claim in [c for c in self._line.values() if now >= c.deadline]:
-                    del self._line[claim.session]
-                    out.append(Denied(claim.session, self._shortage(claim)))
+                for each in [w for w in self._line.values() if now >= w.claim.deadline]:
+                    self._leave_line(each.claim.session)
+                    self._release(each.claim.session)
+                    message = each.held or self._shortage(each.claim)
+                    out.append(Denied(each.claim.session, message))
         self._replace_drained(out)
         self._serve(out)
         return out
@@ -219,10 +299,57 @@ class Pool:
                 if slot.worker.supervised:
                     out.append(Replace(slot.worker, "it was drained"))
 
-    def _release(self, session: str) -> None:
-        for worker in self._grants.pop(session, ()):
+    # --- accounts --------------------------------------------------------------------------------
+    def _account(self, tenant: str) -> _Account:
+        found = self._accounts.get(tenant)
+        if found is None:
+            if len(self._accounts) > _ACCOUNTS_MAX:
+                self._forget_idle()
+            found = self._accounts[tenant] = _Account(Allowed(tenant))
+        return found
+
+    def _forget_idle(self) -> None:
+        """Forget tenants that have nothing and whose turn is over; they are allowed anew."""
+        for tenant, each in list(self._accounts.items()):
+            if not each.devices and not each.waiting and each.turn <= self._turn:
+                del self._accounts[tenant]
+
+    def _join_line(self, claim: Claimed) -> None:
+        self._let_go(claim.session)
+        account = self._account(claim.tenant)
+        if not account.waiting:  # what it did not ask for meanwhile is not made up for
+            account.turn = max(account.turn, self._turn)
+        if claim.session not in self._line:
+            account.waiting += 1
+        self._arrivals += 1
+        again = claim.session in self._kept
+        self._line[claim.session] = _Waiting(claim, self._arrivals, again)
+
+    def _leave_line(self, session: str) -> None:
+        left = self._line.pop(session, None)
+        if left is not None:
+            self._account(left.claim.tenant).waiting -= 1
+
+    def _let_go(self, session: str) -> None:
+        """Take a session's workers, and leave it its part of the quota."""
+        grant = self._grants.pop(session, None)
+        if grant is None:
+            return
+        self._kept[session] = grant.claim
+        for worker in grant.workers:
             if worker in self._slots:
                 self._slots[worker].sessions.discard(session)
+
+    def _release(self, session: str) -> None:
+        self._let_go(session)
+        claim = self._kept.pop(session, None)
+        if claim is not None:
+            self._charge(claim, -1)
+
+    def _charge(self, claim: Claimed, sign: int) -> None:
+        account, devices = self._account(claim.tenant), sign * len(claim.kinds)
+        account.devices += devices
+        account.memory_bytes += devices * claim.memory_bytes
 
     def _leave(self, worker: str, epoch: int, reason: str, out: list[Output]) -> None:
         slot = self._slots.get(worker)
@@ -230,18 +357,50 @@ class Pool:
             return
         del self._slots[worker]
         for session in sorted(slot.sessions):
-            device = self._grants[session].index(worker)
+            device = self._grants[session].workers.index(worker)
             out.append(Bereft(session, device, slot.worker, reason))
-            self._release(session)
+            self._let_go(session)
+
+    # --- the line --------------------------------------------------------------------------------
+    def _order(self) -> None:
+        """Put the line into the order of turns: a tenant's own claims in that of their arrival."""
+        turns = {tenant: account.turn for tenant, account in self._accounts.items()}
+        for each in sorted(self._line.values(), key=lambda w: w.number):
+            tenant = each.claim.tenant
+            each.tag = _FIRST if each.again else turns[tenant]
+            turns[tenant] += 0.0 if each.again else self._cost(each.claim)
+        accounts = self._accounts
+        line = sorted(
+            self._line.values(),
+            key=lambda w: (w.tag, accounts[w.claim.tenant].devices, w.number),
+        )
+        self._line = {each.claim.session: each for each in line}
+
+    def _cost(self, claim: Claimed) -> float:
+        return len(claim.kinds) / self._accounts[claim.tenant].allowed.weight
 
     def _serve(self, out: list[Output]) -> None:
-        """Grant what can be granted in order of arrival; nobody overtakes on the same kind."""
+        """Grant what can be granted in the line's order; nobody overtakes on the same kind.
+
+        Who waits for the quota of its own tenant is no one's hindrance but its tenant's.
+        """
+        self._order()
         short: Counter[str] = Counter()
-        for claim in list(self._line.values()):
+        over: set[str] = set()
+        for each in list(self._line.values()):
+            claim = each.claim
+            held = "" if claim.tenant in over else self._over_quota(claim)
+            if held or claim.tenant in over:
+                over.add(claim.tenant)
+                if held and not each.held:
+                    out.append(Held(claim.session, held))
+                each.held = held or each.held
+                continue
+            each.held = ""
             if not short.keys() & set(claim.kinds):
                 chosen = self._choose(claim)
                 if chosen is not None:
-                    self._grant(claim, chosen, out)
+                    self._grant(each, chosen, out)
                     continue
             short.update(claim.kinds)
         self._make_room(short, out)
@@ -254,14 +413,28 @@ class Pool:
                 out.append(Want(kind, short[kind]))
         self._wanted = short
 
+    def _over_quota(self, claim: Claimed) -> str:
+        """Return which quota of its tenant has no room for a claim, or ""."""
+        account = self._accounts[claim.tenant]
+        allowed, more = account.allowed, len(claim.kinds)
+        if claim.session in self._kept:
+            return ""
+        if allowed.devices is not None and account.devices + more > allowed.devices:
+            return over_quota("devices", more, account.devices, allowed.devices)
+        new = more * claim.memory_bytes
+        if allowed.memory_bytes is not None and account.memory_bytes + new > allowed.memory_bytes:
+            return over_quota("bytes of memory", new, account.memory_bytes, allowed.memory_bytes)
+        return ""
+
     def _choose(self, claim: Claimed) -> list[_Slot] | None:
         """Return a distinct worker for each device: a free one first, else one to share."""
         chosen: list[_Slot] = []
-        for kind in claim.kinds:
+        for index, kind in enumerate(claim.kinds):
             able = [
                 slot
                 for slot in self._slots.values()
                 if slot.worker.kind == kind
+                and (not claim.numerics or slot.worker.numerics == claim.numerics[index])
                 and not slot.leaving
                 and slot not in chosen
                 and self._may_have(slot, claim.tenant)
@@ -272,17 +445,25 @@ class Pool:
         return chosen
 
     def _may_have(self, slot: _Slot, tenant: str) -> bool:
-        if slot.tenant == tenant:
-            return len(slot.sessions) < self._share
-        # Another tenant's process is replaced, not reused, where someone can replace it.
-        return not slot.sessions and (slot.tenant is None or not slot.worker.supervised)
+        """Return whether a tenant may use a worker: its own, or a process that nobody has used.
 
-    def _grant(self, claim: Claimed, chosen: list[_Slot], out: list[Output]) -> None:
-        del self._line[claim.session]
+        Another tenant's process is replaced, never handed over. One that nobody can replace stays
+        its tenant's until it is started anew.
+        """
+        return slot.tenant is None or (slot.tenant == tenant and len(slot.sessions) < self._share)
+
+    def _grant(self, waiting: _Waiting, chosen: list[_Slot], out: list[Output]) -> None:
+        claim = waiting.claim
+        self._leave_line(claim.session)
+        account = self._accounts[claim.tenant]
+        self._turn = max(self._turn, waiting.tag)
+        account.turn += 0.0 if waiting.again else self._cost(claim)
+        self._release(claim.session)
+        self._charge(claim, 1)
         for slot in chosen:
             slot.tenant = claim.tenant
             slot.sessions.add(claim.session)
-        self._grants[claim.session] = tuple(slot.worker.worker for slot in chosen)
+        self._grants[claim.session] = _Grant(claim, tuple(slot.worker.worker for slot in chosen))
         out.append(Granted(claim.session, tuple(slot.worker for slot in chosen)))
 
     def _make_room(self, short: Counter[str], out: list[Output]) -> None:
@@ -299,7 +480,28 @@ class Pool:
         asked = ", ".join(f"{n} {kind}" for kind, n in Counter(claim.kinds).items())
         there = Counter(slot.worker.kind for slot in self._slots.values())
         has = ", ".join(f"{there[kind]} {kind}" for kind in dict.fromkeys(claim.kinds))
+        alike = ""
+        if claim.numerics:
+            keys = {slot.worker.numerics for slot in self._slots.values()}
+            if keys.isdisjoint(claim.numerics):
+                alike = (
+                    " None of them computes the same bits as those that the session had (their "
+                    "numerics keys differ): allow_numerics_change=True lets it go on with others."
+                )
         return (
             f"no worker became free in time: asked for {asked}; the gateway has {has}, "
             "all in use or fewer than asked for. Try later, ask for fewer, or start more workers."
+            f"{alike}"
         )
+
+
+def over_quota(what: str, requested: int, used: int, limit: int) -> str:
+    """Return what a client is told whose tenant has used up its quota.
+
+    >>> over_quota("devices", 2, 3, 4)
+    "the tenant's quota of devices: requested 2, used 3, limit 4; end a session or ask for less"
+    """
+    return (
+        f"the tenant's quota of {what}: requested {requested}, used {used}, limit {limit}; "
+        "end a session or ask for less"
+    )

@@ -34,6 +34,7 @@ from farspan_server.keeper import Keeper
 from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
 from farspan_server.worker_side import WorkerSide
 from farspan_server.workers import WorkerLink
@@ -51,8 +52,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         self.draining = False  # takes no new sessions
         self._stopping = False
         self.totals = Totals()
-        disk = TimedDisk(self.totals.sync_s.add)
-        self._shelf = Shelf(config.journals, disk) if config.journals is not None else None
+        self.tenancy = Tenancy(config, TimedDisk(self.totals.sync_s.add), self._tell_pool)
+        self._shelf = Shelf(config.journals, self.tenancy.disk) if config.journals else None
         #: One thread: while it waits for the disk, what others write gathers for its next turn.
         self._syncing = ThreadPoolExecutor(1, "farspan-sync")
 
@@ -72,6 +73,7 @@ class Service(Arrivals, WorkerSide, Bulk):
             self.supervisor = SupervisorLink(self.config.supervisor, self)
             await self.supervisor.start()
         self._spawn(self._clock())
+        self.tenancy.start()
 
     async def stop(self) -> None:
         """End all sessions and links, but for sessions that stay on disk for another gateway."""
@@ -89,6 +91,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         await asyncio.to_thread(self._syncing.shutdown)
         if self._shelf is not None:
             self._shelf.release()
+        self.tenancy.stop()
 
     def _leave(self, live: Live) -> None:
         """Let a session lie on disk. Its client finds its stream broken, and tries again."""
@@ -111,14 +114,14 @@ class Service(Arrivals, WorkerSide, Bulk):
             async with turns:
                 found = await asyncio.to_thread(shelf.open, session)
             if found is not None:
-                self._wake(session, found)
+                self.tenancy.woken(self._wake(session, found), shelf.path(session))
 
         names = shelf.take()
         await asyncio.gather(*map(wake, names))
         if names:
             log.info("%d sessions were found on disk", len(self._sessions))
 
-    def _wake(self, session: str, found: History) -> None:
+    def _wake(self, session: str, found: History) -> Live:
         past = found.past
         machine = sessions.Session.woken(
             tuple(past.session["kinds"]),
@@ -133,6 +136,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         self._keeper(live, found)
         self._sessions[live.id] = live
         self._channels[live.channel] = live
+        return live
 
     @property
     def sessions(self) -> Collection[Live]:
@@ -227,16 +231,16 @@ class Service(Arrivals, WorkerSide, Bulk):
                         # One that has lost its workers waits until others can have been started.
                         least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
-                        self._tell_pool(
-                            pools.Claimed(live.id, live.tenant, live.machine.kinds, deadline)
-                        )
+                        for told in self.tenancy.claim(live, deadline):
+                            self._tell_pool(told)
                     case messages.Rest():
                         self._rest(live)
                     case messages.Welcomed():
                         self._welcome(live)
-                    case messages.Refuse(message):
+                    case messages.Refuse(message, for_now):
                         assert live.coming is not None
-                        live.coming.stream.end("SessionClosedError", message)
+                        kind = "CapacityError" if for_now else "SessionClosedError"
+                        live.coming.stream.end(kind, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
@@ -271,7 +275,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
-        self._tell_pool(pools.Released(live.id))
+        asleep = live.machine.state == sessions.ASLEEP
+        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
@@ -297,3 +302,4 @@ class Service(Arrivals, WorkerSide, Bulk):
         if live.stream is not None:
             live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
+        self.tenancy.ended(live, kind)

@@ -168,6 +168,11 @@ class Session:
         return self._received
 
     @property
+    def base(self) -> int:
+        """The sequence number of the last frame that is in the last snapshot."""
+        return self._base
+
+    @property
     def replaced(self) -> str:
         """Why it has other workers than its first, as the beginning of a sentence, or ""."""
         if self.recoveries:
@@ -442,7 +447,8 @@ class Session:
         if asleep and not self._syncs and applied > self._received:
             return [Refuse(f"frames after {self._received} were lost with the gateway's machine")]
         if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
-            return [Refuse("the session waits for workers and holds all that it may")]
+            text = "the session waits for workers and holds all that it may"
+            return [Refuse(text, for_now=True)]
         self._attempt = attempt
         if asleep:
             # What the client has not confirmed is computed again, and so told again. A loss of

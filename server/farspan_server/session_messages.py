@@ -211,9 +211,10 @@ class Welcomed:
 
 @dataclass(slots=True, frozen=True)
 class Refuse:
-    """End the stream that wanted to resume, and nothing else."""
+    """End the stream that wanted to resume, and nothing else. for_now: it may come again."""
 
     message: str
+    for_now: bool = False
 
 
 @dataclass(slots=True, frozen=True)

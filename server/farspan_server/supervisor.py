@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from farspan.core import limits, link
-from farspan.core.errors import FarspanError
+from farspan.core.errors import FarspanError, ServiceError
 
 from farspan_server import fleet as fleets
 from farspan_server.fleet import Action, Fleet, Observation, Started
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 _RECONNECT_S = 0.2  # between attempts to reach the gateway
 _KILL_S = 5.0  # for a launcher to end a process; its epoch is over whether it does or not
+
+
+class LauncherGoneError(ServiceError):
+    """A launcher can start nothing any more: the supervisor ends, and whoever started it acts."""
 
 
 class Launcher(Protocol):
@@ -58,13 +62,17 @@ class Supervisor:
         self._keys: dict[int, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lives: dict[int, asyncio.Task[None]] = {}
+        self._gone: asyncio.Future[None] = asyncio.Future()
 
     async def run(self) -> None:
-        """Supervise until cancelled; then end every worker."""
+        """Supervise until cancelled; then end every worker. LauncherGoneError."""
+        gateway = asyncio.ensure_future(self._serve_gateway())
         try:
             self._do(self._fleet.begin())
-            await self._serve_gateway()
+            await asyncio.wait({gateway, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            (self._gone if self._gone.done() else gateway).result()
         finally:
+            gateway.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,6 +129,10 @@ class Supervisor:
                 watch = await dial(started.address, self._keys[process], _WATCH)
         except TimeoutError:
             self._spawn(self._kill(process, f"it did not start within {limits.START_S:g} s"))
+            return
+        except LauncherGoneError as error:
+            if not self._gone.done():
+                self._gone.set_exception(error)
             return
         except Exception as error:  # whatever the launcher says: try again, ever more slowly
             log.warning("a %s worker did not start: %s", kind, error)

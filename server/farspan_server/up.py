@@ -44,6 +44,9 @@ class Plan:
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
     metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
+    token_file: Path | None = None  # tokens beside the one that is made
+    tenants: Path | None = None
+    audit: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,9 @@ class Up:
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
+            *([] if plan.tenants is None else ["--tenants", str(plan.tenants)]),
+            *([] if plan.audit is None else ["--audit", str(plan.audit)]),
         )
         gateway = await self._child("gateway", *serve, "--port", str(plan.port), *told)
         if told:

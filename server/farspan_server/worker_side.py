@@ -13,12 +13,14 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import link
+from farspan.core.errors import JournalError
 
 from farspan_server import pool as pools
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.live import KINDS, Live
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.tenancy import Tenancy
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class WorkerSide:
     """The workers' half of `service.Service`."""
 
     if TYPE_CHECKING:
+        tenancy: Tenancy
 
         def give(self, live: Live, given: messages.Input) -> None: ...
 
@@ -80,9 +83,14 @@ class WorkerSide:
                 self._start(self._sessions[session], workers)
             case pools.Placed(session, place) if session in self._sessions:
                 self._sessions[session].post(line=place)
+            case pools.Held(session, message) if session in self._sessions:
+                self.tenancy.held(self._sessions[session], message)
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
                 why = live.machine.replaced
+                if live.stays and live.machine.received and not why:
+                    self._not_woken(live, message)
+                    return
                 kind = "WorkerLostError" if why else "CapacityError"
                 self.give(live, messages.Fault(kind, why + message))
             case pools.Bereft(session, device, worker, reason):
@@ -91,6 +99,17 @@ class WorkerSide:
                 self._supervise(link.Retire(worker.worker, worker.epoch, reason))
             case pools.Want(kind, count):
                 self._supervise(link.Wanted(kind, count))
+
+    def _not_woken(self, live: Live, message: str) -> None:
+        """Tell the client of a session that slept that there is no worker, and lose nothing."""
+        if live.stream is not None:
+            stream, live.stream = live.stream, None
+            stream.end("CapacityError", f"{message} The session stays on disk; attach to it later.")
+            self.give(live, messages.ClientGone())
+        # In line until its lease ends, when it sleeps again: its client may be back before.
+        deadline = time.monotonic() + self.config.lease_s + live.wait_s
+        for told in self.tenancy.claim(live, deadline):
+            self._tell_pool(told)
 
     def _supervise(self, body: link.Fleet) -> None:
         if self.supervisor is not None:
@@ -103,13 +122,23 @@ class WorkerSide:
             for index, worker in enumerate(workers)
         )
         for index, each in enumerate(live.links):
-            memory = self.config.memory_bytes_max
+            memory = live.memory_bytes
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, live.names[index], restore,
                 steady=live.keeper is not None,
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
+        try:
+            changed = live.pin(tuple(worker.numerics for worker in workers))
+        except JournalError as error:
+            self.give(live, messages.Fault("JournalError", str(error)))
+            return
+        if changed:
+            log.warning(
+                "session %s: goes on with workers of another numerics key, as it allows; its bits "
+                "may differ after frame %d", live.id, live.machine.base,
+            )  # fmt: skip
         live.post(devices=live.devices)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)

@@ -165,9 +165,11 @@ class WorkerLink:
         except TimeoutError:
             raise ConnectionResetError("it did not say who it is") from None
         if self.worker.supervised:
-            self.worker = replace(self.worker, numerics=me.numerics)
+            self.worker = replace(self.worker, numerics=me.numerics, tenant=me.tenant)
         else:  # nobody else told us
-            self.worker = replace(self.worker, host=me.host, pid=me.pid, numerics=me.numerics)
+            self.worker = replace(
+                self.worker, host=me.host, pid=me.pid, numerics=me.numerics, tenant=me.tenant
+            )
 
     async def _hear(self) -> None:
         assert self._control is not None

@@ -72,6 +72,7 @@ class Inbox:
 
     def __init__(self, queue: Callable[[Session], None]) -> None:
         self.sessions: dict[int, Session] = {}
+        self.tenant = ""  # of all sessions that this process has had
         self._queue = queue
         self._ended: deque[int] = deque(maxlen=4_096)  # channels whose late bytes are dropped
 
@@ -80,12 +81,15 @@ class Inbox:
         return channel in self.sessions or channel in self._ended
 
     def open(self, channel: int, body: link.Open, engine: Engine, owner: Any) -> Session:
-        """Return the new session; raise CapacityError while another tenant is here."""
+        """Return the new session; raise CapacityError if the process has been another tenant's.
+
+        Also when that one's sessions have ended: what they have freed lies about in this memory.
+        """
         if self.knows(channel):
             raise ProtocolError(f"channel {channel} has been used")
-        others = {s.body.tenant for s in self.sessions.values()} - {body.tenant}
-        if others:
+        if self.tenant not in ("", body.tenant):
             raise CapacityError("the worker serves another tenant; ask for another worker")
+        self.tenant = body.tenant
         session = Session(channel, body, engine, owner)
         self.sessions[channel] = session
         return session

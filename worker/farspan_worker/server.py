@@ -165,7 +165,8 @@ class Worker:
         if before is not None:  # one gateway at a time: the newer one fences the older
             before.close()
             self._end_all_of(before)
-        me = link.Greeting(socket.gethostname(), os.getpid(), numerics_key(self._kind))
+        key = numerics_key(self._kind)
+        me = link.Greeting(socket.gethostname(), os.getpid(), key, self._inbox.tenant)
         control.send(link.pack_greeting(me))
         try:
             while True:

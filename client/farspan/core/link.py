@@ -406,6 +406,7 @@ class Greeting:
     host: str
     pid: int
     numerics: str  # its numerics key: equal keys compute equal bits
+    tenant: str = ""  # whose sessions this process has had; nobody else's may come
 
 
 def pack_greeting(body: Greeting) -> bytes:
@@ -417,9 +418,12 @@ def unpack_greeting(payload: bytes | memoryview) -> Greeting:
     """Return the body of a HELLO message; raise ProtocolError if a field is missing or wrong."""
     body = unpack_json(payload)
     host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
+    tenant = body.get("tenant", "")
     if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
         raise ProtocolError("link: HELLO with a wrong field")
-    return Greeting(host, pid, numerics)
+    if not isinstance(tenant, str):
+        raise ProtocolError("link: HELLO with a wrong field")
+    return Greeting(host, pid, numerics, tenant)
 
 
 @dataclass(slots=True, frozen=True)

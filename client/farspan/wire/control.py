@@ -346,6 +346,7 @@ def decode(kind: type[_T], data: bytes) -> _T:
         at_most("durable", result.durable, ID_END - 1)
     elif kind is Up:
         at_most("confirmed", result.confirmed, ID_END - 1)
+        at_most("frames", len(result.frames), limits.UP_FRAMES_MAX)
     return result  # type: ignore[no-any-return]
 
 
@@ -355,6 +356,7 @@ def _up(message: Any) -> Up:
     if message.pieces:
         at_most("pieces", len(message.pieces), limits.SHARED_PIECES_MAX)
         pieces = tuple(map(_piece, message.pieces))
+    at_most("frames", len(message.frames), limits.UP_FRAMES_MAX)
     return Up(
         hello,
         tuple(message.frames),

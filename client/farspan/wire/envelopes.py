@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from farspan.core import limits
+
 _BYTES: Final = 2  # protobuf's wire types: field number << 3 | type
 _REPEATED: Final = 2 << 3 | _BYTES  # `frames` of Up, `events` of Down
 _APPLIED: Final = 5 << 3
@@ -23,6 +25,8 @@ _COLUMNS: Final = {1 << 3 | _BYTES: 0, 2 << 3 | _BYTES: 1, 3 << 3 | _BYTES: 2, _
 _FIRST: Final = 1 << 3 | _BYTES  # `events` of EventList, `value` of Event
 #: Commands are read by hand up to these many bytes: longer ones protobuf reads faster.
 SHORT_BYTES: Final = 512
+
+_PARTS_MAX: Final = 2 * limits.UP_FRAMES_MAX  # beyond, protobuf reads faster, to refuse it
 
 #: Opcodes, modes, counts, ids, places of statics, scalar counts.
 Columns = tuple[list[int], ...]
@@ -62,6 +66,8 @@ def decode_parts(data: bytes) -> tuple[tuple[bytes, ...], int, int] | None:
                     return None
                 parts.append(data[at : at + value])
                 at += value
+                if len(parts) > _PARTS_MAX:
+                    return None
             elif tag in (_APPLIED, _DURABLE) and tag != last:
                 numbers[tag == _DURABLE] = value
             else:

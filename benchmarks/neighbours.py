@@ -1,0 +1,284 @@
+"""What a tenant feels of another one that floods the gateway.
+
+    python benchmarks/neighbours.py [--seconds 2] [--rounds 3]     # round trips, beside those alone
+    python benchmarks/neighbours.py --turns                        # the gateway's turns
+
+A service of real processes with a worker for each tenant. The neighbour reads a number back, over
+and over; meanwhile the other sends as fast as it can, in each of the ways below. Alone and beside
+it alternate; printed are medians over the rounds of the median and of the 99th percentile. The
+machine's cores are shared too: `spin` shows what one busy core costs by itself, with no flood.
+
+A turn of the gateway's loop is what everybody waits for who comes meanwhile. `--turns` measures
+them in CPU time of the gateway's thread, which other processes do not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import secrets
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import farspan
+import grpc
+from farspan import wire
+from farspan.core import link
+from farspan.core.op import table_hash
+from farspan_server import auth, token_file
+from farspan_server.cli import quiet
+from farspan_server.config import GatewayConfig, StaticWorker
+from farspan_server.gateway import Gateway
+
+
+@contextmanager
+def service() -> Iterator[tuple[str, str, str]]:
+    """Yield the address and two tenants' tokens."""
+    with tempfile.TemporaryDirectory(prefix="neighbours-") as folder:
+        path, tokens = Path(folder) / "tokens", []
+        for tenant in ("anna", "bert"):
+            token, kept = auth.new_token(tenant, time.time())
+            line = token_file.line_of(kept)
+            token_file.change(path, lambda lines, line=line: lines.append(line))
+            tokens.append(token)
+        up = subprocess.Popen(
+            [sys.executable, "-m", "farspan_server", "up", "--no-ray", "--workers", "cpu:2",
+             "--threads", "1", "--token-file", str(path), "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        try:
+            assert up.stdout is not None
+            yield json.loads(up.stdout.readline())["address"], tokens[0], tokens[1]
+        finally:
+            up.send_signal(signal.SIGTERM)
+            up.wait(30)
+
+
+# --- floods: each runs until it is killed ---------------------------------------------------------
+def commands(address: str, token: str) -> None:
+    """Operations without a pause, as fast as credits allow."""
+    with farspan.connect(address, token=token, devices="cpu"):
+        x = farspan.zeros(8)
+        while True:
+            x = x + 1
+
+
+def uploads(address: str, token: str) -> None:
+    """Tensors of 16 MB, one after the other."""
+    import numpy as np
+
+    with farspan.connect(address, token=token, devices="cpu"):
+        data = np.zeros(4_000_000, np.float32)
+        while True:
+            farspan.tensor(data)
+
+
+def questions(address: str, token: str) -> None:
+    """Lists of sessions, 64 at a time."""
+    with _channel(address) as channel:
+        call = channel.unary_unary(f"/{wire.SERVICE}/List")
+        body = wire.encode(wire.ListRequest())
+        while True:
+            for each in [call.future(body, metadata=_bearer(token)) for _ in range(64)]:
+                each.result()
+
+
+def guesses(address: str, token: str) -> None:
+    """Wrong tokens, 64 at a time."""
+    with _channel(address) as channel:
+        call = channel.unary_unary(f"/{wire.SERVICE}/List")
+        while True:
+            for each in [call.future(b"", metadata=_bearer("x" * 60)) for _ in range(64)]:
+                each.exception()
+
+
+def crumbs(address: str, token: str) -> None:
+    """Messages of 4,000 frames that have been seen before."""
+    from farspan.core.command import FREE, Frame
+
+    frame = Frame(0, sequence=1, epoch=1, opcodes=[FREE], modes=[0], counts=[1], ids=[1],
+                  statics=[()], scalar_counts=[0], numbers=[0])  # fmt: skip
+    data = wire.encode_frame(frame)
+    many = wire.encode(wire.Up(frames=(data,) * 4_000))
+
+    def say() -> Iterator[bytes]:
+        hello = wire.Hello(table_hash(), devices="cpu")
+        yield wire.encode(wire.Up(hello=hello, frames=(data,)))
+        while True:
+            yield many
+
+    with _channel(address) as channel:
+        for _ in channel.stream_stream(f"/{wire.SERVICE}/Session")(say(), metadata=_bearer(token)):
+            pass
+
+
+def spin(address: str, token: str) -> None:
+    """Nothing of farspan's: a core is busy."""
+    while True:
+        pass
+
+
+FLOODS: tuple[Callable[[str, str], None], ...] = (
+    commands, uploads, questions, guesses, crumbs, spin,
+)  # fmt: skip
+
+
+def start(flood: Callable[[str, str], None], address: str, token: str) -> tuple[Any, Any]:
+    """Return the process of a flood, and an event that is set when it begins to connect."""
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    arguments = (flood.__name__, address, token, begun)
+    process = context.Process(target=_run, args=arguments, daemon=True)
+    process.start()
+    return process, begun
+
+
+def _run(name: str, address: str, token: str, begun: Any) -> None:
+    begun.set()
+    next(flood for flood in FLOODS if flood.__name__ == name)(address, token)
+
+
+def _channel(address: str) -> Any:
+    return grpc.insecure_channel(address.removeprefix("grpc://"))
+
+
+def _bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+# --- the neighbour --------------------------------------------------------------------------------
+def trips(seconds: float) -> list[float]:
+    """Return the seconds of each round trip."""
+    x, found, ends = farspan.ones(1), [], time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        begun = time.perf_counter()
+        (x + 1).item()
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def summary(found: list[float]) -> tuple[float, float]:
+    """Return the median and the 99th percentile, in microseconds."""
+    ordered = sorted(found)
+    return 1e6 * statistics.median(ordered), 1e6 * ordered[int(0.99 * (len(ordered) - 1))]
+
+
+def measure(flood: Callable[[str, str], None], seconds: float, rounds: int) -> dict[str, float]:
+    """Return medians over the rounds: alone, beside the flood."""
+    alone, beside = [], []
+    with service() as (address, anna, bert):
+        with farspan.connect(address, token=bert, devices="cpu"):
+            trips(0.3)
+            for _ in range(rounds):
+                alone.append(summary(trips(seconds)))
+                other, begun = start(flood, address, anna)
+                begun.wait(60)
+                time.sleep(1.0)
+                beside.append(summary(trips(seconds)))
+                assert other.is_alive(), f"{flood.__name__} has ended"
+                os.kill(other.pid or 0, signal.SIGKILL)
+                other.join()
+                time.sleep(0.5)
+    names = ("alone_p50_us", "alone_p99_us", "beside_p50_us", "beside_p99_us")
+    columns = zip(*([*a, *b] for a, b in zip(alone, beside, strict=True)), strict=True)
+    return {name: statistics.median(c) for name, c in zip(names, columns, strict=True)}
+
+
+# --- turns ----------------------------------------------------------------------------------------
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that notes the CPU seconds of each of its turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[float] = []
+
+    def _run_once(self) -> None:
+        begun = time.thread_time()
+        super()._run_once()  # type: ignore[misc]
+        self.turns.append(time.thread_time() - begun)
+
+
+async def turns(loop: Loop, flood: Callable[[str, str], None], seconds: float) -> list[float]:
+    """Return the turns of a gateway in this process under a flood."""
+    key = secrets.token_bytes(link.KEY_BYTES)
+    token = secrets.token_hex(32)
+    with tempfile.TemporaryDirectory(prefix="neighbours-") as folder:
+        path = Path(folder) / "key"
+        path.write_text(key.hex())
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "farspan_server", "worker", "--listen", "127.0.0.1:0",
+             "--key-file", str(path), "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert worker.stdout is not None
+        where = json.loads(worker.stdout.readline())["address"]
+        config = GatewayConfig({token: "anna"}, table_hash(), workers=(StaticWorker(where, key),))
+        gateway = Gateway(config)
+        address = await gateway.start()
+        quiet()
+        other, begun = start(flood, address, token)
+        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.sleep(1.0)
+        loop.turns.clear()
+        await asyncio.sleep(seconds)
+        found = sorted(loop.turns)
+        assert other.is_alive(), f"{flood.__name__} has ended"
+        os.kill(other.pid or 0, signal.SIGKILL)
+        worker.terminate()
+        await gateway.stop(0.1)
+        worker.wait(30)
+    return found
+
+
+def tell_turns(flood: Callable[[str, str], None], seconds: float) -> None:
+    """Print a flood's turns."""
+    loop = Loop()
+    found = loop.run_until_complete(turns(loop, flood, seconds))
+    p50, p99 = 1e6 * statistics.median(found), 1e6 * found[int(0.99 * (len(found) - 1))]
+    print(
+        f"{flood.__name__:10s} {len(found):7d} turns, us: median {p50:5.0f}"
+        f"   p99 {p99:6.0f}   longest {1e6 * found[-1]:6.0f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print a line a flood."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=[flood.__name__ for flood in FLOODS])
+    parser.add_argument("--turns", action="store_true")
+    asked = parser.parse_args()
+    if asked.turns:
+        for flood in FLOODS:
+            if asked.only in (None, flood.__name__):
+                tell_turns(flood, asked.seconds)
+        return
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} cores, load {load:.1f}; microseconds of a round trip, p50 / p99")
+    for flood in FLOODS:
+        if asked.only in (None, flood.__name__):
+            m = measure(flood, asked.seconds, asked.rounds)
+            print(
+                f"{flood.__name__:10s} alone {m['alone_p50_us']:6.0f} /{m['alone_p99_us']:7.0f}"
+                f"   beside {m['beside_p50_us']:6.0f} /{m['beside_p99_us']:7.0f}"
+                f"   {m['beside_p50_us'] / m['alone_p50_us']:5.2f} x"
+                f" /{m['beside_p99_us'] / m['alone_p99_us']:6.2f} x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
