@@ -38,7 +38,8 @@ FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the 
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
 IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
-FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
+FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company,
+FLUSH_RARELY_S: Final = 0.008  # or so many: the first one after others that were all waited for.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
 
