@@ -38,7 +38,8 @@ FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the 
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
 IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
-FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
+FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company,
+FLUSH_RARELY_S: Final = 0.008  # or so many: the first one after others that were all waited for.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
 
@@ -98,6 +99,7 @@ PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Def
 SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
 LOOP_CACHE_BYTES_MAX: Final = 64 * MiB  # compiled loops kept on disk, some KiB each.
 LOOP_OBJECT_BYTES_MAX: Final = 4 * MiB  # of one of them; a longer one is compiled each time.
+PROGRAMS_COMMANDS_MAX: Final = 131_072  # of all bodies together, half a KiB each.
 PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 SNAPSHOT_HEADER_BYTES_MAX: Final = 256 * MiB  # the structure of an engine's state, as JSON.
