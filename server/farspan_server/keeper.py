@@ -221,10 +221,14 @@ class Keeper:
 
     async def _replay(self, first: int, last: int, room: Callable[[], bool], end: int) -> None:
         links, channel = self._links, self._channel
-        for device in range(len(self.history.past.parts)):
-            data = await asyncio.to_thread(_reading, self.history.part, device)
-            for chunk in link.chunks(link.RESTORE, data):
+        parts = self.history.past.parts
+        for device in range(len(parts)):
+            total, offset, pieces = parts[device].nbytes, 0, self.history.pieces(device)
+            while data := await asyncio.to_thread(_reading, _next, pieces):
+                flags = link.LAST if offset + len(data) == total else 0
+                chunk = link.Chunk(link.RESTORE, total, offset, flags, data)
                 await links[device].upload(channel, chunk)
+                offset += len(data)
         records = self.history.replay(end)
         while batch := await asyncio.to_thread(_reading, _some, records):
             for record in batch:
@@ -347,6 +351,10 @@ class Keeper:
 
 def _chunk(kept: Chunk) -> link.Chunk:
     return link.Chunk(kept.transfer, kept.total, kept.offset, kept.flags, kept.data)
+
+
+def _next(pieces: Iterator[bytes]) -> bytes:
+    return next(pieces, b"")
 
 
 def _some(records: Iterator[Any]) -> list[Any]:
