@@ -275,7 +275,9 @@ class Gateway:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
             log.exception("session %s: a message could not be taken", live.id)
-            fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
+            fault = messages.Fault(
+                "ServiceError", f"a message could not be taken: {type(error).__name__}"
+            )
             self.service.give(live, fault)
 
     async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
