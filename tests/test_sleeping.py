@@ -102,6 +102,21 @@ def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
         assert not os.listdir(tmp_path)
 
 
+def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 1
+        segment.write_bytes(data)
+        client = cluster.connect(attach=session, reconnect_s=0)
+        assert "damaged" in client.lost().message
+        cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
+        cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
+        assert not os.listdir(tmp_path)
+
+
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:
     with clustered(tmp_path):
         other = Cluster()

@@ -160,16 +160,18 @@ class Arrivals:
 
     def _keeper(self, live: Live, history: History) -> None:
         """Let a session be journalled."""
-        assert self._shelf is not None
+        shelf = self._shelf
+        assert shelf is not None
         live.keeper = Keeper(
-            self._shelf.disk,
-            self._shelf.path(live.id),
+            shelf.disk,
+            shelf.path(live.id),
             history,
             lambda given: self.give(live, given),
             self.config.snapshot_every_s,
             self._syncing,
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
+            aside=lambda error: shelf.set_aside(live.id, error),
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
