@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -299,3 +302,35 @@ def test_a_broken_connection_is_a_pause_whatever_a_session_survives(
     finally:
         proxy.close()
     assert found == expected and proxy.cuts >= 4
+
+
+@pytest.mark.slow
+def test_threads_upload_and_read_through_cuts_and_a_kill(service: Service) -> None:
+    proxy = Proxy(int(service.address.rpartition(":")[2]))
+    rng = random.Random(5)
+    found: dict[int, float] = {}
+
+    def work(k: int) -> None:
+        x = torch.zeros(70_000) + k
+        for i in range(25):
+            x = x + torch.tensor(np.full(70_000, float(i)))
+            if i % 5 == 0:
+                x.numpy()
+        found[k] = float(x[0])
+
+    try:
+        with torch.connect(proxy.address, token=service.token, timeout=30):
+            proxy.again = lambda: rng.randrange(500_000, 8_000_000)
+            proxy.budget = proxy.again()
+            threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            service.kill_gateway()
+            service.start_gateway()
+            for thread in threads:
+                thread.join()
+            proxy.again = proxy.budget = None
+    finally:
+        proxy.close()
+    assert found == {k: k + 300.0 for k in range(4)} and proxy.cuts >= 3
