@@ -144,7 +144,7 @@ class Answers:
             with self._lock:
                 self.issue(device, cmd.GET, 0, ids, (request, kind, about))
                 self.flush()
-            while not wait.done(_LOOK_S) and self._lost is None:
+            while not wait.done(_LOOK_S) and not self._over:
                 pass
         except BaseException:  # Ctrl-C: the bytes need not come
             self.transport.give_up(request)

@@ -288,15 +288,16 @@ class Session(Answers, Lasting, Reporting):
                     self._refuse()
                 self._send(lane, all_frees=True, ending=True)
 
-    def _flush_old(self) -> None:
+    def _flush_old(self) -> bool:
         """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
 
         What is held until its run is complete has more time, and all the time while the worker has
-        something to do.
+        something to do. Returns whether anything was open or held.
         """
-        waiting = self._ready or any(r.held or r.lane.commands for r in self._replays)
-        if not waiting or not self.transport.ready:
-            return
+        if not (self._ready or any(r.held or r.lane.commands for r in self._replays)):
+            return False
+        if not self.transport.ready:
+            return True
         try:
             with self._lock:
                 for replay in self._replays:
@@ -304,6 +305,7 @@ class Session(Answers, Lasting, Reporting):
                         self._send(replay.lane, all_frees=True, late=True)
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)
+        return True
 
     def _send(
         self, lane: Lane, all_frees: bool = False, ending: bool = False, late: bool = False
@@ -560,7 +562,8 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
     """Send open frames that have waited FLUSH_DELAY_S for company; ends with its session.
 
     While commands come it looks by itself, every FLUSH_DELAY_S: waking it by each of them would put
-    a change of threads into the way of every value that is read.
+    a change of threads into the way of every value that is read. It looks more rarely while whoever
+    issues them leaves nothing open, because each is followed by a read that sends it.
     """
     while True:
         if not owed.wait(1.0):
@@ -572,16 +575,19 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
         if session is None:
             return
         session._flusher_awake = True
-        quiet = 0
+        quiet, delay_s = 0, limits.FLUSH_DELAY_S
         while quiet < limits.FLUSH_QUIET_ROUNDS:
             issued = session.commands
             del session
-            time.sleep(limits.FLUSH_DELAY_S)
+            time.sleep(delay_s)
             session = ref()
             if session is None or session._over:
                 return  # whoever uses the session next is told why
             quiet = quiet + 1 if session.commands == issued else 0
-            session._flush_old()
+            if session._flush_old() or quiet:
+                delay_s = limits.FLUSH_DELAY_S
+            else:
+                delay_s = min(2 * delay_s, limits.FLUSH_RARELY_S)
         with session._lock:
             session._flusher_awake = False
             for lane in session.lanes:

@@ -185,9 +185,7 @@ class Gateway:
         return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
-        live = self.service.find(tenant, asked.session)
-        closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
-        self.service.give(live, closed)
+        await self.service.close(tenant, asked.session)
         return wire.CloseReply()
 
     # --- the control stream ----------------------------------------------------------------------

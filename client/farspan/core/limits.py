@@ -38,7 +38,8 @@ FLUSH_QUIET_ROUNDS: Final = 50  # of FLUSH_DELAY_S without a command, until the 
 # With nothing under way a few commands wait for each other, at most FLUSH_DELAY_S: an operation and
 # the reading of its value then travel as one message, each of which costs as much as many commands.
 IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
-FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company.
+FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company,
+FLUSH_RARELY_S: Final = 0.008  # or so many: the first one after others that were all waited for.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
 
@@ -145,7 +146,7 @@ RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that wil
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
-RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+RECONNECT_DELAY_S_MAX: Final = 1.0  # between a client's attempts; the first follows at once.
 HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

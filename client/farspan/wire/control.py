@@ -6,7 +6,7 @@ making); what a field means and may hold stands in stream.proto.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import EncodeError
@@ -46,7 +46,7 @@ class Resume:
     """Goes on with a session: who it is, and what it knows."""
 
     session: str
-    secret: bytes
+    secret: bytes = field(repr=False)  # it stands in no log
     attempt: int
     confirmed: int = 0
     applied: int = 0
@@ -82,7 +82,7 @@ class Welcome:
     features: tuple[str, ...] = ()
     major: int = MAJOR
     minor: int = MINOR
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     received: int = 0
     durability: str = ""
 
