@@ -201,12 +201,13 @@ def idle(options: Any) -> dict[str, Any]:
 
 def half_open(options: Any) -> dict[str, Any]:
     """Measure how soon each side notices that the way to the other is dead."""
-    from test_holding import live_streams, stalled_reader
+    from test_holding import stalled_reader, streams
 
     with Service(workers=1, spares=0) as service:
         with CuttingProxy(service.address.removeprefix("grpc://")) as proxy:
             with service.connect(address=f"grpc://{proxy.address}") as session:
                 torch.ones(3).sum().item()
+                before = streams(service)
                 proxy.silence(True)
                 ledger = session.transport._ledger
                 began = time.monotonic()
@@ -218,7 +219,7 @@ def half_open(options: Any) -> dict[str, Any]:
 
                 watching = threading.Thread(target=watch)
                 watching.start()
-                wait_until(lambda: not live_streams(service), 60)
+                wait_until(lambda: not before & streams(service), 60)
                 ends["gateway"] = time.monotonic() - began
                 watching.join()
                 proxy.silence(False)

@@ -57,6 +57,10 @@ def test_overhead_and_growth_judge_their_bars() -> None:
     assert run("growth.py", "--smoke").count("ten times") == 3
 
 
+def test_frames_measures_sessions_that_last_beside_others() -> None:
+    assert run("frames.py", "--count", "20", "--rounds", "1").count("us of CPU a frame") == 2
+
+
 def test_kernels_compares_one_with_torch() -> None:
     pytest.importorskip("torch")
     from farspan_worker import kernels

@@ -61,6 +61,12 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
         (cmd.PUT, [8], (I64, (1, 3, 4), 3, 0)), ("unsqueeze", [1, 7], (0,)),
         ("adaptive_max_pool2d_backward", [7, 7, 8, 9], ()),
     ],
+    # the windows of a batch of none were counted: 352 MiB
+    "the mean over a batch of no images": [
+        (cmd.PUT, [8], (F64, (0, 2, 5_767_171, 3, 3), 4, 0)),
+        ("avg_pool3d", [8, 9], ((2, 2, 2), (1, 1, 1), (0, 0, 0), False, True, None)),
+        ("mm", [1, 1, 7], ()),  # the way it ends: in a Failed
+    ],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
@@ -71,7 +77,7 @@ def frame_of(rows: list[tuple[Any, ...]]) -> Frame:
     """Return a frame that makes the tensors and then runs the rows."""
     frame = Frame(0, 1, 1, F32)
     payloads = [np.arange(12, dtype=np.float32), np.arange(4), np.float64(2.0),
-                np.full(12, BIG)]  # fmt: skip
+                np.full(12, BIG), np.zeros(0)]  # fmt: skip
     frame.payloads += [np.asarray(p).tobytes() for p in payloads]
     for k, (code, shape) in enumerate(((F32, (3, 4)), (I64, (4,)), (F64, ()))):
         frame.add(cmd.PUT, [k + 1], (code, shape, k, 0), number=k + 1)
@@ -99,7 +105,7 @@ def test_what_once_did_harm_is_refused_or_fails_at_once(name: str) -> None:
 
 def test_proposals_that_nobody_accepts_give_nan() -> None:
     rows = [
-        (cmd.PUT, [6], (F64, (4,), 4, 0)),
+        (cmd.PUT, [6], (F64, (4,), 5, 0)),
         ("_von_mises", [6, 6, 6, 9], ((4,), None)),
         (cmd.GET, [9], (1, cmd.GET_BYTES, 0)),
     ]

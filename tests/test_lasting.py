@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import farspan as torch
 import numpy as np
 import pytest
-from fake_gateway import TOKEN, FakeGateway
+from fake_gateway import TOKEN, FakeGateway, Proxy
 from farspan import nn
 from farspan.core.errors import BadValueError, ProtocolError, SessionClosedError
 from farspan.core.random import Generator
 from restarting import Service
+from test_recovery import train
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service"))
+    made = Service(tmp_path_factory.mktemp("service"), workers=2)
     yield made
     made.close()
 
@@ -239,3 +243,94 @@ def test_the_ids_that_are_left_are_those_of_tensors_and_generators() -> None:
         assert not engine.tensors and 0 in {0, *engine.generators}
         assert all(isinstance(g, Generator) for g in engine.generators.values())
         assert x.shape == (2,) and set(engine.generators) <= {0}
+
+
+def test_two_devices_and_programs_are_taken_over_again_and_again(service: Service) -> None:
+    where = {"address": service.address, "token": service.token, "timeout": 30}
+
+    def steps(w: Any, v: Any) -> float:
+        total = 0.0
+        for _ in range(12):  # often enough to be replayed as one Call
+            loss = (w * 2).sin().sum() + ((w - 1) ** 2).mean() + v.to(w.device).sum()
+            (g,) = torch.autograd.grad(loss, w)
+            with torch.no_grad():
+                w -= 0.1 * g
+            total += loss.item()
+        return total
+
+    with torch.connect(devices="cpu:2", **where):
+        w, v = torch.ones(8, requires_grad=True), torch.full((3,), 0.5, device="cpu:1")
+        expected = [steps(w, v) for _ in range(3)]
+    session = torch.connect(devices="cpu:2", **where)
+    w, v = torch.ones(8, requires_grad=True), torch.full((3,), 0.5, device="cpu:1")
+    found = [steps(w, v)]
+    for k in range(2):
+        session.keep("both", [w, {"v": v}])
+        left = session.detach()
+        if k == 1:
+            service.kill_gateway()
+            service.start_gateway()
+        session = torch.attach(left, **where)
+        w, kept = session.kept["both"]
+        v = kept["v"]
+        assert str(v.device) == "cpu:1" and w.is_leaf and w.requires_grad
+        found.append(steps(w, v))
+    counts = [each["tensors"] for each in session.worker_stats()]
+    assert counts[1] == 1 and counts[0] < 20
+    session.close()
+    assert found == expected
+
+
+@pytest.mark.parametrize("durability", ["off", "snapshot-only", "durable"])
+def test_a_broken_connection_is_a_pause_whatever_a_session_survives(
+    service: Service, durability: str
+) -> None:
+    proxy = Proxy(int(service.address.rpartition(":")[2]))
+    with torch.connect("local:"):
+        expected = train(6)
+    options = {"durability": durability, "shared_memory": False, "timeout": 30}
+    try:
+        session = torch.connect(proxy.address, token=service.token, **options)
+        found = train(6, lambda step: proxy.cut() if step % 2 else None)
+        x = torch.tensor(np.arange(300_000.0))
+        proxy.cut()
+        assert (x * 2).numpy()[-1] == 599_998
+        session.keep("x", x)
+        left = session.detach()
+        with torch.attach(left, service.address, token=service.token, timeout=30) as session:
+            assert session.kept["x"][7].item() == 7
+    finally:
+        proxy.close()
+    assert found == expected and proxy.cuts >= 4
+
+
+@pytest.mark.slow
+def test_threads_upload_and_read_through_cuts_and_a_kill(service: Service) -> None:
+    proxy = Proxy(int(service.address.rpartition(":")[2]))
+    rng = random.Random(5)
+    found: dict[int, float] = {}
+
+    def work(k: int) -> None:
+        x = torch.zeros(70_000) + k
+        for i in range(25):
+            x = x + torch.tensor(np.full(70_000, float(i)))
+            if i % 5 == 0:
+                x.numpy()
+        found[k] = float(x[0])
+
+    try:
+        with torch.connect(proxy.address, token=service.token, timeout=30):
+            proxy.again = lambda: rng.randrange(500_000, 8_000_000)
+            proxy.budget = proxy.again()
+            threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            service.kill_gateway()
+            service.start_gateway()
+            for thread in threads:
+                thread.join()
+            proxy.again = proxy.budget = None
+    finally:
+        proxy.close()
+    assert found == {k: k + 300.0 for k in range(4)} and proxy.cuts >= 3

@@ -257,6 +257,16 @@ def test_from_other_machines_metrics_need_the_token(
     assert fetch(cluster, "/metrics", OPERATOR, tls=context)[0] == 200
     assert fetch(cluster, "/healthz", tls=context) == (200, "ok\n")
 
+    new = make_certificates(tmp_path / "new", ["localhost", "127.0.0.1"])
+    made.server_certificate.write_bytes(new.server_certificate.read_bytes())
+    operations = cluster.gateway.operations
+    cluster.run(operations.look())  # the key is not the certificate's yet: the old pair stays
+    assert fetch(cluster, "/healthz", tls=context) == (200, "ok\n")
+    made.server_key.write_bytes(new.server_key.read_bytes())
+    cluster.run(operations.look())
+    renewed = ssl.create_default_context(cafile=str(new.ca_certificate))
+    assert fetch(cluster, "/healthz", tls=renewed) == (200, "ok\n")
+
 
 @pytest.mark.parametrize("token", ["", OPERATOR])
 def test_nothing_changes_without_the_token(cluster: Cluster, token: str) -> None:  # noqa: F811

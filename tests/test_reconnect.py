@@ -282,3 +282,34 @@ def test_a_session_that_ends_does_not_wait_for_a_gateway_that_is_gone(
     session.close()
     assert "has not come back" in capsys.readouterr().err
     assert session.transport._patience_s == limits.HURRY_S
+
+
+def test_a_session_closed_while_it_dials_leaves_no_stream(gateway: FakeGateway) -> None:
+    session = connect(gateway)
+    torch.ones(2)
+    session.synchronize()
+    transport, dial = session.transport, session.transport._dial
+    dialled, go_on = threading.Event(), threading.Event()
+
+    def slowly(hello: Any) -> None:
+        dialled.set()
+        assert go_on.wait(10)
+        dial(hello)
+
+    transport._dial = slowly
+    transport._stream.cancel()
+    assert dialled.wait(10)
+    transport.close()
+    go_on.set()
+    wait_for(lambda: not transport._dialling)
+    assert transport._stream.wait(10), "its stream is over"
+    session.close()
+
+
+def test_a_secret_stands_in_no_text(gateway: FakeGateway) -> None:
+    with connect(gateway) as session:
+        assert repr(gateway.secret) not in repr(session.transport._welcome)
+        session.transport._stream.cancel()
+        wait_for(lambda: len(gateway.hellos) == 2)
+        assert gateway.hellos[1].resume.secret == gateway.secret
+        assert repr(gateway.secret) not in repr(gateway.hellos)

@@ -125,6 +125,14 @@ def test_a_line_that_is_none_is_named_and_not_shown(line: str) -> None:
     assert not any(len(word) > 4 and word in str(caught.value) for word in line.split())
 
 
+def test_tokens_of_the_environment_are_words() -> None:
+    found = token_file.plain(f" {PLAIN}\nanna:{PLAIN}-2 ")
+    assert found == {PLAIN: "default", f"{PLAIN}-2": "anna"}
+    assert auth.Tokens(found).tenant(bearer(f"{PLAIN}-2")) == "anna"
+    with pytest.raises(AuthError, match="16 characters"):
+        auth.Tokens(token_file.plain("anna:short"))
+
+
 def _add(path: str, count: int) -> None:
     for _ in range(count):
         kept = auth.new_token("anna", 1.0)[1]

@@ -144,7 +144,7 @@ class Answers:
             with self._lock:
                 self.issue(device, cmd.GET, 0, ids, (request, kind, about))
                 self.flush()
-            while not wait.done(_LOOK_S) and self._lost is None:
+            while not wait.done(_LOOK_S) and not self._over:
                 pass
         except BaseException:  # Ctrl-C: the bytes need not come
             self.transport.give_up(request)
@@ -210,7 +210,8 @@ class Answers:
                 self._errors.append(error)
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
-            self._lost = cls(event.message)
+            info = ErrorInfo(event.kind, event.message, event.command)
+            self._lost = cls(event.message) if event.command < 0 else self._make_error(info)
             self._over = True
             self.look_at_all()
             for wait in list(self._waits.values()):

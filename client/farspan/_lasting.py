@@ -54,7 +54,7 @@ class Lasting:
         these and of plain numbers and strings; None takes the name back. The tensors themselves are
         kept, so what is later written into them shows; numbers are as they are now. Gradients and
         the history of computed tensors are not kept. Waits until the name survives whatever the
-        session survives. BadValueError.
+        session survives; `close` ends that too, so `detach` before. BadValueError.
 
         >>> import farspan
         >>> with farspan.connect("local:") as session:

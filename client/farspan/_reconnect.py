@@ -102,6 +102,12 @@ class Reconnecting(Bulk):
         self._stream = stream  # before the hello: its answer may lead to what is put there
         stream.put(wire.Up(hello=hello))
 
+    def _drop_stream(self) -> None:
+        """End the stream. The caller does not have `_changed`, which its last words take."""
+        assert self._stream is not None and self._control is not None
+        self._stream.cancel()
+        self._control.close()
+
     def _ended(self, number: int, call: Any) -> None:
         """Note that a stream is over; runs on gRPC's own thread."""
         lost = Lost("ConnectError", f"{self.address}: the gateway closed the stream")
@@ -185,6 +191,9 @@ class Reconnecting(Bulk):
             known = (attempt, self._ledger.confirmed, self._ledger.applied)
             resume = wire.Resume(self.session_id, self._secret, *known)
         self._dial(replace(self._hello, resume=resume, devices="", attach=""))
+        if not self._may_return():  # whoever ended the session has not seen this stream
+            self._drop_stream()
+            return
         with self._changed:
 
             def over() -> bool:

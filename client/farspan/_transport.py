@@ -322,7 +322,8 @@ class GrpcTransport(Reconnecting):
             return self._lost is not None or ledger.has_credit(size_bytes)
 
         if not self._wait_until(ready, CREDIT_NOTICE_S):
-            log.warning("waiting for the worker: it is %d frames behind", ledger.pending)
+            if ledger.connected:  # else it has been told what is waited for
+                log.warning("waiting for the worker: it is %d frames behind", ledger.pending)
             # While there is no stream it is the gateway that is waited for, as long as that may be.
             if not self._wait_until(lambda: ready() or not ledger.connected, CREDIT_WAIT_S):
                 raise ServiceError(
@@ -358,8 +359,8 @@ class GrpcTransport(Reconnecting):
     def _take(self, number: int, message: bytes) -> None:
         """Deliver a message of a stream. Runs on gRPC's own thread."""
         with self._taking:
-            if number != self._attempt:
-                return  # that stream was given up
+            if number != self._attempt or self._lost is not None:
+                return  # that stream was given up, or the session
             self._receiver = threading.get_ident()
             try:
                 self._receive(wire.decode(wire.Down, message))

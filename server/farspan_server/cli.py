@@ -23,6 +23,7 @@ import click
 from farspan.core import limits
 from farspan_worker.process import LEVELS
 
+from farspan_server import cli_sessions
 from farspan_server.cli_operator import (
     doctor,
     drain,
@@ -82,11 +83,26 @@ _journal = click.option(
     help="Keep sessions there, so that they survive workers and gateway; of one gateway alone.",
 )  # fmt: skip
 
+_command = click.option(
+    "--command-seconds", type=click.FloatRange(0), default=limits.COMMAND_S, show_default=True,
+    metavar="SECONDS", help="A command that runs longer ends its session; 0: none does.",
+)  # fmt: skip
+
 _every = click.option(
     "--snapshot-every", type=click.FloatRange(0.1), default=limits.SNAPSHOT_EVERY_S,
     show_default=True, metavar="SECONDS", help="Of work, between snapshots of a session.",
 )  # fmt: skip
 
+
+_durability = click.option(
+    "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
+    show_default=True, help="Of sessions that do not say it; without --journal: off.",
+)  # fmt: skip
+
+_retention = click.option(
+    "--retention-days", type=click.FloatRange(0.0), default=7.0, show_default=True,
+    help="Then a session on disk that nobody uses is removed.",
+)  # fmt: skip
 
 _tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
 
@@ -111,6 +127,9 @@ def main() -> None:
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
+@_command
+@_durability
+@_retention
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -119,7 +138,8 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, token_file: Path | None, tenants: Path | None,
+    journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
+    retention_days: float, token_file: Path | None, tenants: Path | None,
     audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
@@ -128,7 +148,8 @@ def up(
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
-        audit=audit, metrics_port=metrics_port,
+        audit=audit, metrics_port=metrics_port, durability=durability,
+        retention_days=retention_days, command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -161,6 +182,9 @@ def up(
 )
 @_journal
 @_every
+@_command
+@_durability
+@_retention
 @port_options
 @log_format
 @click.option(
@@ -211,6 +235,9 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    command_seconds: float,
+    durability: str,
+    retention_days: float,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -240,6 +267,9 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        command_s_max=command_seconds,
+        durability=durability,
+        retention_s=retention_days * 86_400.0,
         operator=operator,
         lease_s=lease,
         **tls,
@@ -426,6 +456,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
         click.echo(each)
 
 
+main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
 main.add_command(token)

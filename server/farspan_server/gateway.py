@@ -185,9 +185,7 @@ class Gateway:
         return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
-        live = self.service.find(tenant, asked.session)
-        closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
-        self.service.give(live, closed)
+        await self.service.close(tenant, asked.session)
         return wire.CloseReply()
 
     # --- the control stream ----------------------------------------------------------------------
@@ -277,7 +275,9 @@ class Gateway:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
             log.exception("session %s: a message could not be taken", live.id)
-            fault = messages.Fault("ServiceError", f"a message could not be taken: {error!r}")
+            fault = messages.Fault(
+                "ServiceError", f"a message could not be taken: {type(error).__name__}"
+            )
             self.service.give(live, fault)
 
     async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:

@@ -22,7 +22,7 @@ from farspan import wire
 from farspan.core import limits, link
 
 from farspan_server.disk import Buffer, Disk
-from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, reopen
+from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, glimpse, reopen
 
 FRAME: Final = 1  # as received
 CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
@@ -267,7 +267,7 @@ def open_(disk: Disk, directory: Path, session: str) -> History:
         journal = reopen(disk, directory, session, reader.visit)
         made = History(disk, directory, journal, reader.finish())
     except JournalDamagedError as error:
-        error.about = reader.about
+        error.about = reader.about or _about(disk, directory)
         raise
     known = {p.name for p in made.past.parts}
     for name in disk.names(directory):  # parts of snapshots that were never committed
@@ -275,6 +275,15 @@ def open_(disk: Disk, directory: Path, session: str) -> History:
             disk.remove(directory / name)
     journal.forget_before(made.past.begin)
     return made
+
+
+def _about(disk: Disk, directory: Path) -> dict[str, Any]:
+    """Return what a damaged journal tells of its session, if it still does."""
+    for record in glimpse(disk, directory):
+        if record.kind == SESSION:
+            with contextlib.suppress(ValueError, KeyError, TypeError, JournalDamagedError):
+                return _formatted(record)
+    return {}
 
 
 PART_PREFIX: Final = "snapshot-"

@@ -14,6 +14,7 @@ and is cut off: nobody was told that it is durable. Appending never waits for th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -277,6 +278,15 @@ def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], 
     made.roll()
     made.sync()
     return made
+
+
+def glimpse(disk: Disk, directory: Path) -> Iterator[Record]:
+    """Yield what can be read of the first segment of a damaged journal."""
+    names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
+    with contextlib.suppress(OSError, ValueError, JournalDamagedError):
+        size = len(disk.read(directory / names[0])) if names else 0
+        reader = _Reader(disk, directory, "", int(names[0].removesuffix(_SUFFIX)) if names else 0)
+        yield from reader.segment(names[0], size) if names else ()
 
 
 class _Reader:

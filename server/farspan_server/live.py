@@ -135,6 +135,7 @@ class Live:
         self.names = names_of(machine.kinds)
         self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
+        self.slept_at_s = 0.0  # when nobody used it any more, of time.time()
         self.left = False  # it lies on disk, for another gateway
         self.shares = False  # it has memory that its client has mapped
         self.assigned = asyncio.Event()

@@ -20,6 +20,7 @@ from farspan_server.drain import Drains
 from farspan_server.operator_port import Port
 from farspan_server.readiness import LOOK_S, Readiness
 from farspan_server.service import Service
+from farspan_server.watched import Watched
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Operations:
         service.on_leaving = self._leaving
         self._health: Any = None  # grpc_health's servicer
         self._port: Port | None = None
+        self._certificate: Watched[None] | None = None  # of the port, if it has one
         self._task: asyncio.Task[None] | None = None
         self._said = ["it has not begun to serve"]
 
@@ -76,10 +78,24 @@ class Operations:
         assert config.operator is not None
         if config.operator.loopback or config.tls_certificate is None:
             return None
+        pair = (config.tls_certificate, config.tls_key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(config.tls_certificate, config.tls_key)
+
+        def load() -> None:  # a pair that does not fit would leave the context without a key
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
+            context.load_cert_chain(*pair)
+
+        self._certificate = Watched(tuple(path for path in pair if path is not None), load)
         return context
+
+    def _renew(self) -> None:
+        """Take a new certificate, if there is one, for the connections to come."""
+        try:
+            if self._certificate is not None and self._certificate.look():
+                log.info("the operator's port has a new certificate")
+        except OSError as error:
+            log.warning("the operator's port keeps its certificate: %s", error)
 
     async def _watch(self) -> None:
         while True:
@@ -93,6 +109,7 @@ class Operations:
         """Tell load balancers how it is now."""
         from grpc_health.v1 import health_pb2
 
+        self._renew()
         await self._readiness.look()
         reasons = self.reasons()
         if reasons != self._said:

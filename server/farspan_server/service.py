@@ -41,6 +41,7 @@ from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
 
+_RETENTION_LOOK_S: Final = 10.0  # between looks at what lies on disk unused
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 
 
@@ -111,17 +112,18 @@ class Service(Arrivals, WorkerSide, Bulk):
         turns = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
 
         async def wake(session: str) -> None:
+            slept_at_s = shelf.used_at_s(session)
             async with turns:
                 found = await asyncio.to_thread(shelf.open, session)
             if found is not None:
-                self.tenancy.woken(self._wake(session, found), shelf.path(session))
+                self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
 
         names = shelf.take()
         await asyncio.gather(*map(wake, names))
         if names:
             log.info("%d sessions were found on disk", len(self._sessions))
 
-    def _wake(self, session: str, found: History) -> Live:
+    def _wake(self, session: str, found: History, slept_at_s: float) -> Live:
         past = found.past
         machine = sessions.Session.woken(
             tuple(past.session["kinds"]),
@@ -133,6 +135,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         )
         live = Live(machine, past.session, session)
         live.digest, live.minor = past.secret, RESUME_MINOR
+        live.slept_at_s = slept_at_s
         self._keeper(live, found)
         self._sessions[live.id] = live
         self._channels[live.channel] = live
@@ -149,17 +152,32 @@ class Service(Arrivals, WorkerSide, Bulk):
         return sum(not live.stays for live in self._sessions.values())
 
     async def _clock(self) -> None:
+        looked_s = time.monotonic()
         while True:
             begun_s = time.monotonic()
             await asyncio.sleep(TICK_S)
             self.totals.lag_s.add(max(0.0, time.monotonic() - begun_s - TICK_S))
             self._tell_pool(pools.Tick())
+            if self._shelf is not None and begun_s > looked_s + _RETENTION_LOOK_S:
+                looked_s = begun_s
+                self._let_go_of_old(self._shelf)
             for live in list(self._sessions.values()):
                 try:
                     self._tick(live)
                 except Exception:  # a defect of ours ends this session, never the clock of all
                     log.exception("session %s", live.id)
                     self.give(live, messages.Fault("ServiceError", "the gateway failed"))
+
+    def _let_go_of_old(self, shelf: Shelf) -> None:
+        """End sessions that nobody has used for too long, or that take too much of the disk."""
+        now_s, total = time.time(), 0
+        asleep = [s for s in self._sessions.values() if s.machine.state == sessions.ASLEEP]
+        for live in sorted(asleep, key=lambda each: -each.slept_at_s):
+            total += shelf.nbytes(live.id)
+            old = now_s - live.slept_at_s > self.config.retention_s
+            if old or 0 < self.config.retention_bytes < total:
+                log.warning("session %s: nobody has used it, and its retention is over", live.id)
+                self.give(live, messages.Fault("SessionClosedError", "its retention is over"))
 
     def _tick(self, live: Live) -> None:
         self.give(live, messages.Tick())
@@ -181,6 +199,15 @@ class Service(Arrivals, WorkerSide, Bulk):
                 raise JournalError("the session's journal is damaged; it was set aside")
             raise SessionClosedError("there is no such session, or it has ended")
         return live
+
+    async def close(self, tenant: str, session: str) -> None:
+        """End a session of this tenant, or remove one that was set aside. SessionClosedError."""
+        damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
+        if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
+            await asyncio.to_thread(self._shelf.remove, session)
+            return
+        closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
+        self.give(self.find(tenant, session), closed)
 
     def _refuse_late(self) -> None:
         """Raise ConnectError when this gateway stops: the next one will know the session."""
@@ -268,6 +295,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         assert live.keeper is not None
         if live.machine.state != sessions.ASLEEP:
             live.lost_s = live.lost_s or time.monotonic()
+        else:
+            live.slept_at_s = time.time()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))

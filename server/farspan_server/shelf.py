@@ -143,6 +143,14 @@ class Shelf:
                 total += each.stat().st_size
         return total
 
+    def used_at_s(self, session: str) -> float:
+        """Return when something of a session was last written, of time.time()."""
+        latest = 0.0
+        with contextlib.suppress(OSError):
+            for each in os.scandir(self.path(session)):
+                latest = max(latest, each.stat().st_mtime)
+        return latest
+
     def _set_aside(self, session: str, error: JournalDamagedError) -> None:
         log.error("session %s cannot be gone on with and is set aside: %s", session, error)
         about = error.about or {}

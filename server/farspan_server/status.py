@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from farspan import wire
 from farspan.core import limits
-from farspan.core.errors import AuthError, ConnectError, ServiceError
+from farspan.core.errors import AuthError, ConnectError, ServiceError, SessionClosedError
 
 
 def sessions(
@@ -20,6 +21,23 @@ def sessions(
     key: Path | None = None,
 ) -> tuple[wire.SessionInfo, ...]:
     """Return the sessions of the token's tenant; raise ConnectError, AuthError or ServiceError."""
+    answer = ask(address, token, "List", wire.ListRequest(), ca, cert, key)
+    return wire.decode(wire.ListReply, answer).sessions
+
+
+def ask(
+    address: str,
+    token: str,
+    method: str,
+    asked: Any,
+    ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+) -> bytes:
+    """Return a gateway's answer to a unary call.
+
+    Raises ConnectError, AuthError, SessionClosedError or ServiceError.
+    """
     target = address.removeprefix("grpc://")
     options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
     if ca is None:
@@ -30,10 +48,10 @@ def sessions(
         )
         channel = grpc.secure_channel(target, credentials, options)
     with channel:
-        call = channel.unary_unary(f"/{wire.SERVICE}/List")
+        call = channel.unary_unary(f"/{wire.SERVICE}/{method}")
         try:
-            answer = call(
-                wire.encode(wire.ListRequest()),
+            answer: bytes = call(
+                wire.encode(asked),
                 timeout=limits.CONNECT_S,
                 metadata=[("authorization", f"Bearer {token}")],
             )
@@ -42,8 +60,10 @@ def sessions(
                 raise AuthError(f"{address} refuses this token") from None
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise ConnectError(f"no gateway answers at {address}") from None
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                raise SessionClosedError(f"{address}: there is no such session") from None
             raise ServiceError(f"{address}: {error.details()}") from None
-    return wire.decode(wire.ListReply, answer).sessions
+    return answer
 
 
 def table(found: tuple[wire.SessionInfo, ...], now_s: float | None = None) -> str:

@@ -117,7 +117,7 @@ def _one_process(report: Report, first: int, inputs: int) -> int:
                 {"finding": kind, "session": session, "input": number, "detail": detail}
             )
             report.counts["inputs"] += max(1, done - sum(tally["inputs"] for tally in tallies))
-            return int(session) + 1
+            return max(first, int(session)) + 1  # it may have died before its first
 
 
 def environment() -> dict[str, str]:

@@ -93,12 +93,15 @@ RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was ru
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 #: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
 #: to 2 KiB, and 64 MiB are what a hostile session may cost: see `core.op.weight`.
+TENSOR_BYTES: Final = 512  # that a tensor takes in a worker beside its elements, about.
+TENSORS_ALWAYS: Final = 65_536  # live ids that any session may have, however small its memory.
 MEMO_ENTRIES_MAX: Final = 16_384
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
 SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
 LOOP_CACHE_BYTES_MAX: Final = 64 * MiB  # compiled loops kept on disk, some KiB each.
 LOOP_OBJECT_BYTES_MAX: Final = 4 * MiB  # of one of them; a longer one is compiled each time.
+PROGRAMS_COMMANDS_MAX: Final = 131_072  # of all bodies together, half a KiB each.
 PROGRAM_STEPS_MAX: Final = 32_768  # ops that a body comes to, with those of its Backwards.
 PLANS_PER_PROGRAM_MAX: Final = 8  # kinds of inputs for which a program has a plan; the latest used.
 SNAPSHOT_HEADER_BYTES_MAX: Final = 256 * MiB  # the structure of an engine's state, as JSON.
@@ -137,6 +140,8 @@ DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes n
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
+COMMAND_S: Final = 300.0  # a command that runs longer ends its session, unless configured.
+TURN_S: Final = 0.001  # of a session, on a worker that has several.
 IDLE_S: Final = 10.0  # without a frame a worker gives freed memory back to the system.
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
 SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.
@@ -145,7 +150,7 @@ RESTART_DELAY_S_MAX: Final = 30.0  # between attempts to start a worker that wil
 LEASE_S: Final = 60.0  # without its client a session keeps its workers this long.
 STALLED_S: Final = 24.0  # a client that does not take a message for so long is cut off.
 RESTART_S: Final = 60.0  # a gateway that was killed is back by then; clients wait so much longer.
-RECONNECT_DELAY_S_MAX: Final = 2.0  # between a client's attempts; the first follows at once.
+RECONNECT_DELAY_S_MAX: Final = 1.0  # between a client's attempts; the first follows at once.
 HURRY_S: Final = 2.0  # a client that ends its session waits so long for a gateway that is away.
 CONFIRM_S: Final = 0.25  # what a client has taken waits so long for a frame to be told with.
 PROGRESS_AFTER_S: Final = 1.0  # a transfer longer than this shows progress.

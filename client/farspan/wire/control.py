@@ -6,7 +6,7 @@ making); what a field means and may hold stands in stream.proto.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import EncodeError
@@ -14,7 +14,7 @@ from google.protobuf.message import EncodeError
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
 from farspan.core.errors import ProtocolError
-from farspan.wire.checks import ID_END, at_most, parse
+from farspan.wire.checks import ID_END, at_most, few_fields, parse
 from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
@@ -46,7 +46,7 @@ class Resume:
     """Goes on with a session: who it is, and what it knows."""
 
     session: str
-    secret: bytes
+    secret: bytes = field(repr=False)  # it stands in no log
     attempt: int
     confirmed: int = 0
     applied: int = 0
@@ -82,7 +82,7 @@ class Welcome:
     features: tuple[str, ...] = ()
     major: int = MAJOR
     minor: int = MINOR
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     received: int = 0
     durability: str = ""
 
@@ -335,6 +335,8 @@ def decode(kind: type[_T], data: bytes) -> _T:
         at_most(f"{kind.__name__} bytes", len(data), bound)
         plain = decode_parts(data)
     if plain is None or (kind is Up and plain[1]):
+        if kind is Up:
+            few_fields(data, limits.FRAME_COMMANDS_MAX, kind.__name__)
         message = parse(getattr(pb, kind.__name__), data, bound, kind.__name__)
         result = _FAST_IN[kind](message) if kind in _FAST_IN else _read(kind, message)
     elif kind is Up:

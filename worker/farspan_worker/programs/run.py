@@ -70,6 +70,9 @@ class Programs:
         ]
         body = parse(ids, static, commands, scalars, default_dtype)
         self.undefine((program,))
+        held = sum(len(each.body.commands) for each in self._programs.values())
+        if held + len(body.commands) > limits.PROGRAMS_COMMANDS_MAX:
+            raise ProtocolError(f"programs of more than {limits.PROGRAMS_COMMANDS_MAX} commands")
         self._programs[program] = self._made(body, program)
 
     def _made(self, body: Body, program: int) -> Any:

@@ -1,0 +1,142 @@
+"""Sessions without a client: they sleep, are listed, taken over and closed, and end in time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from farspan.core.command import Lost
+from farspan.core.errors import BadValueError, JournalError
+from farspan_server import service
+from farspan_server.cli import main
+from farspan_server.journal import WATERMARK
+from test_gateway import OTHER, TOKEN, Client, Cluster, get, put
+
+
+@contextlib.contextmanager
+def clustered(directory: Path, **config: Any) -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        yield cluster.start(1, journals=directory, **{"lease_s": 0.3, **config})
+    finally:
+        cluster.close()
+
+
+def vanish(cluster: Cluster) -> Client:
+    """Return a client that has put a tensor, and has gone without a word."""
+    client = cluster.connect(devices="cpu", reconnect_s=0)
+    client.transport.send(put(1, b"abc"))
+    client.synchronize()
+    client.transport._stream.cancel()
+    client.lost()
+    return client
+
+
+def states(cluster: Cluster) -> list[str]:
+    assert cluster.gateway is not None
+    return [live.machine.state for live in cluster.gateway.service.sessions]
+
+
+def asked(cluster: Cluster, *command: str, token: str = TOKEN) -> Any:
+    environment = {"FARSPAN_ADDRESS": cluster.address, "FARSPAN_TOKEN": token}
+    return CliRunner().invoke(main, ["sessions", *command], env=environment)
+
+
+def test_a_session_whose_lease_is_over_sleeps_and_is_taken_over(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        first = vanish(cluster)
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        cluster.until(lambda: cluster.workers[0].counts()["sessions"] == 0)
+        second = cluster.connect(attach=first.transport.session_id)
+        second.transport.send(get(1, 9))
+        assert second.value(9).data == b"abc"
+        assert states(cluster) == ["open"]
+
+
+def test_sleeping_sessions_are_listed_shown_and_closed(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (listed,) = json.loads(asked(cluster, "list", "--json").output)
+        assert listed["session"] == session and listed["state"] == "asleep"
+        assert session in asked(cluster, "list").output
+        assert asked(cluster, "list", token=OTHER).output == "no session\n"
+        assert "kept: nothing" in asked(cluster, "show", session).output
+        assert asked(cluster, "close", session, token=OTHER).exit_code == 1
+        assert asked(cluster, "close", session).exit_code == 0
+        cluster.until(lambda: not os.listdir(tmp_path))
+        assert "no such session" in asked(cluster, "show", session).output
+
+
+def test_a_sleeping_session_ends_with_its_retention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    with clustered(tmp_path, retention_s=0.5) as cluster:
+        vanish(cluster)
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        cluster.until(lambda: not states(cluster) and not os.listdir(tmp_path))
+
+
+def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+    (tmp_path / session / WATERMARK).write_bytes(bytes(32))
+    with clustered(tmp_path) as cluster:
+        (listed,) = json.loads(asked(cluster, "list", "--json").output)
+        assert listed["session"] == session and listed["state"] == "damaged"
+        assert asked(cluster, "list", token=OTHER).output == "no session\n"
+        with pytest.raises(JournalError, match="set aside"):
+            cluster.connect(attach=session)
+        assert (tmp_path / f"damaged-{session}" / WATERMARK).exists()
+        assert asked(cluster, "close", session).exit_code == 0
+        assert not os.listdir(tmp_path)
+
+
+def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:
+    with clustered(tmp_path):
+        other = Cluster()
+        try:
+            with pytest.raises(JournalError, match="another gateway"):
+                other.start(1, journals=tmp_path)
+        finally:
+            other.close()
+
+
+def test_what_a_gateway_of_an_older_release_left_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gateway-old").mkdir()
+    with clustered(tmp_path):
+        assert "gateway-*" in caplog.text
+    assert (tmp_path / "gateway-old").exists()
+
+
+def test_what_a_session_survives_is_its_clients_choice(tmp_path: Path) -> None:
+    with clustered(tmp_path, durability="off") as cluster:
+        client = cluster.connect(devices="cpu")
+        client.transport.send(put(1, b"abc"))
+        client.synchronize()
+        assert not os.listdir(tmp_path)
+        with pytest.raises(BadValueError, match="durability"):
+            cluster.connect(durability="for ever")
+        kept = cluster.connect(durability="snapshot-only")
+        kept.transport.send(put(1, b"abc"))
+        kept.synchronize()
+        assert os.listdir(tmp_path) == [kept.transport.session_id]
+        kept.transport._lose(Lost("SessionClosedError", "the test lets it be"))
+    with clustered(tmp_path) as cluster:
+        assert states(cluster) == ["asleep"]
+        again = cluster.connect(attach=kept.transport.session_id)
+        again.transport.send(get(1, 9))
+        assert again.value(9).data == b"abc"
+    with contextlib.closing(Cluster().start(1)) as cluster:
+        with pytest.raises(BadValueError, match="keeps no journals"):
+            cluster.connect(durability="durable")
