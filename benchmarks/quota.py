@@ -9,6 +9,7 @@ resident memory (VmHWM) as a part of the limit, and that the session goes on.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -124,7 +125,12 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mib", type=int, default=512)
-    limit = parser.parse_args().mib << 20
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    limit = given.mib << 20
+    if given.json:
+        print(json.dumps(measured(limit)))
+        return
     for name, growth in measured(limit).items():
         print(f"{name:10} {growth:6.3f} of the limit")
 

@@ -733,7 +733,7 @@ def test_a_frozen_gateway_is_noticed(cluster: Cluster) -> None:
     try:
         assert process.stdout is not None
         cluster.address = process.stdout.readline().strip()
-        client = cluster.connect()
+        client = cluster.connect(reconnect_s=0)
         process.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         assert client.lost(timeout=25).kind == "ConnectError"

@@ -273,7 +273,7 @@ def test_training_goes_the_same_way_without_the_library() -> None:
 
 def test_a_worker_without_the_library_says_so_once() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from farspan_worker import server; server.warm_engine()"],
+        [sys.executable, "-c", "from farspan_worker import warm; warm.warm_engine()"],
         env={**os.environ, "FARSPAN_ONEDNN": ""}, text=True, capture_output=True, check=True,
         timeout=120,
     )  # fmt: skip

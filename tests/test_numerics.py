@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from farspan.core import link
+from farspan.core import link, words
 from farspan.core.errors import ProtocolError
 from farspan_server.pool import Worker as Reached
 from farspan_server.workers import WorkerLink
@@ -101,4 +101,4 @@ def test_a_gateway_learns_the_key_before_it_uses_a_worker(supervised: bool) -> N
 def test_a_greeting_that_lacks_a_field_is_refused(wrong: dict[str, Any]) -> None:
     message = link.pack_json(link.HELLO, wrong)
     with pytest.raises(ProtocolError, match="HELLO"):
-        link.unpack_greeting(message[link.HEADER_BYTES :])
+        words.unpack_greeting(message[link.HEADER_BYTES :])

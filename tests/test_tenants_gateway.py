@@ -125,32 +125,24 @@ def test_a_file_of_tokens_is_watched_and_one_that_is_none_changes_nothing(
 def test_wrong_tokens_wait_and_right_ones_of_the_same_address_do_not(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "FAILURES_FREE", 0)
     monkeypatch.setattr(door, "DELAYED_MAX", 3)
+    monkeypatch.setattr(door, "DELAY_S_MAX", 60.0)
     cluster.start(0)
-    held = threading.Event()
-
-    async def never(seconds: float) -> None:
-        assert seconds > 0
-        while not held.is_set():
-            await sleep(0.01)
-
-    sleep = asyncio.sleep
+    gate = cluster.gateway.tenancy.door
+    for _ in range(20):
+        gate.refused(gate.refuse("127.0.0.1", time.monotonic()))
     with grpc.insecure_channel(cluster.address.removeprefix("grpc://")) as channel:
         call = channel.unary_unary(f"/{wire.SERVICE}/List")
-        with monkeypatch.context() as patch:
-            patch.setattr(tenancy.asyncio, "sleep", never)
-            waiting = [call.future(b"", metadata=bearer("x" * 40)) for _ in range(3)]
-            cluster.until(lambda: cluster.gateway.tenancy.door._delayed == 3)
-            call(wire.encode(wire.ListRequest()), metadata=bearer(), timeout=5)
-            with pytest.raises(grpc.RpcError) as caught:  # no room to wait in: at once
-                call(b"", metadata=bearer("y" * 40), timeout=5)
-            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-            assert not any(each.done() for each in waiting)
-            held.set()
-            for each in waiting:
-                assert each.exception(5).code() == grpc.StatusCode.UNAUTHENTICATED
-    cluster.until(lambda: cluster.gateway.tenancy.door._delayed == 0)
+        waiting = [call.future(b"", metadata=bearer("x" * 40)) for _ in range(3)]
+        cluster.until(lambda: gate._delayed == 3)
+        call(wire.encode(wire.ListRequest()), metadata=bearer(), timeout=20)
+        with pytest.raises(grpc.RpcError) as caught:  # no room to wait in: at once
+            call(b"", metadata=bearer("y" * 40), timeout=20)
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.cancel()
+        cluster.until(lambda: gate._delayed == 0)
 
 
 # --- quotas --------------------------------------------------------------------------------------
@@ -266,27 +258,24 @@ def test_a_tenants_rate_slows_it_down_and_loses_nothing(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenants = tmp_path / "tenants.toml"
-    tenants.write_text("[tenant.anna]\ncommands_per_s = 200\n")
-    waited: list[float] = []
-    sleep = asyncio.sleep
-
-    async def short(seconds: float) -> None:
-        waited.append(seconds)
-        await sleep(0)
-
+    tenants.write_text("[tenant.anna]\ncommands_per_s = 100\n")
+    waited: dict[str, list[float]] = {"anna": [], "bert": []}
     cluster.start(2, tenants=tenants)
     client, other = cluster.connect(), cluster.connect(token=OTHER)
-    monkeypatch.setattr(tenancy.asyncio, "sleep", short)
-    for k in range(1, 301):
-        client.transport.send(put(k, b"%d" % k))
-    client.transport.send(get(300, 1))
-    assert client.value(1).data == b"300"
-    assert any(each > 0 for each in waited)
-    waited.clear()
-    for k in range(1, 301):
-        other.transport.send(put(k, b"x"))
-    other.synchronize()
-    assert not any(0 < each < tenancy.LOOK_S / 2 for each in waited)
+    rate = cluster.gateway.tenancy.wait_s
+
+    def short(tenant: str, commands: int) -> float:
+        waited[tenant].append(rate(tenant, commands))
+        return waited[tenant][-1] / 1000
+
+    monkeypatch.setattr(cluster.gateway.tenancy, "wait_s", short)
+    for each in (client, other):
+        for k in range(1, 1001):
+            each.transport.send(put(k, b"%d" % k))
+        each.transport.send(get(1000, 1))
+        assert each.value(1).data == b"1000"
+    assert max(waited["anna"]) > 0, "more than a second's worth came at once"
+    assert max(waited["bert"]) == 0
 
 
 def test_a_journal_beyond_the_quota_ends_its_session_only(cluster: Cluster, tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ class Answers:
                 self._errors.append(error)
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
-            self._lost = cls(event.message)
+            info = ErrorInfo(event.kind, event.message, event.command)
+            self._lost = cls(event.message) if event.command < 0 else self._make_error(info)
             self._over = True
             self.look_at_all()
             for wait in list(self._waits.values()):

@@ -83,6 +83,11 @@ _journal = click.option(
     help="Keep sessions there, so that they survive workers and gateway; of one gateway alone.",
 )  # fmt: skip
 
+_command = click.option(
+    "--command-seconds", type=click.FloatRange(0), default=limits.COMMAND_S, show_default=True,
+    metavar="SECONDS", help="A command that runs longer ends its session; 0: none does.",
+)  # fmt: skip
+
 _every = click.option(
     "--snapshot-every", type=click.FloatRange(0.1), default=limits.SNAPSHOT_EVERY_S,
     show_default=True, metavar="SECONDS", help="Of work, between snapshots of a session.",
@@ -122,6 +127,7 @@ def main() -> None:
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
 @_every
+@_command
 @_durability
 @_retention
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
@@ -132,8 +138,8 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, durability: str, retention_days: float,
-    token_file: Path | None, tenants: Path | None,
+    journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
+    retention_days: float, token_file: Path | None, tenants: Path | None,
     audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
@@ -143,7 +149,7 @@ def up(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days,
+        retention_days=retention_days, command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -176,6 +182,7 @@ def up(
 )
 @_journal
 @_every
+@_command
 @_durability
 @_retention
 @port_options
@@ -228,6 +235,7 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    command_seconds: float,
     durability: str,
     retention_days: float,
     operator: OperatorPort | None,
@@ -259,6 +267,7 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
         operator=operator,

@@ -79,6 +79,7 @@ class GatewayConfig:
     retention_s: float = 7 * 86_400.0  # a session on disk that nobody uses is removed after it
     retention_bytes: int = 0  # of sessions on disk that nobody uses, the oldest go; 0: no bound
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S  # so long, about, may a replay take
+    command_s_max: float = limits.COMMAND_S  # a longer command ends its session; 0: none does
     memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
 
     def check(self) -> None:

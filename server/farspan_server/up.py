@@ -43,6 +43,7 @@ class Plan:
     ray: bool = True
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
     retention_days: float = 7.0
     metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
@@ -97,6 +98,7 @@ class Up:
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *("--command-seconds", str(plan.command_s_max)),
             *("--durability", plan.durability, "--retention-days", str(plan.retention_days)),
             *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
             *([] if plan.tenants is None else ["--tenants", str(plan.tenants)]),

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from farspan.core import link
+from farspan.core import link, words
 from farspan.core.errors import JournalError
 
 from farspan_server import pool as pools
@@ -126,7 +126,7 @@ class WorkerSide:
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, live.names[index], restore,
-                steady=live.keeper is not None,
+                steady=live.keeper is not None, command_s_max=self.config.command_s_max,
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
         try:
@@ -196,6 +196,12 @@ class WorkerSide:
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
                     self.give(live, messages.EventsIn(device, applied, data))
+
+    def faulted(self, worker: pools.Worker, channel: int, fault: words.Fault) -> None:
+        live = self._channels.get(channel)
+        if live is not None and any(each.worker == worker for each in live.links):
+            log.warning("session %s: %s", live.id, fault.message)
+            self.give(live, messages.Fault(fault.kind, fault.message))
 
     def closed(self, worker: pools.Worker, channel: int) -> None:
         live = self._channels.get(channel)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from farspan.core import limits, link
+from farspan.core import limits, link, words
 from farspan.core.errors import FarspanError, ProtocolError
 
 from farspan_server.link import Link, Payload, dial
@@ -35,6 +35,7 @@ class Listener(Protocol):
     def left(self, worker: Worker, reason: str) -> None: ...
     def leaving(self, worker: Worker) -> None: ...
     def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
+    def faulted(self, worker: Worker, channel: int, fault: words.Fault) -> None: ...
     def closed(self, worker: Worker, channel: int) -> None: ...
     def chunk(self, worker: Worker, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
 
@@ -50,7 +51,7 @@ class WorkerLink:
         self._control: Link | None = None
         self._bulk: Link | None = None
         self._bulk_turn = asyncio.Lock()
-        self._greeting: asyncio.Future[link.Greeting]  # of the link that is open
+        self._greeting: asyncio.Future[words.Greeting]  # of the link that is open
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
         self._silent = 0  # looks at the clock since the last message
@@ -187,9 +188,11 @@ class WorkerLink:
                 self._listener.leaving(self.worker)
         elif header.kind == link.CLOSE:
             self._listener.closed(self.worker, header.channel)
+        elif header.kind == link.FAULT:
+            self._listener.faulted(self.worker, header.channel, words.unpack_fault(payload))
         elif header.kind == link.HELLO:
             if not self._greeting.done():
-                self._greeting.set_result(link.unpack_greeting(payload))
+                self._greeting.set_result(words.unpack_greeting(payload))
         elif header.kind == link.STATUS:
             counts = link.unpack_json(payload)
             if self._asked and not (answer := self._asked.popleft()).done():

@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def start(listen: str, key: bytes, *, as_json: bool) -> Worker:
     """Return a worker that serves, and say where."""
-    from farspan_worker.server import Worker, warm_engine
+    from farspan_worker.server import Worker
+    from farspan_worker.warm import warm_engine
 
-    worker = Worker(key, warm_engine())
+    worker = Worker(key, warm_engine(), end=process.end)
     address = worker.listen(listen)
     if as_json:
         ready = {"address": address, "pid": os.getpid(), "host": socket.gethostname()}

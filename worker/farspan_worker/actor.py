@@ -14,6 +14,8 @@ from typing import Any
 import ray
 import ray.util
 
+from farspan_worker import process
+
 
 @ray.remote(
     max_restarts=0,
@@ -25,9 +27,10 @@ class WorkerActor:
     """A worker process. Its thread policy is in the environment that Ray started it with."""
 
     def __init__(self, key: bytes, listen: str, make_engine: Any = None, kind: str = "cpu") -> None:
-        from farspan_worker.server import Worker, warm_engine
+        from farspan_worker.server import Worker
+        from farspan_worker.warm import warm_engine
 
-        self._worker = Worker(key, make_engine or warm_engine(), kind)
+        self._worker = Worker(key, make_engine or warm_engine(), kind, process.end)
         # "node" stands for this machine's address among Ray's, whatever that is.
         at = f"tls:{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
         self._address = self._worker.listen(at)

@@ -58,6 +58,8 @@ class Engine:
             memory_bytes_max or self.backend.memory_bytes() or default_memory_bytes(), self.backend
         )
         self.tensors: dict[int, Array | Poison] = {}
+        fit = max(limits.TENSORS_ALWAYS, self.budget.limit // limits.TENSOR_BYTES)
+        self.tensors_max = min(limits.TENSORS_PER_SESSION_MAX, fit)
         self.generators: dict[int, Generator] = {}
         self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
@@ -81,8 +83,13 @@ class Engine:
         transfers: by number, the bytes (or ErrorInfo) of each that `frame.transfers()` names.
         ProtocolError: the frame is not one a client of ours sends; the session must end.
         """
-        self._events, self._failed, self._told_bytes = [], 0, 0
+        self._failed = self._told_bytes = 0
         self.frames += 1
+        return self.resume(frame, transfers)
+
+    def resume(self, frame: Frame, transfers: Mapping[int, Any] | None = None) -> list[Event]:
+        """Run the next piece of the frame that `handle` had the first piece of."""
+        self._events = []
         self._transfers, self._payloads = transfers or {}, frame.payloads
         if not 0 <= frame.default_dtype < len(DTYPES):
             raise ProtocolError(f"unknown dtype code {frame.default_dtype}")
@@ -97,6 +104,11 @@ class Engine:
         self.applied = frame.sequence
         events, self._events = self._events, []  # the bytes of values are not ours to keep
         return events
+
+    @property
+    def running(self) -> int:
+        """The number of the command that runs, or ran last."""
+        return self._number
 
     def adopt(self, id_: int, array: Any, spec: Spec) -> None:
         """Let tensor `id_` live in an array of the caller's own memory (`from_numpy` on local:)."""
@@ -189,6 +201,8 @@ class Engine:
                     return
             generator = self._generator(op, static) if op.random else None
             results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
+            if len(tensors) + len(outs) > self.tensors_max:
+                self._check_count()
         except ProtocolError:
             raise
         except Exception as e:
@@ -198,8 +212,6 @@ class Engine:
         if not form:
             if len(results) != len(outs):
                 raise ProtocolError(f"{op.name} has {len(results)} outputs, not {len(outs)}")
-            if len(tensors) + len(outs) > limits.TENSORS_PER_SESSION_MAX:
-                raise ProtocolError("too many live tensors")
             for out, result in zip(outs, results, strict=True):
                 if out in tensors:
                     raise ProtocolError(f"tensor {out} exists already")
@@ -212,7 +224,7 @@ class Engine:
     ) -> None:
         plan = op.vjp_plan(static, mask)
         if plan is None:
-            raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
+            raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask:#x}")
         mask, edges = plan.mask, []
         for x in inputs:
             edge = None
@@ -396,6 +408,8 @@ class Engine:
         if len(data) != spec.nbytes:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
+            if len(self.tensors) >= self.tensors_max:
+                self._check_count()
             self.budget.check(spec.nbytes)
             array = self.backend.upload(owned(data), spec.dtype.numpy, shape)
         except Exception as e:
@@ -532,6 +546,15 @@ class Engine:
             return [tensors[i] for i in ids]
         except KeyError as e:
             raise ProtocolError(f"unknown tensor {e}") from None
+
+    def _check_count(self) -> None:
+        """Raise for one tensor more: however small, it has a size in a worker's memory."""
+        if len(self.tensors) >= limits.TENSORS_PER_SESSION_MAX:
+            raise ProtocolError("too many live tensors")
+        raise OutOfMemoryError(
+            f"a session of {human(self.budget.limit)} may have {self.tensors_max} tensors, each of "
+            f"which takes {limits.TENSOR_BYTES} bytes beside its elements"
+        )
 
     def _set(self, out: int, value: Array | Poison) -> None:
         if out in self.tensors:

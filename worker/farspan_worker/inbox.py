@@ -17,6 +17,7 @@ from farspan.core.errors import CapacityError, ProtocolError
 from farspan.core.units import human
 
 from farspan_worker.snapshot import Held, Transfers
+from farspan_worker.turns import Share, piece_of
 
 if TYPE_CHECKING:
     from farspan_worker.shared import Segment
@@ -34,7 +35,10 @@ class Engine(Protocol):
     outlet: Any
     steady: bool  # which kernels run may not depend on time
 
+    running: int  # the number of the command that runs, or ran last
+
     def handle(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
+    def resume(self, frame: Frame, transfers: dict[int, Any]) -> list[Event]: ...
     def close(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
 
@@ -65,6 +69,19 @@ class Session:
     used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
     cuts: int = 0  # among the frames
+    share: Share = field(default_factory=Share)
+    #: Of a frame of which a piece has run: what the rest may read.
+    carried: dict[int, Transfer] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Taken:
+    """A frame, or a piece of one, that is to run."""
+
+    frame: Frame | Cut
+    transfers: dict[int, Transfer]
+    resumes: bool = False  # pieces of the same frame have run before
+    last: bool = True  # with it the frame has run
 
 
 class Inbox:
@@ -204,13 +221,19 @@ class Inbox:
         session.restorer = None
         self.wake(session)
 
-    def take(self, session: Session) -> tuple[Frame | Cut, dict[int, Transfer]] | None:
-        """Return a queued session's next frame with its transfers, or None if it has ended."""
+    def take(self, session: Session, most: int = limits.FRAME_COMMANDS_MAX) -> Taken | None:
+        """Return a queued session's next frame with its transfers, or None if it has ended.
+
+        Of a frame of more than `most` commands a piece is taken; the rest is the next frame.
+        """
         if session.closed:
             return None
         frame, names = session.frames.popleft()
-        session.cuts -= isinstance(frame, Cut)
-        transfers: dict[int, Transfer] = {}
+        if isinstance(frame, Cut):
+            session.cuts -= 1
+        resumes = session.carried is not None
+        transfers = session.carried if session.carried is not None else {}
+        session.carried = None
         for name in names:
             held = self._drop(session, name)
             if held is not None:  # twice in a frame: the engine sees it once and refuses
@@ -219,11 +242,20 @@ class Inbox:
                     session.used[name] = None
                     if len(session.used) > limits.TRANSFERS_USED_MAX:
                         del session.used[next(iter(session.used))]
-        return frame, transfers
+        if (
+            isinstance(frame, Cut)
+            or len(frame) <= most
+            or (count := piece_of(frame, most)) == len(frame)
+        ):
+            return Taken(frame, transfers, resumes)
+        piece, rest = frame.split(count)
+        session.frames.appendleft((rest, []))
+        session.carried = transfers
+        return Taken(piece, transfers, resumes, last=False)
 
-    def ran(self, session: Session, frame: Frame | Cut) -> None:
-        """Note that a taken frame has run; the session may be queued again."""
-        if not isinstance(frame, Cut):
+    def ran(self, session: Session, frame: Frame | Cut, last: bool = True) -> None:
+        """Note that what was taken has run; the session may be queued again."""
+        if not isinstance(frame, Cut) and last:
             session.applied = frame.sequence
         session.queued = False
         self.wake(session)

@@ -123,6 +123,11 @@ class _MallInfo(ctypes.Structure):
     _fields_ = tuple([(name, ctypes.c_size_t) for name in _names.split()])
 
 
+def end() -> None:
+    """End this process at once, whatever its threads are at: a kernel cannot be interrupted."""
+    os._exit(os.EX_SOFTWARE)
+
+
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process `number` when `parent` dies, even by SIGKILL (Linux).
 

@@ -19,20 +19,22 @@ from functools import partial
 from typing import Any
 
 from farspan import wire
-from farspan.core import limits, link
+from farspan.core import limits, link, words
 from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
-from farspan_worker import process, snapshot
+from farspan_worker import process, shared, snapshot
 from farspan_worker.inbox import Cut, Engine, Inbox, Session
 from farspan_worker.numerics import numerics_key
 from farspan_worker.outbox import Parcel, Writer
-from farspan_worker.shared import SWITCH, Segment
 from farspan_worker.snapshot import Restorer
 from farspan_worker.socket_link import Link, Listener, dial
+from farspan_worker.turns import Turns
+from farspan_worker.watchdog import Watchdog, overdue
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS_S = 0.5  # from a session's last words to the end of the process
 _EVENTS_BYTES = link.EVENTS_BYTES_MAX - 8  # encoded events of one message, beside `applied`
 
 
@@ -40,14 +42,20 @@ class Worker:
     """A worker in this process. `listen` starts it, `close` ends it.
 
     key: the epoch's link key. make_engine(device, memory_bytes_max) returns a session's engine.
-    kind: "cpu" or "cuda", for the numerics key.
+    kind: "cpu" or "cuda", for the numerics key. end() is called when a command takes too long: only
+    the end of the process stops a kernel.
     """
 
     def __init__(
-        self, key: bytes, make_engine: Callable[[str, int], Engine], kind: str = "cpu"
+        self,
+        key: bytes,
+        make_engine: Callable[[str, int], Engine],
+        kind: str = "cpu",
+        end: Callable[[], None] | None = None,
     ) -> None:
         self._key = key
         self._kind = kind
+        self._end_process = end or self.close
         self._make_engine = make_engine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._guard = threading.RLock()  # of all below; it costs less than the condition's face
@@ -55,6 +63,8 @@ class Worker:
         self._turn = threading.Lock()  # held by the one thread that runs a step
         self._reader = 0  # the thread that reads the control link
         self._lone: Callable[[], None] | None = None  # a step that the reader runs itself
+        self._turns = Turns()
+        self._doing: tuple[Session, Frame | Cut] | None = None  # what runs now
         self._inbox = Inbox(self._queue)
         self._control: Link | None = None
         self._links: set[Link] = set()
@@ -166,8 +176,8 @@ class Worker:
             before.close()
             self._end_all_of(before)
         key = numerics_key(self._kind)
-        me = link.Greeting(socket.gethostname(), os.getpid(), key, self._inbox.tenant)
-        control.send(link.pack_greeting(me))
+        me = words.Greeting(socket.gethostname(), os.getpid(), key, self._inbox.tenant)
+        control.send(words.pack_greeting(me))
         try:
             while True:
                 header, payload = control.receive()
@@ -216,12 +226,12 @@ class Worker:
             if session is None:
                 continue
             if header.kind == link.SHARE:
-                answer = self._share(session, link.unpack_share(payload))
+                answer = shared.answer(session, link.unpack_share(payload), self._state)
                 bulk.send(link.pack_share(header.channel, answer))
                 continue
             with self._losing(session):
                 if header.kind == link.PIECE:
-                    self._piece(session, link.unpack_piece(payload))
+                    shared.take(self._inbox, session, link.unpack_piece(payload), self._state)
                 else:
                     chunk = link.unpack_chunk(payload)
                     if chunk.transfer == link.RESTORE:
@@ -229,51 +239,6 @@ class Worker:
                         continue
                     with self._state:
                         self._inbox.chunk(session, chunk)
-
-    def _piece(self, session: Session, piece: link.Piece) -> None:
-        """Take a piece of a transfer out of the memory that is shared with the client."""
-        with self._state:
-            segment = session.segment
-            if session.closed:
-                return
-            if not piece.total:
-                self._inbox.give_up(session, piece.transfer)
-                return
-            if segment is None:
-                raise ProtocolError("a piece in shared memory, of which there is none")
-            source = segment.look(piece)
-            assembly = self._inbox.assembly(session, piece)
-            room = None if assembly is None else assembly.room(piece, piece.nbytes)
-        if room is not None:
-            room[:] = source  # may take milliseconds: not under the lock
-        segment.took(piece)
-        with self._state:
-            if assembly is not None:
-                assembly.filled(piece.nbytes)
-            self._inbox.wake(session)
-
-    def _share(self, session: Session, asked: link.Share) -> link.Share:
-        """Make the memory that a session's client may map, or use it once that has proved it."""
-        segment = session.segment
-        if asked.proof:
-            if segment is None or segment.proved or not segment.prove(asked.proof):
-                return link.Share(refused="the proof is wrong")
-            session.engine.outlet = segment.place
-            return link.Share()
-        if segment is not None:
-            return link.Share(refused="this session has asked before")
-        if os.environ.get(SWITCH, "1") in ("0", ""):
-            return link.Share(refused="it is switched off at the worker")
-        try:
-            segment = Segment()
-        except OSError as error:
-            log.warning("no shared memory: %s", error)
-            return link.Share(refused="the worker's system gives none")
-        with self._state:
-            session.segment = segment
-            if session.closed:
-                segment.close()
-        return segment.offer()
 
     def _session_soon(self, channel: int) -> Session | None:
         """Return the session of a channel. Its OPEN may be behind its bytes: they come over
@@ -360,15 +325,12 @@ class Worker:
         """
         with self._state:
             transfers = self._inbox.transfers(session)
-        data: memoryview | list[memoryview] | ErrorInfo
+        data: list[memoryview] | ErrorInfo
         waits = None
         try:
-            data = snapshot.parts(session.engine, transfers)
-            nbytes = sum(piece.nbytes for piece in data)
-            if nbytes <= session.body.memory_bytes_max * limits.SNAPSHOT_COPY_SHARE:
-                data = snapshot.joined(data)
-            else:
-                waits = cut
+            most = int(session.body.memory_bytes_max * limits.SNAPSHOT_COPY_SHARE)
+            data, own = snapshot.taken(session.engine, transfers, most)
+            waits = cut if own else None
         except Exception as error:  # the session needs none to go on
             log.exception("session %s: snapshot %d", session.body.session, cut.number)
             data = ErrorInfo(type(error).__name__, "the worker could not take it", 0)
@@ -393,12 +355,14 @@ class Worker:
 
         A change of threads is a tenth of the time in which a value is read back.
         """
-        step = partial(self._run, session)
+        self._turns.add(session)
         alone = threading.get_ident() == self._reader and self._work.empty()
+        if len(self._inbox.sessions) > 1 and session.share.command_s > limits.TURN_S:
+            alone = False  # others' frames would not be read meanwhile
         if alone and self._lone is None and self._turn.acquire(blocking=False):
-            self._lone = step
+            self._lone = self._run
         else:
-            self._work.put(step)
+            self._work.put(self._run)
 
     @contextlib.contextmanager
     def _losing(self, session: Session) -> Iterator[None]:
@@ -434,8 +398,8 @@ class Worker:
             writer.close()
         with contextlib.suppress(OSError):  # a gateway that is gone needs no telling
             if last_words:
-                words = link.pack_events(session.channel, session.applied, last_words)
-                session.owner.send(words)
+                told = link.pack_events(session.channel, session.applied, last_words)
+                session.owner.send(told)
             session.owner.send(link.pack(link.CLOSE, session.channel))
 
     def _end_all_of(self, owner: Link) -> None:
@@ -455,20 +419,27 @@ class Worker:
             with self._turn:
                 step()
 
-    def _run(self, session: Session) -> None:
+    def _run(self) -> None:
+        """Give the session whose turn it is its turn."""
         with self._guard:
-            taken = self._inbox.take(session)
+            session = self._turns.take()
+            if session is None:
+                return
+            most = self._turns.commands(session, len(self._inbox.sessions))
+            taken = self._inbox.take(session, most)
         if taken is None:
             return
-        frame, transfers = taken
-        begun = time.perf_counter()
         goes_on = True
+        begun = time.perf_counter()
+        self._doing = session, taken.frame
         try:
-            if isinstance(frame, Cut):
-                goes_on = self._take_cut(session, frame)
+            if isinstance(taken.frame, Cut):
+                goes_on = self._take_cut(session, taken.frame)
             else:
-                events = session.engine.handle(frame, transfers)
-                self._emit(session, frame, events)
+                handle = session.engine.resume if taken.resumes else session.engine.handle
+                events = handle(taken.frame, taken.transfers)
+                applied = taken.frame.sequence if taken.last else session.applied
+                self._emit(session, applied, events)
         except FarspanError as error:
             self._lose(session, type(error).__name__, str(error))
             return
@@ -479,18 +450,25 @@ class Worker:
             log.exception("session %s: after frame %d", session.body.session, session.applied)
             self._lose(session, "ServiceError", f"the engine failed: {error!r}")
             return
+        finally:
+            self._doing = None
+        took = time.perf_counter() - begun
         with self._guard:
-            if not isinstance(frame, Cut):
-                self._counts["frames"] += 1
-                self._counts["commands"] += len(frame.opcodes)
-            self._counts["busy_s"] += time.perf_counter() - begun
+            if not isinstance(taken.frame, Cut):
+                self._counts["frames"] += taken.last
+                self._counts["commands"] += len(taken.frame)
+                self._turns.took(session, took, len(taken.frame))
+            self._counts["busy_s"] += took
             if goes_on:
-                self._inbox.ran(session, frame)
+                self._inbox.ran(session, taken.frame, taken.last)
 
-    def _emit(self, session: Session, frame: Frame, events: list[Event]) -> None:
-        """Send a frame's events; bytes too long for the control link go by their own."""
+    def _emit(self, session: Session, acked: int, events: list[Event]) -> None:
+        """Send what a turn tells, which ends with the acknowledgement of frame `acked`.
+
+        Bytes too long for the control link go by their own.
+        """
         if len(events) == 1 and (short := wire.encode_short_value(events[0])) is not None:
-            session.owner.send(link.pack_events(session.channel, frame.sequence, short))
+            session.owner.send(link.pack_events(session.channel, acked, short))
             return  # as most that somebody awaits
         small: list[Event] = []
         for event in events:
@@ -508,7 +486,7 @@ class Worker:
         batches = list(wire.encode_event_batches(small, _EVENTS_BYTES)) or [b""]
         for k, batch in enumerate(batches, start=1):
             # The frame is acknowledged with the last of its events, never before.
-            applied = frame.sequence if k == len(batches) else session.applied
+            applied = acked if k == len(batches) else session.applied
             session.owner.send(link.pack_events(session.channel, applied, batch))
 
     def _answer(self, asker: Link) -> None:
@@ -581,13 +559,15 @@ class Worker:
     # --- heartbeat -------------------------------------------------------------------------------
     def _beat(self) -> None:
         quiet = frames = 0  # beats since the last frame ran; how many had
+        watchdog = Watchdog()
         while not self._closed.wait(limits.HEARTBEAT_S):
             with self._state:
                 quiet = quiet + 1 if frames == self._counts["frames"] else 0
                 frames = int(self._counts["frames"])
             if quiet == round(limits.IDLE_S / limits.HEARTBEAT_S):
                 process.give_back_freed_memory()
-            beat = link.pack_json(link.HEARTBEAT, self.counts())
+            running_s = self._watched(watchdog)
+            beat = link.pack_json(link.HEARTBEAT, {**self.counts(), "running_s": running_s})
             with self._state:
                 listeners = [
                     each
@@ -598,22 +578,31 @@ class Worker:
                 with contextlib.suppress(OSError):  # its reader notices too
                     each.send(beat)
 
+    def _watched(self, watchdog: Watchdog) -> float:
+        """Return for how long the command that runs has; end a session, and all, if for too long.
 
-def warm_engine() -> Callable[[str, int], Engine]:
-    """Return what makes a session's engine, with op table and kernels: no session waits for them.
-
-    It also lets the process keep freed memory, which is a choice for processes of our own only.
-    """
-    from farspan_worker import kernels
-    from farspan_worker.engine import Engine as SessionEngine
-
-    process.keep_freed_memory()
-    if kernels.missing():
-        log.warning("numpy computes: %s. It comes with farspan[cpu]", kernels.missing())
-    if kernels.slower():
-        log.warning("ops are not fused: %s. It comes with farspan[cpu]", kernels.slower())
-    SessionEngine().close()
-    return SessionEngine
+        The gateway does not run it again: its session ends there, with an error that names the
+        command. All others of this worker lose their worker, as if it had died.
+        """
+        doing = self._doing
+        if doing is None or isinstance(doing[1], Cut):
+            return watchdog.look(None)
+        session, frame = doing
+        number = getattr(session.engine, "running", 0)
+        seconds = watchdog.look((session.channel, frame.sequence, number))
+        most = session.body.command_s_max
+        if not most or seconds < most:
+            return seconds
+        lost = overdue(frame, number, seconds, most)
+        log.error("session %s ends: command %d: %s", session.body.session, number, lost.message)
+        with contextlib.suppress(OSError):
+            told = wire.encode_events([lost])
+            session.owner.send(link.pack_events(session.channel, session.applied, told))
+            fault = words.Fault(lost.kind, f"command {number}: {lost.message}")
+            session.owner.send(words.pack_fault(session.channel, fault))
+        self._closed.wait(_LAST_WORDS_S)  # or what is unread here would take them along
+        self._end_process()
+        return seconds
 
 
 def _is_long(value: Value) -> bool:

@@ -14,12 +14,16 @@ import mmap
 import os
 import secrets
 import sys
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from farspan.core import limits, link
 from farspan.core import shared as layouts
 from farspan.core.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from farspan_worker.inbox import Inbox, Session
 
 log = logging.getLogger(__name__)
 
@@ -121,3 +125,58 @@ class Segment:
             position = self._positions.pop(target.ctypes.data)
         self.placed_bytes += flat.nbytes
         return position
+
+
+def answer(session: Session, asked: link.Share, lock: AbstractContextManager[Any]) -> link.Share:
+    """Make the memory that a session's client may map, or use it once that has proved it.
+
+    lock: guards the session.
+    """
+    segment = session.segment
+    if asked.proof:
+        if segment is None or segment.proved or not segment.prove(asked.proof):
+            return link.Share(refused="the proof is wrong")
+        session.engine.outlet = segment.place
+        return link.Share()
+    if segment is not None:
+        return link.Share(refused="this session has asked before")
+    if os.environ.get(SWITCH, "1") in ("0", ""):
+        return link.Share(refused="it is switched off at the worker")
+    try:
+        segment = Segment()
+    except OSError as error:
+        log.warning("no shared memory: %s", error)
+        return link.Share(refused="the worker's system gives none")
+    with lock:
+        session.segment = segment
+        if session.closed:
+            segment.close()
+    return segment.offer()
+
+
+def take(
+    inbox: Inbox, session: Session, piece: link.Piece, lock: AbstractContextManager[Any]
+) -> None:
+    """Take a piece of a transfer out of the memory that is shared with the client.
+
+    lock: guards both. ProtocolError: there is no such memory, or no such piece in it.
+    """
+    with lock:
+        segment = session.segment
+        if session.closed:
+            return
+        if not piece.total:
+            inbox.give_up(session, piece.transfer)
+            return
+        if segment is None:
+            raise ProtocolError("a piece in shared memory, of which there is none")
+        source = segment.look(piece)
+        assembly = inbox.assembly(session, piece)
+        room = None if assembly is None else assembly.room(piece, piece.nbytes)
+    if room is not None:
+        room[:] = source  # may take milliseconds: not under the lock
+    segment.took(piece)
+    with lock:
+        if assembly is not None:
+            assembly.filled(piece.nbytes)
+        inbox.wake(session)

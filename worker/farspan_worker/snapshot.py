@@ -60,6 +60,18 @@ def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
     return joined(parts(engine, transfers))
 
 
+def taken(
+    engine: Engine, transfers: Transfers | None, copy_bytes_max: int
+) -> tuple[list[memoryview], bool]:
+    """Return `parts`, or a copy of so many bytes at most; and whether they are the engine's own."""
+    pieces = parts(engine, transfers)
+    if engine.backend.remote:
+        return pieces, False
+    if sum(piece.nbytes for piece in pieces) > copy_bytes_max:
+        return pieces, True
+    return [joined(pieces)], False
+
+
 def joined(pieces: Sequence[memoryview]) -> memoryview:
     """Return a copy of all pieces in one row."""
     whole = np.empty(sum(piece.nbytes for piece in pieces), np.uint8)
@@ -73,7 +85,8 @@ def joined(pieces: Sequence[memoryview]) -> memoryview:
 def parts(engine: Engine, transfers: Transfers | None = None) -> list[memoryview]:
     """Return the state of an engine between two commands, as the pieces of a file.
 
-    On the host they are the engine's own memory: right for as long as it runs no command.
+    On the host they are the engine's own memory: right for as long as it runs no command. Those of
+    a GPU are copies.
     """
     writer = _Writer()
     given = transfers or Transfers()
@@ -93,9 +106,11 @@ def parts(engine: Engine, transfers: Transfers | None = None) -> list[memoryview
     }
     state |= writer.tables()  # last: what has been met on the way
     found: list[Any] = [s.flat for s in writer.roots]
+    come: list[Any] = [x.data for x in given.held.values() if isinstance(x, Held)]
     if engine.backend.remote:
         found = [engine.backend.download(part) for part in found]
-    found += [x.data for x in given.held.values() if isinstance(x, Held)]
+        come = [np.array(part) for part in come]
+    found += come
     header = _header(state, [part.nbytes for part in found])
     return [memoryview(header), *(memoryview(part) for part in found if part.nbytes)]
 

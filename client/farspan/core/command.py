@@ -198,6 +198,7 @@ class Lost:
 
     kind: str
     message: str
+    command: int = -1  # what it died of, if one command is known
 
 
 Event = Acked | Value | Failed | Send | Lost

@@ -13,7 +13,8 @@
     │   ├── LinalgError        (RuntimeError)    singular, not positive-definite, no convergence
     │   ├── DivisionError      (RuntimeError)    integers divided by zero
     │   ├── UnsupportedError   (NotImplementedError)
-    │   └── OutOfMemoryError   (RuntimeError)    over the session's byte budget
+    │   ├── OutOfMemoryError   (RuntimeError)    over the session's byte budget
+    │   └── CommandTimeoutError (TimeoutError)   a command ran longer than is allowed
     └── ServiceError           (RuntimeError)    ours: trying again may help
         ├── ConnectError       the gateway is not there
         ├── AuthError          the token was refused
@@ -93,6 +94,10 @@ class UnsupportedError(ProgramError, NotImplementedError):
 
 class OutOfMemoryError(ProgramError, RuntimeError):
     """A command would take the session over its byte budget; nothing was allocated."""
+
+
+class CommandTimeoutError(ProgramError, TimeoutError):
+    """A command ran longer than the service allows; its session has ended."""
 
 
 class ServiceError(FarspanError, RuntimeError):

@@ -93,6 +93,8 @@ RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was ru
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
 #: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
 #: to 2 KiB, and 64 MiB are what a hostile session may cost: see `core.op.weight`.
+TENSOR_BYTES: Final = 512  # that a tensor takes in a worker beside its elements, about.
+TENSORS_ALWAYS: Final = 65_536  # live ids that any session may have, however small its memory.
 MEMO_ENTRIES_MAX: Final = 16_384
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
@@ -138,6 +140,8 @@ DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes n
 # --- time ----------------------------------------------------------------------------------------
 CONNECT_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
+COMMAND_S: Final = 300.0  # a command that runs longer ends its session, unless configured.
+TURN_S: Final = 0.001  # of a session, on a worker that has several.
 IDLE_S: Final = 10.0  # without a frame a worker gives freed memory back to the system.
 SUSPECT_S: Final = 2.0  # without a heartbeat a worker is suspect.
 SILENT_S: Final = 10.0  # a suspect that stays silent this long is killed and replaced.

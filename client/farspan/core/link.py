@@ -38,7 +38,8 @@ STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the 
 SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
 PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
 CUT: Final = 11  # gateway -> worker: number (u64): take a snapshot after the frames before
-HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see Greeting
+HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see words.Greeting
+FAULT: Final = 13  # worker -> gateway: JSON; see words.Fault
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -82,6 +83,7 @@ PAYLOAD_BYTES_MAX: Final = {
     PIECE: _PIECE.size,
     CUT: _APPLIED.size,
     HELLO: JSON_BYTES_MAX,
+    FAULT: JSON_BYTES_MAX,
 }
 
 # Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
@@ -400,33 +402,6 @@ class Purpose:
 
 
 @dataclass(slots=True, frozen=True)
-class Greeting:
-    """What a worker says of itself to a gateway that has dialled it."""
-
-    host: str
-    pid: int
-    numerics: str  # its numerics key: equal keys compute equal bits
-    tenant: str = ""  # whose sessions this process has had; nobody else's may come
-
-
-def pack_greeting(body: Greeting) -> bytes:
-    """Return a HELLO message."""
-    return pack_json(HELLO, asdict(body))
-
-
-def unpack_greeting(payload: bytes | memoryview) -> Greeting:
-    """Return the body of a HELLO message; raise ProtocolError if a field is missing or wrong."""
-    body = unpack_json(payload)
-    host, pid, numerics = body.get("host"), body.get("pid"), body.get("numerics")
-    tenant = body.get("tenant", "")
-    if not (isinstance(host, str) and type(pid) is int and isinstance(numerics, str)):
-        raise ProtocolError("link: HELLO with a wrong field")
-    if not isinstance(tenant, str):
-        raise ProtocolError("link: HELLO with a wrong field")
-    return Greeting(host, pid, numerics, tenant)
-
-
-@dataclass(slots=True, frozen=True)
 class Peer:
     """Where a device of the session lives."""
 
@@ -452,6 +427,7 @@ class Open:
     name: str = "cpu"  # of the session's device on this worker, as the client's specs have it
     restore: bool = False  # its state comes as transfer RESTORE, before any frame runs
     steady: bool = False  # which kernels run may not depend on time: another engine repeats it
+    command_s_max: float = 0.0  # a command that runs longer ends its session; 0: none does
 
 
 @dataclass(slots=True, frozen=True)
@@ -518,6 +494,7 @@ def unpack_open(payload: bytes | memoryview) -> Open:
             name=str(body["name"]),
             restore=bool(body.get("restore", False)),
             steady=bool(body.get("steady", False)),
+            command_s_max=float(body.get("command_s_max", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None

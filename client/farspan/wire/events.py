@@ -95,7 +95,7 @@ def _put_event(out: Any, event: Event) -> None:
     elif isinstance(event, Failed):
         _put_error(out.failed, event.error)
     elif isinstance(event, Lost):
-        _put_error(out.lost, ErrorInfo(event.kind, event.message, -1))
+        _put_error(out.lost, ErrorInfo(event.kind, event.message, event.command))
     else:
         raise ProtocolError(f"events: {type(event).__name__} does not travel to a client")
 
@@ -118,7 +118,7 @@ def _event(event: Any) -> Event:
         return Failed(_error(event.failed))
     if kind == "lost":
         lost = _error(event.lost)
-        return Lost(lost.kind, lost.message)
+        return Lost(lost.kind, lost.message, lost.command)
     if kind != "value":
         raise ProtocolError("events: one of no known kind")
     value = event.value
