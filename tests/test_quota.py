@@ -267,3 +267,51 @@ def test_a_snapshot_in_pieces_is_the_snapshot() -> None:
         mine = next(t for t in engine.tensors.values() if t.array.size == 300_000)
         assert any(np.shares_memory(np.frombuffer(p, np.uint8), mine.array) for p in pieces)
         del kept
+
+
+# --- views of more elements than memory ----------------------------------------------------------
+READ_WHERE_IT_LIES = {
+    "sum": lambda x: x.sum(),
+    "sum of a dim": lambda x: x.sum(1),
+    "mean": lambda x: x.mean(0),
+    "prod": lambda x: x.prod(),
+    "amax": lambda x: x.amax((0, 1)),
+    "aminmax": lambda x: x.aminmax()[1],
+    "any": lambda x: x.any(),
+    "all": lambda x: x.all(1),
+    "max": lambda x: x.max(),
+    "compared": lambda x: x > 0,
+    "index": lambda x: x[torch.tensor([1, 2])][:, 5],
+    "mv": lambda x: x.mv(torch.ones(x.shape[1])),
+}
+
+
+@pytest.mark.parametrize("view", ["expanded", "windows"])
+@pytest.mark.parametrize("name", READ_WHERE_IT_LIES)
+def test_what_reads_a_view_where_it_lies_needs_no_room_for_its_elements(
+    session: Any, name: str, view: str
+) -> None:
+    row = torch.arange(8_200).float() % 7
+    x = row[:1024, None].expand(1024, 8192) if view == "expanded" else row.unfold(0, 4096, 1)
+    nbytes = x.numel() * 4
+    engine = limit(session, nbytes // 2)
+    tracemalloc.start()
+    try:
+        found = READ_WHERE_IT_LIES[name](x)
+        session.synchronize()
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < nbytes // 3, "or it has to be charged"
+    engine.budget.limit = 1 << 30
+    wanted = READ_WHERE_IT_LIES[name](x.clone())
+    assert bool((found.float() - wanted.float()).abs().max() <= 1e-5 * wanted.float().abs().max())
+
+
+def test_a_view_without_end_is_worked_through_by_nobody(session: Any) -> None:
+    engine = limit(session, 3 * MIB)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.ones(1).expand(64 * MIB).sum().item()
+    engine.budget.limit = 1 << 33
+    with pytest.raises(torch.OutOfMemoryError):
+        (torch.ones(1).expand(1 << 40) > 0).any().item()

@@ -70,6 +70,20 @@ def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, f
     return copied + int(declared(op.name) * (sum(sizes) + made))
 
 
+#: Beside pointwise ops those that read an expanded view, or overlapping windows, where it lies.
+_IN_PLACE: Final = frozenset(
+    "sum sum.dim_IntList mean mean.dim prod prod.dim_int any any.dim any.dims all all.dim all.dims"
+    " amax amin aminmax max min index.Tensor mv".split()
+)
+#: These need none of its bytes, only time: a sixteenth of them must be there all the same.
+_SHARE: Final = 16
+
+
+def expanded_share(op: Op) -> int:
+    """Return by what the bytes of an expanded input are divided of which there must be room."""
+    return _SHARE if op.family == "pointwise" or op.name in _IN_PLACE else 1
+
+
 def declared(name: str) -> float:
     """Return an op's factor."""
     return _FACTOR.get(name) or _FACTOR.get(name.split(".")[0], 0.0)
