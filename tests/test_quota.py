@@ -80,7 +80,12 @@ CALLS: dict[str, Any] = {
     "var_all": lambda x, i: x.var(),
     "topk": lambda x, i: x.topk(3, 0),
     "median": lambda x, i: x.median(),
-    "isclose": lambda x, i: torch.isclose(x, x),
+    "isclose": lambda x, i: torch.isclose(x, x, equal_nan=True),
+    "isclose_bool": lambda x, i: torch.isclose(x > 0, x > 1),
+    "isclose_int8": lambda x, i: torch.isclose(x.to(torch.int8), x.to(torch.int8)),
+    "isclose_half": lambda x, i: torch.isclose(x.half(), x.half(), equal_nan=True),
+    "isclose_complex": lambda x, i: torch.isclose(torch.complex(x, x), torch.complex(x, x)),
+    "isclose_broadcast": lambda x, i: torch.isclose(x.double(), x[0].double()),
     "nonzero": lambda x, i: (x > 0).nonzero(),
     "masked_select": lambda x, i: x[x > 0],
     "unique": lambda x, i: i.unique(),
@@ -306,6 +311,13 @@ def test_what_reads_a_view_where_it_lies_needs_no_room_for_its_elements(
     engine.budget.limit = 1 << 30
     wanted = READ_WHERE_IT_LIES[name](x.clone())
     assert bool((found.float() - wanted.float()).abs().max() <= 1e-5 * wanted.float().abs().max())
+
+
+def test_tensors_are_compared_in_twice_their_memory(session: Any) -> None:
+    x = torch.zeros(2 * MIB)
+    y = torch.zeros(2 * MIB)
+    limit(session, 32 * MIB)
+    assert torch.allclose(x, y)
 
 
 def test_a_view_without_end_is_worked_through_by_nobody(session: Any) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FACTORS: Final[dict[float, str]] = {
     18: "log_normal",
     10: "polygamma special_zeta _histogramdd_from_bin_tensors",
-    8.5: "_unique2 isclose mode isin.Tensor_Tensor",
+    8.5: "_unique2 mode isin.Tensor_Tensor",
     6: "linalg_matrix_exp histc",
     4: "unique_consecutive",
     3: "bernoulli.Tensor linalg_pinv avg_pool2d nanmedian special_entr",
@@ -114,7 +114,15 @@ def _bags(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return 2 * indices.numel * math.prod(weight.shape[1:]) * weight.dtype.itemsize  # type: ignore[no-any-return]
 
 
+def _closeness(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of the distances, what is allowed, and a mask; integers' are float64."""
+    dtype = args[0].dtype
+    size = 8 if dtype.numpy.kind in "biu" else max(4, dtype.itemsize)
+    return outs[0].numel * (3 * size + 2)
+
+
 _BY_SHAPE: Final = {
+    "isclose": _closeness,
     "convolution": _convolution,
     "_pdist_forward": _differences,
     "_cdist_forward": _distances,
