@@ -660,9 +660,10 @@ def test_a_worker_that_says_whose_it_was_is_nobody_elses() -> None:
     outs = pool.handle(pools.Claimed("b", "bert", ("cpu",), 10), 0)
     assert not [o for o in outs if isinstance(o, pools.Granted | pools.Replace)]
     outs = pool.handle(pools.Claimed("a", "anna", ("cpu",), 10), 0)
-    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["a"], "b never can have it"
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["a"], "b never can have w"
     outs = pool.handle(pools.Joined(worker("w", 2, supervised=False)), 0)  # started anew
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["b"]
+    pool.handle(pools.Claimed("c", "anna", ("cpu",), 10), 0)
     outs = pool.handle(pools.Joined(worker("v", tenant="carl")), 0)  # a gateway before this one
     assert [o.worker.worker for o in outs if isinstance(o, pools.Replace)] == ["v"]
 

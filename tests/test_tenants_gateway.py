@@ -109,7 +109,11 @@ def test_the_last_token_can_be_revoked_too(cluster: Cluster, tmp_path: Path) -> 
     cluster.connect(token=only).transport.close()
     revoke(path, name)
     look(cluster)
-    assert notes(audit)[-1] | {"at_s": 0} == {"at_s": 0, "what": "config reloaded", "file": "tokens"}
+    assert notes(audit)[-1] | {"at_s": 0} == {
+        "at_s": 0,
+        "what": "config reloaded",
+        "file": "tokens",
+    }
     with pytest.raises(AuthError):
         cluster.connect(token=only)
 
