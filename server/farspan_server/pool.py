@@ -188,7 +188,7 @@ class _Slot:
 
     @property
     def going(self) -> bool:
-        """Whether another process is about to take its place; a drain may take an hour till then."""
+        """Whether another process is about to take its place; a drain may take an hour."""
         return self.leaving and not self.draining and self.worker.supervised
 
 
