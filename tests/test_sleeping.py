@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from farspan.core.command import Lost
-from farspan.core.errors import BadValueError, JournalError
+from farspan.core.errors import BadValueError, ConnectError, JournalError
 from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
+from farspan_server.shelf import Shelf
 from test_gateway import OTHER, TOKEN, Client, Cluster, get, put
 
 
@@ -100,6 +102,21 @@ def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
         assert not os.listdir(tmp_path)
 
 
+def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 1
+        segment.write_bytes(data)
+        client = cluster.connect(attach=session, reconnect_s=0)
+        assert "damaged" in client.lost().message
+        cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
+        cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
+        assert not os.listdir(tmp_path)
+
+
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:
     with clustered(tmp_path):
         other = Cluster()
@@ -140,3 +157,29 @@ def test_what_a_session_survives_is_its_clients_choice(tmp_path: Path) -> None:
     with contextlib.closing(Cluster().start(1)) as cluster:
         with pytest.raises(BadValueError, match="keeps no journals"):
             cluster.connect(durability="durable")
+
+
+def test_of_a_client_that_goes_while_its_session_is_made_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    create = Shelf.create
+
+    def slow(*given: Any) -> Any:
+        making.set()
+        assert go_on.wait(10)
+        return create(*given)
+
+    monkeypatch.setattr(Shelf, "create", slow)
+    with clustered(tmp_path) as cluster:
+        dialled = threading.Thread(target=lambda: _fails(cluster))
+        dialled.start()
+        assert making.wait(10)
+        dialled.join(10)
+        go_on.set()
+        cluster.until(lambda: not os.listdir(tmp_path) and not states(cluster))
+
+
+def _fails(cluster: Cluster) -> None:
+    with pytest.raises(ConnectError):
+        cluster.connect(timeout=0.3)

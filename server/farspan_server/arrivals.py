@@ -111,9 +111,7 @@ class Arrivals:
         live.digest = digest_of(secret) if secret else ""
         with self.tenancy.opening(live, hello.client):
             if journalled:
-                assert self._shelf is not None
-                made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
-                self._keeper(live, made)
+                self._keeper(live, await self._create(live))
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
         live.features = features.intersection(hello.features)
@@ -124,6 +122,28 @@ class Arrivals:
         if hello.devices:
             self.give(live, messages.Reserve())
         return live
+
+    async def _create(self, live: Live) -> History:
+        """Return the history of a new session; nothing is left of one that is not wanted by then.
+
+        JournalError, ConnectError.
+        """
+        shelf, loop = self._shelf, asyncio.get_running_loop()
+        assert shelf is not None
+
+        def remove(done: asyncio.Future[History]) -> None:
+            if done.exception() is None:
+                done.result().journal.close()
+            loop.run_in_executor(None, shelf.remove, live.id)
+
+        creating = loop.run_in_executor(None, shelf.create, live.id, live.about, live.digest)
+        try:
+            made = await asyncio.shield(creating)
+            self._refuse_late()
+        except BaseException:  # its client has gone meanwhile, the gateway stops, the disk is full
+            creating.add_done_callback(remove)
+            raise
+        return made
 
     def _durability(self, hello: wire.Hello) -> str:
         """Return what a new session survives."""
@@ -140,16 +160,18 @@ class Arrivals:
 
     def _keeper(self, live: Live, history: History) -> None:
         """Let a session be journalled."""
-        assert self._shelf is not None
+        shelf = self._shelf
+        assert shelf is not None
         live.keeper = Keeper(
-            self._shelf.disk,
-            self._shelf.path(live.id),
+            shelf.disk,
+            shelf.path(live.id),
             history,
             lambda given: self.give(live, given),
             self.config.snapshot_every_s,
             self._syncing,
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
+            aside=lambda error: shelf.set_aside(live.id, error),
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
@@ -193,7 +215,11 @@ class Arrivals:
         self.give(live, messages.Attached())
         self._come(live, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
-            await live.keeper.durable()
+            try:
+                await live.keeper.durable()
+            except asyncio.CancelledError:  # the client has gone meanwhile
+                self.gone(live, stream)
+                raise
         return live
 
     def _come(self, live: Live, stream: Stream) -> Live:
