@@ -193,7 +193,11 @@ class Arrivals:
         self.give(live, messages.Attached())
         self._come(live, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
-            await live.keeper.durable()
+            try:
+                await live.keeper.durable()
+            except asyncio.CancelledError:  # the client has gone: nobody else would say so
+                self.gone(live, stream)
+                raise
         return live
 
     def _come(self, live: Live, stream: Stream) -> Live:

@@ -46,7 +46,7 @@ class Bulk:
         """
         if header.device >= len(live.machine.kinds):
             raise ProtocolError(f"upload for device {header.device}, which is not there")
-        if live.keeper is None or not live.confirms or not live.assigned.is_set():
+        if live.keeper is None or not live.confirms or not live.machine.begun:
             await self.workers_of(live)  # the first ones get no replay of what came before them
         elif live.machine.state == sessions.OPEN:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
