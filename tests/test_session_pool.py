@@ -283,6 +283,14 @@ def test_a_kind_that_is_short_does_not_hold_up_another() -> None:
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["cpu"]
 
 
+def test_who_waits_for_what_it_can_never_have_holds_up_nobody() -> None:
+    pool = pools.Pool(1)
+    pool.handle(pools.Joined(replace(worker("w1"), numerics="y")), 0)
+    pool.handle(pools.Claimed("old", "t", ("cpu",), 10, numerics=("x",)), 0)
+    outs = pool.handle(pools.Claimed("new", "u", ("cpu",), 10), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["new"]
+
+
 def test_a_session_that_is_asked_to_leave_goes_on_elsewhere_and_it_is_no_loss() -> None:
     session = journalled()
     session.handle(frame(1), 0)

@@ -380,11 +380,14 @@ class Pool:
         return len(claim.kinds) / self._accounts[claim.tenant].allowed.weight
 
     def _serve(self, out: list[Output]) -> None:
-        """Grant what can be granted in the line's order; nobody overtakes on the same kind.
+        """Grant what can be granted in the line's order; nobody overtakes on the same workers.
 
-        Who waits for the quota of its own tenant is no one's hindrance but its tenant's.
+        Who waits for the quota of its own tenant is no one's hindrance but its tenant's. A worker
+        of another numerics key is not kept for who waits: it would never do.
         """
         self._order()
+        meant: set[str] = set()  # workers that are kept for who comes before
+        others = Counter(slot.worker.kind for slot in self._slots.values())
         short: Counter[str] = Counter()
         over: set[str] = set()
         for each in list(self._line.values()):
@@ -397,11 +400,16 @@ class Pool:
                 each.held = held or each.held
                 continue
             each.held = ""
-            if not short.keys() & set(claim.kinds):
-                chosen = self._choose(claim)
+            if all(others[kind] for kind in claim.kinds):
+                chosen = self._choose(claim, meant)
                 if chosen is not None:
                     self._grant(each, chosen, out)
                     continue
+            if any(others[kind] for kind in claim.kinds):
+                for name, slot in self._slots.items():
+                    if name not in meant and _could_have(slot, claim):
+                        meant.add(name)
+                        others[slot.worker.kind] -= 1
             short.update(claim.kinds)
         self._make_room(short, out)
         for place, session in enumerate(self._line, 1):
@@ -426,8 +434,11 @@ class Pool:
             return over_quota("bytes of memory", new, account.memory_bytes, allowed.memory_bytes)
         return ""
 
-    def _choose(self, claim: Claimed) -> list[_Slot] | None:
-        """Return a distinct worker for each device: a free one first, else one to share."""
+    def _choose(self, claim: Claimed, meant: set[str]) -> list[_Slot] | None:
+        """Return a distinct worker for each device: a free one first, else one to share.
+
+        meant: workers that are another's.
+        """
         chosen: list[_Slot] = []
         for index, kind in enumerate(claim.kinds):
             able = [
@@ -437,6 +448,7 @@ class Pool:
                 and (not claim.numerics or slot.worker.numerics == claim.numerics[index])
                 and not slot.leaving
                 and slot not in chosen
+                and slot.worker.worker not in meant
                 and self._may_have(slot, claim.tenant)
             ]
             if not able:
@@ -493,6 +505,15 @@ class Pool:
             "all in use or fewer than asked for. Try later, ask for fewer, or start more workers."
             f"{alike}"
         )
+
+
+def _could_have(slot: _Slot, claim: Claimed) -> bool:
+    """Return whether a claim may be given this worker some day, or the one in its place."""
+    worker = slot.worker
+    return any(
+        kind == worker.kind and (not claim.numerics or claim.numerics[k] == worker.numerics)
+        for k, kind in enumerate(claim.kinds)
+    )
 
 
 def over_quota(what: str, requested: int, used: int, limit: int) -> str:
