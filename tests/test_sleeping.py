@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
 from farspan_server.live import Stream
+from farspan_server.shelf import Shelf
 from test_gateway import HASH, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
 
 
@@ -112,7 +115,7 @@ def test_a_session_that_once_lost_a_worker_sleeps_on_when_there_is_none(tmp_path
         (live,) = cluster.gateway.service.sessions  # type: ignore[union-attr]
         (address,) = (each.worker.address for each in live.links)
         next(w for w in cluster.workers if w.address == address).close()
-        cluster.until(lambda: live.machine.recoveries == 1 and bool(live.links))
+        cluster.until(lambda: bool(live.links) and live.links[0].worker.address != address)
         client.transport._stream.cancel()
         client.lost()
         cluster.until(lambda: states(cluster) == ["asleep"])
@@ -168,6 +171,55 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
         live.keeper.durable = never  # type: ignore[method-assign]
         cluster.run(leave())
         cluster.until(lambda: states(cluster) == ["asleep"])
+
+
+def test_of_a_session_that_nobody_waited_for_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, create = threading.Event(), Shelf.create
+
+    def slow(*given: Any) -> Any:
+        made = create(*given)
+        held.wait(10)
+        return made
+
+    monkeypatch.setattr(Shelf, "create", slow)
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+
+        async def leave() -> None:
+            hello = wire.Hello(table_hash=HASH, devices="cpu")
+            coming = asyncio.create_task(service.open("anna", hello, Stream()))
+            while not os.listdir(tmp_path):
+                await asyncio.sleep(0.01)
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await coming
+
+        cluster.run(leave())
+        held.set()
+        cluster.until(lambda: not os.listdir(tmp_path))
+
+
+def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+
+        def some(directory: Path, **_: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(directory / WATERMARK)
+
+        with monkeypatch.context() as dying:
+            dying.setattr(shutil, "rmtree", some)
+            assert asked(cluster, "close", session).exit_code == 0
+            cluster.until(lambda: not list(tmp_path.glob(f"*/{WATERMARK}")))
+    with clustered(tmp_path) as cluster:
+        assert asked(cluster, "list").output == "no session\n"
+        assert not os.listdir(tmp_path)
 
 
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:

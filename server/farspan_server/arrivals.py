@@ -6,6 +6,7 @@ What a stream means for a session is decided by its machine; `service.py` owns t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -45,6 +46,7 @@ from farspan_server.tenancy import Tenancy
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
+_ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a session
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 
 
@@ -111,9 +113,7 @@ class Arrivals:
         live.digest = digest_of(secret) if secret else ""
         with self.tenancy.opening(live, hello.client):
             if journalled:
-                assert self._shelf is not None
-                made = await asyncio.to_thread(self._shelf.create, live.id, about, live.digest)
-                self._keeper(live, made)
+                self._keeper(live, await self._made(live))
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
         live.features = features.intersection(hello.features)
@@ -124,6 +124,24 @@ class Arrivals:
         if hello.devices:
             self.give(live, messages.Reserve())
         return live
+
+    async def _made(self, live: Live) -> History:
+        """Return the history of a new session. JournalError."""
+        assert self._shelf is not None
+        create, remove = self._shelf.create, self._shelf.remove
+
+        def abandon(done: asyncio.Future[History]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                done.result().journal.close()
+            with contextlib.suppress(RuntimeError):  # the gateway has stopped
+                self._syncing.submit(remove, live.id)
+
+        making = asyncio.ensure_future(asyncio.to_thread(create, live.id, live.about, live.digest))
+        try:
+            return await asyncio.shield(making)
+        except BaseException:  # nobody will know of it: its client has gone, or the disk fails
+            making.add_done_callback(abandon)
+            raise
 
     def _durability(self, hello: wire.Hello) -> str:
         """Return what a new session survives."""
@@ -173,6 +191,7 @@ class Arrivals:
             raise SessionClosedError("another client has taken the session over")
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
+        self._check_room(live)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
         return self._come(live, stream)
@@ -186,6 +205,7 @@ class Arrivals:
         if hello.minor < RESUME_MINOR:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
+        self._check_room(live)
         secret = secrets.token_bytes(32)
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
         live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
@@ -199,6 +219,17 @@ class Arrivals:
                 self.gone(live, stream)
                 raise
         return live
+
+    def _check_room(self, live: Live) -> None:
+        """Raise CapacityError if there is no room on the disk to go on with a session.
+
+        It would end where it noted who comes; so it goes on lying there.
+        """
+        if live.keeper is None or self._shelf is None:
+            return
+        self.tenancy.check_room(live.tenant, _ROOM_BYTES)
+        if self._shelf.free_bytes < _ROOM_BYTES:
+            raise CapacityError("the gateway's disk is full; the session stays there until later")
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
