@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from farspan import wire
+from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, JournalError
 from farspan_server import service
@@ -171,6 +172,26 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
         live.keeper.durable = never  # type: ignore[method-assign]
         cluster.run(leave())
         cluster.until(lambda: states(cluster) == ["asleep"])
+
+
+def test_what_the_journal_could_not_read_again_is_not_written(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        session = vanish(cluster).transport.session_id
+        (live,) = service.sessions
+        longest = "\x01" * limits.KEPT_BODY_BYTES_MAX  # each of them is six bytes of JSON
+        cluster.run(service.keep(live, wire.KeepRequest(session, 0, "longest", longest)))
+        with pytest.raises(BadValueError, match="at most"):
+            cluster.run(service.keep(live, wire.KeepRequest(session, 0, "more", longest + "x")))
+        assert live.keeper is not None
+        with pytest.raises(JournalError, match="too long"):
+            live.keeper.history.keep("more", 3 * longest)
+        assert list(live.kept) == ["longest"]
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        (live,) = cluster.gateway.service.sessions
+        assert live.kept == {"longest": longest}
 
 
 def test_of_a_session_that_nobody_waited_for_nothing_is_left(

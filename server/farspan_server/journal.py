@@ -140,6 +140,8 @@ class Journal:
             raise JournalError(self._failed)
         assert self._file is not None
         size = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
+        if size > limits.JOURNAL_RECORD_BYTES_MAX:  # it would be taken for damage
+            raise JournalError(f"a record of {size} bytes is too long for the journal")
         stamped = _HEADER.pack(size, kind, self._index, b"")[:_STAMPED]
         digest = hashlib.sha256(self._digest + stamped)
         for part in parts:
