@@ -18,6 +18,7 @@ from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, JournalError
+from farspan_server import pool as pools
 from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
@@ -127,6 +128,22 @@ def test_a_session_that_once_lost_a_worker_sleeps_on_when_there_is_none(tmp_path
         assert second.lost().kind == "CapacityError"
         cluster.until(lambda: states(cluster) == ["asleep"])
         assert os.listdir(tmp_path) == [live.id]
+
+
+def test_a_session_that_wakes_while_the_line_is_full_sleeps_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        with monkeypatch.context() as full:
+            full.setattr(pools, "LINE_MAX", 0)
+            lost = cluster.connect(attach=session, reconnect_s=0).lost()
+            assert lost.kind == "CapacityError" and "too many sessions wait" in lost.message
+            cluster.until(lambda: states(cluster) == ["asleep"])
+        again = cluster.connect(attach=session)
+        again.transport.send(get(1, 9))
+        assert again.value(9).data == b"abc"
 
 
 def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> None:
