@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from recorder import Recorder
 
         config.pluginmanager.register(Recorder(Path(folder)), "record-names")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is there by now: tests that call it are many."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class FaultyDisk:
         if path not in self.cached:
             raise FileNotFoundError(errno.ENOENT, "missing", str(path))
         return bytes(self.cached[path])
+
+    def pieces(self, path: Path, size: int) -> Iterator[bytes]:
+        data = self.read(path)
+        yield from (data[at : at + size] for at in range(0, len(data), size))
 
     def sync(self, path: Path) -> None:
         FaultyFile(self, path).sync()

@@ -261,7 +261,7 @@ def _refused(call: Callable[[], Any]) -> str:
 def test_memos_flooded_with_arguments_stay_bounded(target: Target, neighbour: Any) -> None:
     """Commands that fail or not, each with arguments that were never seen before."""
     frames = []
-    for turn in range(20):
+    for turn in range(10):
         frame = Frame(0, turn + 1, 1, farspan.float32.code)
         for k in range(2_000):
             shape = (turn, k)
@@ -272,7 +272,7 @@ def test_memos_flooded_with_arguments_stay_bounded(target: Target, neighbour: An
     frames.append(up_of(frame_of(9_999, [1])))  # ends it: then all before it has run
     told: list[str] = []
     extra = target.extra(lambda: told.extend(target.say(*frames)))
-    print(f"40,000 kinds of arguments: {told}, {extra / MIB:.1f} MiB more")
+    print(f"20,000 kinds of arguments: {told}, {extra / MIB:.1f} MiB more")
     assert told and extra <= EXTRA_BYTES_MAX
 
 
@@ -403,7 +403,7 @@ def test_nothing_of_it_is_left(target: Target) -> None:
     """After all of the above: no session but new ones, and few files open in the gateway."""
     with target.channel() as channel:
         call = channel.unary_unary(f"/{wire.SERVICE}/List")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 3  # others wait for their leases
         while time.monotonic() < deadline:
             sessions = wire.decode(wire.ListReply, call(b"", metadata=target.bearer)).sessions
             if not sessions:

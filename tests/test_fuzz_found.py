@@ -67,6 +67,10 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
         ("avg_pool3d", [8, 9], ((2, 2, 2), (1, 1, 1), (0, 0, 0), False, True, None)),
         ("mm", [1, 1, 7], ()),  # the way it ends: in a Failed
     ],
+    # the places of 2^40 elements that no gradient has were listed
+    "a padding's backward with padding of 2^40": [
+        ("_border_pad_backward", [1, 9], ((3, 4), (2**40, 0), "replicate"))
+    ],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
@@ -101,6 +105,13 @@ def test_what_once_did_harm_is_refused_or_fails_at_once(name: str) -> None:
     (value,) = engine.handle(frame)
     assert isinstance(value, Value) and value.data is not None
     assert bytes(value.data) == np.arange(12, dtype=np.float32).tobytes()
+
+
+def test_a_mask_of_more_digits_than_python_prints_is_a_protocol_error() -> None:
+    frame = frame_of([("isnan", [1, 9], ())])
+    frame.modes[-1] = (1 << 16_000) - 4
+    with pytest.raises(ProtocolError, match="no gradient"):
+        Engine(memory_bytes_max=MIB).handle(frame)
 
 
 def test_proposals_that_nobody_accepts_give_nan() -> None:

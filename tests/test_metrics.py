@@ -14,11 +14,13 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from farspan import wire
 from farspan.core import limits
 from farspan.core.errors import AuthError, BadValueError
 from farspan_server import readiness
 from farspan_server.certs import make_certificates
+from farspan_server.cli import main
 from farspan_server.config import GatewayConfig, OperatorPort
 from farspan_server.totals import OTHERS, Durations, Totals
 from prometheus_client.parser import text_string_to_metric_families
@@ -340,3 +342,12 @@ def test_the_dashboard_and_the_docs_name_metrics_that_exist(cluster: Cluster) ->
     assert told <= there, told - there
     shown = {n for n in there if n.startswith("farspan_") and not n.endswith("_bucket")}
     assert shown <= told, shown - told
+
+
+def test_an_operators_token_that_is_none_is_no_silent_refusal(tmp_path: Path) -> None:
+    token, own = tmp_path / "operator", tmp_path / "tokens"
+    token.write_text("\n")
+    own.write_text("t" * 40)
+    given = ["--token-file", str(own), "--metrics-port", "0", "--operator-token-file", str(token)]
+    done = CliRunner().invoke(main, ["serve", *given])
+    assert done.exit_code == 2 and "holds no token" in done.output

@@ -80,7 +80,12 @@ CALLS: dict[str, Any] = {
     "var_all": lambda x, i: x.var(),
     "topk": lambda x, i: x.topk(3, 0),
     "median": lambda x, i: x.median(),
-    "isclose": lambda x, i: torch.isclose(x, x),
+    "isclose": lambda x, i: torch.isclose(x, x, equal_nan=True),
+    "isclose_bool": lambda x, i: torch.isclose(x > 0, x > 1),
+    "isclose_int8": lambda x, i: torch.isclose(x.to(torch.int8), x.to(torch.int8)),
+    "isclose_half": lambda x, i: torch.isclose(x.half(), x.half(), equal_nan=True),
+    "isclose_complex": lambda x, i: torch.isclose(torch.complex(x, x), torch.complex(x, x)),
+    "isclose_broadcast": lambda x, i: torch.isclose(x.double(), x[0].double()),
     "nonzero": lambda x, i: (x > 0).nonzero(),
     "masked_select": lambda x, i: x[x > 0],
     "unique": lambda x, i: i.unique(),
@@ -267,3 +272,58 @@ def test_a_snapshot_in_pieces_is_the_snapshot() -> None:
         mine = next(t for t in engine.tensors.values() if t.array.size == 300_000)
         assert any(np.shares_memory(np.frombuffer(p, np.uint8), mine.array) for p in pieces)
         del kept
+
+
+# --- views of more elements than memory ----------------------------------------------------------
+READ_WHERE_IT_LIES = {
+    "sum": lambda x: x.sum(),
+    "sum of a dim": lambda x: x.sum(1),
+    "mean": lambda x: x.mean(0),
+    "prod": lambda x: x.prod(),
+    "amax": lambda x: x.amax((0, 1)),
+    "aminmax": lambda x: x.aminmax()[1],
+    "any": lambda x: x.any(),
+    "all": lambda x: x.all(1),
+    "max": lambda x: x.max(),
+    "compared": lambda x: x > 0,
+    "index": lambda x: x[torch.tensor([1, 2])][:, 5],
+    "mv": lambda x: x.mv(torch.ones(x.shape[1])),
+}
+
+
+@pytest.mark.parametrize("view", ["expanded", "windows"])
+@pytest.mark.parametrize("name", READ_WHERE_IT_LIES)
+def test_what_reads_a_view_where_it_lies_needs_no_room_for_its_elements(
+    session: Any, name: str, view: str
+) -> None:
+    row = torch.arange(8_200).float() % 7
+    x = row[:1024, None].expand(1024, 8192) if view == "expanded" else row.unfold(0, 4096, 1)
+    nbytes = x.numel() * 4
+    engine = limit(session, nbytes // 2)
+    tracemalloc.start()
+    try:
+        found = READ_WHERE_IT_LIES[name](x)
+        session.synchronize()
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < nbytes // 3, "or it has to be charged"
+    engine.budget.limit = 1 << 30
+    wanted = READ_WHERE_IT_LIES[name](x.clone())
+    assert bool((found.float() - wanted.float()).abs().max() <= 1e-5 * wanted.float().abs().max())
+
+
+def test_tensors_are_compared_in_twice_their_memory(session: Any) -> None:
+    x = torch.zeros(2 * MIB)
+    y = torch.zeros(2 * MIB)
+    limit(session, 32 * MIB)
+    assert torch.allclose(x, y)
+
+
+def test_a_view_without_end_is_worked_through_by_nobody(session: Any) -> None:
+    engine = limit(session, 3 * MIB)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.ones(1).expand(64 * MIB).sum().item()
+    engine.budget.limit = 1 << 33
+    with pytest.raises(torch.OutOfMemoryError):
+        (torch.ones(1).expand(1 << 40) > 0).any().item()

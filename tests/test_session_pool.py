@@ -331,3 +331,46 @@ def test_a_session_goes_only_to_workers_that_compute_the_same_bits() -> None:
     pool.handle(pools.Claimed("s", "t", ("cpu",), 10, numerics=("x",)), 2)
     (denied,) = [e for e in pool.handle(pools.Tick(), 11) if isinstance(e, pools.Denied)]
     assert "allow_numerics_change" in denied.message
+
+
+def granted(outs: list[pools.Output]) -> list[str]:
+    return [each.session for each in outs if isinstance(each, pools.Granted)]
+
+
+def test_who_waits_for_other_bits_holds_up_nobody() -> None:
+    """After an upgrade each session on disk waits so, when somebody comes for it."""
+    pool = pools.Pool(1)
+    new = replace(worker("new"), numerics="new")
+    pool.handle(pools.Joined(new), 0)
+    pool.handle(pools.Claimed("old", "t", ("cpu",), 60, numerics=("old",)), 0)
+    assert granted(pool.handle(pools.Claimed("s", "u", ("cpu",), 60), 0)) == ["s"]
+    pool.handle(pools.Claimed("next", "u", ("cpu",), 60), 0)
+    again = pool.handle(pools.Joined(replace(worker("again"), numerics="old")), 1)
+    assert granted(again) == ["old"], "what it waited for nobody else takes"
+
+
+def test_who_waits_for_anothers_worker_that_none_replaces_does_not_hold_up_its_owner() -> None:
+    pool = pools.Pool(2)
+    pool.handle(pools.Joined(worker("w1", supervised=False)), 0)
+    assert granted(pool.handle(pools.Claimed("a", "anna", ("cpu",), 60), 0)) == ["a"]
+    assert not granted(pool.handle(pools.Claimed("b", "bert", ("cpu",), 60), 0))
+    assert granted(pool.handle(pools.Claimed("c", "anna", ("cpu",), 60), 0)) == ["c"]
+    assert granted(pool.handle(pools.Joined(worker("w2")), 1)) == ["b"]
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_worker_that_drains_for_long_is_no_worker_that_comes(supervised: bool) -> None:
+    """Else who could have another's, which is idle and can be replaced, waits for the drain."""
+    pool = pools.Pool(1)
+    drained = worker("w1", supervised=supervised)
+    pool.handle(pools.Joined(drained), 0)
+    pool.handle(pools.Claimed("stays", "anna", ("cpu",), 60), 0)
+    pool.handle(pools.Drain("w1"), 0)
+    if not supervised:
+        pool.handle(pools.Released("stays"), 0)
+    pool.handle(pools.Joined(worker("w2")), 0)
+    pool.handle(pools.Claimed("a", "anna", ("cpu",), 60), 0)
+    pool.handle(pools.Released("a"), 0)
+    outs = pool.handle(pools.Claimed("b", "bert", ("cpu",), 60), 0)
+    assert pools.Replace(worker("w2"), "its tenant has left") in outs
+    assert granted(pool.handle(pools.Joined(worker("w2", 2)), 1)) == ["b"]

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
-from farspan.core.errors import BadValueError, JournalError
+from farspan.core.errors import BadValueError, ConnectError, JournalError
 from farspan_server import pool as pools
 from farspan_server import service
 from farspan_server.cli import main
@@ -211,35 +211,6 @@ def test_what_the_journal_could_not_read_again_is_not_written(tmp_path: Path) ->
         assert live.kept == {"longest": longest}
 
 
-def test_of_a_session_that_nobody_waited_for_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, create = threading.Event(), Shelf.create
-
-    def slow(*given: Any) -> Any:
-        made = create(*given)
-        held.wait(10)
-        return made
-
-    monkeypatch.setattr(Shelf, "create", slow)
-    with clustered(tmp_path) as cluster:
-        assert cluster.gateway is not None
-        service = cluster.gateway.service
-
-        async def leave() -> None:
-            hello = wire.Hello(table_hash=HASH, devices="cpu")
-            coming = asyncio.create_task(service.open("anna", hello, Stream()))
-            while not os.listdir(tmp_path):
-                await asyncio.sleep(0.01)
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await coming
-
-        cluster.run(leave())
-        held.set()
-        cluster.until(lambda: not os.listdir(tmp_path))
-
-
 def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +228,21 @@ def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
             cluster.until(lambda: not list(tmp_path.glob(f"*/{WATERMARK}")))
     with clustered(tmp_path) as cluster:
         assert asked(cluster, "list").output == "no session\n"
+        assert not os.listdir(tmp_path)
+
+
+def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 1
+        segment.write_bytes(data)
+        client = cluster.connect(attach=session, reconnect_s=0)
+        assert "damaged" in client.lost().message
+        cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
+        cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
         assert not os.listdir(tmp_path)
 
 
@@ -300,3 +286,29 @@ def test_what_a_session_survives_is_its_clients_choice(tmp_path: Path) -> None:
     with contextlib.closing(Cluster().start(1)) as cluster:
         with pytest.raises(BadValueError, match="keeps no journals"):
             cluster.connect(durability="durable")
+
+
+def test_of_a_client_that_goes_while_its_session_is_made_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    create = Shelf.create
+
+    def slow(*given: Any) -> Any:
+        making.set()
+        assert go_on.wait(10)
+        return create(*given)
+
+    monkeypatch.setattr(Shelf, "create", slow)
+    with clustered(tmp_path) as cluster:
+        dialled = threading.Thread(target=lambda: _fails(cluster))
+        dialled.start()
+        assert making.wait(10)
+        dialled.join(10)
+        go_on.set()
+        cluster.until(lambda: not os.listdir(tmp_path) and not states(cluster))
+
+
+def _fails(cluster: Cluster) -> None:
+    with pytest.raises(ConnectError):
+        cluster.connect(timeout=0.3)

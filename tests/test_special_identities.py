@@ -110,3 +110,13 @@ def test_chebyshev_polynomials_agree_on_both_sides_of_the_angle(kind: str) -> No
     np.testing.assert_allclose(p(x, n + 1), 2 * x * p(x, n) - p(x, n - 1), atol=1e-11)
     shifted = special(f"shifted_chebyshev_polynomial_{kind}")
     np.testing.assert_allclose(shifted((x + 1) / 2, n), p(x, n), atol=1e-11)
+
+
+def test_a_degree_beyond_the_recurrences_bound_is_no_error_where_none_of_it_is_run() -> None:
+    x = farspan.tensor([-0.9, 0.0, 0.3, 1.0, 2.5])
+    found = farspan.special.chebyshev_polynomial_t(x, 20_000).tolist()
+    angles = [math.cos(20_000 * math.acos(each)) for each in x[:4].double().tolist()]
+    assert found[:4] == pytest.approx(angles, abs=1e-2)
+    assert not math.isfinite(found[4])
+    with pytest.raises(ValueError, match="a step a degree"):
+        farspan.special.legendre_polynomial_p(x[:4], 20_000).tolist()

@@ -68,7 +68,10 @@ def test_what_is_kept_of_tokens_shows_none_of_them() -> None:
     assert len(token.rpartition("_")[2]) == 64, "256 bits"
 
 
-def test_tokens_end_at_their_time_and_when_they_are_replaced() -> None:
+def test_tokens_end_at_their_time_and_when_they_are_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "TOKENS_MAX", 2)
     token, kept = auth.new_token("anna", 1.0, expires_s=10.0)
     tokens = auth.Tokens({}, [kept])
     caller = tokens.caller(bearer(token), 9.9)
@@ -78,9 +81,13 @@ def test_tokens_end_at_their_time_and_when_they_are_replaced() -> None:
     tokens.put([kept_other])
     assert tokens.caller(bearer(token), 5.0) is None and not tokens.knows(caller, 5.0)
     assert tokens.tenant(bearer(other)) == "anna"
-    with pytest.raises(AuthError, match="no token"):
-        tokens.put([])
+    with pytest.raises(AuthError, match="at most"):
+        tokens.put(auth.new_token("anna", 1.0)[1] for _ in range(3))
     assert tokens.tenant(bearer(other)) == "anna", "what was there stays"
+    tokens.put([])
+    assert tokens.tenant(bearer(other)) is None, "the last one was revoked"
+    with pytest.raises(AuthError, match="no token"):
+        auth.Tokens({})
 
 
 def test_a_token_that_changes_its_tenant_is_not_the_same_caller() -> None:
@@ -178,6 +185,23 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert run(main, ["token", "new", "../etc", *file]).exit_code == 1
     assert run(main, ["token", "new", "anna", *file, "--expires", "soon"]).exit_code == 2
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_leaves_the_file_to_the_gateways_user(tmp_path: Path) -> None:
+    path, run = tmp_path / "tokens", CliRunner().invoke
+    file = ["--file", str(path)]
+    assert run(main, ["token", "new", "anna", *file]).exit_code == 0
+    os.chown(path, 1234, 2345)
+    assert run(main, ["token", "new", "bert", *file]).exit_code == 0
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1234, 2345, 0o600)
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    line = f"1a anna sha256:{'0' * 64} - 2030-01-02T03:04:05"
+    (token,) = token_file.parse(line)
+    assert token_file.time_of(token.expires_s) == "2030-01-02T03:04:05Z"
 
 
 def test_a_file_is_read_again_when_it_changes_and_an_error_is_told_once(tmp_path: Path) -> None:
@@ -636,9 +660,10 @@ def test_a_worker_that_says_whose_it_was_is_nobody_elses() -> None:
     outs = pool.handle(pools.Claimed("b", "bert", ("cpu",), 10), 0)
     assert not [o for o in outs if isinstance(o, pools.Granted | pools.Replace)]
     outs = pool.handle(pools.Claimed("a", "anna", ("cpu",), 10), 0)
-    assert not [o for o in outs if isinstance(o, pools.Granted)], "b came first"
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["a"], "b never can have w"
     outs = pool.handle(pools.Joined(worker("w", 2, supervised=False)), 0)  # started anew
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["b"]
+    pool.handle(pools.Claimed("c", "anna", ("cpu",), 10), 0)
     outs = pool.handle(pools.Joined(worker("v", tenant="carl")), 0)  # a gateway before this one
     assert [o.worker.worker for o in outs if isinstance(o, pools.Replace)] == ["v"]
 

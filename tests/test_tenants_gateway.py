@@ -104,6 +104,22 @@ def test_tokens_change_while_the_gateway_serves(
         assert client.value(2).data == b"x"
 
 
+def test_the_last_token_can_be_revoked_too(cluster: Cluster, tmp_path: Path) -> None:
+    path, audit = tmp_path / "tokens", tmp_path / "audit"
+    only, name = add(path, "anna")
+    cluster.start(0, tokens={}, token_files=(path,), audit=audit)
+    cluster.connect(token=only).transport.close()
+    revoke(path, name)
+    look(cluster)
+    assert notes(audit)[-1] | {"at_s": 0} == {
+        "at_s": 0,
+        "what": "config reloaded",
+        "file": "tokens",
+    }
+    with pytest.raises(AuthError):
+        cluster.connect(token=only)
+
+
 def test_a_file_of_tokens_is_watched_and_one_that_is_none_changes_nothing(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,19 @@ def test_a_command_that_takes_too_long_ends_its_session_and_the_worker_goes(
     assert bytes(other.value(9).data or b"") == b"xyz"
 
 
+def test_a_gateway_that_takes_nothing_is_no_command_that_takes_too_long(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.start(command_s_max=1.0)
+    worker, seen = cluster.workers[0], []
+    emit = worker._emit
+    monkeypatch.setattr(worker, "_emit", lambda *a: (seen.append(worker._doing), emit(*a)))
+    client = cluster.connect()
+    client.transport.send(put(1, b"abc"))
+    client.synchronize()
+    assert seen and not any(seen)
+
+
 @pytest.mark.slow
 def test_the_neighbours_of_an_endless_command_go_on_with_the_same_bits(tmp_path: Path) -> None:
     up = subprocess.Popen(

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 #: What comes in from others: the wire, the engine's entry, links, the gateway. pytest keeps the
 #: asserts of test modules themselves, since it rewrites them.
 FILES = ("test_wire.py", "test_envelopes.py", "test_hostile.py", "test_fuzz_found.py",
-         "test_fuzz_parsers.py", "test_session.py", "test_worker_server.py", "test_link.py",
+         "test_fuzz_parsers.py", "test_worker_server.py", "test_link.py",
          "test_journal.py", "test_gateway.py")  # fmt: skip
 
 

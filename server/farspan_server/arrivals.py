@@ -6,7 +6,6 @@ What a stream means for a session is decided by its machine; `service.py` owns t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -113,7 +112,7 @@ class Arrivals:
         live.digest = digest_of(secret) if secret else ""
         with self.tenancy.opening(live, hello.client):
             if journalled:
-                self._keeper(live, await self._made(live))
+                self._keeper(live, await self._create(live))
         # What comes through shared memory does not pass here, so that no journal could hold it.
         features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
         live.features = features.intersection(hello.features)
@@ -125,23 +124,27 @@ class Arrivals:
             self.give(live, messages.Reserve())
         return live
 
-    async def _made(self, live: Live) -> History:
-        """Return the history of a new session. JournalError."""
-        assert self._shelf is not None
-        create, remove = self._shelf.create, self._shelf.remove
+    async def _create(self, live: Live) -> History:
+        """Return the history of a new session; nothing is left of one that is not wanted by then.
 
-        def abandon(done: asyncio.Future[History]) -> None:
-            if not done.cancelled() and done.exception() is None:
+        JournalError, ConnectError.
+        """
+        shelf, loop = self._shelf, asyncio.get_running_loop()
+        assert shelf is not None
+
+        def remove(done: asyncio.Future[History]) -> None:
+            if done.exception() is None:
                 done.result().journal.close()
-            with contextlib.suppress(RuntimeError):  # the gateway has stopped
-                self._syncing.submit(remove, live.id)
+            loop.run_in_executor(None, shelf.remove, live.id)
 
-        making = asyncio.ensure_future(asyncio.to_thread(create, live.id, live.about, live.digest))
+        creating = loop.run_in_executor(None, shelf.create, live.id, live.about, live.digest)
         try:
-            return await asyncio.shield(making)
-        except BaseException:  # nobody will know of it: its client has gone, or the disk fails
-            making.add_done_callback(abandon)
+            made = await asyncio.shield(creating)
+            self._refuse_late()
+        except BaseException:  # its client has gone meanwhile, the gateway stops, the disk is full
+            creating.add_done_callback(remove)
             raise
+        return made
 
     def _durability(self, hello: wire.Hello) -> str:
         """Return what a new session survives."""
@@ -158,16 +161,18 @@ class Arrivals:
 
     def _keeper(self, live: Live, history: History) -> None:
         """Let a session be journalled."""
-        assert self._shelf is not None
+        shelf = self._shelf
+        assert shelf is not None
         live.keeper = Keeper(
-            self._shelf.disk,
-            self._shelf.path(live.id),
+            shelf.disk,
+            shelf.path(live.id),
             history,
             lambda given: self.give(live, given),
             self.config.snapshot_every_s,
             self._syncing,
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
+            aside=lambda error: shelf.set_aside(live.id, error),
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
@@ -215,7 +220,7 @@ class Arrivals:
         if live.keeper is not None:  # nobody could send again what a loss of power took
             try:
                 await live.keeper.durable()
-            except asyncio.CancelledError:  # the client has gone: nobody else would say so
+            except asyncio.CancelledError:  # the client has gone meanwhile
                 self.gone(live, stream)
                 raise
         return live

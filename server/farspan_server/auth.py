@@ -66,6 +66,8 @@ class Tokens:
             for number, (token, tenant) in enumerate(plain.items(), 1)
         )
         self.put(kept)
+        if not self._table:
+            raise AuthError("gateway: no token given; one is required on any address")
 
     def __repr__(self) -> str:
         return f"Tokens({len(self._table)})"
@@ -74,10 +76,11 @@ class Tokens:
         return len(self._table)
 
     def put(self, kept: Iterable[Token]) -> None:
-        """Take these from now on, beside the plain ones; AuthError, and no change, if none is."""
+        """Take these from now on, beside the plain ones; AuthError, and no change, if too many.
+
+        If none is left, since the last one was revoked, nobody may come in.
+        """
         table = {self._place(each.digest): each for each in (*self._plain, *kept)}
-        if not table:
-            raise AuthError("gateway: no token given; one is required on any address")
         if len(table) > TOKENS_MAX:
             raise AuthError(f"gateway: {len(table)} tokens; at most {TOKENS_MAX}")
         self._table = table

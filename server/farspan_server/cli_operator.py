@@ -92,7 +92,10 @@ def _port(number: int | None, host: str, token: Path | None, to_all: bool) -> Op
         if token is not None or to_all:
             raise click.UsageError("an operator's token or --metrics-open need --metrics-port")
         return None
-    return OperatorPort(host, number, "" if token is None else token.read_text().strip(), to_all)
+    secret = "" if token is None else token.read_text().strip()
+    if token is not None and not secret:
+        raise click.UsageError(f"{token} holds no token: nobody could drain with it")
+    return OperatorPort(host, number, secret, to_all)
 
 
 @click.command()
@@ -119,9 +122,10 @@ def drain(
     workers: tuple[str, ...], all_of_them: bool, wait: float, operator: str,
     token_file: Path | None, ca: Path | None,
 ) -> None:  # fmt: skip
-    """Move the sessions off WORKERS and replace these, without an error for anybody.
+    """Move the sessions off WORKERS and replace these.
 
-    Sessions with a journal go on at another worker; without workers named, show what there is.
+    Sessions with a journal go on at another worker and see a pause; others are waited for, and then
+    end with an error. Without workers named, show what there is.
     """
     from farspan.core.errors import FarspanError
 

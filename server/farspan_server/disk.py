@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +45,9 @@ class Disk(Protocol):
 
     def read(self, path: Path) -> bytes:
         """Return what a file holds."""
+
+    def pieces(self, path: Path, size: int) -> Iterator[bytes]:
+        """Yield what a file holds, so many bytes at a time."""
 
     def sync(self, path: Path) -> None:
         """Wait until what a file holds survives a loss of power."""
@@ -107,6 +110,11 @@ class RealDisk:
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
+
+    def pieces(self, path: Path, size: int) -> Iterator[bytes]:
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(size):
+                yield data
 
     def sync(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

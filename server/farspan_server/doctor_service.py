@@ -180,7 +180,8 @@ def _token(asked: Asked, channel: grpc.Channel) -> Iterator[Found]:
             what = "does not take this token" if asked.token else "wants a token, and there is none"
             yield Found(
                 "token", FAIL, f"the gateway {what}",
-                "give --token-file, or set FARSPAN_TOKEN, with a line of the gateway's token file",
+                "give --token-file, or set FARSPAN_TOKEN, with what `farspan token new` has shown "
+                "(the gateway's own file holds hashes), or a line of TOKEN that the gateway has",
             )  # fmt: skip
         else:
             yield Found(

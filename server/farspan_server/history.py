@@ -246,14 +246,29 @@ class History:
 
     def part(self, device: int) -> bytes:
         """Return a device's part of the snapshot. JournalDamagedError if it is not as written."""
+        return b"".join(self.pieces(device))
+
+    def pieces(self, device: int) -> Iterator[bytes]:
+        """Yield a device's part of the snapshot, the end only when all of it is as written.
+
+        JournalDamagedError.
+        """
         part = self.past.parts[device]
+        digest, nbytes, held = hashlib.sha256(), 0, b""
         try:
-            data = self._disk.read(self._directory / part.name)
+            for data in self._disk.pieces(self._directory / part.name, limits.CHUNK_BYTES):
+                nbytes += len(data)
+                if nbytes > part.nbytes:
+                    break
+                digest.update(data)
+                if held:
+                    yield held
+                held = data
         except FileNotFoundError:
             raise JournalDamagedError(f"snapshot: {part.name} is missing") from None
-        if len(data) != part.nbytes or hashlib.sha256(data).hexdigest() != part.sha256:
+        if nbytes != part.nbytes or digest.hexdigest() != part.sha256:
             raise JournalDamagedError(f"snapshot: {part.name} is damaged")
-        return data
+        yield held
 
 
 def _chunk(record: Record) -> Chunk:

@@ -170,8 +170,7 @@ class Journal:
     def _fail(self, error: OSError) -> JournalError:
         # The number says it all; the text of an OSError holds a path.
         self._failed = getattr(error, "reason", "") or (
-            f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno}); "
-            "what was durable is on disk"
+            f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno})"
         )
         return JournalError(self._failed)
 

@@ -25,7 +25,7 @@ from farspan_server import history
 from farspan_server import session_messages as messages
 from farspan_server.disk import Buffer, Disk, File
 from farspan_server.history import Chunk, History, Part
-from farspan_server.journal import JournalError
+from farspan_server.journal import JournalDamagedError, JournalError
 from farspan_server.shelf import discard
 from farspan_server.workers import WorkerLink
 
@@ -44,6 +44,8 @@ class Keeper:
     give: hands an input to the session's machine. every_s: seconds of work between snapshots.
     syncing: one thread, which syncs the journals of all sessions. syncs: frames, before the client
     may forget them. stays: the session survives the gateway, so that snapshots are synced too.
+    aside: keeps the files of one that turns out to be damaged, instead of their removal; on a
+    thread.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Keeper:
         *,
         syncs: bool = False,
         stays: bool = False,
+        aside: Callable[[JournalDamagedError], None] | None = None,
     ) -> None:
         self._every_s = every_s
         self._disk = disk
@@ -66,6 +69,8 @@ class Keeper:
         self._syncing = syncing
         self._syncs = syncs
         self._stays = stays
+        self._aside = aside
+        self._damage: JournalDamagedError | None = None
         self._sync_under_way = self._sync_again = self._closed = False
         self._sync_timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # records to be durable
@@ -121,7 +126,10 @@ class Keeper:
             with contextlib.suppress(JournalError):
                 self.history.journal.sync()
         self.history.journal.close()
-        if forget:
+        if forget and self._damage is not None and self._aside is not None:
+            self._damage.about = self.history.past.session
+            self._aside(self._damage)
+        elif forget:
             discard(self._directory)
 
     # --- what survives ---------------------------------------------------------------------------
@@ -221,10 +229,14 @@ class Keeper:
 
     async def _replay(self, first: int, last: int, room: Callable[[], bool], end: int) -> None:
         links, channel = self._links, self._channel
-        for device in range(len(self.history.past.parts)):
-            data = await asyncio.to_thread(_reading, self.history.part, device)
-            for chunk in link.chunks(link.RESTORE, data):
+        parts = self.history.past.parts
+        for device in range(len(parts)):
+            total, offset, pieces = parts[device].nbytes, 0, self.history.pieces(device)
+            while data := await asyncio.to_thread(_reading, _next, pieces):
+                flags = link.LAST if offset + len(data) == total else 0
+                chunk = link.Chunk(link.RESTORE, total, offset, flags, data)
                 await links[device].upload(channel, chunk)
+                offset += len(data)
         records = self.history.replay(end)
         while batch := await asyncio.to_thread(_reading, _some, records):
             for record in batch:
@@ -257,6 +269,8 @@ class Keeper:
         if isinstance(error, OSError) or error is None:
             return  # a worker is lost while it is told: the session hears of it
         log.error("session %s: a replay failed", self._directory.name, exc_info=error)
+        if isinstance(error, JournalDamagedError):
+            self._damage = error
         self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
 
     # --- snapshots -------------------------------------------------------------------------------
@@ -347,6 +361,10 @@ class Keeper:
 
 def _chunk(kept: Chunk) -> link.Chunk:
     return link.Chunk(kept.transfer, kept.total, kept.offset, kept.flags, kept.data)
+
+
+def _next(pieces: Iterator[bytes]) -> bytes:
+    return next(pieces, b"")
 
 
 def _some(records: Iterator[Any]) -> list[Any]:

@@ -186,6 +186,11 @@ class _Slot:
             return "leaving"
         return "busy" if self.sessions else "idle"
 
+    @property
+    def going(self) -> bool:
+        """Whether another process is about to take its place; a drain may take an hour."""
+        return self.leaving and not self.draining and self.worker.supervised
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -380,14 +385,16 @@ class Pool:
         return len(claim.kinds) / self._accounts[claim.tenant].allowed.weight
 
     def _serve(self, out: list[Output]) -> None:
-        """Grant what can be granted in the line's order; nobody overtakes on the same workers.
+        """Grant what can be granted in the line's order; nobody takes what one before could have.
 
-        Who waits for the quota of its own tenant is no one's hindrance but its tenant's. A worker
-        of another numerics key is not kept for who waits: it would never do.
+        Who waits for the quota of its own tenant is no one's hindrance but its tenant's. Who waits
+        for workers that compute other bits, or for such as another tenant's that nobody can
+        replace, leaves those that are there to others.
         """
         self._order()
-        meant: set[str] = set()  # workers that are kept for who comes before
-        others = Counter(slot.worker.kind for slot in self._slots.values())
+        left: dict[str, list[_Slot]] = {}  # by kind: what nobody before waits for
+        for slot in self._slots.values():
+            left.setdefault(slot.worker.kind, []).append(slot)
         short: Counter[str] = Counter()
         over: set[str] = set()
         for each in list(self._line.values()):
@@ -400,17 +407,14 @@ class Pool:
                 each.held = held or each.held
                 continue
             each.held = ""
-            if all(others[kind] for kind in claim.kinds):
-                chosen = self._choose(claim, meant)
-                if chosen is not None:
-                    self._grant(each, chosen, out)
-                    continue
-            if any(others[kind] for kind in claim.kinds):
-                for name, slot in self._slots.items():
-                    if name not in meant and _could_have(slot, claim):
-                        meant.add(name)
-                        others[slot.worker.kind] -= 1
+            chosen = self._choose(claim, left)
+            if chosen is not None:
+                self._grant(each, chosen, out)
+                continue
             short.update(claim.kinds)
+            for index, kind in enumerate(claim.kinds):
+                rest = [s for s in left.get(kind, ()) if not _could_have(s, claim, index)]
+                left[kind] = rest
         self._make_room(short, out)
         for place, session in enumerate(self._line, 1):
             if self._places.get(session) != place:
@@ -434,21 +438,19 @@ class Pool:
             return over_quota("bytes of memory", new, account.memory_bytes, allowed.memory_bytes)
         return ""
 
-    def _choose(self, claim: Claimed, meant: set[str]) -> list[_Slot] | None:
+    def _choose(self, claim: Claimed, left: dict[str, list[_Slot]]) -> list[_Slot] | None:
         """Return a distinct worker for each device: a free one first, else one to share.
 
-        meant: workers that are another's.
+        left: by kind, those that it may have as far as others before it are concerned.
         """
         chosen: list[_Slot] = []
         for index, kind in enumerate(claim.kinds):
             able = [
                 slot
-                for slot in self._slots.values()
-                if slot.worker.kind == kind
-                and (not claim.numerics or slot.worker.numerics == claim.numerics[index])
+                for slot in left.get(kind, ())
+                if (not claim.numerics or slot.worker.numerics == claim.numerics[index])
                 and not slot.leaving
                 and slot not in chosen
-                and slot.worker.worker not in meant
                 and self._may_have(slot, claim.tenant)
             ]
             if not able:
@@ -482,7 +484,7 @@ class Pool:
         """Replace workers that wait with another tenant's past, as many as are wanted."""
         for slot in self._slots.values():
             kind = slot.worker.kind
-            going = sum(s.leaving for s in self._slots.values() if s.worker.kind == kind)
+            going = sum(s.going for s in self._slots.values() if s.worker.kind == kind)
             if going < short[kind] and not slot.sessions and not slot.leaving and slot.tenant:
                 if slot.worker.supervised:
                     slot.leaving = True
@@ -507,13 +509,11 @@ class Pool:
         )
 
 
-def _could_have(slot: _Slot, claim: Claimed) -> bool:
-    """Return whether a claim may be given this worker some day, or the one in its place."""
-    worker = slot.worker
-    return any(
-        kind == worker.kind and (not claim.numerics or claim.numerics[k] == worker.numerics)
-        for k, kind in enumerate(claim.kinds)
-    )
+def _could_have(slot: _Slot, claim: Claimed, index: int) -> bool:
+    """Return whether a worker, or the one in its place, can come to be a claim's device."""
+    if claim.numerics and slot.worker.numerics != claim.numerics[index]:
+        return False
+    return slot.tenant in (None, claim.tenant) or slot.worker.supervised
 
 
 def over_quota(what: str, requested: int, used: int, limit: int) -> str:

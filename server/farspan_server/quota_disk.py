@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from farspan_server.disk import Buffer, Disk, File
@@ -102,6 +102,9 @@ class QuotaDisk:
 
     def read(self, path: Path) -> bytes:
         return self._disk.read(path)
+
+    def pieces(self, path: Path, size: int) -> Iterator[bytes]:
+        return self._disk.pieces(path, size)
 
     def sync(self, path: Path) -> None:
         self._disk.sync(path)

@@ -125,7 +125,7 @@ class Shelf:
         try:
             found = history.open_(self.disk, self.path(session), session)
         except JournalDamagedError as error:
-            self._set_aside(session, error)
+            self.set_aside(session, error)
             return None
         if not found.past.session.get("stays"):
             found.journal.close()
@@ -161,7 +161,8 @@ class Shelf:
                 latest = max(latest, each.stat().st_mtime)
         return latest
 
-    def _set_aside(self, session: str, error: JournalDamagedError) -> None:
+    def set_aside(self, session: str, error: JournalDamagedError) -> None:
+        """Move a damaged session out of the way. JournalError."""
         log.error("session %s cannot be gone on with and is set aside: %s", session, error)
         about = error.about or {}
         known = {

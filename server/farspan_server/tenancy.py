@@ -51,7 +51,7 @@ class Tenancy:
         self.audit = Audit(config.audit)
         self.door = Door()
         files = config.token_files
-        self._token_files = Watched(files, lambda: [t for f in files for t in token_file.read(f)])
+        self._token_files = Watched(files, lambda: token_file.reread(files))
         self.tokens = Tokens(config.tokens, self._token_files.value)
         tenants = config.tenants
         self._quotas_file = Watched(

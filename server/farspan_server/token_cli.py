@@ -41,7 +41,9 @@ def token() -> None:
 @token.command()
 @click.argument("tenant")
 @_file
-@click.option("--expires", type=_Span(), help="So long from now; default: never.")
+@click.option(
+    "--expires", type=_Span(), metavar="90d|12h|30m", help="So long from now; default: never."
+)
 def new(tenant: str, path: Path, expires: float | None) -> None:
     """Make a token for TENANT and show it, this once."""
     from farspan.core.errors import FarspanError

@@ -50,11 +50,19 @@ def parse(text: str) -> tuple[Token, ...]:
 
 def read(path: Path) -> tuple[Token, ...]:
     """Return the tokens in a file. OSError, AuthError."""
-    with path.open("rb") as file:
-        data = file.read(FILE_BYTES_MAX + 1)
-    if len(data) > FILE_BYTES_MAX:
-        raise AuthError(f"the tokens are more than {FILE_BYTES_MAX} bytes")
-    return parse(data.decode("utf-8", "replace"))
+    return parse(_text(path))
+
+
+def reread(paths: Sequence[Path]) -> list[Token]:
+    """Return the tokens in files that a gateway watches. OSError, AuthError.
+
+    A file of no token is one whose last token was revoked: `farspan token` leaves a line in it. One
+    of no text at all is being written, or was cut off, and would lock everybody out.
+    """
+    texts = [_text(path) for path in paths]
+    if not all(texts):
+        raise AuthError("a file of tokens is empty")
+    return [token for text in texts for token in parse(text)]
 
 
 def plain(text: str) -> dict[str, str]:
@@ -99,6 +107,14 @@ def time_of(seconds: float | None) -> str:
     return found.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise AuthError(f"the tokens are more than {FILE_BYTES_MAX} bytes")
+    return data.decode("utf-8", "replace")
+
+
 def _kept(words: list[str]) -> Token:
     name, tenant, digest, created, expires = words
     check_tenant(tenant)
@@ -116,7 +132,8 @@ def _plain(word: str, number: int) -> Token:
 def _seconds(text: str) -> float | None:
     if text == "-":
         return None
-    return datetime.datetime.fromisoformat(text).timestamp()
+    found = datetime.datetime.fromisoformat(text)  # somebody may have written it, without a Z
+    return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 @contextlib.contextmanager
@@ -136,6 +153,11 @@ def _replace(path: Path, text: str) -> None:
         with os.fdopen(fd, "w") as file:
             file.write(text)
             file.flush()
+            if path.exists():  # root's command, a gateway of another user: it has to read the file
+                before = path.stat()
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(fd, before.st_uid, before.st_gid)
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:

@@ -224,7 +224,7 @@ class Engine:
     ) -> None:
         plan = op.vjp_plan(static, mask)
         if plan is None:
-            raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask}")
+            raise ProtocolError(f"{op.name} has no gradient for the inputs of mask {mask:#x}")
         mask, edges = plan.mask, []
         for x in inputs:
             edge = None

@@ -438,6 +438,7 @@ class Worker:
             else:
                 handle = session.engine.resume if taken.resumes else session.engine.handle
                 events = handle(taken.frame, taken.transfers)
+                self._doing = None  # what follows may wait for the gateway, and is no command
                 applied = taken.frame.sequence if taken.last else session.applied
                 self._emit(session, applied, events)
         except FarspanError as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FACTORS: Final[dict[float, str]] = {
     18: "log_normal",
     10: "polygamma special_zeta _histogramdd_from_bin_tensors",
-    8.5: "_unique2 isclose mode isin.Tensor_Tensor",
+    8.5: "_unique2 mode isin.Tensor_Tensor",
     6: "linalg_matrix_exp histc",
     4: "unique_consecutive",
     3: "bernoulli.Tensor linalg_pinv avg_pool2d nanmedian special_entr",
@@ -70,6 +70,20 @@ def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, f
     return copied + int(declared(op.name) * (sum(sizes) + made))
 
 
+#: Beside pointwise ops those that read an expanded view, or overlapping windows, where it lies.
+_IN_PLACE: Final = frozenset(
+    "sum sum.dim_IntList mean mean.dim prod prod.dim_int any any.dim any.dims all all.dim all.dims"
+    " amax amin aminmax max min index.Tensor mv".split()
+)
+#: These need none of its bytes, only time: a sixteenth of them must be there all the same.
+_SHARE: Final = 16
+
+
+def expanded_share(op: Op) -> int:
+    """Return by what the bytes of an expanded input are divided of which there must be room."""
+    return _SHARE if op.family == "pointwise" or op.name in _IN_PLACE else 1
+
+
 def declared(name: str) -> float:
     """Return an op's factor."""
     return _FACTOR.get(name) or _FACTOR.get(name.split(".")[0], 0.0)
@@ -100,7 +114,15 @@ def _bags(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return 2 * indices.numel * math.prod(weight.shape[1:]) * weight.dtype.itemsize  # type: ignore[no-any-return]
 
 
+def _closeness(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of the distances, what is allowed, and a mask; integers' are float64."""
+    dtype = args[0].dtype
+    size = 8 if dtype.numpy.kind in "biu" else max(4, dtype.itemsize)
+    return outs[0].numel * (3 * size + 2)
+
+
 _BY_SHAPE: Final = {
+    "isclose": _closeness,
     "convolution": _convolution,
     "_pdist_forward": _differences,
     "_cdist_forward": _distances,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import limits, schema
 from .command import FIRST_OPCODE
 from .dtype import DTYPES, Device, DType
-from .errors import ProtocolError
+from .errors import BadValueError, ProtocolError
 from .schema import Arg, Schema
 from .spec import Spec
 
@@ -198,7 +198,8 @@ class Recipe:
             elif arg.is_tensor:
                 count = value if type(value) is int else len(value or ())
                 if not 0 <= count <= limits.TENSORS_PER_COMMAND_MAX:  # before a list is made of it
-                    raise ProtocolError(f"{op.name}: a list of {count} tensors")
+                    most = limits.TENSORS_PER_COMMAND_MAX
+                    raise BadValueError(f"{op.name}: {count} tensors; at most {most} in a list")
                 present = [True] * count if type(value) is int else list(value or ())
                 indices: list[int | None] = []
                 for there in present:

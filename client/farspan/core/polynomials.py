@@ -119,14 +119,14 @@ def _recur(xp: Any, steps: Any, first: Any, step: _Step) -> Any:
     Stops early where nothing but nan is left.
     """
     highest = int(xp.max(steps)) if steps.size else 0
-    if highest > limits.POLYNOMIAL_DEGREE_MAX:
-        raise BadValueError(
-            f"a polynomial of degree {highest}: its recurrence takes a step a degree; at most "
-            f"{limits.POLYNOMIAL_DEGREE_MAX}"
-        )
     older, newer = xp.ones_like(first), first
     value = xp.where(steps < 1, older, newer)
     for k in range(1, highest):
+        if k == limits.POLYNOMIAL_DEGREE_MAX:
+            raise BadValueError(
+                f"a polynomial of degree {highest}: its recurrence takes a step a degree; at most "
+                f"{limits.POLYNOMIAL_DEGREE_MAX}"
+            )
         older, newer = newer, step(k, newer, older)
         value = xp.where(steps > k, newer, value)
         if k % 64 == 0 and xp.all(xp.isnan(newer) | (steps <= k)):

@@ -79,6 +79,10 @@ def _border_pad(xp: Any, self: Any, padding: Any, mode: str) -> Any:
 
 def _border_pad_backward(xp: Any, grad: Any, size: Any, padding: Any, mode: str) -> Any:
     for dim, (before, after) in enumerate(_pairs(padding, grad.ndim)):
+        if grad.shape[dim] != size[dim] + before + after:  # else places without end are listed
+            raise ShapeError(
+                f"a gradient of shape {list(grad.shape)} for {list(size)} padded by {padding}"
+            )
         if before or after:
             places = _sources(xp, size[dim], before, after, mode)
             moved = xp.moveaxis(grad, dim, 0)
