@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,45 @@ def test_an_upload_whose_worker_dies_before_the_first_frame_is_there(tmp_path: P
         client.transport.send(frame((PUT, [1], (U8, (3,), -1, 5))))
         client.transport.send(get(1, 9))
         assert client.value(9).data == b"abc"
+
+    clustered(tmp_path, body)
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_an_upload_that_is_cut_off_on_its_way_to_the_worker_comes_whole(
+    tmp_path: Path, overtaken: bool
+) -> None:
+    async def pieces() -> AsyncIterator[memoryview]:
+        yield memoryview(b"abc")
+        if overtaken:
+            yield memoryview(b"def")
+
+    total = 6 if overtaken else 3
+
+    async def cut_off(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        (live,) = service.sessions
+        header = wire.TransferHeader(live.id, 0, 5, total)
+        async with live.links[0]._bulk_turn:  # others' bytes are before it
+            first = asyncio.create_task(service.upload(live, header, pieces()))
+            while not (live.uploads.come or live.uploads.done):
+                await asyncio.sleep(0.001)
+            calls = [asyncio.create_task(service.upload(live, header, pieces()))] * overtaken
+            await asyncio.sleep(0.05)
+            first.cancel()
+            await asyncio.wait([first])
+        for each in calls or [service.upload(live, header, pieces())]:
+            assert await each == total
+
+    def body(cluster: Cluster) -> None:
+        client = cluster.connect(devices="cpu")
+        client.transport.send(frame())
+        client.synchronize()
+        cluster.run(cut_off(cluster))
+        client.transport.send(frame((PUT, [1], (U8, (total,), -1, 5))))
+        client.transport.send(get(1, 9))
+        assert client.value(9).data == b"abcdef"[:total]
 
     clustered(tmp_path, body)
 

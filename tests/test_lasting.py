@@ -118,6 +118,26 @@ def test_what_nobody_kept_is_freed_and_what_is_kept_stays(gateway: FakeGateway) 
         assert gateway.engine.stats()["tensors"] == 1 and list(session.kept) == ["kept"]
 
 
+def test_a_name_holds_its_tensors_though_a_ctrl_c_came_before_the_answer(
+    gateway: FakeGateway,
+) -> None:
+    session = opened(gateway)
+    session.keep("x", torch.ones(2))
+    keep = session.transport.keep
+
+    def interrupted(name: str, body: str) -> None:
+        keep(name, body)
+        raise KeyboardInterrupt
+
+    session.transport.keep = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        session.keep("x", torch.full((3,), 7.0))
+    session.transport.keep = keep
+    session.synchronize()  # frees what nobody holds
+    with attached(gateway, session.detach()) as session:
+        assert session.kept["x"].tolist() == [7.0] * 3
+
+
 def test_what_is_kept_comes_back_as_it_was(gateway: FakeGateway) -> None:
     session = opened(gateway)
     x = torch.arange(12.0).reshape(3, 4)

@@ -313,3 +313,64 @@ def test_a_secret_stands_in_no_text(gateway: FakeGateway) -> None:
         wait_for(lambda: len(gateway.hellos) == 2)
         assert gateway.hellos[1].resume.secret == gateway.secret
         assert repr(gateway.secret) not in repr(gateway.hellos)
+
+
+def test_a_gateway_that_answers_after_it_was_given_up_is_taken_at_its_word(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen gateway wakes between two attempts: the welcome is to the one before."""
+    with connect(gateway) as session:
+        x = torch.ones(2)
+        session.synchronize()
+        transport, awake, open_ = session.transport, threading.Event(), gateway._open
+        broke = transport._broke
+
+        def frozen(hello: Any) -> Any:
+            assert awake.wait(10)
+            return open_(hello)
+
+        def given_up(why: str) -> None:
+            broke(why)
+            if "no answer" in why:
+                transport._tries = 10  # so that the next attempt follows late
+                awake.set()
+
+        gateway._open, transport._broke = frozen, given_up
+        monkeypatch.setattr(limits, "CONNECT_S", 0.3)
+        transport._stream.cancel()
+        assert awake.wait(10)
+        wait_for(lambda: not transport._dialling)
+        monkeypatch.undo()
+        assert x.tolist() == [1.0, 1.0]
+        assert [h.resume.attempt for h in gateway.hellos if h.resume] == [1]
+
+
+def test_a_stream_that_breaks_soon_is_waited_for_as_long_as_was_asked(gateway: FakeGateway) -> None:
+    with connect(gateway, reconnect_s=2):
+        time.sleep(2.2)  # nothing was sent for longer than that
+        gateway.die()
+        gateway.live_again()
+        assert torch.ones(2).tolist() == [1.0, 1.0]
+
+
+def test_who_ends_a_session_does_not_wait_for_an_attempt_under_way(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = connect(gateway)
+    x = torch.ones(2)
+    session.synchronize()
+    monkeypatch.setattr(limits, "CONNECT_S", 60.0)
+    transport, thawed, open_ = session.transport, threading.Event(), gateway._open
+
+    def frozen(hello: Any) -> Any:
+        thawed.wait(8)
+        return open_(hello)
+
+    gateway._open = frozen
+    transport._stream.cancel()
+    wait_for(lambda: transport._attempt == 1)
+    transport.hurry()
+    with pytest.raises(ConnectError, match="for 2 s"):
+        x.tolist()
+    thawed.set()
+    session.close()

@@ -179,6 +179,32 @@ def test_without_a_way_back_the_lease_ends_a_journalled_session_too() -> None:
     assert isinstance(end, messages.End)
 
 
+def test_what_clients_leave_for_workers_that_do_not_come_is_bounded() -> None:
+    session = sessions.Session(("cpu",), 60.0, journalled=True, syncs=True)
+    most, sequence = limits.CREDIT_BYTES, 0
+    for epoch in range(1, 10):
+        while session.load.frame_bytes + most // 2 <= most:
+            sequence += 1
+            session.handle(frame(sequence, size=most // 2, epoch=epoch), 0)
+        (out, *_) = session.handle(messages.Attached(), 0)
+        if isinstance(out, messages.Refuse):
+            assert out.for_now and session.epoch == epoch
+            return
+    raise AssertionError("as much as one likes")
+
+
+def test_a_session_that_waits_for_workers_has_none_to_leave() -> None:
+    session = journalled()
+    session.handle(frame(1), 0)
+    session.handle(messages.Bereft("gone"), 0)
+    session.handle(messages.ClientGone(), 0)
+    assert session.handle(messages.Attached(), 0)[0] == messages.Welcomed()
+    assert session.handle(messages.Leave(), 0) == []
+    assert session.replaced
+    session.handle(messages.Assigned(), 0)
+    assert not session.replaced
+
+
 # --- pool ----------------------------------------------------------------------------------------
 def worker(name: str, epoch: int = 1, kind: str = "cpu", supervised: bool = True) -> pools.Worker:
     return pools.Worker(name, epoch, "127.0.0.1:1", b"k" * 32, kind, "h", 1, supervised)
@@ -255,6 +281,14 @@ def test_a_kind_that_is_short_does_not_hold_up_another() -> None:
     pool.handle(pools.Claimed("cpu", "t", ("cpu",), 10), 0)
     outs = pool.handle(pools.Joined(worker("w1")), 0)
     assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["cpu"]
+
+
+def test_who_waits_for_what_it_can_never_have_holds_up_nobody() -> None:
+    pool = pools.Pool(1)
+    pool.handle(pools.Joined(replace(worker("w1"), numerics="y")), 0)
+    pool.handle(pools.Claimed("old", "t", ("cpu",), 10, numerics=("x",)), 0)
+    outs = pool.handle(pools.Claimed("new", "u", ("cpu",), 10), 0)
+    assert [o.session for o in outs if isinstance(o, pools.Granted)] == ["new"]
 
 
 def test_a_session_that_is_asked_to_leave_goes_on_elsewhere_and_it_is_no_loss() -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from farspan import wire
 from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, ConnectError, JournalError
 from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
+from farspan_server.live import Stream
 from farspan_server.shelf import Shelf
-from test_gateway import OTHER, TOKEN, Client, Cluster, get, put
+from test_gateway import HASH, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
 
 
 @contextlib.contextmanager
@@ -114,6 +118,121 @@ def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_p
         assert "damaged" in client.lost().message
         cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
         cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
+
+
+def test_a_session_that_once_lost_a_worker_sleeps_on_when_there_is_none(tmp_path: Path) -> None:
+    with contextlib.closing(Cluster()) as cluster:
+        cluster.start(2, journals=tmp_path, lease_s=0.3)
+        client = cluster.connect(devices="cpu", reconnect_s=0, timeout=0.2)
+        client.transport.send(put(1, b"abc"))
+        client.synchronize()
+        (live,) = cluster.gateway.service.sessions  # type: ignore[union-attr]
+        (address,) = (each.worker.address for each in live.links)
+        next(w for w in cluster.workers if w.address == address).close()
+        cluster.until(lambda: bool(live.links) and live.links[0].worker.address != address)
+        client.transport._stream.cancel()
+        client.lost()
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        for worker in cluster.workers:
+            worker.close()
+        cluster.until(lambda: not cluster.gateway.service.workers)  # type: ignore[union-attr]
+        second = cluster.connect(attach=live.id, reconnect_s=0)
+        assert second.lost().kind == "CapacityError"
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        assert os.listdir(tmp_path) == [live.id]
+
+
+def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> None:
+    async def pieces() -> AsyncIterator[memoryview]:
+        yield memoryview(b"xyz")
+
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+    with clustered(tmp_path) as cluster:  # another gateway, where it had no workers yet
+        assert cluster.gateway is not None
+        (live,) = cluster.gateway.service.sessions
+        header = wire.TransferHeader(session, 0, 5, 3)
+        assert cluster.run(cluster.gateway.service.upload(live, header, pieces())) == 3
+        assert states(cluster) == ["asleep"] and not live.links
+        client = cluster.connect(attach=session)
+        client.transport.send(frame((PUT, [2], (U8, (3,), -1, 5))))
+        client.transport.send(get(2, 9))
+        assert client.value(9).data == b"xyz"
+
+
+def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        vanish(cluster)
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (live,) = service.sessions
+        assert live.keeper is not None
+
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        async def leave() -> None:
+            hello = wire.Hello(table_hash=HASH, attach=live.id)
+            coming = asyncio.create_task(service.attach("anna", hello, Stream()))
+            await asyncio.sleep(0)
+            assert live.machine.state == "open"
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await coming
+
+        live.keeper.durable = never  # type: ignore[method-assign]
+        cluster.run(leave())
+        cluster.until(lambda: states(cluster) == ["asleep"])
+
+
+def test_of_a_session_that_nobody_waited_for_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, create = threading.Event(), Shelf.create
+
+    def slow(*given: Any) -> Any:
+        made = create(*given)
+        held.wait(10)
+        return made
+
+    monkeypatch.setattr(Shelf, "create", slow)
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+
+        async def leave() -> None:
+            hello = wire.Hello(table_hash=HASH, devices="cpu")
+            coming = asyncio.create_task(service.open("anna", hello, Stream()))
+            while not os.listdir(tmp_path):
+                await asyncio.sleep(0.01)
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await coming
+
+        cluster.run(leave())
+        held.set()
+        cluster.until(lambda: not os.listdir(tmp_path))
+
+
+def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+
+        def some(directory: Path, **_: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(directory / WATERMARK)
+
+        with monkeypatch.context() as dying:
+            dying.setattr(shutil, "rmtree", some)
+            assert asked(cluster, "close", session).exit_code == 0
+            cluster.until(lambda: not list(tmp_path.glob(f"*/{WATERMARK}")))
+    with clustered(tmp_path) as cluster:
+        assert asked(cluster, "list").output == "no session\n"
         assert not os.listdir(tmp_path)
 
 

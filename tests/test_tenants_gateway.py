@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from farspan.core.errors import (
 from farspan.core.op import table_hash
 from farspan_server import auth, door, gateway, tenancy, token_file
 from farspan_server.certs import make_certificates
+from farspan_server.shelf import Shelf
 from farspan_worker.server import Worker
 from test_cli import running
 from test_gateway import KEY, OTHER, TOKEN, Bytes, Client, Cluster, get, put
@@ -268,6 +270,33 @@ def test_a_session_that_slept_and_finds_no_room_stays_on_disk(
     third = cluster.connect(attach=session)
     third.transport.send(get(1, 1 << 51))
     assert third.value(1 << 51).data == b"kept"
+
+
+def test_who_comes_to_a_session_when_the_disk_is_used_up_does_not_end_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("")
+    cluster.start(1, tenants=tenants, journals=tmp_path / "journals", lease_s=0.2)
+    first = cluster.connect(devices="cpu")
+    first.transport.send(put(1, b"kept"))
+    first.synchronize()
+    session = first.transport.session_id
+    first.transport.detach()
+    cluster.until(lambda: test_gateway._states(cluster) == ["asleep"])
+    tenancy = cluster.gateway.tenancy
+    quota = tenancy.quota("anna")
+    with monkeypatch.context() as less:  # as an operator might do it
+        less.setattr(tenancy, "quota", lambda tenant: replace(quota, journal_bytes=10))
+        with pytest.raises(CapacityError, match="quota of bytes of journals"):
+            cluster.connect(attach=session)
+    with monkeypatch.context() as full:
+        full.setattr(Shelf, "free_bytes", 10)
+        with pytest.raises(CapacityError, match="disk is full"):
+            cluster.connect(attach=session)
+    again = cluster.connect(attach=session)
+    again.transport.send(get(1, 1 << 50))
+    assert again.value(1 << 50).data == b"kept"
 
 
 def test_a_tenants_rate_slows_it_down_and_loses_nothing(

@@ -39,6 +39,8 @@ class Lasting:
         super().__init__()
         #: By name: what it stands for, and the claims that hold it whatever the program drops.
         self._names: dict[str, tuple[str, Claims]] = {}
+        #: The same of names that were given while nobody knows whether the gateway has taken them.
+        self._unsure: dict[str, Claims] = {}
 
     if TYPE_CHECKING:
 
@@ -66,11 +68,18 @@ class Lasting:
             raise BadValueError(f"keep: a name has 1 to {limits.KEPT_NAME_BYTES_MAX} bytes")
         body, claims = ("", {}) if value is None else pack(self, value)  # type: ignore[arg-type]
         self.flush()  # what makes the tensors goes first
-        self.transport.keep(name, body)
+        before = self._unsure.get(name, {})
+        self._unsure[name] = {**before, **claims}
+        try:
+            self.transport.keep(name, body)  # a Ctrl-C here, and the name may stand for either
+        except BadValueError:
+            self._unsure[name] = before
+            raise
         if value is None:
             self._names.pop(name, None)  # what nobody else holds is freed now
         else:
             self._names[name] = (body, claims)
+        self._unsure.pop(name, None)
 
     @property
     def kept(self) -> Mapping[str, Any]:

@@ -69,7 +69,7 @@ class Reconnecting(Bulk):
         self._failed = -1  # the last attempt that came to nothing
         self._why = ""  # the last stream ended
         self._tries = 0  # since the session last got anywhere
-        self._until = 0.0  # the end of patience
+        self._until = 0.0  # the end of patience; 0: it has not been asked for
         self._welcomed_at = 0.0
         self._applied_then = 0  # the last ack when the stream broke before
         self._reserved = False  # workers were asked for
@@ -130,8 +130,8 @@ class Reconnecting(Bulk):
         now = time.monotonic()
         if self._ledger.connected:
             self._ledger.broken()
-            lived = now - self._welcomed_at
-            if self._ledger.applied > self._applied_then or lived > limits.CONNECT_S:
+            lived = now - self._welcomed_at > min(limits.CONNECT_S, self._patience_s)
+            if not self._until or self._ledger.applied > self._applied_then or lived:
                 self._tries, self._until = 0, now + self._patience_s
             self._applied_then = self._ledger.applied
             log.warning(
@@ -155,7 +155,7 @@ class Reconnecting(Bulk):
                     break
                 delay = min(0.05 * 2.0 ** min(self._tries, 16), limits.RECONNECT_DELAY_S_MAX)
                 if self._tries:  # the first time at once
-                    self._wait_until(lambda: not self._may_return(), delay * random.uniform(0.5, 1))
+                    self._wait_until(self._needs_no_dial, delay * random.uniform(0.5, 1))
                 self._tries += 1
             try:
                 self._dial_once()
@@ -175,16 +175,21 @@ class Reconnecting(Bulk):
         """Wait for a gateway that is away no longer than HURRY_S: the session ends anyway."""
         with self._changed:
             self._patience_s = min(self._patience_s, limits.HURRY_S)
-            self._until = min(self._until, time.monotonic() + self._patience_s)
+            if self._until:
+                self._until = min(self._until, time.monotonic() + self._patience_s)
 
     @property
     def session_id(self) -> str:
         assert self._welcome is not None
         return self._welcome.session
 
+    def _needs_no_dial(self) -> bool:
+        """Return whether the session is over, or the stream before was welcomed late."""
+        return self._ledger.connected or not self._may_return()
+
     def _dial_once(self) -> None:
         with self._taking, self._changed:  # nothing of an older stream is delivered from here on
-            if not self._may_return():
+            if self._needs_no_dial():
                 return
             self._attempt += 1
             attempt = self._attempt
@@ -195,13 +200,17 @@ class Reconnecting(Bulk):
             self._drop_stream()
             return
         with self._changed:
+            begun = time.monotonic()
 
             def over() -> bool:
-                return self._ledger.connected or self._failed == attempt or not self._may_return()
+                return self._failed == attempt or self._needs_no_dial() or late()
 
-            wait_s = min(limits.CONNECT_S, max(1.0, self._until - time.monotonic()))
-            if not self._wait_until(over, wait_s):
-                self._broke(f"no answer within {wait_s:.0f} s")
+            def late() -> bool:  # `hurry` may have brought the end of patience nearer
+                return time.monotonic() > max(self._until, begun + 1.0)
+
+            self._wait_until(over, limits.CONNECT_S)
+            if self._failed != attempt and not self._needs_no_dial():
+                self._broke(f"no answer within {time.monotonic() - begun:.0f} s")
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         """Take the gateway's first word on a stream. ProtocolError. The caller has `_changed`."""
@@ -219,9 +228,7 @@ class Reconnecting(Bulk):
         if self._secret:
             default_s = welcome.lease_ms / 1000 + limits.RESTART_S
             self._patience_s = default_s if self._asked_s is None else self._asked_s
-        if first and self._patience_s:
-            self._until = self._welcomed_at + self._patience_s
-        elif not first:
+        if not first:
             log.info("session %s: resumed by stream %d", welcome.session, self._attempt)
             self._confirmed_said = 0  # the gateway may be another process, that knows less
             if self._reserved and not self._devices:

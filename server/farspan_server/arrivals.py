@@ -45,6 +45,7 @@ from farspan_server.tenancy import Tenancy
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
+_ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a session
 FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
 
 
@@ -195,6 +196,7 @@ class Arrivals:
             raise SessionClosedError("another client has taken the session over")
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
+        self._check_room(live)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
         return self._come(live, stream)
@@ -208,6 +210,7 @@ class Arrivals:
         if hello.minor < RESUME_MINOR:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
+        self._check_room(live)
         secret = secrets.token_bytes(32)
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
         live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
@@ -221,6 +224,17 @@ class Arrivals:
                 self.gone(live, stream)
                 raise
         return live
+
+    def _check_room(self, live: Live) -> None:
+        """Raise CapacityError if there is no room on the disk to go on with a session.
+
+        It would end where it noted who comes; so it goes on lying there.
+        """
+        if live.keeper is None or self._shelf is None:
+            return
+        self.tenancy.check_room(live.tenant, _ROOM_BYTES)
+        if self._shelf.free_bytes < _ROOM_BYTES:
+            raise CapacityError("the gateway's disk is full; the session stays there until later")
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None

@@ -6,6 +6,7 @@ before is dropped. Bytes from workers to clients are `downloads.py`'s.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,16 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.history import Chunk
 from farspan_server.live import Live
+
+
+class Call:
+    """One that brings an upload.
+
+    turn: of passing a piece on, shared with the calls before it that brought the same upload.
+    """
+
+    def __init__(self, before: Call | None) -> None:
+        self.turn = asyncio.Lock() if before is None else before.turn
 
 
 class Bulk:
@@ -46,7 +57,7 @@ class Bulk:
         """
         if header.device >= len(live.machine.kinds):
             raise ProtocolError(f"upload for device {header.device}, which is not there")
-        if live.keeper is None or not live.confirms or not live.assigned.is_set():
+        if live.keeper is None or not live.confirms or not live.machine.begun:
             await self.workers_of(live)  # the first ones get no replay of what came before them
         elif live.machine.state == sessions.OPEN:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
@@ -67,22 +78,15 @@ class Bulk:
     ) -> None:
         """Take what is new of an upload."""
         transfer, total, came = header.transfer, header.total_bytes, 0
-        call = live.uploading[transfer] = object()
+        call = live.uploading[transfer] = Call(live.uploading.get(transfer))
         try:
             async for view in data:
-                if live.uploading.get(transfer) is not call:
-                    raise ProtocolError(f"upload {transfer} goes on on another connection")
                 begin, came = came, came + len(view)
                 live.bytes_received += len(view)
                 if came > total or (not len(view) and total):
                     raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
-                known = live.uploads.come.get(transfer, 0)
-                if known < begin:
-                    raise ProtocolError(f"upload {transfer} was given up meanwhile")
-                if came > known:
-                    flags = link.LAST if came == total else 0
-                    chunk = link.Chunk(transfer, total, known, flags, view[known - begin :])
-                    await self._pass(live, header.device, chunk)
+                async with call.turn:  # the call before may still pass a piece on, or be cut off
+                    await self._take_piece(live, header, call, begin, view)
             if came != total:
                 raise ProtocolError(f"upload of {total} bytes: {came} came")
             if not total and transfer not in live.uploads.done:
@@ -98,6 +102,23 @@ class Bulk:
             if live.uploading.get(transfer) is call:
                 del live.uploading[transfer]
 
+    async def _take_piece(
+        self, live: Live, header: wire.TransferHeader, call: Call, begin: int, view: memoryview
+    ) -> None:
+        transfer, total = header.transfer, header.total_bytes
+        if live.uploading.get(transfer) is not call:
+            raise ProtocolError(f"upload {transfer} goes on on another connection")
+        if transfer in live.uploads.done:
+            return  # the call before has brought the rest
+        known = live.uploads.come.get(transfer, 0)
+        if known < begin:
+            raise ProtocolError(f"upload {transfer} was given up meanwhile")
+        came = begin + len(view)
+        if came > known:
+            flags = link.LAST if came == total else 0
+            chunk = link.Chunk(transfer, total, known, flags, view[known - begin :])
+            await self._pass(live, header.device, chunk)
+
     async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
         live.check()
         data = memoryview(chunk.data)
@@ -108,7 +129,11 @@ class Bulk:
         elif chunk.offset and chunk.total > live.memory_bytes:
             live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
         else:
-            await live.keeper.send(kept)
+            try:
+                await live.keeper.send(kept)
+            except BaseException:  # the call was cut off, and the worker may not have it
+                live.uploads.take_back(kept)
+                raise
         live.check()
 
     def _give_up(self, live: Live, device: int, transfer: int) -> None:

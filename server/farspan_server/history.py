@@ -70,6 +70,7 @@ class Uploads:
         """Take that a piece is in the journal."""
         if chunk.flags == GIVEN_UP:
             self.come.pop(chunk.transfer, None)
+            self.done.pop(chunk.transfer, None)
         elif chunk.flags & link.LAST:
             self.come.pop(chunk.transfer, None)
             self.done[chunk.transfer] = chunk.total
@@ -79,6 +80,13 @@ class Uploads:
             self.come[chunk.transfer] = chunk.offset + chunk.data.nbytes
             if len(self.come) > limits.UPLOADS_MAX:
                 del self.come[next(iter(self.come))]
+
+    def take_back(self, chunk: Chunk) -> None:
+        """Take that a piece may not have reached its worker, so that it has to come again."""
+        self.done.pop(chunk.transfer, None)
+        self.come.pop(chunk.transfer, None)
+        if chunk.offset:
+            self.come[chunk.transfer] = chunk.offset
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, for `UPLOADS`."""

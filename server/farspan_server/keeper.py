@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from farspan_server import session_messages as messages
 from farspan_server.disk import Buffer, Disk, File
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError, JournalError
+from farspan_server.shelf import discard
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Keeper:
             self._damage.about = self.history.past.session
             self._aside(self._damage)
         elif forget:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            discard(self._directory)
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:

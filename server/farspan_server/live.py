@@ -23,6 +23,7 @@ from farspan_server.downloads import Downloads
 from farspan_server.history import Uploads
 
 if TYPE_CHECKING:
+    from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
     from farspan_server.workers import WorkerLink
@@ -153,7 +154,7 @@ class Live:
         self.digest = ""  # of the secret that proves who may resume; empty: nobody may
         self.kept: dict[str, str] = {}  # names that its client gave
         self.uploads = Uploads()
-        self.uploading: dict[int, object] = {}  # by transfer: the call that brings it
+        self.uploading: dict[int, Call] = {}  # by transfer: the call that brings it
         self.written = 0  # the last ack that went to the client
         self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
         self.lost_s = 0.0  # when its workers were lost, until others have all that they had

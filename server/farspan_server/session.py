@@ -65,6 +65,8 @@ DETACHED: Final = "detached"  # without its client, until the lease ends
 ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on disk
 ENDED: Final = "ended"
 
+_HOLDS_ALL: Final = "the session waits for workers and holds all that it may"
+
 
 class Load(NamedTuple):
     """What a session has under way: frames that use credits, frames held back, events kept."""
@@ -113,6 +115,8 @@ class Session:
         self.lease_s = lease_s
         self._lease_ends: float | None = None
         self._claimed = False
+        self._assigned = False
+        self._replaced = ""  # why it waits for others than it had
         self._forwarding = False  # the workers have all that was received before
         self._received = 0  # sequence of the last frame accepted
         self._acked = 0  # of the last frame acknowledged to the client
@@ -174,10 +178,13 @@ class Session:
 
     @property
     def replaced(self) -> str:
-        """Why it has other workers than its first, as the beginning of a sentence, or ""."""
-        if self.recoveries:
-            return "a worker was lost with all that it held, and "
-        return "a worker of the session was drained, and " if self.moves else ""
+        """Why it waits for other workers than it had, as the beginning of a sentence, or ""."""
+        return self._replaced
+
+    @property
+    def begun(self) -> bool:
+        """Whether its next workers are given all that the journal has."""
+        return self._begun
 
     @property
     def load(self) -> Load:
@@ -260,7 +267,7 @@ class Session:
 
     # --- workers ---------------------------------------------------------------------------------
     def _claim(self) -> list[Output]:
-        if self._claimed:
+        if self._claimed or self.state == ASLEEP:  # what comes without a client wakes nobody
             return []
         self._claimed = True
         if self.state == OPEN:
@@ -270,6 +277,7 @@ class Session:
     def _start(self) -> list[Output]:
         if self.state == WAITING:
             self.state = OPEN
+        self._assigned, self._replaced = True, ""
         replay: list[Output] = []
         if self._begun:  # without a frame too: bytes that were uploaded are on disk
             replay.append(Replay(self._base + 1, self._replay_to))
@@ -307,19 +315,22 @@ class Session:
             return self._end("WorkerLostError", text)
         self.recoveries += 1
         self._let_go()
+        self._replaced = "a worker was lost with all that it held, and "
         return [Rest(), *self._claim()]
 
     def _leave(self) -> list[Output]:
         """Go to other workers, as after a loss, which nobody may hold against the session."""
-        if not self.journalled or not self._claimed or self.state == WAITING:
+        if not self.journalled or not self._assigned:
             return []
         self.moves += 1
         self._let_go()
+        self._replaced = "a worker of the session was drained, and "
         return [Rest(), *self._claim()]
 
     def _let_go(self) -> None:
         """Be without workers. All that they had is in the journal; what was held stays held."""
-        self._claimed = self._forwarding = False
+        self._claimed = self._assigned = self._forwarding = False
+        self._replaced = ""
         self._cut = None
         self._begun = True
         self._given.clear()
@@ -446,9 +457,8 @@ class Session:
             ]
         if asleep and not self._syncs and applied > self._received:
             return [Refuse(f"frames after {self._received} were lost with the gateway's machine")]
-        if sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES:
-            text = "the session waits for workers and holds all that it may"
-            return [Refuse(text, for_now=True)]
+        if self._holds_all:
+            return [Refuse(_HOLDS_ALL, for_now=True)]
         self._attempt = attempt
         if asleep:
             # What the client has not confirmed is computed again, and so told again. A loss of
@@ -465,6 +475,8 @@ class Session:
 
     def _attach(self) -> list[Output]:
         """Take another client, which knows nothing and expects nothing of what came before."""
+        if self._holds_all:
+            return [Refuse(_HOLDS_ALL, for_now=True)]
         self._unconfirmed.clear()
         self._unconfirmed_bytes = self._in_flight_bytes = 0
         self._frames.clear()
@@ -473,6 +485,11 @@ class Session:
         self._attempt = self._heard = 0  # it counts its own streams
         told = self._welcome_back()
         return [*told, *self._committed(), *(self._claim() if self._received else [])]
+
+    @property
+    def _holds_all(self) -> bool:
+        """Whether no client may come, who would send more: nobody has taken what is held."""
+        return sum(len(data) for *_, data in self._held) > 2 * limits.CREDIT_BYTES
 
     def _welcome_back(self) -> list[Output]:
         self.epoch += 1

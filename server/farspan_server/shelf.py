@@ -2,6 +2,7 @@
 
     DIRECTORY/<session id>/           journal and snapshots of a session; see history.py
     DIRECTORY/damaged-<session id>/   one that could not be read, as it was, and about.json
+    DIRECTORY/ended-<session id>/     one that is being removed
 
 Mode 0700. One gateway at a time: the lock is on the directory itself and goes with its process.
 Names are made here of what the gateway made itself; nothing that a client sends is part of a path.
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _ID_LENGTH: Final = 32
 _DAMAGED: Final = "damaged-"
 _ABOUT: Final = "about.json"
+_ENDED: Final = "ended-"
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,6 +79,8 @@ class Shelf:
                 "hold nothing that can be gone on with, and are yours to remove", len(old)
             )  # fmt: skip
         for name in names:
+            if name.startswith(_ENDED):  # its gateway died over it
+                shutil.rmtree(self.directory / name, ignore_errors=True)
             if name.startswith(_DAMAGED):
                 self._know_damaged(name.removeprefix(_DAMAGED))
         return [name for name in names if _is_id(name)]
@@ -131,9 +135,15 @@ class Shelf:
 
     def remove(self, session: str) -> None:
         """Remove a session's files, damaged ones too."""
-        shutil.rmtree(self.path(session), ignore_errors=True)
+        discard(self.path(session))
         if self.damaged.pop(session, None) is not None:
             shutil.rmtree(self.directory / f"{_DAMAGED}{session}", ignore_errors=True)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that may still be written to the disk."""
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize
 
     def nbytes(self, session: str) -> int:
         """Return how many bytes a session's files take."""
@@ -177,6 +187,18 @@ class Shelf:
         if _is_id(session):
             opened = float(body.get("opened_at_s", 0.0))
             self.damaged[session] = Damaged(session, str(body.get("tenant", "")), opened)
+
+
+def discard(directory: Path) -> None:
+    """Remove a session's directory: whole or not at all, should the gateway die over it.
+
+    One of which only some files were left would be taken for a damaged one.
+    """
+    gone = directory.with_name(_ENDED + directory.name)
+    with contextlib.suppress(OSError):  # there is none, or the disk refuses
+        os.rename(directory, gone)
+    for each in (gone, directory):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _is_id(name: str) -> bool:

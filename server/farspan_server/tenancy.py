@@ -198,6 +198,13 @@ class Tenancy:
                 self.quota_hit(tenant, what)
                 raise CapacityError(pools.over_quota(what, requested, used, limit))
 
+    def check_room(self, tenant: str, count: int) -> None:
+        """Raise CapacityError unless a tenant may write so many bytes more to its journals."""
+        limit, used = self.quota(tenant).journal_bytes, self.disk.used(tenant)
+        if limit is not None and used + count > limit:
+            self.quota_hit(tenant, "bytes of journals")
+            raise CapacityError(pools.over_quota("bytes of journals", count, used, limit))
+
     @contextlib.contextmanager
     def opening(self, live: Live, client: str) -> Iterator[None]:
         """Count a session that is made within."""

@@ -88,7 +88,8 @@ class WorkerSide:
             case pools.Denied(session, message) if session in self._sessions:
                 live = self._sessions[session]
                 why = live.machine.replaced
-                if live.stays and live.machine.received and not why:
+                # Without a client nobody waits: the session goes back to sleep with its lease.
+                if live.stays and live.machine.received and not (why and live.stream):
                     self._not_woken(live, message)
                     return
                 kind = "WorkerLostError" if why else "CapacityError"
