@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -311,6 +312,29 @@ def test_what_reads_a_view_where_it_lies_needs_no_room_for_its_elements(
     engine.budget.limit = 1 << 30
     wanted = READ_WHERE_IT_LIES[name](x.clone())
     assert bool((found.float() - wanted.float()).abs().max() <= 1e-5 * wanted.float().abs().max())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_who_catches_the_error_keeps_nothing_of_what_failed(session: Any, reads: bool) -> None:
+    """As in `try: step(batch)`, then a smaller one."""
+    engine = limit(session, 6 * MIB)
+    before = engine.budget.used
+
+    def step() -> None:
+        held = torch.ones(MIB, requires_grad=True)
+        more = held * 2
+        if reads:
+            (more + 1).sum().item()
+        session.synchronize()
+        (held * 3).sum().backward()
+        session.synchronize()
+
+    for _ in range(3):
+        with pytest.raises(torch.OutOfMemoryError):
+            step()
+    gc.collect()
+    session.synchronize()
+    assert engine.budget.used == before
 
 
 def test_tensors_are_compared_in_twice_their_memory(session: Any) -> None:

@@ -55,6 +55,17 @@ class Wait:
         return self._done.acquire(timeout=timeout_s)
 
 
+def _fresh(error: FarspanError) -> FarspanError:
+    """Return an error like one that is remembered, to be raised.
+
+    Where that itself was raised its traceback would stay with it, and what the frames of its user
+    hold: after OutOfMemoryError the very tensors that are to go.
+    """
+    fresh = type(error)(*error.args)
+    fresh.site, fresh.forward = error.site, error.forward
+    return fresh
+
+
 class Answers:
     """The waiting half of a session; `_session.Session` is the other and owns the state."""
 
@@ -163,9 +174,10 @@ class Answers:
         """Raise the first error that came since the last wait; the others are noted on it."""
         errors = self._take_errors()
         if errors:
+            first = _fresh(errors[0])
             for other in errors[1:]:
-                errors[0].add_note(f"also: {type(other).__name__}: {other}")
-            raise errors[0]
+                first.add_note(f"also: {type(other).__name__}: {other}")
+            raise first
 
     def _take_errors(self) -> list[FarspanError]:
         errors: list[FarspanError] = []
@@ -183,9 +195,7 @@ class Answers:
             return self._make_error(info)
         with contextlib.suppress(ValueError):
             self._errors.remove(error)
-        fresh = type(error)(*error.args)
-        fresh.site, fresh.forward = error.site, error.forward
-        return fresh
+        return _fresh(error)
 
     # --------------------------------------------------------------------------------- events --
     def _deliver(self, event: Event) -> None:
