@@ -200,6 +200,15 @@ def test_a_client_that_was_away_while_another_took_over_is_told(gateway: FakeGat
     session.close()
 
 
+def test_arguments_that_mean_nothing_are_refused(gateway: FakeGateway) -> None:
+    with pytest.raises(BadValueError, match="which session"):
+        attached(gateway, "")
+    for seconds in (-1, math.nan):
+        with pytest.raises(BadValueError, match="reconnect_s"):
+            torch.connect(gateway.address, token=TOKEN, reconnect_s=seconds)
+    assert not gateway.hellos
+
+
 def test_a_local_session_cannot_be_left() -> None:
     with torch.connect("local:") as session:
         session.keep("x", torch.ones(2))

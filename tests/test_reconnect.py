@@ -7,15 +7,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import farspan as torch
+import grpc
 import numpy as np
 import pytest
 from fake_gateway import TOKEN, FakeGateway, Proxy
 from farspan.core import limits
 from farspan.core.command import Lost
-from farspan.core.errors import ConnectError, JournalError, ProtocolError
+from farspan.core.errors import (
+    ConnectError,
+    JournalError,
+    ProtocolError,
+    SessionClosedError,
+    VersionError,
+)
 from test_recovery import train
 
 
@@ -233,6 +241,23 @@ def test_a_gateway_may_refuse_for_now_or_for_good(gateway: FakeGateway) -> None:
             x.tolist()
 
 
+def test_a_gateway_that_is_too_busy_to_let_it_in_is_asked_again(gateway: FakeGateway) -> None:
+    busy, session_ = [1, 1], gateway._session
+
+    def refusing(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        if busy:
+            busy.pop()
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "CapacityError: too many streams")
+        yield from session_(requests, context)
+
+    with connect(gateway):
+        x = torch.ones(2)
+        gateway.die()
+        gateway._session = refusing
+        gateway.live_again()
+        assert x.tolist() == [1.0, 1.0] and not busy
+
+
 def test_ctrl_c_is_prompt_while_the_gateway_is_away(gateway: FakeGateway) -> None:
     with connect(gateway) as session:
         x = torch.ones(2)
@@ -373,4 +398,71 @@ def test_who_ends_a_session_does_not_wait_for_an_attempt_under_way(
     with pytest.raises(ConnectError, match="for 2 s"):
         x.tolist()
     thawed.set()
+    session.close()
+
+
+def test_an_older_gateway_is_not_taken_for_one_that_does_as_asked() -> None:
+    gateway = FakeGateway(durable=False)
+    open_ = gateway._open
+    gateway._open = lambda hello: open_(replace(hello, attach=""))
+    try:
+        session = connect(gateway)
+        with pytest.raises(VersionError, match="too old to know"):
+            session.transport.trace(True)
+        session.close()
+        with pytest.raises(VersionError, match="too old for durability"):
+            connect(gateway, durability="durable")
+        with pytest.raises(VersionError, match="too old to give a session over"):
+            torch.attach("0" * 32, gateway.address, token=TOKEN, timeout=20)
+    finally:
+        gateway.stop()
+
+
+class Broken(grpc.RpcError):
+    def code(self) -> Any:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "cut"
+
+
+def test_a_long_call_that_breaks_now_and_then_is_made_again_each_time(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [1] * 5
+
+    def long_one() -> str:
+        time.sleep(0.3)
+        if left:
+            left.pop()
+            raise Broken
+        return "whole"
+
+    with connect(gateway, reconnect_s=0.5) as session:
+        monkeypatch.setattr(limits, "CONNECT_S", 0.1)
+        assert session.transport._persist(long_one) == "whole"
+
+
+def test_who_waits_for_credits_hears_that_the_session_was_closed(gateway: FakeGateway) -> None:
+    session = connect(gateway)
+    session.replay = False
+    x = torch.zeros(4)
+    session.synchronize()
+    gateway.die()
+    told: list[type] = []
+
+    def issue() -> None:
+        try:
+            while True:
+                x.add_(1)
+                session.flush()
+        except Exception as error:
+            told.append(type(error))
+
+    thread = threading.Thread(target=issue)
+    thread.start()
+    wait_for(lambda: not session.transport.ready)
+    session.transport.close()
+    thread.join(10)
+    assert told == [SessionClosedError]
     session.close()

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from farspan import wire
+from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, ConnectError, JournalError
+from farspan_server import pool as pools
 from farspan_server import service
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
@@ -106,20 +108,6 @@ def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
         assert not os.listdir(tmp_path)
 
 
-def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
-    with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
-        (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
-        data = bytearray(segment.read_bytes())
-        data[-1] ^= 1
-        segment.write_bytes(data)
-        client = cluster.connect(attach=session, reconnect_s=0)
-        assert "damaged" in client.lost().message
-        cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
-        cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
-
-
 def test_a_session_that_once_lost_a_worker_sleeps_on_when_there_is_none(tmp_path: Path) -> None:
     with contextlib.closing(Cluster()) as cluster:
         cluster.start(2, journals=tmp_path, lease_s=0.3)
@@ -140,6 +128,22 @@ def test_a_session_that_once_lost_a_worker_sleeps_on_when_there_is_none(tmp_path
         assert second.lost().kind == "CapacityError"
         cluster.until(lambda: states(cluster) == ["asleep"])
         assert os.listdir(tmp_path) == [live.id]
+
+
+def test_a_session_that_wakes_while_the_line_is_full_sleeps_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        with monkeypatch.context() as full:
+            full.setattr(pools, "LINE_MAX", 0)
+            lost = cluster.connect(attach=session, reconnect_s=0).lost()
+            assert lost.kind == "CapacityError" and "too many sessions wait" in lost.message
+            cluster.until(lambda: states(cluster) == ["asleep"])
+        again = cluster.connect(attach=session)
+        again.transport.send(get(1, 9))
+        assert again.value(9).data == b"abc"
 
 
 def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> None:
@@ -187,33 +191,24 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
         cluster.until(lambda: states(cluster) == ["asleep"])
 
 
-def test_of_a_session_that_nobody_waited_for_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, create = threading.Event(), Shelf.create
-
-    def slow(*given: Any) -> Any:
-        made = create(*given)
-        held.wait(10)
-        return made
-
-    monkeypatch.setattr(Shelf, "create", slow)
+def test_what_the_journal_could_not_read_again_is_not_written(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-
-        async def leave() -> None:
-            hello = wire.Hello(table_hash=HASH, devices="cpu")
-            coming = asyncio.create_task(service.open("anna", hello, Stream()))
-            while not os.listdir(tmp_path):
-                await asyncio.sleep(0.01)
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await coming
-
-        cluster.run(leave())
-        held.set()
-        cluster.until(lambda: not os.listdir(tmp_path))
+        session = vanish(cluster).transport.session_id
+        (live,) = service.sessions
+        longest = "\x01" * limits.KEPT_BODY_BYTES_MAX  # each of them is six bytes of JSON
+        cluster.run(service.keep(live, wire.KeepRequest(session, 0, "longest", longest)))
+        with pytest.raises(BadValueError, match="at most"):
+            cluster.run(service.keep(live, wire.KeepRequest(session, 0, "more", longest + "x")))
+        assert live.keeper is not None
+        with pytest.raises(JournalError, match="too long"):
+            live.keeper.history.keep("more", 3 * longest)
+        assert list(live.kept) == ["longest"]
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        (live,) = cluster.gateway.service.sessions
+        assert live.kept == {"longest": longest}
 
 
 def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
@@ -233,6 +228,21 @@ def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
             cluster.until(lambda: not list(tmp_path.glob(f"*/{WATERMARK}")))
     with clustered(tmp_path) as cluster:
         assert asked(cluster, "list").output == "no session\n"
+        assert not os.listdir(tmp_path)
+
+
+def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 1
+        segment.write_bytes(data)
+        client = cluster.connect(attach=session, reconnect_s=0)
+        assert "damaged" in client.lost().message
+        cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
+        cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
         assert not os.listdir(tmp_path)
 
 

@@ -117,7 +117,8 @@ class Reconnecting(Bulk):
         with self._changed:
             if number != self._attempt:
                 return  # another has taken its place
-            if self._may_return() and _is_break(call):
+            refused = not self._ledger.connected and _kind_of(call) in _PASSING
+            if self._may_return() and (_is_break(call) or refused):
                 self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)
@@ -321,11 +322,14 @@ class Reconnecting(Bulk):
         """
         until = 0.0
         for tries in range(limits.CALL_TRIES_MAX):
+            begun = time.monotonic()
             try:
                 return operation()
             except grpc.RpcError as error:
                 now = time.monotonic()
-                until = until or now + self._patience_s
+                # An upload of an hour may break more than once: each time it begins anew.
+                if not until or now - begun > 2 * limits.CONNECT_S:
+                    until = now + self._patience_s
                 explained = self._explain(error)
                 if not self._may_return() or not _is_break(error) or now > until:
                     raise explained from None
@@ -343,5 +347,9 @@ def _is_break(error: Any) -> bool:
     code = error.code()
     if code not in _BROKEN:
         return False
-    kind = (error.details() or "").partition(": ")[0]
-    return kind not in BY_NAME or code == grpc.StatusCode.UNAVAILABLE
+    return _kind_of(error) not in BY_NAME or code == grpc.StatusCode.UNAVAILABLE
+
+
+def _kind_of(error: Any) -> str:
+    """Return what a gateway has put before the details of a call's end: the name of an error."""
+    return str(error.details() or "").partition(": ")[0]

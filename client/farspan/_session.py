@@ -479,6 +479,7 @@ class Session(Answers, Lasting, Reporting):
             self._closed = self._over = True
             return
         try:
+            self.transport.hurry()  # another thread may wait, and hold the lock
             self._tell_unread(wait)
         finally:
             with self._lock:
@@ -490,7 +491,6 @@ class Session(Answers, Lasting, Reporting):
         """Print the errors that no wait has raised; the last commands may still add some."""
         if self._lost is None and wait:
             try:
-                self.transport.hurry()
                 self.synchronize()
             except FarspanError as error:
                 self._errors.appendleft(error)

@@ -94,6 +94,8 @@ def attach(
     address = address or os.environ.get("FARSPAN_ADDRESS") or "local:"
     if address.startswith("local:"):
         raise BadValueError("attach: a local: session ends with its process; name a gateway")
+    if not session_id:  # it would be a new one
+        raise BadValueError("attach: which session? Session.detach returned its id")
     transport = _dialled(
         address,
         token,
@@ -118,6 +120,9 @@ def _dialled(address: str, token: str | None, **options: Any) -> Any:
         raise BadValueError(f'address {address!r}: write "local:" or "grpc://host:port"')
     # Forked children never speak over this channel; without this gRPC says so each time.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    patience_s = options["reconnect_s"]
+    if patience_s is not None and not patience_s >= 0:
+        raise BadValueError(f"reconnect_s: {patience_s}; expected seconds, 0 or more")
     from ._transport import connect_grpc
     from .core.op import table_hash
 

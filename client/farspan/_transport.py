@@ -152,6 +152,7 @@ class GrpcTransport(Reconnecting):
         with self._changed:
             self._await(lambda: self._welcome is not None, timeout, "the gateway did not answer")
             assert self._welcome is not None
+            self._check_answer(hello, self._welcome)
             if hello.attach:
                 self._first_number = (self._welcome.epoch << EPOCH_NUMBERS) + 1
             if hello.features and wire.SHARED_MEMORY not in self._welcome.features:
@@ -162,12 +163,20 @@ class GrpcTransport(Reconnecting):
                 self._reserved = True
                 self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
 
+    def _check_answer(self, hello: wire.Hello, welcome: wire.Welcome) -> None:
+        """Raise VersionError if an older gateway has not understood what was asked for."""
+        if hello.attach and welcome.session != hello.attach:
+            raise VersionError(f"{self.address}: the gateway is too old to give a session over")
+        if hello.durability not in ("", welcome.durability):
+            raise VersionError(
+                f'{self.address}: the gateway is too old for durability="{hello.durability}"'
+            )
+
     def _await(self, ready: Callable[[], bool], timeout: float, failure: str) -> None:
         """Wait on the condition; raise what the session was lost to, or ConnectError."""
-        self._wait_until(lambda: ready() or self._lost is not None, timeout)
-        if self._lost is not None and not ready():
-            raise error_of(self._lost)
+        self._wait_until(lambda: ready() or self._lost is not None or self._closing, timeout)
         if not ready():
+            self._check()
             raise ConnectError(f"{self.address}: {failure} within {timeout:.0f} s")
 
     def _wait_until(self, ready: Callable[[], bool], timeout: float) -> bool:
@@ -319,7 +328,7 @@ class GrpcTransport(Reconnecting):
         ledger = self._ledger
 
         def ready() -> bool:
-            return self._lost is not None or ledger.has_credit(size_bytes)
+            return self._lost is not None or self._closing or ledger.has_credit(size_bytes)
 
         if not self._wait_until(ready, CREDIT_NOTICE_S):
             if ledger.connected:  # else it has been told what is waited for
@@ -449,6 +458,8 @@ class GrpcTransport(Reconnecting):
             )
         if code == grpc.StatusCode.UNAUTHENTICATED:
             return AuthError(f"{self.address}: the token was refused")
+        if code == grpc.StatusCode.UNIMPLEMENTED and self._welcome is not None:
+            return VersionError(f"{self.address}: the gateway is too old to know of this")
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return VersionError(f"{self.address}: the server there is no farspan gateway")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -286,6 +286,9 @@ class Arrivals:
         live.check()
         if not 0 < len(asked.name.encode()) <= 256:
             raise BadValueError("keep: a name has 1 to 256 bytes")
+        if len(asked.body.encode()) > limits.KEPT_BODY_BYTES_MAX:  # escaped, it is a record
+            most = limits.KEPT_BODY_BYTES_MAX
+            raise BadValueError(f"keep: what a name stands for has at most {most} bytes")
         if asked.body:
             kept = {**live.kept, asked.name: asked.body}
             nbytes = sum(len(k.encode()) + len(v.encode()) + 16 for k, v in kept.items())

@@ -186,8 +186,9 @@ class History:
 
     def keep(self, name: str, body: str) -> int:
         """Note what a name stands for; return the record. JournalError."""
+        index = self._write(KEEP, {"name": name, "body": body})
         keep(self.past.kept, name, body)
-        return self._write(KEEP, {"name": name, "body": body})
+        return index
 
     def mark(self, number: int, sequence: int) -> None:
         """Note where a snapshot is cut: after this frame, before all records that follow."""

@@ -140,6 +140,8 @@ class Journal:
             raise JournalError(self._failed)
         assert self._file is not None
         size = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
+        if size > limits.JOURNAL_RECORD_BYTES_MAX:  # it would be taken for damage
+            raise JournalError(f"a record of {size} bytes is too long for the journal")
         stamped = _HEADER.pack(size, kind, self._index, b"")[:_STAMPED]
         digest = hashlib.sha256(self._digest + stamped)
         for part in parts:
@@ -168,8 +170,7 @@ class Journal:
     def _fail(self, error: OSError) -> JournalError:
         # The number says it all; the text of an OSError holds a path.
         self._failed = getattr(error, "reason", "") or (
-            f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno}); "
-            "what was durable is on disk"
+            f"the journal cannot be written ({error.__class__.__name__}, errno {error.errno})"
         )
         return JournalError(self._failed)
 

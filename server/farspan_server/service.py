@@ -173,7 +173,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         now_s, total = time.time(), 0
         asleep = [s for s in self._sessions.values() if s.machine.state == sessions.ASLEEP]
         for live in sorted(asleep, key=lambda each: -each.slept_at_s):
-            total += shelf.nbytes(live.id)
+            if self.config.retention_bytes:  # a look at each file: not for nothing
+                total += shelf.nbytes(live.id)
             old = now_s - live.slept_at_s > self.config.retention_s
             if old or 0 < self.config.retention_bytes < total:
                 log.warning("session %s: nobody has used it, and its retention is over", live.id)

@@ -182,6 +182,11 @@ class Session:
         return self._replaced
 
     @property
+    def waits(self) -> bool:
+        """Whether it has claimed workers and has none yet."""
+        return self._claimed and not self._assigned
+
+    @property
     def begun(self) -> bool:
         """Whether its next workers are given all that the journal has."""
         return self._begun

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from farspan.core import link, words
 from farspan.core.errors import JournalError
@@ -24,6 +24,8 @@ from farspan_server.tenancy import Tenancy
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 0.1  # until a session that was denied workers claims them again
 
 
 class WorkerSide:
@@ -108,10 +110,15 @@ class WorkerSide:
             message = f"{message.rstrip('.')}. The session stays on disk; attach to it later."
             stream.end("CapacityError", message)
             self.give(live, messages.ClientGone())
-        # In line until its lease ends, when it sleeps again: its client may be back before.
-        deadline = time.monotonic() + self.config.lease_s + live.wait_s
-        for told in self.tenancy.claim(live, deadline):
-            self._tell_pool(told)
+        # In line until its lease ends, when it sleeps again: its client may be back before. Not at
+        # once: of a line that is full it would be denied, and claim, and be denied for ever.
+        asyncio.get_running_loop().call_later(_AGAIN_S, self._claim_again, live)
+
+    def _claim_again(self, live: Live) -> None:
+        if live.machine.waits and live.id in self._sessions:
+            deadline = time.monotonic() + self.config.lease_s + live.wait_s
+            for told in self.tenancy.claim(live, deadline):
+                self._tell_pool(told)
 
     def _supervise(self, body: link.Fleet) -> None:
         if self.supervisor is not None:
