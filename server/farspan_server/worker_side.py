@@ -107,7 +107,8 @@ class WorkerSide:
         """Tell the client of a session that slept that there is no worker, and lose nothing."""
         if live.stream is not None:
             stream, live.stream = live.stream, None
-            stream.end("CapacityError", f"{message} The session stays on disk; attach to it later.")
+            message = f"{message.rstrip('.')}. The session stays on disk; attach to it later."
+            stream.end("CapacityError", message)
             self.give(live, messages.ClientGone())
         # In line until its lease ends, when it sleeps again: its client may be back before. Not at
         # once: of a line that is full it would be denied, and claim, and be denied for ever.

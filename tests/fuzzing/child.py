@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from farspan import wire
 from farspan.core import command as cmd
+from farspan.core import limits
 from farspan.core.command import ErrorInfo, Failed, Frame, Send, Value
 from farspan.core.errors import BY_NAME, ProtocolError
 from farspan.core.op import op_at
@@ -40,6 +41,7 @@ from fuzzing.sessions import Session
 MEMORY_BYTES = 1 << 20  # of a session: what takes over a second on so little is a fault of ours
 INPUTS_PER_SESSION = 24
 HANG_S = 1.0  # of processor time, for one input
+MEMO_ENTRIES = 16_384  # memos are full early in a run: what the process grows by later is a leak
 GROWTH_BYTES = 64 << 20  # of the process, by one input
 _LEAK = re.compile(r"0x[0-9a-fA-F]{5,}|(?<![\w.])/(?:[\w.-]+/)+[\w.-]+|site-packages|\.py\b")
 PROGRESS = struct.Struct("<QQQQ")
@@ -245,6 +247,7 @@ def main() -> None:
     findings = Findings(progress)
     corpus()
     bound_memory(1 << 33)
+    vars(limits)["MEMO_ENTRIES_MAX"] = MEMO_ENTRIES
     k = given.first
     gc.freeze()
     rss: list[tuple[int, int]] = []

@@ -91,11 +91,13 @@ RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was ru
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
-#: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
-#: to 2 KiB, and 64 MiB are what a hostile session may cost: see `core.op.weight`.
 TENSOR_BYTES: Final = 512  # that a tensor takes in a worker beside its elements, about.
 TENSORS_ALWAYS: Final = 65_536  # live ids that any session may have, however small its memory.
-MEMO_ENTRIES_MAX: Final = 16_384
+#: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
+#: to 2 KiB, and 128 MiB are what a hostile session may cost: see `core.op.weight`. A program that
+#: takes the rows of a set of 60,000 one by one has as many; computing them anew takes eight times
+#: as long as an indexing does.
+MEMO_ENTRIES_MAX: Final = 65_536
 PROGRAMS_MAX: Final = 64  # programs that a session has defined at a time.
 PROGRAM_COMMANDS_MAX: Final = 4_095  # of a body: one frame holds it and its Define.
 SWITCHES_MAX: Final = 4_096  # plans of a session known to run by compiled loops.
