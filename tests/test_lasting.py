@@ -200,6 +200,19 @@ def test_a_client_that_was_away_while_another_took_over_is_told(gateway: FakeGat
     session.close()
 
 
+def test_gpus_of_a_session_hear_the_precision_of_whoever_takes_it_over(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("farspan._settings.tell_precision", lambda session: told.append(session.id))
+    monkeypatch.setattr("fake_gateway.KINDS", ("cuda",))
+    session = opened(gateway)
+    session.keep("x", torch.ones(2))
+    assert not told
+    with attached(gateway, session.detach()) as session:
+        assert told == [session.id] and session.kept["x"].tolist() == [1.0, 1.0]
+
+
 def test_arguments_that_mean_nothing_are_refused(gateway: FakeGateway) -> None:
     with pytest.raises(BadValueError, match="which session"):
         attached(gateway, "")

@@ -112,6 +112,10 @@ def attach(
         session._leave("this session could not be taken over")
         transport.leave()  # it stays as it is
         raise
+    if any(device.type == "cuda" for device in session.devices):
+        from ._settings import tell_precision
+
+        tell_precision(session)  # its GPUs are set as the client before wanted it
     return _begin(session)
 
 
