@@ -69,8 +69,8 @@ def test_no_way_of_allocating_goes_far_beyond_the_limit() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     found = json.loads(done.stdout)
     assert len(found) >= 9
-    for way, growth in found.items():
-        assert growth * nbytes < 1.15 * nbytes + 64 * MIB, way
+    for way, growth in found.items():  # LLVM takes some 50 MiB where a loop is not on disk yet
+        assert growth * nbytes < 1.15 * nbytes + 96 * MIB, way
 
 
 N = 512

@@ -61,7 +61,7 @@ def reread(paths: Sequence[Path]) -> list[Token]:
     """
     texts = [_text(path) for path in paths]
     if not all(texts):
-        raise AuthError("a file of tokens is empty")
+        raise AuthError("no token given: a file of tokens is empty")
     return [token for text in texts for token in parse(text)]
 
 
