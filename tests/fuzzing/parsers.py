@@ -289,7 +289,8 @@ def _change(rng: random.Random, message: Any) -> None:
         return
     value = _field_value(rng, field)
     if field.is_repeated:
-        getattr(message, name).extend([value] * rng.choice([1, 2, 70, 5_000]))
+        count = rng.choice([1, 2, 70, 5_000])  # many long texts would take all of the time
+        getattr(message, name).extend([value[:80] if type(value) is str else value] * count)
     else:
         setattr(message, name, value)
 
