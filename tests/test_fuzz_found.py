@@ -125,3 +125,13 @@ def test_proposals_that_nobody_accepts_give_nan() -> None:
     (value,) = Engine(memory_bytes_max=MIB).handle(frame)
     assert isinstance(value, Value) and value.data is not None
     assert np.isnan(np.frombuffer(value.data)).all()
+
+
+def test_matrices_that_are_not_finite_have_no_singular_values() -> None:
+    """LAPACK may never come back from one; torch refuses it."""
+    with torch.connect("local:"):
+        x = torch.ones(3, 4)
+        x[0, 0] = float("nan")
+        for f in (torch.linalg.pinv, lambda x: torch.linalg.lstsq(x, torch.ones(3, 1)).solution):
+            with pytest.raises(RuntimeError, match="non-finite"):
+                f(x).tolist()

@@ -118,12 +118,17 @@ def _svd_meta(A: Spec, full: bool, vectors: bool, driver: str | None) -> tuple[S
     return by_columns(A, (*batch, *U)), S, by_columns(A, (*batch, *Vh))
 
 
-def _svd(xp: Any, A: Any, full: bool, vectors: bool, driver: Any) -> Any:
+def _check_finite(xp: Any, A: Any) -> None:
+    """Raise LinalgError, as torch does: of such a matrix LAPACK may never come back."""
     if not xp.isfinite(A).all():
         raise LinalgError(
             "linalg.svd: The algorithm failed to converge because the input matrix contained "
             "non-finite values."
         )
+
+
+def _svd(xp: Any, A: Any, full: bool, vectors: bool, driver: Any) -> Any:
+    _check_finite(xp, A)
     if not vectors:
         nothing = xp.zeros((0,), A.dtype)
         return nothing, xp.linalg.svd(A, compute_uv=False), nothing
@@ -326,6 +331,7 @@ def _pinv(xp: Any, self: Any, atol: Any, rtol: Any, hermitian: bool) -> Any:
         values, U = xp.linalg.eigh(self)
         Vh, size = xp.conj(U.swapaxes(-1, -2)), abs(values)
     else:
+        _check_finite(xp, self)
         U, values, Vh = xp.linalg.svd(self, full_matrices=False)
         size = values
     kept = size > xp.maximum(size.max(-1, keepdims=True) * rtol, atol or 0.0)
@@ -402,6 +408,7 @@ def _lstsq(xp: Any, self: Any, b: Any, rcond: Any, driver: str | None) -> Any:
     right = b[..., None] if vector else b
     if rcond is None:
         rcond = _EPS[self.dtype.name] * max(m, n)
+    _check_finite(xp, self)
     U, S, Vh = xp.linalg.svd(self, full_matrices=False)
     kept = xp.logical_and(S > rcond * S.max(-1, keepdims=True, initial=0), S > 0)
     inverse = xp.where(kept, 1 / xp.where(kept, S, 1), 0).astype(S.dtype)
