@@ -205,11 +205,16 @@ def test_an_upload_that_is_cut_off_on_its_way_to_the_worker_comes_whole(
     clustered(tmp_path, body)
 
 
-def test_a_session_of_an_older_client_ends_with_its_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def older_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients say the minor version before sessions could be resumed."""
     monkeypatch.setattr(wire, "Hello", functools.partial(wire.Hello, minor=4))
 
+
+@pytest.mark.usefixtures("older_client")
+def test_a_session_of_an_older_client_ends_with_its_lease(
+    tmp_path: Path,
+) -> None:
     def body(cluster: Cluster) -> None:
         assert cluster.gateway is not None
         client = cluster.connect(devices="cpu")
@@ -251,11 +256,10 @@ def test_a_session_whose_workers_are_all_gone_says_so(
     clustered(tmp_path, body)
 
 
+@pytest.mark.usefixtures("older_client")
 def test_a_value_that_an_older_client_does_not_fetch_holds_up_no_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(wire, "Hello", functools.partial(wire.Hello, minor=4))
-
     def body(cluster: Cluster) -> None:
         assert cluster.gateway is not None
         client = cluster.connect(devices="cpu")
