@@ -214,9 +214,12 @@ class Fault:
     """Strikes once, at the first Python call after a session has issued so many commands.
 
     Only when frames are under way, so that something can be lost, and only in one of `phases` if
-    any is named; of these "idle" has nothing under way, and "upload" no frame. It works by the
+    any is named; of these "idle" has nothing under way, and "upload" no frame. With `when`, only at
+    a moment for which that is true; it is asked at most every `ASKED_EVERY_S`. It works by the
     interpreter's profile hook, of the thread that enters it.
     """
+
+    ASKED_EVERY_S = 5e-4
 
     def __init__(
         self,
@@ -225,9 +228,11 @@ class Fault:
         strike: Callable[[], None],
         phases: tuple[str, ...] = (),
         freed: bool = False,
+        when: Callable[[], bool] | None = None,
     ) -> None:
         self._session, self._command, self._strike = session, command, strike
-        self._phases, self._freed = phases, freed
+        self._phases, self._freed, self._when = phases, freed, when
+        self._asked_s = 0.0
         self.phase = "ops"  # that the program is in
         self.struck = ""  # the phase in which it struck
         self.window = 0  # frames under way then
@@ -255,9 +260,19 @@ class Fault:
             return
         if self._freed and not kept_is_freed(session):
             return
+        if self._when is not None and not self._now():
+            return
         sys.setprofile(None)
         self.struck, self.window, self.at_command = self.phase, window, session.commands
         self._strike()
+
+    def _now(self) -> bool:
+        assert self._when is not None
+        now_s = time.monotonic()
+        if now_s - self._asked_s < self.ASKED_EVERY_S:
+            return False
+        self._asked_s = now_s
+        return self._when()
 
 
 def kept_is_freed(session: Any) -> bool:
@@ -333,9 +348,9 @@ class Chaos:
     def under(
         self, part: str, name: str, mode: str, rng: random.Random,
         phases: tuple[str, ...] = (), freed: bool = False,
-        strike: Callable[[Any], None] | None = None,
+        strike: Callable[[Any], None] | None = None, when: Callable[[], bool] | None = None,
     ) -> Outcome:  # fmt: skip
-        """Run a program and let a part die at a random command of it."""
+        """Run a program and let a part die at a random command of it, or soon after, `when` so."""
         digest, commands = self.expected(name, mode)
         with self.service.connect(replay=mode != "eager") as session:
             sent = Sent(session)
@@ -350,7 +365,7 @@ class Chaos:
                     self.service.kill(part, session)
 
             at = rng.randrange(commands // 20, commands * (5 if phases else 9) // 10)
-            fault = Fault(session, at, kill, phases, freed)
+            fault = Fault(session, at, kill, phases, freed, when)
             try:
                 with fault:
                     found = chaos_programs.train(name, mode, self.steps, fault.at)
@@ -369,12 +384,12 @@ class Chaos:
         """Run a program and let a part die in a phase of it, or while a snapshot is written."""
         if phase != "snapshot":
             return self.under(part, name, "eager", rng, (phase,))
-
-        def strike(session: Any) -> None:
-            wait_until(self.service.writes_snapshot, 20, "a snapshot")
-            self.service.kill(part, session)
-
-        outcome = self.under(part, name, "eager", rng, strike=strike)
+        # A snapshot comes by the time that a session has worked, so not in every run.
+        ends_s = time.monotonic() + PATIENCE_S
+        while True:
+            outcome = self.under(part, name, "eager", rng, when=self.service.writes_snapshot)
+            if outcome.phase or outcome.error or time.monotonic() > ends_s:
+                break
         outcome.phase = outcome.phase and phase
         return outcome
 
