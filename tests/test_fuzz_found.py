@@ -71,6 +71,23 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
     "a padding's backward with padding of 2^40": [
         ("_border_pad_backward", [1, 9], ((3, 4), (2**40, 0), "replicate"))
     ],
+    # the places of images that nobody had were made: 1 GiB and three seconds
+    "an affine grid's gradient of another size": [
+        (cmd.PUT, [8], (F32, (1, 3, 1, 4, 1), 0, 0)),
+        ("affine_grid_generator_backward", [8, 9], ((1, 2, 2**24, 1, 2), False)),
+    ],
+    "an affine grid of many images of none": [
+        (cmd.PUT, [8], (F32, (0, 2, 3), 4, 0)),
+        ("affine_grid_generator", [8, 9], ((0, 2, 2**24, 2**4), False)),
+        ("mm", [1, 1, 7], ()),  # the grid has no elements, and costs nothing
+    ],
+    # the row under a window was made before anybody asked for its bytes
+    "a window with a stride of 2^24": [("_window", [2, 9], ((2**24,), (2, 2), (2, 1), 1))],
+    "windows that are 2^25 elements apart": [("_window", [1, 9], ((4, 1), (2,), (2**25,), 0))],
+    "a sum over windows of 2^24": [("_window_add", [1, 9], ((4,), (2**24,), (3, 4), (4, 1), 0))],
+    "a scatter to windows of 2^24": [
+        ("_window_scatter", [2, 1, 9], ((2**24,), (3, 4), (4, 1), 0))
+    ],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],

@@ -121,7 +121,33 @@ def _closeness(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return outs[0].numel * (3 * size + 2)
 
 
+def _windows(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of a row in memory under a tensor and a window on it, and of addresses."""
+    x, (base_stride, size, stride, offset) = args[0], args[-4:]
+    added = len(args) == 6 and not isinstance(args[1], Spec)  # a gradient, to a tensor of zeros
+    base = args[1] if added else x.shape
+    ends = [
+        1 + sum((n - 1) * s for n, s in zip(shape, steps, strict=True)) if 0 not in shape else 0
+        for shape, steps in ((base, base_stride), (size, stride))
+    ]
+    row = max(ends[0], offset + ends[1]) - min(0, offset)
+    numbers = math.prod(base) + x.numel if added else 0  # zeros, and a gradient in a row
+    return (row + numbers) * max(4, x.dtype.itemsize) + (24 * x.numel if added else 0)  # type: ignore[no-any-return]
+
+
+def _affine_grids(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of an image's places: columns, then all of them side by side with a one."""
+    x, size = args[:2]
+    places = math.prod(size[2:]) if x.numel else 0
+    return places * (2 * len(size) - 2) * max(4, x.dtype.itemsize) + x.nbytes  # type: ignore[no-any-return]
+
+
 _BY_SHAPE: Final = {
+    "_window": _windows,
+    "_window_add": _windows,
+    "_window_scatter": _windows,
+    "affine_grid_generator": _affine_grids,
+    "affine_grid_generator_backward": _affine_grids,
     "isclose": _closeness,
     "convolution": _convolution,
     "_pdist_forward": _differences,
