@@ -16,6 +16,7 @@ from farspan.core.command import Failed, Frame, Value
 from farspan.core.errors import ProtocolError
 from farspan.core.op import OPS, table
 from farspan_worker.engine import Engine
+from farspan_worker.kernels.cpu.loops import native
 
 table()
 MIB = 1 << 20
@@ -88,6 +89,23 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
     "a scatter to windows of 2^24": [
         ("_window_scatter", [2, 1, 9], ((2**24,), (3, 4), (4, 1), 0))
     ],
+    # a list of as many places as picks was made, for no picks at all; others were counted for ever
+    "picks of 2^24 out of two": [
+        ("_combinations", [8], (2, 2**24, False, None)), ("mm", [1, 1, 7], ()),
+    ],
+    "picks of 2^30 out of 2^31": [("_combinations", [8], (2**31, 2**30, False, None))],
+    # the labels of a target that was not there were made
+    "an alignment of 2^24 labels": [
+        (cmd.PUT, [8], (I64, (4,), 5, 0)), (cmd.PUT, [7], (F32, (1, 4, 3), 0, 0)),
+        ("_ctc_loss", [7, 2, 8, 8, 9], (0, False)),
+    ],
+    # 2^40 times the same iteration
+    "a step of 2^40 iterations": [
+        ("_muon_step_", [1, 1, 1], (1, 1, 1, *"ff", "f", False, *"ffff", 2**40, "original", False,
+                                    False), [0.1, 0.0, 0.9, 1.0, 1.0, 1.0, 1e-7]),
+    ],
+    # its generator was named by a tuple, and then every tensor had to be told
+    "a generator of no number": [("random", [1, 9], ((),))],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
@@ -152,3 +170,27 @@ def test_matrices_that_are_not_finite_have_no_singular_values() -> None:
         for f in (torch.linalg.pinv, lambda x: torch.linalg.lstsq(x, torch.ones(3, 1)).solution):
             with pytest.raises(RuntimeError, match="non-finite"):
                 f(x).tolist()
+
+
+def test_a_default_dtype_is_a_floating_one() -> None:
+    """With another, a compiled loop had copysign of integers in it: LLVM ended the process."""
+    frame = frame_of([("copysign.Tensor", [2, 2, 9], ())])
+    frame.default_dtype = torch.int32.code
+    with pytest.raises(ProtocolError, match="default dtype int32"):
+        Engine(memory_bytes_max=MIB).handle(frame)
+
+
+def test_a_loop_that_is_no_valid_module_is_refused_and_not_translated() -> None:
+    text = """
+    define void @loop(ptr %p) {
+      %v = load i32, ptr %p
+      %w = call i32 @llvm.copysign.f32(i32 %v, i32 %v)
+      store i32 %w, ptr %p
+      ret void
+    }
+    declare i32 @llvm.copysign.f32(i32, i32)
+    """
+    if native.missing():
+        pytest.skip(native.missing())
+    with pytest.raises(RuntimeError, match="copysign"):
+        native.compiled(text)

@@ -156,11 +156,27 @@ _BY_SHAPE: Final = {
 }
 
 
-def dynamic(op: Op, arrays: Sequence[Any]) -> int:
-    """Return the bytes of results whose shapes depend on elements, before they are made.
+def depends(op: Op) -> bool:
+    """Return whether what an op makes can be told from elements alone: ask `of_elements`."""
+    return op.dynamic or op.base in _ALIGNING
+
+
+#: Sums over alignments, with log_probs at this place: each step has a state for each label.
+_ALIGNING: Final = {"_ctc_loss": 0, "_ctc_loss_backward": 1}
+
+
+def of_elements(op: Op, arrays: Sequence[Any]) -> int:
+    """Return the bytes of results and temporaries whose shapes depend on elements.
 
     0 where only the op itself can say: those sort, and what they make is no larger than that takes.
     """
+    if op.base in _ALIGNING:
+        at = _ALIGNING[op.base]
+        log_probs, targets, _, lengths = arrays[at : at + 4]
+        longest = min(int(lengths.max(initial=0)), targets.shape[-1])  # more is refused
+        states = lengths.size * (2 * max(0, longest) + 1)
+        each = log_probs.shape[0] * states * log_probs.itemsize
+        return int(5 * each + 3 * log_probs.nbytes if at else 2.2 * each) + 64 * states
     if op.base == "nonzero":  # a column each, then all of them together
         return 2 * int(np.count_nonzero(arrays[0])) * max(1, arrays[0].ndim) * 8
     if op.base == "masked_select":
