@@ -96,8 +96,8 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
     "picks of 2^30 out of 2^31": [("_combinations", [8], (2**31, 2**30, False, None))],
     # the labels of a target that was not there were made
     "an alignment of 2^24 labels": [
-        (cmd.PUT, [8], (I64, (4,), 5, 0)), (cmd.PUT, [7], (F32, (1, 4, 3), 0, 0)),
-        ("_ctc_loss", [7, 2, 8, 8, 9], (0, False)),
+        (cmd.PUT, [8], (F32, (3, 1, 4), 0, 0)), (cmd.PUT, [7], (I64, (1,), 7, 0)),
+        (cmd.PUT, [6], (I64, (1,), 5, 0)), ("_ctc_loss", [8, 2, 7, 6, 9], (0, False)),
     ],
     # 2^40 times the same iteration
     "a step of 2^40 iterations": [
@@ -106,6 +106,12 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
     ],
     # its generator was named by a tuple, and then every tensor had to be told
     "a generator of no number": [("random", [1, 9], ((),))],
+    # 2^24 counts of nothing
+    "a count of at least 2^24 bins": [("bincount", [2, 9], (False, 2**24))],
+    # their sum wrapped to nothing, and numpy wrote 2^62 elements there
+    "repeats that come to 2^64": [
+        (cmd.PUT, [8], (I64, (4,), 6, 0)), ("repeat_interleave.Tensor", [8, 9], (None,)),
+    ],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
@@ -116,7 +122,8 @@ def frame_of(rows: list[tuple[Any, ...]]) -> Frame:
     """Return a frame that makes the tensors and then runs the rows."""
     frame = Frame(0, 1, 1, F32)
     payloads = [np.arange(12, dtype=np.float32), np.arange(4), np.float64(2.0),
-                np.full(12, BIG), np.zeros(0)]  # fmt: skip
+                np.full(12, BIG), np.zeros(0),
+                np.full(1, 2**24), np.full(4, 2**62), np.ones(1, int)]  # fmt: skip
     frame.payloads += [np.asarray(p).tobytes() for p in payloads]
     for k, (code, shape) in enumerate(((F32, (3, 4)), (I64, (4,)), (F64, ()))):
         frame.add(cmd.PUT, [k + 1], (code, shape, k, 0), number=k + 1)
@@ -151,7 +158,7 @@ def test_a_mask_of_more_digits_than_python_prints_is_a_protocol_error() -> None:
 
 def test_proposals_that_nobody_accepts_give_nan() -> None:
     rows = [
-        (cmd.PUT, [6], (F64, (4,), 5, 0)),
+        (cmd.PUT, [6], (F64, (4,), 8, 0)),
         ("_von_mises", [6, 6, 6, 9], ((4,), None)),
         (cmd.GET, [9], (1, cmd.GET_BYTES, 0)),
     ]

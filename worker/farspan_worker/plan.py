@@ -170,7 +170,7 @@ def run(
     arrays = [t.array for t in inputs]
     made = 0
     if not backend.remote and workspace.depends(op):
-        made = workspace.of_elements(op, arrays)
+        made = workspace.of_elements(op, arrays, static)
     budget.check(plan.nbytes + made)
     results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:

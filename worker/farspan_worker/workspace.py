@@ -165,7 +165,7 @@ def depends(op: Op) -> bool:
 _ALIGNING: Final = {"_ctc_loss": 0, "_ctc_loss_backward": 1}
 
 
-def of_elements(op: Op, arrays: Sequence[Any]) -> int:
+def of_elements(op: Op, arrays: Sequence[Any], static: Sequence[Any]) -> int:
     """Return the bytes of results and temporaries whose shapes depend on elements.
 
     0 where only the op itself can say: those sort, and what they make is no larger than that takes.
@@ -183,8 +183,8 @@ def of_elements(op: Op, arrays: Sequence[Any]) -> int:
         shape = np.broadcast_shapes(arrays[0].shape, arrays[1].shape)
         times = math.prod(shape) // max(1, arrays[1].size)
         return int(np.count_nonzero(arrays[1])) * times * int(arrays[0].itemsize)
-    if op.base == "bincount" and arrays[0].size:
-        return (max(0, int(arrays[0].max())) + 1) * 8
+    if op.base == "bincount":
+        return max(int(arrays[0].max(initial=-1)) + 1, static[-1]) * 8
     if op.base == "repeat_interleave":
-        return int(arrays[0].sum()) * 8
+        return int(arrays[0].sum(dtype="float64")) * 8  # integers would wrap
     return 0
