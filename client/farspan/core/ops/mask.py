@@ -174,7 +174,7 @@ def _embedding_backward_kernel(
     xp: Any, grad_output: Any, indices: Any, num_weights: int, padding_idx: int, scale: bool
 ) -> Any:
     width = grad_output.shape[-1]
-    rows = indices.reshape(-1)
+    rows = in_self(indices.reshape(-1), num_weights)
     values = grad_output.reshape(-1, width)
     if scale:
         counts = xp.bincount(rows, minlength=num_weights)
