@@ -109,8 +109,11 @@ class Keeper:
             task.cancel()
         self._drop_parts()
 
-    def close(self, forget: bool = True) -> None:
-        """End; forget: the session, on disk too, else it lies there for another gateway."""
+    def close(self, forget: bool = True) -> asyncio.Future[None]:
+        """End; forget: the session, on disk too, else it lies there for another gateway.
+
+        What is returned is done when the files are closed.
+        """
         self.rest()
         self._caught_up.set()
         self._closed = True
@@ -119,7 +122,8 @@ class Keeper:
                 waiting.set_result(None)
         self._waiting.clear()
         # On the thread that syncs: a file's number may be another file's once it is closed.
-        asyncio.get_running_loop().run_in_executor(self._syncing, self._close, forget)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._syncing, self._close, forget)
 
     def _close(self, forget: bool) -> None:
         if self._stays and not forget:
