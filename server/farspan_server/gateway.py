@@ -315,7 +315,7 @@ class Gateway:
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
             live = self.service.find(self._tenant(context), header.session)
-            received = await self.service.upload(live, header, _chunks(context))
+            received = await self.service.upload(live, header, _parts(context))
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -329,9 +329,11 @@ class Gateway:
                 yield wire.encode_chunk(memoryview(data))
 
 
-async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:
+async def _parts(
+    context: grpc.aio.ServicerContext,
+) -> AsyncIterator[memoryview | wire.SharedPiece]:
     while isinstance(message := await context.read(), bytes):
-        yield wire.decode_chunk(message)
+        yield wire.decode_upload(message)
 
 
 @contextlib.asynccontextmanager

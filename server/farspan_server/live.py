@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
+    from farspan_server.window import Window
     from farspan_server.workers import WorkerLink
 
 KINDS: Final = ("cpu", "cuda")
@@ -138,7 +139,9 @@ class Live:
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.slept_at_s = 0.0  # when nobody used it any more, of time.time()
         self.left = False  # it lies on disk, for another gateway
-        self.shares = False  # it has memory that its client has mapped
+        self.shares = False  # without a journal: it has memory that its client has mapped
+        self.windows: dict[int, Window] = {}  # of one with a journal, by device
+        self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
         self.downloads = Downloads(

@@ -103,6 +103,7 @@ class Service(Arrivals, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
+        live.windows.clear()
         stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
         if stream is not None:
             stream.end()
@@ -305,6 +306,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
+        live.windows.clear()
         asleep = live.machine.state == sessions.ASLEEP
         self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
@@ -327,6 +329,7 @@ class Service(Arrivals, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         if live.keeper is not None:
             live.keeper.close()
+        live.windows.clear()
         live.downloads.fail(SessionClosedError("the session has ended"))
         live.assigned.set()
         if live.stream is not None:
