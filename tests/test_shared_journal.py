@@ -159,7 +159,7 @@ def test_who_took_a_session_over_is_out_of_reach_of_who_had_it(service: Service)
             assert (found.numpy() == array).all() and (y.numpy() == array + k).all()
         assert ways(after)["shared_up"] == 5 * y.nbytes and ways(after)["streamed_up"] == 0
         piece = wire.SharedPiece(0, 9, 8, 0, old._first, 8)
-        with pytest.raises(grpc.RpcError, match="another segment"):
+        with pytest.raises(grpc.RpcError, match="another client"):
             upload(before.transport, after.id, 9, 8, piece)
         assert (torch.tensor(array).numpy() == array).all()
     finally:
@@ -173,7 +173,7 @@ def upload(transport: Any, session: str, transfer: int, total: int, *pieces: Any
     channel = transport._make_channel()
     try:
         method = channel.stream_unary(f"/{wire.SERVICE}/Upload")
-        method(iter(messages), metadata=transport._metadata, timeout=20)
+        method(iter(messages), metadata=transport._credentials, timeout=20)
     finally:
         channel.close()
 

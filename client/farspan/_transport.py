@@ -281,7 +281,7 @@ class GrpcTransport(Reconnecting):
 
         def ask() -> bytes:
             call = self._data_channel().unary_unary(f"/{wire.SERVICE}/{method}")
-            answer: bytes = call(data, metadata=self._metadata, timeout=limits.CONNECT_S)
+            answer: bytes = call(data, metadata=self._credentials, timeout=limits.CONNECT_S)
             return answer
 
         return self._persist(ask)

@@ -31,9 +31,11 @@ class Call:
     """One that brings an upload.
 
     turn: of passing a piece on, shared with the calls before it that brought the same upload.
+    owner: the client whose it is.
     """
 
-    def __init__(self, before: Call | None) -> None:
+    def __init__(self, before: Call | None, owner: str | None) -> None:
+        self.owner = owner
         self.turn = asyncio.Lock() if before is None else before.turn
 
 
@@ -57,10 +59,12 @@ class Bulk:
         live: Live,
         header: wire.TransferHeader,
         data: AsyncIterator[memoryview | wire.SharedPiece],
+        owner: str | None = None,
     ) -> int:
         """Pass a transfer's bytes to its worker and return their number.
 
-        Of a session that is durable, once they survive the gateway. Raises ProtocolError,
+        owner: who sends them, of `Live.prove`: nothing more is taken once another client has the
+        session. Of a session that is durable, once they survive the gateway. Raises ProtocolError,
         SessionClosedError, WorkerLostError or JournalError.
         """
         if header.device >= len(live.machine.kinds):
@@ -71,14 +75,14 @@ class Bulk:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
         done = live.uploads.done.get(header.transfer)
         if done is None:
-            await self._take(live, header, data)
+            await self._take(live, header, data, owner)
         elif done != header.total_bytes:
             raise ProtocolError(
                 f"upload {header.transfer} of {header.total_bytes} bytes had {done}"
             )
         if live.keeper is not None:
             await live.keeper.durable()
-            live.check()
+            live.check(owner)
         return header.total_bytes
 
     async def _take(
@@ -86,10 +90,12 @@ class Bulk:
         live: Live,
         header: wire.TransferHeader,
         data: AsyncIterator[memoryview | wire.SharedPiece],
+        owner: str | None,
     ) -> None:
         """Take what is new of an upload."""
         transfer, total, came = header.transfer, header.total_bytes, 0
-        call = live.uploading[transfer] = Call(live.uploading.get(transfer))
+        live.check(owner)  # it may have waited for workers
+        call = live.uploading[transfer] = Call(live.uploading.get(transfer), owner)
         try:
             async for part in data:
                 size = part.piece_bytes if isinstance(part, wire.SharedPiece) else len(part)
@@ -104,6 +110,7 @@ class Bulk:
                     await self._take_piece(live, header, call, begin, part)
             if came != total:
                 raise ProtocolError(f"upload of {total} bytes: {came} came")
+            live.check(owner)
             if not total and transfer not in live.uploads.done:
                 await self._pass(live, header.device, link.Chunk(transfer, 0, 0, link.LAST, b""))
         except OSError:
@@ -128,6 +135,7 @@ class Bulk:
     ) -> None:
         """Take what is new of a piece. place: where it lies, for a worker that can look there."""
         transfer, total = header.transfer, header.total_bytes
+        live.check(call.owner)
         if live.uploading.get(transfer) is not call:
             raise ProtocolError(f"upload {transfer} goes on on another connection")
         if transfer in live.uploads.done:
@@ -204,7 +212,9 @@ class Bulk:
             live.links[device].give_up(live.channel, transfer)
 
     # --- shared memory ---------------------------------------------------------------------------
-    async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
+    async def share(
+        self, live: Live, asked: wire.ShareRequest, owner: str | None = None
+    ) -> wire.ShareReply:
         """Ask a session's worker for memory that its client can map; or hand it the proof.
 
         Of a session that is journalled this gateway maps it too, or there is none.
@@ -212,12 +222,13 @@ class Bulk:
         if wire.SHARED_MEMORY not in live.features:
             return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
-        if wire.SHARED_MEMORY not in live.features:
-            return wire.ShareReply(refused="another client has taken the session over")
+        live.check(owner)
         if asked.device >= len(live.machine.kinds):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")
         if live.keeper is not None:
-            return await self._share_journalled(live, asked)
+            reply = await self._share_journalled(live, asked)
+            live.check(owner)
+            return reply
         live.shares = True
         body = link.Share(proof=asked.proof.hex())
         return _reply(await live.links[asked.device].share(live.channel, body))

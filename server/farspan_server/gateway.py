@@ -138,9 +138,9 @@ class Gateway:
             "Download": grpc.unary_stream_rpc_method_handler(self._download),
             "List": self._unary(wire.ListRequest, self._list),
             "Describe": self._unary(wire.DescribeRequest, self._describe),
-            "Trace": self._unary(wire.TraceRequest, self._trace),
-            "Share": self._unary(wire.ShareRequest, self._share),
-            "Keep": self._unary(wire.KeepRequest, self._keep),
+            "Trace": self._owners(wire.TraceRequest, self._trace),
+            "Share": self._owners(wire.ShareRequest, self._share),
+            "Keep": self._owners(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
@@ -153,6 +153,23 @@ class Gateway:
                 return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _owners(self, kind: type[Any], answer: Callable[..., Awaitable[Any]]) -> Any:
+        """Return the handler of a call that only the session's client may make."""
+
+        async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async with _answering(context, self.service.totals):
+                asked = wire.decode(kind, body)
+                live, owner = self._owned(context, asked.session)
+                return wire.encode(await answer(live, asked, owner))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _owned(self, context: grpc.aio.ServicerContext, session: str) -> tuple[Live, str]:
+        """Return a session of the caller, who has it now, and who that is."""
+        live = self.service.find(self._tenant(context), session)
+        given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
+        return live, live.prove(given if isinstance(given, bytes) else None)
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
         tenant = self.tenancy.tokens.tenant(context.invocation_metadata())
@@ -168,16 +185,15 @@ class Gateway:
         status = await self.service.worker_status(live) if asked.worker_status else []
         return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
 
-    async def _trace(self, tenant: str, asked: wire.TraceRequest) -> wire.TraceReply:
-        live = self.service.find(tenant, asked.session)
+    async def _trace(self, live: Live, asked: wire.TraceRequest, _: str) -> wire.TraceReply:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
         return wire.TraceReply(passed.to_json())
 
-    async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
-        return await self.service.share(self.service.find(tenant, asked.session), asked)
+    async def _share(self, live: Live, asked: wire.ShareRequest, owner: str) -> wire.ShareReply:
+        return await self.service.share(live, asked, owner)
 
-    async def _keep(self, tenant: str, asked: wire.KeepRequest) -> wire.KeepReply:
-        await self.service.keep(self.service.find(tenant, asked.session), asked)
+    async def _keep(self, live: Live, asked: wire.KeepRequest, owner: str) -> wire.KeepReply:
+        await self.service.keep(live, asked, owner)
         return wire.KeepReply()
 
     async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
@@ -314,8 +330,8 @@ class Gateway:
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
-            live = self.service.find(self._tenant(context), header.session)
-            received = await self.service.upload(live, header, _parts(context))
+            live, owner = self._owned(context, header.session)
+            received = await self.service.upload(live, header, _parts(context), owner)
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -323,8 +339,9 @@ class Gateway:
     ) -> AsyncIterator[bytes]:
         async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
-            live = self.service.find(self._tenant(context), asked.session)
+            live, owner = self._owned(context, asked.session)
             async for data in live.downloads.take(asked.request):
+                live.check(owner)
                 live.bytes_sent += len(data)
                 yield wire.encode_chunk(memoryview(data))
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("cpu", "cuda")
 RESUME_MINOR: Final = 5  # clients of it confirm what they were told, and may resume
+PROVE_MINOR: Final = 6  # clients of it prove with each call that the session is theirs
 _NOTHING: Final = wire.Down()
+TAKEN: Final = "another client has taken the session over"
 
 
 def _nothing() -> None:
@@ -167,12 +169,17 @@ class Live:
     def ended(self) -> bool:
         return self.machine.state == sessions.ENDED
 
-    def check(self) -> None:
-        """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's."""
+    def check(self, owner: str | None = None) -> None:
+        """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's.
+
+        owner: who had it, of `prove`; SessionClosedError if that is another client by now.
+        """
         if self.left:
             raise ConnectError("the gateway shuts down")
         if self.ended:
             raise SessionClosedError("the session has ended")
+        if owner is not None and owner != self.digest:
+            raise SessionClosedError(TAKEN)
 
     @property
     def confirms(self) -> bool:
@@ -216,6 +223,17 @@ class Live:
     def is_secret(self, secret: bytes) -> bool:
         """Whether this is what the session's client was given."""
         return bool(self.digest) and hmac.compare_digest(digest_of(secret), self.digest)
+
+    def prove(self, secret: bytes | None) -> str:
+        """Return who has the session, for `check`, if a call beside the stream is its client's.
+
+        secret: None if the call has none, as those of clients of an older release; they are heard
+        while the session's client is one. SessionClosedError.
+        """
+        fenced = self.minor >= PROVE_MINOR and bool(self.digest)
+        if not self.is_secret(secret) if secret else fenced:
+            raise SessionClosedError(TAKEN)
+        return self.digest
 
     def welcome(self, secret: bytes = b"") -> wire.Welcome:
         """Return what opens a stream of the session."""

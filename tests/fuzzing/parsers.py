@@ -47,7 +47,8 @@ class Target:
 
 # ------------------------------------------------------------------------------ control messages --
 _RESUME = wire.Resume("s1", b"x" * 32, 1, 3, 4)
-_DEVICE = wire.Device("cpu", "cpu", "host", 12, 1)
+_DEVICE = wire.Device("cpu", "cpu", "host", 12, 1, "cpu:0", "cpu v3 #1")
+_CHANGES = (wire.NumericsChange(1, 7, 3, ("a",), ("b",)), wire.NumericsChange(2, 0, 5, (), ("a",)))
 _INFO = wire.SessionInfo("s1", "running", 1.5, 2, 3, (_DEVICE,))
 _MESSAGES: list[Any] = [
     wire.Up(wire.Hello("hash", "cpu:2", 100, "me", ("shared-memory",), resume=_RESUME)),
@@ -59,7 +60,10 @@ _MESSAGES: list[Any] = [
     wire.Down(None, (b"events",) * 3, 0, (), 4, 3), wire.Down(None, (), 3, (_DEVICE,)),
     wire.TransferHeader("s1", 0, 5, 1_024), wire.DownloadRequest("s1", 4), wire.UploadReply(9),
     wire.ListRequest(), wire.ListReply((_INFO, _INFO)), wire.DescribeRequest("s1", True),
-    wire.DescribeReply(_INFO, ("{}",)), wire.TraceRequest("s1", True), wire.TraceReply("{}"),
+    wire.DescribeReply(_INFO, ("{}",), _CHANGES), wire.MoveRequest("s1", "cpu:1", True),
+    wire.MoveReply(_INFO.devices, _CHANGES), wire.ListRequest("s1", 2.0),
+    wire.Down(None, (), 0, (), 4, 3, _CHANGES), wire.ListReply((_INFO,), True),
+    wire.TraceRequest("s1", True), wire.TraceReply("{}"),
     wire.ShareRequest("s1", 0, b"p" * 32), wire.ShareReply(1, 2, 3, b"d" * 32, "no"),
     wire.KeepRequest("s1", 3, "net", "{}"), wire.KeepReply(), wire.KeptRequest("s1"),
     wire.KeptReply((wire.KeptEntry("net", "{}"),)), wire.CloseRequest("s1"), wire.CloseReply(),

@@ -60,6 +60,8 @@ CONFIRM_EVENTS: Final = 256
 CONFIRM_BYTES: Final = 8 * MiB
 CALL_TRIES_MAX: Final = 64  # of one upload, download or question, whose connection breaks.
 DEVICES_PER_SESSION_MAX: Final = 64
+NUMERICS_CHANGES_MAX: Final = 16  # of a session that are remembered: the first, and the latest.
+SESSIONS_PER_PAGE_MAX: Final = 1_000  # of a list; who wants more asks for those behind the last.
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
 # Memory shared by a client and a worker, a session: pages that are never used take none.
