@@ -76,8 +76,8 @@ class _Alignment:
                 )
         elif targets.size != (wanted := sum(target_lengths.tolist())):
             raise ParameterError(
-                f"Expected tensor to have size {wanted} at dimension 0, but got size "
-                f"{targets.size} for argument #2 'targets' (while checking arguments for {_CHECKER})"
+                f"Expected tensor to have size {wanted} at dimension 0, but got size {targets.size} "
+                f"for argument #2 'targets' (while checking arguments for {_CHECKER})"
             )
         # Only now: what has been checked bounds the longest.
         symbols = xp.full((batch, longest), blank, "int64")
