@@ -66,6 +66,8 @@ class Service(Arrivals, WorkerSide, Bulk):
         """
         if self._shelf is not None:
             await self._wake_all(self._shelf)
+        else:
+            log.info("sessions are not kept: they end with their workers and with this gateway")
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
