@@ -69,6 +69,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         """
         if self._shelf is not None:
             await self._find_all(self._shelf)
+        else:
+            log.info("sessions are not kept: they end with their workers and with this gateway")
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
