@@ -28,7 +28,7 @@ from farspan.core.errors import (
     SessionClosedError,
 )
 
-from farspan_server import calls
+from farspan_server import calls, moving
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.credentials import server_credentials
@@ -70,6 +70,7 @@ class Gateway:
         self.config = config
         self.service = Service(config)
         self.tenancy = self.service.tenancy
+        self._moves = moving.Moves(self.service)
         self.operations = Operations(self.service, config)
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -142,6 +143,7 @@ class Gateway:
             "Share": self._unary(wire.ShareRequest, self._share),
             "Keep": self._unary(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
+            "Move": self._unary(wire.MoveRequest, self._move),
             "Close": self._unary(wire.CloseRequest, self._close),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
@@ -166,7 +168,8 @@ class Gateway:
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
         status = await self.service.worker_status(live) if asked.worker_status else []
-        return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
+        told = tuple(json.dumps(s) for s in status)
+        return wire.DescribeReply(self.service.info(live), told, live.changes)
 
     async def _trace(self, tenant: str, asked: wire.TraceRequest) -> wire.TraceReply:
         live = self.service.find(tenant, asked.session)
@@ -183,6 +186,11 @@ class Gateway:
     async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
         live = self.service.find(tenant, asked.session)
         return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
+
+    async def _move(self, tenant: str, asked: wire.MoveRequest) -> wire.MoveReply:
+        live = self.service.find(tenant, asked.session)
+        await self._moves.move(live, asked.to, asked.allow_numerics_change)
+        return moving.reply(live)
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         await self.service.close(tenant, asked.session)

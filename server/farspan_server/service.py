@@ -251,6 +251,8 @@ class Service(Arrivals, WorkerSide, Bulk):
             for out in live.machine.handle(given, time.monotonic()):
                 match out:
                     case messages.Forward(device, data):
+                        if live.unnamed:
+                            self._name_changes(live, data)
                         header = link.pack_header(link.FRAME, live.channel, len(data))
                         live.links[device].send(header, data)
                     case messages.EventsOut():
@@ -276,6 +278,13 @@ class Service(Arrivals, WorkerSide, Bulk):
                         self._keep(live.keeper, live.machine, out)
         except JournalError as error:
             self.give(live, messages.Fault("JournalError", str(error)))
+
+    def _name_changes(self, live: Live, frame: bytes) -> None:
+        """Tell the client which command is the first that new numerics compute. JournalError."""
+        command = wire.frame_header(frame).first_number
+        if command:  # a Free has none
+            live.name_changes(command)
+            live.post(numerics=live.changes)
 
     def _keep(self, keeper: Keeper, machine: sessions.Session, out: messages.Output) -> None:
         """Carry out what has to do with a session's journal."""
@@ -305,8 +314,9 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
-        asleep = live.machine.state == sessions.ASLEEP
-        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
+        if live.moving is None:  # else it has others the moment it claims them
+            asleep = live.machine.state == sessions.ASLEEP
+            self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""

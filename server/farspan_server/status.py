@@ -33,8 +33,9 @@ def ask(
     ca: Path | None = None,
     cert: Path | None = None,
     key: Path | None = None,
+    timeout_s: float | None = None,
 ) -> bytes:
-    """Return a gateway's answer to a unary call.
+    """Return a gateway's answer to a unary call, within CONNECT_S unless it may take longer.
 
     Raises ConnectError, AuthError, SessionClosedError or ServiceError.
     """
@@ -52,7 +53,7 @@ def ask(
         try:
             answer: bytes = call(
                 wire.encode(asked),
-                timeout=limits.CONNECT_S,
+                timeout=timeout_s or limits.CONNECT_S,
                 metadata=[("authorization", f"Bearer {token}")],
             )
         except grpc.RpcError as error:
