@@ -343,7 +343,7 @@ def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:
 
     over = threading.Event()
     method = client.transport._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-    call = method.future(messages(), metadata=client.transport._metadata)
+    call = method.future(messages(), metadata=client.transport._credentials)
     cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
     call.cancel()
     over.set()

@@ -75,6 +75,8 @@ class Bulk:
         def _persist(self, operation: Callable[[], _T]) -> _T: ...
         def _taken(self, request: int) -> None: ...
         def _call_once(self, method: str, asked: Any) -> bytes: ...
+        @property
+        def _credentials(self) -> Any: ...
 
     def _bulk_stats(self) -> dict[str, Any]:
         """Return the bytes of long tensors by the way they took, and why they took it."""
@@ -133,7 +135,7 @@ class Bulk:
                 progress.add(chunk.nbytes)
 
         method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-        call = method.future(messages(), metadata=self._metadata)
+        call = method.future(messages(), metadata=self._credentials)
         try:
             call.result()
         finally:
@@ -199,7 +201,7 @@ class Bulk:
         asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
         total, at = whole.nbytes, 0
         progress.restart()
-        call = method(asked, metadata=self._metadata)
+        call = method(asked, metadata=self._credentials)
         with self._changed:
             self._downloads[value.request] = call
             if value.request in self._given_up:

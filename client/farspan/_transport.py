@@ -289,7 +289,7 @@ class GrpcTransport(Reconnecting):
 
         def ask() -> bytes:
             call = self._data_channel().unary_unary(f"/{wire.SERVICE}/{method}")
-            answer: bytes = call(data, metadata=self._metadata, timeout=timeout_s)
+            answer: bytes = call(data, metadata=self._credentials, timeout=timeout_s)
             return answer
 
         return self._persist(ask)

@@ -32,6 +32,7 @@ from farspan_server.live import (
     DURABLE,
     OFF,
     RESUME_MINOR,
+    TAKEN,
     Coming,
     Live,
     Stream,
@@ -193,7 +194,7 @@ class Arrivals:
         assert asked is not None
         live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
-            raise SessionClosedError("another client has taken the session over")
+            raise SessionClosedError(TAKEN)
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
@@ -251,7 +252,7 @@ class Arrivals:
             live.keeper.history.epoch(live.machine.epoch, digest)
         live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
         if before is not None and coming.secret:
-            before.end("SessionClosedError", "another client has taken the session over")
+            before.end("SessionClosedError", TAKEN)
         elif before is not None:
             before.end()
         self.tenancy.came(live, "taken over" if coming.secret else "resumed")
@@ -274,17 +275,17 @@ class Arrivals:
             self.give(live, messages.ClientGone())
         stream.end()
 
-    async def keep(self, live: Live, asked: wire.KeepRequest) -> None:
+    async def keep(self, live: Live, asked: wire.KeepRequest, owner: str | None = None) -> None:
         """Give what a session has a name, once a frame has come and when it survives the gateway.
 
-        BadValueError, ServiceError: the frame did not come.
+        owner: who asks, of `Live.prove`. BadValueError, ServiceError: the frame did not come.
         """
         until_s = time.monotonic() + limits.CONNECT_S
         while live.machine.received < asked.sequence and not live.ended and not live.left:
             if time.monotonic() > until_s:
                 raise ServiceError(f"keep: frame {asked.sequence} has not come")
             await asyncio.sleep(_LOOK_S)
-        live.check()
+        live.check(owner)
         if not 0 < len(asked.name.encode()) <= 256:
             raise BadValueError("keep: a name has 1 to 256 bytes")
         if len(asked.body.encode()) > limits.KEPT_BODY_BYTES_MAX:  # escaped, it is a record

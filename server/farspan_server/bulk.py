@@ -26,9 +26,11 @@ class Call:
     """One that brings an upload.
 
     turn: of passing a piece on, shared with the calls before it that brought the same upload.
+    owner: the client whose it is.
     """
 
-    def __init__(self, before: Call | None) -> None:
+    def __init__(self, before: Call | None, owner: str | None) -> None:
+        self.owner = owner
         self.turn = asyncio.Lock() if before is None else before.turn
 
 
@@ -48,11 +50,16 @@ class Bulk:
         live.check()
 
     async def upload(
-        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        data: AsyncIterator[Any],
+        owner: str | None = None,
     ) -> int:
         """Pass a transfer's bytes to its worker and return their number.
 
-        Of a session that is durable, once they survive the gateway. Raises ProtocolError,
+        owner: who sends them, of `Live.prove`: nothing more is taken once another client has the
+        session. Of a session that is durable, once they survive the gateway. Raises ProtocolError,
         SessionClosedError, WorkerLostError or JournalError.
         """
         if header.device >= len(live.machine.kinds):
@@ -63,22 +70,23 @@ class Bulk:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
         done = live.uploads.done.get(header.transfer)
         if done is None:
-            await self._take(live, header, data)
+            await self._take(live, header, data, owner)
         elif done != header.total_bytes:
             raise ProtocolError(
                 f"upload {header.transfer} of {header.total_bytes} bytes had {done}"
             )
         if live.keeper is not None:
             await live.keeper.durable()
-            live.check()
+            live.check(owner)
         return header.total_bytes
 
     async def _take(
-        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any], owner: str | None
     ) -> None:
         """Take what is new of an upload."""
         transfer, total, came = header.transfer, header.total_bytes, 0
-        call = live.uploading[transfer] = Call(live.uploading.get(transfer))
+        live.check(owner)  # it may have waited for workers
+        call = live.uploading[transfer] = Call(live.uploading.get(transfer), owner)
         try:
             async for view in data:
                 begin, came = came, came + len(view)
@@ -89,6 +97,7 @@ class Bulk:
                     await self._take_piece(live, header, call, begin, view)
             if came != total:
                 raise ProtocolError(f"upload of {total} bytes: {came} came")
+            live.check(owner)
             if not total and transfer not in live.uploads.done:
                 await self._pass(live, header.device, link.Chunk(transfer, 0, 0, link.LAST, b""))
         except OSError:
@@ -106,6 +115,7 @@ class Bulk:
         self, live: Live, header: wire.TransferHeader, call: Call, begin: int, view: memoryview
     ) -> None:
         transfer, total = header.transfer, header.total_bytes
+        live.check(call.owner)
         if live.uploading.get(transfer) is not call:
             raise ProtocolError(f"upload {transfer} goes on on another connection")
         if transfer in live.uploads.done:

@@ -73,6 +73,7 @@ class Gateway:
         self._moves = moving.Moves(self.service)
         self.operations = Operations(self.service, config)
         self.address = ""
+        self._listing = asyncio.Lock()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -139,22 +140,50 @@ class Gateway:
             "Download": grpc.unary_stream_rpc_method_handler(self._download),
             "List": self._unary(wire.ListRequest, self._list),
             "Describe": self._unary(wire.DescribeRequest, self._describe),
-            "Trace": self._unary(wire.TraceRequest, self._trace),
-            "Share": self._unary(wire.ShareRequest, self._share),
-            "Keep": self._unary(wire.KeepRequest, self._keep),
+            "Trace": self._owners(wire.TraceRequest, self._trace),
+            "Share": self._owners(wire.ShareRequest, self._share),
+            "Keep": self._owners(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
             "Move": self._unary(wire.MoveRequest, self._move),
-            "Close": self._unary(wire.CloseRequest, self._close),
+            "Close": self._unary(wire.CloseRequest, self._close, wakes=False),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
         return grpc.method_handlers_generic_handler(wire.SERVICE, counted)
 
-    def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
+    def _unary(
+        self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]], wakes: bool = True
+    ) -> Any:
+        """wakes: the session that is asked about, which stays awake meanwhile."""
+
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with _answering(context, self.service.totals):
-                return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
+                tenant, asked = self._tenant(context), wire.decode(kind, body)
+                if not wakes or not hasattr(asked, "session"):
+                    return wire.encode(await answer(tenant, asked))
+                async with self.service.here(tenant, asked.session):
+                    return wire.encode(await answer(tenant, asked))
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _owners(self, kind: type[Any], answer: Callable[..., Awaitable[Any]]) -> Any:
+        """Return the handler of a call that only the session's client may make."""
+
+        async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async with _answering(context, self.service.totals):
+                asked = wire.decode(kind, body)
+                async with self._owned(context, asked.session) as (live, owner):
+                    return wire.encode(await answer(live, asked, owner))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    @contextlib.asynccontextmanager
+    async def _owned(
+        self, context: grpc.aio.ServicerContext, session: str
+    ) -> AsyncIterator[tuple[Live, str]]:
+        """Find a session of the caller, who has it now, and who that is; it stays awake within."""
+        async with self.service.here(self._tenant(context), session) as live:
+            given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
+            yield live, live.prove(given if isinstance(given, bytes) else None)
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
         tenant = self.tenancy.tokens.tenant(context.invocation_metadata())
@@ -163,7 +192,10 @@ class Gateway:
         return tenant
 
     async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
-        return wire.ListReply(tuple(self.service.sessions_of(tenant)))
+        async with self._listing:  # a long one takes milliseconds: others come in between
+            found = self.service.sessions_of(tenant)
+            await asyncio.sleep(0)
+        return wire.ListReply(tuple(found))
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
@@ -171,16 +203,15 @@ class Gateway:
         told = tuple(json.dumps(s) for s in status)
         return wire.DescribeReply(self.service.info(live), told, live.changes)
 
-    async def _trace(self, tenant: str, asked: wire.TraceRequest) -> wire.TraceReply:
-        live = self.service.find(tenant, asked.session)
+    async def _trace(self, live: Live, asked: wire.TraceRequest, _: str) -> wire.TraceReply:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
         return wire.TraceReply(passed.to_json())
 
-    async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
-        return await self.service.share(self.service.find(tenant, asked.session), asked)
+    async def _share(self, live: Live, asked: wire.ShareRequest, _: str) -> wire.ShareReply:
+        return await self.service.share(live, asked)
 
-    async def _keep(self, tenant: str, asked: wire.KeepRequest) -> wire.KeepReply:
-        await self.service.keep(self.service.find(tenant, asked.session), asked)
+    async def _keep(self, live: Live, asked: wire.KeepRequest, owner: str) -> wire.KeepReply:
+        await self.service.keep(live, asked, owner)
         return wire.KeepReply()
 
     async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
@@ -254,8 +285,10 @@ class Gateway:
         if hello.resume is not None and hello.attach:
             raise ProtocolError("session: a hello that resumes and attaches")
         if hello.resume is not None:
+            await self.service.wake(tenant, hello.resume.session)
             return self.service.resume(tenant, hello, stream), up
         if hello.attach:
+            await self.service.wake(tenant, hello.attach)
             return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up
 
@@ -322,8 +355,8 @@ class Gateway:
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
-            live = self.service.find(self._tenant(context), header.session)
-            received = await self.service.upload(live, header, _chunks(context))
+            async with self._owned(context, header.session) as (live, owner):
+                received = await self.service.upload(live, header, _chunks(context), owner)
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -331,10 +364,11 @@ class Gateway:
     ) -> AsyncIterator[bytes]:
         async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
-            live = self.service.find(self._tenant(context), asked.session)
-            async for data in live.downloads.take(asked.request):
-                live.bytes_sent += len(data)
-                yield wire.encode_chunk(memoryview(data))
+            async with self._owned(context, asked.session) as (live, owner):
+                async for data in live.downloads.take(asked.request):
+                    live.check(owner)
+                    live.bytes_sent += len(data)
+                    yield wire.encode_chunk(memoryview(data))
 
 
 async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
     from farspan_server.pool import Worker
+    from farspan_server.sleep import Sleeper
     from farspan_server.workers import WorkerLink
 
 KINDS: Final = ("cpu", "cuda")
 RESUME_MINOR: Final = 5  # clients of it confirm what they were told, and may resume
+PROVE_MINOR: Final = 6  # clients of it prove with each call that the session is theirs
 _NOTHING: Final = wire.Down()
+TAKEN: Final = "another client has taken the session over"
 
 
 def _nothing() -> None:
@@ -143,7 +146,8 @@ class Live:
         self.names = names_of(machine.kinds)
         self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
-        self.slept_at_s = 0.0  # when nobody used it any more, of time.time()
+        self.users = 0  # calls that have it in hand: it does not fall asleep
+        self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
         self.shares = False  # it has memory that its client has mapped
         self.assigned = asyncio.Event()
@@ -167,19 +171,31 @@ class Live:
         self.moving: pools.Moved | None = None  # to which workers, while it lets go of its own
         #: Whether the first command after a change of its numerics is still to come.
         self.unnamed = any(not each.command for each in self.changes)
+        self.claimed_s = 0.0  # when it began to wait for workers, until it has them
         self.lost_s = 0.0  # when its workers were lost, until others have all that they had
         self.passing: Passing | None = None  # while its client profiles
+
+    @property
+    def count(self) -> tuple[int, int]:
+        """Frames and commands that this gateway has had of it, before it slept too."""
+        frames, commands = (self.slept.frames, self.slept.commands) if self.slept else (0, 0)
+        return self.machine.frames + frames, self.machine.commands + commands
 
     @property
     def ended(self) -> bool:
         return self.machine.state == sessions.ENDED
 
-    def check(self) -> None:
-        """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's."""
+    def check(self, owner: str | None = None) -> None:
+        """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's.
+
+        owner: who had it, of `prove`; SessionClosedError if that is another client by now.
+        """
         if self.left:
             raise ConnectError("the gateway shuts down")
         if self.ended:
             raise SessionClosedError("the session has ended")
+        if owner is not None and owner != self.digest:
+            raise SessionClosedError(TAKEN)
 
     @property
     def confirms(self) -> bool:
@@ -268,6 +284,17 @@ class Live:
     def is_secret(self, secret: bytes) -> bool:
         """Whether this is what the session's client was given."""
         return bool(self.digest) and hmac.compare_digest(digest_of(secret), self.digest)
+
+    def prove(self, secret: bytes | None) -> str:
+        """Return who has the session, for `check`, if a call beside the stream is its client's.
+
+        secret: None if the call has none, as those of clients of an older release; they are heard
+        while the session's client is one. SessionClosedError.
+        """
+        fenced = self.minor >= PROVE_MINOR and bool(self.digest)
+        if not self.is_secret(secret) if secret else fenced:
+            raise SessionClosedError(TAKEN)
+        return self.digest
 
     def welcome(self, secret: bytes = b"") -> wire.Welcome:
         """Return what opens a stream of the session."""

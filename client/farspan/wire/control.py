@@ -20,8 +20,12 @@ from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
 #: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
-#: Share; 5: Resume, attach, Keep; 6: Move, numerics of devices, pages of List.
+#: Share; 5: Resume, attach, Keep; 6: Move, numerics of devices, pages of List, calls beside the
+#: stream carry the session's secret.
 MINOR: Final = 6
+#: Metadata of calls beside the stream: Welcome's secret, so that a client that another has taken
+#: the session from changes nothing of it any more.
+SECRET_METADATA: Final = "farspan-secret-bin"
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
 SERVICE: Final = "farspan.v1.Farspan"
 
