@@ -207,8 +207,8 @@ class Gateway:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
         return wire.TraceReply(passed.to_json())
 
-    async def _share(self, live: Live, asked: wire.ShareRequest, _: str) -> wire.ShareReply:
-        return await self.service.share(live, asked)
+    async def _share(self, live: Live, asked: wire.ShareRequest, owner: str) -> wire.ShareReply:
+        return await self.service.share(live, asked, owner)
 
     async def _keep(self, live: Live, asked: wire.KeepRequest, owner: str) -> wire.KeepReply:
         await self.service.keep(live, asked, owner)
@@ -356,7 +356,7 @@ class Gateway:
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
             async with self._owned(context, header.session) as (live, owner):
-                received = await self.service.upload(live, header, _chunks(context), owner)
+                received = await self.service.upload(live, header, _parts(context), owner)
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -371,9 +371,11 @@ class Gateway:
                     yield wire.encode_chunk(memoryview(data))
 
 
-async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:
+async def _parts(
+    context: grpc.aio.ServicerContext,
+) -> AsyncIterator[memoryview | wire.SharedPiece]:
     while isinstance(message := await context.read(), bytes):
-        yield wire.decode_chunk(message)
+        yield wire.decode_upload(message)
 
 
 @contextlib.asynccontextmanager

@@ -106,6 +106,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
+        live.windows.clear()
         stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
         if stream is not None:
             stream.end()
@@ -280,6 +281,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
+        live.windows.clear()
         if live.moving is None:  # else it has others the moment it claims them
             asleep = live.machine.state == sessions.ASLEEP
             self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
@@ -303,6 +305,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         if live.keeper is not None:
             live.keeper.close()
+        live.windows.clear()
         live.downloads.fail(SessionClosedError("the session has ended"))
         live.assigned.set()
         if live.stream is not None:
