@@ -164,7 +164,7 @@ def test_a_refused_move_leaves_the_session_where_it_is(service: Service) -> None
         here = session.describe()["devices"]
         with pytest.raises(CapacityError, match=r"no worker static-7 .* the gateway has"):
             session.move("static-7")
-        with pytest.raises(CapacityError, match="other bits.* allow_numerics_change"):
+        with pytest.raises(CapacityError, match=r"other bits.* allow_numerics_change"):
             session.move("static-2")
         with pytest.raises(CapacityError, match="1 device"):
             session.move("static-0,static-1")

@@ -105,6 +105,28 @@ _retention = click.option(
     help="Then a session on disk that nobody uses is removed.",
 )  # fmt: skip
 
+
+class _Bytes(click.ParamType):
+    """`10 GiB` or 10737418240, as bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        from farspan.core.errors import BadValueError
+
+        from farspan_server.quotas import size
+
+        try:
+            return value if isinstance(value, int) else size(str(value))
+        except BadValueError:
+            self.fail(f"{value!r}: write bytes, or as in '10 GiB'", param, ctx)
+
+
+_retention_bytes = click.option(
+    "--retention-bytes", type=_Bytes(), default=0,
+    help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
+)  # fmt: skip
+
 _tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
 
 _audit = click.option(
@@ -131,6 +153,7 @@ def main() -> None:
 @_command
 @_durability
 @_retention
+@_retention_bytes
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -140,7 +163,7 @@ def main() -> None:
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
     journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
-    retention_days: float, token_file: Path | None, tenants: Path | None,
+    retention_days: float, retention_bytes: int, token_file: Path | None, tenants: Path | None,
     audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
@@ -151,6 +174,7 @@ def up(
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
         retention_days=retention_days, command_s_max=command_seconds,
+        retention_bytes=retention_bytes,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -186,6 +210,7 @@ def up(
 @_command
 @_durability
 @_retention
+@_retention_bytes
 @port_options
 @log_format
 @click.option(
@@ -239,6 +264,7 @@ async def _serve(
     command_seconds: float,
     durability: str,
     retention_days: float,
+    retention_bytes: int,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -271,6 +297,7 @@ async def _serve(
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
+        retention_bytes=retention_bytes,
         operator=operator,
         lease_s=lease,
         **tls,

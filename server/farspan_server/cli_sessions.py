@@ -43,14 +43,24 @@ def _ask(
     **tls: Path | None,
 ) -> bytes:
     """Return the gateway's answer; a ClickException if it has none for us."""
-    from farspan.core.errors import FarspanError
-
     from farspan_server import status
+
+    def ask(address: str, token: str, **more: Any) -> bytes:
+        return status.ask(address, token, method, asked, timeout_s=timeout_s, **more)
+
+    return _asked(ask, address=address, token_file=token_file, **tls)
+
+
+def _asked(
+    ask: Callable[..., Any], *, address: str, token_file: Path | None, **tls: Path | None
+) -> Any:
+    """Return what is answered to whose token it is; a ClickException if there is no answer."""
+    from farspan.core.errors import FarspanError
 
     text = token_file.read_text() if token_file else os.environ.get("FARSPAN_TOKEN", "")
     token = (text.split() or [""])[0].rpartition(":")[2]
     try:
-        return status.ask(address, token, method, asked, timeout_s=timeout_s, **tls)
+        return ask(address, token, **tls)
     except FarspanError as error:
         raise click.ClickException(str(error)) from None
 
@@ -65,12 +75,9 @@ def sessions() -> None:
 @_json
 def list_(as_json: bool, **where: Any) -> None:
     """Show all of them, the oldest first."""
-    from farspan import wire
-
     from farspan_server import status
 
-    answer = _ask("List", wire.ListRequest(), **where)
-    found = wire.decode(wire.ListReply, answer).sessions
+    found = _asked(status.sessions, **where)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
     else:

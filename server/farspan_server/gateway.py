@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -191,17 +192,18 @@ class Gateway:
             raise AuthError("the token is not good any more")
         return tenant
 
-    async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
+    async def _list(self, tenant: str, asked: wire.ListRequest) -> wire.ListReply:
         async with self._listing:  # a long one takes milliseconds: others come in between
-            found = self.service.sessions_of(tenant)
+            found = self.service.sessions_of(tenant, (asked.after_opened_at_s, asked.after))
             await asyncio.sleep(0)
-        return wire.ListReply(tuple(found))
+        return found
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
         status = await self.service.worker_status(live) if asked.worker_status else []
         told = tuple(json.dumps(s) for s in status)
-        return wire.DescribeReply(self.service.info(live), told, live.changes)
+        info = replace(self.service.info(live), devices=live.devices)
+        return wire.DescribeReply(info, told, live.changes)
 
     async def _trace(self, live: Live, asked: wire.TraceRequest, _: str) -> wire.TraceReply:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None

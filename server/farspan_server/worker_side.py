@@ -156,6 +156,8 @@ class WorkerSide:
                 "may differ after frame %d", live.id, live.machine.base,
             )  # fmt: skip
             self.tenancy.audit.note("numerics changed", tenant=live.tenant, session=live.id)
+            if live.keeper is not None:  # who recovers it must know which bits are its own
+                self._spawn(live.keeper.durable())
         live.post(devices=live.devices, numerics=live.changes)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)
