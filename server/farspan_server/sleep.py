@@ -165,13 +165,13 @@ class Sleep:
         self._sleepers[live.id] = sleeper
         self.totals.end(live, "")
 
-    def _forget(self, sleeper: Sleeper, why: str) -> None:
-        """End a session that nobody is about to wake."""
+    def _forget(self, sleeper: Sleeper, why: str, kind: str = "SessionClosedError") -> None:
+        """End a session that nobody is about to wake. kind: what the audit log calls it."""
         shelf = self._shelf
         assert shelf is not None
         log.info("session %s: ended in its sleep: %s", sleeper.id, why)
         del self._sleepers[sleeper.id]
-        self.tenancy.ended(sleeper, "SessionClosedError")
+        self.tenancy.ended(sleeper, kind)
         # Behind what still closes its files.
         asyncio.get_running_loop().run_in_executor(self._syncing, shelf.remove, sleeper.id)
 
@@ -180,6 +180,11 @@ class Sleep:
         now_s, total = time.time(), 0
         for sleeper in sorted(self._sleepers.values(), key=lambda each: -each.slept_at_s):
             total += self.tenancy.disk.held(sleeper.id)
-            old = now_s - sleeper.slept_at_s > self.config.retention_s
-            if (old or 0 < self.config.retention_bytes < total) and sleeper.waking is None:
-                self._forget(sleeper, "its retention is over")
+            if sleeper.waking is not None:
+                continue
+            if now_s - sleeper.slept_at_s > self.config.retention_s:
+                self._forget(sleeper, "its retention is over", "RetentionOver")
+            elif 0 < self.config.retention_bytes < total:
+                most = self.config.retention_bytes
+                why = f"sleeping sessions take more than {most} bytes, and others were used later"
+                self._forget(sleeper, why, "RetentionBytes")

@@ -243,6 +243,10 @@ class Tenancy:
         log.info("session %s: %s", live.id, how)
         self._note(f"session {how}", tenant=live.tenant, session=live.id)
 
+    def moved(self, live: Live, source: str, target: str) -> None:
+        """Write down that a session went to other workers, because somebody asked for it."""
+        self._note("session moved", tenant=live.tenant, session=live.id, source=source, to=target)
+
     def refused(self, error: FarspanError) -> None:
         """Write down that a session was not opened; the text of an error may be the client's."""
         self._note("session refused", kind=type(error).__name__)
@@ -283,9 +287,10 @@ class Tenancy:
     def claim(self, live: Live, deadline: float) -> Iterator[pools.Input]:
         """Yield what the pool is to hear when a session wants its workers."""
         yield self._allowed(live.tenant)
-        yield pools.Claimed(
-            live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes, live.numerics
+        claim = pools.Claimed(
+            live.id, live.tenant, live.worker_kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
+        yield claim if live.moving is None else live.moving
 
     def command_s(self, tenant: str) -> float:
         """Return the seconds that a command may take; 0: as many as it wants."""
