@@ -283,7 +283,7 @@ class World(ClientSide):
             for out in outputs:
                 self._carry_out(out)
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
 
     def _carry_out(self, out: messages.Output) -> None:
         match out:
@@ -379,7 +379,7 @@ class World(ClientSide):
         try:
             index = self.history.journal.sync()
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
             return True
         sequence = self.history.synced(index)
         if sequence:

@@ -64,6 +64,7 @@ class Arrivals:
     if TYPE_CHECKING:
 
         def give(self, live: Live, given: messages.Input) -> None: ...
+        async def mended(self, live: Live) -> Live: ...
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
 
@@ -174,6 +175,7 @@ class Arrivals:
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
+            doubt=lambda: shelf.doubt(live.id),
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
@@ -184,15 +186,16 @@ class Arrivals:
         live.tell_again = tell_again
 
     # --- other streams ---------------------------------------------------------------------------
-    def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+    async def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
-        Then the stream says why and is over. Raises VersionError or SessionClosedError.
+        Then the stream says why and is over. Raises VersionError or SessionClosedError;
+        CapacityError or JournalError as `mended`.
         """
         self.check(hello)
         asked = hello.resume
         assert asked is not None
-        live = self.find(tenant, asked.session)
+        live = await self.mended(self.find(tenant, asked.session))
         if not live.is_secret(asked.secret):
             raise SessionClosedError(TAKEN)
         if live.shares:
@@ -210,7 +213,7 @@ class Arrivals:
         self.check(hello)
         if hello.minor < RESUME_MINOR:
             raise VersionError("the client is too old to take a session over")
-        live = self.find(tenant, hello.attach)
+        live = await self.mended(self.find(tenant, hello.attach))
         self._check_room(live)
         secret = secrets.token_bytes(32)
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
@@ -231,7 +234,7 @@ class Arrivals:
 
         It would end where it noted who comes; so it goes on lying there.
         """
-        if live.keeper is None or self._shelf is None:
+        if self._shelf is None or not live.stays:
             return
         self.tenancy.check_room(live.tenant, _ROOM_BYTES)
         if self._shelf.free_bytes < _ROOM_BYTES:
@@ -240,6 +243,7 @@ class Arrivals:
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
         if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
+            live.check()
             raise SessionClosedError("the session has ended")
         return live
 
@@ -301,6 +305,6 @@ class Arrivals:
         if live.keeper is None:
             keep(live.kept, asked.name, asked.body)
             return
-        live.keeper.history.keep(asked.name, asked.body)
+        live.keeper.keep(asked.name, asked.body)
         await live.keeper.durable()
         live.check()

@@ -262,7 +262,7 @@ class Gateway:
         if hello.resume is not None and hello.attach:
             raise ProtocolError("session: a hello that resumes and attaches")
         if hello.resume is not None:
-            return self.service.resume(tenant, hello, stream), up
+            return await self.service.resume(tenant, hello, stream), up
         if hello.attach:
             return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
-from farspan.core.errors import BadValueError, ConnectError, SessionClosedError
+from farspan.core.errors import BadValueError, ConnectError, JournalError, SessionClosedError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -140,6 +140,8 @@ class Live:
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.slept_at_s = 0.0  # when nobody used it any more, of time.time()
         self.left = False  # it lies on disk, for another gateway
+        self.failure = ""  # why nothing can be done, of one whose journal failed
+        self.mending: asyncio.Task[Live] | None = None  # of such a one, while it is opened again
         self.shares = False  # it has memory that its client has mapped
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
@@ -164,15 +166,19 @@ class Live:
 
     @property
     def ended(self) -> bool:
-        return self.machine.state == sessions.ENDED
+        """Whether it has ended, or its journal failed: nothing of it goes on here."""
+        return self.machine.state in (sessions.ENDED, sessions.FAILED)
 
     def check(self, owner: str | None = None) -> None:
         """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's.
 
-        owner: who had it, of `prove`; SessionClosedError if that is another client by now.
+        JournalError: its journal failed. owner: who had it, of `prove`; SessionClosedError if that
+        is another client by now.
         """
         if self.left:
             raise ConnectError("the gateway shuts down")
+        if self.failure:
+            raise JournalError(self.failure)
         if self.ended:
             raise SessionClosedError("the session has ended")
         if owner is not None and owner != self.digest:

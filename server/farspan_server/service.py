@@ -17,6 +17,7 @@ from typing import Any, Final
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core.errors import (
+    CapacityError,
     ConnectError,
     JournalError,
     SessionClosedError,
@@ -30,6 +31,7 @@ from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import TimedDisk
 from farspan_server.history import History
+from farspan_server.journal import JournalBusyError
 from farspan_server.keeper import Keeper
 from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
@@ -84,8 +86,10 @@ class Service(Arrivals, WorkerSide, Bulk):
                 self._leave(live)
             else:
                 self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
+        mending = [live.mending for live in self._sessions.values() if live.mending is not None]
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*mending, return_exceptions=True)
         if self.supervisor is not None:
             await self.supervisor.stop()
         await asyncio.gather(*(each.close() for each in self._links.values()))
@@ -96,8 +100,8 @@ class Service(Arrivals, WorkerSide, Bulk):
 
     def _leave(self, live: Live) -> None:
         """Let a session lie on disk. Its client finds its stream broken, and tries again."""
-        assert live.keeper is not None
-        live.keeper.close(forget=False)
+        if live.keeper is not None:  # else its journal could not be opened
+            live.keeper.close(forget=False)
         live.left = True
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -113,15 +117,39 @@ class Service(Arrivals, WorkerSide, Bulk):
 
         async def wake(session: str) -> None:
             slept_at_s = shelf.used_at_s(session)
-            async with turns:
-                found = await asyncio.to_thread(shelf.open, session)
-            if found is not None:
-                self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
+            try:
+                async with turns:
+                    found = await asyncio.to_thread(shelf.open, session)
+                if found is not None:
+                    self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
+            except JournalBusyError as error:
+                if error.full and error.about:  # there is room another time
+                    self._know_failed(session, error.about, str(error), slept_at_s)
+                else:
+                    shelf.pass_over(session, error)
+            except Exception as error:  # whatever one of them is, the others are served
+                log.exception("session %s", session)
+                shelf.pass_over(
+                    session, JournalBusyError(f"the gateway failed ({type(error).__name__})")
+                )
 
         names = shelf.take()
         await asyncio.gather(*map(wake, names))
         if names:
             log.info("%d sessions were found on disk", len(self._sessions))
+
+    def _know_failed(
+        self, session: str, about: dict[str, Any], reason: str, slept_at_s: float
+    ) -> None:
+        """Know a session that cannot be gone on with now; whoever comes for it tries again."""
+        machine = sessions.Session.woken(tuple(about["kinds"]), self.config.lease_s, 1, 0, {})
+        machine.handle(messages.JournalFailed(reason), 0.0)
+        live = Live(machine, about, session)
+        live.slept_at_s, live.failure = slept_at_s, _stays(session, reason)
+        log.error("session %s: %s", session, live.failure)
+        self._sessions[live.id] = live
+        assert self._shelf is not None
+        self.tenancy.woken(live, self._shelf.place(session))
 
     def _wake(self, session: str, found: History, slept_at_s: float) -> Live:
         past = found.past
@@ -171,7 +199,8 @@ class Service(Arrivals, WorkerSide, Bulk):
     def _let_go_of_old(self, shelf: Shelf) -> None:
         """End sessions that nobody has used for too long, or that take too much of the disk."""
         now_s, total = time.time(), 0
-        asleep = [s for s in self._sessions.values() if s.machine.state == sessions.ASLEEP]
+        unused = (sessions.ASLEEP, sessions.FAILED)
+        asleep = [s for s in self._sessions.values() if s.machine.state in unused and not s.mending]
         for live in sorted(asleep, key=lambda each: -each.slept_at_s):
             if self.config.retention_bytes:  # a look at each file: not for nothing
                 total += shelf.nbytes(live.id)
@@ -197,7 +226,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         if live is None or live.tenant != tenant:
             damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
             if damaged is not None and damaged.tenant == tenant:
-                raise JournalError("the session's journal is damaged; it was set aside")
+                raise JournalError(damaged.why)
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
@@ -269,13 +298,15 @@ class Service(Arrivals, WorkerSide, Bulk):
                         assert live.coming is not None
                         kind = "CapacityError" if for_now else "SessionClosedError"
                         live.coming.stream.end(kind, message)
+                    case messages.SetAside(message):
+                        self._set_aside(live, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
                         assert live.keeper is not None, out
                         self._keep(live.keeper, live.machine, out)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
 
     def _keep(self, keeper: Keeper, machine: sessions.Session, out: messages.Output) -> None:
         """Carry out what has to do with a session's journal."""
@@ -308,6 +339,68 @@ class Service(Arrivals, WorkerSide, Bulk):
         asleep = live.machine.state == sessions.ASLEEP
         self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
+    def _set_aside(self, live: Live, message: str) -> None:
+        """Let a session whose journal failed lie on disk with what survived; tell its client."""
+        live.failure = _stays(live.id, message)
+        log.error("session %s: %s", live.id, live.failure)
+        self.totals.error("JournalError")
+        self.tenancy.failed(live)
+        live.slept_at_s = time.time()
+        assert live.keeper is not None
+        live.keeper.close(forget=False)
+        self._let_go(live)
+        stream, live.stream = live.stream, None
+        if stream is not None:
+            stream.end("JournalError", live.failure)
+
+    def _let_go(self, live: Live) -> None:
+        """Take a session's workers from it, and let whoever waits for something hear that."""
+        self._channels.pop(live.channel, None)
+        for each in live.links:
+            each.send(link.pack(link.CLOSE, live.channel))
+        live.links = ()
+        live.downloads.fail(
+            JournalError(live.failure) if live.failure
+            else SessionClosedError("the session has ended")
+        )  # fmt: skip
+        live.assigned.set()
+        self._tell_pool(pools.Released(live.id))
+
+    async def mended(self, live: Live) -> Live:
+        """Return a session, opened again from disk if its journal had failed.
+
+        JournalError: it still does. CapacityError: there is no room yet.
+        """
+        if not live.failure or self._shelf is None:
+            return live
+        self._check_room(live)
+        if live.mending is None or live.mending.done():  # whoever asked first may have gone
+            live.mending = asyncio.create_task(self._mend(live, self._shelf))
+        return await asyncio.shield(live.mending)
+
+    async def _mend(self, live: Live, shelf: Shelf) -> Live:
+        if live.keeper is not None and live.keeper.closing is not None:
+            await live.keeper.closing
+        try:
+            found = await asyncio.to_thread(shelf.open, live.id)
+        except JournalBusyError as error:
+            failed = CapacityError if error.full else JournalError
+            raise failed(_stays(live.id, str(error))) from None
+        if self._stopping or self._sessions.get(live.id) is not live:  # it was closed meanwhile
+            if found is not None:
+                found.journal.close()
+            if not self._stopping:
+                await asyncio.to_thread(shelf.remove, live.id)
+        self._refuse_late()
+        if found is None or self._sessions.get(live.id) is not live:
+            if self._sessions.get(live.id) is live:  # it turned out to be damaged
+                del self._sessions[live.id]
+                self.tenancy.ended(live, "JournalError")
+            return self.find(live.tenant, live.id)  # raises what it is now
+        made = self._wake(live.id, found, time.time())
+        self.tenancy.woken(made, shelf.path(live.id))
+        return made
+
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
         self.give(live, messages.Written(count))
@@ -322,14 +415,19 @@ class Service(Arrivals, WorkerSide, Bulk):
         log.info("session %s: ended %s %s", live.id, kind, message)
         self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
-        self._channels.pop(live.channel, None)
-        for each in live.links:
-            each.send(link.pack(link.CLOSE, live.channel))
-        if live.keeper is not None:
+        if live.failure and self._shelf is not None:  # after what its keeper has left to do
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(self._syncing, self._shelf.remove, live.id)
+        elif live.keeper is not None:
             live.keeper.close()
-        live.downloads.fail(SessionClosedError("the session has ended"))
-        live.assigned.set()
+        self._let_go(live)
         if live.stream is not None:
             live.stream.end(kind, message)
-        self._tell_pool(pools.Released(live.id))
         self.tenancy.ended(live, kind)
+
+
+def _stays(session: str, reason: str) -> str:
+    return (
+        f'{reason}; the session stays on disk with what survived: farspan.attach("{session}") goes '
+        "on from there when the disk works and has room"
+    )

@@ -219,9 +219,14 @@ class Tenancy:
         self._note("session opened", tenant=live.tenant, session=live.id, devices=kinds)
 
     def woken(self, live: Live, directory: Path) -> None:
-        """Count a session of an earlier gateway, beyond its tenant's quota too. OSError."""
+        """Count a session found on disk, beyond its tenant's quota too. OSError."""
+        self._forget(live)  # one that had failed is counted already
         self._count(live, directory)
         self.audit.note("session found", tenant=live.tenant, session=live.id)
+
+    def failed(self, live: Live) -> None:
+        """Write down that a session's journal failed; what lies on disk is its tenant's still."""
+        self.audit.note("session failed", tenant=live.tenant, session=live.id)
 
     def came(self, live: Live, how: str) -> None:
         """Write down that a client goes on with a session, or that another takes it over."""
