@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from farspan import wire
@@ -24,7 +24,7 @@ Troubles = dict[tuple[str, str], int]
 class Disk(TimedDisk):
     """The disk of this machine, with errors: by session and call, the errno."""
 
-    troubles: Troubles = {}
+    troubles: ClassVar[Troubles] = {}
 
     @classmethod
     def check(cls, path: Path, call: str) -> None:
@@ -280,7 +280,7 @@ def test_one_unreadable_journal_stops_no_gateway(
     told = listed(cluster)
     assert told.pop(id_of(other)) == "asleep"
     assert told in ({}, {session: "damaged"})  # none: it does not even tell whose it was
-    with pytest.raises(FarspanError, match="cannot be read|no such session"):
+    with pytest.raises(FarspanError, match=r"cannot be read|no such session"):
         cluster.connect(attach=session)
     again = cluster.connect(attach=id_of(other))
     again.transport.send(get(1, 9))

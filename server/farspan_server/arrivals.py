@@ -17,6 +17,7 @@ from farspan.core import limits
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ServiceError,
     SessionClosedError,
     VersionError,
@@ -227,6 +228,8 @@ class Arrivals:
             except asyncio.CancelledError:  # the client has gone meanwhile
                 self.gone(live, stream)
                 raise
+            if live.failure:  # before it is welcomed: its secret is in no journal
+                raise JournalError(live.failure)
         return live
 
     def _check_room(self, live: Live) -> None:
