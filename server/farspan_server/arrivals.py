@@ -65,7 +65,6 @@ class Arrivals:
     if TYPE_CHECKING:
 
         def give(self, live: Live, given: messages.Input) -> None: ...
-        async def mended(self, live: Live) -> Live: ...
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
 
@@ -187,16 +186,16 @@ class Arrivals:
         live.tell_again = tell_again
 
     # --- other streams ---------------------------------------------------------------------------
-    async def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
+    def resume(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
-        Then the stream says why and is over. Raises VersionError or SessionClosedError;
-        CapacityError or JournalError as `mended`.
+        Then the stream says why and is over. Raises VersionError or SessionClosedError.
+        CapacityError: not now.
         """
         self.check(hello)
         asked = hello.resume
         assert asked is not None
-        live = await self.mended(self.find(tenant, asked.session))
+        live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
             raise SessionClosedError(TAKEN)
         if live.shares:
@@ -204,7 +203,10 @@ class Arrivals:
         self._check_room(live)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
-        return self._come(live, stream)
+        try:
+            return self._come(live, stream)
+        except JournalError as error:  # what the client keeps for it is good until the disk works
+            raise CapacityError(str(error)) from None
 
     async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
@@ -214,7 +216,7 @@ class Arrivals:
         self.check(hello)
         if hello.minor < RESUME_MINOR:
             raise VersionError("the client is too old to take a session over")
-        live = await self.mended(self.find(tenant, hello.attach))
+        live = self.find(tenant, hello.attach)
         self._check_room(live)
         secret = secrets.token_bytes(32)
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
@@ -237,7 +239,7 @@ class Arrivals:
 
         It would end where it noted who comes; so it goes on lying there.
         """
-        if self._shelf is None or not live.stays:
+        if live.keeper is None or self._shelf is None:
             return
         self.tenancy.check_room(live.tenant, _ROOM_BYTES)
         if self._shelf.free_bytes < _ROOM_BYTES:

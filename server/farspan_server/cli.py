@@ -31,6 +31,7 @@ from farspan_server.cli_operator import (
     log_format,
     metrics_port,
     port_options,
+    status,
 )
 from farspan_server.token_cli import token
 
@@ -411,30 +412,6 @@ def run(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
-@_json
-def status(address: str, token_file: Path | None, as_json: bool, **tls: Path | None) -> None:
-    """Show your sessions on a gateway."""
-    from farspan.core.errors import FarspanError
-
-    from farspan_server import status as asking
-
-    token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
-    try:
-        found = asking.sessions(address, token[0].rpartition(":")[2], **tls)
-    except FarspanError as error:
-        raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
-    else:
-        click.echo(asking.table(found) if found else "no session")
-
-
-@main.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--host",
@@ -459,6 +436,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
+main.add_command(status)
 main.add_command(token)
 
 

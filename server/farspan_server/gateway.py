@@ -72,6 +72,7 @@ class Gateway:
         self.tenancy = self.service.tenancy
         self.operations = Operations(self.service, config)
         self.address = ""
+        self._listing = asyncio.Lock()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -142,15 +143,23 @@ class Gateway:
             "Share": self._owners(wire.ShareRequest, self._share),
             "Keep": self._owners(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
-            "Close": self._unary(wire.CloseRequest, self._close),
+            "Close": self._unary(wire.CloseRequest, self._close, wakes=False),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
         return grpc.method_handlers_generic_handler(wire.SERVICE, counted)
 
-    def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
+    def _unary(
+        self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]], wakes: bool = True
+    ) -> Any:
+        """wakes: the session that is asked about, which stays awake meanwhile."""
+
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with _answering(context, self.service.totals):
-                return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
+                tenant, asked = self._tenant(context), wire.decode(kind, body)
+                if not wakes or not hasattr(asked, "session"):
+                    return wire.encode(await answer(tenant, asked))
+                async with self.service.here(tenant, asked.session):
+                    return wire.encode(await answer(tenant, asked))
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -160,16 +169,19 @@ class Gateway:
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with _answering(context, self.service.totals):
                 asked = wire.decode(kind, body)
-                live, owner = self._owned(context, asked.session)
-                return wire.encode(await answer(live, asked, owner))
+                async with self._owned(context, asked.session) as (live, owner):
+                    return wire.encode(await answer(live, asked, owner))
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _owned(self, context: grpc.aio.ServicerContext, session: str) -> tuple[Live, str]:
-        """Return a session of the caller, who has it now, and who that is."""
-        live = self.service.find(self._tenant(context), session)
-        given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
-        return live, live.prove(given if isinstance(given, bytes) else None)
+    @contextlib.asynccontextmanager
+    async def _owned(
+        self, context: grpc.aio.ServicerContext, session: str
+    ) -> AsyncIterator[tuple[Live, str]]:
+        """Find a session of the caller, who has it now, and who that is; it stays awake within."""
+        async with self.service.here(self._tenant(context), session) as live:
+            given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
+            yield live, live.prove(given if isinstance(given, bytes) else None)
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
         tenant = self.tenancy.tokens.tenant(context.invocation_metadata())
@@ -178,7 +190,10 @@ class Gateway:
         return tenant
 
     async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
-        return wire.ListReply(tuple(self.service.sessions_of(tenant)))
+        async with self._listing:  # a long one takes milliseconds: others come in between
+            found = self.service.sessions_of(tenant)
+            await asyncio.sleep(0)
+        return wire.ListReply(tuple(found))
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
@@ -262,8 +277,10 @@ class Gateway:
         if hello.resume is not None and hello.attach:
             raise ProtocolError("session: a hello that resumes and attaches")
         if hello.resume is not None:
-            return await self.service.resume(tenant, hello, stream), up
+            await self.service.wake(tenant, hello.resume.session)
+            return self.service.resume(tenant, hello, stream), up
         if hello.attach:
+            await self.service.wake(tenant, hello.attach)
             return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up
 
@@ -330,8 +347,8 @@ class Gateway:
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
-            live, owner = self._owned(context, header.session)
-            received = await self.service.upload(live, header, _chunks(context), owner)
+            async with self._owned(context, header.session) as (live, owner):
+                received = await self.service.upload(live, header, _chunks(context), owner)
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -339,11 +356,11 @@ class Gateway:
     ) -> AsyncIterator[bytes]:
         async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
-            live, owner = self._owned(context, asked.session)
-            async for data in live.downloads.take(asked.request):
-                live.check(owner)
-                live.bytes_sent += len(data)
-                yield wire.encode_chunk(memoryview(data))
+            async with self._owned(context, asked.session) as (live, owner):
+                async for data in live.downloads.take(asked.request):
+                    live.check(owner)
+                    live.bytes_sent += len(data)
+                    yield wire.encode_chunk(memoryview(data))
 
 
 async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:

@@ -7,6 +7,7 @@ workers' links and decodes no command. `gateway.py` is the shell in front, `work
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
@@ -17,7 +18,6 @@ from typing import Any, Final
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core.errors import (
-    CapacityError,
     ConnectError,
     JournalError,
     SessionClosedError,
@@ -30,11 +30,10 @@ from farspan_server.arrivals import Arrivals
 from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import TimedDisk
-from farspan_server.history import History
-from farspan_server.journal import JournalBusyError
 from farspan_server.keeper import Keeper
-from farspan_server.live import DURABLE, RESUME_MINOR, Live
-from farspan_server.shelf import Shelf
+from farspan_server.live import Live
+from farspan_server.shelf import Damaged, Shelf
+from farspan_server.sleep import Sleep, Sleeper
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
@@ -44,10 +43,12 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 _RETENTION_LOOK_S: Final = 10.0  # between looks at what lies on disk unused
+_LISTED_MAX: Final = 1_000  # sessions that are told of at once
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
+_TICKS_A_TURN: Final = 64  # sessions of whose leases the clock thinks before others have their turn
 
 
-class Service(Arrivals, WorkerSide, Bulk):
+class Service(Arrivals, Sleep, WorkerSide, Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -67,7 +68,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         JournalError: the directory of journals cannot be used.
         """
         if self._shelf is not None:
-            await self._wake_all(self._shelf)
+            await self._find_all(self._shelf)
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
@@ -86,10 +87,8 @@ class Service(Arrivals, WorkerSide, Bulk):
                 self._leave(live)
             else:
                 self.give(live, messages.Fault("SessionClosedError", "the gateway shuts down"))
-        mending = [live.mending for live in self._sessions.values() if live.mending is not None]
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*mending, return_exceptions=True)
         if self.supervisor is not None:
             await self.supervisor.stop()
         await asyncio.gather(*(each.close() for each in self._links.values()))
@@ -100,8 +99,8 @@ class Service(Arrivals, WorkerSide, Bulk):
 
     def _leave(self, live: Live) -> None:
         """Let a session lie on disk. Its client finds its stream broken, and tries again."""
-        if live.keeper is not None:  # else its journal could not be opened
-            live.keeper.close(forget=False)
+        assert live.keeper is not None
+        live.keeper.close(forget=False)
         live.left = True
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -111,67 +110,9 @@ class Service(Arrivals, WorkerSide, Bulk):
         if stream is not None:
             stream.end()
 
-    async def _wake_all(self, shelf: Shelf) -> None:
-        """Know the sessions of the gateway before this one; they sleep until somebody comes."""
-        turns = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
-
-        async def wake(session: str) -> None:
-            slept_at_s = shelf.used_at_s(session)
-            try:
-                async with turns:
-                    found = await asyncio.to_thread(shelf.open, session)
-                if found is not None:
-                    self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
-            except JournalBusyError as error:
-                if error.full and error.about:  # there is room another time
-                    self._know_failed(session, error.about, str(error), slept_at_s)
-                else:
-                    shelf.pass_over(session, error)
-            except Exception as error:  # whatever one of them is, the others are served
-                log.exception("session %s", session)
-                shelf.pass_over(
-                    session, JournalBusyError(f"the gateway failed ({type(error).__name__})")
-                )
-
-        names = shelf.take()
-        await asyncio.gather(*map(wake, names))
-        if names:
-            log.info("%d sessions were found on disk", len(self._sessions))
-
-    def _know_failed(
-        self, session: str, about: dict[str, Any], reason: str, slept_at_s: float
-    ) -> None:
-        """Know a session that cannot be gone on with now; whoever comes for it tries again."""
-        machine = sessions.Session.woken(tuple(about["kinds"]), self.config.lease_s, 1, 0, {})
-        machine.handle(messages.JournalFailed(reason), 0.0)
-        live = Live(machine, about, session)
-        live.slept_at_s, live.failure = slept_at_s, _stays(session, reason)
-        log.error("session %s: %s", session, live.failure)
-        self._sessions[live.id] = live
-        assert self._shelf is not None
-        self.tenancy.woken(live, self._shelf.place(session))
-
-    def _wake(self, session: str, found: History, slept_at_s: float) -> Live:
-        past = found.past
-        machine = sessions.Session.woken(
-            tuple(past.session["kinds"]),
-            self.config.lease_s,
-            past.epoch,
-            past.base,
-            dict(past.frames),
-            syncs=past.session["durability"] == DURABLE,
-        )
-        live = Live(machine, past.session, session)
-        live.digest, live.minor = past.secret, RESUME_MINOR
-        live.slept_at_s = slept_at_s
-        self._keeper(live, found)
-        self._sessions[live.id] = live
-        self._channels[live.channel] = live
-        return live
-
     @property
     def sessions(self) -> Collection[Live]:
-        """The sessions that have not ended."""
+        """The sessions that have not ended and do not sleep; `asleep` counts the others."""
         return self._sessions.values()
 
     @property
@@ -188,29 +129,23 @@ class Service(Arrivals, WorkerSide, Bulk):
             self._tell_pool(pools.Tick())
             if self._shelf is not None and begun_s > looked_s + _RETENTION_LOOK_S:
                 looked_s = begun_s
-                self._let_go_of_old(self._shelf)
-            for live in list(self._sessions.values()):
+                self._let_go_of_old()
+            for number, live in enumerate(list(self._sessions.values()), 1):
+                if not number % _TICKS_A_TURN:
+                    await asyncio.sleep(0)
+                if self._sessions.get(live.id) is not live:  # it ended meanwhile
+                    continue
                 try:
                     self._tick(live)
                 except Exception:  # a defect of ours ends this session, never the clock of all
                     log.exception("session %s", live.id)
                     self.give(live, messages.Fault("ServiceError", "the gateway failed"))
 
-    def _let_go_of_old(self, shelf: Shelf) -> None:
-        """End sessions that nobody has used for too long, or that take too much of the disk."""
-        now_s, total = time.time(), 0
-        unused = (sessions.ASLEEP, sessions.FAILED)
-        asleep = [s for s in self._sessions.values() if s.machine.state in unused and not s.mending]
-        for live in sorted(asleep, key=lambda each: -each.slept_at_s):
-            if self.config.retention_bytes:  # a look at each file: not for nothing
-                total += shelf.nbytes(live.id)
-            old = now_s - live.slept_at_s > self.config.retention_s
-            if old or 0 < self.config.retention_bytes < total:
-                log.warning("session %s: nobody has used it, and its retention is over", live.id)
-                self.give(live, messages.Fault("SessionClosedError", "its retention is over"))
-
     def _tick(self, live: Live) -> None:
         self.give(live, messages.Tick())
+        if live.machine.state == sessions.ASLEEP:
+            self._let_sleep(live)
+            return
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
@@ -236,6 +171,11 @@ class Service(Arrivals, WorkerSide, Bulk):
         if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
             await asyncio.to_thread(self._shelf.remove, session)
             return
+        sleeper = self._sleepers.get(session)
+        if sleeper is not None and sleeper.tenant == tenant and sleeper.waking is None:
+            self._forget(sleeper, "its tenant closed it")
+            return
+        await self.wake(tenant, session)
         closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
         self.give(self.find(tenant, session), closed)
 
@@ -245,25 +185,23 @@ class Service(Arrivals, WorkerSide, Bulk):
             raise ConnectError("the gateway shuts down")
 
     def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
-        """Return the tenant's sessions, oldest first."""
-        mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
-        damaged = self._shelf.damaged.values() if self._shelf is not None else ()
-        for each in damaged:
-            if each.tenant == tenant:
-                mine.append(wire.SessionInfo(each.session, "damaged", each.opened_at_s, 0, 0))
-        return sorted(mine, key=lambda info: info.opened_at_s)[:1000]
+        """Return the tenant's sessions, oldest first, at most _LISTED_MAX."""
+        known = (self._sessions.get(s) or self._sleepers.get(s) for s in self.tenancy.names(tenant))
+        mine: list[Live | Sleeper | Damaged] = [each for each in known if each is not None]
+        if self._shelf is not None:
+            mine += [each for each in self._shelf.damaged.values() if each.tenant == tenant]
+        oldest = heapq.nsmallest(_LISTED_MAX, mine, key=lambda each: each.opened_at_s)
+        return [self.info(each) for each in oldest]
 
-    def info(self, live: Live) -> wire.SessionInfo:
+    def info(self, known: Live | Sleeper | Damaged) -> wire.SessionInfo:
         """Return what others of its tenant may know of a session."""
-        machine = live.machine
-        return wire.SessionInfo(
-            live.id,
-            machine.state,
-            live.opened_at_s,
-            machine.frames,
-            machine.commands,
-            live.devices,
-        )
+        if isinstance(known, Damaged):
+            return wire.SessionInfo(known.session, "damaged", known.opened_at_s, 0, 0)
+        if isinstance(known, Sleeper):
+            count = known.frames, known.commands
+            return wire.SessionInfo(known.id, known.state, known.opened_at_s, *count)
+        state, opened_at_s = known.machine.state, known.opened_at_s
+        return wire.SessionInfo(known.id, state, opened_at_s, *known.count, known.devices)
 
     async def worker_status(self, live: Live) -> list[dict[str, Any]]:
         """Return each worker's own counters, with those of this session's engine only."""
@@ -285,6 +223,7 @@ class Service(Arrivals, WorkerSide, Bulk):
                     case messages.EventsOut():
                         live.post(events=out)
                     case messages.Claim():
+                        live.claimed_s = time.monotonic()
                         # One that has lost its workers waits until others can have been started.
                         least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
@@ -327,8 +266,6 @@ class Service(Arrivals, WorkerSide, Bulk):
         assert live.keeper is not None
         if live.machine.state != sessions.ASLEEP:
             live.lost_s = live.lost_s or time.monotonic()
-        else:
-            live.slept_at_s = time.time()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -338,68 +275,6 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.links = ()
         asleep = live.machine.state == sessions.ASLEEP
         self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
-
-    def _set_aside(self, live: Live, message: str) -> None:
-        """Let a session whose journal failed lie on disk with what survived; tell its client."""
-        live.failure = _stays(live.id, message)
-        log.error("session %s: %s", live.id, live.failure)
-        self.totals.error("JournalError")
-        self.tenancy.failed(live)
-        live.slept_at_s = time.time()
-        assert live.keeper is not None
-        live.keeper.close(forget=False)
-        self._let_go(live)
-        stream, live.stream = live.stream, None
-        if stream is not None:
-            stream.end("JournalError", live.failure)
-
-    def _let_go(self, live: Live) -> None:
-        """Take a session's workers from it, and let whoever waits for something hear that."""
-        self._channels.pop(live.channel, None)
-        for each in live.links:
-            each.send(link.pack(link.CLOSE, live.channel))
-        live.links = ()
-        live.downloads.fail(
-            JournalError(live.failure) if live.failure
-            else SessionClosedError("the session has ended")
-        )  # fmt: skip
-        live.assigned.set()
-        self._tell_pool(pools.Released(live.id))
-
-    async def mended(self, live: Live) -> Live:
-        """Return a session, opened again from disk if its journal had failed.
-
-        JournalError: it still does. CapacityError: there is no room yet.
-        """
-        if not live.failure or self._shelf is None:
-            return live
-        self._check_room(live)
-        if live.mending is None or live.mending.done():  # whoever asked first may have gone
-            live.mending = asyncio.create_task(self._mend(live, self._shelf))
-        return await asyncio.shield(live.mending)
-
-    async def _mend(self, live: Live, shelf: Shelf) -> Live:
-        if live.keeper is not None and live.keeper.closing is not None:
-            await live.keeper.closing
-        try:
-            found = await asyncio.to_thread(shelf.open, live.id)
-        except JournalBusyError as error:
-            failed = CapacityError if error.full else JournalError
-            raise failed(_stays(live.id, str(error))) from None
-        if self._stopping or self._sessions.get(live.id) is not live:  # it was closed meanwhile
-            if found is not None:
-                found.journal.close()
-            if not self._stopping:
-                await asyncio.to_thread(shelf.remove, live.id)
-        self._refuse_late()
-        if found is None or self._sessions.get(live.id) is not live:
-            if self._sessions.get(live.id) is live:  # it turned out to be damaged
-                del self._sessions[live.id]
-                self.tenancy.ended(live, "JournalError")
-            return self.find(live.tenant, live.id)  # raises what it is now
-        made = self._wake(live.id, found, time.time())
-        self.tenancy.woken(made, shelf.path(live.id))
-        return made
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
@@ -415,19 +290,20 @@ class Service(Arrivals, WorkerSide, Bulk):
         log.info("session %s: ended %s %s", live.id, kind, message)
         self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
-        if live.failure and self._shelf is not None:  # after what its keeper has left to do
-            loop = asyncio.get_running_loop()
-            loop.run_in_executor(self._syncing, self._shelf.remove, live.id)
-        elif live.keeper is not None:
+        if live.keeper is not None:
             live.keeper.close()
         self._let_go(live)
         if live.stream is not None:
             live.stream.end(kind, message)
         self.tenancy.ended(live, kind)
 
-
-def _stays(session: str, reason: str) -> str:
-    return (
-        f'{reason}; the session stays on disk with what survived: farspan.attach("{session}") goes '
-        "on from there when the disk works and has room"
-    )
+    def _let_go(self, live: Live) -> None:
+        """Take a session's workers from it, and let whoever waits for something hear that."""
+        self._channels.pop(live.channel, None)
+        for each in live.links:
+            each.send(link.pack(link.CLOSE, live.channel))
+        live.links = ()
+        over = SessionClosedError("the session has ended")
+        live.downloads.fail(JournalError(live.failure) if live.failure else over)
+        live.assigned.set()
+        self._tell_pool(pools.Released(live.id))

@@ -221,15 +221,9 @@ class Session:
         return self._cut is not None and not self._cut.missing
 
     def handle(self, given: Input, now: float) -> list[Output]:
-        """Return what follows from an input. After an End everything is ignored.
-
-        After a SetAside all but what ends it for good.
-        """
-        if self.state == ENDED:
+        """Return what follows from an input. After an End or SetAside everything is ignored."""
+        if self.state in (ENDED, FAILED):
             return []
-        if self.state == FAILED:
-            closed = isinstance(given, Fault) and given.kind == "SessionClosedError"
-            return self._end("", "") if closed else []
         try:
             return self._handle(given, now)
         except ProtocolError as error:

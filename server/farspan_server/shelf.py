@@ -48,6 +48,16 @@ class Damaged:
     why: str = "the session's journal is damaged; it was set aside"
 
 
+@dataclass(slots=True, frozen=True)
+class Glance:
+    """A session that lies there, as its first words tell."""
+
+    session: str
+    tenant: str
+    opened_at_s: float
+    used_at_s: float
+
+
 class Shelf:
     """The sessions on disk of one gateway."""
 
@@ -122,18 +132,48 @@ class Shelf:
                 raise JournalError(f"the journal cannot be written ({error.strerror})") from None
         return made
 
+    def glance(self, session: str) -> Glance | None:
+        """Return what there is of an earlier gateway's session; None: nothing to go on with.
+
+        Only its beginning is read, unless that is damaged: `open` judges the rest when somebody
+        comes. One that cannot be read is passed over. For a thread.
+        """
+        try:
+            return self._glance(session)
+        except JournalBusyError as error:
+            self.pass_over(session, error)
+        except Exception as error:  # whatever one of them is, the others are served
+            log.exception("session %s", session)
+            name = error.__class__.__name__
+            self.pass_over(session, JournalBusyError(f"the journal cannot be read ({name})"))
+        return None
+
+    def _glance(self, session: str) -> Glance | None:
+        names = self.disk.names(self.place(session))
+        if WATERMARK not in names and len(names) <= 1:
+            log.warning("session %s was never opened, or not to stay; it is removed", session)
+            self.remove(session)
+            return None
+        try:
+            about = history.first_words(self.disk, self.place(session), names)
+        except (JournalDamagedError, OSError):
+            found = self.open(session)  # it is set aside there, or the disk's error is told
+            if found is None:
+                return None
+            about = found.past.session
+        if not about.get("stays"):
+            self.remove(session)
+            return None
+        opened_at_s = float(about["opened_at_s"])
+        return Glance(session, str(about["tenant"]), opened_at_s, self._used_at_s(session))
+
     def open(self, session: str) -> History | None:
-        """Return the history of a session that nobody has open; None: there is none to go on with.
+        """Return the history of a session that sleeps; None: there is none to go on with.
 
         One that is damaged is set aside. Reads all of it: for a thread. JournalBusyError: the disk
         fails or is full, and it lies there for another try.
         """
         try:
-            names = self.disk.names(self.place(session))
-            if WATERMARK not in names and len(names) <= 1:
-                log.warning("session %s was never opened, or not to stay; it is removed", session)
-                self.remove(session)
-                return None
             self._trust(session)
             found = history.open_(self.disk, self.path(session), session)
         except JournalDamagedError as error:
@@ -144,10 +184,8 @@ class Shelf:
                 self.doubt(session)
             raise
         except OSError as error:
-            name = error.__class__.__name__
-            raise JournalBusyError(
-                f"the journal cannot be read ({name}, errno {error.errno})"
-            ) from None
+            what = f"{error.__class__.__name__}, errno {error.errno}"
+            raise JournalBusyError(f"the journal cannot be read ({what})") from None
         if not found.past.session.get("stays"):
             found.journal.close()
             self.remove(session)
@@ -205,15 +243,7 @@ class Shelf:
         found = os.statvfs(self.directory)
         return found.f_bavail * found.f_frsize
 
-    def nbytes(self, session: str) -> int:
-        """Return how many bytes a session's files take."""
-        total = 0
-        with contextlib.suppress(OSError):  # one that is removed meanwhile
-            for each in os.scandir(self.place(session)):
-                total += each.stat().st_size
-        return total
-
-    def used_at_s(self, session: str) -> float:
+    def _used_at_s(self, session: str) -> float:
         """Return when something of a session was last written, of time.time()."""
         latest = 0.0
         with contextlib.suppress(OSError):

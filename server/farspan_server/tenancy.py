@@ -11,7 +11,8 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ from farspan_server.watched import Watched
 
 if TYPE_CHECKING:
     from farspan_server.live import Live
+    from farspan_server.sleep import Sleeper
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Tenancy:
         self.disk = QuotaDisk(disk, lambda tenant: self.quota(tenant).journal_bytes)
         self._buckets: dict[str, Bucket] = {}
         self._noted: dict[tuple[str, str], float] = {}
+        self.hits: Counter[tuple[str, str]] = Counter()  # of quotas, by tenant and quota
+        self.slowed_s: dict[str, float] = {}  # that a tenant waited, for its rate's sake
         self._streams: dict[object, tuple[Caller, Callable[[], None]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -218,11 +222,20 @@ class Tenancy:
         kinds = ",".join(live.machine.kinds)
         self._note("session opened", tenant=live.tenant, session=live.id, devices=kinds)
 
-    def woken(self, live: Live, directory: Path) -> None:
-        """Count a session found on disk, beyond its tenant's quota too. OSError."""
-        self._forget(live)  # one that had failed is counted already
-        self._count(live, directory)
-        self.audit.note("session found", tenant=live.tenant, session=live.id)
+    def found(self, session: str, tenant: str, directory: Path) -> None:
+        """Count a session of an earlier gateway, beyond its tenant's quota too. OSError."""
+        self.disk.own(session, tenant, directory)
+        self._sessions.setdefault(tenant, set()).add(session)
+        self.audit.note("session found", tenant=tenant, session=session)
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """The tenants that have sessions."""
+        return self._sessions
+
+    def names(self, tenant: str) -> Set[str]:
+        """Return the ids of a tenant's sessions, those that sleep too."""
+        return self._sessions.get(tenant, frozenset())
 
     def failed(self, live: Live) -> None:
         """Write down that a session's journal failed; what lies on disk is its tenant's still."""
@@ -237,19 +250,26 @@ class Tenancy:
         """Write down that a session was not opened; the text of an error may be the client's."""
         self._note("session refused", kind=type(error).__name__)
 
-    def ended(self, live: Live, kind: str = "") -> None:
+    def ended(self, live: Live | Sleeper, kind: str = "") -> None:
         """Forget a session."""
         if self._forget(live):
             self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
 
-    def _count(self, live: Live, directory: Path | None = None) -> None:
-        # For its life, also at another gateway: a replay has to run out of memory where it did.
+    def limit(self, live: Live) -> None:
+        """Say what memory a session's devices may take, if nobody has said it before.
+
+        It is so for its life, also at another gateway: a replay has to run out of memory where the
+        session did.
+        """
         known = live.about.setdefault("memory_bytes", self.device_memory(live.tenant))
         live.memory_bytes = int(known)
-        self.disk.own(live.id, live.tenant, directory)
+
+    def _count(self, live: Live) -> None:
+        self.limit(live)
+        self.disk.own(live.id, live.tenant)
         self._sessions.setdefault(live.tenant, set()).add(live.id)
 
-    def _forget(self, live: Live) -> bool:
+    def _forget(self, live: Live | Sleeper) -> bool:
         mine = self._sessions.get(live.tenant, set())
         if live.id not in mine:
             return False
@@ -270,6 +290,11 @@ class Tenancy:
             live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
 
+    def command_s(self, tenant: str) -> float:
+        """Return the seconds that a command may take; 0: as many as it wants."""
+        own = self.quota(tenant).command_s
+        return self._config.command_s_max if own is None else own
+
     def _allowed(self, tenant: str) -> pools.Allowed:
         quota = self.quota(tenant)
         return pools.Allowed(tenant, quota.devices, quota.memory_bytes, quota.weight)
@@ -286,6 +311,7 @@ class Tenancy:
             bucket = self._buckets[tenant] = Bucket()
         found = bucket.take(max(1, commands), per_s, time.monotonic())
         if found:
+            self.slowed_s[tenant] = self.slowed_s.get(tenant, 0.0) + found
             self.quota_hit(tenant, "commands_per_s")
         return found
 
@@ -310,7 +336,8 @@ class Tenancy:
         self.audit.note(what, **about, peer=peer, token=token)
 
     def quota_hit(self, tenant: str, what: str, session: str = "") -> None:
-        """Write down that a quota was hit, not too often."""
+        """Count that a quota was hit, and write it down, not too often."""
+        self.hits[tenant, what] += 1
         now_s = time.monotonic()
         if now_s - self._noted.get((tenant, what), -NOTE_S) < NOTE_S:
             return

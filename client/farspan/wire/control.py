@@ -19,7 +19,8 @@ from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
 #: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
-#: Share; 5: Resume, attach, Keep; 6: calls beside the stream carry the session's secret.
+#: Share; 5: Resume, attach, Keep; 6: Move, numerics of devices, pages of List, calls beside the
+#: stream carry the session's secret.
 MINOR: Final = 6
 #: Metadata of calls beside the stream: Welcome's secret, so that a client that another has taken
 #: the session from changes nothing of it any more.
@@ -42,6 +43,19 @@ class Device:
     host: str
     pid: int
     epoch: int
+    worker: str = ""
+    numerics: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class NumericsChange:
+    """The session went on with workers of another numerics key, from a command on."""
+
+    number: int
+    command: int  # 0 while there is none
+    frame: int
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -125,6 +139,7 @@ class Down:
     devices: tuple[Device, ...] = ()
     applied: int = 0
     durable: int = 0
+    numerics: tuple[NumericsChange, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -154,7 +169,10 @@ class UploadReply:
 
 @dataclass(slots=True, frozen=True)
 class ListRequest:
-    """Which sessions has my tenant?"""
+    """Which sessions has my tenant, behind one of them?"""
+
+    after: str = ""
+    after_opened_at_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -263,9 +281,10 @@ class SessionInfo:
 
 @dataclass(slots=True, frozen=True)
 class ListReply:
-    """The caller's sessions."""
+    """The caller's sessions, a page of them."""
 
     sessions: tuple[SessionInfo, ...] = ()
+    more: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -274,6 +293,24 @@ class DescribeReply:
 
     session: SessionInfo | None
     worker_status: tuple[str, ...] = ()
+    numerics: tuple[NumericsChange, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class MoveRequest:
+    """Let this session go on with other workers."""
+
+    session: str
+    to: str = ""
+    allow_numerics_change: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class MoveReply:
+    """Where it is now."""
+
+    devices: tuple[Device, ...] = ()
+    numerics: tuple[NumericsChange, ...] = ()
 
 
 _T = TypeVar("_T")
@@ -285,14 +322,18 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "session": SessionInfo,
     "resume": Resume,
     "entries": KeptEntry,
+    "numerics": NumericsChange,
 }
 #: The most bytes of any message that is not on the control stream or a chunk.
 _UNARY_BYTES_MAX: Final = limits.MiB
 _ENTRIES_MAX: Final = {
     "devices": limits.DEVICES_PER_SESSION_MAX,
     "features": 64,
-    "sessions": 1000,
+    "sessions": limits.SESSIONS_PER_PAGE_MAX,
     "entries": 1000,
+    "numerics": limits.NUMERICS_CHANGES_MAX,
+    "before": limits.DEVICES_PER_SESSION_MAX,
+    "after": limits.DEVICES_PER_SESSION_MAX,
 }
 _TEXT_BYTES_MAX: Final = {
     "session": 64,
@@ -301,6 +342,10 @@ _TEXT_BYTES_MAX: Final = {
     "client": 128,
     "features": 64,
     "attach": 64,
+    "to": 1024,
+    "numerics": 512,
+    "before": 512,
+    "after": 512,
     "body": 256 * limits.KiB,
     "durability": 32,
     "proof": 32,
@@ -311,11 +356,18 @@ _TEXT_BYTES_MAX: Final = {
 }
 
 
+_ENTRIES: Final = (Device, SessionInfo, SharedPiece, KeptEntry, NumericsChange)
+
+
 def encode(message: Any) -> bytes:
     """Return the bytes of a control message: one of the classes above."""
     try:
         kind = type(message)
-        if kind is Down and message.welcome is None and not (message.line or message.devices):
+        if (
+            kind is Down
+            and message.welcome is None
+            and not (message.line or message.devices or message.numerics)
+        ):
             return encode_parts(message.events, message.applied, message.durable)
         if (
             kind is Up
@@ -389,6 +441,10 @@ def _down(message: Any) -> Down:
     if message.devices:
         at_most("devices", len(message.devices), limits.DEVICES_PER_SESSION_MAX)
         devices = tuple(_read(Device, device) for device in message.devices)
+    changes: tuple[NumericsChange, ...] = ()
+    if message.numerics:
+        at_most("numerics", len(message.numerics), limits.NUMERICS_CHANGES_MAX)
+        changes = tuple(_read(NumericsChange, change) for change in message.numerics)
     return Down(
         _read(Welcome, message.welcome) if message.HasField("welcome") else None,
         tuple(message.events),
@@ -396,6 +452,7 @@ def _down(message: Any) -> Down:
         devices,
         message.applied,
         message.durable,
+        changes,
     )
 
 
@@ -408,7 +465,7 @@ def _filled(value: Any) -> Any:
         part = getattr(value, f.name)
         if isinstance(part, tuple):
             target = getattr(out, f.name)
-            if part and isinstance(part[0], Device | SessionInfo | SharedPiece | KeptEntry):
+            if part and isinstance(part[0], _ENTRIES):
                 target.extend(_filled(entry) for entry in part)
             else:
                 target.extend(part)
