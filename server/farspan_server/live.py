@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
     from farspan_server.sleep import Sleeper
+    from farspan_server.window import Window
     from farspan_server.workers import WorkerLink
 
 KINDS: Final = ("cpu", "cuda")
@@ -143,7 +144,9 @@ class Live:
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
         self.failure = ""  # why nothing can be done, of one whose journal failed
-        self.shares = False  # it has memory that its client has mapped
+        self.shares = False  # without a journal: it has memory that its client has mapped
+        self.windows: dict[int, Window] = {}  # of one with a journal, by device
+        self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
         self.downloads = Downloads(

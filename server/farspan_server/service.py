@@ -106,6 +106,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
+        live.windows.clear()
         stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
         if stream is not None:
             stream.end()
@@ -273,6 +274,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
+        live.windows.clear()
         asleep = live.machine.state == sessions.ASLEEP
         self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
@@ -302,7 +304,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         self._channels.pop(live.channel, None)
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
-        live.links = ()
+        live.windows.clear()
         over = SessionClosedError("the session has ended")
         live.downloads.fail(JournalError(live.failure) if live.failure else over)
         live.assigned.set()
