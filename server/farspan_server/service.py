@@ -181,6 +181,8 @@ class Service(Arrivals, WorkerSide, Bulk):
                 self.give(live, messages.Fault("SessionClosedError", "its retention is over"))
 
     def _tick(self, live: Live) -> None:
+        if live.keeper is not None and live.machine.state == sessions.DETACHED:
+            live.keeper.cut_now(time.monotonic(), live.machine.received)  # before it sleeps
         self.give(live, messages.Tick())
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
