@@ -174,6 +174,8 @@ class Arrivals:
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
+            every_bytes=self.config.snapshot_bytes,
+            every_frames=self.config.snapshot_frames,
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 

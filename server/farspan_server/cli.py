@@ -94,6 +94,21 @@ _every = click.option(
 )  # fmt: skip
 
 
+_bytes = click.option(
+    "--snapshot-bytes", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_BYTES,
+    show_default=True, metavar="BYTES", help="Of journal: then a snapshot comes sooner.",
+)  # fmt: skip
+_frames = click.option(
+    "--snapshot-frames", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_FRAMES,
+    show_default=True, metavar="COUNT", help="Of frames: then a snapshot comes sooner.",
+)  # fmt: skip
+
+
+def _snapshots(command: Any) -> Any:
+    """Add when snapshots are taken to a command."""
+    return _every(_bytes(_frames(command)))
+
+
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
     show_default=True, help="Of sessions that do not say it; without --journal: off.",
@@ -126,7 +141,7 @@ def main() -> None:
 @_level
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -138,7 +153,8 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
+    journal: Path | None, snapshot_every: float, snapshot_bytes: int, snapshot_frames: int,
+    command_seconds: float, durability: str,
     retention_days: float, token_file: Path | None, tenants: Path | None,
     audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -147,8 +163,9 @@ def up(
 
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
-        audit=audit, metrics_port=metrics_port, durability=durability,
+        journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants, audit=audit,
+        metrics_port=metrics_port, durability=durability,
         retention_days=retention_days, command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
@@ -181,7 +198,7 @@ def up(
     help="A worker started by `farspan worker`; may be given several times.",
 )
 @_journal
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -235,6 +252,8 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    snapshot_bytes: int,
+    snapshot_frames: int,
     command_seconds: float,
     durability: str,
     retention_days: float,
@@ -267,6 +286,8 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames,
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,

@@ -43,6 +43,8 @@ class Plan:
     ray: bool = True
     journal: Path | None = None
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    snapshot_bytes: int = limits.SNAPSHOT_EVERY_BYTES
+    snapshot_frames: int = limits.SNAPSHOT_EVERY_FRAMES
     command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
     retention_days: float = 7.0
@@ -98,6 +100,8 @@ class Up:
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *("--snapshot-bytes", str(plan.snapshot_bytes)),
+            *("--snapshot-frames", str(plan.snapshot_frames)),
             *("--command-seconds", str(plan.command_s_max)),
             *("--durability", plan.durability, "--retention-days", str(plan.retention_days)),
             *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
