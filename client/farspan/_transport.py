@@ -107,7 +107,7 @@ def connect_grpc(
             devices=devices or "",
             wait_ms=int(wait * 1000),
             client=f"farspan/{os.getpid()}",
-            features=(wire.SHARED_MEMORY,) if shared_memory else (),
+            features=(wire.SHARED_MEMORY, wire.SHARED_UPLOADS) if shared_memory else (),
             attach=attach,
             durability=durability,
             allow_numerics_change=allow_numerics_change,
@@ -391,6 +391,9 @@ class GrpcTransport(Reconnecting):
             with self._changed:
                 if down.welcome is not None:
                     self._welcomed(down.welcome)
+                replaced = self._devices and down.devices and down.devices != self._devices
+                if replaced and self._shares_uploads:
+                    self._shared.renew()
                 self._devices = down.devices or self._devices
                 self._changed.notify_all()
         values: list[Value] = []  # last, as each wakes a thread that wants to go on
@@ -408,7 +411,10 @@ class GrpcTransport(Reconnecting):
                     if event.data is not None or event.error is not None:
                         values.append(event)
                     elif event.position is not None:
-                        values.append(self._copied(event))
+                        if self._ledger.is_new(event):  # else its place may be another's by now
+                            values.append(self._copied(event))
+                            with self._changed:
+                                self._ledger.took(event)
                     elif self._ledger.is_new(event):
                         with self._changed:
                             self._ledger.hold(event)

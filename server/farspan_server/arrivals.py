@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
 _ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a session
-FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
+#: Optional behaviours that this gateway knows.
+FEATURES: Final = frozenset({wire.SHARED_MEMORY, wire.SHARED_UPLOADS})
 
 
 class Arrivals:
@@ -66,6 +67,7 @@ class Arrivals:
         def give(self, live: Live, given: messages.Input) -> None: ...
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
+        async def unshare(self, live: Live) -> None: ...
 
     # --- opening ---------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:
@@ -114,9 +116,7 @@ class Arrivals:
         with self.tenancy.opening(live, hello.client):
             if journalled:
                 self._keeper(live, await self._create(live))
-        # What comes through shared memory does not pass here, so that no journal could hold it.
-        features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
-        live.features = features.intersection(hello.features)
+        live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
         self._channels[live.channel] = live
@@ -200,6 +200,8 @@ class Arrivals:
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
+        if live.keeper is not None:  # another gateway may have had it before
+            live.features = _features(live, hello)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
         return self._come(live, stream)
@@ -214,10 +216,13 @@ class Arrivals:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
         self._check_room(live)
+        await self.unshare(live)
+        live.check()
         secret = secrets.token_bytes(32)
+        live.features = _features(live, hello)
+        if live.keeper is None:  # it could not outlast its connection any more
+            live.features -= {wire.SHARED_MEMORY}
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
-        live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
-        live.shares = False
         self.give(live, messages.Attached())
         self._come(live, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
@@ -253,6 +258,7 @@ class Arrivals:
         if live.keeper is not None:
             live.keeper.history.epoch(live.machine.epoch, digest)
         live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
+        live.windows_made.clear()  # the epoch is another one
         if before is not None and coming.secret:
             before.end("SessionClosedError", TAKEN)
         elif before is not None:
@@ -306,3 +312,14 @@ class Arrivals:
         live.keeper.history.keep(asked.name, asked.body)
         await live.keeper.durable()
         live.check()
+
+
+def _features(live: Live, hello: wire.Hello) -> frozenset[str]:
+    """Return the optional behaviours of a session with a client."""
+    known = FEATURES.intersection(hello.features)
+    if live.keeper is None:  # uploads need not pass here
+        return known - {wire.SHARED_UPLOADS}
+    # What went past this gateway could not be in its journal; who does not confirm might be told of
+    # a place twice.
+    takes = hello.minor >= RESUME_MINOR and FEATURES <= known
+    return known if takes else frozenset()

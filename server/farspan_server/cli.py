@@ -31,6 +31,7 @@ from farspan_server.cli_operator import (
     log_format,
     metrics_port,
     port_options,
+    status,
 )
 from farspan_server.token_cli import token
 
@@ -111,13 +112,21 @@ def _snapshots(command: Any) -> Any:
 
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
-    show_default=True, help="Of sessions that do not say it; without --journal: off.",
+    show_default=True, help="Of sessions that do not say it; without a journal: off.",
 )  # fmt: skip
 
 _retention = click.option(
     "--retention-days", type=click.FloatRange(0.0), default=7.0, show_default=True,
     help="Then a session on disk that nobody uses is removed.",
 )  # fmt: skip
+
+
+def _retention_gb(default: float) -> Callable[[Any], Any]:
+    return click.option(
+        "--retention-gb", type=click.FloatRange(0.0), default=default, show_default=True,
+        help="Of sessions on disk that nobody uses; beyond it the oldest go; 0: no bound.",
+    )  # fmt: skip
+
 
 _tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
 
@@ -141,10 +150,15 @@ def main() -> None:
 @_level
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
+@click.option(
+    "--no-journal", is_flag=True,
+    help="Keep no sessions; without it and --journal: in the user's state directory.",
+)  # fmt: skip
 @_snapshots
 @_command
 @_durability
 @_retention
+@_retention_gb(20.0)  # of a user's own disk
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -153,20 +167,30 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, snapshot_bytes: int, snapshot_frames: int,
-    command_seconds: float, durability: str,
-    retention_days: float, token_file: Path | None, tenants: Path | None,
-    audit: Path | None, metrics_port: int | None, as_json: bool,
+    journal: Path | None, no_journal: bool, snapshot_every: float, snapshot_bytes: int,
+    snapshot_frames: int, command_seconds: float,
+    durability: str, retention_days: float, retention_gb: float, token_file: Path | None,
+    tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
+    from farspan.core.errors import ServiceError
+
+    from farspan_server import state_directory
     from farspan_server import up as ups
 
+    if journal is not None and no_journal:
+        raise click.UsageError("--journal and --no-journal: which?")
+    if journal is None and not no_journal:
+        try:
+            journal = state_directory.journal_of(port)
+        except ServiceError as error:
+            raise click.ClickException(str(error)) from None
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
-        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants, audit=audit,
-        metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days, command_s_max=command_seconds,
+        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants,
+        audit=audit, metrics_port=metrics_port, durability=durability,
+        retention_days=retention_days, retention_gb=retention_gb, command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -202,6 +226,7 @@ def up(
 @_command
 @_durability
 @_retention
+@_retention_gb(0.0)
 @port_options
 @log_format
 @click.option(
@@ -257,6 +282,7 @@ async def _serve(
     command_seconds: float,
     durability: str,
     retention_days: float,
+    retention_gb: float,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -291,6 +317,7 @@ async def _serve(
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
+        retention_bytes=int(retention_gb * 1e9),
         operator=operator,
         lease_s=lease,
         **tls,
@@ -432,30 +459,6 @@ def run(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
-@_json
-def status(address: str, token_file: Path | None, as_json: bool, **tls: Path | None) -> None:
-    """Show your sessions on a gateway."""
-    from farspan.core.errors import FarspanError
-
-    from farspan_server import status as asking
-
-    token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
-    try:
-        found = asking.sessions(address, token[0].rpartition(":")[2], **tls)
-    except FarspanError as error:
-        raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
-    else:
-        click.echo(asking.table(found) if found else "no session")
-
-
-@main.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--host",
@@ -480,6 +483,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
+main.add_command(status)
 main.add_command(token)
 
 

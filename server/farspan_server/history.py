@@ -22,7 +22,15 @@ from farspan import wire
 from farspan.core import limits, link
 
 from farspan_server.disk import Buffer, Disk
-from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, glimpse, reopen
+from farspan_server.journal import (
+    HEAD,
+    Journal,
+    JournalDamagedError,
+    Record,
+    beginning,
+    glimpse,
+    reopen,
+)
 
 FRAME: Final = 1  # as received
 CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
@@ -36,6 +44,7 @@ FORMAT: Final = 1  # of the records that have one
 
 GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
 _CHUNK: Final = struct.Struct("<IQQQI")
+_BEGINNING_BYTES: Final = 16 * limits.KiB  # of a journal, where it tells what its session is
 
 
 @dataclass(slots=True, frozen=True)
@@ -321,6 +330,18 @@ def open_(disk: Disk, directory: Path, session: str) -> History:
             disk.remove(directory / name)
     journal.forget_before(made.past.begin)
     return made
+
+
+def first_words(disk: Disk, directory: Path, names: list[str]) -> dict[str, Any]:
+    """Return what the beginning of a journal tells of its session; names: of its files.
+
+    What follows is not looked at. JournalDamagedError: it does not tell. OSError.
+    """
+    for record in beginning(disk, directory, names, _BEGINNING_BYTES):
+        if record.kind == SESSION:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return _formatted(record)
+    raise JournalDamagedError("journal: its beginning does not say what it is")
 
 
 def _about(disk: Disk, directory: Path) -> dict[str, Any]:

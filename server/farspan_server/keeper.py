@@ -115,8 +115,11 @@ class Keeper:
             task.cancel()
         self._drop_parts()
 
-    def close(self, forget: bool = True) -> None:
-        """End; forget: the session, on disk too, else it lies there for another gateway."""
+    def close(self, forget: bool = True) -> asyncio.Future[None]:
+        """End; forget: the session, on disk too, else it lies there for another gateway.
+
+        What is returned is done when the files are closed.
+        """
         self.rest()
         self._caught_up.set()
         self._closed = True
@@ -125,7 +128,8 @@ class Keeper:
                 waiting.set_result(None)
         self._waiting.clear()
         # On the thread that syncs: a file's number may be another file's once it is closed.
-        asyncio.get_running_loop().run_in_executor(self._syncing, self._close, forget)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._syncing, self._close, forget)
 
     def _close(self, forget: bool) -> None:
         if self._stays and not forget:
@@ -197,18 +201,24 @@ class Keeper:
             self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
 
     # --- up --------------------------------------------------------------------------------------
-    async def send(self, kept: Chunk) -> None:
+    async def send(self, kept: Chunk, place: tuple[int, int] | None = None) -> bool:
         """Keep a piece of an upload and pass it to its worker, now or by the next replay.
 
-        JournalError.
+        place: a channel, and where the bytes lie in memory that its worker shares with the client.
+        Return whether a worker was told of it, who then says when it has them. JournalError.
         """
         index = self.history.chunk(kept)
         while self._replayed is not None:
             if index <= self._replayed:
-                return
+                return False
             await self._caught_up.wait()
         with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
+            if place is not None and place[0] == self._channel:
+                where = (kept.transfer, kept.total, kept.offset, place[1], kept.data.nbytes)
+                await self._links[kept.device].piece(self._channel, link.Piece(*where))
+                return True
             await self._links[kept.device].upload(self._channel, _chunk(kept))
+        return False
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
+    from farspan_server.sleep import Sleeper
+    from farspan_server.window import Window
     from farspan_server.workers import WorkerLink
 
 KINDS: Final = ("cpu", "cuda")
@@ -138,9 +140,12 @@ class Live:
         self.names = names_of(machine.kinds)
         self.memory_bytes = 0  # that each of its devices may take: its tenant's quota says
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
-        self.slept_at_s = 0.0  # when nobody used it any more, of time.time()
+        self.users = 0  # calls that have it in hand: it does not fall asleep
+        self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
-        self.shares = False  # it has memory that its client has mapped
+        self.shares = False  # without a journal: it has memory that its client has mapped
+        self.windows: dict[int, Window] = {}  # of one with a journal, by device
+        self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
         self.assigned = asyncio.Event()
         # A worker that is replaced needs time until it tells the bytes again.
         self.downloads = Downloads(
@@ -159,8 +164,15 @@ class Live:
         self.uploading: dict[int, Call] = {}  # by transfer: the call that brings it
         self.written = 0  # the last ack that went to the client
         self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
+        self.claimed_s = 0.0  # when it began to wait for workers, until it has them
         self.lost_s = 0.0  # when its workers were lost, until others have all that they had
         self.passing: Passing | None = None  # while its client profiles
+
+    @property
+    def count(self) -> tuple[int, int]:
+        """Frames and commands that this gateway has had of it, before it slept too."""
+        frames, commands = (self.slept.frames, self.slept.commands) if self.slept else (0, 0)
+        return self.machine.frames + frames, self.machine.commands + commands
 
     @property
     def ended(self) -> bool:

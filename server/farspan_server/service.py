@@ -7,6 +7,7 @@ workers' links and decodes no command. `gateway.py` is the shell in front, `work
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
@@ -29,10 +30,10 @@ from farspan_server.arrivals import Arrivals
 from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import TimedDisk
-from farspan_server.history import History
 from farspan_server.keeper import Keeper
-from farspan_server.live import DURABLE, RESUME_MINOR, Live
-from farspan_server.shelf import Shelf
+from farspan_server.live import Live
+from farspan_server.shelf import Damaged, Shelf
+from farspan_server.sleep import Sleep, Sleeper
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
@@ -42,10 +43,12 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 _RETENTION_LOOK_S: Final = 10.0  # between looks at what lies on disk unused
+_LISTED_MAX: Final = 1_000  # sessions that are told of at once
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
+_TICKS_A_TURN: Final = 64  # sessions of whose leases the clock thinks before others have their turn
 
 
-class Service(Arrivals, WorkerSide, Bulk):
+class Service(Arrivals, Sleep, WorkerSide, Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -65,7 +68,9 @@ class Service(Arrivals, WorkerSide, Bulk):
         JournalError: the directory of journals cannot be used.
         """
         if self._shelf is not None:
-            await self._wake_all(self._shelf)
+            await self._find_all(self._shelf)
+        else:
+            log.info("sessions are not kept: they end with their workers and with this gateway")
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
@@ -103,47 +108,14 @@ class Service(Arrivals, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
+        live.windows.clear()
         stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
         if stream is not None:
             stream.end()
 
-    async def _wake_all(self, shelf: Shelf) -> None:
-        """Know the sessions of the gateway before this one; they sleep until somebody comes."""
-        turns = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
-
-        async def wake(session: str) -> None:
-            slept_at_s = shelf.used_at_s(session)
-            async with turns:
-                found = await asyncio.to_thread(shelf.open, session)
-            if found is not None:
-                self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
-
-        names = shelf.take()
-        await asyncio.gather(*map(wake, names))
-        if names:
-            log.info("%d sessions were found on disk", len(self._sessions))
-
-    def _wake(self, session: str, found: History, slept_at_s: float) -> Live:
-        past = found.past
-        machine = sessions.Session.woken(
-            tuple(past.session["kinds"]),
-            self.config.lease_s,
-            past.epoch,
-            past.base,
-            dict(past.frames),
-            syncs=past.session["durability"] == DURABLE,
-        )
-        live = Live(machine, past.session, session)
-        live.digest, live.minor = past.secret, RESUME_MINOR
-        live.slept_at_s = slept_at_s
-        self._keeper(live, found)
-        self._sessions[live.id] = live
-        self._channels[live.channel] = live
-        return live
-
     @property
     def sessions(self) -> Collection[Live]:
-        """The sessions that have not ended."""
+        """The sessions that have not ended and do not sleep; `asleep` counts the others."""
         return self._sessions.values()
 
     @property
@@ -160,30 +132,25 @@ class Service(Arrivals, WorkerSide, Bulk):
             self._tell_pool(pools.Tick())
             if self._shelf is not None and begun_s > looked_s + _RETENTION_LOOK_S:
                 looked_s = begun_s
-                self._let_go_of_old(self._shelf)
-            for live in list(self._sessions.values()):
+                self._let_go_of_old()
+            for number, live in enumerate(list(self._sessions.values()), 1):
+                if not number % _TICKS_A_TURN:
+                    await asyncio.sleep(0)
+                if self._sessions.get(live.id) is not live:  # it ended meanwhile
+                    continue
                 try:
                     self._tick(live)
                 except Exception:  # a defect of ours ends this session, never the clock of all
                     log.exception("session %s", live.id)
                     self.give(live, messages.Fault("ServiceError", "the gateway failed"))
 
-    def _let_go_of_old(self, shelf: Shelf) -> None:
-        """End sessions that nobody has used for too long, or that take too much of the disk."""
-        now_s, total = time.time(), 0
-        asleep = [s for s in self._sessions.values() if s.machine.state == sessions.ASLEEP]
-        for live in sorted(asleep, key=lambda each: -each.slept_at_s):
-            if self.config.retention_bytes:  # a look at each file: not for nothing
-                total += shelf.nbytes(live.id)
-            old = now_s - live.slept_at_s > self.config.retention_s
-            if old or 0 < self.config.retention_bytes < total:
-                log.warning("session %s: nobody has used it, and its retention is over", live.id)
-                self.give(live, messages.Fault("SessionClosedError", "its retention is over"))
-
     def _tick(self, live: Live) -> None:
         if live.keeper is not None and live.machine.state == sessions.DETACHED:
             live.keeper.cut_now(time.monotonic(), live.machine.received)  # before it sleeps
         self.give(live, messages.Tick())
+        if live.machine.state == sessions.ASLEEP:
+            self._let_sleep(live)
+            return
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
@@ -209,6 +176,11 @@ class Service(Arrivals, WorkerSide, Bulk):
         if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
             await asyncio.to_thread(self._shelf.remove, session)
             return
+        sleeper = self._sleepers.get(session)
+        if sleeper is not None and sleeper.tenant == tenant and sleeper.waking is None:
+            self._forget(sleeper, "its tenant closed it")
+            return
+        await self.wake(tenant, session)
         closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
         self.give(self.find(tenant, session), closed)
 
@@ -218,25 +190,23 @@ class Service(Arrivals, WorkerSide, Bulk):
             raise ConnectError("the gateway shuts down")
 
     def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
-        """Return the tenant's sessions, oldest first."""
-        mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
-        damaged = self._shelf.damaged.values() if self._shelf is not None else ()
-        for each in damaged:
-            if each.tenant == tenant:
-                mine.append(wire.SessionInfo(each.session, "damaged", each.opened_at_s, 0, 0))
-        return sorted(mine, key=lambda info: info.opened_at_s)[:1000]
+        """Return the tenant's sessions, oldest first, at most _LISTED_MAX."""
+        known = (self._sessions.get(s) or self._sleepers.get(s) for s in self.tenancy.names(tenant))
+        mine: list[Live | Sleeper | Damaged] = [each for each in known if each is not None]
+        if self._shelf is not None:
+            mine += [each for each in self._shelf.damaged.values() if each.tenant == tenant]
+        oldest = heapq.nsmallest(_LISTED_MAX, mine, key=lambda each: each.opened_at_s)
+        return [self.info(each) for each in oldest]
 
-    def info(self, live: Live) -> wire.SessionInfo:
+    def info(self, known: Live | Sleeper | Damaged) -> wire.SessionInfo:
         """Return what others of its tenant may know of a session."""
-        machine = live.machine
-        return wire.SessionInfo(
-            live.id,
-            machine.state,
-            live.opened_at_s,
-            machine.frames,
-            machine.commands,
-            live.devices,
-        )
+        if isinstance(known, Damaged):
+            return wire.SessionInfo(known.session, "damaged", known.opened_at_s, 0, 0)
+        if isinstance(known, Sleeper):
+            count = known.frames, known.commands
+            return wire.SessionInfo(known.id, sessions.ASLEEP, known.opened_at_s, *count)
+        state, opened_at_s = known.machine.state, known.opened_at_s
+        return wire.SessionInfo(known.id, state, opened_at_s, *known.count, known.devices)
 
     async def worker_status(self, live: Live) -> list[dict[str, Any]]:
         """Return each worker's own counters, with those of this session's engine only."""
@@ -258,6 +228,7 @@ class Service(Arrivals, WorkerSide, Bulk):
                     case messages.EventsOut():
                         live.post(events=out)
                     case messages.Claim():
+                        live.claimed_s = time.monotonic()
                         # One that has lost its workers waits until others can have been started.
                         least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
@@ -298,8 +269,6 @@ class Service(Arrivals, WorkerSide, Bulk):
         assert live.keeper is not None
         if live.machine.state != sessions.ASLEEP:
             live.lost_s = live.lost_s or time.monotonic()
-        else:
-            live.slept_at_s = time.time()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -307,6 +276,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
+        live.windows.clear()
         asleep = live.machine.state == sessions.ASLEEP
         self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
@@ -329,6 +299,7 @@ class Service(Arrivals, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         if live.keeper is not None:
             live.keeper.close()
+        live.windows.clear()
         live.downloads.fail(SessionClosedError("the session has ended"))
         live.assigned.set()
         if live.stream is not None:

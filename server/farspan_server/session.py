@@ -213,6 +213,11 @@ class Session:
         return len(given) < limits.CREDIT_FRAMES
 
     @property
+    def caught_up(self) -> bool:
+        """Whether it has workers, which have run all that those before them had."""
+        return self.room and self._forwarding and not self._given
+
+    @property
     def cut_waits_for_client(self) -> bool:
         """Whether all that keeps a snapshot from counting is what its client has not confirmed."""
         return self._cut is not None and not self._cut.missing

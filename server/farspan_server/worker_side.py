@@ -21,6 +21,7 @@ from farspan_server.config import GatewayConfig
 from farspan_server.live import KINDS, Live
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
+from farspan_server.totals import Totals
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class WorkerSide:
 
     if TYPE_CHECKING:
         tenancy: Tenancy
+        totals: Totals
 
         def give(self, live: Live, given: messages.Input) -> None: ...
 
@@ -63,10 +65,11 @@ class WorkerSide:
         """The workers that are reached or dialled."""
         return self._links.values()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- the pool --------------------------------------------------------------------------------
     def _tell_pool(self, given: pools.Input) -> None:
@@ -135,9 +138,10 @@ class WorkerSide:
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, live.names[index], restore,
-                steady=live.keeper is not None, command_s_max=self.config.command_s_max,
+                steady=live.keeper is not None, command_s_max=self.tenancy.command_s(live.tenant),
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
+        self.totals.waited(live, time.monotonic())
         try:
             changed = live.pin(tuple(worker.numerics for worker in workers))
         except JournalError as error:

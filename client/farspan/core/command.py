@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .dtype import float32
+
 # Opcodes below FIRST_OPCODE are commands of the protocol; from there on, rows of the op table.
 FREE: Final = 0  # ids: tensors and generators to forget
 GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as below
@@ -66,7 +68,7 @@ class Frame:
     device: int  # index of the session's device
     sequence: int = 0  # position in the session's stream of frames, from 1; all devices together
     epoch: int = 0  # fences streams that were replaced
-    default_dtype: int = 0  # code of the dtype that Python floats become
+    default_dtype: int = float32.code  # of the dtype that Python floats become
     opcodes: list[int] = field(default_factory=list)
     modes: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)

@@ -26,6 +26,7 @@ MINOR: Final = 6
 #: the session from changes nothing of it any more.
 SECRET_METADATA: Final = "farspan-secret-bin"
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
+SHARED_UPLOADS: Final = "shared-uploads"  # a feature: pieces in Upload, and segments one by one
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -216,6 +217,7 @@ class ShareReply:
     segment_bytes: int = 0
     digest: bytes = b""
     refused: str = ""
+    first_position: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -513,6 +515,7 @@ def _bounded(name: str, value: Any) -> Any:
 # --- chunks --------------------------------------------------------------------------------------
 
 _DATA_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
+_PIECE_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["piece"].number << 3 | 2])
 
 
 def encode_chunk(data: memoryview) -> bytes:
@@ -528,6 +531,22 @@ def encode_chunk(data: memoryview) -> bytes:
         size >>= 7
     prefix.append(size)
     return b"".join((prefix, data))
+
+
+def encode_chunk_piece(piece: SharedPiece) -> bytes:
+    """Return a Chunk message that says where bytes lie."""
+    data: bytes = pb.Chunk(piece=_filled(piece)).SerializeToString()
+    return data
+
+
+def decode_upload(message: bytes) -> memoryview | SharedPiece:
+    """Return the bytes of a Chunk message of an upload, or where they lie. ProtocolError."""
+    if message[:1] != _PIECE_TAG:
+        return decode_chunk(message)
+    chunk = parse(pb.Chunk, message, 4 * limits.KiB, "chunk")
+    if chunk.WhichOneof("kind") != "piece":
+        raise ProtocolError("chunk: expected one of data")
+    return _piece(chunk.piece)
 
 
 def decode_chunk(message: bytes) -> memoryview:
