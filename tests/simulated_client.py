@@ -45,6 +45,8 @@ class Worker:
     device: int
     oracle: Oracle
     applied: int = 0
+    #: By snapshot: that in whose file the memory lies that nothing is ever written to.
+    homes: dict[int, int] = field(default_factory=dict)
     inbox: deque[Any] = field(default_factory=deque)
     outbox: deque[Any] = field(default_factory=deque)
 

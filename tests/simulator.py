@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _ON_DISK = (  # what does not happen to a session without a journal, or ends it
     "jump", "fail_cut", "sync_fails", "disk_full", "replay",
 )  # fmt: skip
 LEASE_S = 60.0
+FROZEN = b"what is never written"
 
 
 class World(ClientSide):
@@ -320,8 +322,9 @@ class World(ClientSide):
                 self.history.mark(number, sequence)
                 self.cut, self.parts = number, {}
             case messages.TakeCut(number):
+                base = self.history.past.number
                 for worker in self.workers:
-                    worker.inbox.append(("cut", number))
+                    worker.inbox.append(("cut", (number, base)))
             case messages.Commit(number, sequence):
                 parts = tuple(self.parts[d] for d in range(self.devices))
                 self.history.commit(number, sequence, parts)
@@ -355,8 +358,15 @@ class World(ClientSide):
         for device in range(self.devices):
             stored = self.history is not None and bool(self.history.past.parts)
             state = self.history.part(device) if self.history is not None and stored else b""
-            applied, state = int.from_bytes(state[:8], "little"), state[8:]
-            self.workers.append(Worker(device, Oracle(state), applied))
+            applied, frozen = int.from_bytes(state[:8], "little"), state[-len(FROZEN) :]
+            state = state[8:16] if any(state[8:16]) else b""
+            homes = {}
+            if stored:
+                if frozen != FROZEN:
+                    raise Violation(f"seed {self.seed}: a snapshot without an older one's memory")
+                past = self.history.past
+                homes[past.number] = int(past.parts[device].files[-1].name.split("-")[1])
+            self.workers.append(Worker(device, Oracle(state), applied, homes))
         self._give(messages.Assigned())
         return True
 
@@ -396,13 +406,19 @@ class World(ClientSide):
                 if message[0] != "part":
                     continue
                 worker.outbox.remove(message)
-                _, number, data = message
+                _, number, data, home = message
                 if number != self.cut:
                     return True  # of one that failed
-                name = f"{history.PART_PREFIX}{number}-{worker.device}"
+                name = history.part_name(number, worker.device)
                 self.disk.replace(WHERE / name, data)
                 digest = hashlib.sha256(data).hexdigest()
-                self.parts[worker.device] = history.Part(name, len(data), digest)
+                older: tuple[history.Part, ...] = ()
+                if home != number:
+                    files = self.history.past.parts[worker.device].files
+                    wanted = history.part_name(home, worker.device)
+                    older = tuple(replace(f, older=()) for f in files if f.name == wanted)
+                    assert older, "a file that the last snapshot does not have"
+                self.parts[worker.device] = history.Part(name, len(data), digest, older)
                 self._give(messages.CutTaken(number, worker.device))
                 return True
         return False
@@ -423,8 +439,13 @@ class World(ClientSide):
         worker = self.rng.choice(busy)
         kind, body = worker.inbox.popleft()
         if kind == "cut":
-            taken = worker.applied.to_bytes(8, "little") + worker.oracle.state
-            worker.outbox.append(("part", body, taken))
+            number, base = body
+            taken = worker.applied.to_bytes(8, "little") + worker.oracle.state.ljust(8, b"\0")
+            home = worker.homes.get(base, number) if number % 4 else number
+            if home == number:
+                taken += FROZEN
+            worker.homes = {n: h for n, h in worker.homes.items() if n == base} | {number: home}
+            worker.outbox.append(("part", number, taken, home))
             return True
         frame = wire.decode_frame(body)
         events = worker.oracle.run(frame)

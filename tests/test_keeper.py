@@ -23,6 +23,8 @@ from test_gateway import PUT, U8, Cluster, frame, get
 class Worker:
     """A link that remembers what it was given; `gate` holds pieces up."""
 
+    near = False
+
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()

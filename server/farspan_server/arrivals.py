@@ -262,7 +262,8 @@ class Arrivals:
         elif before is not None:
             before.end()
         self.tenancy.came(live, "taken over" if coming.secret else "resumed")
-        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
+        welcome = live.welcome(coming.secret)
+        live.post(welcome=welcome, devices=live.devices, numerics=live.changes)
 
     def gone(self, live: Live, stream: Stream) -> None:
         """Take that a stream is at its end; only that of the session's client counts."""

@@ -31,6 +31,7 @@ from farspan_server.cli_operator import (
     log_format,
     metrics_port,
     port_options,
+    status,
 )
 from farspan_server.token_cli import token
 
@@ -105,10 +106,26 @@ _retention = click.option(
 )  # fmt: skip
 
 
-def _retention_gb(default: float) -> Callable[[Any], Any]:
+class _Bytes(click.ParamType):
+    """`10 GiB` or 10737418240, as bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        from farspan.core.errors import BadValueError
+
+        from farspan_server.quotas import size
+
+        try:
+            return value if isinstance(value, int) else size(str(value))
+        except BadValueError:
+            self.fail(f"{value!r}: write bytes, or as in '10 GiB'", param, ctx)
+
+
+def _retention_bytes(default: str) -> Callable[[Any], Any]:
     return click.option(
-        "--retention-gb", type=click.FloatRange(0.0), default=default, show_default=True,
-        help="Of sessions on disk that nobody uses; beyond it the oldest go; 0: no bound.",
+        "--retention-bytes", type=_Bytes(), default=default, show_default=True,
+        help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
     )  # fmt: skip
 
 
@@ -142,7 +159,7 @@ def main() -> None:
 @_command
 @_durability
 @_retention
-@_retention_gb(20.0)  # of a user's own disk
+@_retention_bytes("20 GB")  # of a user's own disk
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -152,7 +169,7 @@ def main() -> None:
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
     journal: Path | None, no_journal: bool, snapshot_every: float, command_seconds: float,
-    durability: str, retention_days: float, retention_gb: float, token_file: Path | None,
+    durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
     tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
@@ -172,7 +189,8 @@ def up(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days, retention_gb=retention_gb, command_s_max=command_seconds,
+        retention_days=retention_days, retention_bytes=retention_bytes,
+        command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -208,7 +226,7 @@ def up(
 @_command
 @_durability
 @_retention
-@_retention_gb(0.0)
+@_retention_bytes("0")
 @port_options
 @log_format
 @click.option(
@@ -262,7 +280,7 @@ async def _serve(
     command_seconds: float,
     durability: str,
     retention_days: float,
-    retention_gb: float,
+    retention_bytes: int,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -295,7 +313,7 @@ async def _serve(
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
-        retention_bytes=int(retention_gb * 1e9),
+        retention_bytes=retention_bytes,
         operator=operator,
         lease_s=lease,
         **tls,
@@ -437,30 +455,6 @@ def run(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
-@_json
-def status(address: str, token_file: Path | None, as_json: bool, **tls: Path | None) -> None:
-    """Show your sessions on a gateway."""
-    from farspan.core.errors import FarspanError
-
-    from farspan_server import status as asking
-
-    token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
-    try:
-        found = asking.sessions(address, token[0].rpartition(":")[2], **tls)
-    except FarspanError as error:
-        raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
-    else:
-        click.echo(asking.table(found) if found else "no session")
-
-
-@main.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--host",
@@ -485,6 +479,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
+main.add_command(status)
 main.add_command(token)
 
 

@@ -120,24 +120,29 @@ class Journal:
     def roll(self) -> int:
         """Begin a new segment and return the index of its HEAD. JournalError."""
         with self._lock:
-            if self._failed:
-                raise JournalError(self._failed)
-            before = self._file
-            head = json.dumps({"format": 1, "before": self._digest.hex()}).encode()
-            try:
-                self._file = self._disk.create(self._directory / f"{self._index:020}{_SUFFIX}")
-            except OSError as error:
-                raise self._fail(error) from error
-            if before is not None:
-                self._unsynced[self._segments[-1][0]] = before
-            self._dirty = True
-            self._bytes = 0
-            self._segments.append((self._index, 0))
-            return self._append(HEAD, (head,))
+            return self._roll()
+
+    def _roll(self) -> int:
+        if self._failed:
+            raise JournalError(self._failed)
+        before = self._file
+        head = json.dumps({"format": 1, "before": self._digest.hex()}).encode()
+        try:
+            self._file = self._disk.create(self._directory / f"{self._index:020}{_SUFFIX}")
+        except OSError as error:
+            raise self._fail(error) from error
+        if before is not None:
+            self._unsynced[self._segments[-1][0]] = before
+        self._dirty = True
+        self._bytes = 0
+        self._segments.append((self._index, 0))
+        return self._append(HEAD, (head,))
 
     def _append(self, kind: int, parts: tuple[Buffer, ...]) -> int:
         if self._failed:
             raise JournalError(self._failed)
+        if self._file is None:  # one that was reopened has no segment to write until it must
+            self._roll()
         assert self._file is not None
         size = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
         if size > limits.JOURNAL_RECORD_BYTES_MAX:  # it would be taken for damage
@@ -183,12 +188,12 @@ class Journal:
         with self._lock:
             if self._failed:
                 raise JournalError(self._failed)
+            if self._index - 1 <= self.durable:
+                return self.durable
             files, self._unsynced = list(self._unsynced.values()), {}
             last, digest, current = self._index - 1, self._digest, self._file
             dirty, self._dirty = self._dirty, False
         assert current is not None
-        if last <= self.durable:
-            return self.durable
         try:
             for file in files:
                 file.sync()
@@ -258,7 +263,8 @@ def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], 
 
     JournalDamagedError; JournalError, and nothing is changed that another try needs.
     What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
-    there, as it was written. New records go to a new segment. A payload is valid during the visit.
+    there, as it was written. New records go to a new segment, which is made with the first of them:
+    one that is only looked at stays as it is. A payload is valid during the visit.
     """
     reader = _Reader(disk, directory, session)
     try:
@@ -271,14 +277,31 @@ def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], 
                 disk.replace(directory / name, disk.read(directory / name)[:size])
             else:
                 disk.remove(directory / name)
-        for start, _ in reader.segments:  # the last owner may have died before its sync
-            disk.sync(directory / f"{start:020}{_SUFFIX}")
+        if made.last > reader.durable:  # the last owner died before its sync
+            for start, _ in reader.segments:
+                disk.sync(directory / f"{start:020}{_SUFFIX}")
+            disk.sync_directory(directory)
+            disk.overwrite(directory / WATERMARK, _watermark(made.last, reader.digest))
     except OSError as error:
         raise JournalError(f"the journal cannot be read (errno {error.errno})") from error
-    made.durable = -1
-    made.roll()
-    made.sync()
     return made
+
+
+def beginning(disk: Disk, directory: Path, names: list[str], nbytes: int) -> Iterator[Record]:
+    """Yield the records that are whole in the first bytes of a journal; names: of its files.
+
+    Nothing of what follows is looked at but the watermark. JournalDamagedError, OSError.
+    """
+    reader = _Reader(disk, directory, "")
+    reader._read_watermark()
+    first = next((name for name in names if name.endswith(_SUFFIX)), "")
+    if not first:
+        raise JournalDamagedError("journal: there are no segments")
+    reader.index, at = reader._number(first), 0
+    data = memoryview(next(disk.pieces(directory / first, nbytes), b""))
+    while (record := reader._record(data, at, at == 0)) is not None:
+        at += _HEADER.size + record.payload.nbytes
+        yield record
 
 
 def glimpse(disk: Disk, directory: Path) -> Iterator[Record]:
@@ -301,10 +324,12 @@ class _Reader:
         self.digest = b""
         self.segments: list[tuple[int, int]] = []
         self.torn: list[tuple[str, int]] = []  # files to cut, and to how many bytes
+        self.durable = -1  # the last record that was synced
         self._end = "its first segment begins at byte 0"  # how far it is whole
 
     def read(self) -> Iterator[Record]:
         least, digest = self._read_watermark()
+        self.durable = least
         names = [n for n in self._disk.names(self._directory) if n.endswith(_SUFFIX)]
         if not names:
             raise JournalDamagedError("journal: there are no segments")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits
 from farspan.core.errors import BadValueError
 
+from farspan_server import by_tenant
 from farspan_server.config import GatewayConfig
 from farspan_server.drain import Drains
 from farspan_server.operator_port import Port
@@ -147,6 +149,13 @@ class Operations:
         for name, state in self._drains.states.items():
             found.setdefault(name, {"state": "gone", "sessions": 0})["drain"] = state
         return [{"worker": name, **found[name]} for name in sorted(found)]
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """Return what each tenant has and has done, by name, with the gateway's clock."""
+        found, now_s = by_tenant.read(self._service), time.monotonic()
+        return [
+            {"tenant": label, "clock_s": now_s} | found[label].to_json() for label in sorted(found)
+        ]
 
     def drain(self, asked: dict[str, Any]) -> None:
         """Begin the drain of workers. BadValueError.

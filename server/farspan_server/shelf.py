@@ -45,6 +45,16 @@ class Damaged:
     opened_at_s: float
 
 
+@dataclass(slots=True, frozen=True)
+class Glance:
+    """A session that lies there, as its first words tell."""
+
+    session: str
+    tenant: str
+    opened_at_s: float
+    used_at_s: float
+
+
 class Shelf:
     """The sessions on disk of one gateway."""
 
@@ -111,17 +121,36 @@ class Shelf:
                 raise JournalError(f"the journal cannot be written ({error.strerror})") from None
         return made
 
-    def open(self, session: str) -> History | None:
-        """Return the history of a session of an earlier gateway; None: there is none to go on with.
+    def glance(self, session: str) -> Glance | None:
+        """Return what there is of an earlier gateway's session; None: nothing to go on with.
 
-        One that is damaged is set aside. Reads all of it: for a thread. JournalError: the disk
-        fails, and nothing was changed.
+        Only its beginning is read, unless that is damaged: `open` judges the rest when somebody
+        comes. For a thread. JournalError: the disk fails.
         """
         names = self.disk.names(self.path(session))
         if WATERMARK not in names and len(names) <= 1:
             log.warning("session %s was never opened, or not to stay; it is removed", session)
             self.remove(session)
             return None
+        try:
+            about = history.first_words(self.disk, self.path(session), names)
+        except (JournalDamagedError, OSError):
+            found = self.open(session)  # it is set aside there, or the disk's error is told
+            if found is None:
+                return None
+            about = found.past.session
+        if not about.get("stays"):
+            self.remove(session)
+            return None
+        opened_at_s = float(about["opened_at_s"])
+        return Glance(session, str(about["tenant"]), opened_at_s, self._used_at_s(session))
+
+    def open(self, session: str) -> History | None:
+        """Return the history of a session that sleeps; None: there is none to go on with.
+
+        One that is damaged is set aside. Reads all of it: for a thread. JournalError: the disk
+        fails, and nothing was changed.
+        """
         try:
             found = history.open_(self.disk, self.path(session), session)
         except JournalDamagedError as error:
@@ -145,15 +174,7 @@ class Shelf:
         found = os.statvfs(self.directory)
         return found.f_bavail * found.f_frsize
 
-    def nbytes(self, session: str) -> int:
-        """Return how many bytes a session's files take."""
-        total = 0
-        with contextlib.suppress(OSError):  # one that is removed meanwhile
-            for each in os.scandir(self.path(session)):
-                total += each.stat().st_size
-        return total
-
-    def used_at_s(self, session: str) -> float:
+    def _used_at_s(self, session: str) -> float:
         """Return when something of a session was last written, of time.time()."""
         latest = 0.0
         with contextlib.suppress(OSError):

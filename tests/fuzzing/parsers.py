@@ -18,7 +18,7 @@ import numpy as np
 from farspan import wire
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import command as cmd
-from farspan.core import link
+from farspan.core import link, words
 from farspan.core.command import ErrorInfo, Failed, Frame, Lost, Value
 from farspan.core.errors import JournalError, OutOfMemoryError, ProtocolError
 from farspan.core.op import OPS, table
@@ -110,12 +110,14 @@ def _control() -> dict[str, Target]:
 def _links() -> dict[str, Target]:
     peer = link.Peer(0, "127.0.0.1:1", "00" * 32, 3)
     opened = link.Open("s1", "tenant", 0, (peer,), 1 << 20)
+    file = words.StateFile("/snapshot-1-0", 3, "00")
     bodies = {
         "purpose": (link.pack_purpose(link.Purpose(link.BULK, "ab")), link.unpack_purpose),
         "open": (link.pack_open(5, opened), link.unpack_open),
         "share": (link.pack_share(5, link.Share(1, 2, 3, "00", "", "ff")), link.unpack_share),
         "piece": (link.pack_piece(5, link.Piece(1, 64, 0, 0, 64)), link.unpack_piece),
-        "cut": (link.pack_cut(5, 3), link.unpack_cut),
+        "cut": (link.pack_cut(5, 3, 2), link.unpack_cut),
+        "load": (words.pack_load(5, words.Load((file,))), words.unpack_load),
         "events of a worker": (link.pack_events(5, 2, b"events"), link.unpack_events),
         "fleet": (link.pack_fleet(link.Retire("w", 1, "x")), link.unpack_fleet),
         "worker up": (link.pack_fleet(link.WorkerUp("w", 1, "a:1", "00")), link.unpack_fleet),

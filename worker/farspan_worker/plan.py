@@ -168,7 +168,9 @@ def run(
         inputs[0]._storage.version += 1
         return list(inputs[:1])
     arrays = [t.array for t in inputs]
-    made = 0 if backend.remote or not op.dynamic else workspace.dynamic(op, arrays)
+    made = 0
+    if not backend.remote and workspace.depends(op):
+        made = workspace.of_elements(op, arrays, static)
     budget.check(plan.nbytes + made)
     results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:

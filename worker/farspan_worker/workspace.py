@@ -121,7 +121,33 @@ def _closeness(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return outs[0].numel * (3 * size + 2)
 
 
+def _windows(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of a row in memory under a tensor and a window on it, and of addresses."""
+    x, (base_stride, size, stride, offset) = args[0], args[-4:]
+    added = len(args) == 6 and not isinstance(args[1], Spec)  # a gradient, to a tensor of zeros
+    base = args[1] if added else x.shape
+    ends = [
+        1 + sum((n - 1) * s for n, s in zip(shape, steps, strict=True)) if 0 not in shape else 0
+        for shape, steps in ((base, base_stride), (size, stride))
+    ]
+    row = max(ends[0], offset + ends[1]) - min(0, offset)
+    numbers = math.prod(base) + x.numel if added else 0  # zeros, and a gradient in a row
+    return (row + numbers) * max(4, x.dtype.itemsize) + (24 * x.numel if added else 0)  # type: ignore[no-any-return]
+
+
+def _affine_grids(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of an image's places: columns, then all of them side by side with a one."""
+    x, size = args[:2]
+    places = math.prod(size[2:]) if x.numel else 0
+    return places * (2 * len(size) - 2) * max(4, x.dtype.itemsize) + x.nbytes  # type: ignore[no-any-return]
+
+
 _BY_SHAPE: Final = {
+    "_window": _windows,
+    "_window_add": _windows,
+    "_window_scatter": _windows,
+    "affine_grid_generator": _affine_grids,
+    "affine_grid_generator_backward": _affine_grids,
     "isclose": _closeness,
     "convolution": _convolution,
     "_pdist_forward": _differences,
@@ -130,19 +156,35 @@ _BY_SHAPE: Final = {
 }
 
 
-def dynamic(op: Op, arrays: Sequence[Any]) -> int:
-    """Return the bytes of results whose shapes depend on elements, before they are made.
+def depends(op: Op) -> bool:
+    """Return whether what an op makes can be told from elements alone: ask `of_elements`."""
+    return op.dynamic or op.base in _ALIGNING
+
+
+#: Sums over alignments, with log_probs at this place: each step has a state for each label.
+_ALIGNING: Final = {"_ctc_loss": 0, "_ctc_loss_backward": 1}
+
+
+def of_elements(op: Op, arrays: Sequence[Any], static: Sequence[Any]) -> int:
+    """Return the bytes of results and temporaries whose shapes depend on elements.
 
     0 where only the op itself can say: those sort, and what they make is no larger than that takes.
     """
+    if op.base in _ALIGNING:
+        at = _ALIGNING[op.base]
+        log_probs, targets, _, lengths = arrays[at : at + 4]
+        longest = min(int(lengths.max(initial=0)), targets.shape[-1])  # more is refused
+        states = lengths.size * (2 * max(0, longest) + 1)
+        each = log_probs.shape[0] * states * log_probs.itemsize
+        return int(5 * each + 3 * log_probs.nbytes if at else 2.2 * each) + 64 * states
     if op.base == "nonzero":  # a column each, then all of them together
         return 2 * int(np.count_nonzero(arrays[0])) * max(1, arrays[0].ndim) * 8
     if op.base == "masked_select":
         shape = np.broadcast_shapes(arrays[0].shape, arrays[1].shape)
         times = math.prod(shape) // max(1, arrays[1].size)
         return int(np.count_nonzero(arrays[1])) * times * int(arrays[0].itemsize)
-    if op.base == "bincount" and arrays[0].size:
-        return (max(0, int(arrays[0].max())) + 1) * 8
+    if op.base == "bincount":
+        return max(int(arrays[0].max(initial=-1)) + 1, static[-1]) * 8
     if op.base == "repeat_interleave":
-        return int(arrays[0].sum()) * 8
+        return int(arrays[0].sum(dtype="float64")) * 8  # integers would wrap
     return 0

@@ -81,6 +81,9 @@ SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentiet
 #: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
 SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+#: A memory as long as this that was not written since the last snapshot stays in its file.
+SNAPSHOT_KEPT_BYTES_MIN: Final = 64 * KiB
+SNAPSHOT_FILES_MAX: Final = 8  # older ones that a snapshot refers to, each half in use at least.
 SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
 KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
@@ -138,6 +141,7 @@ TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one 
 WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
 OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
 CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+MOVE_S: Final = 120.0  # for a session that moves to have arrived: snapshot, restore, replay.
 DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
 DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
 

@@ -321,6 +321,8 @@ def _repeats_meta(repeats: Spec, output_size: int | None) -> Spec:
 def _repeats_kernel(xp: Any, repeats: Any, output_size: int | None) -> Any:
     if repeats.size and int(repeats.min()) < 0:
         raise ShapeError("repeats can not be negative")
+    if float(repeats.sum(dtype="float64")) >= 2.0**62:  # numpy adds them up, wrapped, and writes on
+        raise ShapeError("repeats come to more elements than a tensor has")
     if output_size is not None and int(repeats.sum()) != output_size:
         raise ShapeError("allocated size does not match required size")
     return xp.repeat(xp.arange(repeats.size), repeats)
