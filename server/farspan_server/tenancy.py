@@ -238,6 +238,10 @@ class Tenancy:
         """Return the ids of a tenant's sessions, those that sleep too."""
         return self._sessions.get(tenant, frozenset())
 
+    def failed(self, live: Live) -> None:
+        """Write down that a session's journal failed; what lies on disk is its tenant's still."""
+        self.audit.note("session failed", tenant=live.tenant, session=live.id)
+
     def came(self, live: Live, how: str) -> None:
         """Write down that a client goes on with a session, or that another takes it over."""
         log.info("session %s: %s", live.id, how)
