@@ -58,7 +58,7 @@ def service() -> Iterator[tuple[str, str, str, int]]:
             tokens.append(token)
         up = subprocess.Popen(
             [sys.executable, "-m", "farspan_server", "up", "--no-ray", "--workers", "cpu:2",
-             "--threads", "1", "--token-file", str(path), "--json"],
+             "--threads", "1", "--token-file", str(path), "--no-journal", "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         try:

@@ -180,6 +180,10 @@ class Reconnecting(Bulk):
                 self._until = min(self._until, time.monotonic() + self._patience_s)
 
     @property
+    def _shares_uploads(self) -> bool:
+        return self._welcome is not None and wire.SHARED_UPLOADS in self._welcome.features
+
+    @property
     def session_id(self) -> str:
         assert self._welcome is not None
         return self._welcome.session

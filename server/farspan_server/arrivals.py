@@ -17,6 +17,7 @@ from farspan.core import limits
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ServiceError,
     SessionClosedError,
     VersionError,
@@ -47,7 +48,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
 _ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a session
-FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
+#: Optional behaviours that this gateway knows.
+FEATURES: Final = frozenset({wire.SHARED_MEMORY, wire.SHARED_UPLOADS})
 
 
 class Arrivals:
@@ -66,6 +68,7 @@ class Arrivals:
         def give(self, live: Live, given: messages.Input) -> None: ...
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
+        async def unshare(self, live: Live) -> None: ...
 
     # --- opening ---------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:
@@ -114,9 +117,7 @@ class Arrivals:
         with self.tenancy.opening(live, hello.client):
             if journalled:
                 self._keeper(live, await self._create(live))
-        # What comes through shared memory does not pass here, so that no journal could hold it.
-        features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
-        live.features = features.intersection(hello.features)
+        live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
         self._channels[live.channel] = live
@@ -174,6 +175,7 @@ class Arrivals:
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
+            doubt=lambda: shelf.doubt(live.id),
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
@@ -188,6 +190,7 @@ class Arrivals:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
         Then the stream says why and is over. Raises VersionError or SessionClosedError.
+        CapacityError: not now.
         """
         self.check(hello)
         asked = hello.resume
@@ -198,9 +201,14 @@ class Arrivals:
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
+        if live.keeper is not None:  # another gateway may have had it before
+            live.features = _features(live, hello)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
-        return self._come(live, stream)
+        try:
+            return self._come(live, stream)
+        except JournalError as error:  # what the client keeps for it is good until the disk works
+            raise CapacityError(str(error)) from None
 
     async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
@@ -212,10 +220,13 @@ class Arrivals:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
         self._check_room(live)
+        await self.unshare(live)
+        live.check()
         secret = secrets.token_bytes(32)
+        live.features = _features(live, hello)
+        if live.keeper is None:  # it could not outlast its connection any more
+            live.features -= {wire.SHARED_MEMORY}
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
-        live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
-        live.shares = False
         self.give(live, messages.Attached())
         self._come(live, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
@@ -224,6 +235,8 @@ class Arrivals:
             except asyncio.CancelledError:  # the client has gone meanwhile
                 self.gone(live, stream)
                 raise
+            if live.failure:  # before it is welcomed: its secret is in no journal
+                raise JournalError(live.failure)
         return live
 
     def _check_room(self, live: Live) -> None:
@@ -240,6 +253,7 @@ class Arrivals:
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
         if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
+            live.check()
             raise SessionClosedError("the session has ended")
         return live
 
@@ -251,12 +265,14 @@ class Arrivals:
         if live.keeper is not None:
             live.keeper.history.epoch(live.machine.epoch, digest)
         live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
+        live.windows_made.clear()  # the epoch is another one
         if before is not None and coming.secret:
             before.end("SessionClosedError", TAKEN)
         elif before is not None:
             before.end()
         self.tenancy.came(live, "taken over" if coming.secret else "resumed")
-        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
+        welcome = live.welcome(coming.secret)
+        live.post(welcome=welcome, devices=live.devices, numerics=live.changes)
 
     def gone(self, live: Live, stream: Stream) -> None:
         """Take that a stream is at its end; only that of the session's client counts."""
@@ -301,6 +317,17 @@ class Arrivals:
         if live.keeper is None:
             keep(live.kept, asked.name, asked.body)
             return
-        live.keeper.history.keep(asked.name, asked.body)
+        live.keeper.keep(asked.name, asked.body)
         await live.keeper.durable()
         live.check()
+
+
+def _features(live: Live, hello: wire.Hello) -> frozenset[str]:
+    """Return the optional behaviours of a session with a client."""
+    known = FEATURES.intersection(hello.features)
+    if live.keeper is None:  # uploads need not pass here
+        return known - {wire.SHARED_UPLOADS}
+    # What went past this gateway could not be in its journal; who does not confirm might be told of
+    # a place twice.
+    takes = hello.minor >= RESUME_MINOR and FEATURES <= known
+    return known if takes else frozenset()

@@ -22,7 +22,7 @@ from farspan_server.pool import Worker
 
 log = logging.getLogger(__name__)
 
-_CONFIRM_S: Final = 0.25  # for a client at work to confirm what it was told
+CONFIRM_S: Final = 0.25  # for a client at work to confirm what it was told
 _LOOK_S: Final = 0.02  # between looks whether a session or worker has got somewhere
 
 WAITS: Final = "waits"  # for the drain of another
@@ -88,7 +88,7 @@ class Drains:
         if not worker.supervised:
             return DONE
         self.states[name] = REPLACING
-        replaced = await _until(lambda: self._is_replaced(worker), limits.START_S)
+        replaced = await until(lambda: self._is_replaced(worker), limits.START_S)
         return DONE if replaced else STUCK
 
     def _is_replaced(self, worker: Worker) -> bool:
@@ -97,22 +97,29 @@ class Drains:
 
     async def _empty(self, live: Live, worker: Worker, wait_s: float) -> None:
         """Return when a session has left a worker."""
-        keeper = live.keeper
-        if keeper is not None:
-            await _until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
-            keeper.cut_now(time.monotonic(), live.machine.received)
-            # Without it the replay is longer, that is all.
-            await _until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
-            await _until(lambda: live.ended or keeper.settled, _CONFIRM_S)
+        if live.keeper is not None:
+            await cut(live, live.keeper)
             if _has(live, worker):
                 self._ground.give(live, messages.Leave())
             return
-        if not await _until(lambda: not _has(live, worker), wait_s):
+        if not await until(lambda: not _has(live, worker), wait_s):
             text = (
                 f"the worker of the session is being restarted, and {wait_s:g} s were not enough "
                 "to wait for its end; it has no journal to go on with"
             )
             self._ground.give(live, messages.Fault("WorkerLostError", text))
+
+
+async def cut(live: Live, keeper: Keeper, confirm_s: float = CONFIRM_S) -> None:
+    """Return when a new snapshot is there, so that little is to be replayed, or takes too long.
+
+    confirm_s: for its client to have taken what led to it; one that is away does not.
+    """
+    await until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
+    keeper.cut_now(time.monotonic(), live.machine.received)
+    # Without it the replay is longer, that is all.
+    await until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
+    await until(lambda: live.ended or keeper.settled, confirm_s)
 
 
 def _calm(live: Live, keeper: Keeper) -> bool:
@@ -124,7 +131,7 @@ def _has(live: Live, worker: Worker) -> bool:
     return not live.ended and any(each.worker == worker for each in live.links)
 
 
-async def _until(true: Callable[[], Any], seconds: float) -> bool:
+async def until(true: Callable[[], Any], seconds: float) -> bool:
     """Wait until something is true, at most so long; return whether it is."""
     deadline = time.monotonic() + seconds
     while not true():

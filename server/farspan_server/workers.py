@@ -24,6 +24,7 @@ from farspan_server.pool import Worker
 
 log = logging.getLogger(__name__)
 
+BUSY: Final = "asked twice"  # about a session's memory, before the answer to the first question
 _CHECKS: Final = 8  # looks at the clock within SUSPECT_S
 _REDIAL_S: Final = 1.0  # pause between attempts to reach a worker that nobody else watches
 
@@ -88,7 +89,7 @@ class WorkerLink:
     async def share(self, channel: int, body: link.Share) -> link.Share:
         """Return the worker's answer about shared memory. TimeoutError after CONNECT_S."""
         if self._bulk is None or channel in self._sharing:
-            return link.Share(refused="the worker is gone" if self._bulk is None else "asked twice")
+            return link.Share(refused="the worker is gone" if self._bulk is None else BUSY)
         answer: asyncio.Future[link.Share] = asyncio.get_running_loop().create_future()
         self._sharing[channel] = answer
         try:

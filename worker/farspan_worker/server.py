@@ -294,6 +294,9 @@ class Worker:
                 self._inbox.frame(session, frame)
         except FarspanError as error:
             self._lose(session, type(error).__name__, str(error))
+        self._run_lone()
+
+    def _run_lone(self) -> None:
         lone, self._lone = self._lone, None
         if lone is not None:
             try:
@@ -320,6 +323,7 @@ class Worker:
                     self._post(session, to, link.marker(number, mine), b"")
             with self._state:
                 self._inbox.cut(session, number, base)
+        self._run_lone()  # where the markers came before
 
     def _take_cut(self, session: Session, cut: Cut) -> bool:
         """Send the session's state; return whether the next frames may run meanwhile."""

@@ -448,6 +448,8 @@ class Share:
     digest: str = ""  # hex
     refused: str = ""  # why there is none
     proof: str = ""  # hex; empty in the first question
+    first: int = 0  # where the positions begin; not 0: instead of the memory there was
+    over: bool = False  # its client has left: what there is, is shared no more
 
 
 def pack_share(channel: int, body: Share) -> bytes:
@@ -461,7 +463,9 @@ def unpack_share(payload: bytes | memoryview) -> Share:
     try:
         bytes.fromhex(body["digest"] + body["proof"])
         pid, fd, size = (int(body[name]) for name in ("pid", "fd", "segment_bytes"))
-        return Share(pid, fd, size, str(body["digest"]), str(body["refused"]), str(body["proof"]))
+        digest, refused, proof = (str(body[name]) for name in ("digest", "refused", "proof"))
+        first, over = int(body.get("first", 0)), bool(body.get("over", False))
+        return Share(pid, fd, size, digest, refused, proof, first, over)
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: SHARE with a wrong field: {error!r}") from None
 

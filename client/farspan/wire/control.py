@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError
 
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
+from farspan.core.command import NumericsChange
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, few_fields, parse
 from farspan.wire.envelopes import decode_parts, encode_parts
@@ -26,6 +27,7 @@ MINOR: Final = 6
 #: the session from changes nothing of it any more.
 SECRET_METADATA: Final = "farspan-secret-bin"
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
+SHARED_UPLOADS: Final = "shared-uploads"  # a feature: pieces in Upload, and segments one by one
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -45,17 +47,6 @@ class Device:
     epoch: int
     worker: str = ""
     numerics: str = ""
-
-
-@dataclass(slots=True, frozen=True)
-class NumericsChange:
-    """The session went on with workers of another numerics key, from a command on."""
-
-    number: int
-    command: int  # 0 while there is none
-    frame: int
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -216,6 +207,7 @@ class ShareReply:
     segment_bytes: int = 0
     digest: bytes = b""
     refused: str = ""
+    first_position: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -513,6 +505,7 @@ def _bounded(name: str, value: Any) -> Any:
 # --- chunks --------------------------------------------------------------------------------------
 
 _DATA_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
+_PIECE_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["piece"].number << 3 | 2])
 
 
 def encode_chunk(data: memoryview) -> bytes:
@@ -528,6 +521,22 @@ def encode_chunk(data: memoryview) -> bytes:
         size >>= 7
     prefix.append(size)
     return b"".join((prefix, data))
+
+
+def encode_chunk_piece(piece: SharedPiece) -> bytes:
+    """Return a Chunk message that says where bytes lie."""
+    data: bytes = pb.Chunk(piece=_filled(piece)).SerializeToString()
+    return data
+
+
+def decode_upload(message: bytes) -> memoryview | SharedPiece:
+    """Return the bytes of a Chunk message of an upload, or where they lie. ProtocolError."""
+    if message[:1] != _PIECE_TAG:
+        return decode_chunk(message)
+    chunk = parse(pb.Chunk, message, 4 * limits.KiB, "chunk")
+    if chunk.WhichOneof("kind") != "piece":
+        raise ProtocolError("chunk: expected one of data")
+    return _piece(chunk.piece)
 
 
 def decode_chunk(message: bytes) -> memoryview:
