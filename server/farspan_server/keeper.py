@@ -73,6 +73,7 @@ class Keeper:
         self._directory = directory
         self._give = give
         self.history = history
+        history.later = self._later
         self._syncing = syncing
         self._syncs = syncs
         self._stays = stays
@@ -146,6 +147,10 @@ class Keeper:
             discard(self._directory)
         elif self.history.journal.doubtful and self._doubt is not None:
             self._doubt()
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """Do something on the thread that syncs, before all that it is given after this."""
+        asyncio.get_running_loop().run_in_executor(self._syncing, work)
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
