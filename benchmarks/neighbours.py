@@ -54,7 +54,7 @@ def service() -> Iterator[tuple[str, str, str]]:
             tokens.append(token)
         up = subprocess.Popen(
             [sys.executable, "-m", "farspan_server", "up", "--no-ray", "--workers", "cpu:2",
-             "--threads", "1", "--token-file", str(path), "--json"],
+             "--threads", "1", "--token-file", str(path), "--no-journal", "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         try:
@@ -209,7 +209,9 @@ class Loop(asyncio.SelectorEventLoop):
         self.turns.append(time.thread_time() - begun)
 
 
-async def turns(loop: Loop, flood: Callable[[str, str], None], seconds: float) -> list[float]:
+async def turns(
+    loop: Loop, flood: Callable[[str, str], None], seconds: float, journal: bool
+) -> list[float]:
     """Return the turns of a gateway in this process under a flood."""
     key = secrets.token_bytes(link.KEY_BYTES)
     token = secrets.token_hex(32)
@@ -223,7 +225,10 @@ async def turns(loop: Loop, flood: Callable[[str, str], None], seconds: float) -
         )  # fmt: skip
         assert worker.stdout is not None
         where = json.loads(worker.stdout.readline())["address"]
-        config = GatewayConfig({token: "anna"}, table_hash(), workers=(StaticWorker(where, key),))
+        config = GatewayConfig(
+            {token: "anna"}, table_hash(), workers=(StaticWorker(where, key),),
+            journals=Path(folder) / "journals" if journal else None,
+        )  # fmt: skip
         gateway = Gateway(config)
         address = await gateway.start()
         quiet()
@@ -241,10 +246,10 @@ async def turns(loop: Loop, flood: Callable[[str, str], None], seconds: float) -
     return found
 
 
-def tell_turns(flood: Callable[[str, str], None], seconds: float) -> None:
+def tell_turns(flood: Callable[[str, str], None], seconds: float, journal: bool) -> None:
     """Print a flood's turns."""
     loop = Loop()
-    found = loop.run_until_complete(turns(loop, flood, seconds))
+    found = loop.run_until_complete(turns(loop, flood, seconds, journal))
     p50, p99 = 1e6 * statistics.median(found), 1e6 * found[int(0.99 * (len(found) - 1))]
     print(
         f"{flood.__name__:10s} {len(found):7d} turns, us: median {p50:5.0f}"
@@ -260,11 +265,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=[flood.__name__ for flood in FLOODS])
     parser.add_argument("--turns", action="store_true")
+    parser.add_argument(
+        "--journal", action="store_true", help="With --turns: sessions are durable."
+    )
     asked = parser.parse_args()
     if asked.turns:
         for flood in FLOODS:
             if asked.only in (None, flood.__name__):
-                tell_turns(flood, asked.seconds)
+                tell_turns(flood, asked.seconds, asked.journal)
         return
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}; microseconds of a round trip, p50 / p99")

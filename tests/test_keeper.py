@@ -90,7 +90,7 @@ def test_an_upload_given_up_during_a_replay_is_given_up_behind_it(tmp_path: Path
     kept(tmp_path / "s", body)
 
 
-def test_a_journal_that_cannot_be_read_ends_the_session(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_read_sets_the_session_aside(tmp_path: Path) -> None:
     """A worker that is lost during a replay is an OSError too, and that one ends nothing."""
 
     async def body(keeper: Keeper, given: list[Any]) -> None:
@@ -102,7 +102,7 @@ def test_a_journal_that_cannot_be_read_ends_the_session(tmp_path: Path) -> None:
         while not given:
             await asyncio.sleep(0.001)
         (fault,) = given
-        assert isinstance(fault, messages.Fault) and "cannot be read" in fault.message
+        assert isinstance(fault, messages.JournalFailed) and "cannot be read" in fault.message
         assert str(tmp_path) not in fault.message
 
     kept(tmp_path / "s", body)

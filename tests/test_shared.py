@@ -548,7 +548,10 @@ def until(true: Any) -> None:
 def alone() -> Iterator[tuple[Any, dict[str, Any], tuple[str, str], Path]]:
     """Return a service of this test's own: process, what it says, address and token, directory."""
     with tempfile.TemporaryDirectory(prefix="u-") as path:
-        with up("--no-ray", "--threads", "1", directory=Path(path)) as (process, ready):
+        with up("--no-ray", "--no-journal", "--threads", "1", directory=Path(path)) as (
+            process,
+            ready,
+        ):
             token = Path(ready["token_file"]).read_text().strip()
             yield process, ready, (ready["address"], token), Path(path)
             process.terminate()
@@ -624,7 +627,7 @@ def test_a_killed_gateway_leaves_no_memory(alone: Any) -> None:
 @pytest.mark.slow
 def test_workers_of_ray_share_memory_too() -> None:
     with tempfile.TemporaryDirectory(prefix="u-") as path:
-        with up(directory=Path(path)) as (_, ready):
+        with up("--no-journal", directory=Path(path)) as (_, ready):
             token = Path(ready["token_file"]).read_text().strip()
             with connect((ready["address"], token)) as session:
                 array = np.random.default_rng(0).random(SIZES[3] // 8)

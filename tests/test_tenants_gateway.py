@@ -28,7 +28,7 @@ from farspan.core.errors import (
     JournalError,
 )
 from farspan.core.op import table_hash
-from farspan_server import auth, door, gateway, tenancy, token_file
+from farspan_server import auth, door, floor, gateway, tenancy, token_file
 from farspan_server.certs import make_certificates
 from farspan_server.shelf import Shelf
 from farspan_worker.server import Worker
@@ -374,13 +374,22 @@ def test_a_journal_beyond_the_quota_ends_its_session_only(cluster: Cluster, tmp_
     other.transport.upload(7, 0, bytes(4 * limits.MiB))
     with pytest.raises(JournalError, match="quota of bytes of journals: requested"):
         large.transport.upload(7, 0, bytes(4 * limits.MiB))
-    large.transport.send(put(1, b"x"))
     lost = large.lost()
     assert lost.kind == "JournalError" and "quota of bytes of journals" in lost.message
     small.transport.send(get(1, 1))
     assert small.value(1).data == b"small"
     disk = cluster.gateway.tenancy.disk
-    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)  # its journal is removed
+    assert disk.used("anna") > limits.MiB  # it lies there, and counts
+    tenants.write_text('[tenant.anna]\njournal = "1 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == limits.MiB)
+    with pytest.raises(CapacityError, match="quota of bytes of journals"):
+        cluster.connect(attach=large.transport.session_id)
+    tenants.write_text('[tenant.anna]\njournal = "9 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == 9 * limits.MiB)
+    again = cluster.connect(attach=large.transport.session_id)
+    again.transport.upload(8, 0, bytes(4 * limits.MiB))
+    again.transport.close()
+    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)
     for client in (small, other):
         client.transport.close()
     cluster.until(lambda: disk.used("anna") == disk.used("bert") == 0)
@@ -422,11 +431,12 @@ def test_calls_and_silent_streams_are_bounded(
 def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(floor, "SLICE_S", 0.0)  # a turn for each
     client = cluster.start().connect()
     live = test_gateway._live(cluster, client)
     client.transport.send(put(1, b"x"))
     client.synchronize()
-    frames = 64 * 50
+    frames = 1_000
     again = client.transport._stream  # the same frame over and over is dropped, each for itself
     turns = seen = 0
     give = cluster.gateway.service.give
@@ -450,7 +460,7 @@ def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     counting = asyncio.run_coroutine_threadsafe(count(), cluster._loop)
     again.put(wire.Up(frames=(data,) * frames))
     counting.result(10)
-    assert turns >= frames // tenancy.FRAMES_A_TURN - 2
+    assert turns >= frames - 2
     client.transport.send(get(1, 1))
     assert client.value(1).data == b"x"
 

@@ -97,7 +97,7 @@ _every = click.option(
 
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
-    show_default=True, help="Of sessions that do not say it; without --journal: off.",
+    show_default=True, help="Of sessions that do not say it; without a journal: off.",
 )  # fmt: skip
 
 _retention = click.option(
@@ -122,10 +122,12 @@ class _Bytes(click.ParamType):
             self.fail(f"{value!r}: write bytes, or as in '10 GiB'", param, ctx)
 
 
-_retention_bytes = click.option(
-    "--retention-bytes", type=_Bytes(), default=0,
-    help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
-)  # fmt: skip
+def _retention_bytes(default: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--retention-bytes", type=_Bytes(), default=default, show_default=True,
+        help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
+    )  # fmt: skip
+
 
 _tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
 
@@ -149,11 +151,15 @@ def main() -> None:
 @_level
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
+@click.option(
+    "--no-journal", is_flag=True,
+    help="Keep no sessions; without it and --journal: in the user's state directory.",
+)  # fmt: skip
 @_every
 @_command
 @_durability
 @_retention
-@_retention_bytes
+@_retention_bytes("20 GB")  # of a user's own disk
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -162,19 +168,29 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
-    retention_days: float, retention_bytes: int, token_file: Path | None, tenants: Path | None,
-    audit: Path | None, metrics_port: int | None, as_json: bool,
+    journal: Path | None, no_journal: bool, snapshot_every: float, command_seconds: float,
+    durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
+    tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
+    from farspan.core.errors import ServiceError
+
+    from farspan_server import state_directory
     from farspan_server import up as ups
 
+    if journal is not None and no_journal:
+        raise click.UsageError("--journal and --no-journal: which?")
+    if journal is None and not no_journal:
+        try:
+            journal = state_directory.journal_of(port)
+        except ServiceError as error:
+            raise click.ClickException(str(error)) from None
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
         journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days, command_s_max=command_seconds,
-        retention_bytes=retention_bytes,
+        retention_days=retention_days, retention_bytes=retention_bytes,
+        command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -210,7 +226,7 @@ def up(
 @_command
 @_durability
 @_retention
-@_retention_bytes
+@_retention_bytes("0")
 @port_options
 @log_format
 @click.option(

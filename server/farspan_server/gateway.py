@@ -300,10 +300,11 @@ class Gateway:
         try:
             await self._take(live, stream, first)
             while isinstance(message := await context.read(), bytes):
+                begun_s = await self.tenancy.floor.turn(live.tenant)
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
                     raise ProtocolError("session: a second hello")
-                await self._take(live, stream, up)
+                await self._take(live, stream, up, begun_s)
         except ProtocolError as error:
             if live.stream is stream:
                 self.service.give(live, messages.Fault("ProtocolError", str(error)))
@@ -311,9 +312,11 @@ class Gateway:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
-    async def _take(self, live: Live, stream: Stream, up: wire.Up) -> None:
+    async def _take(
+        self, live: Live, stream: Stream, up: wire.Up, begun_s: float | None = None
+    ) -> None:
         try:
-            await self._pass(live, stream, up)
+            await self._pass(live, stream, up, begun_s)
         except FarspanError:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
@@ -323,16 +326,18 @@ class Gateway:
             )
             self.service.give(live, fault)
 
-    async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
+    async def _pass(self, live: Live, stream: Stream, up: wire.Up, begun_s: float | None) -> None:
+        """begun_s: when the floor was the tenant's to decode this; see `floor.py`."""
+        since_s = await self.tenancy.floor.turn(live.tenant, begun_s)
         for piece in up.pieces:
             if live.stream is stream:
                 await self.service.piece(live, piece)
         if live.stream is not stream:
             return  # another one has taken its place: what comes late on this one is not heard
-        for number, data in enumerate(up.frames, 1):
+        for data in up.frames:
             live.bytes_received += len(data)
             header = wire.frame_header(data)
-            await self.tenancy.turn(live.tenant, header.command_count, number)
+            since_s = await self.tenancy.turn(live.tenant, header.command_count, since_s)
             if live.stream is not stream:
                 return  # another one has taken its place: what comes late on this is not heard
             if live.passing is not None:

@@ -25,6 +25,7 @@ from farspan_server.disk import Buffer, Disk
 from farspan_server.journal import (
     HEAD,
     Journal,
+    JournalBusyError,
     JournalDamagedError,
     Record,
     beginning,
@@ -315,19 +316,23 @@ def keep(kept: dict[str, str], name: str, body: str) -> None:
         kept.pop(name, None)
 
 
-def open_(disk: Disk, directory: Path, session: str) -> History:
-    """Return a session's history as it lies on disk. JournalDamagedError, JournalError."""
+def open_(disk: Disk, directory: Path, session: str, doubtful: bool = False) -> History:
+    """Return a session's history as it lies on disk. JournalDamagedError, JournalBusyError.
+
+    doubtful: as `journal.reopen` has it.
+    """
     reader = _PastReader()
     try:
-        journal = reopen(disk, directory, session, reader.visit)
+        journal = reopen(disk, directory, session, reader.visit, doubtful)
         made = History(disk, directory, journal, reader.finish())
-    except JournalDamagedError as error:
+    except (JournalDamagedError, JournalBusyError) as error:
         error.about = reader.about or _about(disk, directory)
         raise
     known = _names(made.past.parts)
-    for name in disk.names(directory):  # parts of snapshots that were never committed
-        if name.startswith(PART_PREFIX) and name not in known:
-            disk.remove(directory / name)
+    with contextlib.suppress(OSError):  # they are only space
+        for name in disk.names(directory):  # parts of snapshots that were never committed
+            if name.startswith(PART_PREFIX) and name not in known:
+                disk.remove(directory / name)
     journal.forget_before(made.past.begin)
     return made
 

@@ -48,7 +48,7 @@ class Keeper:
     syncing: one thread, which syncs the journals of all sessions. syncs: frames, before the client
     may forget them. stays: the session survives the gateway, so that snapshots are synced too.
     aside: keeps the files of one that turns out to be damaged, instead of their removal; on a
-    thread.
+    thread. doubt: notes that what was not synced of the files is not to be trusted; on a thread.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Keeper:
         syncs: bool = False,
         stays: bool = False,
         aside: Callable[[JournalDamagedError], None] | None = None,
+        doubt: Callable[[], None] | None = None,
     ) -> None:
         self._every_s = every_s
         self._disk = disk
@@ -73,6 +74,7 @@ class Keeper:
         self._syncs = syncs
         self._stays = stays
         self._aside = aside
+        self._doubt = doubt
         self._damage: JournalDamagedError | None = None
         self._sync_under_way = self._sync_again = self._closed = False
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -139,6 +141,8 @@ class Keeper:
             self._aside(self._damage)
         elif forget:
             discard(self._directory)
+        elif self.history.journal.doubtful and self._doubt is not None:
+            self._doubt()
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
@@ -147,6 +151,21 @@ class Keeper:
         if self._syncs and self._sync_timer is None and not self._sync_under_way:
             loop = asyncio.get_running_loop()
             self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
+    def keep(self, name: str, body: str) -> None:
+        """Keep what a name stands for. JournalError."""
+        with self._reporting():
+            self.history.keep(name, body)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Let the session hear, too, of a journal that fails under what a call writes."""
+        try:
+            yield
+        except JournalError:
+            if self.history.journal.failed and not self._closed:  # else a record is too long
+                self._give(messages.JournalFailed(self.history.journal.failed))
+            raise
 
     async def durable(self) -> None:
         """Wait until all that was written so far survives a loss of power, where that is promised.
@@ -182,7 +201,7 @@ class Keeper:
         try:
             index = done.result()
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
             return
         sequence = self.history.synced(index)
         if sequence and self._syncs:
@@ -205,7 +224,8 @@ class Keeper:
         place: a channel, and where the bytes lie in memory that its worker shares with the client.
         Return whether a worker was told of it, who then says when it has them. JournalError.
         """
-        index = self.history.chunk(kept)
+        with self._reporting():
+            index = self.history.chunk(kept)
         while self._replayed is not None:
             if index <= self._replayed:
                 return False
@@ -220,7 +240,8 @@ class Keeper:
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""
-        index = self.history.give_up(device, transfer)
+        with self._reporting():
+            index = self.history.give_up(device, transfer)
         if self._replayed is None:
             self._links[device].give_up(self._channel, transfer)
         elif self._replayed < index:
@@ -300,6 +321,9 @@ class Keeper:
         log.error("session %s: a replay failed", self._directory.name, exc_info=error)
         if isinstance(error, JournalDamagedError):
             self._damage = error
+        elif isinstance(error, JournalError):  # the disk fails; it may be read another time
+            self._give(messages.JournalFailed(str(error)))
+            return
         self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
 
     # --- snapshots -------------------------------------------------------------------------------

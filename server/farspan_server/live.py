@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost, NumericsChange
-from farspan.core.errors import BadValueError, ConnectError, SessionClosedError
+from farspan.core.errors import BadValueError, ConnectError, JournalError, SessionClosedError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -150,6 +150,7 @@ class Live:
         self.users = 0  # calls that have it in hand: it does not fall asleep
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
+        self.failure = ""  # why nothing can be done, of one whose journal failed
         self.shares = False  # without a journal: it has memory that its client has mapped
         self.windows: dict[int, Window] = {}  # of one with a journal, by device
         self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
@@ -186,15 +187,19 @@ class Live:
 
     @property
     def ended(self) -> bool:
-        return self.machine.state == sessions.ENDED
+        """Whether it has ended, or its journal failed: nothing of it goes on here."""
+        return self.machine.state in (sessions.ENDED, sessions.FAILED)
 
     def check(self, owner: str | None = None) -> None:
         """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's.
 
-        owner: who had it, of `prove`; SessionClosedError if that is another client by now.
+        JournalError: its journal failed. owner: who had it, of `prove`; SessionClosedError if that
+        is another client by now.
         """
         if self.left:
             raise ConnectError("the gateway shuts down")
+        if self.failure:
+            raise JournalError(self.failure)
         if self.ended:
             raise SessionClosedError("the session has ended")
         if owner is not None and owner != self.digest:

@@ -70,6 +70,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         """
         if self._shelf is not None:
             await self._find_all(self._shelf)
+        else:
+            log.info("sessions are not kept: they end with their workers and with this gateway")
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
@@ -163,7 +165,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         if live is None or live.tenant != tenant:
             damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
             if damaged is not None and damaged.tenant == tenant:
-                raise JournalError("the session's journal is damaged; it was set aside")
+                raise JournalError(damaged.why)
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
@@ -212,7 +214,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             return wire.SessionInfo(known.session, "damaged", known.opened_at_s, 0, 0)
         if isinstance(known, Sleeper):
             count = known.frames, known.commands
-            return wire.SessionInfo(known.id, sessions.ASLEEP, known.opened_at_s, *count)
+            return wire.SessionInfo(known.id, known.state, known.opened_at_s, *count)
         state, opened_at_s = known.machine.state, known.opened_at_s
         devices = tuple(replace(each, numerics="") for each in known.devices)
         return wire.SessionInfo(known.id, state, opened_at_s, *known.count, devices)
@@ -253,13 +255,15 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
                         assert live.coming is not None
                         kind = "CapacityError" if for_now else "SessionClosedError"
                         live.coming.stream.end(kind, message)
+                    case messages.SetAside(message):
+                        self._set_aside(live, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
                         assert live.keeper is not None, out
                         self._keep(live.keeper, live.machine, out)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
 
     def _name_changes(self, live: Live, frame: bytes) -> None:
         """Tell the client which command is the first that new numerics compute. JournalError."""
@@ -313,18 +317,23 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         log.info("session %s: ended %s %s", live.id, kind, message)
         self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
+        if live.keeper is not None:
+            live.keeper.close()
+        self._let_go(live)
+        if live.stream is not None:
+            live.stream.end(kind, message)
+        self.tenancy.ended(live, kind)
+
+    def _let_go(self, live: Live) -> None:
+        """Take a session's workers from it, and let whoever waits for something hear that."""
         self._channels.pop(live.channel, None)
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
-        if live.keeper is not None:
-            live.keeper.close()
         live.windows.clear()
-        live.downloads.fail(SessionClosedError("the session has ended"))
+        over = SessionClosedError("the session has ended")
+        live.downloads.fail(JournalError(live.failure) if live.failure else over)
         live.assigned.set()
-        if live.stream is not None:
-            live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
-        self.tenancy.ended(live, kind)
 
 
 def _age(known: Live | Sleeper | Damaged) -> tuple[float, str]:

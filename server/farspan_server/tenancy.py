@@ -25,6 +25,7 @@ from farspan_server.auth import Caller, Tokens
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import Disk
 from farspan_server.door import Door, Refusal, address_of
+from farspan_server.floor import Floor
 from farspan_server.quota_disk import QuotaDisk
 from farspan_server.quotas import Bucket, Quota, Quotas
 from farspan_server.watched import Watched
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # how late a changed file is noticed
 NOTE_S: Final = 10.0  # between records that one quota of one tenant was hit
-FRAMES_A_TURN: Final = 64  # of one message, until others are heard; a client sends no more
 _COUNTERS_MAX: Final = 10_000  # tenants whose rate is remembered
 
 
@@ -52,6 +52,7 @@ class Tenancy:
         self._tell_pool = tell_pool
         self.audit = Audit(config.audit)
         self.door = Door()
+        self.floor = Floor()
         files = config.token_files
         self._token_files = Watched(files, lambda: token_file.reread(files))
         self.tokens = Tokens(config.tokens, self._token_files.value)
@@ -237,6 +238,10 @@ class Tenancy:
         """Return the ids of a tenant's sessions, those that sleep too."""
         return self._sessions.get(tenant, frozenset())
 
+    def failed(self, live: Live) -> None:
+        """Write down that a session's journal failed; what lies on disk is its tenant's still."""
+        self.audit.note("session failed", tenant=live.tenant, session=live.id)
+
     def came(self, live: Live, how: str) -> None:
         """Write down that a client goes on with a session, or that another takes it over."""
         log.info("session %s: %s", live.id, how)
@@ -316,15 +321,16 @@ class Tenancy:
             self.quota_hit(tenant, "commands_per_s")
         return found
 
-    async def turn(self, tenant: str, commands: int, number: int) -> None:
+    async def turn(self, tenant: str, commands: int, since_s: float) -> float:
         """Wait until a tenant's rate allows so many commands more; let others have their turn.
 
-        number: of a frame in its message. Tiny ones, of which a message holds 100,000, would hold
-        up everybody else's for as long as it takes to look at them.
+        since_s: see `Floor.turn`; so is what is returned.
         """
         wait_s = self.wait_s(tenant, commands)
-        if wait_s or not number % FRAMES_A_TURN:
-            await asyncio.sleep(wait_s)
+        if not wait_s:
+            return await self.floor.turn(tenant, since_s)
+        await asyncio.sleep(wait_s)
+        return await self.floor.turn(tenant)
 
     def held(self, live: Live, message: str) -> None:
         """Take that a session waits for its tenant's quota."""

@@ -41,7 +41,7 @@ class Plan:
     threads: int = 0
     cpu_level: str = ""
     ray: bool = True
-    journal: Path | None = None
+    journal: Path | None = None  # None: no session survives
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
     command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
@@ -62,10 +62,12 @@ class Ready:
     pids: dict[str, Any]
     metrics: str = ""  # where metrics and health are told; empty: nowhere
     operator_token_file: str = ""
+    journal: str = ""  # where sessions are kept; empty: nowhere
 
     def to_json(self) -> str:
         """Return one line."""
         body = {"address": self.address, "token_file": self.token_file, "pids": self.pids}
+        body["journal"] = self.journal
         if self.metrics:
             body |= {"metrics": self.metrics, "operator_token_file": self.operator_token_file}
         return json.dumps(body)
@@ -128,7 +130,8 @@ class Up:
             "supervisor": self._children["supervisor"].pid,
             "workers": supervisor["workers"],
         }
-        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator)
+        kept = "" if plan.journal is None else str(plan.journal)
+        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator, kept)
 
     async def ended(self) -> str:
         """Start children that end again, and return why when that does not help.
@@ -240,6 +243,9 @@ def _greeting(ready: Ready) -> str:
         f"farspan serves at {ready.address} (Ctrl-C ends it)",
         f"  export FARSPAN_ADDRESS={ready.address}",
         f"  export FARSPAN_TOKEN=$(cat {ready.token_file})",
+        f"sessions are kept in {ready.journal} (--no-journal: nowhere)"
+        if ready.journal
+        else "sessions are kept nowhere: they end with their workers and this service",
     ]
     if ready.metrics:
         lines += [

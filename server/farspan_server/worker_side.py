@@ -148,7 +148,7 @@ class WorkerSide:
         try:
             changed = live.pin(workers)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
             return
         if changed:
             log.warning(
