@@ -176,7 +176,7 @@ class Up:
             child = self._children.get(name)
             if child is None or child.returncode is not None:
                 continue
-            child.terminate()
+            child.send_signal(signal.SIGINT)  # all of it ends: nobody is there to go on elsewhere
             try:
                 async with asyncio.timeout(_STOP_S):
                     await child.wait()
