@@ -45,7 +45,9 @@ WORK_S = 0.02  # on a quiet machine of 2025 it takes 0.012
 MEMO_ENTRIES = 16_384  # memos are full early in a run: what the process grows by later is a leak
 GROWTH_BYTES = 64 << 20  # of the process, by one input
 # "(0x16777220)" is the size of a matrix
-_LEAK = re.compile(r"(?<![\w(])0x[0-9a-fA-F]{5,}|(?<![\w.])/(?:[\w.-]+/)+[\w.-]+|site-packages|\.py\b")
+_LEAK = re.compile(
+    r"(?<![\w(])0x[0-9a-fA-F]{5,}|(?<![\w.])/(?:[\w.-]+/)+[\w.-]+|site-packages|\.py\b"
+)
 PROGRESS = struct.Struct("<QQQQ")
 
 

@@ -72,12 +72,12 @@ class _Alignment:
                 raise ParameterError(
                     f"Expected tensor to have size at least {longest} at dimension 1, but got size "
                     f"{targets.shape[1]} for argument #2 'targets' (while checking arguments for "
-                    "ctc_loss_allocate_outputs)"
+                    f"{_CHECKER})"
                 )
-        elif targets.size != (wanted := sum(target_lengths.tolist())):
+        elif targets.size != (total := sum(target_lengths.tolist())):
             raise ParameterError(
-                f"Expected tensor to have size {wanted} at dimension 0, but got size "
-                f"{targets.size} for argument #2 'targets' (while checking arguments for {_CHECKER})"
+                f"Expected tensor to have size {total} at dimension 0, but got size {targets.size} "
+                f"for argument #2 'targets' (while checking arguments for {_CHECKER})"
             )
         # Only now: what has been checked bounds the longest.
         symbols = xp.full((batch, longest), blank, "int64")

@@ -121,9 +121,7 @@ def _muon_meta(
     if any(len(s.shape) != 2 for s in self):
         raise ShapeError("Param gradient must be a 2D matrix")
     if rest[-4] >= 100:
-        raise BadValueError(
-            "Number of steps must be less than 100 for computational efficiency"
-        )
+        raise BadValueError("Number of steps must be less than 100 for computational efficiency")
     return ()
 
 
