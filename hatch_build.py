@@ -14,7 +14,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "client/farspan/_fast.c"
+FOLDER = "client/farspan"
+SOURCES = ("_fast.c", "_fast_frames.c")  # and _fast.h
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -24,18 +25,17 @@ class CustomBuildHook(BuildHookInterface):
         """Build the module; a wheel that has it is for this Python and this platform only."""
         if self.target_name != "wheel" or os.environ.get("FARSPAN_PURE", "0") not in ("", "0"):
             return
-        source = Path(self.root, SOURCE)
-        built = build(source, source.parent)
+        built = build(Path(self.root, FOLDER))
         if built is None:
             self.app.display_info("farspan: no C module was built; Python does the same")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        build_data["artifacts"].append(f"/client/farspan/{built.name}")
+        build_data["artifacts"].append(f"/{FOLDER}/{built.name}")
 
 
-def build(source: Path, where: Path) -> Path | None:
-    """Return the module that was built from `source` and put there, or None if that failed.
+def build(folder: Path) -> Path | None:
+    """Return the module that was built beside its sources, or None if that failed.
 
     What was there before is replaced in one step: a process that has loaded it goes on with it.
     """
@@ -44,19 +44,22 @@ def build(source: Path, where: Path) -> Path | None:
         from setuptools.command.build_ext import build_ext
 
         with tempfile.TemporaryDirectory() as scratch:
-            extension = Extension("farspan._fast", [str(source)])
+            extension = Extension(
+                "farspan._fast",
+                [str(folder / name) for name in SOURCES],
+                depends=[str(folder / "_fast.h")],
+            )
             command = build_ext(Distribution({"ext_modules": [extension]}))
             command.build_lib, command.build_temp = scratch, str(Path(scratch, "objects"))
             command.ensure_finalized()
             command.run()
             made = Path(command.get_ext_fullpath("farspan._fast"))
-            beside = where / f".{made.name}.{os.getpid()}"
+            beside = folder / f".{made.name}.{os.getpid()}"
             shutil.copy(made, beside)
-            return beside.replace(where / made.name)
+            return beside.replace(folder / made.name)
     except (Exception, SystemExit):  # setuptools' errors are many; all say that it was not built
         return None
 
 
 if __name__ == "__main__":
-    root = Path(__file__).resolve().parent
-    print(build(root / SOURCE, (root / SOURCE).parent) or "not built")
+    print(build(Path(__file__).resolve().parent / FOLDER) or "not built")

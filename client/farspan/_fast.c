@@ -10,6 +10,8 @@
 #include <structmember.h>
 #include <stddef.h>
 
+#include "_fast.h"
+
 /* ---------------------------------------------------------------------------------- claims -- */
 
 typedef struct {
@@ -390,90 +392,6 @@ static PyType_Spec quick_spec = {
     .slots = quick_slots,
 };
 
-/* --------------------------------------------------------------------------------- columns -- */
-
-enum { OPCODES, MODES, COUNTS, IDS, STATICS, SCALAR_COUNTS, SCALARS, NUMBERS, SITE_COLUMN, COLUMNS };
-
-/* Add up how many ids and scalars commands have. TypeError if one is no command. */
-static int
-count_items(PyObject *commands, Py_ssize_t *ids, Py_ssize_t *scalars)
-{
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(commands); k++) {
-        PyObject *command = PyList_GET_ITEM(commands, k);
-        if (!PyTuple_CheckExact(command) || PyTuple_GET_SIZE(command) != 7 ||
-            !PyTuple_CheckExact(PyTuple_GET_ITEM(command, 2)) ||
-            !PyTuple_CheckExact(PyTuple_GET_ITEM(command, 4))) {
-            PyErr_SetString(PyExc_TypeError, "columns: this is no command");
-            return -1;
-        }
-        *ids += PyTuple_GET_SIZE(PyTuple_GET_ITEM(command, 2));
-        *scalars += PyTuple_GET_SIZE(PyTuple_GET_ITEM(command, 4));
-    }
-    return 0;
-}
-
-/* Put what a tuple holds into a list, from `at` on; its length into another. */
-static int
-spread(PyObject *items, PyObject *list, Py_ssize_t *at, PyObject *counts, Py_ssize_t k)
-{
-    PyObject *count = PyLong_FromSsize_t(PyTuple_GET_SIZE(items));
-    if (count == NULL)
-        return -1;
-    PyList_SET_ITEM(counts, k, count);
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items); i++)
-        PyList_SET_ITEM(list, (*at)++, Py_NewRef(PyTuple_GET_ITEM(items, i)));
-    return 0;
-}
-
-/* Fill lists of the right lengths from commands; nothing here runs Python code. */
-static int
-fill(PyObject *commands, PyObject **lists)
-{
-    static const int plain[][2] = {
-        {0, OPCODES}, {1, MODES}, {3, STATICS}, {5, NUMBERS}, {6, SITE_COLUMN},
-    };
-    Py_ssize_t ids = 0, scalars = 0;
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(commands); k++) {
-        PyObject *command = PyList_GET_ITEM(commands, k);
-        for (size_t i = 0; i < Py_ARRAY_LENGTH(plain); i++) {
-            PyObject *item = PyTuple_GET_ITEM(command, plain[i][0]);
-            PyList_SET_ITEM(lists[plain[i][1]], k, Py_NewRef(item));
-        }
-        if (spread(PyTuple_GET_ITEM(command, 2), lists[IDS], &ids, lists[COUNTS], k) < 0 ||
-            spread(PyTuple_GET_ITEM(command, 4), lists[SCALARS], &scalars,
-                   lists[SCALAR_COUNTS], k) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static PyObject *
-columns(PyObject *module, PyObject *given)
-{
-    Py_ssize_t count, ids = 0, scalars = 0;
-    PyObject *lists[COLUMNS] = {NULL}, *commands, *result = NULL;
-    if (!PyList_CheckExact(given))
-        return PyErr_Format(PyExc_TypeError, "columns: a list of commands is asked for");
-    commands = PyList_GetSlice(given, 0, PyList_GET_SIZE(given)); /* nobody else's */
-    if (commands == NULL || count_items(commands, &ids, &scalars) < 0)
-        goto done;
-    count = PyList_GET_SIZE(commands);
-    for (int i = 0; i < COLUMNS; i++) {
-        lists[i] = PyList_New(i == IDS ? ids : i == SCALARS ? scalars : count);
-        if (lists[i] == NULL)
-            goto done;
-    }
-    if (fill(commands, lists) == 0)
-        result = PyTuple_Pack(COLUMNS, lists[OPCODES], lists[MODES], lists[COUNTS], lists[IDS],
-                              lists[STATICS], lists[SCALAR_COUNTS], lists[SCALARS],
-                              lists[NUMBERS], lists[SITE_COLUMN]);
-done:
-    for (int i = 0; i < COLUMNS; i++)
-        Py_XDECREF(lists[i]);
-    Py_XDECREF(commands);
-    return result;
-}
-
 /* ---------------------------------------------------------------------------------- module -- */
 
 /* Note where a class keeps a slot. AttributeError, or TypeError, if it has none by that name. */
@@ -538,7 +456,11 @@ set_usual(PyObject *module, PyObject *usual)
 }
 
 static PyMethodDef functions[] = {
-    {"columns", columns, METH_O,
+    {"bind", fast_bind, METH_VARARGS,
+     "bind(ids, first_at, slots): return the id of each slot, or None: see `_program.Form.bind`."},
+    {"live_slots", fast_live_slots, METH_VARARGS,
+     "live_slots(ids, inputs, gone, used): see `_outgoing.py`; tuples all. None: ask Python."},
+    {"columns", fast_columns, METH_O,
      "columns(commands): return what `_gather.columns` makes a frame of, and the lines."},
     {"prepare", prepare, METH_VARARGS,
      "prepare(Tensor, Ref, Lane, theirs, site_from): note where these keep what is needed; once."},

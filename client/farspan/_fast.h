@@ -1,0 +1,13 @@
+/* What `_fast_frames.c` gives the module. */
+
+#ifndef FARSPAN_FAST_H
+#define FARSPAN_FAST_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+PyObject *fast_columns(PyObject *module, PyObject *commands);
+PyObject *fast_bind(PyObject *module, PyObject *args);
+PyObject *fast_live_slots(PyObject *module, PyObject *args);
+
+#endif
