@@ -53,16 +53,25 @@ static void
 claim_finalize(PyObject *object)
 {
     Claim *self = (Claim *)object;
-    PyObject *type, *value, *trace, *freed, *done;
+    PyObject *freed, *done;
     if (self->lane == NULL || self->id == NULL || Py_TYPE(self->lane) != known.lane)
         return;
+#if PY_VERSION_HEX < 0x030C0000
+    PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
+#else
+    PyObject *raised = PyErr_GetRaisedException();
+#endif
     freed = SLOT(self->lane, known.freed);
     done = freed ? PyObject_CallMethodOneArg(freed, str_append, self->id) : NULL;
     if (done == NULL && PyErr_Occurred())
         PyErr_WriteUnraisable(object);
     Py_XDECREF(done);
+#if PY_VERSION_HEX < 0x030C0000
     PyErr_Restore(type, value, trace);
+#else
+    PyErr_SetRaisedException(raised);
+#endif
 }
 
 static void
@@ -458,6 +467,10 @@ set_usual(PyObject *module, PyObject *usual)
 static PyMethodDef functions[] = {
     {"bind", fast_bind, METH_VARARGS,
      "bind(ids, first_at, slots): return the id of each slot, or None: see `_program.Form.bind`."},
+    {"varints", fast_varints, METH_O, "varints(column): return packed varints; None: ask Python."},
+    {"fixed64", fast_fixed64, METH_O, "fixed64(column): return eight bytes each, or None."},
+    {"places", fast_places, METH_O,
+     "places(objects): return which each one is, and the different ones; None: ask Python."},
     {"live_slots", fast_live_slots, METH_VARARGS,
      "live_slots(ids, inputs, gone, used): see `_outgoing.py`; tuples all. None: ask Python."},
     {"columns", fast_columns, METH_O,
@@ -486,7 +499,7 @@ PyInit__fast(void)
     no_items = PyTuple_New(0);
     zero = PyLong_FromLong(0);
     int whole = module && quick && claim_type && str_append && str_look && no_items && zero &&
-                PyModule_AddIntConstant(module, "INTERFACE", 1) == 0 && /* `_native.py` has it */
+                PyModule_AddIntConstant(module, "INTERFACE", 2) == 0 && /* `_native.py` has it */
                 PyModule_AddObjectRef(module, "Quick", quick) == 0 &&
                 PyModule_AddObjectRef(module, "Claim", (PyObject *)claim_type) == 0;
     Py_XDECREF(quick);

@@ -7,6 +7,9 @@
 #include <Python.h>
 
 PyObject *fast_columns(PyObject *module, PyObject *commands);
+PyObject *fast_varints(PyObject *module, PyObject *column);
+PyObject *fast_fixed64(PyObject *module, PyObject *column);
+PyObject *fast_places(PyObject *module, PyObject *statics);
 PyObject *fast_bind(PyObject *module, PyObject *args);
 PyObject *fast_live_slots(PyObject *module, PyObject *args);
 

@@ -20,6 +20,9 @@ from .core.dtype import Defaults
 
 if TYPE_CHECKING:
     from ._session import Session
+    from ._tensor import Tensor
+    from .core.spec import Spec
+    from .core.tape import Node
 
 #: Opcode, mode, ids (inputs, then outputs), static, scalars, number, and the line that issued it.
 #: Of a Put whose bytes ride along, the static has the bytes in the place of their index.
@@ -193,3 +196,14 @@ class LargeRef(Ref):
         lane.freed.append(self.id)
         lane.free_now = True
         lane.due = 0
+
+
+class Fields:
+    """What every operation reads and sets of a tensor: slots, which `_fast.c` finds, too."""
+
+    __slots__ = ("_base", "_node", "_ref", "_spec")
+
+    _ref: Ref
+    _spec: Spec
+    _node: Node | None
+    _base: Tensor | None

@@ -190,9 +190,7 @@ def live_slots(ids: tuple[int, ...], inputs: int, gone: Ids, used: Ids) -> froze
     return plain_live_slots(ids, inputs, gone, used) if slots is None else slots
 
 
-def plain_live_slots(
-    ids: tuple[int, ...], inputs: int, gone: Ids, used: Ids
-) -> frozenset[int]:
+def plain_live_slots(ids: tuple[int, ...], inputs: int, gone: Ids, used: Ids) -> frozenset[int]:
     """Do in Python what `live_slots` does."""
     made = set(ids[inputs:])
     alive = made.difference(*gone)

@@ -16,7 +16,7 @@ import numpy as np
 from . import _autograd, _dispatch, _indexing
 from . import _grad_dtype as grad_dtypes
 from ._dispatch import OwnStorage, Storage
-from ._gather import Ref
+from ._gather import Fields, Ref
 from ._table import TableMethods
 from .core import command as cmd
 from .core import tape
@@ -74,17 +74,6 @@ class TensorMeta(type):
 
             return legacy_tensor(*args, **kwargs)
         return super().__call__(*args, **kwargs)
-
-
-class Fields:
-    """What every operation reads and sets of a tensor: slots, which `_fast.c` finds, too."""
-
-    __slots__ = ("_base", "_node", "_ref", "_spec")
-
-    _ref: Ref
-    _spec: Spec
-    _node: tape.Node | None
-    _base: Tensor | None
 
 
 class Tensor(Fields, Value, TableMethods, metaclass=TensorMeta):

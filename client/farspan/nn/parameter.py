@@ -164,9 +164,7 @@ class UninitializedTensorMixin(Tensor):
 
 
 def _uninitialized(cls: type[Any], requires_grad: bool, device: Any, dtype: Any) -> Any:
-    return _blank(
-        cls, farspan.empty(0, device=device, dtype=dtype).requires_grad_(requires_grad)
-    )
+    return _blank(cls, farspan.empty(0, device=device, dtype=dtype).requires_grad_(requires_grad))
 
 
 def _blank(cls: type[Any], blank: Tensor) -> Any:
