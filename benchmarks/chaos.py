@@ -103,19 +103,65 @@ def kills(part: str, options: Any) -> dict[str, Any]:
 
 
 def matrix(options: Any) -> dict[str, Any]:
-    """Let each part die in each phase."""
+    """Let each part die, and freeze, in each phase."""
+    from chaos_heirs import frozen_client, inherited
+
     found: dict[str, str] = {}
     rng = random.Random(options.seed)
+    bound = Bound(options.seconds / 2, 6 * len(PHASES)).turns()
     with Service() as service:
         chaos = Chaos(service)
-        cells = [(part, phase) for part in ("gateway", "worker") for phase in PHASES]
-        for turn in Bound(options.seconds, len(cells)).turns():
-            part, phase = cells[turn]
-            outcome = chaos.in_phase(part, phase, MODELS[turn % 3], rng)
-            good = outcome.same and not outcome.twice_or_lost and outcome.phase
-            found[f"{part} {phase}"] = "same bytes" if good else repr(outcome)
-    bad = {cell: what for cell, what in found.items() if what != "same bytes"}
+        for (part, frozen), phase in itertools.product(
+            itertools.product(("gateway", "worker", "client"), (False, True)), PHASES
+        ):
+            if (part, phase) == ("client", "snapshot"):
+                continue  # a client takes none
+            if (turn := next(bound, None)) is None:
+                break
+            cell, name = f"{part} {'frozen' if frozen else 'killed'} {phase}", MODELS[turn % 3]
+            service.wait_for_gateway()
+            if part != "client":
+                found[cell] = judged(chaos.in_phase(part, phase, name, rng, frozen))
+            elif frozen:
+                found[cell] = frozen_client(chaos, name, phase, turn)
+            else:
+                found[cell] = inherited(service, name, phase, turn)
+    found |= cluster_matrix(options, rng)
+    bad = {cell: what for cell, what in found.items() if what}
     return {"cells": len(found), "same": len(found) - len(bad), "bad": bad}
+
+
+def judged(outcome: Outcome) -> str:
+    """Return what is wrong with the outcome of a fault; "" if nothing."""
+    good = outcome.phase and outcome.same and not outcome.twice_or_lost
+    return "" if good else repr(outcome)
+
+
+def cluster_matrix(options: Any, rng: random.Random) -> dict[str, str]:
+    """Let a node's raylet and the GCS of a Ray cluster die, and freeze, in each phase.
+
+    A cluster that lost its GCS starts no worker any more, so each such phase has one of its own.
+    """
+    from test_cluster import add_node, made_nodes
+
+    found: dict[str, str] = {}
+    bound = Bound(options.seconds / 2, 4 * len(PHASES)).turns()
+    for group in ([("raylet", False), ("raylet", True), ("GCS", True)], *[[("GCS", False)]] * 8):
+        with made_nodes() as nodes, Service(spares=0, ray=nodes.address) as service:
+            chaos = Chaos(service)
+            for (part, frozen), phase in itertools.product(group, PHASES):
+                cell = f"{part} {'frozen' if frozen else 'killed'} {phase}"
+                if cell in found:
+                    continue
+                if (turn := next(bound, None)) is None:
+                    return found
+                name = MODELS[turn % 3]
+                found[cell] = judged(chaos.in_phase(part, phase, name, rng, frozen))
+                if (part, frozen) == ("raylet", False):
+                    add_node(nodes)
+                if (part, frozen) == ("GCS", False):
+                    break
+    return found
 
 
 def recovery(options: Any) -> dict[str, Any]:
@@ -317,7 +363,7 @@ def table(results: dict[str, Any]) -> str:
             lambda f: f"{f['kills']} kills, {f['differing']} runs with a differing byte, "
             f"{f['lost_or_twice']} commands lost or run twice, {f['lost']} sessions lost; "
             f"pause {f['pause_s']['p50']:.2f} s, p99 {f['pause_s']['p99']:.2f} s", "0")  # fmt: skip
-    row("matrix", "gateway and worker killed in each phase",
+    row("matrix", "client, gateway, worker, raylet and GCS killed, and frozen, in each phase",
         lambda f: f"{f['same']} of {f['cells']} with the same bytes", "all")  # fmt: skip
     row("recovery", "from a worker's death to the next value",
         lambda f: "; ".join(f"{k}: {v['p50']:.2f} s, p99 {v['p99']:.2f} s ({v['count']})"

@@ -1,7 +1,8 @@
 """What a journal costs: training steps of sessions that survive their workers, beside others.
 
-Two services of this machine run in turn, one with `--journal`; rows of `vs_torch.py`. The last part
-kills the worker of a session of about 100 MB and tells how long the next value takes.
+Two services of this machine run in turn, one with `--journal`, one with `--no-journal`; rows of
+`vs_torch.py`. The last part kills the worker of a session of about 100 MB and tells how long the
+next value takes.
 
     python benchmarks/journal.py [--rounds 7] [--seconds 6] [--rows mlp,cnn] [--no-ray]
 """
@@ -36,7 +37,7 @@ def service(journal: str | None, ray: bool) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:2", "--json"]
     command += ["--spares", "1", "--threads", "1"]
     command += [] if ray else ["--no-ray"]
-    command += [] if journal is None else ["--journal", journal]
+    command += ["--no-journal"] if journal is None else ["--journal", journal]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert up.stdout is not None

@@ -6,7 +6,9 @@ region ends in a read of a value that depends on all of it. Medians of seven alt
     python benchmarks/overhead.py [--rounds 7] [--address grpc://... --token-file F]
 
 Bytes go both ways in the same run: by the stream, in a session that is opened for it, and through
-shared memory where the service offers that (--no-shared: by the stream only).
+shared memory where the service offers that (--no-shared: by the stream only). The service that it
+starts keeps a journal: each way is measured in a durable session and in one with durability off.
+All other rows are of a session of --durability (durable).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -228,12 +231,10 @@ def overlap(session: Any, way: str) -> dict[str, float]:
     }
 
 
-def measure(
-    session: Any, streamed: Any, bare: BareStream, torch: Any, shared: bool
-) -> dict[str, float]:
+def measure(session: Any, ways: dict[str, Any], bare: BareStream, torch: Any) -> dict[str, float]:
     """Return one round of every measurement; farspan, torch and the bare stream in turn.
 
-    streamed: a session whose bytes go by the stream, if `shared` else the same.
+    ways: sessions whose bytes go one way each.
     """
     a, b, row = farspan.ones(4, 4), farspan.ones(4, 4), farspan.ones(4)
     one = farspan.ones(1)
@@ -248,7 +249,7 @@ def measure(
     found["torch broadcast, us/op"] = issue(lambda: ta + trow, last)[1]
     found["bare ping, us"] = bare.ping(PINGS) * 1e6
     found["read-back, us"] = read_back(one, one, PINGS) * 1e6
-    for way, one_of in (("stream", streamed), ("shared", session))[: 1 + shared]:
+    for way, one_of in ways.items():
         farspan._state.push(one_of)
         found |= move(one_of, bare, way) | overlap(one_of, way)
     farspan._state.push(session)
@@ -262,26 +263,22 @@ BARS: list[tuple[str, str, str | None, float, bool]] = [
     ("client issue of a + b / torch's a + b", "issue a+b, us/op", "torch a+b, us/op", 1.0, True),
     ("pipelined a + b, end to end (us/op)", "pipelined a+b, us/op", None, 10.0, True),
     ("read-back / bare ping", "read-back, us", "bare ping, us", 2.5, True),
-    ("64 MiB up / bare stream", "up, stream, MiB/s", "bare up beside stream, MiB/s", 0.8, False),
-    (
-        "64 MiB down / bare stream",
-        "down, stream, MiB/s",
-        "bare down beside stream, MiB/s",
-        0.8,
-        False,
-    ),
 ]
-#: The same of bytes that go through shared memory.
-SHARED_BARS: list[tuple[str, str, str | None, float, bool]] = [
-    ("64 MiB up, shared / memcpy", "up, shared, MiB/s", "memcpy beside shared, MiB/s", 0.5, False),
-    (
-        "64 MiB down, shared / memcpy",
-        "down, shared, MiB/s",
-        "memcpy beside shared, MiB/s",
-        0.5,
-        False,
-    ),
-]
+
+
+def bars_of(way: str) -> list[tuple[str, str, str | None, float, bool]]:
+    """Return the bars of bytes that go one way."""
+    base, bar = ("memcpy", 0.5) if way.startswith("shared") else ("bare {}", 0.8)
+    return [
+        (
+            f"64 MiB {to}, {way} / {base.format('stream')}",
+            f"{to}, {way}, MiB/s",
+            f"{base.format(to)} beside {way}, MiB/s",
+            bar,
+            False,
+        )
+        for to in ("up", "down")
+    ]
 
 
 def hidden(medians: dict[str, float], way: str) -> float:
@@ -290,7 +287,7 @@ def hidden(medians: dict[str, float], way: str) -> float:
     return (compute + upload - both) / min(compute, upload)
 
 
-def report(rounds: list[dict[str, float]], shared: bool) -> None:
+def report(rounds: list[dict[str, float]], ways: list[str]) -> None:
     """Print medians of all rounds, then the bars."""
     medians = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
@@ -298,7 +295,7 @@ def report(rounds: list[dict[str, float]], shared: bool) -> None:
     for name, value in medians.items():
         print(f"  {name:32s} {value:12.1f}")
     print("\nbars")
-    for label, name, base, bar, most in BARS + (SHARED_BARS if shared else []):
+    for label, name, base, bar, most in [*BARS, *(bar for way in ways for bar in bars_of(way))]:
         if base is None:
             value = medians[name]
         else:
@@ -306,7 +303,7 @@ def report(rounds: list[dict[str, float]], shared: bool) -> None:
         held = value <= bar if most else value >= bar
         word = "<=" if most else ">="
         print(f"  {label:38s} {value:10.2f}  {word} {bar:<8g} {'held' if held else 'MISSED'}")
-    for way in ("stream", "shared")[: 1 + shared]:
+    for way in ways:
         part = hidden(medians, way)
         print(f"  {f'of upload hidden by compute, {way}':38s} {part:10.2f}")
 
@@ -317,7 +314,9 @@ def service(address: str | None, token_file: str | None) -> Iterator[tuple[str, 
     if address:
         yield address, Path(token_file or "").read_text().strip() if token_file else ""
         return
-    command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:1", "--json"]
+    folder = tempfile.TemporaryDirectory(prefix="farspan-bench-")
+    command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:2", "--json"]
+    command += ["--journal", folder.name]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert up.stdout is not None
@@ -326,6 +325,7 @@ def service(address: str | None, token_file: str | None) -> Iterator[tuple[str, 
     finally:
         up.terminate()
         up.wait(60)
+        folder.cleanup()
 
 
 def shrink() -> None:
@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--address")
     parser.add_argument("--token-file")
+    parser.add_argument("--durability", default="durable", help="durable|off, of all other rows")
     parser.add_argument("--no-shared", action="store_true", help="bytes by the stream only")
     parser.add_argument("--smoke", action="store_true", help="local:, tiny sizes, one round")
     parser.add_argument("--bare-server", action="store_true", help=argparse.SUPPRESS)
@@ -353,22 +354,42 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    shared = not options.no_shared and not options.smoke
     bare = BareStream()
     try:
         with (
             service(options.address, options.token_file) as (address, token),
-            farspan.connect(address, token=token, shared_memory=False) as streamed,
-            farspan.connect(address, token=token, shared_memory=shared) as session,
+            opened(address, token, options) as (session, ways),
         ):
-            measure(session, streamed, bare, torch, shared)  # warm up
+            measure(session, ways, bare, torch)  # warm up
             rounds = []
             for i in range(options.rounds):
-                rounds.append(measure(session, streamed, bare, torch, shared))
+                rounds.append(measure(session, ways, bare, torch))
                 print(f"round {i + 1} of {options.rounds}: load {os.getloadavg()[0]:.1f}")
-            report(rounds, shared)
+            report(rounds, list(ways))
     finally:
         bare.close()
+
+
+@contextlib.contextmanager
+def opened(address: str, token: str, options: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the session that is measured, and one for each way of bytes, by its name."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(**more: Any) -> Any:
+            return stack.enter_context(farspan.connect(address, token=token, **more))
+
+        if options.smoke:
+            session = connect()
+            yield session, {"stream": session}
+            return
+        ways = {}
+        for durability in ("durable", "off") if options.address is None else (None,):
+            name = f", {durability}" if durability else ""
+            ways[f"stream{name}"] = connect(shared_memory=False, durability=durability)
+            if not options.no_shared:
+                ways[f"shared{name}"] = connect(durability=durability)
+        kind = "stream" if options.no_shared else "shared"
+        yield ways[kind if options.address else f"{kind}, {options.durability}"], ways
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main() -> None:
     if given.flood:
         _flood(given.flood[0], given.flood[1], int(given.flood[2]))
     rounds = given.rounds
-    command = ["up", "--no-ray", "--workers", "cpu:1", "--threads", "1", "--json"]
+    command = ["up", "--no-ray", "--workers", "cpu:1", "--threads", "1", "--no-journal", "--json"]
     up = subprocess.Popen(
         [sys.executable, "-m", "farspan_server", *command], stdout=subprocess.PIPE, text=True
     )

@@ -16,6 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,10 +110,12 @@ def environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def service(threads: int, workers: int) -> Iterator[dict[str, Any]]:
+def service(threads: int, workers: int, journal: bool) -> Iterator[dict[str, Any]]:
     """Yield address, token file and pids of a service with Ray workers that runs meanwhile."""
+    folder = tempfile.TemporaryDirectory(prefix="farspan-bench-")
     command = [sys.executable, "-m", "farspan_server", "up", "--json", "--threads", str(threads)]
     command += ["--workers", f"cpu:{workers}"]
+    command += ["--journal", folder.name] if journal else ["--no-journal"]
     up = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=environment(threads),
@@ -126,14 +129,15 @@ def service(threads: int, workers: int) -> Iterator[dict[str, Any]]:
     finally:
         up.terminate()
         up.wait(60)
+        folder.cleanup()
 
 
 @contextlib.contextmanager
-def running(names: list[str], threads: int) -> Iterator[list[Backend]]:
+def running(names: list[str], threads: int, journal: bool = True) -> Iterator[list[Backend]]:
     """Yield a process for each backend, and the service that some of them use, until the end."""
     remote = [name for name in names if name.startswith("grpc")]
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(service(threads, len(remote))) if remote else None
+        found = stack.enter_context(service(threads, len(remote), journal)) if remote else None
         backends = []
         for name in names:
             backend = Backend(name, threads, found if name in remote else None)
@@ -282,6 +286,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="results, table and plot for README")
     parser.add_argument("--draw", action="store_true", help="measure nothing; table and plot anew")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round, no service")
+    parser.add_argument("--no-journal", action="store_true", help="of sessions over gRPC")
     options = parser.parse_args()
     path = options.json or (RESULTS if options.write or options.draw else None)
     key = f"threads{options.threads}"
@@ -293,7 +298,9 @@ def main() -> None:
         if options.smoke:
             names, rounds = ["torch", "local", "local-compiled"], 1
         rows = [BY_NAME[n] for n in options.rows.split(",") if n] or ROWS
-        with running(["torch", *(n for n in names if n != "torch")], options.threads) as backends:
+        others = [name for name in names if name != "torch"]
+        journal = not options.no_journal
+        with running(["torch", *others], options.threads, journal) as backends:
             for row in rows:
                 results["rows"][row.name] = run_row(row, backends, rounds, options.smoke)
                 results["machine"] = machine(options.threads)

@@ -30,6 +30,8 @@ import farspan
 PHASES = ("idle", "upload", "forward", "backward", "step", "ops", "fetch", "snapshot")
 #: Seconds for anything to come back; what takes longer hangs.
 PATIENCE_S = 60.0
+#: Seconds that a part of the matrix is frozen: less than anybody takes for its death.
+FROZEN_S = 1.0
 
 
 class Service:
@@ -186,18 +188,36 @@ class Service:
         options.setdefault("timeout", PATIENCE_S)
         return farspan.connect(address or self.address, token=self.tokens[tenant], **options)
 
+    def victims(self, part: str, session: Any) -> list[int]:
+        """Return the processes of a part: of this service, or of the Ray cluster that it is in."""
+        if part == "worker":
+            return [worker_of(session)]
+        if part == "raylet":
+            return [status_of(worker_of(session), "PPid")]
+        if part == "GCS":
+            raylet = command_line(status_of(worker_of(session), "PPid"))
+            (cluster,) = (each for each in raylet if each.startswith("--session-name="))
+            return processes("gcs_server", cluster)
+        return [getattr(self, part)]
+
     def kill(self, part: str, session: Any = None) -> None:
-        """Kill the gateway, the supervisor or the session's worker without a word."""
-        pid = worker_of(session) if part == "worker" else getattr(self, part)
+        """Kill a part without a word; of workers and raylets the session's."""
         if part == "gateway":
             self._up.clear()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        for pid in self.victims(part, session):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def freeze(self, part: str, session: Any = None) -> None:
+        """Freeze a part for `FROZEN_S`; do not wait."""
+        for pid in self.victims(part, session):
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(FROZEN_S, os.kill, (pid, signal.SIGCONT)).start()
 
     @contextlib.contextmanager
     def stopped(self, part: str, session: Any = None) -> Iterator[int]:
         """Freeze a part meanwhile; yield its pid."""
-        pid = worker_of(session) if part == "worker" else getattr(self, part)
+        (pid,) = self.victims(part, session)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield pid
@@ -214,7 +234,8 @@ class Fault:
     """Strikes once, at the first Python call after a session has issued so many commands.
 
     Only when frames are under way, so that something can be lost, and only in one of `phases` if
-    any is named; of these "idle" has nothing under way, and "upload" no frame. With `when`, only at
+    any is named; of these "idle" has nothing under way, and "upload" no frame. `bare` strikes with
+    nothing under way, too. With `when`, only at
     a moment for which that is true; it is asked at most every `ASKED_EVERY_S`. It works by the
     interpreter's profile hook, of the thread that enters it.
     """
@@ -229,9 +250,11 @@ class Fault:
         phases: tuple[str, ...] = (),
         freed: bool = False,
         when: Callable[[], bool] | None = None,
+        bare: bool = False,
     ) -> None:
         self._session, self._command, self._strike = session, command, strike
         self._phases, self._freed, self._when = phases, freed, when
+        self._bare = bare or not {"idle", "upload"}.isdisjoint(phases)
         self._asked_s = 0.0
         self.phase = "ops"  # that the program is in
         self.struck = ""  # the phase in which it struck
@@ -241,6 +264,11 @@ class Fault:
     def at(self, phase: str) -> None:
         """Hear from the program which phase begins."""
         self.phase = phase
+
+    def after(self, command: int) -> Fault:
+        """Strike after this command, not the one named at first."""
+        self._command = command
+        return self
 
     def __enter__(self) -> Fault:
         sys.setprofile(self._look)
@@ -256,7 +284,7 @@ class Fault:
         if self._phases and self.phase not in self._phases:
             return
         window = session.transport.pending()
-        if not window and not {"idle", "upload"}.intersection(self._phases):
+        if not window and not self._bare:
             return
         if self._freed and not kept_is_freed(session):
             return
@@ -284,6 +312,22 @@ def worker_of(session: Any) -> int:
     """Return the process of the session's first device."""
     pid: int = session.transport.devices[0]["pid"]
     return pid
+
+
+def processes(program: str, argument: str) -> list[int]:
+    """Return the pids of a program's processes that were given this argument."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            first, *rest = command_line(int(each.name))
+            if Path(first).name == program and argument in rest:
+                found.append(int(each.name))
+    return found
+
+
+def command_line(pid: int) -> list[str]:
+    """Return what a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
 
 
 def free_port() -> int:
@@ -380,14 +424,21 @@ class Chaos:
             outcome.phase, outcome.window = fault.struck, fault.window
         return outcome
 
-    def in_phase(self, part: str, phase: str, name: str, rng: random.Random) -> Outcome:
-        """Run a program and let a part die in a phase of it, or while a snapshot is written."""
+    def in_phase(
+        self, part: str, phase: str, name: str, rng: random.Random, frozen: bool = False
+    ) -> Outcome:
+        """Run a program and let a part die, or freeze, in a phase of it or during a snapshot."""
+
+        def strike(session: Any) -> None:
+            (self.service.freeze if frozen else self.service.kill)(part, session)
+
         if phase != "snapshot":
-            return self.under(part, name, "eager", rng, (phase,))
+            return self.under(part, name, "eager", rng, (phase,), strike=strike)
         # A snapshot comes by the time that a session has worked, so not in every run.
         ends_s = time.monotonic() + PATIENCE_S
         while True:
-            outcome = self.under(part, name, "eager", rng, when=self.service.writes_snapshot)
+            when = self.service.writes_snapshot
+            outcome = self.under(part, name, "eager", rng, strike=strike, when=when)
             if outcome.phase or outcome.error or time.monotonic() > ends_s:
                 break
         outcome.phase = outcome.phase and phase

@@ -6,6 +6,7 @@ It says on stdout, a line each, what it does, and the digest that its program co
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def training(name: str, mode: str, steps: str, *_: str) -> None:
     say("digest", train(name, mode, int(steps), at))
 
 
+def freezing(session: Any, name: str, steps: str, phase: str, seed: str, *_: str) -> None:
+    """Train, stop as if frozen in a phase of it, and tell the digest that it comes to."""
+    from chaos import Fault
+
+    def freeze() -> None:
+        say("freezes")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    after = random.Random(int(seed)).randrange(40)
+    with Fault(session, after, freeze, (phase,), bare=True) as fault:
+        say("digest", train(name, "eager", int(steps), fault.at))
+
+
 def flood(*_: str) -> None:
     """Give its worker and the gateway all that they take."""
     say("floods")
@@ -69,13 +83,19 @@ def chained(session: Any, steps: str, *_: str) -> None:
 
 
 def main() -> None:
+    of_session = {"chain": chained, "freeze": freezing}
     what, address, token_file, tenant, *arguments = sys.argv[1:]
     token = Path(token_file).read_text().split()[int(tenant)].rpartition(":")[2]
-    with torch.connect(address, token=token, timeout=60, replay="eager" not in arguments) as made:
+    eager = {"eager", "bequeath", "freeze"} & {what, *arguments}
+    with torch.connect(address, token=token, timeout=60, replay=not eager) as made:
         made.transport.devices  # noqa: B018 - waits for a worker
         say("session", made.id)
-        if what == "chain":
-            chained(made, *arguments)
+        if what == "bequeath":
+            from chaos_heirs import bequeath
+
+            bequeath(made, *arguments)
+        elif what in of_session:
+            of_session[what](made, *arguments)
         else:
             {"hold": hold, "train": training, "flood": flood}[what](*arguments)
 

@@ -22,6 +22,7 @@ os.environ.pop("FARSPAN_ADDRESS", None)
 _CACHE = tempfile.TemporaryDirectory(  # goes with this process, whose threads may still write
     prefix="farspan-cache-", ignore_cleanup_errors=True
 )
+os.environ["XDG_STATE_HOME"] = _CACHE.name  # what a service keeps that a test starts
 os.environ["FARSPAN_CACHE"] = _CACHE.name  # what a user's cache holds must not matter
 os.environ.pop("FARSPAN_TOKEN", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -55,7 +56,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.fixture(scope="session")
 def service() -> Iterator[tuple[str, str]]:
     """Return (address, token) of a gateway with two workers, each a process; all of it ends."""
-    command = ["up", "--no-ray", "--workers", "cpu:2", "--threads", "1", "--json"]
+    command = ["up", "--no-ray", "--workers", "cpu:2", "--threads", "1", "--no-journal", "--json"]
     up = subprocess.Popen(
         [sys.executable, "-m", "farspan_server", *command], stdout=subprocess.PIPE, text=True
     )

@@ -124,7 +124,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[Target]:
-    command = ["up", "--no-ray", "--workers", "cpu:2", "--threads", "1", "--json"]
+    command = ["up", "--no-ray", "--workers", "cpu:2", "--threads", "1", "--no-journal", "--json"]
     up = subprocess.Popen(
         [sys.executable, "-m", "farspan_server", *command], stdout=subprocess.PIPE, text=True
     )

@@ -15,6 +15,7 @@ import farspan as torch
 import pytest
 from chaos import PHASES, Chaos, Outcome, Service, by_phase, wait_until, worker_of
 from chaos_client import Client
+from chaos_heirs import frozen_client, inherited
 from chaos_programs import MODELS, MODES, Chain, chain_states
 from farspan.core import limits
 from test_holding import live_streams
@@ -66,15 +67,27 @@ def test_twenty_killed_gateways_lose_no_frame_and_apply_none_twice(chaos: Chaos)
     assert chaos.service.restarts == before + 20
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_part_that_dies_in_any_phase_changes_no_byte(chaos: Chaos, phase: str) -> None:
-    """benchmarks/chaos.py goes through both parts; here they take turns."""
+def test_a_part_that_dies_or_freezes_in_any_phase_changes_no_byte(
+    chaos: Chaos, phase: str, frozen: bool
+) -> None:
+    """benchmarks/chaos.py goes through all parts; here two take turns."""
     turn = PHASES.index(phase)
-    part = ("gateway", "worker")[turn % 2]
-    found = chaos.in_phase(part, phase, MODELS[turn % 3], random.Random(turn))
+    part = ("gateway", "worker")[(turn + frozen) % 2]
+    found = chaos.in_phase(part, phase, MODELS[turn % 3], random.Random(turn), frozen)
     print(f"\n{found}")
     assert found.phase == phase
     assert found.same and not found.error and not found.twice_or_lost
+
+
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "snapshot"])
+def test_a_client_that_dies_in_any_phase_leaves_what_its_commands_made(
+    chaos: Chaos, phase: str
+) -> None:
+    turn = PHASES.index(phase)
+    chaos.service.wait_for_gateway()
+    assert inherited(chaos.service, MODELS[turn % 3], phase, turn) == ""
 
 
 # --- frozen, not dead ----------------------------------------------------------------------------
@@ -125,6 +138,13 @@ def test_a_frozen_client_goes_on_when_it_wakes(chaos: Chaos) -> None:
         assert client.hear("digest") == expected
     print(f"\nnoticed after {took:.1f} s")
     assert took <= 20
+
+
+@pytest.mark.parametrize("phase", ["upload", "backward", "fetch"])
+def test_a_client_that_freezes_in_a_phase_comes_to_the_same(chaos: Chaos, phase: str) -> None:
+    """For a second; benchmarks/chaos.py goes through all phases."""
+    chaos.service.wait_for_gateway()
+    assert frozen_client(chaos, "mlp", phase, 1) == ""
 
 
 # --- all of it at once ---------------------------------------------------------------------------

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import random
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chaos import Chaos, Outcome, Service, worker_of
-from test_cluster import MEMORY, nodes, raylet_of
+from chaos import Chaos, Outcome, Service
+from test_cluster import add_node, nodes
 
 pytestmark = pytest.mark.slow
 
@@ -33,20 +32,23 @@ def struck(chaos: Chaos, part: str, mode: str, strike: Any, seed: int) -> Outcom
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 def test_a_killed_raylet_takes_its_workers_and_no_byte(chaos: Chaos, nodes: Any, mode: str) -> None:
-    def kill(session: Any) -> None:
-        os.kill(raylet_of(worker_of(session)), signal.SIGKILL)
+    struck(chaos, "raylet", mode, functools.partial(chaos.service.kill, "raylet"), 1)
+    add_node(nodes)
 
-    struck(chaos, "raylet", mode, kill, 1)
-    nodes.add_node(num_cpus=0, num_gpus=1, resources={"farspan_cpu": 2}, object_store_memory=MEMORY)
+
+@pytest.mark.parametrize("part", ["raylet", "GCS"])
+def test_a_part_of_a_cluster_that_freezes_is_waited_for(chaos: Chaos, part: str) -> None:
+    struck(chaos, part, "eager", functools.partial(chaos.service.freeze, part), 3)
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
-def test_a_killed_gcs_is_not_noticed(chaos: Chaos, nodes: Any, mode: str) -> None:
+def test_a_killed_gcs_is_not_noticed(chaos: Chaos, mode: str) -> None:
     """Last in this file: without its GCS a cluster starts no worker any more."""
+    died: list[int] = []
 
     def kill(session: Any) -> None:
-        for each in nodes.head_node.all_processes.get("gcs_server", []):
-            if each.process.poll() is None:
-                os.kill(each.process.pid, signal.SIGKILL)
+        died.extend(chaos.service.victims("GCS", session))
+        chaos.service.kill("GCS", session)
 
     struck(chaos, "GCS", mode, kill, 2)
+    assert died or mode == "compiled"  # it dies once

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.slow
 MEMORY = 80 * 2**20  # bytes of a node's object store: Ray's least, and we do not use it
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """A cluster of a head without workers and two nodes."""
+@contextlib.contextmanager
+def made_nodes() -> Iterator[Any]:
+    """A cluster of a head without workers and two nodes, which ends with this."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     from ray.cluster_utils import Cluster as Nodes
 
@@ -39,12 +39,23 @@ def nodes() -> Iterator[Any]:
     }
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": health}
     made = Nodes(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        made.add_node(
-            num_cpus=0, num_gpus=1, resources={"farspan_cpu": 2}, object_store_memory=MEMORY
-        )
-    yield made
-    made.shutdown()
+    try:
+        for _ in range(2):
+            add_node(made)
+        yield made
+    finally:
+        made.shutdown()
+
+
+def add_node(nodes: Any) -> None:
+    """Give a cluster a node with room for two workers."""
+    nodes.add_node(num_cpus=0, num_gpus=1, resources={"farspan_cpu": 2}, object_store_memory=MEMORY)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    with made_nodes() as made:
+        yield made
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from farspan.core import limits
 from farspan.core.op import table_hash
-from farspan_server import doctor, doctor_machine, doctor_service
+from farspan_server import doctor, doctor_machine, doctor_service, doctor_tenants, token_file
+from farspan_server.auth import new_token
 from farspan_server.certs import make_certificates
 from farspan_server.config import OperatorPort
 from farspan_server.doctor import FAIL, OK, SKIP, WARN, Asked, Found
@@ -48,7 +49,7 @@ def test_a_whole_installation_is_well() -> None:
     assert doctor.status(found) == 0
     for check in ("versions", "protobuf", "kernels", "open files", "shared memory"):
         assert OK in levels(found, check)
-    for check in ("journal", "certificates", "gateway", "workers", "ray"):
+    for check in ("journal", "certificates", "tokens", "tenants", "gateway", "workers", "ray"):
         assert levels(found, check) == [SKIP]
 
 
@@ -352,6 +353,73 @@ def test_a_ray_that_wants_a_token_says_no_without_it(tmp_path: Path) -> None:
 
 
 # --- what is shown -------------------------------------------------------------------------------
+# --- tenants -------------------------------------------------------------------------------------
+def test_a_file_of_tokens_that_lets_nobody_in_or_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+
+    def found(*ends_s: tuple[str, float | None]) -> Found:
+        lines = [token_file.line_of(new_token(name, 1.0, end)[1]) for name, end in ends_s]
+        path.write_text("\n".join(lines))
+        path.chmod(0o600)
+        return first(doctor_tenants.tokens(Asked(tokens=path)), "tokens")
+
+    assert found(("anna", None), ("bert", None)).level == OK
+    ended = found(("anna", None), ("bert", 2.0))
+    assert ended.level == WARN and "bert has ended" in ended.said
+    soon = found(("anna", time.time() + 3_600), ("bert", None))
+    assert soon.level == WARN and "anna ends within" in soon.said
+    assert found(("anna", 2.0), ("anna", None)).level == OK, "it has another one"
+    nobody = found(("anna", 2.0))
+    assert nobody.level == FAIL and "nobody comes in" in nobody.said
+    path.write_text("anna:a-secret-that-was-made-up\nanna sha256:zz\n")
+    wrong = first(doctor_tenants.tokens(Asked(tokens=path)), "tokens")
+    assert wrong.level == FAIL and "line 2" in wrong.said and "a-secret" not in str(wrong)
+    path.write_text("anna:a-secret-that-was-made-up\n")
+    path.chmod(0o644)
+    assert "chmod 600" in first(doctor_tenants.tokens(Asked(tokens=path)), "tokens").remedy
+    gone = first(doctor_tenants.tokens(Asked(tokens=tmp_path / "gone")), "tokens")
+    assert gone.level == FAIL and "No such file" in gone.said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tenant.anna]\nsessions = 0", "can open no session"),
+        ("[default]\ndevices = 0", "can open no session"),
+        ('[tenant.anna]\ndevices = 8\nmemory = "8 GiB"\ndevice_memory = "2 GiB"', "for 4 of 2"),
+        ('[default]\ndevice_memory = "64 GiB"', "at most 8 GiB"),
+        ('[default]\nmemory = "64 MiB"\ndevices = 8', "has 8 MiB"),
+        ('[default]\ndevice_memory = "4 GiB"\njournal = "6 GiB"', "less than two snapshots"),
+        ("[tenant.anna]\nsessions = 5_000", "calls = 4096"),
+        ("[default]\ncommand_seconds = 0", "for ever"),
+        ("[tenant.nobody]\nsessions = 1", "nobody: no token"),
+        ('[tenant.anna]\njournal = "9000 TiB"', "fill it for another"),
+    ],
+)
+def test_quotas_that_keep_each_other_from_being_reached(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    tenants, tokens = tmp_path / "tenants", tmp_path / "tokens"
+    tenants.write_text(text)
+    tokens.write_text("anna:a-secret-that-was-made-up\n")
+    asked = Asked(tokens=tokens, tenants=tenants, journal=tmp_path)
+    found = list(doctor_tenants.quotas(asked))
+    assert [each.level for each in found] == [WARN, OK]
+    assert said in found[0].said and found[0].remedy
+
+
+def test_a_tenants_file_that_is_well_and_one_that_cannot_be_read(tmp_path: Path) -> None:
+    tenants = tmp_path / "tenants"
+    tenants.write_text('[tenant.anna]\ndevices = 4\nmemory = "8 GiB"\njournal = "20 GiB"\n')
+    (found,) = doctor_tenants.quotas(Asked(tenants=tenants))
+    assert found.level == OK
+    tenants.write_text("[tenant.anna]\nsesions = 4\n")
+    wrong = first(doctor_tenants.quotas(Asked(tenants=tenants)), "tenants")
+    assert wrong.level == FAIL and "sesions" in wrong.said
+    gone = first(doctor_tenants.quotas(Asked(tenants=tmp_path / "gone")), "tenants")
+    assert gone.level == FAIL and "No such file" in gone.said
+
+
 def test_a_check_that_breaks_is_a_finding() -> None:
     def broken(asked: Asked) -> list[Found]:
         raise KeyError("oh")

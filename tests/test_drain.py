@@ -59,7 +59,7 @@ def journalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Service]:
-    made = Service("--workers", "cpu:2")
+    made = Service("--workers", "cpu:2", "--no-journal")
     yield made
     made.close()
 

@@ -388,3 +388,21 @@ def test_a_view_outside_of_its_storage_leaves_the_session_alive() -> None:
         with pytest.raises(RuntimeError, match="storage_offset"):
             odd.view(torch.int64)
         assert odd.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fails", "kind"),
+    [
+        (lambda: torch.ones(3).norm(1j), errors.DTypeError),
+        (lambda: torch.nn.functional.hardtanh(torch.ones(3, dtype=torch.uint8)),
+         errors.ParameterError),
+    ],
+)  # fmt: skip
+def test_what_python_refuses_in_a_kernel_is_a_fault_of_the_program(
+    session: Any, fails: Any, kind: type[Exception]
+) -> None:
+    """RuntimeErrors in torch; ServiceErrors would say that trying again may help."""
+    with pytest.raises(kind) as caught:
+        fails().tolist()
+    assert isinstance(caught.value, RuntimeError)
+    assert torch.ones(2).tolist() == [1, 1]

@@ -16,6 +16,7 @@ from farspan.core.command import Failed, Frame, Value
 from farspan.core.errors import ProtocolError
 from farspan.core.op import OPS, table
 from farspan_worker.engine import Engine
+from farspan_worker.kernels.cpu.loops import native
 
 table()
 MIB = 1 << 20
@@ -71,6 +72,53 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
     "a padding's backward with padding of 2^40": [
         ("_border_pad_backward", [1, 9], ((3, 4), (2**40, 0), "replicate"))
     ],
+    # the places of images that nobody had were made: 1 GiB and three seconds
+    "an affine grid's gradient of another size": [
+        (cmd.PUT, [8], (F32, (1, 3, 1, 4, 1), 0, 0)),
+        ("affine_grid_generator_backward", [8, 9], ((1, 2, 2**24, 1, 2), False)),
+    ],
+    "an affine grid of many images of none": [
+        (cmd.PUT, [8], (F32, (0, 2, 3), 4, 0)),
+        ("affine_grid_generator", [8, 9], ((0, 2, 2**24, 2**4), False)),
+        ("mm", [1, 1, 7], ()),  # the grid has no elements, and costs nothing
+    ],
+    # the row under a window was made before anybody asked for its bytes
+    "a window with a stride of 2^24": [("_window", [2, 9], ((2**24,), (2, 2), (2, 1), 1))],
+    "windows that are 2^25 elements apart": [("_window", [1, 9], ((4, 1), (2,), (2**25,), 0))],
+    "a sum over windows of 2^24": [("_window_add", [1, 9], ((4,), (2**24,), (3, 4), (4, 1), 0))],
+    "a scatter to windows of 2^24": [
+        ("_window_scatter", [2, 1, 9], ((2**24,), (3, 4), (4, 1), 0))
+    ],
+    # a list of as many places as picks was made, for no picks at all; others were counted for ever
+    "picks of 2^24 out of two": [
+        ("_combinations", [8], (2, 2**24, False, None)), ("mm", [1, 1, 7], ()),
+    ],
+    "picks of 2^30 out of 2^31": [("_combinations", [8], (2**31, 2**30, False, None))],
+    # the labels of a target that was not there were made
+    "an alignment of 2^24 labels": [
+        (cmd.PUT, [8], (F32, (3, 1, 4), 0, 0)), (cmd.PUT, [7], (I64, (1,), 7, 0)),
+        (cmd.PUT, [6], (I64, (1,), 5, 0)), ("_ctc_loss", [8, 2, 7, 6, 9], (0, False)),
+    ],
+    # 2^40 times the same iteration
+    "a step of 2^40 iterations": [
+        ("_muon_step_", [1, 1, 1], (1, 1, 1, *"ff", "f", False, *"ffff", 2**40, "original", False,
+                                    False), [0.1, 0.0, 0.9, 1.0, 1.0, 1.0, 1e-7]),
+    ],
+    # its generator was named by a tuple, and then every tensor had to be told
+    "a generator of no number": [("random", [1, 9], ((),))],
+    # 2^24 counts of nothing
+    "a count of at least 2^24 bins": [("bincount", [2, 9], (False, 2**24))],
+    # numpy counted 2^63 - 1 in the memory before its counts
+    "the gradient of a row at the end of numbers": [
+        (cmd.PUT, [8], (I64, (3,), 9, 0)), ("embedding_dense_backward", [1, 8, 9], (5, -1, True)),
+    ],
+    "a count of the last number": [
+        (cmd.PUT, [8], (I64, (3,), 9, 0)), ("bincount", [8, 9], (False, 0)),
+    ],
+    # their sum wrapped to nothing, and numpy wrote 2^62 elements there
+    "repeats that come to 2^64": [
+        (cmd.PUT, [8], (I64, (4,), 6, 0)), ("repeat_interleave.Tensor", [8, 9], (None,)),
+    ],
     # no such request could be told back
     "a Get with a negative request": [(cmd.GET, [], (-7, 3, 0))],
     "a Get for a device below zero": [(cmd.GET, [1], (7, 2, -1))],
@@ -81,7 +129,9 @@ def frame_of(rows: list[tuple[Any, ...]]) -> Frame:
     """Return a frame that makes the tensors and then runs the rows."""
     frame = Frame(0, 1, 1, F32)
     payloads = [np.arange(12, dtype=np.float32), np.arange(4), np.float64(2.0),
-                np.full(12, BIG), np.zeros(0)]  # fmt: skip
+                np.full(12, BIG), np.zeros(0),
+                np.full(1, 2**24), np.full(4, 2**62), np.ones(1, int), np.full(4, 1e300),
+                np.full(3, 2**63 - 1)]  # fmt: skip
     frame.payloads += [np.asarray(p).tobytes() for p in payloads]
     for k, (code, shape) in enumerate(((F32, (3, 4)), (I64, (4,)), (F64, ()))):
         frame.add(cmd.PUT, [k + 1], (code, shape, k, 0), number=k + 1)
@@ -116,12 +166,11 @@ def test_a_mask_of_more_digits_than_python_prints_is_a_protocol_error() -> None:
 
 def test_proposals_that_nobody_accepts_give_nan() -> None:
     rows = [
-        (cmd.PUT, [6], (F64, (4,), 5, 0)),
+        (cmd.PUT, [6], (F64, (4,), 8, 0)),
         ("_von_mises", [6, 6, 6, 9], ((4,), None)),
         (cmd.GET, [9], (1, cmd.GET_BYTES, 0)),
     ]
     frame = frame_of(rows)
-    frame.payloads.append(np.full(4, 1e300).tobytes())
     (value,) = Engine(memory_bytes_max=MIB).handle(frame)
     assert isinstance(value, Value) and value.data is not None
     assert np.isnan(np.frombuffer(value.data)).all()
@@ -135,3 +184,27 @@ def test_matrices_that_are_not_finite_have_no_singular_values() -> None:
         for f in (torch.linalg.pinv, lambda x: torch.linalg.lstsq(x, torch.ones(3, 1)).solution):
             with pytest.raises(RuntimeError, match="non-finite"):
                 f(x).tolist()
+
+
+def test_a_default_dtype_is_a_floating_one() -> None:
+    """With another, a compiled loop had copysign of integers in it: LLVM ended the process."""
+    frame = frame_of([("copysign.Tensor", [2, 2, 9], ())])
+    frame.default_dtype = torch.int32.code
+    with pytest.raises(ProtocolError, match="default dtype int32"):
+        Engine(memory_bytes_max=MIB).handle(frame)
+
+
+def test_a_loop_that_is_no_valid_module_is_refused_and_not_translated() -> None:
+    text = """
+    define void @loop(ptr %p) {
+      %v = load i32, ptr %p
+      %w = call i32 @llvm.copysign.f32(i32 %v, i32 %v)
+      store i32 %w, ptr %p
+      ret void
+    }
+    declare i32 @llvm.copysign.f32(i32, i32)
+    """
+    if native.missing():
+        pytest.skip(native.missing())
+    with pytest.raises(RuntimeError, match="copysign"):
+        native.compiled(text)

@@ -835,4 +835,5 @@ def _live(cluster: Cluster, client: Client) -> Any:
 
 
 def _states(cluster: Cluster) -> list[str]:
-    return [live.machine.state for live in cluster.gateway.service._sessions.values()]
+    service = cluster.gateway.service
+    return [live.machine.state for live in service.sessions] + ["asleep"] * service.asleep

@@ -17,14 +17,26 @@ import pytest
 from click.testing import CliRunner
 from farspan import wire
 from farspan.core import limits
-from farspan.core.errors import AuthError, BadValueError
-from farspan_server import readiness
+from farspan.core.errors import AuthError, BadValueError, CapacityError
+from farspan_server import readiness, status
 from farspan_server.certs import make_certificates
 from farspan_server.cli import main
 from farspan_server.config import GatewayConfig, OperatorPort
 from farspan_server.totals import OTHERS, Durations, Totals
 from prometheus_client.parser import text_string_to_metric_families
-from test_gateway import HASH, TOKEN, Bytes, Cluster, cluster, get, put  # noqa: F401
+from test_gateway import (  # noqa: F401
+    HASH,
+    OTHER,
+    PUT,
+    TOKEN,
+    U8,
+    Bytes,
+    Cluster,
+    cluster,
+    frame,
+    get,
+    put,
+)
 
 OPERATOR = "an-operators-token-for-tests"
 
@@ -133,7 +145,7 @@ def test_metrics_keep_prometheus_conventions(cluster: Cluster) -> None:  # noqa:
     for line in text.splitlines():
         if not line.startswith("#"):
             labels = re.findall(r'(\w+)="', line)
-            ours = {"kind", "state", "tenant", "worker", "le"}
+            ours = {"kind", "state", "tenant", "quota", "worker", "le"}
             theirs = {"generation", "implementation", "major", "minor", "patchlevel", "version"}
             assert set(labels) <= ours | theirs, line
 
@@ -158,6 +170,65 @@ def test_tenants_beyond_a_bound_share_a_label(monkeypatch: pytest.MonkeyPatch) -
     assert [totals.label(t) for t in "abcab"] == ["a", "b", OTHERS, "a", "b"]
     totals.error("NoSuchError of a peer's making")
     assert totals.errors == {"ServiceError": 1}
+
+
+def test_what_a_tenant_is_refused_and_waits_for_is_told_by_its_name(
+    cluster: Cluster,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("[default]\nsessions = 1\n[tenant.bert]\ncommands_per_s = 100\n")
+    cluster.start(
+        2, operator=OperatorPort(token=OPERATOR), tenants=tenants, journals=tmp_path / "journals"
+    )
+    anna, bert = cluster.connect(devices="cpu"), cluster.connect(devices="cpu", token=OTHER)
+    with pytest.raises(CapacityError, match="quota of sessions"):
+        cluster.connect()
+    anna.transport.send(put(1, bytes(1_000)))
+    anna.synchronize()
+    many = [(PUT, [k], (U8, (1,), 0, 0)) for k in range(1, 151)]
+    bert.transport.send(frame(*many, payloads=[b"x"]))  # a second's worth may come at once
+    found = scrape(cluster)
+    assert found["farspan_quota_hits_total", ("sessions", "anna")] == 1
+    assert found["farspan_tenant_journal_bytes", ("anna",)] > 1_000
+    assert found["farspan_tenant_devices", ("anna",)] == 1
+    assert found["farspan_line_waits_total", ("anna",)] == 1
+    assert found["farspan_line_wait_seconds_total", ("anna",)] >= 0
+    cluster.until(lambda: ("farspan_quota_hits_total", ("commands", "bert")) in scrape(cluster))
+    assert scrape(cluster)["farspan_slowed_seconds_total", ("bert",)] > 0
+    assert cluster.gateway is not None
+    environment = {
+        "FARSPAN_OPERATOR": cluster.gateway.operations.address, "FARSPAN_OPERATOR_TOKEN": OPERATOR,
+    }  # fmt: skip
+    command = ["status", "--tenants", "--seconds", "0.1"]
+    shown = CliRunner().invoke(main, command, env=environment).output
+    (row,) = (line for line in shown.splitlines() if line.startswith("anna"))
+    assert "1 open" in row and "sessions:1" in row
+    told = {e["tenant"]: e for e in json.loads(
+        CliRunner().invoke(main, [*command, "--json"], env=environment).output
+    )}  # fmt: skip
+    assert told["anna"]["commands"] == 1 and told["anna"]["commands_per_s"] == 0
+    refused = CliRunner().invoke(main, command, env=environment | {"FARSPAN_OPERATOR_TOKEN": "x"})
+    assert refused.exit_code == 1 and "refuses this operator" in refused.output
+    assert fetch(cluster, "/tenants")[0] == 401
+    assert CliRunner().invoke(main, ["status", "--tenants"]).exit_code == 2
+    assert CliRunner().invoke(main, ["status"], env={"FARSPAN_ADDRESS": ""}).exit_code == 2
+
+
+def test_rates_are_what_came_between_by_the_gateways_clock() -> None:
+    def told(clock_s: float, commands: int) -> dict[str, Any]:
+        return {
+            "tenant": "anna", "clock_s": clock_s, "commands": commands, "received_bytes": 0,
+            "sent_bytes": commands,
+        }  # fmt: skip
+
+    answers = [[told(5.0, 100)], [told(7.0, 300)], [told(5.0, 100)], [told(1.0, 3)]]
+    asked = iter(answers)
+    waited: list[float] = []
+    (found,) = status.rates(lambda: next(asked), 1.5, waited.append)
+    assert waited == [1.5] and found["commands_per_s"] == found["sent_bytes_per_s"] == 100
+    (found,) = status.rates(lambda: next(asked), 1.5, waited.append)
+    assert found["commands_per_s"] == 0, "another gateway has begun since"
 
 
 def test_a_histogram_counts_what_lies_on_a_bound_below_it() -> None:

@@ -37,7 +37,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
     """A service each process of which notes what it does, and where the notes are."""
     folder = tmp_path_factory.mktemp("audit")
     path = os.pathsep.join([str(HERE / "tests" / "audited"), os.environ.get("PYTHONPATH", "")])
-    command = ["up", "--no-ray", "--workers", "cpu:1", "--threads", "1", "--json"]
+    command = ["up", "--no-ray", "--workers", "cpu:1", "--threads", "1", "--no-journal", "--json"]
     up = subprocess.Popen(
         [sys.executable, "-m", "farspan_server", *command], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path, "FARSPAN_AUDIT": str(folder)},

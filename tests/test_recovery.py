@@ -170,6 +170,47 @@ def test_a_snapshot_takes_the_place_of_what_led_to_it(journalled: tuple[str, str
         time.sleep(0.05)
 
 
+def test_what_is_frozen_is_written_once_and_survives_every_death(
+    journalled: tuple[str, str, Path],
+) -> None:
+    address, token, journal = journalled
+    before = set(journal.iterdir())
+    with torch.connect(address, token=token, timeout=30) as session:
+        torch.manual_seed(0)
+        frozen, x = torch.rand(500_000), torch.zeros(50_000)
+        expected = frozen.numpy().tobytes()
+        (directory,) = [d for d in journal.iterdir() if d.is_dir() and d not in before]
+        home: set[str] = set()
+        for _ in range(3):
+            began, latest = time.monotonic(), 0
+            while True:  # until two snapshots more have left it where it is
+                x = x + torch.rand(50_000)
+                x.sum().item()
+                sizes = {}
+                for path in directory.glob("snapshot-*"):
+                    with contextlib.suppress(FileNotFoundError):
+                        sizes[path.name] = path.stat().st_size
+                home = home or {name for name, size in sizes.items() if size > 2_000_000}
+                numbers = [int(n.split("-")[1]) for n, size in sizes.items() if n not in home]
+                latest = latest or max(numbers, default=0)
+                if home and max(numbers, default=0) > latest + 1 > 1:
+                    break
+                assert time.monotonic() - began < 30, sizes
+            assert all(size < 1_000_000 for name, size in sizes.items() if name not in home)
+            assert home <= sizes.keys() and len(home) == 1
+            total = x.numpy().tobytes()
+            kill_worker(session)
+            assert x.numpy().tobytes() == total and frozen.numpy().tobytes() == expected
+        frozen.mul_(2)  # written again from now on
+        began = time.monotonic()
+        while any((directory / name).exists() for name in home):
+            x = x + torch.rand(50_000)
+            x.sum().item()
+            assert time.monotonic() - began < 30
+        kill_worker(session)
+        assert frozen.numpy().tobytes() == (np.frombuffer(expected, "<f4") * 2).tobytes()
+
+
 def across_devices(steps: int, between: Callable[[int], None] = lambda step: None) -> list[bytes]:
     """Train a net whose halves lie on two devices."""
     torch.manual_seed(3)

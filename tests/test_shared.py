@@ -22,6 +22,7 @@ from farspan.core import limits, link
 from farspan.core import shared as layouts
 from farspan.core.command import GET, PUT, ErrorInfo
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
+from farspan.wire import memory_file
 from farspan_worker.shared import SWITCH, Segment
 from test_gateway import HOLD, U8, Bytes, Client, Cluster, frame, get
 from test_up import nothing_is_left, up
@@ -64,7 +65,7 @@ def ask(rig: Rig, channel: int = 1, proof: str = "") -> link.Share:
 def mapped(rig: Rig) -> _shared.Segment:
     """Return the segment of a session that is open on channel 1, proved."""
     offer = ask(rig)
-    memory = _shared._mapped(offer.pid, offer.fd)
+    memory = memory_file.mapped(offer.pid, offer.fd)
     assert memory is not None
     segment = _shared.Segment(memory, lambda: None)
     proof = segment.prove(bytes.fromhex(offer.digest))
@@ -343,7 +344,7 @@ def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:
 
     over = threading.Event()
     method = client.transport._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-    call = method.future(messages(), metadata=client.transport._metadata)
+    call = method.future(messages(), metadata=client.transport._credentials)
     cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == SIZES[3])
     call.cancel()
     over.set()
@@ -407,7 +408,7 @@ def test_no_piece_and_no_second_try_without_the_proof(rig: Rig) -> None:
     offer = ask(rig)
     assert ask(rig).refused == "this session has asked before"
     assert ask(rig, proof="00" * 32).refused == "the proof is wrong"
-    assert _shared._mapped(offer.pid, offer.fd) is None  # nobody can open it any more
+    assert memory_file.mapped(offer.pid, offer.fd) is None  # nobody can open it any more
     assert ask(rig, proof="00" * 32).refused == "the proof is wrong"
     piece(rig, 7, 5, 0, 0, 5)
     assert rig.applied()[2][0].kind == "ProtocolError"
@@ -449,7 +450,7 @@ def test_a_word_that_lies_sends_values_by_the_stream(cluster: Cluster) -> None:
     client = cluster.start().connect()
     data = os.urandom(SIZES[1])
     round_trip(client, data)
-    (segment,) = client.transport._shared._segments.values()
+    ((segment,),) = client.transport._shared._segments.values()
     segment._parts.taken_down[0] = 2**64 - 1
     for request in (2, 3):
         client.transport.send(get(1, request))
@@ -474,8 +475,8 @@ def test_a_gateway_cannot_make_a_client_open_what_is_no_memory_of_ours(tmp_path:
     os.ftruncate(opened[-1], layouts.SEGMENT_BYTES)  # its size can change: not sealed
     try:
         for fd in opened:
-            assert _shared._mapped(os.getpid(), fd) is None
-        assert _shared._mapped(2**31, 3) is None and _shared._mapped(1, 10_000) is None
+            assert memory_file.mapped(os.getpid(), fd) is None
+        assert memory_file.mapped(2**31, 3) is None and memory_file.mapped(1, 10_000) is None
         assert file.read_bytes() == b"x" * 100
     finally:
         for fd in opened:
@@ -547,7 +548,10 @@ def until(true: Any) -> None:
 def alone() -> Iterator[tuple[Any, dict[str, Any], tuple[str, str], Path]]:
     """Return a service of this test's own: process, what it says, address and token, directory."""
     with tempfile.TemporaryDirectory(prefix="u-") as path:
-        with up("--no-ray", "--threads", "1", directory=Path(path)) as (process, ready):
+        with up("--no-ray", "--no-journal", "--threads", "1", directory=Path(path)) as (
+            process,
+            ready,
+        ):
             token = Path(ready["token_file"]).read_text().strip()
             yield process, ready, (ready["address"], token), Path(path)
             process.terminate()
@@ -623,7 +627,7 @@ def test_a_killed_gateway_leaves_no_memory(alone: Any) -> None:
 @pytest.mark.slow
 def test_workers_of_ray_share_memory_too() -> None:
     with tempfile.TemporaryDirectory(prefix="u-") as path:
-        with up(directory=Path(path)) as (_, ready):
+        with up("--no-journal", directory=Path(path)) as (_, ready):
             token = Path(ready["token_file"]).read_text().strip()
             with connect((ready["address"], token)) as session:
                 array = np.random.default_rng(0).random(SIZES[3] // 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -12,19 +13,23 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import farspan
 import pytest
 from click.testing import CliRunner
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
-from farspan.core.errors import BadValueError, ConnectError, JournalError
+from farspan.core.errors import BadValueError, CapacityError, ConnectError, JournalError
+from farspan.core.op import table_hash
 from farspan_server import pool as pools
-from farspan_server import service
+from farspan_server import service, status
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
 from farspan_server.live import Stream
 from farspan_server.shelf import Shelf
-from test_gateway import HASH, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
+from farspan_worker.engine import Engine
+from farspan_worker.server import Worker
+from test_gateway import HASH, KEY, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
 
 
 @contextlib.contextmanager
@@ -48,7 +53,17 @@ def vanish(cluster: Cluster) -> Client:
 
 def states(cluster: Cluster) -> list[str]:
     assert cluster.gateway is not None
-    return [live.machine.state for live in cluster.gateway.service.sessions]
+    known = cluster.gateway.service
+    return [live.machine.state for live in known.sessions] + ["asleep"] * known.asleep
+
+
+@contextlib.contextmanager
+def woken(cluster: Cluster, session: str) -> Iterator[Any]:
+    """A session that slept, which stays awake within."""
+    assert cluster.gateway is not None
+    here = cluster.gateway.service.here("anna", session)
+    yield cluster.run(here.__aenter__())
+    cluster.run(here.__aexit__(None, None, None))
 
 
 def asked(cluster: Cluster, *command: str, token: str = TOKEN) -> Any:
@@ -90,6 +105,62 @@ def test_a_sleeping_session_ends_with_its_retention(
         vanish(cluster)
         cluster.until(lambda: states(cluster) == ["asleep"])
         cluster.until(lambda: not states(cluster) and not os.listdir(tmp_path))
+
+
+def test_the_sleepers_used_longest_ago_go_when_they_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    journals, audit = tmp_path / "journals", tmp_path / "audit"
+    config = {"retention_bytes": 1_500_000, "audit": audit, "snapshot_every_s": 600.0}
+    with clustered(journals, **config) as cluster:
+        used = cluster.connect(devices="cpu", reconnect_s=0)
+        used.transport.send(put(1, bytes(60_000)))
+        used.synchronize()
+        slept: list[str] = []
+        for _ in range(4):
+            client = cluster.connect(devices="cpu", reconnect_s=0)
+            for number in range(1, 11):
+                client.transport.send(put(number, bytes(60_000)))
+            client.synchronize()
+            client.transport._stream.cancel()
+            client.lost()
+            session = client.transport.session_id
+            cluster.until(lambda known=session: known not in awake(cluster))
+            slept.append(session)
+        cluster.until(lambda: len(os.listdir(journals)) == 3)
+        used.transport.send(put(2, b"abc"))
+        used.synchronize()  # a session that is used never goes
+        known = json.loads(asked(cluster, "list", "--json").output)
+        assert [each["session"] for each in known] == [used.transport.session_id, *slept[2:]]
+        ends = [json.loads(line) for line in audit.read_text().splitlines()]
+        gone = [each["session"] for each in ends if each.get("kind") == "RetentionBytes"]
+        assert gone == slept[:2]
+
+
+def awake(cluster: Cluster) -> list[str]:
+    assert cluster.gateway is not None
+    return [live.id for live in cluster.gateway.service.sessions]
+
+
+def test_all_sessions_are_listed_however_many_pages_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_PER_PAGE_MAX", 2)
+    with clustered(tmp_path) as cluster:
+        opened = [cluster.connect().transport.session_id for _ in range(5)]
+        listed = json.loads(asked(cluster, "list", "--json").output)
+        assert [each["session"] for each in listed] == opened
+        assert asked(cluster, "list").output.count("\n") == 6
+        asking = wire.ListRequest()
+        pages = []
+        for _ in range(3):
+            answer = status.ask(cluster.address, TOKEN, "List", asking)
+            page = wire.decode(wire.ListReply, answer)
+            pages.append((len(page.sessions), page.more))
+            last = page.sessions[-1]
+            asking = wire.ListRequest(last.session, last.opened_at_s)
+        assert pages == [(2, True), (2, True), (1, False)]
 
 
 def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
@@ -155,10 +226,11 @@ def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> No
         cluster.until(lambda: states(cluster) == ["asleep"])
     with clustered(tmp_path) as cluster:  # another gateway, where it had no workers yet
         assert cluster.gateway is not None
-        (live,) = cluster.gateway.service.sessions
         header = wire.TransferHeader(session, 0, 5, 3)
-        assert cluster.run(cluster.gateway.service.upload(live, header, pieces())) == 3
-        assert states(cluster) == ["asleep"] and not live.links
+        with woken(cluster, session) as live:
+            assert cluster.run(cluster.gateway.service.upload(live, header, pieces())) == 3
+            assert states(cluster) == ["asleep"] and not live.links
+        cluster.until(lambda: not cluster.gateway.service.sessions)  # type: ignore[union-attr]
         client = cluster.connect(attach=session)
         client.transport.send(frame((PUT, [2], (U8, (3,), -1, 5))))
         client.transport.send(get(2, 9))
@@ -169,15 +241,14 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-        vanish(cluster)
+        session = vanish(cluster).transport.session_id
         cluster.until(lambda: states(cluster) == ["asleep"])
-        (live,) = service.sessions
-        assert live.keeper is not None
 
         async def never() -> None:
             await asyncio.Event().wait()
 
         async def leave() -> None:
+            live.keeper.durable = never
             hello = wire.Hello(table_hash=HASH, attach=live.id)
             coming = asyncio.create_task(service.attach("anna", hello, Stream()))
             await asyncio.sleep(0)
@@ -186,8 +257,8 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await coming
 
-        live.keeper.durable = never  # type: ignore[method-assign]
-        cluster.run(leave())
+        with woken(cluster, session) as live:
+            cluster.run(leave())
         cluster.until(lambda: states(cluster) == ["asleep"])
 
 
@@ -206,9 +277,8 @@ def test_what_the_journal_could_not_read_again_is_not_written(tmp_path: Path) ->
             live.keeper.history.keep("more", 3 * longest)
         assert list(live.kept) == ["longest"]
     with clustered(tmp_path) as cluster:
-        assert cluster.gateway is not None
-        (live,) = cluster.gateway.service.sessions
-        assert live.kept == {"longest": longest}
+        with woken(cluster, session) as live:
+            assert live.kept == {"longest": longest}
 
 
 def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
@@ -239,11 +309,96 @@ def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_p
         data = bytearray(segment.read_bytes())
         data[-1] ^= 1
         segment.write_bytes(data)
-        client = cluster.connect(attach=session, reconnect_s=0)
-        assert "damaged" in client.lost().message
+        with pytest.raises(JournalError, match="damaged"):
+            cluster.connect(attach=session)
         cluster.until(lambda: os.listdir(tmp_path) == [f"damaged-{session}"])
         cluster.until(lambda: asked(cluster, "close", session).exit_code == 0)
         assert not os.listdir(tmp_path)
+
+
+def test_a_sleeper_takes_no_file_and_another_gateway_leaves_it_as_it_is(tmp_path: Path) -> None:
+    def opened() -> list[str]:
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        there = [os.readlink(each) for each in links if os.path.islink(each)]
+        return [each for each in there if each.startswith(f"{tmp_path}/")]
+
+    def written() -> dict[str, tuple[int, int]]:
+        files = [f for f in tmp_path.glob("*/*") if f.is_file()]
+        return {f.name: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        cluster.until(lambda: cluster.gateway.service.asleep == 1 and not opened())  # type: ignore[union-attr]
+        (listed,) = json.loads(asked(cluster, "list", "--json").output)
+        assert listed["commands"] == 1, "what it did before it slept still counts"
+    before = written()
+    with clustered(tmp_path) as cluster:
+        assert asked(cluster, "show", session).exit_code == 0
+        cluster.until(lambda: cluster.gateway.service.asleep == 1)  # type: ignore[union-attr]
+        assert written() == before and not opened()
+
+
+def test_two_who_come_at_once_wake_one_session_and_another_tenant_none(tmp_path: Path) -> None:
+    with clustered(tmp_path, sessions_max=2) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        one, other = (vanish(cluster).transport.session_id for _ in range(2))
+        cluster.until(lambda: service.asleep == 2)
+
+        async def come() -> None:
+            await service.wake("bert", one)
+            await service.wake("anna", "no such session")
+            assert service.asleep == 2
+            async with service.here("anna", one) as live:
+                assert service.find("anna", one) is live and service.asleep == 1
+                both = [service.wake("anna", other), service.wake("anna", other)]
+                await asyncio.gather(*both)
+                assert {each.id for each in service.sessions} == {one, other}
+
+        cluster.run(come())
+        cluster.until(lambda: service.asleep == 2)
+        service.config = dataclasses.replace(service.config, sessions_max=0)
+        with pytest.raises(CapacityError, match="stays on disk"):
+            cluster.run(service.wake("anna", one))
+        service.config = dataclasses.replace(service.config, sessions_max=2)
+        cluster.connect(attach=one)
+
+
+def test_a_journal_is_judged_when_its_session_wakes_in_another_gateway(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+    segment = min((tmp_path / session).glob("*.journal"))
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+    with clustered(tmp_path) as cluster:
+        assert states(cluster) == ["asleep"], "nobody has looked so far"
+        assert "set aside" in asked(cluster, "show", session).output
+        (listed,) = json.loads(asked(cluster, "list", "--json").output)
+        assert listed["session"] == session and listed["state"] == "damaged"
+        assert cluster.gateway is not None
+        assert not cluster.gateway.tenancy.names("anna"), "nor does it count against its tenant"
+
+
+def test_sleepers_beyond_the_room_for_them_go_the_oldest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    with clustered(tmp_path, lease_s=30.0) as cluster:
+        assert cluster.gateway is not None
+        known = cluster.gateway.service
+        old = vanish(cluster).transport.session_id
+        young = vanish(cluster).transport.session_id
+        for each in (old, young):
+            cluster.until(lambda each=each: known._sessions[each].stream is None)
+            known._sessions[each].machine._lease_ends = 0.0
+            cluster.until(lambda each=each: each in known._sleepers)
+        assert known.tenancy.disk.held(old) > 100
+        room = known.tenancy.disk.held(young) + 1
+        known.config = dataclasses.replace(known.config, retention_bytes=room)
+        cluster.until(lambda: os.listdir(tmp_path) == [young])
 
 
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:
@@ -312,3 +467,42 @@ def test_of_a_client_that_goes_while_its_session_is_made_nothing_is_left(
 def _fails(cluster: Cluster) -> None:
     with pytest.raises(ConnectError):
         cluster.connect(timeout=0.3)
+
+
+class Computing(Cluster):
+    """A cluster whose workers compute."""
+
+    def worker(self) -> tuple[Worker, str]:
+        worker = Worker(KEY, lambda name, most: Engine(name, most))
+        self.workers.append(worker)
+        return worker, worker.listen("127.0.0.1:0")
+
+
+def test_a_session_that_sleeps_is_in_its_snapshot_and_nothing_is_replayed(tmp_path: Path) -> None:
+    cluster = Computing()
+    with contextlib.closing(cluster):
+        cluster.start(
+            1, journals=tmp_path, lease_s=0.3, snapshot_every_s=600.0, table_hash=table_hash()
+        )
+        name, expected = "", 0.0
+        for turn in range(3):
+            ran = cluster.workers[0].counts()["frames"]
+            if name:
+                session = farspan.attach(name, cluster.address, token=TOKEN)
+                x = session.kept["x"]
+            else:
+                session = farspan.connect(cluster.address, token=TOKEN)
+                x = farspan.zeros(10)
+            assert cluster.gateway is not None
+            (live,) = cluster.gateway.service.sessions
+            before = live.machine.base
+            assert x.sum().item() == expected
+            for _ in range(5):
+                x.add_(turn)
+                expected = x.sum().item()
+            session.keep("x", x)
+            name = session.detach()
+            cluster.until(lambda: states(cluster) == ["asleep"])
+            assert live.machine.base == live.machine.received
+            new = live.machine.received - before
+            assert cluster.workers[0].counts()["frames"] - ran == new, "a frame has run twice"

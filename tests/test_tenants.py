@@ -242,6 +242,7 @@ def test_a_tenants_file_says_what_each_may_have() -> None:
         devices = 4
         device_memory = "1.5 GiB"
         commands_per_s = 5_000
+        command_seconds = 2.5
         weight = 2
         certificates = ["anna.example.org"]
         [tenant."b.c-d_e"]
@@ -254,6 +255,7 @@ def test_a_tenants_file_says_what_each_may_have() -> None:
     assert (anna.sessions, anna.devices, anna.memory_bytes) == (100, 4, 4 << 30)
     assert anna.device_memory(8 << 30) == 3 << 29 and anna.device_memory(1 << 30) == 1 << 30
     assert anna.certificates == {"anna.example.org"} and anna.weight == 2
+    assert (anna.commands_per_s, anna.command_s) == (5_000, 2.5)
     other = found.of("b.c-d_e")
     assert (other.journal_bytes, other.device_memory(1 << 30)) == (10_000_000, 250)
     assert found.of("nobody") == Quota(sessions=100, memory_bytes=4 << 30)
@@ -276,6 +278,9 @@ def test_a_tenants_file_says_what_each_may_have() -> None:
         "[default]\ncommands_per_s = 1",
         '[default]\ncommands_per_s = "x"',
         "[default]\ncommands_per_s = nan",
+        "[default]\ncommand_seconds = -1",
+        "[default]\ncommand_seconds = nan",
+        "[default]\ncommand_seconds = true",
         "[default]\nweight = 0",
         '[default]\ncertificates = "x"',
         '[tenant."../x"]',

@@ -28,12 +28,12 @@ from farspan.core.errors import (
     JournalError,
 )
 from farspan.core.op import table_hash
-from farspan_server import auth, door, gateway, tenancy, token_file
+from farspan_server import auth, door, floor, gateway, tenancy, token_file
 from farspan_server.certs import make_certificates
 from farspan_server.shelf import Shelf
 from farspan_worker.server import Worker
 from test_cli import running
-from test_gateway import KEY, OTHER, TOKEN, Bytes, Client, Cluster, get, put
+from test_gateway import KEY, OTHER, TOKEN, Bytes, Client, Cluster, frame, get, put
 
 
 @pytest.fixture
@@ -221,6 +221,45 @@ def test_a_sessions_memory_is_its_share_and_the_shares_stay_within_the_quota(
     cluster.connect(devices="cpu", token=OTHER)
     cluster.until(lambda: given[2:] == [cluster.gateway.config.memory_bytes_max])
     assert cluster.gateway.service.pool.used("anna") == (2, 80 * limits.MiB)
+    # A new file is for new sessions; those that are there keep what they have.
+    tenants.write_text('[tenant.anna]\nmemory = "90 MiB"\ndevice_memory = "10 MiB"\n')
+    look(cluster)
+    cluster.connect(devices="cpu")
+    cluster.until(lambda: given[3:] == [10 * limits.MiB])
+    assert cluster.gateway.service.pool.used("anna") == (3, 90 * limits.MiB)
+    with pytest.raises(CapacityError, match="quota of bytes of memory: requested 10485760"):
+        cluster.connect(devices="cpu", timeout=0.5)
+
+
+def test_how_long_a_command_may_take_is_its_tenants_and_changes(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def limits_of() -> dict[str, float]:
+        found = [s.body for w in cluster.workers for s in list(w._inbox.sessions.values())]
+        return {body.session: body.command_s_max for body in found}
+
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("[tenant.anna]\ncommand_seconds = 7.5\n")
+    cluster.start(4, tenants=tenants, command_s_max=60.0)
+    one, other = cluster.connect(devices="cpu"), cluster.connect(devices="cpu", token=OTHER)
+    expected = {one.transport.session_id: 7.5, other.transport.session_id: 60.0}
+    cluster.until(lambda: limits_of() == expected)
+    tenants.write_text("[default]\ncommand_seconds = 0\n")
+    look(cluster)
+    expected[cluster.connect(devices="cpu").transport.session_id] = 0.0
+    cluster.until(lambda: limits_of() == expected)
+    Bytes.gate.clear()
+    tenants.write_text("[tenant.anna]\ncommand_seconds = 1\n")
+    look(cluster)
+    last = cluster.connect(devices="cpu")
+    ended = threading.Event()
+    for worker in cluster.workers:
+        worker._end_process = ended.set
+    try:
+        last.transport.send(frame((test_gateway.HOLD, [], ())))
+        assert last.lost().kind == "CommandTimeoutError" and ended.wait(10)
+    finally:
+        Bytes.gate.set()
 
 
 def test_a_session_keeps_its_limit_and_its_tenants_account_at_another_gateway(
@@ -236,7 +275,10 @@ def test_a_session_keeps_its_limit_and_its_tenants_account_at_another_gateway(
     cluster.run(cluster.gateway.stop(0.1))
     tenants.write_text('[tenant.anna]\ndevice_memory = "20 MiB"\nsessions = 1\n')
     cluster.start(1, tenants=tenants, journals=journals)
-    live = cluster.gateway.service._sessions[session]
+    service = cluster.gateway.service
+    assert service.asleep == 1 and not service.sessions
+    cluster.run(service.wake("anna", session))
+    live = service._sessions[session]
     assert live.memory_bytes == 40 * limits.MiB, "its replay must run out of it where it did"
     held = cluster.gateway.tenancy
     on_disk = sum(path.stat().st_size for path in (journals / session).iterdir())
@@ -332,13 +374,22 @@ def test_a_journal_beyond_the_quota_ends_its_session_only(cluster: Cluster, tmp_
     other.transport.upload(7, 0, bytes(4 * limits.MiB))
     with pytest.raises(JournalError, match="quota of bytes of journals: requested"):
         large.transport.upload(7, 0, bytes(4 * limits.MiB))
-    large.transport.send(put(1, b"x"))
     lost = large.lost()
     assert lost.kind == "JournalError" and "quota of bytes of journals" in lost.message
     small.transport.send(get(1, 1))
     assert small.value(1).data == b"small"
     disk = cluster.gateway.tenancy.disk
-    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)  # its journal is removed
+    assert disk.used("anna") > limits.MiB  # it lies there, and counts
+    tenants.write_text('[tenant.anna]\njournal = "1 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == limits.MiB)
+    with pytest.raises(CapacityError, match="quota of bytes of journals"):
+        cluster.connect(attach=large.transport.session_id)
+    tenants.write_text('[tenant.anna]\njournal = "9 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == 9 * limits.MiB)
+    again = cluster.connect(attach=large.transport.session_id)
+    again.transport.upload(8, 0, bytes(4 * limits.MiB))
+    again.transport.close()
+    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)
     for client in (small, other):
         client.transport.close()
     cluster.until(lambda: disk.used("anna") == disk.used("bert") == 0)
@@ -380,11 +431,12 @@ def test_calls_and_silent_streams_are_bounded(
 def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(floor, "SLICE_S", 1e-9)  # a turn for each
     client = cluster.start().connect()
     live = test_gateway._live(cluster, client)
     client.transport.send(put(1, b"x"))
     client.synchronize()
-    frames = 64 * 50
+    frames = 1_000
     again = client.transport._stream  # the same frame over and over is dropped, each for itself
     turns = seen = 0
     give = cluster.gateway.service.give
@@ -408,7 +460,7 @@ def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     counting = asyncio.run_coroutine_threadsafe(count(), cluster._loop)
     again.put(wire.Up(frames=(data,) * frames))
     counting.result(10)
-    assert turns >= frames // tenancy.FRAMES_A_TURN - 2
+    assert turns >= frames - 2
     client.transport.send(get(1, 1))
     assert client.value(1).data == b"x"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from farspan.core.op import table_hash
+from farspan_server import state_directory
 
 WITHOUT_RAY = ("--no-ray",)
 START_S = 60.0
@@ -26,7 +27,7 @@ END_S = 15.0
 def up(*options: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """Run `farspan up` with its temporary files below `directory`."""
     command = [sys.executable, "-m", "farspan_server", "up", "--json", "--workers", "cpu:1"]
-    environment = {**os.environ, "TMPDIR": str(directory)}
+    environment = {**os.environ, "TMPDIR": str(directory), "XDG_STATE_HOME": f"{directory}/state"}
     errors = (directory / "stderr").open("w+")
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -104,6 +105,53 @@ def test_sigkill_of_up_leaves_no_process_and_no_file(directory: Path) -> None:
         process.kill()
         process.wait(END_S)
         assert nothing_is_left(directory)
+
+
+def test_sessions_are_kept_without_being_asked_for(directory: Path) -> None:
+    import farspan as torch
+
+    place = directory / "state" / "farspan" / "up"
+    with up(*WITHOUT_RAY, directory=directory) as (_, ready):
+        assert ready["journal"] == str(place)
+        assert [p.stat().st_mode & 0o777 for p in (place, place.parent)] == [0o700] * 2
+        token = Path(ready["token_file"]).read_text().strip()
+        session = torch.connect(ready["address"], token=token, timeout=START_S)
+        session.keep("x", torch.arange(50_000.0))
+        assert state_directory_of(directory, 0) == place.with_name("up-2")  # this one is in use
+        left = session.detach()
+    with up(*WITHOUT_RAY, "--port", "0", directory=directory) as (_, ready):
+        assert ready["journal"] == str(place)
+        token = Path(ready["token_file"]).read_text().strip()
+        with torch.attach(left, ready["address"], token=token, timeout=START_S) as session:
+            assert session.kept["x"][-1].item() == 49_999
+    assert nothing_is_left(directory)
+    assert not list(place.iterdir())
+
+
+def state_directory_of(directory: Path, port: int) -> Path:
+    """Return where `farspan up --port` would keep sessions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", f"{directory}/state")
+        return state_directory.journal_of(port)
+
+
+def test_each_port_has_a_directory_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:
+    assert state_directory_of(tmp_path, 7070) == tmp_path / "state" / "farspan" / "port-7070"
+    monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert state_directory.journal_of(0) == tmp_path / ".local" / "state" / "farspan" / "up"
+
+
+def test_a_user_without_a_place_for_sessions_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for option in ((), ("--journal", "x", "--no-journal")):
+        command = [sys.executable, "-m", "farspan_server", "up", *WITHOUT_RAY, *option]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=START_S,
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "file")},
+        )  # fmt: skip
+        assert ended.returncode and "--no-journal" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def children(process: subprocess.Popen[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ worker on this host, through memory that both have mapped (`_shared.py`).
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import threading
@@ -18,7 +19,7 @@ import grpc
 
 from farspan import wire
 from farspan._progress import Progress
-from farspan._shared import Shared
+from farspan._shared import Segment, Shared
 from farspan.core import limits
 from farspan.core.buffers import POOL
 from farspan.core.command import ErrorInfo, Event, Value
@@ -27,6 +28,8 @@ from farspan.core.errors import FarspanError, ProtocolError, SessionClosedError
 
 if TYPE_CHECKING:
     from farspan._stream import Stream
+
+log = logging.getLogger("farspan")
 
 DOWNLOADS_AT_ONCE: Final = 4
 
@@ -75,6 +78,8 @@ class Bulk:
         def _persist(self, operation: Callable[[], _T]) -> _T: ...
         def _taken(self, request: int) -> None: ...
         def _call_once(self, method: str, asked: Any) -> bytes: ...
+        @property
+        def _credentials(self) -> Any: ...
 
     def _bulk_stats(self) -> dict[str, Any]:
         """Return the bytes of long tensors by the way they took, and why they took it."""
@@ -99,20 +104,63 @@ class Bulk:
         """Send tensor bytes (C order) to a device; returns when its worker's link has taken them.
 
         Afterwards `data` may change. Frames and uploads do not wait for each other. Through shared
-        memory it returns when they lie there. Raises what the session was lost to.
+        memory it returns when they lie there, or, of a journalled session, when the journal has
+        them. Raises what the session was lost to.
         """
         self._check()
         view = memoryview(data)
         view = view.cast("B") if view.nbytes else memoryview(b"")
         segment = self._shared.segment(device, view.nbytes)
-        if segment is None:
+        if segment is None or (
+            self._shares_uploads and not self._share_up(segment, transfer, device, view)
+        ):
             self._stream_up(transfer, device, view)
             self._counts.streamed_up += view.nbytes
+        elif self._shares_uploads:
+            self._counts.shared_up += view.nbytes
         else:
             assert self._stream is not None
             segment.send(view, device, transfer, self._stream.put)
             self._counts.shared_up += view.nbytes
         self._counts.bytes_up += view.nbytes
+
+    @property
+    def _shares_uploads(self) -> bool:
+        """Whether the gateway reads what lies in shared memory too, for its journal."""
+        return False
+
+    def _share_up(self, segment: Segment, transfer: int, device: int, view: memoryview) -> bool:
+        """Send bytes through memory that the gateway reads; return whether they were taken.
+
+        If not, nobody reads that segment for this client any more. False at once while another
+        thread uses it.
+        """
+        if not segment.begin():
+            return False
+        header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
+        whole = False
+
+        def messages() -> Iterator[bytes]:
+            yield wire.encode_transfer_header(header)
+            try:
+                for piece in segment.pieces(view, device, transfer):
+                    yield wire.encode_chunk_piece(piece)
+            except FarspanError as error:  # the call ends here, too early, and so it fails
+                log.info("an upload through shared memory stops: %s", error)
+
+        method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
+        call = method.future(messages(), metadata=self._credentials)
+        try:
+            call.result()
+            whole = True
+        except grpc.RpcError as error:
+            log.info("an upload through shared memory broke off: %s", self._explain(error))
+        finally:
+            segment.end(whole)
+            if not whole:
+                self._shared.renew()
+            call.cancel()
+        return whole
 
     def _stream_up(self, transfer: int, device: int, view: memoryview) -> None:
         header = wire.TransferHeader(self.session_id, device, transfer, view.nbytes)
@@ -133,7 +181,7 @@ class Bulk:
                 progress.add(chunk.nbytes)
 
         method = self._data_channel().stream_unary(f"/{wire.SERVICE}/Upload")
-        call = method.future(messages(), metadata=self._metadata)
+        call = method.future(messages(), metadata=self._credentials)
         try:
             call.result()
         finally:
@@ -199,7 +247,7 @@ class Bulk:
         asked = wire.encode(wire.DownloadRequest(self.session_id, value.request))
         total, at = whole.nbytes, 0
         progress.restart()
-        call = method(asked, metadata=self._metadata)
+        call = method(asked, metadata=self._credentials)
         with self._changed:
             self._downloads[value.request] = call
             if value.request in self._given_up:

@@ -169,6 +169,13 @@ class Ledger:
     def release(self, request: int) -> None:
         """Note that the bytes have come, or that nobody wants them."""
         if self._held.pop(request, None) is not None:
-            self._taken[request] = None
-            if len(self._taken) > limits.FRAMES_UNCONFIRMED_MAX:
-                del self._taken[next(iter(self._taken))]
+            self._note_taken(request)
+
+    def took(self, value: Value) -> None:
+        """Note that the bytes of a value, which lay beside the stream, were taken at once."""
+        self._note_taken(value.request)
+
+    def _note_taken(self, request: int) -> None:
+        self._taken[request] = None
+        if len(self._taken) > limits.FRAMES_UNCONFIRMED_MAX:
+            del self._taken[next(iter(self._taken))]

@@ -180,6 +180,10 @@ class Reconnecting(Bulk):
                 self._until = min(self._until, time.monotonic() + self._patience_s)
 
     @property
+    def _shares_uploads(self) -> bool:
+        return self._welcome is not None and wire.SHARED_UPLOADS in self._welcome.features
+
+    @property
     def session_id(self) -> str:
         assert self._welcome is not None
         return self._welcome.session
@@ -315,6 +319,13 @@ class Reconnecting(Bulk):
             self._note_confirmed()
 
     # --- calls beside the stream -----------------------------------------------------------------
+    @property
+    def _credentials(self) -> Any:
+        """Metadata of a call: the token, and the proof that this client has the session."""
+        if not self._secret:
+            return self._metadata
+        return (*self._metadata, (wire.SECRET_METADATA, self._secret))
+
     def _persist(self, operation: Callable[[], _T]) -> _T:
         """Return what a call returns that may be made twice; it is made again while it breaks.
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import mmap
-import os
-import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
@@ -24,13 +22,12 @@ from farspan.core import limits
 from farspan.core import shared as layouts
 from farspan.core.buffers import POOL
 from farspan.core.errors import FarspanError, ProtocolError, ServiceError
+from farspan.wire.memory_file import mapped
 
 log = logging.getLogger("farspan")
 
 _ROOM_S: Final = 0.0002  # between looks whether the worker has made room
-#: Of a memory file that nobody can cut short or lengthen: `F_SEAL_SEAL | SHRINK | GROW`.
-_SEALS: Final = 0x1 | 0x2 | 0x4
-_F_GET_SEALS: Final = 1034  # from linux/fcntl.h; Python knows it since 3.8 on Linux only
+_KEPT: Final = 3  # segments of a device: what older workers had told may still come
 
 Ask = Callable[[int, bytes], wire.ShareReply]
 
@@ -38,11 +35,13 @@ Ask = Callable[[int, bytes], wire.ShareReply]
 class Segment:
     """One segment, mapped here. Any thread may send; one thread takes."""
 
-    def __init__(self, memory: mmap.mmap, check: Callable[[], None]) -> None:
+    def __init__(self, memory: mmap.mmap, check: Callable[[], None], first: int = 0) -> None:
         self._parts = layouts.Layout(memory)
-        self._ring = layouts.Ring(limits.SHARED_UP_BYTES)
+        self._ring = layouts.Ring(limits.SHARED_UP_BYTES, first)
+        self._first, self._end = first, layouts.end_of(first)
         self._check = check
         self._turn = threading.Lock()  # the worker takes pieces in the order of their places
+        self.retired = False  # nothing more goes up here: who should take it may be gone
 
     def prove(self, digest: bytes) -> bytes:
         """Return the nonce if this is the memory that the worker means, else nothing."""
@@ -58,22 +57,41 @@ class Segment:
         Afterwards `view` may change. ServiceError if the worker takes nothing for CONNECT_S.
         """
         total = view.nbytes
-        source = np.frombuffer(view, np.uint8)
         try:
             for offset in range(0, total, limits.SHARED_PIECE_BYTES):
-                size = min(limits.SHARED_PIECE_BYTES, total - offset)
                 with self._turn:
-                    position = self._room(size)
-                    try:
-                        target = layouts.window(self._parts.up, position, size)
-                        target[:] = source[offset : offset + size]
-                    except BaseException:
-                        self._ring.undo()
-                        raise
-                    post(wire.SharedPiece(device, transfer, total, offset, position, size))
+                    post(self._laid(view, device, transfer, offset))
         except BaseException:  # Ctrl-C, or no room: what has come of it is of no use
             post(wire.SharedPiece(device, transfer, 0, 0, 0, 0))
             raise
+
+    def begin(self) -> bool:
+        """Take the turn of an upload by `pieces`, if nobody has it; `end` gives it back."""
+        return not self.retired and self._turn.acquire(blocking=False)
+
+    def end(self, whole: bool) -> None:
+        """Give the turn back; after an upload that broke off this segment takes no others."""
+        self.retired = self.retired or not whole
+        self._turn.release()
+
+    def pieces(self, view: memoryview, device: int, transfer: int) -> Iterator[wire.SharedPiece]:
+        """Lay bytes into the ring up and yield where they are; waits for room.
+
+        The caller has the turn. ServiceError if nobody takes them, or if this is retired.
+        """
+        for offset in range(0, view.nbytes, limits.SHARED_PIECE_BYTES):
+            yield self._laid(view, device, transfer, offset)
+
+    def _laid(self, view: memoryview, device: int, transfer: int, offset: int) -> wire.SharedPiece:
+        size = min(limits.SHARED_PIECE_BYTES, view.nbytes - offset)
+        position = self._room(size)
+        try:
+            target = layouts.window(self._parts.up, position, size)
+            target[:] = np.frombuffer(view, np.uint8)[offset : offset + size]
+        except BaseException:
+            self._ring.undo()
+            raise
+        return wire.SharedPiece(device, transfer, view.nbytes, offset, position, size)
 
     def _room(self, nbytes: int) -> int:
         deadline = time.monotonic() + limits.CONNECT_S
@@ -85,6 +103,8 @@ class Segment:
             if position is not None:
                 return position
             self._check()
+            if self.retired:
+                raise ServiceError("the memory is shared no more")
             if taken != before:
                 before, deadline = taken, time.monotonic() + limits.CONNECT_S
             elif time.monotonic() > deadline:
@@ -93,6 +113,10 @@ class Segment:
                     "s; close the session, and connect with shared_memory=False if it happens again"
                 )
             time.sleep(_ROOM_S)
+
+    def holds(self, position: int) -> bool:
+        """Whether a position is one of this segment."""
+        return self._first <= position < self._end
 
     def take(self, position: int, total: int) -> memoryview:
         """Return a copy of a value's bytes; in any case the worker may use their place again."""
@@ -114,9 +138,19 @@ class Shared:
     def __init__(self, ask: Ask, check: Callable[[], None]) -> None:
         self._ask, self._check = ask, check
         self._lock = threading.Lock()
-        self._segments: dict[int, Segment] = {}  # all that are mapped: the worker may use them
+        #: All that are mapped, by device, the latest last: workers may use them.
+        self._segments: dict[int, list[Segment]] = {}
         self._up: dict[int, Segment | None] = {}  # what was asked for; None: by the stream
+        self._renewals = 0
         self.state = layouts.UNASKED
+
+    def renew(self) -> None:
+        """Ask again at the next long tensor: workers were replaced, or an upload broke off."""
+        self._renewals += 1  # never waits: whoever asks just now looks at it
+        up, self._up = self._up, {}
+        for segment in up.values():
+            if segment is not None:
+                segment.retired = True
 
     def refuse(self, why: str) -> None:
         """Let all bytes go by the stream."""
@@ -137,12 +171,14 @@ class Shared:
         with self._lock:
             if device in self._up:
                 return
+            renewals = self._renewals
             try:
                 self.state = self._open(device)
             except FarspanError as error:  # an end of the session is told by what comes next
                 self.state = f"the gateway did not answer: {error}"
-            self._up[device] = self._segments.get(device) if self.state == "on" else None
-        if self.state != "on":
+            if self.state != layouts.LATER and renewals == self._renewals:
+                self._up[device] = self._segments[device][-1] if self.state == "on" else None
+        if self.state not in ("on", layouts.LATER):
             log.info("device %d: no shared memory: %s", device, self.state)
 
     def _open(self, device: int) -> str:
@@ -154,23 +190,25 @@ class Shared:
             return reply.refused
         if reply.segment_bytes != layouts.SEGMENT_BYTES:
             return "the worker's segment has another size"
-        memory = _mapped(reply.pid, reply.fd)
+        if not layouts.is_first(reply.first_position):
+            return "the worker's segment begins nowhere"
+        memory = mapped(reply.pid, reply.fd)
         if memory is None:
             return "the worker's memory is not to be found here: another host, user or container"
-        segment = Segment(memory, self._check)
+        segment = Segment(memory, self._check, reply.first_position)
         proof = segment.prove(reply.digest)
         if not proof:
             return "the worker's memory is not to be found here: another process has its number"
         # Before the worker hears the proof: from then on values may come this way.
-        self._segments[device] = segment
+        self._segments[device] = [*self._segments.get(device, ())[1 - _KEPT :], segment]
         return self._ask(device, proof).refused or "on"
 
     def take(self, device: int, position: int, total: int) -> memoryview:
         """Return a copy of a value's bytes; ProtocolError if they cannot be here."""
-        segment = self._segments.get(device)
-        if segment is None:
-            raise ProtocolError("a value in shared memory that this client has not mapped")
-        return segment.take(position, total)
+        for segment in self._segments.get(device, ()):
+            if segment.holds(position):
+                return segment.take(position, total)
+        raise ProtocolError("a value in shared memory that this client has not mapped")
 
     def close(self) -> None:
         """Forget all segments. Memory is unmapped when the last array on it is gone."""
@@ -181,30 +219,3 @@ class Shared:
 
 def _over(device: int, proof: bytes) -> wire.ShareReply:
     return wire.ShareReply(refused="the session is over")
-
-
-def _mapped(pid: int, fd: int) -> mmap.mmap | None:
-    """Return the memory file of another process, mapped; None if there is none, or it is no such.
-
-    Whatever a gateway names, nothing is opened but memory files of our name, sealed in size.
-    """
-    import fcntl  # not on Windows
-
-    path = f"/proc/{pid}/fd/{fd}"
-    try:
-        if not os.readlink(path).startswith(f"/memfd:{layouts.MEMORY_NAME} "):
-            return None
-        opened = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        found: Any = os.fstat(opened)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != layouts.SEGMENT_BYTES:
-            return None
-        if found.st_uid != os.geteuid() or fcntl.fcntl(opened, _F_GET_SEALS) & _SEALS != _SEALS:
-            return None
-        return mmap.mmap(opened, layouts.SEGMENT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(opened)

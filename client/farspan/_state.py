@@ -82,6 +82,7 @@ def attach(
     tls: Any = None,
     timeout: float | None = None,
     replay: bool | None = None,
+    shared_memory: bool | None = None,
     reconnect_s: float | None = None,
 ) -> Session:
     """Take over a session that another client has detached from, lost or still uses; current then.
@@ -101,7 +102,7 @@ def attach(
         token,
         tls=tls,
         timeout=timeout,
-        shared_memory=False,
+        shared_memory=_switch(shared_memory, "FARSPAN_SHARED_MEMORY"),
         reconnect_s=reconnect_s,
         attach=session_id,
     )

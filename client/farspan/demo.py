@@ -104,6 +104,7 @@ def service(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
         return
     print("starting gateway, supervisor, Ray and one worker ...", flush=True)
     command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:1", "--json"]
+    command += ["--no-journal"]  # nobody could come back to it
     log = options.out / "service.log"
     with log.open("w") as errors:
         up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

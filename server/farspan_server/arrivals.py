@@ -17,6 +17,7 @@ from farspan.core import limits
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ServiceError,
     SessionClosedError,
     VersionError,
@@ -32,6 +33,7 @@ from farspan_server.live import (
     DURABLE,
     OFF,
     RESUME_MINOR,
+    TAKEN,
     Coming,
     Live,
     Stream,
@@ -46,7 +48,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.005  # between looks whether a frame has come for which a Keep waits
 _ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a session
-FEATURES: Final = frozenset({wire.SHARED_MEMORY})  # optional behaviours that this gateway knows
+#: Optional behaviours that this gateway knows.
+FEATURES: Final = frozenset({wire.SHARED_MEMORY, wire.SHARED_UPLOADS})
 
 
 class Arrivals:
@@ -65,6 +68,7 @@ class Arrivals:
         def give(self, live: Live, given: messages.Input) -> None: ...
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
+        async def unshare(self, live: Live) -> None: ...
 
     # --- opening ---------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:
@@ -113,9 +117,7 @@ class Arrivals:
         with self.tenancy.opening(live, hello.client):
             if journalled:
                 self._keeper(live, await self._create(live))
-        # What comes through shared memory does not pass here, so that no journal could hold it.
-        features = FEATURES - {wire.SHARED_MEMORY} if live.keeper else FEATURES
-        live.features = features.intersection(hello.features)
+        live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
         self._channels[live.channel] = live
@@ -173,6 +175,9 @@ class Arrivals:
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
+            doubt=lambda: shelf.doubt(live.id),
+            every_bytes=self.config.snapshot_bytes,
+            every_frames=self.config.snapshot_frames,
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 
@@ -187,19 +192,25 @@ class Arrivals:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
         Then the stream says why and is over. Raises VersionError or SessionClosedError.
+        CapacityError: not now.
         """
         self.check(hello)
         asked = hello.resume
         assert asked is not None
         live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
-            raise SessionClosedError("another client has taken the session over")
+            raise SessionClosedError(TAKEN)
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
+        if live.keeper is not None:  # another gateway may have had it before
+            live.features = _features(live, hello)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
-        return self._come(live, stream)
+        try:
+            return self._come(live, stream)
+        except JournalError as error:  # what the client keeps for it is good until the disk works
+            raise CapacityError(str(error)) from None
 
     async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
@@ -211,10 +222,13 @@ class Arrivals:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
         self._check_room(live)
+        await self.unshare(live)
+        live.check()
         secret = secrets.token_bytes(32)
+        live.features = _features(live, hello)
+        if live.keeper is None:  # it could not outlast its connection any more
+            live.features -= {wire.SHARED_MEMORY}
         live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
-        live.features = live.features.intersection(hello.features) - {wire.SHARED_MEMORY}
-        live.shares = False
         self.give(live, messages.Attached())
         self._come(live, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
@@ -223,6 +237,8 @@ class Arrivals:
             except asyncio.CancelledError:  # the client has gone meanwhile
                 self.gone(live, stream)
                 raise
+            if live.failure:  # before it is welcomed: its secret is in no journal
+                raise JournalError(live.failure)
         return live
 
     def _check_room(self, live: Live) -> None:
@@ -239,6 +255,7 @@ class Arrivals:
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
         if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
+            live.check()
             raise SessionClosedError("the session has ended")
         return live
 
@@ -250,12 +267,14 @@ class Arrivals:
         if live.keeper is not None:
             live.keeper.history.epoch(live.machine.epoch, digest)
         live.digest, live.minor, live.stream = digest, coming.minor, coming.stream
+        live.windows_made.clear()  # the epoch is another one
         if before is not None and coming.secret:
-            before.end("SessionClosedError", "another client has taken the session over")
+            before.end("SessionClosedError", TAKEN)
         elif before is not None:
             before.end()
         self.tenancy.came(live, "taken over" if coming.secret else "resumed")
-        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
+        welcome = live.welcome(coming.secret)
+        live.post(welcome=welcome, devices=live.devices, numerics=live.changes)
 
     def gone(self, live: Live, stream: Stream) -> None:
         """Take that a stream is at its end; only that of the session's client counts."""
@@ -273,17 +292,17 @@ class Arrivals:
             self.give(live, messages.ClientGone())
         stream.end()
 
-    async def keep(self, live: Live, asked: wire.KeepRequest) -> None:
+    async def keep(self, live: Live, asked: wire.KeepRequest, owner: str | None = None) -> None:
         """Give what a session has a name, once a frame has come and when it survives the gateway.
 
-        BadValueError, ServiceError: the frame did not come.
+        owner: who asks, of `Live.prove`. BadValueError, ServiceError: the frame did not come.
         """
         until_s = time.monotonic() + limits.CONNECT_S
         while live.machine.received < asked.sequence and not live.ended and not live.left:
             if time.monotonic() > until_s:
                 raise ServiceError(f"keep: frame {asked.sequence} has not come")
             await asyncio.sleep(_LOOK_S)
-        live.check()
+        live.check(owner)
         if not 0 < len(asked.name.encode()) <= 256:
             raise BadValueError("keep: a name has 1 to 256 bytes")
         if len(asked.body.encode()) > limits.KEPT_BODY_BYTES_MAX:  # escaped, it is a record
@@ -300,6 +319,17 @@ class Arrivals:
         if live.keeper is None:
             keep(live.kept, asked.name, asked.body)
             return
-        live.keeper.history.keep(asked.name, asked.body)
+        live.keeper.keep(asked.name, asked.body)
         await live.keeper.durable()
         live.check()
+
+
+def _features(live: Live, hello: wire.Hello) -> frozenset[str]:
+    """Return the optional behaviours of a session with a client."""
+    known = FEATURES.intersection(hello.features)
+    if live.keeper is None:  # uploads need not pass here
+        return known - {wire.SHARED_UPLOADS}
+    # What went past this gateway could not be in its journal; who does not confirm might be told of
+    # a place twice.
+    takes = hello.minor >= RESUME_MINOR and FEATURES <= known
+    return known if takes else frozenset()

@@ -9,33 +9,52 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from farspan import wire
-from farspan.core import link
-from farspan.core.errors import ProtocolError, WorkerLostError
+from farspan.core import limits, link
+from farspan.core import shared as layouts
+from farspan.core.errors import JournalError, ProtocolError, ServiceError, WorkerLostError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.history import Chunk
 from farspan_server.live import Live
+from farspan_server.tenancy import Tenancy
+from farspan_server.window import Window
+from farspan_server.workers import BUSY
+
+_LOOK_S: Final = 0.005  # between looks whether a question about memory is answered
+_KEPT_BYTES: Final = 128 * limits.KiB  # of an upload that is journalled, at a time
 
 
 class Call:
     """One that brings an upload.
 
     turn: of passing a piece on, shared with the calls before it that brought the same upload.
+    owner: the client whose it is.
     """
 
-    def __init__(self, before: Call | None) -> None:
+    def __init__(self, before: Call | None, owner: str | None) -> None:
+        self.owner = owner
         self.turn = asyncio.Lock() if before is None else before.turn
+
+
+def _parts(live: Live, view: memoryview) -> list[memoryview]:
+    """Return a chunk in pieces that the loop can take one of in a turn.
+
+    A journal's digest of a whole one would take 2 ms, and everybody else wait for it.
+    """
+    size = _KEPT_BYTES if live.keeper is not None else len(view)
+    return [view[at : at + size] for at in range(0, len(view), size)] if view else [view]
 
 
 class Bulk:
     """The bulk half of `service.Service`, which owns the sessions."""
 
     config: GatewayConfig
+    tenancy: Tenancy
 
     if TYPE_CHECKING:
 
@@ -48,11 +67,16 @@ class Bulk:
         live.check()
 
     async def upload(
-        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        data: AsyncIterator[memoryview | wire.SharedPiece],
+        owner: str | None = None,
     ) -> int:
         """Pass a transfer's bytes to its worker and return their number.
 
-        Of a session that is durable, once they survive the gateway. Raises ProtocolError,
+        owner: who sends them, of `Live.prove`: nothing more is taken once another client has the
+        session. Of a session that is durable, once they survive the gateway. Raises ProtocolError,
         SessionClosedError, WorkerLostError or JournalError.
         """
         if header.device >= len(live.machine.kinds):
@@ -63,32 +87,39 @@ class Bulk:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
         done = live.uploads.done.get(header.transfer)
         if done is None:
-            await self._take(live, header, data)
+            await self._take(live, header, data, owner)
         elif done != header.total_bytes:
             raise ProtocolError(
                 f"upload {header.transfer} of {header.total_bytes} bytes had {done}"
             )
         if live.keeper is not None:
             await live.keeper.durable()
-            live.check()
+            live.check(owner)
         return header.total_bytes
 
     async def _take(
-        self, live: Live, header: wire.TransferHeader, data: AsyncIterator[Any]
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        data: AsyncIterator[memoryview | wire.SharedPiece],
+        owner: str | None,
     ) -> None:
         """Take what is new of an upload."""
         transfer, total, came = header.transfer, header.total_bytes, 0
-        call = live.uploading[transfer] = Call(live.uploading.get(transfer))
+        live.check(owner)  # it may have waited for workers
+        call = live.uploading[transfer] = Call(live.uploading.get(transfer), owner)
         try:
-            async for view in data:
-                begin, came = came, came + len(view)
-                live.bytes_received += len(view)
-                if came > total or (not len(view) and total):
+            async for part in data:
+                shared = isinstance(part, wire.SharedPiece)
+                size = part.piece_bytes if shared else len(part)
+                if came + size > total or (not size and total):
                     raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
-                async with call.turn:  # the call before may still pass a piece on, or be cut off
-                    await self._take_piece(live, header, call, begin, view)
+                take = self._take_shared if shared else self._take_bytes
+                await take(live, header, call, came, part)
+                came += size
             if came != total:
                 raise ProtocolError(f"upload of {total} bytes: {came} came")
+            live.check(owner)
             if not total and transfer not in live.uploads.done:
                 await self._pass(live, header.device, link.Chunk(transfer, 0, 0, link.LAST, b""))
         except OSError:
@@ -96,16 +127,25 @@ class Bulk:
         except BaseException:  # the client has broken off, or sends what is no chunk
             if live.uploading.get(transfer) is call and transfer not in live.uploads.done:
                 # Its client may have thought better of it. One that sends it again begins anew.
-                self._give_up(live, header.device, transfer)
+                with contextlib.suppress(JournalError):  # of which the session hears
+                    self._give_up(live, header.device, transfer)
             raise
         finally:
             if live.uploading.get(transfer) is call:
                 del live.uploading[transfer]
 
     async def _take_piece(
-        self, live: Live, header: wire.TransferHeader, call: Call, begin: int, view: memoryview
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        call: Call,
+        begin: int,
+        view: memoryview,
+        place: tuple[Window, int] | None = None,
     ) -> None:
+        """Take what is new of a piece. place: where it lies, for a worker that can look there."""
         transfer, total = header.transfer, header.total_bytes
+        live.check(call.owner)
         if live.uploading.get(transfer) is not call:
             raise ProtocolError(f"upload {transfer} goes on on another connection")
         if transfer in live.uploads.done:
@@ -117,9 +157,54 @@ class Bulk:
         if came > known:
             flags = link.LAST if came == total else 0
             chunk = link.Chunk(transfer, total, known, flags, view[known - begin :])
-            await self._pass(live, header.device, chunk)
+            if place is not None:
+                place = place[0], place[1] + known - begin
+            await self._pass(live, header.device, chunk, place)
 
-    async def _pass(self, live: Live, device: int, chunk: link.Chunk) -> None:
+    async def _take_bytes(
+        self, live: Live, header: wire.TransferHeader, call: Call, begin: int, view: memoryview
+    ) -> None:
+        """Take bytes that came with the call, a part at a time: others have their turns."""
+        for part in _parts(live, view):
+            since_s = await self.tenancy.floor.turn(live.tenant)
+            live.bytes_received += len(part)
+            async with call.turn:  # the call before may still pass one on, or be cut off
+                await self._take_piece(live, header, call, begin, part)
+            begin += len(part)
+            await self.tenancy.floor.turn(live.tenant, since_s)
+
+    async def _take_shared(
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        call: Call,
+        begin: int,
+        piece: wire.SharedPiece,
+    ) -> None:
+        """Take bytes that lie in shared memory, a chunk at a time: others have their turns."""
+        window = live.windows.get(header.device)
+        if live.keeper is None or window is None:
+            raise ServiceError("the memory is shared no more; send the bytes themselves")
+        asked = (piece.device, piece.transfer, piece.total_bytes, piece.offset)
+        if asked != (header.device, header.transfer, header.total_bytes, begin):
+            raise ProtocolError("a piece of another upload, or of another place in it")
+        for at in range(0, piece.piece_bytes, limits.CHUNK_BYTES):
+            size = min(limits.CHUNK_BYTES, piece.piece_bytes - at)
+            position = piece.position + at
+            since_s = await self.tenancy.floor.turn(live.tenant)
+            live.bytes_received += size
+            async with call.turn:
+                data = memoryview(window.copied(position, size))
+                await self._take_piece(live, header, call, begin + at, data, (window, position))
+            await self.tenancy.floor.turn(live.tenant, since_s)
+
+    async def _pass(
+        self,
+        live: Live,
+        device: int,
+        chunk: link.Chunk,
+        place: tuple[Window, int] | None = None,
+    ) -> None:
         live.check()
         data = memoryview(chunk.data)
         kept = Chunk(device, chunk.transfer, chunk.total, chunk.offset, chunk.flags, data)
@@ -128,9 +213,13 @@ class Bulk:
             live.uploads.add(kept)
         elif chunk.offset and chunk.total > live.memory_bytes:
             live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
+            if place is not None:
+                place[0].took(place[1], data.nbytes)
         else:
             try:
-                await live.keeper.send(kept)
+                told = await live.keeper.send(kept, place and (place[0].channel, place[1]))
+                if place is not None and not told:
+                    place[0].took(place[1], data.nbytes)
             except BaseException:  # the call was cut off, and the worker may not have it
                 live.uploads.take_back(kept)
                 raise
@@ -147,27 +236,77 @@ class Bulk:
             live.links[device].give_up(live.channel, transfer)
 
     # --- shared memory ---------------------------------------------------------------------------
-    async def share(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
-        """Ask a session's worker for memory that its client can map; or hand it the proof."""
+    async def share(
+        self, live: Live, asked: wire.ShareRequest, owner: str | None = None
+    ) -> wire.ShareReply:
+        """Ask a session's worker for memory that its client can map; or hand it the proof.
+
+        Of a session that is journalled this gateway maps it too, or there is none.
+        """
         if wire.SHARED_MEMORY not in live.features:
             return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
-        if asked.device >= len(live.links):
+        live.check(owner)
+        if asked.device >= len(live.machine.kinds):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")
+        if live.keeper is not None:
+            reply = await self._share_journalled(live, asked)
+            live.check(owner)
+            return reply
         live.shares = True
         body = link.Share(proof=asked.proof.hex())
-        answer = await live.links[asked.device].share(live.channel, body)
-        where = (answer.pid, answer.fd, answer.segment_bytes, bytes.fromhex(answer.digest))
-        return wire.ShareReply(*where, answer.refused[:256])
+        return _reply(await live.links[asked.device].share(live.channel, body))
+
+    async def _share_journalled(self, live: Live, asked: wire.ShareRequest) -> wire.ShareReply:
+        channel, device, features = live.channel, asked.device, live.features
+        if not live.links or not live.machine.caught_up:
+            # What a replay tells a second time would fill the ring, and nobody would take it.
+            return wire.ShareReply(refused=layouts.LATER)
+        worker, first = live.links[device], 0
+        if not asked.proof:
+            live.windows.pop(device, None)
+            live.windows_made[device] = number = live.windows_made.get(device, -1) + 1
+            first = layouts.first_position(live.machine.epoch, number)
+            if not first:
+                return wire.ShareReply(refused="the session has had too many segments")
+        answer = await worker.share(channel, link.Share(proof=asked.proof.hex(), first=first))
+        if live.channel != channel or live.features is not features:  # another worker, or client
+            return wire.ShareReply(refused=layouts.LATER)
+        if asked.proof:
+            window = live.windows.get(device)
+            if window is None or window.channel != channel:
+                return wire.ShareReply(refused=layouts.LATER)
+            window.proved = not answer.refused
+        elif not answer.refused:
+            window = Window.open(answer, first, channel)
+            if window is None:
+                text = "the worker's memory is not to be found at the gateway, which journals"
+                return wire.ShareReply(refused=text)
+            live.windows[device] = window
+        return _reply(answer, first)
+
+    async def unshare(self, live: Live) -> None:
+        """Let nothing go through memory that a client has mapped who is about to be fenced."""
+        live.windows.clear()
+        live.shares = False
+        live.features -= {wire.SHARED_MEMORY}
+        for each in live.links:
+            with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good as
+                while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
+                    await asyncio.sleep(_LOOK_S)
 
     async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
-        """Tell a worker where the next bytes of an upload lie.
-
-        A session that is journalled would read the bytes here, before it passes the piece on.
-        """
-        if piece.device >= len(live.links):
+        """Tell a worker where the next bytes of an upload lie, of a session without a journal."""
+        if piece.device >= len(live.links) or live.keeper is not None:
             raise ProtocolError(f"a piece for device {piece.device}, which is not there")
+        if not live.shares:
+            return  # of a client that is about to be fenced
         live.bytes_received += piece.piece_bytes
         place = (piece.transfer, piece.total_bytes, piece.offset, piece.position, piece.piece_bytes)
         with contextlib.suppress(OSError):  # the worker is gone, of which the session hears
             await live.links[piece.device].piece(live.channel, link.Piece(*place))
+
+
+def _reply(answer: link.Share, first: int = 0) -> wire.ShareReply:
+    where = (answer.pid, answer.fd, answer.segment_bytes, bytes.fromhex(answer.digest))
+    return wire.ShareReply(*where, answer.refused[:256], first)

@@ -31,6 +31,7 @@ from farspan_server.cli_operator import (
     log_format,
     metrics_port,
     port_options,
+    status,
 )
 from farspan_server.token_cli import token
 
@@ -94,15 +95,54 @@ _every = click.option(
 )  # fmt: skip
 
 
+_bytes = click.option(
+    "--snapshot-bytes", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_BYTES,
+    show_default=True, metavar="BYTES", help="Of journal: then a snapshot comes sooner.",
+)  # fmt: skip
+_frames = click.option(
+    "--snapshot-frames", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_FRAMES,
+    show_default=True, metavar="COUNT", help="Of frames: then a snapshot comes sooner.",
+)  # fmt: skip
+
+
+def _snapshots(command: Any) -> Any:
+    """Add when snapshots are taken to a command."""
+    return _every(_bytes(_frames(command)))
+
+
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
-    show_default=True, help="Of sessions that do not say it; without --journal: off.",
+    show_default=True, help="Of sessions that do not say it; without a journal: off.",
 )  # fmt: skip
 
 _retention = click.option(
     "--retention-days", type=click.FloatRange(0.0), default=7.0, show_default=True,
     help="Then a session on disk that nobody uses is removed.",
 )  # fmt: skip
+
+
+class _Bytes(click.ParamType):
+    """`10 GiB` or 10737418240, as bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        from farspan.core.errors import BadValueError
+
+        from farspan_server.quotas import size
+
+        try:
+            return value if isinstance(value, int) else size(str(value))
+        except BadValueError:
+            self.fail(f"{value!r}: write bytes, or as in '10 GiB'", param, ctx)
+
+
+def _retention_bytes(default: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--retention-bytes", type=_Bytes(), default=default, show_default=True,
+        help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
+    )  # fmt: skip
+
 
 _tenants = click.option("--tenants", type=_FILE, help="Quotas of tenants, TOML; watched.")
 
@@ -126,10 +166,15 @@ def main() -> None:
 @_level
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @_journal
-@_every
+@click.option(
+    "--no-journal", is_flag=True,
+    help="Keep no sessions; without it and --journal: in the user's state directory.",
+)  # fmt: skip
+@_snapshots
 @_command
 @_durability
 @_retention
+@_retention_bytes("20 GB")  # of a user's own disk
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -138,18 +183,31 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, snapshot_every: float, command_seconds: float, durability: str,
-    retention_days: float, token_file: Path | None, tenants: Path | None,
-    audit: Path | None, metrics_port: int | None, as_json: bool,
+    journal: Path | None, no_journal: bool, snapshot_every: float, snapshot_bytes: int,
+    snapshot_frames: int, command_seconds: float,
+    durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
+    tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
+    from farspan.core.errors import ServiceError
+
+    from farspan_server import state_directory
     from farspan_server import up as ups
 
+    if journal is not None and no_journal:
+        raise click.UsageError("--journal and --no-journal: which?")
+    if journal is None and not no_journal:
+        try:
+            journal = state_directory.journal_of(port)
+        except ServiceError as error:
+            raise click.ClickException(str(error)) from None
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
+        journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days, command_s_max=command_seconds,
+        retention_days=retention_days, retention_bytes=retention_bytes,
+        command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -181,10 +239,11 @@ def up(
     help="A worker started by `farspan worker`; may be given several times.",
 )
 @_journal
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
+@_retention_bytes("0")
 @port_options
 @log_format
 @click.option(
@@ -235,9 +294,12 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    snapshot_bytes: int,
+    snapshot_frames: int,
     command_seconds: float,
     durability: str,
     retention_days: float,
+    retention_bytes: int,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -267,9 +329,12 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames,
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
+        retention_bytes=retention_bytes,
         operator=operator,
         lease_s=lease,
         **tls,
@@ -296,6 +361,13 @@ async def _serve(
 @click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0.0),
+    default=30.0,
+    show_default=True,
+    help="After SIGTERM, for sessions to leave its workers. SIGINT or a second one: at once.",
+)
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_level
@@ -325,9 +397,12 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
 
         # Epochs must outgrow those of a supervisor before this one; the time does.
         fleet = Fleet(capacity, spares, first_epoch or int(time.time()))
-        running = asyncio.create_task(Supervisor(fleet, launcher, gateway, key, ready).run())
+        made = Supervisor(fleet, launcher, gateway, key, ready)
+        running = asyncio.create_task(made.run())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and not stop.at_once.is_set():
+            await _either(made.drain(options["drain_seconds"]), stop.at_once.wait(), running)
         running.cancel()
         try:
             await asyncio.gather(running, return_exceptions=not running.done())
@@ -411,30 +486,6 @@ def run(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
-@_json
-def status(address: str, token_file: Path | None, as_json: bool, **tls: Path | None) -> None:
-    """Show your sessions on a gateway."""
-    from farspan.core.errors import FarspanError
-
-    from farspan_server import status as asking
-
-    token = token_file.read_text().split() if token_file else [os.environ.get("FARSPAN_TOKEN", "")]
-    try:
-        found = asking.sessions(address, token[0].rpartition(":")[2], **tls)
-    except FarspanError as error:
-        raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
-    else:
-        click.echo(asking.table(found) if found else "no session")
-
-
-@main.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--host",
@@ -459,6 +510,7 @@ def certs(directory: Path, hosts: tuple[str, ...]) -> None:
 main.add_command(cli_sessions.sessions)
 main.add_command(drain)
 main.add_command(doctor)
+main.add_command(status)
 main.add_command(token)
 
 
@@ -479,7 +531,12 @@ class _Stop(asyncio.Event):
     what it means to most services: `reload`, if there is something to.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = asyncio.Event()  # nothing may be waited for any more
+
     orphaned = False
+    _asked = False
     watched = False  # there is a parent whose death SIGHUP tells
     reload: Callable[[], None] | None = None
 
@@ -488,7 +545,28 @@ class _Stop(asyncio.Event):
             self.reload()
             return
         self.orphaned = True
+        self.interrupt()
+
+    def terminate(self) -> None:
+        """Take SIGTERM; the second one is meant."""
+        if self.is_set() or self._asked:
+            self.at_once.set()
+        self._asked = True
         self.set()
+
+    def interrupt(self) -> None:
+        """Take SIGINT, or that there is nobody any more who would wait."""
+        self.at_once.set()
+        self.set()
+
+
+async def _either(*waits: Any) -> None:
+    """Return when one of them is over; those that are no tasks end then."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, each in zip(tasks, waits, strict=True):
+        if task is not each:
+            task.cancel()
 
 
 async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> int:
@@ -498,8 +576,8 @@ async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> i
     stop = _Stop()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, stop.hang_up)
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, stop.terminate)
     try:
         await run(stop)
     except (FarspanError, OSError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -152,6 +154,61 @@ def drain(
 @click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
 @click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
 @click.option("--key", type=_FILE, help="That certificate's key.")
+@click.option("--tenants", is_flag=True, help="All tenants, as an operator sees them.")
+@click.option(
+    "--operator",
+    envvar="FARSPAN_OPERATOR",
+    default="",
+    metavar="URL",
+    help="With --tenants: the operator's port; also the variable FARSPAN_OPERATOR.",
+)
+@click.option(
+    "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 60.0),
+    default=1.0,
+    show_default=True,
+    help="With --tenants: over which rates are taken.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def status(
+    address: str, token_file: Path | None, tenants: bool, operator: str,
+    operator_token_file: Path | None, seconds: float, as_json: bool, **tls: Path | None,
+) -> None:  # fmt: skip
+    """Show your sessions on a gateway; with --tenants, what each tenant has and does."""
+    from farspan.core.errors import FarspanError
+
+    from farspan_server import draining
+    from farspan_server import status as asking
+
+    if not (operator if tenants else address):
+        raise click.UsageError("Missing option '--operator'." if tenants else
+                               "Missing option '--address'.")  # fmt: skip
+    try:
+        if tenants:
+            token = _token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN")
+            asked = draining.Operator(operator, token, tls["ca"])
+            rows = asking.rates(asked.tenants, seconds)
+            click.echo(json.dumps(rows) if as_json else asking.tenants_table(rows))
+            return
+        token = _token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2]
+        found = asking.sessions(address, token, **tls)
+    except FarspanError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in found]))
+    else:
+        click.echo(asking.table(found) if found else "no session")
+
+
+@click.command()
+@click.option("--address", envvar="FARSPAN_ADDRESS", default="", help="grpc://host:port.")
+@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
+@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
+@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
+@click.option("--key", type=_FILE, help="That certificate's key.")
 @click.option("--operator", envvar="FARSPAN_OPERATOR", default="", metavar="URL")
 @click.option(
     "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
@@ -169,6 +226,8 @@ def drain(
     multiple=True,
     help="Of a gateway on this machine; may be given several times.",
 )
+@click.option("--tokens", type=_FILE, help="The --token-file of a gateway on this machine.")
+@click.option("--tenants", type=_FILE, help="And its --tenants; may be one that is to be used.")
 @click.option("--ray-address", default="", metavar="HOST:PORT")
 @click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")

@@ -1,7 +1,8 @@
 """`farspan doctor`: what is wrong with an installation or a service, and what to do about it.
 
 A check says what it found and, if that is not well, the remedy. It changes nothing, waits for
-nothing without a bound, and shows no token. The checks: `doctor_machine.py`, `doctor_service.py`.
+nothing without a bound, and shows no token. The checks: `doctor_machine.py`, `doctor_service.py`,
+`doctor_tenants.py`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Asked:
     cert: Path | None = None
     key: Path | None = None
     tls_certificates: tuple[Path, ...] = ()  # a gateway's own files
+    tokens: Path | None = None  # a gateway's own files: its --token-file,
+    tenants: Path | None = None  # and its --tenants
     journal: Path | None = None
     operator: str = ""  # http://host:port
     operator_token: str = field(default="", repr=False)
@@ -57,6 +60,7 @@ def checks() -> tuple[Check, ...]:
     """Return all checks, in the order in which they are shown."""
     from farspan_server import doctor_machine as machine
     from farspan_server import doctor_service as service
+    from farspan_server import doctor_tenants as tenants
 
     return (
         machine.versions,
@@ -67,6 +71,8 @@ def checks() -> tuple[Check, ...]:
         machine.memory,
         machine.journal,
         machine.certificates,
+        tenants.tokens,
+        tenants.quotas,
         service.gateway,
         service.workers,
         service.ray,

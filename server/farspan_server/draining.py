@@ -41,6 +41,10 @@ class Operator:
         """Return what the gateway says of its workers. AuthError, ConnectError, ServiceError."""
         return self._ask("/workers", None)
 
+    def tenants(self) -> list[dict[str, Any]]:
+        """Return what the gateway says of its tenants; see `by_tenant.Account`. The same errors."""
+        return self._ask("/tenants", None)
+
     def drain(self, names: list[str] | str, wait_s: float) -> list[dict[str, Any]]:
         """Begin to drain workers; return all of them. BadValueError if one is not there."""
         return self._ask("/drain", json.dumps({"workers": names, "wait_s": wait_s}).encode())

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -28,7 +29,7 @@ from farspan.core.errors import (
     SessionClosedError,
 )
 
-from farspan_server import calls
+from farspan_server import calls, moving
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.credentials import server_credentials
@@ -70,8 +71,10 @@ class Gateway:
         self.config = config
         self.service = Service(config)
         self.tenancy = self.service.tenancy
+        self._moves = moving.Moves(self.service)
         self.operations = Operations(self.service, config)
         self.address = ""
+        self._listing = asyncio.Lock()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -138,21 +141,50 @@ class Gateway:
             "Download": grpc.unary_stream_rpc_method_handler(self._download),
             "List": self._unary(wire.ListRequest, self._list),
             "Describe": self._unary(wire.DescribeRequest, self._describe),
-            "Trace": self._unary(wire.TraceRequest, self._trace),
-            "Share": self._unary(wire.ShareRequest, self._share),
-            "Keep": self._unary(wire.KeepRequest, self._keep),
+            "Trace": self._owners(wire.TraceRequest, self._trace),
+            "Share": self._owners(wire.ShareRequest, self._share),
+            "Keep": self._owners(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
-            "Close": self._unary(wire.CloseRequest, self._close),
+            "Move": self._unary(wire.MoveRequest, self._move),
+            "Close": self._unary(wire.CloseRequest, self._close, wakes=False),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
         return grpc.method_handlers_generic_handler(wire.SERVICE, counted)
 
-    def _unary(self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]]) -> Any:
+    def _unary(
+        self, kind: type[Any], answer: Callable[[str, Any], Awaitable[Any]], wakes: bool = True
+    ) -> Any:
+        """wakes: the session that is asked about, which stays awake meanwhile."""
+
         async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with _answering(context, self.service.totals):
-                return wire.encode(await answer(self._tenant(context), wire.decode(kind, body)))
+                tenant, asked = self._tenant(context), wire.decode(kind, body)
+                if not wakes or not hasattr(asked, "session"):
+                    return wire.encode(await answer(tenant, asked))
+                async with self.service.here(tenant, asked.session):
+                    return wire.encode(await answer(tenant, asked))
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _owners(self, kind: type[Any], answer: Callable[..., Awaitable[Any]]) -> Any:
+        """Return the handler of a call that only the session's client may make."""
+
+        async def handle(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async with _answering(context, self.service.totals):
+                asked = wire.decode(kind, body)
+                async with self._owned(context, asked.session) as (live, owner):
+                    return wire.encode(await answer(live, asked, owner))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    @contextlib.asynccontextmanager
+    async def _owned(
+        self, context: grpc.aio.ServicerContext, session: str
+    ) -> AsyncIterator[tuple[Live, str]]:
+        """Find a session of the caller, who has it now, and who that is; it stays awake within."""
+        async with self.service.here(self._tenant(context), session) as live:
+            given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
+            yield live, live.prove(given if isinstance(given, bytes) else None)
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
         tenant = self.tenancy.tokens.tenant(context.invocation_metadata())
@@ -160,29 +192,38 @@ class Gateway:
             raise AuthError("the token is not good any more")
         return tenant
 
-    async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
-        return wire.ListReply(tuple(self.service.sessions_of(tenant)))
+    async def _list(self, tenant: str, asked: wire.ListRequest) -> wire.ListReply:
+        async with self._listing:  # a long one takes milliseconds: others come in between
+            found = self.service.sessions_of(tenant, (asked.after_opened_at_s, asked.after))
+            await asyncio.sleep(0)
+        return found
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
         status = await self.service.worker_status(live) if asked.worker_status else []
-        return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
+        told = tuple(json.dumps(s) for s in status)
+        info = replace(self.service.info(live), devices=live.devices)
+        return wire.DescribeReply(info, told, live.changes)
 
-    async def _trace(self, tenant: str, asked: wire.TraceRequest) -> wire.TraceReply:
-        live = self.service.find(tenant, asked.session)
+    async def _trace(self, live: Live, asked: wire.TraceRequest, _: str) -> wire.TraceReply:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
         return wire.TraceReply(passed.to_json())
 
-    async def _share(self, tenant: str, asked: wire.ShareRequest) -> wire.ShareReply:
-        return await self.service.share(self.service.find(tenant, asked.session), asked)
+    async def _share(self, live: Live, asked: wire.ShareRequest, owner: str) -> wire.ShareReply:
+        return await self.service.share(live, asked, owner)
 
-    async def _keep(self, tenant: str, asked: wire.KeepRequest) -> wire.KeepReply:
-        await self.service.keep(self.service.find(tenant, asked.session), asked)
+    async def _keep(self, live: Live, asked: wire.KeepRequest, owner: str) -> wire.KeepReply:
+        await self.service.keep(live, asked, owner)
         return wire.KeepReply()
 
     async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
         live = self.service.find(tenant, asked.session)
         return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
+
+    async def _move(self, tenant: str, asked: wire.MoveRequest) -> wire.MoveReply:
+        live = self.service.find(tenant, asked.session)
+        await self._moves.move(live, asked.to, asked.allow_numerics_change)
+        return moving.reply(live)
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         await self.service.close(tenant, asked.session)
@@ -246,8 +287,10 @@ class Gateway:
         if hello.resume is not None and hello.attach:
             raise ProtocolError("session: a hello that resumes and attaches")
         if hello.resume is not None:
+            await self.service.wake(tenant, hello.resume.session)
             return self.service.resume(tenant, hello, stream), up
         if hello.attach:
+            await self.service.wake(tenant, hello.attach)
             return await self.service.attach(tenant, hello, stream), up
         return await self.service.open(tenant, hello, stream), up
 
@@ -257,10 +300,11 @@ class Gateway:
         try:
             await self._take(live, stream, first)
             while isinstance(message := await context.read(), bytes):
+                begun_s = await self.tenancy.floor.turn(live.tenant)
                 up = wire.decode(wire.Up, message)
                 if up.hello is not None:
                     raise ProtocolError("session: a second hello")
-                await self._take(live, stream, up)
+                await self._take(live, stream, up, begun_s)
         except ProtocolError as error:
             if live.stream is stream:
                 self.service.give(live, messages.Fault("ProtocolError", str(error)))
@@ -268,9 +312,11 @@ class Gateway:
             return  # the session's end was written while this waited
         # The end of the requests says nothing: a broken stream looks like a half-closed one.
 
-    async def _take(self, live: Live, stream: Stream, up: wire.Up) -> None:
+    async def _take(
+        self, live: Live, stream: Stream, up: wire.Up, begun_s: float | None = None
+    ) -> None:
         try:
-            await self._pass(live, stream, up)
+            await self._pass(live, stream, up, begun_s)
         except FarspanError:
             raise
         except Exception as error:  # a defect of ours: its client would wait for ever
@@ -280,16 +326,18 @@ class Gateway:
             )
             self.service.give(live, fault)
 
-    async def _pass(self, live: Live, stream: Stream, up: wire.Up) -> None:
+    async def _pass(self, live: Live, stream: Stream, up: wire.Up, begun_s: float | None) -> None:
+        """begun_s: when the floor was the tenant's to decode this; see `floor.py`."""
+        since_s = await self.tenancy.floor.turn(live.tenant, begun_s)
         for piece in up.pieces:
             if live.stream is stream:
                 await self.service.piece(live, piece)
         if live.stream is not stream:
             return  # another one has taken its place: what comes late on this one is not heard
-        for number, data in enumerate(up.frames, 1):
+        for data in up.frames:
             live.bytes_received += len(data)
             header = wire.frame_header(data)
-            await self.tenancy.turn(live.tenant, header.command_count, number)
+            since_s = await self.tenancy.turn(live.tenant, header.command_count, since_s)
             if live.stream is not stream:
                 return  # another one has taken its place: what comes late on this is not heard
             if live.passing is not None:
@@ -314,8 +362,8 @@ class Gateway:
             if not isinstance(first, bytes):
                 raise ProtocolError("upload: no header came")
             header = wire.decode_transfer_header(first)
-            live = self.service.find(self._tenant(context), header.session)
-            received = await self.service.upload(live, header, _chunks(context))
+            async with self._owned(context, header.session) as (live, owner):
+                received = await self.service.upload(live, header, _parts(context), owner)
             return wire.encode(wire.UploadReply(received))
 
     async def _download(
@@ -323,15 +371,18 @@ class Gateway:
     ) -> AsyncIterator[bytes]:
         async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
-            live = self.service.find(self._tenant(context), asked.session)
-            async for data in live.downloads.take(asked.request):
-                live.bytes_sent += len(data)
-                yield wire.encode_chunk(memoryview(data))
+            async with self._owned(context, asked.session) as (live, owner):
+                async for data in live.downloads.take(asked.request):
+                    live.check(owner)
+                    live.bytes_sent += len(data)
+                    yield wire.encode_chunk(memoryview(data))
 
 
-async def _chunks(context: grpc.aio.ServicerContext) -> AsyncIterator[memoryview]:
+async def _parts(
+    context: grpc.aio.ServicerContext,
+) -> AsyncIterator[memoryview | wire.SharedPiece]:
     while isinstance(message := await context.read(), bytes):
-        yield wire.decode_chunk(message)
+        yield wire.decode_upload(message)
 
 
 @contextlib.asynccontextmanager

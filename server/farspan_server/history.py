@@ -9,6 +9,7 @@ No time or network; the disk is passed in. `session.py` decides, this remembers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import struct
@@ -22,7 +23,16 @@ from farspan import wire
 from farspan.core import limits, link
 
 from farspan_server.disk import Buffer, Disk
-from farspan_server.journal import HEAD, Journal, JournalDamagedError, Record, glimpse, reopen
+from farspan_server.journal import (
+    HEAD,
+    Journal,
+    JournalBusyError,
+    JournalDamagedError,
+    Record,
+    beginning,
+    glimpse,
+    reopen,
+)
 
 FRAME: Final = 1  # as received
 CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
@@ -36,15 +46,34 @@ FORMAT: Final = 1  # of the records that have one
 
 GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
 _CHUNK: Final = struct.Struct("<IQQQI")
+_BEGINNING_BYTES: Final = 16 * limits.KiB  # of a journal, where it tells what its session is
 
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A device's part of a snapshot: a file of the session's directory."""
+    """A device's part of a snapshot: a file of the session's directory, and older ones.
+
+    older: files of snapshots before it, whose memories it refers to, in the order it names them.
+    """
 
     name: str
     nbytes: int
     sha256: str
+    older: tuple[Part, ...] = ()
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """All files that it takes, its own first."""
+        return (self, *self.older)
+
+
+def part_name(number: int, device: int) -> str:
+    """Return how the file of a device's part of a snapshot is called."""
+    return f"{PART_PREFIX}{number}-{device}"
+
+
+def _names(parts: tuple[Part, ...]) -> set[str]:
+    return {file.name for part in parts for file in part.files}
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,6 +151,8 @@ class History:
         self._marks: dict[int, int] = {}  # snapshots under way: the record of their mark
         # Commits that are not synced: their record, the first record and the files to keep.
         self._commits: deque[tuple[int, int, set[str]]] = deque()
+        #: Runs what need not be done before others are heard: large files take 6 ms each to remove.
+        self.later: Callable[[Callable[[], None]], object] = lambda work: work()
 
     @classmethod
     def create(
@@ -209,7 +240,7 @@ class History:
         past = self.past
         body = {"number": number, "sequence": sequence, "parts": [asdict(p) for p in parts]}
         index = self._write(COMMIT, body)
-        old = {part.name for part in past.parts}
+        old = _names(past.parts) - _names(parts)  # what nothing refers to any more
         past.base, past.number, past.parts = sequence, number, parts
         past.begin = self._marks.pop(number)
         self._commits.append((index, past.begin, old))
@@ -224,11 +255,15 @@ class History:
             sequence = self._waiting.popleft()[1]
         while self._commits and self._commits[0][0] <= index:
             _, begin, old = self._commits.popleft()
-            self.journal.forget_before(begin)
-            for name in old:
-                with contextlib.suppress(OSError):  # it is only space
-                    self._disk.remove(self._directory / name)
+            self.later(functools.partial(self._remove, begin, old))
         return sequence
+
+    def _remove(self, begin: int, old: set[str]) -> None:
+        """Remove what came before a snapshot. May run on another thread."""
+        self.journal.forget_before(begin)
+        for name in old:
+            with contextlib.suppress(OSError):  # it is only space
+                self._disk.remove(self._directory / name)
 
     # --- reading ---------------------------------------------------------------------------------
     def replay(self, last: int | None = None) -> Iterator[bytes | Chunk]:
@@ -249,26 +284,30 @@ class History:
         return b"".join(self.pieces(device))
 
     def pieces(self, device: int) -> Iterator[bytes]:
-        """Yield a device's part of the snapshot, the end only when all of it is as written.
+        """Yield the files of a device's part, the end of each only when all of it is as written.
 
         JournalDamagedError.
         """
-        part = self.past.parts[device]
+        for file in self.past.parts[device].files:
+            yield from self._pieces(file)
+
+    def _pieces(self, file: Part) -> Iterator[bytes]:
         digest, nbytes, held = hashlib.sha256(), 0, b""
         try:
-            for data in self._disk.pieces(self._directory / part.name, limits.CHUNK_BYTES):
+            for data in self._disk.pieces(self._directory / file.name, limits.CHUNK_BYTES):
                 nbytes += len(data)
-                if nbytes > part.nbytes:
+                if nbytes > file.nbytes:
                     break
                 digest.update(data)
                 if held:
                     yield held
                 held = data
         except FileNotFoundError:
-            raise JournalDamagedError(f"snapshot: {part.name} is missing") from None
-        if nbytes != part.nbytes or digest.hexdigest() != part.sha256:
-            raise JournalDamagedError(f"snapshot: {part.name} is damaged")
-        yield held
+            raise JournalDamagedError(f"snapshot: {file.name} is missing") from None
+        if nbytes != file.nbytes or digest.hexdigest() != file.sha256:
+            raise JournalDamagedError(f"snapshot: {file.name} is damaged")
+        if held:
+            yield held
 
 
 def _chunk(record: Record) -> Chunk:
@@ -284,21 +323,37 @@ def keep(kept: dict[str, str], name: str, body: str) -> None:
         kept.pop(name, None)
 
 
-def open_(disk: Disk, directory: Path, session: str) -> History:
-    """Return a session's history as it lies on disk. JournalDamagedError, JournalError."""
+def open_(disk: Disk, directory: Path, session: str, doubtful: bool = False) -> History:
+    """Return a session's history as it lies on disk. JournalDamagedError, JournalBusyError.
+
+    doubtful: as `journal.reopen` has it.
+    """
     reader = _PastReader()
     try:
-        journal = reopen(disk, directory, session, reader.visit)
+        journal = reopen(disk, directory, session, reader.visit, doubtful)
         made = History(disk, directory, journal, reader.finish())
-    except JournalDamagedError as error:
+    except (JournalDamagedError, JournalBusyError) as error:
         error.about = reader.about or _about(disk, directory)
         raise
-    known = {p.name for p in made.past.parts}
-    for name in disk.names(directory):  # parts of snapshots that were never committed
-        if name.startswith(PART_PREFIX) and name not in known:
-            disk.remove(directory / name)
+    known = _names(made.past.parts)
+    with contextlib.suppress(OSError):  # they are only space
+        for name in disk.names(directory):  # parts of snapshots that were never committed
+            if name.startswith(PART_PREFIX) and name not in known:
+                disk.remove(directory / name)
     journal.forget_before(made.past.begin)
     return made
+
+
+def first_words(disk: Disk, directory: Path, names: list[str]) -> dict[str, Any]:
+    """Return what the beginning of a journal tells of its session; names: of its files.
+
+    What follows is not looked at. JournalDamagedError: it does not tell. OSError.
+    """
+    for record in beginning(disk, directory, names, _BEGINNING_BYTES):
+        if record.kind == SESSION:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return _formatted(record)
+    raise JournalDamagedError("journal: its beginning does not say what it is")
 
 
 def _about(disk: Disk, directory: Path) -> dict[str, Any]:
@@ -398,8 +453,11 @@ def _body(record: Record, *numbers: str) -> dict[str, Any]:
     return body
 
 
-def _part(told: dict[str, Any]) -> Part:
-    part = Part(**told)
+def _part(told: dict[str, Any], nested: bool = True) -> Part:
+    older = told.pop("older", ())
+    if older and not nested:
+        raise ValueError("an older part of an older part")
+    part = Part(**told, older=tuple(_part(each, False) for each in older))
     # The name becomes part of a path: one of ours has no directory in it.
     if not part.name.startswith(PART_PREFIX) or set(part.name) & {"/", "\\", "\0"}:
         raise ValueError("a part of a snapshot outside of its directory")

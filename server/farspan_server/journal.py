@@ -15,6 +15,7 @@ and is cut off: nobody was told that it is durable. Appending never waits for th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import struct
@@ -47,6 +48,17 @@ class JournalDamagedError(JournalError):
     about: dict[str, Any] | None = None
 
 
+class JournalBusyError(JournalError):
+    """A journal on disk cannot be opened now; nothing was changed that another try needs.
+
+    full: there is no room to go on with it; else it cannot be read. doubtful: a sync has failed,
+    so that the next try must be told. about: as of JournalDamagedError.
+    """
+
+    about: dict[str, Any] | None = None
+    full = doubtful = False
+
+
 @dataclass(slots=True, frozen=True)
 class Record:
     """One entry. `index` counts all records of a session from 0, those of kind HEAD included."""
@@ -72,6 +84,8 @@ class Journal:
         self._unsynced: dict[int, File] = {}  # before the last one, to sync: by their HEAD's index
         self._dirty = False  # names in the directory to sync
         self.durable = index - 1  # index of the last record that survives a loss of power
+        #: A sync has failed: what lies behind `durable` may be read and not be there for all that.
+        self.doubtful = False
 
     @classmethod
     def create(cls, disk: Disk, directory: Path, session: str, syncs: bool = True) -> Journal:
@@ -91,6 +105,11 @@ class Journal:
     def last(self) -> int:
         """The index of the record appended last."""
         return self._index - 1
+
+    @property
+    def failed(self) -> str:
+        """Why nothing more can be written, or ""."""
+        return self._failed
 
     @property
     def segment_bytes(self) -> int:
@@ -120,24 +139,29 @@ class Journal:
     def roll(self) -> int:
         """Begin a new segment and return the index of its HEAD. JournalError."""
         with self._lock:
-            if self._failed:
-                raise JournalError(self._failed)
-            before = self._file
-            head = json.dumps({"format": 1, "before": self._digest.hex()}).encode()
-            try:
-                self._file = self._disk.create(self._directory / f"{self._index:020}{_SUFFIX}")
-            except OSError as error:
-                raise self._fail(error) from error
-            if before is not None:
-                self._unsynced[self._segments[-1][0]] = before
-            self._dirty = True
-            self._bytes = 0
-            self._segments.append((self._index, 0))
-            return self._append(HEAD, (head,))
+            return self._roll()
+
+    def _roll(self) -> int:
+        if self._failed:
+            raise JournalError(self._failed)
+        before = self._file
+        head = json.dumps({"format": 1, "before": self._digest.hex()}).encode()
+        try:
+            self._file = self._disk.create(self._directory / f"{self._index:020}{_SUFFIX}")
+        except OSError as error:
+            raise self._fail(error) from error
+        if before is not None:
+            self._unsynced[self._segments[-1][0]] = before
+        self._dirty = True
+        self._bytes = 0
+        self._segments.append((self._index, 0))
+        return self._append(HEAD, (head,))
 
     def _append(self, kind: int, parts: tuple[Buffer, ...]) -> int:
         if self._failed:
             raise JournalError(self._failed)
+        if self._file is None:  # one that was reopened has no segment to write until it must
+            self._roll()
         assert self._file is not None
         size = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
         if size > limits.JOURNAL_RECORD_BYTES_MAX:  # it would be taken for damage
@@ -183,12 +207,12 @@ class Journal:
         with self._lock:
             if self._failed:
                 raise JournalError(self._failed)
+            if self._index - 1 <= self.durable:
+                return self.durable
             files, self._unsynced = list(self._unsynced.values()), {}
             last, digest, current = self._index - 1, self._digest, self._file
             dirty, self._dirty = self._dirty, False
         assert current is not None
-        if last <= self.durable:
-            return self.durable
         try:
             for file in files:
                 file.sync()
@@ -199,6 +223,7 @@ class Journal:
             self._disk.overwrite(self._directory / WATERMARK, _watermark(last, digest))
         except OSError as error:
             with self._lock:
+                self.doubtful = True
                 raise self._fail(error) from error
         self.durable = last
         return last
@@ -245,7 +270,8 @@ class Journal:
             self._file, self._failed = None, self._failed or "the journal is closed"
         for file in files:
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # of a network's disk: that it was not written
+                    file.close()
 
 
 def _watermark(index: int, digest: bytes) -> bytes:
@@ -253,58 +279,104 @@ def _watermark(index: int, digest: bytes) -> bytes:
     return _WATERMARK.pack(index, digest, check)
 
 
-def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], None]) -> Journal:
+def reopen(
+    disk: Disk,
+    directory: Path,
+    session: str,
+    visit: Callable[[Record], None],
+    doubtful: bool = False,
+) -> Journal:
     """Return a journal to go on with, after `visit` of every record it holds.
 
-    JournalDamagedError; JournalError, and nothing is changed that another try needs.
+    JournalDamagedError; JournalBusyError, and nothing is changed that another try needs.
     What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
-    there, as it was written. New records go to a new segment. A payload is valid during the visit.
+    there, as it was written. doubtful: a sync has failed, so that all beyond the watermark is cut
+    off, though it may be read: the system shows what it could not write, and says so once.
+    New records go to a new segment, which is made with the first of them: one that is only looked
+    at stays as it is. A payload is valid during the visit.
     """
-    reader = _Reader(disk, directory, session)
+    reader = _Reader(disk, directory, session, doubtful=doubtful)
+    made = Journal(disk, directory, 0, b"")
     try:
         for record in reader.read():
             visit(record)
-        made = Journal(disk, directory, reader.index, reader.digest)
-        made._segments = reader.segments
+        made._index, made._digest = reader.index, reader.digest
+        made._segments = list(reader.segments)
         for name, size in reader.torn:
             if size:
                 disk.replace(directory / name, disk.read(directory / name)[:size])
             else:
                 disk.remove(directory / name)
-        for start, _ in reader.segments:  # the last owner may have died before its sync
-            disk.sync(directory / f"{start:020}{_SUFFIX}")
+        made.doubtful = True  # until it is back
+        if made.last > reader.durable:  # the last owner died before its sync
+            for start, _ in reader.segments:
+                disk.sync(directory / f"{start:020}{_SUFFIX}")
+            disk.sync_directory(directory)
+            disk.overwrite(directory / WATERMARK, _watermark(made.last, reader.digest))
+        made.doubtful = False
+        made.durable = made.last
     except OSError as error:
-        raise JournalError(f"the journal cannot be read (errno {error.errno})") from error
-    made.durable = -1
-    made.roll()
-    made.sync()
+        raise _busy(error, made.doubtful) from error
     return made
 
 
+def _busy(error: OSError, doubtful: bool) -> JournalBusyError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "there is no room to go on with the journal" if full else "the journal cannot be read"
+    made = JournalBusyError(f"{what} ({error.__class__.__name__}, errno {error.errno})")
+    made.full, made.doubtful = full, doubtful
+    return made
+
+
+def beginning(disk: Disk, directory: Path, names: list[str], nbytes: int) -> Iterator[Record]:
+    """Yield the records that are whole in the first bytes of a journal; names: of its files.
+
+    Nothing of what follows is looked at but the watermark. JournalDamagedError, OSError.
+    """
+    reader = _Reader(disk, directory, "")
+    reader._read_watermark()
+    first = next((name for name in names if name.endswith(_SUFFIX)), "")
+    if not first:
+        raise JournalDamagedError("journal: there are no segments")
+    reader.index, at = reader._number(first), 0
+    data = memoryview(next(disk.pieces(directory / first, nbytes), b""))
+    while (record := reader._record(data, at, at == 0)) is not None:
+        at += _HEADER.size + record.payload.nbytes
+        yield record
+
+
 def glimpse(disk: Disk, directory: Path) -> Iterator[Record]:
-    """Yield what can be read of the first segment of a damaged journal."""
-    names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
-    with contextlib.suppress(OSError, ValueError, JournalDamagedError):
-        size = len(disk.read(directory / names[0])) if names else 0
-        reader = _Reader(disk, directory, "", int(names[0].removesuffix(_SUFFIX)) if names else 0)
-        yield from reader.segment(names[0], size) if names else ()
+    """Yield what can be read of the segments of a damaged journal."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
+    for name in names:
+        with contextlib.suppress(OSError, ValueError, JournalDamagedError):
+            size = len(disk.read(directory / name))
+            reader = _Reader(disk, directory, "", int(name.removesuffix(_SUFFIX)))
+            yield from reader.segment(name, size)
 
 
 class _Reader:
     """Walks the segments of a journal and checks everything."""
 
-    def __init__(self, disk: Disk, directory: Path, session: str, index: int = 0) -> None:
+    def __init__(
+        self, disk: Disk, directory: Path, session: str, index: int = 0, doubtful: bool = False
+    ) -> None:
         self._disk = disk
+        self._doubtful = doubtful  # nothing behind the watermark counts
         self._directory = directory
         self._first = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES] if session else b""
         self.index = index  # of the next record
         self.digest = b""
         self.segments: list[tuple[int, int]] = []
         self.torn: list[tuple[str, int]] = []  # files to cut, and to how many bytes
+        self.durable = -1  # the last record that was synced
         self._end = "its first segment begins at byte 0"  # how far it is whole
 
     def read(self) -> Iterator[Record]:
         least, digest = self._read_watermark()
+        self.durable = least
         names = [n for n in self._disk.names(self._directory) if n.endswith(_SUFFIX)]
         if not names:
             raise JournalDamagedError("journal: there are no segments")
@@ -354,7 +426,7 @@ class _Reader:
         at = 0
         follows = start == self.index
         if follows:
-            while at < data.nbytes:
+            while at < data.nbytes and not (self._doubtful and self.index > least):
                 record = self._record(data, at, first and at == 0)
                 if record is None:
                     break

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from farspan import wire
-from farspan.core import limits, link
+from farspan.core import limits, link, words
 
 from farspan_server import history
 from farspan_server import session_messages as messages
@@ -32,6 +34,7 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 _READ_AT_ONCE: Final = 64  # records that a thread reads before the loop hears of them
+_PIECES_AT_ONCE: Final = 8  # of a snapshot, a MiB each
 _ROOM_S: Final = 0.002  # between looks whether workers take more of a replay
 _ALL: Final = 2**63  # "every record": those that no replay has begun to read yet
 
@@ -45,7 +48,8 @@ class Keeper:
     syncing: one thread, which syncs the journals of all sessions. syncs: frames, before the client
     may forget them. stays: the session survives the gateway, so that snapshots are synced too.
     aside: keeps the files of one that turns out to be damaged, instead of their removal; on a
-    thread.
+    thread. doubt: notes that what was not synced of the files is not to be trusted; on a thread.
+    every_bytes, every_frames: of journal; then the next snapshot comes sooner.
     """
 
     def __init__(
@@ -60,16 +64,21 @@ class Keeper:
         syncs: bool = False,
         stays: bool = False,
         aside: Callable[[JournalDamagedError], None] | None = None,
+        doubt: Callable[[], None] | None = None,
+        every_bytes: int = limits.SNAPSHOT_EVERY_BYTES,
+        every_frames: int = limits.SNAPSHOT_EVERY_FRAMES,
     ) -> None:
-        self._every_s = every_s
+        self._every_s, self._every_bytes, self._every_frames = every_s, every_bytes, every_frames
         self._disk = disk
         self._directory = directory
         self._give = give
         self.history = history
+        history.later = self._later
         self._syncing = syncing
         self._syncs = syncs
         self._stays = stays
         self._aside = aside
+        self._doubt = doubt
         self._damage: JournalDamagedError | None = None
         self._sync_under_way = self._sync_again = self._closed = False
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -81,11 +90,12 @@ class Keeper:
         self._caught_up = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._parts: dict[int, _PartWriter] = {}  # of the snapshot under way, by device
+        self._older: dict[int, tuple[Part, ...]] = {}  # files that they refer to
         self._number = history.past.number  # of the last snapshot
         self._under_way: set[int] = set()  # its number, until it is committed or fails
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
-        self._cut_frame = 0
+        self._cut_frame = history.past.base
         self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
@@ -109,8 +119,11 @@ class Keeper:
             task.cancel()
         self._drop_parts()
 
-    def close(self, forget: bool = True) -> None:
-        """End; forget: the session, on disk too, else it lies there for another gateway."""
+    def close(self, forget: bool = True) -> asyncio.Future[None]:
+        """End; forget: the session, on disk too, else it lies there for another gateway.
+
+        What is returned is done when the files are closed.
+        """
         self.rest()
         self._caught_up.set()
         self._closed = True
@@ -119,7 +132,8 @@ class Keeper:
                 waiting.set_result(None)
         self._waiting.clear()
         # On the thread that syncs: a file's number may be another file's once it is closed.
-        asyncio.get_running_loop().run_in_executor(self._syncing, self._close, forget)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._syncing, self._close, forget)
 
     def _close(self, forget: bool) -> None:
         if self._stays and not forget:
@@ -131,6 +145,12 @@ class Keeper:
             self._aside(self._damage)
         elif forget:
             discard(self._directory)
+        elif self.history.journal.doubtful and self._doubt is not None:
+            self._doubt()
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """Do something on the thread that syncs, before all that it is given after this."""
+        asyncio.get_running_loop().run_in_executor(self._syncing, work)
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
@@ -139,6 +159,21 @@ class Keeper:
         if self._syncs and self._sync_timer is None and not self._sync_under_way:
             loop = asyncio.get_running_loop()
             self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
+    def keep(self, name: str, body: str) -> None:
+        """Keep what a name stands for. JournalError."""
+        with self._reporting():
+            self.history.keep(name, body)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Let the session hear, too, of a journal that fails under what a call writes."""
+        try:
+            yield
+        except JournalError:
+            if self.history.journal.failed and not self._closed:  # else a record is too long
+                self._give(messages.JournalFailed(self.history.journal.failed))
+            raise
 
     async def durable(self) -> None:
         """Wait until all that was written so far survives a loss of power, where that is promised.
@@ -174,7 +209,7 @@ class Keeper:
         try:
             index = done.result()
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
             return
         sequence = self.history.synced(index)
         if sequence and self._syncs:
@@ -191,22 +226,30 @@ class Keeper:
             self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
 
     # --- up --------------------------------------------------------------------------------------
-    async def send(self, kept: Chunk) -> None:
+    async def send(self, kept: Chunk, place: tuple[int, int] | None = None) -> bool:
         """Keep a piece of an upload and pass it to its worker, now or by the next replay.
 
-        JournalError.
+        place: a channel, and where the bytes lie in memory that its worker shares with the client.
+        Return whether a worker was told of it, who then says when it has them. JournalError.
         """
-        index = self.history.chunk(kept)
+        with self._reporting():
+            index = self.history.chunk(kept)
         while self._replayed is not None:
             if index <= self._replayed:
-                return
+                return False
             await self._caught_up.wait()
         with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
+            if place is not None and place[0] == self._channel:
+                where = (kept.transfer, kept.total, kept.offset, place[1], kept.data.nbytes)
+                await self._links[kept.device].piece(self._channel, link.Piece(*where))
+                return True
             await self._links[kept.device].upload(self._channel, _chunk(kept))
+        return False
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""
-        index = self.history.give_up(device, transfer)
+        with self._reporting():
+            index = self.history.give_up(device, transfer)
         if self._replayed is None:
             self._links[device].give_up(self._channel, transfer)
         elif self._replayed < index:
@@ -229,14 +272,9 @@ class Keeper:
 
     async def _replay(self, first: int, last: int, room: Callable[[], bool], end: int) -> None:
         links, channel = self._links, self._channel
-        parts = self.history.past.parts
-        for device in range(len(parts)):
-            total, offset, pieces = parts[device].nbytes, 0, self.history.pieces(device)
-            while data := await asyncio.to_thread(_reading, _next, pieces):
-                flags = link.LAST if offset + len(data) == total else 0
-                chunk = link.Chunk(link.RESTORE, total, offset, flags, data)
-                await links[device].upload(channel, chunk)
-                offset += len(data)
+        for device, part in enumerate(self.history.past.parts):
+            if not (links[device].near and await self._load(links[device], channel, part)):
+                await self._pass_on(links[device], channel, device, part)
         records = self.history.replay(end)
         while batch := await asyncio.to_thread(_reading, _some, records):
             for record in batch:
@@ -251,6 +289,26 @@ class Keeper:
         self.caught_up_s = time.monotonic()
         self._replayed = None
         self._caught_up.set()
+
+    async def _load(self, worker: WorkerLink, channel: int, part: Part) -> bool:
+        """Let a worker of this host read its state itself; return whether it could."""
+        place = self._directory.absolute()
+        files = [words.StateFile(str(place / f.name), f.nbytes, f.sha256) for f in part.files]
+        answer = await worker.load(channel, tuple(files))
+        if answer.damaged:
+            raise JournalDamagedError(f"snapshot: {answer.damaged} is damaged")
+        return not answer.refused
+
+    async def _pass_on(self, worker: WorkerLink, channel: int, device: int, part: Part) -> None:
+        """Read a worker's state and send it."""
+        total, offset = sum(file.nbytes for file in part.files), 0
+        pieces = self.history.pieces(device)
+        while batch := await asyncio.to_thread(_reading, _several, pieces):
+            for data in batch:
+                flags = link.LAST if offset + len(data) == total else 0
+                chunk = link.Chunk(link.RESTORE, total, offset, flags, data)
+                await worker.upload(channel, chunk)
+                offset += len(data)
 
     async def _again(self, links: tuple[WorkerLink, ...], channel: int, record: Chunk) -> None:
         if record.flags == history.GIVEN_UP:
@@ -271,6 +329,9 @@ class Keeper:
         log.error("session %s: a replay failed", self._directory.name, exc_info=error)
         if isinstance(error, JournalDamagedError):
             self._damage = error
+        elif isinstance(error, JournalError):  # the disk fails; it may be read another time
+            self._give(messages.JournalFailed(str(error)))
+            return
         self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
 
     # --- snapshots -------------------------------------------------------------------------------
@@ -284,7 +345,8 @@ class Keeper:
             self._fail_cut()
         if received == self._cut_frame or self._replayed is not None or self._under_way:
             return
-        if now_s - self._cut_at_s >= every_s or new_bytes > limits.SNAPSHOT_EVERY_BYTES:
+        much = new_bytes > self._every_bytes or received - self._cut_frame > self._every_frames
+        if now_s - self._cut_at_s >= every_s or much:
             if now_s - self._cut_at_s < self._every_s / 4:
                 return
             self._give(messages.Cut(self._number + 1))
@@ -311,22 +373,27 @@ class Keeper:
 
     def take_cut(self, number: int) -> None:
         """Tell the workers to take their parts. What was sent before by the bulk links counts."""
+        base = self.history.past.number
         for device, each in enumerate(self._links):
-            each.send(link.pack_cut(self._channel, number))
+            each.send(link.pack_cut(self._channel, number, base))
             chunk = link.Chunk(link.marker(number, device), 0, 0, link.LAST, b"")
             self._spawn(each.upload(self._channel, chunk))
 
     async def part(self, device: int, chunk: link.Chunk) -> None:
         """Take a piece of a device's part. The part counts when it is whole and on disk."""
-        number = chunk.transfer - link.PARTS
+        older = chunk.transfer >= link.OLDER
+        number = chunk.transfer - (link.OLDER if older else link.PARTS)
         if number not in self._under_way:
             return
         try:
             if chunk.failed:
                 raise OSError(link.unpack_failure(chunk).message)
+            if older:
+                self._older[device] = self._known(device, bytes(chunk.data))
+                return
             writer = self._parts.get(device)
             if writer is None:
-                path = self._directory / f"{history.PART_PREFIX}{number}-{device}"
+                path = self._directory / history.part_name(number, device)
                 writer = self._parts[device] = _PartWriter(self._disk, path, self._stays)
             await asyncio.to_thread(writer.write, bytes(chunk.data), chunk.last)
         except OSError as error:
@@ -337,6 +404,15 @@ class Keeper:
         if chunk.last and self._parts.get(device) is writer:
             self._give(messages.CutTaken(number, device))
 
+    def _known(self, device: int, told: bytes) -> tuple[Part, ...]:
+        """Return the files of the last snapshot that a new one refers to. OSError."""
+        files = self.history.past.parts[device].files if self.history.past.parts else ()
+        known = {file.name: replace(file, older=()) for file in files}
+        try:
+            return tuple(known[history.part_name(int(n), device)] for n in json.loads(told))
+        except (ValueError, TypeError, KeyError):
+            raise OSError("it refers to files that the last one does not have") from None
+
     def _fail_cut(self) -> None:
         for number in self._under_way:
             self._give(messages.CutFailed(number))
@@ -344,7 +420,10 @@ class Keeper:
 
     def commit(self, number: int, sequence: int) -> None:
         """Begin replays at the snapshot from now on. JournalError."""
-        parts = tuple(self._parts[device].part() for device in sorted(self._parts))
+        parts = tuple(
+            replace(self._parts[device].part(), older=self._older.get(device, ()))
+            for device in sorted(self._parts)
+        )
         self._parts, self._under_way = {}, set()
         self.history.commit(number, sequence, parts)
         if self._stays:
@@ -355,6 +434,7 @@ class Keeper:
 
     def _drop_parts(self) -> None:
         parts, self._parts, self._under_way = self._parts, {}, set()
+        self._older = {}
         for writer in parts.values():
             writer.drop()
 
@@ -363,8 +443,8 @@ def _chunk(kept: Chunk) -> link.Chunk:
     return link.Chunk(kept.transfer, kept.total, kept.offset, kept.flags, kept.data)
 
 
-def _next(pieces: Iterator[bytes]) -> bytes:
-    return next(pieces, b"")
+def _several(pieces: Iterator[bytes]) -> list[bytes]:
+    return list(itertools.islice(pieces, _PIECES_AT_ONCE))
 
 
 def _some(records: Iterator[Any]) -> list[Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, Final
 
 from farspan.core import limits
@@ -21,14 +20,17 @@ from prometheus_client.core import (
     Metric,
 )
 
+from farspan_server import by_tenant
 from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server.live import KINDS
 from farspan_server.service import Service
 from farspan_server.session import Load
-from farspan_server.totals import Durations, Work
+from farspan_server.totals import Durations
 
-_STATES: Final = (sessions.WAITING, sessions.OPEN, sessions.DETACHED, sessions.ASLEEP)
+_STATES: Final = (
+    sessions.WAITING, sessions.OPEN, sessions.DETACHED, sessions.ASLEEP, sessions.FAILED
+)  # fmt: skip
 _NO_LABELS: Final[tuple[str, ...]] = ()
 
 
@@ -44,25 +46,14 @@ def read(service: Service, reasons: Iterable[str]) -> list[Metric]:
 
 
 def _sessions(service: Service) -> Iterator[Metric]:
-    states: Counter[str] = Counter()
-    tenants: dict[str, Work] = {}
-    live_now: Counter[str] = Counter()
-    loads = [Load()]
-    journal_bytes = 0
-    for label, ended in service.totals.ended.items():
-        tenants[label] = replace(ended)
-    for live in service.sessions:
-        states[live.machine.state] += 1
-        label = service.totals.label(live.tenant)
-        live_now[label] += 1
-        tenants.setdefault(label, Work()).add(live)
-        loads.append(live.machine.load)
-        if live.keeper is not None:
-            journal_bytes += live.keeper.history.journal.nbytes
+    accounts = by_tenant.read(service)
+    loads = [Load(), *(live.machine.load for live in service.sessions)]
     load = Load(*map(sum, zip(*loads, strict=True)))
+    states: Counter[str] = sum((each.states for each in accounts.values()), Counter())
     in_states = {state: states[state] for state in _STATES}
     yield _gauge("sessions", "Sessions that have not ended, by state.", in_states, ("state",))
-    yield _gauge("tenant_sessions", "Sessions that have not ended.", dict(live_now), ("tenant",))
+    now = {label: count for label, a in accounts.items() if (count := a.states.total())}
+    yield _gauge("tenant_sessions", "Sessions that have not ended.", now, ("tenant",))
     for name, field, text in (
         ("sessions_opened", "sessions", "Sessions that were opened."),
         ("session_frames", "frames", "Frames that sessions sent."),
@@ -71,14 +62,32 @@ def _sessions(service: Service) -> Iterator[Metric]:
         ("received_bytes", "bytes_received", "Bytes of frames and tensors from clients."),
         ("sent_bytes", "bytes_sent", "Bytes of events and tensors to clients."),
     ):
-        values = {label: getattr(work, field) for label, work in tenants.items()}
+        values = {label: getattr(each.work, field) for label, each in accounts.items()}
         yield _counter(name, text, ("tenant",), values)
+    for name, field, text in (
+        ("line_waits", "waits", "Times that a session got workers for which it had waited."),
+        ("line_wait_seconds", "wait_s", "Time that they waited, a moment too."),
+        ("slowed_seconds", "slowed_s", "Time that frames waited for the rate of their tenant."),
+    ):
+        values = {label: getattr(each, field) for label, each in accounts.items()}
+        yield _counter(name, text, ("tenant",), values)
+    refused = {(label, q): n for label, each in accounts.items() for q, n in each.refused.items()}
+    text = "Times that a quota refused something, or had it wait."
+    yield _counter("quota_hits", text, ("tenant", "quota"), refused)
+    for name, field, text in (
+        ("tenant_devices", "devices", "Workers of its sessions, shared ones counted for each."),
+        ("tenant_memory_bytes", "memory_bytes", "Bytes reserved on those."),
+        ("tenant_journal_bytes", "journal_bytes", "Bytes on disk: journals, uploads, snapshots."),
+    ):
+        values = {label: getattr(each, field) for label, each in accounts.items()}
+        yield _gauge(name, text, values, ("tenant",))
     yield _gauge("credits_used_frames", "Frames that are not acknowledged yet.", load.frames)
     yield _gauge("credits_used_bytes", "Bytes of such frames.", load.frame_bytes)
     yield _gauge("held_frames", "Frames that wait for workers or a snapshot.", load.held)
     yield _gauge("unconfirmed_events", "Lists of events that clients have not taken.", load.events)
     yield _gauge("unconfirmed_event_bytes", "Bytes of such events.", load.event_bytes)
-    yield _gauge("journal_bytes", "Bytes of all journals on disk.", journal_bytes)
+    journal_bytes = sum(each.journal_bytes for each in accounts.values())
+    yield _gauge("journal_bytes", "Bytes of all sessions on disk.", journal_bytes)
     yield _gauge("line_sessions", "Sessions that wait in line for workers.", service.pool.line)
 
 

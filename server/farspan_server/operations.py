@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits
 from farspan.core.errors import BadValueError
 
+from farspan_server import by_tenant
 from farspan_server.config import GatewayConfig
 from farspan_server.drain import Drains
 from farspan_server.operator_port import Port
@@ -148,6 +150,13 @@ class Operations:
             found.setdefault(name, {"state": "gone", "sessions": 0})["drain"] = state
         return [{"worker": name, **found[name]} for name in sorted(found)]
 
+    def tenants(self) -> list[dict[str, Any]]:
+        """Return what each tenant has and has done, by name, with the gateway's clock."""
+        found, now_s = by_tenant.read(self._service), time.monotonic()
+        return [
+            {"tenant": label, "clock_s": now_s} | found[label].to_json() for label in sorted(found)
+        ]
+
     def drain(self, asked: dict[str, Any]) -> None:
         """Begin the drain of workers. BadValueError.
 
@@ -170,4 +179,4 @@ class Operations:
         worker = self._service.find_worker(name)
         if worker is not None and self._left.get(name) != worker.epoch:
             self._left[name] = worker.epoch
-            self._drains.begin([name], limits.DRAIN_WAIT_S)
+            self._drains.begin_now(name, limits.DRAIN_WAIT_S)

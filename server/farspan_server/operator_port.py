@@ -29,6 +29,7 @@ from farspan_server.config import OperatorPort
 
 log = logging.getLogger(__name__)
 
+_PATHS: Final = "GET /metrics /healthz /readyz /workers /tenants, POST /drain"
 _ANSWER_S: Final = 5.0  # for the loop to answer; also for a peer to send its request
 _BODY_BYTES_MAX: Final = 4 * limits.KiB
 
@@ -41,6 +42,7 @@ class Subject(Protocol):
     def metrics(self) -> list[Any]: ...
     def reasons(self) -> list[str]: ...
     def workers(self) -> list[dict[str, Any]]: ...
+    def tenants(self) -> list[dict[str, Any]]: ...
     def drain(self, asked: dict[str, Any]) -> None: ...
 
 
@@ -124,6 +126,10 @@ class Port:
                 if not trusted:
                     return _refusal()
                 return _json(self._ask(self._subject.workers))
+            case "GET", "/tenants":
+                if not trusted:
+                    return _refusal()
+                return _json(self._ask(self._subject.tenants))
             case "POST", "/drain":
                 if not trusted:
                     return _refusal()
@@ -132,7 +138,7 @@ class Port:
                     return _text(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
                 self._ask(lambda: self._subject.drain(asked))
                 return _json(self._ask(self._subject.workers))
-        return _text(HTTPStatus.NOT_FOUND, "GET /metrics /healthz /readyz /workers, POST /drain")
+        return _text(HTTPStatus.NOT_FOUND, _PATHS)
 
     def _trusted(self, environ: dict[str, Any]) -> bool:
         scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")

@@ -34,10 +34,21 @@ class QuotaDisk:
         self._owners: dict[str, str] = {}  # by session
         self._sizes: dict[str, dict[str, int]] = {}  # of files, by session and name
         self._used: Counter[str] = Counter()  # by tenant
+        self._refused: Counter[str] = Counter()  # by tenant, how often
 
     def used(self, tenant: str) -> int:
         """Return the bytes that a tenant's sessions keep on disk."""
         return self._used[tenant]
+
+    def refused(self) -> dict[str, int]:
+        """Return how often each tenant wanted to write more than it may."""
+        with self._lock:
+            return dict(self._refused)
+
+    def held(self, session: str) -> int:
+        """Return the bytes that a session keeps on disk."""
+        with self._lock:
+            return sum(self._sizes.get(session, {}).values())
 
     def own(self, session: str, tenant: str, directory: Path | None = None) -> None:
         """Charge a session to a tenant from now on, with all that lies there, also beyond limits.
@@ -78,6 +89,7 @@ class QuotaDisk:
         if tenant is not None:
             limit = self._limit(tenant)
             if limit is not None and more > 0 and self._used[tenant] + more > limit:
+                self._refused[tenant] += 1
                 reason = over_quota("bytes of journals", more, self._used[tenant], limit)
                 raise QuotaError(reason)
             self._used[tenant] += more

@@ -44,6 +44,7 @@ class Quota:
     device_memory_bytes: int | None = None
     journal_bytes: int | None = None  # journals, uploads in them, and snapshots
     commands_per_s: float | None = None
+    command_s: float | None = None  # a longer command ends its session; 0: none does
     calls: int = 4_096  # calls under way: one a session, one a transfer
     weight: int = 1  # workers that it gets in its turn, beside others' in line
     certificates: frozenset[str] = frozenset()  # common names, one of which its clients must show
@@ -134,6 +135,15 @@ def _positive(value: Any, where: str) -> int:
     return int(value)
 
 
+def size(text: str) -> int:
+    """Return a number of bytes.
+
+    >>> size("1.5 GiB")
+    1610612736
+    """
+    return _size(int(text) if text.isdecimal() else text, "a size")
+
+
 def _size(value: Any, where: str) -> int:
     if isinstance(value, str):
         found = _SIZE.fullmatch(value.strip())
@@ -151,6 +161,12 @@ def _rate(value: Any, where: str) -> float:
     return float(value)
 
 
+def _seconds(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise BadValueError(f"tenants: {where}: {value!r} is no number of seconds")
+    return float(value)
+
+
 def _names(value: Any, where: str) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise BadValueError(f"tenants: {where}: a list of names is expected")
@@ -164,6 +180,7 @@ _KEYS: Final[dict[str, tuple[Any, str]]] = {
     "device_memory": (_size, "device_memory_bytes"),
     "journal": (_size, "journal_bytes"),
     "commands_per_s": (_rate, "commands_per_s"),
+    "command_seconds": (_seconds, "command_s"),
     "calls": (_positive, "calls"),
     "weight": (_positive, "weight"),
     "certificates": (_names, "certificates"),

@@ -7,11 +7,13 @@ workers' links and decodes no command. `gateway.py` is the shell in front, `work
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final
 
 from farspan import wire
@@ -29,10 +31,10 @@ from farspan_server.arrivals import Arrivals
 from farspan_server.bulk import Bulk
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import TimedDisk
-from farspan_server.history import History
 from farspan_server.keeper import Keeper
-from farspan_server.live import DURABLE, RESUME_MINOR, Live
-from farspan_server.shelf import Shelf
+from farspan_server.live import Live
+from farspan_server.shelf import Damaged, Shelf
+from farspan_server.sleep import Sleep, Sleeper
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
@@ -42,10 +44,12 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 _RETENTION_LOOK_S: Final = 10.0  # between looks at what lies on disk unused
+_DEVICES_PER_PAGE_MAX: Final = 2_000  # of a list: it stays below a message's most bytes
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
+_TICKS_A_TURN: Final = 64  # sessions of whose leases the clock thinks before others have their turn
 
 
-class Service(Arrivals, WorkerSide, Bulk):
+class Service(Arrivals, Sleep, WorkerSide, Bulk):
     """All sessions and workers of a gateway."""
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -65,7 +69,9 @@ class Service(Arrivals, WorkerSide, Bulk):
         JournalError: the directory of journals cannot be used.
         """
         if self._shelf is not None:
-            await self._wake_all(self._shelf)
+            await self._find_all(self._shelf)
+        else:
+            log.info("sessions are not kept: they end with their workers and with this gateway")
         for number, each in enumerate(self.config.workers):
             name = f"static-{number}"
             worker = pools.Worker(name, 1, each.address, each.key, each.kind, "", 0, False)
@@ -103,47 +109,14 @@ class Service(Arrivals, WorkerSide, Bulk):
             each.send(link.pack(link.CLOSE, live.channel))
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
+        live.windows.clear()
         stream, live.stream = live.stream, None  # what comes late is not heard, but sent again
         if stream is not None:
             stream.end()
 
-    async def _wake_all(self, shelf: Shelf) -> None:
-        """Know the sessions of the gateway before this one; they sleep until somebody comes."""
-        turns = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
-
-        async def wake(session: str) -> None:
-            slept_at_s = shelf.used_at_s(session)
-            async with turns:
-                found = await asyncio.to_thread(shelf.open, session)
-            if found is not None:
-                self.tenancy.woken(self._wake(session, found, slept_at_s), shelf.path(session))
-
-        names = shelf.take()
-        await asyncio.gather(*map(wake, names))
-        if names:
-            log.info("%d sessions were found on disk", len(self._sessions))
-
-    def _wake(self, session: str, found: History, slept_at_s: float) -> Live:
-        past = found.past
-        machine = sessions.Session.woken(
-            tuple(past.session["kinds"]),
-            self.config.lease_s,
-            past.epoch,
-            past.base,
-            dict(past.frames),
-            syncs=past.session["durability"] == DURABLE,
-        )
-        live = Live(machine, past.session, session)
-        live.digest, live.minor = past.secret, RESUME_MINOR
-        live.slept_at_s = slept_at_s
-        self._keeper(live, found)
-        self._sessions[live.id] = live
-        self._channels[live.channel] = live
-        return live
-
     @property
     def sessions(self) -> Collection[Live]:
-        """The sessions that have not ended."""
+        """The sessions that have not ended and do not sleep; `asleep` counts the others."""
         return self._sessions.values()
 
     @property
@@ -160,28 +133,25 @@ class Service(Arrivals, WorkerSide, Bulk):
             self._tell_pool(pools.Tick())
             if self._shelf is not None and begun_s > looked_s + _RETENTION_LOOK_S:
                 looked_s = begun_s
-                self._let_go_of_old(self._shelf)
-            for live in list(self._sessions.values()):
+                self._let_go_of_old()
+            for number, live in enumerate(list(self._sessions.values()), 1):
+                if not number % _TICKS_A_TURN:
+                    await asyncio.sleep(0)
+                if self._sessions.get(live.id) is not live:  # it ended meanwhile
+                    continue
                 try:
                     self._tick(live)
                 except Exception:  # a defect of ours ends this session, never the clock of all
                     log.exception("session %s", live.id)
                     self.give(live, messages.Fault("ServiceError", "the gateway failed"))
 
-    def _let_go_of_old(self, shelf: Shelf) -> None:
-        """End sessions that nobody has used for too long, or that take too much of the disk."""
-        now_s, total = time.time(), 0
-        asleep = [s for s in self._sessions.values() if s.machine.state == sessions.ASLEEP]
-        for live in sorted(asleep, key=lambda each: -each.slept_at_s):
-            if self.config.retention_bytes:  # a look at each file: not for nothing
-                total += shelf.nbytes(live.id)
-            old = now_s - live.slept_at_s > self.config.retention_s
-            if old or 0 < self.config.retention_bytes < total:
-                log.warning("session %s: nobody has used it, and its retention is over", live.id)
-                self.give(live, messages.Fault("SessionClosedError", "its retention is over"))
-
     def _tick(self, live: Live) -> None:
+        if live.keeper is not None and live.machine.state == sessions.DETACHED:
+            live.keeper.cut_now(time.monotonic(), live.machine.received)  # before it sleeps
         self.give(live, messages.Tick())
+        if live.machine.state == sessions.ASLEEP:
+            self._let_sleep(live)
+            return
         if live.keeper is not None and not live.ended:
             self.written(live, 0, 0)
             live.keeper.look(time.monotonic(), live.machine.received)
@@ -197,7 +167,7 @@ class Service(Arrivals, WorkerSide, Bulk):
         if live is None or live.tenant != tenant:
             damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
             if damaged is not None and damaged.tenant == tenant:
-                raise JournalError("the session's journal is damaged; it was set aside")
+                raise JournalError(damaged.why)
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
@@ -207,6 +177,11 @@ class Service(Arrivals, WorkerSide, Bulk):
         if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
             await asyncio.to_thread(self._shelf.remove, session)
             return
+        sleeper = self._sleepers.get(session)
+        if sleeper is not None and sleeper.tenant == tenant and sleeper.waking is None:
+            self._forget(sleeper, "its tenant closed it")
+            return
+        await self.wake(tenant, session)
         closed = messages.Fault("SessionClosedError", "the session was closed by its tenant")
         self.give(self.find(tenant, session), closed)
 
@@ -215,26 +190,36 @@ class Service(Arrivals, WorkerSide, Bulk):
         if self._stopping:
             raise ConnectError("the gateway shuts down")
 
-    def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
-        """Return the tenant's sessions, oldest first."""
-        mine = [self.info(live) for live in self._sessions.values() if live.tenant == tenant]
-        damaged = self._shelf.damaged.values() if self._shelf is not None else ()
-        for each in damaged:
-            if each.tenant == tenant:
-                mine.append(wire.SessionInfo(each.session, "damaged", each.opened_at_s, 0, 0))
-        return sorted(mine, key=lambda info: info.opened_at_s)[:1000]
+    def sessions_of(self, tenant: str, after: tuple[float, str]) -> wire.ListReply:
+        """Return a page of the tenant's sessions, oldest first.
 
-    def info(self, live: Live) -> wire.SessionInfo:
+        after: when the last one of the page before was opened, and its id.
+        """
+        known = (self._sessions.get(s) or self._sleepers.get(s) for s in self.tenancy.names(tenant))
+        mine: list[Live | Sleeper | Damaged] = [each for each in known if each is not None]
+        if self._shelf is not None:
+            mine += [each for each in self._shelf.damaged.values() if each.tenant == tenant]
+        mine = [each for each in mine if _age(each) > after]
+        page: list[wire.SessionInfo] = []
+        devices = 0
+        for each in heapq.nsmallest(limits.SESSIONS_PER_PAGE_MAX, mine, key=_age):
+            info = self.info(each)
+            devices += len(info.devices)
+            if page and devices > _DEVICES_PER_PAGE_MAX:
+                break
+            page.append(info)
+        return wire.ListReply(tuple(page), len(page) < len(mine))
+
+    def info(self, known: Live | Sleeper | Damaged) -> wire.SessionInfo:
         """Return what others of its tenant may know of a session."""
-        machine = live.machine
-        return wire.SessionInfo(
-            live.id,
-            machine.state,
-            live.opened_at_s,
-            machine.frames,
-            machine.commands,
-            live.devices,
-        )
+        if isinstance(known, Damaged):
+            return wire.SessionInfo(known.session, "damaged", known.opened_at_s, 0, 0)
+        if isinstance(known, Sleeper):
+            count = known.frames, known.commands
+            return wire.SessionInfo(known.id, known.state, known.opened_at_s, *count)
+        state, opened_at_s = known.machine.state, known.opened_at_s
+        devices = tuple(replace(each, numerics="") for each in known.devices)
+        return wire.SessionInfo(known.id, state, opened_at_s, *known.count, devices)
 
     async def worker_status(self, live: Live) -> list[dict[str, Any]]:
         """Return each worker's own counters, with those of this session's engine only."""
@@ -251,11 +236,14 @@ class Service(Arrivals, WorkerSide, Bulk):
             for out in live.machine.handle(given, time.monotonic()):
                 match out:
                     case messages.Forward(device, data):
+                        if live.unnamed:
+                            self._name_changes(live, data)
                         header = link.pack_header(link.FRAME, live.channel, len(data))
                         live.links[device].send(header, data)
                     case messages.EventsOut():
                         live.post(events=out)
                     case messages.Claim():
+                        live.claimed_s = time.monotonic()
                         # One that has lost its workers waits until others can have been started.
                         least_s = limits.START_S if live.machine.replaced else 0.0
                         deadline = time.monotonic() + max(live.wait_s, least_s)
@@ -269,13 +257,22 @@ class Service(Arrivals, WorkerSide, Bulk):
                         assert live.coming is not None
                         kind = "CapacityError" if for_now else "SessionClosedError"
                         live.coming.stream.end(kind, message)
+                    case messages.SetAside(message):
+                        self._set_aside(live, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
                         assert live.keeper is not None, out
                         self._keep(live.keeper, live.machine, out)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
+
+    def _name_changes(self, live: Live, frame: bytes) -> None:
+        """Tell the client which command is the first that new numerics compute. JournalError."""
+        command = wire.frame_header(frame).first_number
+        if command:  # a Free has none
+            live.name_changes(command)
+            live.post(numerics=live.changes)
 
     def _keep(self, keeper: Keeper, machine: sessions.Session, out: messages.Output) -> None:
         """Carry out what has to do with a session's journal."""
@@ -296,8 +293,6 @@ class Service(Arrivals, WorkerSide, Bulk):
         assert live.keeper is not None
         if live.machine.state != sessions.ASLEEP:
             live.lost_s = live.lost_s or time.monotonic()
-        else:
-            live.slept_at_s = time.time()
         live.keeper.rest()
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
@@ -305,8 +300,10 @@ class Service(Arrivals, WorkerSide, Bulk):
         live.channel = secrets.randbits(63)  # late words of the old workers reach nobody
         self._channels[live.channel] = live
         live.links = ()
-        asleep = live.machine.state == sessions.ASLEEP
-        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
+        live.windows.clear()
+        if live.moving is None:  # else it has others the moment it claims them
+            asleep = live.machine.state == sessions.ASLEEP
+            self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
@@ -322,14 +319,25 @@ class Service(Arrivals, WorkerSide, Bulk):
         log.info("session %s: ended %s %s", live.id, kind, message)
         self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
+        if live.keeper is not None:
+            live.keeper.close()
+        self._let_go(live)
+        if live.stream is not None:
+            live.stream.end(kind, message)
+        self.tenancy.ended(live, kind)
+
+    def _let_go(self, live: Live) -> None:
+        """Take a session's workers from it, and let whoever waits for something hear that."""
         self._channels.pop(live.channel, None)
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
-        if live.keeper is not None:
-            live.keeper.close()
-        live.downloads.fail(SessionClosedError("the session has ended"))
+        live.windows.clear()
+        over = SessionClosedError("the session has ended")
+        live.downloads.fail(JournalError(live.failure) if live.failure else over)
         live.assigned.set()
-        if live.stream is not None:
-            live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
-        self.tenancy.ended(live, kind)
+
+
+def _age(known: Live | Sleeper | Damaged) -> tuple[float, str]:
+    """Return a session's place in a list: when it was opened, then its id."""
+    return known.opened_at_s, known.session if isinstance(known, Damaged) else known.id

@@ -1,9 +1,10 @@
-"""What `farspan status` asks a gateway: its caller's sessions, over the same API as any client."""
+"""What `farspan status` asks and shows: the caller's sessions, over the same API as any client; or,
+of an operator's port, what each tenant has and does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import grpc
 from farspan import wire
 from farspan.core import limits
 from farspan.core.errors import AuthError, ConnectError, ServiceError, SessionClosedError
+
+_PAGES_MAX = 10_000  # of a list, whatever a gateway says
 
 
 def sessions(
@@ -20,9 +23,20 @@ def sessions(
     cert: Path | None = None,
     key: Path | None = None,
 ) -> tuple[wire.SessionInfo, ...]:
-    """Return the sessions of the token's tenant; raise ConnectError, AuthError or ServiceError."""
-    answer = ask(address, token, "List", wire.ListRequest(), ca, cert, key)
-    return wire.decode(wire.ListReply, answer).sessions
+    """Return all sessions of the token's tenant, oldest first, however many pages they are.
+
+    ConnectError, AuthError or ServiceError.
+    """
+    found: dict[str, wire.SessionInfo] = {}
+    asked = wire.ListRequest()
+    for _ in range(_PAGES_MAX):
+        reply = wire.decode(wire.ListReply, ask(address, token, "List", asked, ca, cert, key))
+        found.update({each.session: each for each in reply.sessions})
+        if not reply.more or not reply.sessions:
+            break
+        last = reply.sessions[-1]
+        asked = wire.ListRequest(last.session, last.opened_at_s)
+    return tuple(found.values())
 
 
 def ask(
@@ -33,8 +47,9 @@ def ask(
     ca: Path | None = None,
     cert: Path | None = None,
     key: Path | None = None,
+    timeout_s: float | None = None,
 ) -> bytes:
-    """Return a gateway's answer to a unary call.
+    """Return a gateway's answer to a unary call, within CONNECT_S unless it may take longer.
 
     Raises ConnectError, AuthError, SessionClosedError or ServiceError.
     """
@@ -52,7 +67,7 @@ def ask(
         try:
             answer: bytes = call(
                 wire.encode(asked),
-                timeout=limits.CONNECT_S,
+                timeout=timeout_s or limits.CONNECT_S,
                 metadata=[("authorization", f"Bearer {token}")],
             )
         except grpc.RpcError as error:
@@ -75,6 +90,63 @@ def table(found: tuple[wire.SessionInfo, ...], now_s: float | None = None) -> st
         age = f"{max(0.0, now_s - each.opened_at_s):.0f}"
         rows.append((each.session, each.state, age, str(each.frames), str(each.commands), devices))
     return columns(rows)
+
+
+def rates(
+    ask: Callable[[], list[dict[str, Any]]],
+    seconds: float,
+    wait: Callable[[float], None] = time.sleep,
+) -> list[dict[str, Any]]:
+    """Return what is told of each tenant, with its commands and bytes a second of `seconds`.
+
+    ask: `Operator.tenants`, which is asked twice; by the gateway's own clock.
+    """
+    before = {each["tenant"]: each for each in ask()}
+    wait(seconds)
+    found = ask()
+    for each in found:
+        old = before.get(each["tenant"], {})
+        past_s = each["clock_s"] - old["clock_s"] if old else seconds
+        for name in ("commands", "received_bytes", "sent_bytes"):
+            more = max(0, each[name] - old.get(name, 0))  # less: another gateway since
+            each[f"{name}_per_s"] = more / past_s if past_s > 0 else 0.0
+    return found
+
+
+def tenants_table(found: list[dict[str, Any]]) -> str:
+    """Return the tenants, as `rates` tells them, as lines of text."""
+    if not found:
+        return "no tenant has had a session"
+    rows = [
+        ("tenant", "sessions", "devices", "memory", "journal", "commands/s", "bytes/s in", "out",
+         "commands", "wait s", "slowed s", "quotas hit"),
+    ]  # fmt: skip
+    for each in found:
+        states = " ".join(f"{count} {state}" for state, count in sorted(each["sessions"].items()))
+        hits = " ".join(f"{quota}:{count}" for quota, count in sorted(each["refused"].items()))
+        mean_s = each["wait_s"] / each["waits"] if each["waits"] else 0.0
+        rows.append(
+            (
+                each["tenant"], states or "-", str(each["devices"]),
+                _sized(each["memory_bytes"]), _sized(each["journal_bytes"]),
+                f"{each['commands_per_s']:.0f}", _sized(each["received_bytes_per_s"]),
+                _sized(each["sent_bytes_per_s"]), str(each["commands"]), f"{mean_s:.2f}",
+                f"{each['slowed_s']:.1f}", hits or "-",
+            )
+        )  # fmt: skip
+    return columns(rows)
+
+
+def _sized(nbytes: float) -> str:
+    """Return bytes for a reader.
+
+    >>> _sized(1536), _sized(0)
+    ('1.5 KiB', '0 B')
+    """
+    power = 0
+    while nbytes >= 1024 and power < 4:
+        nbytes, power = nbytes / 1024, power + 1
+    return f"{nbytes:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -11,7 +11,8 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,18 +25,19 @@ from farspan_server.auth import Caller, Tokens
 from farspan_server.config import GatewayConfig
 from farspan_server.disk import Disk
 from farspan_server.door import Door, Refusal, address_of
+from farspan_server.floor import Floor
 from farspan_server.quota_disk import QuotaDisk
 from farspan_server.quotas import Bucket, Quota, Quotas
 from farspan_server.watched import Watched
 
 if TYPE_CHECKING:
     from farspan_server.live import Live
+    from farspan_server.sleep import Sleeper
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # how late a changed file is noticed
 NOTE_S: Final = 10.0  # between records that one quota of one tenant was hit
-FRAMES_A_TURN: Final = 64  # of one message, until others are heard; a client sends no more
 _COUNTERS_MAX: Final = 10_000  # tenants whose rate is remembered
 
 
@@ -50,6 +52,7 @@ class Tenancy:
         self._tell_pool = tell_pool
         self.audit = Audit(config.audit)
         self.door = Door()
+        self.floor = Floor()
         files = config.token_files
         self._token_files = Watched(files, lambda: token_file.reread(files))
         self.tokens = Tokens(config.tokens, self._token_files.value)
@@ -63,6 +66,8 @@ class Tenancy:
         self.disk = QuotaDisk(disk, lambda tenant: self.quota(tenant).journal_bytes)
         self._buckets: dict[str, Bucket] = {}
         self._noted: dict[tuple[str, str], float] = {}
+        self.hits: Counter[tuple[str, str]] = Counter()  # of quotas, by tenant and quota
+        self.slowed_s: dict[str, float] = {}  # that a tenant waited, for its rate's sake
         self._streams: dict[object, tuple[Caller, Callable[[], None]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -218,33 +223,58 @@ class Tenancy:
         kinds = ",".join(live.machine.kinds)
         self._note("session opened", tenant=live.tenant, session=live.id, devices=kinds)
 
-    def woken(self, live: Live, directory: Path) -> None:
+    def found(self, session: str, tenant: str, directory: Path) -> None:
         """Count a session of an earlier gateway, beyond its tenant's quota too. OSError."""
-        self._count(live, directory)
-        self.audit.note("session found", tenant=live.tenant, session=live.id)
+        self.disk.own(session, tenant, directory)
+        self._sessions.setdefault(tenant, set()).add(session)
+        self.audit.note("session found", tenant=tenant, session=session)
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """The tenants that have sessions."""
+        return self._sessions
+
+    def names(self, tenant: str) -> Set[str]:
+        """Return the ids of a tenant's sessions, those that sleep too."""
+        return self._sessions.get(tenant, frozenset())
+
+    def failed(self, live: Live) -> None:
+        """Write down that a session's journal failed; what lies on disk is its tenant's still."""
+        self.audit.note("session failed", tenant=live.tenant, session=live.id)
 
     def came(self, live: Live, how: str) -> None:
         """Write down that a client goes on with a session, or that another takes it over."""
         log.info("session %s: %s", live.id, how)
         self._note(f"session {how}", tenant=live.tenant, session=live.id)
 
+    def moved(self, live: Live, source: str, target: str) -> None:
+        """Write down that a session went to other workers, because somebody asked for it."""
+        self._note("session moved", tenant=live.tenant, session=live.id, source=source, to=target)
+
     def refused(self, error: FarspanError) -> None:
         """Write down that a session was not opened; the text of an error may be the client's."""
         self._note("session refused", kind=type(error).__name__)
 
-    def ended(self, live: Live, kind: str = "") -> None:
+    def ended(self, live: Live | Sleeper, kind: str = "") -> None:
         """Forget a session."""
         if self._forget(live):
             self.audit.note("session closed", tenant=live.tenant, session=live.id, kind=kind)
 
-    def _count(self, live: Live, directory: Path | None = None) -> None:
-        # For its life, also at another gateway: a replay has to run out of memory where it did.
+    def limit(self, live: Live) -> None:
+        """Say what memory a session's devices may take, if nobody has said it before.
+
+        It is so for its life, also at another gateway: a replay has to run out of memory where the
+        session did.
+        """
         known = live.about.setdefault("memory_bytes", self.device_memory(live.tenant))
         live.memory_bytes = int(known)
-        self.disk.own(live.id, live.tenant, directory)
+
+    def _count(self, live: Live) -> None:
+        self.limit(live)
+        self.disk.own(live.id, live.tenant)
         self._sessions.setdefault(live.tenant, set()).add(live.id)
 
-    def _forget(self, live: Live) -> bool:
+    def _forget(self, live: Live | Sleeper) -> bool:
         mine = self._sessions.get(live.tenant, set())
         if live.id not in mine:
             return False
@@ -261,9 +291,15 @@ class Tenancy:
     def claim(self, live: Live, deadline: float) -> Iterator[pools.Input]:
         """Yield what the pool is to hear when a session wants its workers."""
         yield self._allowed(live.tenant)
-        yield pools.Claimed(
-            live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes, live.numerics
+        claim = pools.Claimed(
+            live.id, live.tenant, live.worker_kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
+        yield claim if live.moving is None else live.moving
+
+    def command_s(self, tenant: str) -> float:
+        """Return the seconds that a command may take; 0: as many as it wants."""
+        own = self.quota(tenant).command_s
+        return self._config.command_s_max if own is None else own
 
     def _allowed(self, tenant: str) -> pools.Allowed:
         quota = self.quota(tenant)
@@ -281,18 +317,20 @@ class Tenancy:
             bucket = self._buckets[tenant] = Bucket()
         found = bucket.take(max(1, commands), per_s, time.monotonic())
         if found:
+            self.slowed_s[tenant] = self.slowed_s.get(tenant, 0.0) + found
             self.quota_hit(tenant, "commands_per_s")
         return found
 
-    async def turn(self, tenant: str, commands: int, number: int) -> None:
+    async def turn(self, tenant: str, commands: int, since_s: float) -> float:
         """Wait until a tenant's rate allows so many commands more; let others have their turn.
 
-        number: of a frame in its message. Tiny ones, of which a message holds 100,000, would hold
-        up everybody else's for as long as it takes to look at them.
+        since_s: see `Floor.turn`; so is what is returned.
         """
         wait_s = self.wait_s(tenant, commands)
-        if wait_s or not number % FRAMES_A_TURN:
-            await asyncio.sleep(wait_s)
+        if not wait_s:
+            return await self.floor.turn(tenant, since_s)
+        await asyncio.sleep(wait_s)
+        return await self.floor.turn(tenant)
 
     def held(self, live: Live, message: str) -> None:
         """Take that a session waits for its tenant's quota."""
@@ -305,7 +343,8 @@ class Tenancy:
         self.audit.note(what, **about, peer=peer, token=token)
 
     def quota_hit(self, tenant: str, what: str, session: str = "") -> None:
-        """Write down that a quota was hit, not too often."""
+        """Count that a quota was hit, and write it down, not too often."""
+        self.hits[tenant, what] += 1
         now_s = time.monotonic()
         if now_s - self._noted.get((tenant, what), -NOTE_S) < NOTE_S:
             return

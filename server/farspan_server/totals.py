@@ -71,7 +71,7 @@ class Work:
     def add(self, live: Live) -> None:
         """Add what a session came to so far."""
         machine = live.machine
-        self.sessions += 1
+        self.sessions += live.slept is None  # else it was counted before it slept
         self.frames += machine.frames
         self.commands += machine.commands
         self.recoveries += machine.recoveries
@@ -88,6 +88,7 @@ class Totals:
         self.sync_s = Durations(SYNC_S)
         self.recovery_s = Durations(RECOVERY_S)  # from a loss until the others have all of it
         self.lag_s = Durations(LAG_S)  # by which the event loop came late
+        self.waits: dict[str, tuple[int, float]] = {}  # for workers, and seconds, by label
         self._labels: set[str] = set()
 
     def label(self, tenant: str) -> str:
@@ -99,10 +100,17 @@ class Totals:
         return tenant
 
     def end(self, live: Live, error: str) -> None:
-        """Add a session that has ended, with an error's name or ""."""
+        """Add a session that has ended, with an error's name or "", or that falls asleep."""
         self.ended.setdefault(self.label(live.tenant), Work()).add(live)
         if error:
             self.error(error)
+
+    def waited(self, live: Live, now_s: float) -> None:
+        """Count that a session has its workers, and for how long it waited for them."""
+        if live.claimed_s:
+            count, seconds = self.waits.get(label := self.label(live.tenant), (0, 0.0))
+            self.waits[label] = count + 1, seconds + now_s - live.claimed_s
+            live.claimed_s = 0.0
 
     def error(self, name: str) -> None:
         """Count an error that a client is told."""

@@ -41,11 +41,14 @@ class Plan:
     threads: int = 0
     cpu_level: str = ""
     ray: bool = True
-    journal: Path | None = None
+    journal: Path | None = None  # None: no session survives
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    snapshot_bytes: int = limits.SNAPSHOT_EVERY_BYTES
+    snapshot_frames: int = limits.SNAPSHOT_EVERY_FRAMES
     command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
     retention_days: float = 7.0
+    retention_bytes: int = 0
     metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
     token_file: Path | None = None  # tokens beside the one that is made
     tenants: Path | None = None
@@ -61,10 +64,12 @@ class Ready:
     pids: dict[str, Any]
     metrics: str = ""  # where metrics and health are told; empty: nowhere
     operator_token_file: str = ""
+    journal: str = ""  # where sessions are kept; empty: nowhere
 
     def to_json(self) -> str:
         """Return one line."""
         body = {"address": self.address, "token_file": self.token_file, "pids": self.pids}
+        body["journal"] = self.journal
         if self.metrics:
             body |= {"metrics": self.metrics, "operator_token_file": self.operator_token_file}
         return json.dumps(body)
@@ -98,8 +103,11 @@ class Up:
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *("--snapshot-bytes", str(plan.snapshot_bytes)),
+            *("--snapshot-frames", str(plan.snapshot_frames)),
             *("--command-seconds", str(plan.command_s_max)),
             *("--durability", plan.durability, "--retention-days", str(plan.retention_days)),
+            *("--retention-bytes", str(plan.retention_bytes)),
             *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
             *([] if plan.tenants is None else ["--tenants", str(plan.tenants)]),
             *([] if plan.audit is None else ["--audit", str(plan.audit)]),
@@ -126,7 +134,8 @@ class Up:
             "supervisor": self._children["supervisor"].pid,
             "workers": supervisor["workers"],
         }
-        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator)
+        kept = "" if plan.journal is None else str(plan.journal)
+        return Ready(gateway["address"], str(token), pids, gateway["metrics"], operator, kept)
 
     async def ended(self) -> str:
         """Start children that end again, and return why when that does not help.
@@ -167,7 +176,7 @@ class Up:
             child = self._children.get(name)
             if child is None or child.returncode is not None:
                 continue
-            child.terminate()
+            child.send_signal(signal.SIGINT)  # all of it ends: nobody is there to go on elsewhere
             try:
                 async with asyncio.timeout(_STOP_S):
                     await child.wait()
@@ -238,6 +247,9 @@ def _greeting(ready: Ready) -> str:
         f"farspan serves at {ready.address} (Ctrl-C ends it)",
         f"  export FARSPAN_ADDRESS={ready.address}",
         f"  export FARSPAN_TOKEN=$(cat {ready.token_file})",
+        f"sessions are kept in {ready.journal} (--no-journal: nowhere)"
+        if ready.journal
+        else "sessions are kept nowhere: they end with their workers and this service",
     ]
     if ready.metrics:
         lines += [

@@ -24,6 +24,7 @@ from farspan_server.pool import Worker
 
 log = logging.getLogger(__name__)
 
+BUSY: Final = "asked twice"  # about a session's memory, before the answer to the first question
 _CHECKS: Final = 8  # looks at the clock within SUSPECT_S
 _REDIAL_S: Final = 1.0  # pause between attempts to reach a worker that nobody else watches
 
@@ -54,6 +55,7 @@ class WorkerLink:
         self._greeting: asyncio.Future[words.Greeting]  # of the link that is open
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._sharing: dict[int, asyncio.Future[link.Share]] = {}  # questions, by channel
+        self._loading: dict[int, asyncio.Future[words.Load]] = {}  # the same of files
         self._silent = 0  # looks at the clock since the last message
         self._closing = False
         self._task = asyncio.create_task(self._run())
@@ -87,7 +89,7 @@ class WorkerLink:
     async def share(self, channel: int, body: link.Share) -> link.Share:
         """Return the worker's answer about shared memory. TimeoutError after CONNECT_S."""
         if self._bulk is None or channel in self._sharing:
-            return link.Share(refused="the worker is gone" if self._bulk is None else "asked twice")
+            return link.Share(refused="the worker is gone" if self._bulk is None else BUSY)
         answer: asyncio.Future[link.Share] = asyncio.get_running_loop().create_future()
         self._sharing[channel] = answer
         try:
@@ -95,6 +97,26 @@ class WorkerLink:
             return await asyncio.wait_for(answer, limits.CONNECT_S)
         finally:
             del self._sharing[channel]
+
+    @property
+    def near(self) -> bool:
+        """Whether it sees the files of this host."""
+        return self.worker.address.startswith("unix:")
+
+    async def load(self, channel: int, files: tuple[words.StateFile, ...]) -> words.Load:
+        """Let a session's worker read its state from files; return what came of it, once it has.
+
+        Waits as long as the worker lives. OSError if it is gone.
+        """
+        if self._bulk is None:
+            raise ConnectionResetError("the worker is gone")
+        answer: asyncio.Future[words.Load] = asyncio.get_running_loop().create_future()
+        self._loading[channel] = answer
+        try:
+            self._bulk.send(words.pack_load(channel, words.Load(files)))
+            return await answer
+        finally:
+            self._loading.pop(channel, None)
 
     async def status(self) -> dict[str, Any]:
         """Return the worker's counters, between two frames. TimeoutError after CONNECT_S."""
@@ -152,6 +174,8 @@ class WorkerLink:
             for answer in self._asked:
                 answer.cancel()
             self._asked.clear()
+            for load in self._loading.values():
+                load.cancel()
             for share in self._sharing.values():
                 if not share.done():
                     share.set_result(link.Share(refused="the worker is gone"))
@@ -208,6 +232,11 @@ class WorkerLink:
                 answer = self._sharing.get(header.channel)
                 if answer is not None and not answer.done():
                     answer.set_result(link.unpack_share(payload))
+                continue
+            if header.kind == link.LOAD:
+                load = self._loading.get(header.channel)
+                if load is not None and not load.done():
+                    load.set_result(words.unpack_load(payload))
                 continue
             if header.kind != link.TRANSFER:
                 raise ProtocolError(f"kind {header.kind} does not belong on a bulk link")

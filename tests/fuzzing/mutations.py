@@ -199,7 +199,7 @@ def _program(rng: random.Random, frame: Frame, session: Session) -> None:
     static = frame.statics[at]
     begin = sum(frame.counts[:at])
     mine = range(begin, begin + frame.counts[at])
-    if frame.opcodes[at] != cmd.DEFINE or not (len(static) == 4 and type(static[1]) is int):
+    if frame.opcodes[at] != cmd.DEFINE or [*map(type, static)] != [int] * 4:
         if rng.random() < 0.5:
             _scalar_count_at(rng, frame, at)
         else:

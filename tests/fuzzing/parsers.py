@@ -18,7 +18,7 @@ import numpy as np
 from farspan import wire
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import command as cmd
-from farspan.core import link
+from farspan.core import link, words
 from farspan.core.command import ErrorInfo, Failed, Frame, Lost, Value
 from farspan.core.errors import JournalError, OutOfMemoryError, ProtocolError
 from farspan.core.op import OPS, table
@@ -47,7 +47,8 @@ class Target:
 
 # ------------------------------------------------------------------------------ control messages --
 _RESUME = wire.Resume("s1", b"x" * 32, 1, 3, 4)
-_DEVICE = wire.Device("cpu", "cpu", "host", 12, 1)
+_DEVICE = wire.Device("cpu", "cpu", "host", 12, 1, "cpu:0", "cpu v3 #1")
+_CHANGES = (wire.NumericsChange(1, 7, 3, ("a",), ("b",)), wire.NumericsChange(2, 0, 5, (), ("a",)))
 _INFO = wire.SessionInfo("s1", "running", 1.5, 2, 3, (_DEVICE,))
 _MESSAGES: list[Any] = [
     wire.Up(wire.Hello("hash", "cpu:2", 100, "me", ("shared-memory",), resume=_RESUME)),
@@ -59,7 +60,10 @@ _MESSAGES: list[Any] = [
     wire.Down(None, (b"events",) * 3, 0, (), 4, 3), wire.Down(None, (), 3, (_DEVICE,)),
     wire.TransferHeader("s1", 0, 5, 1_024), wire.DownloadRequest("s1", 4), wire.UploadReply(9),
     wire.ListRequest(), wire.ListReply((_INFO, _INFO)), wire.DescribeRequest("s1", True),
-    wire.DescribeReply(_INFO, ("{}",)), wire.TraceRequest("s1", True), wire.TraceReply("{}"),
+    wire.DescribeReply(_INFO, ("{}",), _CHANGES), wire.MoveRequest("s1", "cpu:1", True),
+    wire.MoveReply(_INFO.devices, _CHANGES), wire.ListRequest("s1", 2.0),
+    wire.Down(None, (), 0, (), 4, 3, _CHANGES), wire.ListReply((_INFO,), True),
+    wire.TraceRequest("s1", True), wire.TraceReply("{}"),
     wire.ShareRequest("s1", 0, b"p" * 32), wire.ShareReply(1, 2, 3, b"d" * 32, "no"),
     wire.KeepRequest("s1", 3, "net", "{}"), wire.KeepReply(), wire.KeptRequest("s1"),
     wire.KeptReply((wire.KeptEntry("net", "{}"),)), wire.CloseRequest("s1"), wire.CloseReply(),
@@ -106,12 +110,14 @@ def _control() -> dict[str, Target]:
 def _links() -> dict[str, Target]:
     peer = link.Peer(0, "127.0.0.1:1", "00" * 32, 3)
     opened = link.Open("s1", "tenant", 0, (peer,), 1 << 20)
+    file = words.StateFile("/snapshot-1-0", 3, "00")
     bodies = {
         "purpose": (link.pack_purpose(link.Purpose(link.BULK, "ab")), link.unpack_purpose),
         "open": (link.pack_open(5, opened), link.unpack_open),
         "share": (link.pack_share(5, link.Share(1, 2, 3, "00", "", "ff")), link.unpack_share),
         "piece": (link.pack_piece(5, link.Piece(1, 64, 0, 0, 64)), link.unpack_piece),
-        "cut": (link.pack_cut(5, 3), link.unpack_cut),
+        "cut": (link.pack_cut(5, 3, 2), link.unpack_cut),
+        "load": (words.pack_load(5, words.Load((file,))), words.unpack_load),
         "events of a worker": (link.pack_events(5, 2, b"events"), link.unpack_events),
         "fleet": (link.pack_fleet(link.Retire("w", 1, "x")), link.unpack_fleet),
         "worker up": (link.pack_fleet(link.WorkerUp("w", 1, "a:1", "00")), link.unpack_fleet),

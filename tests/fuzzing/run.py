@@ -19,12 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from fuzzing.child import PROGRESS
+from fuzzing.child import INPUTS_PER_SESSION, PROGRESS
 
-STUCK_S = 6.0  # without a new input: the process is ended. It tells itself of a second's work.
+# Without a new input for so long the process is ended; it tells itself of a second's work. Time of
+# the processor is what it has worked, however busy the machine; the clock finds one that sleeps.
+STUCK_CPU_S = 6.0
+STUCK_WALL_S = 180.0
+BEGIN = 6  # times as long until the first input
 FINDINGS_MAX = 200  # then a run gives up
 
 
@@ -35,19 +41,17 @@ class Report:
     seed: str
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     findings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    rss: list[list[int]] = dataclasses.field(default_factory=list)
+    rss: list[list[list[int]]] = dataclasses.field(default_factory=list)  # of each process
     slowest: list[list[Any]] = dataclasses.field(default_factory=list)
     cpu_s: float = 0.0
 
     @property
     def growth_bytes(self) -> int:
-        """How much larger the process was in the last quarter of the run than in the second."""
-        sizes = [size for _, size in self.rss]
-        quarter = len(sizes) // 4
-        if not quarter:
-            return 0
-        early, late = sizes[quarter : 2 * quarter], sizes[-quarter:]
-        return sum(late) // len(late) - sum(early) // len(early)
+        """How much larger a process was in the last quarter of its run than in the second.
+
+        Of several the most; of one that ran too little to tell nothing is said.
+        """
+        return max(map(_growth, self.rss), default=0)
 
     def lines(self) -> list[str]:
         """Return the figures as text."""
@@ -76,13 +80,39 @@ class Report:
         return lines
 
 
-def fuzz(inputs: int, seed: str, restart_every: int = 100_000) -> Report:
-    """Run so many hostile inputs, in processes that may die of them, and return the report."""
+def _growth(sizes_at: Sequence[Sequence[int]]) -> int:
+    sizes = [size for _, size in sizes_at]
+    quarter = len(sizes) // 4
+    if not quarter:
+        return 0
+    early, late = sizes[quarter : 2 * quarter], sizes[-quarter:]
+    return sum(late) // len(late) - sum(early) // len(early)
+
+
+def fuzz(inputs: int, seed: str, restart_every: int = 100_000, processes: int = 1) -> Report:
+    """Run so many hostile inputs, in processes that may die of them, and return the report.
+
+    processes: how many at once. They run the sessions that one would, each its part.
+    """
+    sessions = -(-inputs // INPUTS_PER_SESSION)
+    ends = [sessions * i // processes for i in range(processes + 1)]
+    parts = [Report(seed) for _ in range(processes)]
+
+    def run(part: Report, first: int, end: int) -> None:
+        wanted = min(inputs, end * INPUTS_PER_SESSION) - first * INPUTS_PER_SESSION
+        while part.counts["inputs"] < wanted and len(part.findings) < FINDINGS_MAX:
+            left = min(wanted - part.counts["inputs"], restart_every)
+            first = _one_process(part, first, left)
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(run, parts, ends, ends[1:]))
     report = Report(seed)
-    session = 0
-    while report.counts["inputs"] < inputs and len(report.findings) < FINDINGS_MAX:
-        left = min(inputs - report.counts["inputs"], restart_every)
-        session = _one_process(report, session, left)
+    for part in parts:
+        report.counts += part.counts
+        report.findings += part.findings
+        report.rss += part.rss
+        report.slowest = sorted(report.slowest + part.slowest, reverse=True)[:5]
+        report.cpu_s += part.cpu_s
     return report
 
 
@@ -105,8 +135,7 @@ def _one_process(report: Report, first: int, inputs: int) -> int:
                 report.counts.update(tally)
             session, number, done, _ = PROGRESS.unpack(progress.read_bytes())
             if summary is not None:
-                base = report.counts["inputs"] - inputs
-                report.rss += [[base + at, size] for at, size in summary["rss"]]
+                report.rss.append(summary["rss"])
                 report.slowest = sorted(report.slowest + summary["slowest"], reverse=True)[:5]
                 report.cpu_s += summary["cpu_s"]
                 return int(summary["next"])
@@ -142,13 +171,18 @@ def _checked_heap() -> dict[str, str]:
 
 def _watch(child: subprocess.Popen[Any], progress: Path) -> bool:
     """Wait for a child's end; return whether it was stuck, and ended here."""
-    seen, since = b"", time.monotonic()
+    seen, since, worked = b"", time.monotonic(), 0.0
     while child.poll() is None:
         time.sleep(0.05)
         now = progress.read_bytes()
         if now != seen:
-            seen, since = now, time.monotonic()
-        elif time.monotonic() - since > STUCK_S * (1 if any(seen) else 6):
+            seen, since, worked = now, time.monotonic(), _cpu_s(child.pid)
+            continue
+        times = 1 if any(seen) else BEGIN
+        if (
+            _cpu_s(child.pid) - worked > STUCK_CPU_S * times
+            or time.monotonic() - since > STUCK_WALL_S * times
+        ):
             child.send_signal(signal.SIGABRT)  # faulthandler tells where it is
             try:
                 child.wait(5)
@@ -157,6 +191,15 @@ def _watch(child: subprocess.Popen[Any], progress: Path) -> bool:
                 child.wait()
             return True
     return False
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time that a process of ours has taken, all threads; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _read(
@@ -180,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=5_000)
     parser.add_argument("--seed", default="1")
+    parser.add_argument("--processes", type=int, default=1, help="at once")
     parser.add_argument("--repeat", metavar="SEED:SESSION")
     given = parser.parse_args(arguments)
     if given.repeat:
@@ -189,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
             progress.flush()
             command = [sys.executable, "-m", "fuzzing.child", seed, session, "1000", progress.name]
             return subprocess.run([*command, "--one"], env=environment(), check=False).returncode
-    report = fuzz(given.inputs, given.seed)
+    report = fuzz(given.inputs, given.seed, processes=given.processes)
     print("\n".join(report.lines()))
     kernels = sorted((-n, k) for k, n in report.counts.items() if k.startswith("kernel: "))
     for count, kind in kernels[:40]:

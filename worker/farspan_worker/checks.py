@@ -66,6 +66,10 @@ def describe(error: Exception, name: str, inputs: Sequence[Any] = ()) -> tuple[s
         kind = "LinalgError"
     elif isinstance(error, ZeroDivisionError):
         kind, said = "ProgramError", "ZeroDivisionError"
+    elif isinstance(error, TypeError):  # numpy's and Python's where torch's kernels raise theirs
+        kind = "DTypeError"
+    elif isinstance(error, ValueError | OverflowError):
+        kind = "ParameterError"
     else:
         kind, said = "ServiceError", f"{kind}: {said}"
     got = [f"{x._spec.dtype.name}{list(x._spec.shape)}" for x in inputs[:4] if x._spec is not None]

@@ -16,6 +16,7 @@ from farspan.core.op import NumberList
 
 from . import plan as plans
 from . import store as stores
+from . import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,9 @@ def bind(plan: plans.Plan, specs: Sequence[Spec]) -> Any:
     op = plan.op
     if op.family == "view":
         return None if op.unversioned or not specs else _views(plan, specs[0], op)
-    if plan.casts or op.writes or op.dynamic or op.random or op.lists or not plan.outs:
+    if plan.casts or op.writes or op.random or op.lists or not plan.outs:
+        return None
+    if workspace.depends(op):
         return None
     if plan.compute is not None and plan.compute.category == 1 and plan.compute is not int64:
         return None  # numbers wrap as in C

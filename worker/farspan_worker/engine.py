@@ -93,6 +93,8 @@ class Engine:
         self._transfers, self._payloads = transfers or {}, frame.payloads
         if not 0 <= frame.default_dtype < len(DTYPES):
             raise ProtocolError(f"unknown dtype code {frame.default_dtype}")
+        if not DTYPES[frame.default_dtype].is_floating_point:
+            raise ProtocolError(f"default dtype {DTYPES[frame.default_dtype].name}")
         before = Defaults.dtype
         Defaults.dtype = DTYPES[frame.default_dtype]
         try:
@@ -293,7 +295,7 @@ class Engine:
         number = 0
         for arg, value in zip((a for a in op.args if a.kind != "T"), static, strict=True):
             if arg.kind[0] == "G" and value is not None:
-                number = value
+                (number,) = ints((value,), 1)
         return number
 
     def generator(self, number: int) -> Generator:

@@ -22,6 +22,7 @@ from farspan_worker.turns import Share, piece_of
 if TYPE_CHECKING:
     from farspan_worker.shared import Segment
     from farspan_worker.snapshot import Restorer
+    from farspan_worker.unchanged import Remembered
 
 #: What a Put reads: the bytes of its transfer, or why they will not come.
 Transfer = memoryview | ErrorInfo
@@ -45,9 +46,13 @@ class Engine(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Cut:
-    """Stands between two frames: there a snapshot is taken."""
+    """Stands between two frames: there a snapshot is taken.
+
+    base: of the last one whose files the new one may refer to; 0: none.
+    """
 
     number: int
+    base: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +71,8 @@ class Session:
     queued: bool = False  # stands in the worker's queue, or runs
     closed: bool = False
     restorer: Restorer | None = None  # takes the state that the session begins with
+    loading: bool = False  # from files
+    memos: dict[int, Remembered] = field(default_factory=dict)  # of the latest snapshots
     used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
     cuts: int = 0  # among the frames
@@ -191,11 +198,11 @@ class Inbox:
         """Forget a transfer that will not go on, and of which no Put is to come."""
         self._drop(session, transfer)
 
-    def cut(self, session: Session, number: int) -> None:
+    def cut(self, session: Session, number: int, base: int = 0) -> None:
         """Take a snapshot after the frames before, when all bytes sent before it have come."""
         session.cuts += 1
         others = {p.index for p in session.body.devices}  # its own number stands for the gateway
-        session.frames.append((Cut(number), [link.marker(number, k) for k in sorted(others)]))
+        session.frames.append((Cut(number, base), [link.marker(number, k) for k in sorted(others)]))
         self.wake(session)
 
     def transfers(self, session: Session) -> Transfers:
@@ -206,8 +213,10 @@ class Inbox:
                 held[number] = x if isinstance(x, ErrorInfo) else Held(len(x.data), x.come)
         return Transfers(held, list(session.used))
 
-    def restored(self, session: Session, transfers: Transfers, applied: int) -> None:
+    def restored(self, session: Session, restorer: Restorer) -> None:
         """Let a session go on that has its state; its frames may run."""
+        transfers, memo = restorer.transfers, restorer.memo
+        session.memos = {memo.number: memo} if memo.number else {}
         for number, x in transfers.held.items():
             if isinstance(x, ErrorInfo):
                 session.transfers[number] = x
@@ -217,7 +226,7 @@ class Inbox:
             flags = link.LAST if len(x.data) == x.total else 0
             assembly.add(link.Chunk(number, x.total, 0, flags, x.data))
         session.used.update(dict.fromkeys(transfers.used))
-        session.applied = applied
+        session.applied = restorer.applied
         session.restorer = None
         self.wake(session)
 

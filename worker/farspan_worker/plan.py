@@ -64,7 +64,7 @@ class Plan:
         if not self.views:
             # A kernel over an expanded view works through all of its elements, and often copies
             # them: without this a view of 2^60 elements of one byte would keep it busy for ever.
-            share = workspace.expanded_share(op)
+            share = workspace.expanded_share(op, args)
             expanded = (s.nbytes // share for s in specs if s.numel > s.span())
             self.nbytes = max(self.nbytes, *expanded, 0)
         # How a functional call runs, if so simple; it is written for arrays of this process.
@@ -168,7 +168,9 @@ def run(
         inputs[0]._storage.version += 1
         return list(inputs[:1])
     arrays = [t.array for t in inputs]
-    made = 0 if backend.remote or not op.dynamic else workspace.dynamic(op, arrays)
+    made = 0
+    if not backend.remote and workspace.depends(op):
+        made = workspace.of_elements(op, arrays, static)
     budget.check(plan.nbytes + made)
     results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:

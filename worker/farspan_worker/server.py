@@ -23,7 +23,7 @@ from farspan.core import limits, link, words
 from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 
-from farspan_worker import process, shared, snapshot
+from farspan_worker import cuts, process, shared
 from farspan_worker.inbox import Cut, Engine, Inbox, Session
 from farspan_worker.numerics import numerics_key
 from farspan_worker.outbox import Parcel, Writer
@@ -216,7 +216,7 @@ class Worker:
         """Take what comes on a bulk link, or from a peer, which shares no memory with a client."""
         kinds = (link.TRANSFER,)
         if bulk.purpose.purpose == link.BULK:
-            kinds = (link.TRANSFER, link.PIECE, link.SHARE)
+            kinds = (link.TRANSFER, link.PIECE, link.SHARE, link.LOAD)
         while True:
             header, payload = bulk.receive()
             if header.kind not in kinds:
@@ -228,6 +228,10 @@ class Worker:
             if header.kind == link.SHARE:
                 answer = shared.answer(session, link.unpack_share(payload), self._state)
                 bulk.send(link.pack_share(header.channel, answer))
+                continue
+            if header.kind == link.LOAD:
+                given = session, bulk, words.unpack_load(payload)
+                threading.Thread(target=self._load, args=given, daemon=True).start()
                 continue
             with self._losing(session):
                 if header.kind == link.PIECE:
@@ -290,6 +294,10 @@ class Worker:
                 self._inbox.frame(session, frame)
         except FarspanError as error:
             self._lose(session, type(error).__name__, str(error))
+        self._run_lone()
+
+    def _run_lone(self) -> None:
+        """Run what the reader of the control link has queued for itself."""
         lone, self._lone = self._lone, None
         if lone is not None:
             try:
@@ -303,7 +311,7 @@ class Worker:
         A gateway cuts the devices of a session where all have run what they were sent: what they
         sent each other by then is in the writers, and a marker behind it says so.
         """
-        number = link.unpack_cut(payload)
+        number, base = link.unpack_cut(payload)
         with self._state:
             session = self._inbox.sessions.get(channel)
         if session is None or session.owner is not control:
@@ -315,40 +323,42 @@ class Worker:
                     to = self._peer_writer(peer)
                     self._post(session, to, link.marker(number, mine), b"")
             with self._state:
-                self._inbox.cut(session, number)
+                self._inbox.cut(session, number, base)
+        self._run_lone()  # where the markers came before
 
     def _take_cut(self, session: Session, cut: Cut) -> bool:
-        """Send the session's state; return whether the next frames may run meanwhile.
-
-        They do on a copy of it. Where that would go beyond the session's memory by more than
-        SNAPSHOT_COPY_SHARE they wait until what is sent, which is the memory itself, has left.
-        """
+        """Send the session's state; return whether the next frames may run meanwhile."""
         with self._state:
             transfers = self._inbox.transfers(session)
-        data: list[memoryview] | ErrorInfo
-        waits = None
-        try:
-            most = int(session.body.memory_bytes_max * limits.SNAPSHOT_COPY_SHARE)
-            data, own = snapshot.taken(session.engine, transfers, most)
-            waits = cut if own else None
-        except Exception as error:  # the session needs none to go on
-            log.exception("session %s: snapshot %d", session.body.session, cut.number)
-            data = ErrorInfo(type(error).__name__, "the worker could not take it", 0)
+        parcels = cuts.take(session, transfers, cut)
         writer = self._bulk_writer(session.owner)
-        writer.put(Parcel(session, link.PARTS + cut.number, data, counted=False, cut=waits))
-        return waits is None
+        for parcel in parcels:
+            writer.put(parcel)
+        return parcels[-1].cut is None
 
     def _restore(self, session: Session, chunk: link.Chunk) -> None:
         """Take a piece of the state that a session begins with."""
         restorer = session.restorer
-        if restorer is None:
+        if restorer is None or session.loading:
             raise ProtocolError("a state for a session that has begun")
         restorer.feed(chunk.data)
         if chunk.last:
             restorer.finish()
-            with self._state:
-                if not session.closed:
-                    self._inbox.restored(session, restorer.transfers, restorer.applied)
+            self._restored(session, restorer)
+
+    def _load(self, session: Session, bulk: Link, body: words.Load) -> None:
+        """Take the state that a session begins with from files; on a thread of its own."""
+        with self._losing(session), contextlib.suppress(OSError):
+            restorer, answer = session.restorer, cuts.load(session, body)
+            if answer == words.Load() and restorer is not None:
+                self._restored(session, restorer)
+            if answer is not None:  # else it has ended
+                bulk.send(words.pack_load(session.channel, answer))
+
+    def _restored(self, session: Session, restorer: Restorer) -> None:
+        with self._state:
+            if not session.closed:
+                self._inbox.restored(session, restorer)
 
     def _queue(self, session: Session) -> None:
         """Queue a session's next frame; one that comes alone needs no other thread to run it.

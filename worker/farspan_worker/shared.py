@@ -36,7 +36,7 @@ class Segment:
     The thread that reads the bulk link takes; the one that runs frames places.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         if sys.platform != "linux":
             raise OSError("memory files are Linux's")
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -54,7 +54,8 @@ class Segment:
         self._nonce = secrets.token_bytes(layouts.NONCE_BYTES)
         self._parts.magic[:] = np.frombuffer(layouts.MAGIC, np.uint8)
         self._parts.nonce[:] = np.frombuffer(self._nonce, np.uint8)
-        self._ring = layouts.Ring(limits.SHARED_DOWN_BYTES)
+        self._ring = layouts.Ring(limits.SHARED_DOWN_BYTES, first)
+        self.first = first
         self._positions: dict[int, int] = {}  # of values not sent yet, by where they lie
         self.proved = False
         self.taken_bytes = self.placed_bytes = 0  # up and down, for an operator
@@ -85,6 +86,8 @@ class Segment:
         """
         if not self.proved:
             raise ProtocolError("a piece in shared memory that has not been proved")
+        if not self.first <= piece.position < layouts.end_of(self.first):
+            raise ProtocolError("a piece in shared memory of another segment")
         return layouts.window(self._parts.up, piece.position, piece.nbytes)
 
     def took(self, piece: link.Piece) -> None:
@@ -133,24 +136,35 @@ def answer(session: Session, asked: link.Share, lock: AbstractContextManager[Any
     lock: guards the session.
     """
     segment = session.segment
+    if asked.over:
+        with lock:
+            session.segment = session.engine.outlet = None
+        if segment is not None:
+            segment.close()
+        return link.Share()
     if asked.proof:
         if segment is None or segment.proved or not segment.prove(asked.proof):
             return link.Share(refused="the proof is wrong")
         session.engine.outlet = segment.place
         return link.Share()
-    if segment is not None:
+    if segment is not None and asked.first <= segment.first:
         return link.Share(refused="this session has asked before")
+    if not layouts.is_first(asked.first):
+        return link.Share(refused="a segment cannot begin there")
     if os.environ.get(SWITCH, "1") in ("0", ""):
         return link.Share(refused="it is switched off at the worker")
     try:
-        segment = Segment()
+        segment = Segment(asked.first)
     except OSError as error:
         log.warning("no shared memory: %s", error)
         return link.Share(refused="the worker's system gives none")
     with lock:
-        session.segment = segment
+        before, session.segment = session.segment, segment
+        session.engine.outlet = None  # until the client has proved that it has the new one
         if session.closed:
             segment.close()
+    if before is not None:
+        before.close()
     return segment.offer()
 
 

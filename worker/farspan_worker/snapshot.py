@@ -6,6 +6,8 @@ poison; so a cut may fall between any two commands, inside forward or backward t
 
 The bytes are a safetensors file (8-byte length, JSON header, raw data): one row of bytes for each
 memory, and the structure as JSON in the metadata. Floats travel as their bits. Nothing executes.
+Memories that are as they were at an earlier snapshot lie in its file, which is then a part of this
+one: it follows the newest, whole.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.op import OPS
 from farspan.core.spec import Spec
 
+from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout
 from .store import Array, Poison, Storage
+from .unchanged import Place, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +36,8 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .programs.body import Body
 
-VERSION: Final = 1
 _LENGTH: Final = struct.Struct("<Q")
-_ALIGN_BYTES: Final = 64  # where data begins, and each memory of a restored engine
+_SCRATCH_BYTES: Final = 64 * limits.KiB
 _F64: Final = struct.Struct("<d")
 _C128: Final = struct.Struct("<dd")
 
@@ -55,21 +58,42 @@ class Held:
     data: Any  # uint8
 
 
+@dataclass(slots=True)
+class Taken:
+    """A snapshot: the pieces of its own file, and what it refers to.
+
+    own: the pieces are the engine's own memory, right for as long as it runs no command. older: the
+    snapshots whose files follow its own. memo: what the next one can refer to.
+    """
+
+    pieces: list[memoryview]
+    own: bool
+    older: list[int]
+    memo: Remembered
+
+
 def take(engine: Engine, transfers: Transfers | None = None) -> memoryview:
     """Return the state of an engine between two commands, as a file. Waits for what computes it."""
     return joined(parts(engine, transfers))
 
 
 def taken(
-    engine: Engine, transfers: Transfers | None, copy_bytes_max: int
-) -> tuple[list[memoryview], bool]:
-    """Return `parts`, or a copy of so many bytes at most; and whether they are the engine's own."""
-    pieces = parts(engine, transfers)
+    engine: Engine,
+    transfers: Transfers | None,
+    copy_bytes_max: int,
+    number: int = 0,
+    base: Remembered | None = None,
+) -> Taken:
+    """Return snapshot `number`, copied if it is not longer than `copy_bytes_max`.
+
+    base: of an earlier one; what has not been written since is referred to, and not copied.
+    """
+    found = _parts(engine, transfers, number, base)
     if engine.backend.remote:
-        return pieces, False
-    if sum(piece.nbytes for piece in pieces) > copy_bytes_max:
-        return pieces, True
-    return [joined(pieces)], False
+        found.own = False
+    elif sum(piece.nbytes for piece in found.pieces) <= copy_bytes_max:
+        found.pieces, found.own = [joined(found.pieces)], False
+    return found
 
 
 def joined(pieces: Sequence[memoryview]) -> memoryview:
@@ -88,10 +112,17 @@ def parts(engine: Engine, transfers: Transfers | None = None) -> list[memoryview
     On the host they are the engine's own memory: right for as long as it runs no command. Those of
     a GPU are copies.
     """
+    return _parts(engine, transfers, 0, None).pieces
+
+
+def _parts(
+    engine: Engine, transfers: Transfers | None, number: int, base: Remembered | None
+) -> Taken:
     writer = _Writer()
     given = transfers or Transfers()
     state = {
         "version": VERSION,
+        "number": number,
         "device": str(engine.device),
         "commands": engine.commands,
         "applied": engine.applied,
@@ -105,14 +136,31 @@ def parts(engine: Engine, transfers: Transfers | None = None) -> list[memoryview
         "used": given.used,
     }
     state |= writer.tables()  # last: what has been met on the way
-    found: list[Any] = [s.flat for s in writer.roots]
+    there = {} if base is None else base.find(writer.roots)
+    sizes = {} if base is None else base.sizes
+    older = sorted({place.number for place in there.values()})
+    state["files"] = [[n, sizes[n]] for n in older]
+    state["there"] = [
+        [k, older.index(place.number), place.offset, place.nbytes] for k, place in there.items()
+    ]
+    mine = [s for k, s in enumerate(writer.roots) if k not in there]
+    found: list[Any] = [s.flat for s in mine]
     come: list[Any] = [x.data for x in given.held.values() if isinstance(x, Held)]
     if engine.backend.remote:
         found = [engine.backend.download(part) for part in found]
         come = [np.array(part) for part in come]
-    found += come
-    header = _header(state, [part.nbytes for part in found])
-    return [memoryview(header), *(memoryview(part) for part in found if part.nbytes)]
+    lengths = [part.nbytes for part in (*found, *come)]
+    header = _header(state, lengths)
+    memo = Remembered(number, {n: sizes[n] for n in older})
+    memo.sizes[number] = len(header) + sum(lengths)
+    for k, place in there.items():
+        memo.add(writer.roots[k], place)
+    at = len(header)
+    for storage, nbytes in zip(mine, lengths, strict=False):
+        memo.add(storage, Place(number, at, nbytes))
+        at += nbytes
+    pieces = [memoryview(header), *(memoryview(x) for x in (*found, *come) if x.nbytes)]
+    return Taken(pieces, True, older, memo)
 
 
 def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
@@ -122,7 +170,7 @@ def _header(state: dict[str, Any], sizes: list[int]) -> bytes:
         named[f"memory.{k}"] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(named, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN_BYTES)
+    text += b" " * (-(len(text) + _LENGTH.size) % ALIGN_BYTES)
     if len(text) > limits.SNAPSHOT_HEADER_BYTES_MAX:
         raise OutOfMemoryError(f"a snapshot of {len(sizes)} memories is too large to be restored")
     return _LENGTH.pack(len(text)) + text
@@ -281,84 +329,92 @@ def _program(number: int, body: Body) -> dict[str, Any]:
 class Restorer:
     """Takes a snapshot's bytes as they come and makes the engine's state of them.
 
-    engine: a new one, for the same kind of device. Its budget is charged as memory is made.
+    First the file of the snapshot itself, then those that it refers to. engine: a new one, for the
+    same kind of device. Its budget is charged as memory is made.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._head = bytearray()
         self._size: int | None = None  # of the header, with its length
-        self._state: dict[str, Any] = {}
-        self._memories: list[Any] = []  # uint8, aligned
+        self._layout: Layout | None = None  # once the header is there
+        self._scratch = np.empty(_SCRATCH_BYTES, np.uint8)  # for what is looked at, or skipped
         self._at = self._filled = 0
         self.transfers = Transfers()
+        self.memo = Remembered(0, {})
 
     @property
     def applied(self) -> int:
         """The last frame that is in the state."""
         return self._engine.applied
 
+    def room(self) -> tuple[Any, bool]:
+        """Return where the next bytes go (uint8), and whether they are left alone there.
+
+        `filled` is told how many have come. ProtocolError: all that belong to the snapshot have.
+        """
+        if self._layout is None:
+            wanted = (self._size or _LENGTH.size) - len(self._head)
+            return self._scratch[:wanted], False
+        if self._at >= len(self._layout.rows):
+            raise ProtocolError("snapshot: bytes left over")
+        nbytes, memory = self._layout.rows[self._at]
+        if memory is None:
+            return self._scratch[: nbytes - self._filled], False
+        return memory[self._filled :], True
+
+    def filled(self, count: int) -> None:
+        """Take that so many bytes have come into `room`. ProtocolError, OutOfMemoryError."""
+        if self._layout is None:
+            self._head += self._scratch[:count].tobytes()
+            self._look_at_head()
+            return
+        self._filled += count
+        self._next_row()
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next piece. ProtocolError: it is no snapshot; OutOfMemoryError: too large."""
-        view = memoryview(data).cast("B")
-        if self._size is None or len(self._head) < self._size:
-            view = self._feed_head(view)
+        view = np.frombuffer(data, np.uint8)
         while view.nbytes:
-            if self._at >= len(self._memories):
-                raise ProtocolError("snapshot: bytes left over")
-            memory = self._memories[self._at]
-            count = min(view.nbytes, memory.nbytes - self._filled)
-            memory[self._filled : self._filled + count] = np.frombuffer(view[:count], np.uint8)
-            self._filled += count
+            room, _ = self.room()
+            count = min(view.nbytes, room.nbytes)
+            room[:count] = view[:count]
+            self.filled(count)
             view = view[count:]
-            self._next_memory()
 
     def finish(self) -> None:
         """Give the engine its state. ProtocolError: bytes are missing, or contradict each other."""
-        if self._size is None or len(self._head) < self._size or self._at < len(self._memories):
+        layout = self._layout
+        if layout is None or self._at < len(layout.rows):
             raise ProtocolError("snapshot: cut short")
         try:
-            reader = _Reader(self._engine, self._state, self._memories)
+            reader = _Reader(self._engine, layout.state, layout.memories)
             reader.read()
             self.transfers = reader.transfers()
+            self.memo = Remembered(layout.number, layout.sizes)
+            for storage, k in reader.roots:
+                self.memo.add(storage, layout.places[k])
         except (ProtocolError, OutOfMemoryError):
             raise
         except Exception as error:  # whatever does not fit together
             raise ProtocolError(f"snapshot: not one of ours ({type(error).__name__})") from error
 
-    def _feed_head(self, view: memoryview) -> memoryview:
-        while view.nbytes and (self._size is None or len(self._head) < self._size):
-            wanted = (self._size or _LENGTH.size) - len(self._head)
-            self._head += view[:wanted]
-            view = view[wanted:]
-            if self._size is None and len(self._head) == _LENGTH.size:
-                (length,) = _LENGTH.unpack(self._head)
-                if not 2 <= length <= limits.SNAPSHOT_HEADER_BYTES_MAX:
-                    raise ProtocolError(f"snapshot: a header of {length} bytes")
-                self._size = _LENGTH.size + length
-        if self._size is not None and len(self._head) == self._size:
-            self._open()
-        return view
+    def _look_at_head(self) -> None:
+        if self._size is None and len(self._head) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(self._head)
+            if not 2 <= length <= limits.SNAPSHOT_HEADER_BYTES_MAX:
+                raise ProtocolError(f"snapshot: a header of {length} bytes")
+            self._size = _LENGTH.size + length
+        elif len(self._head) == self._size:
+            self._layout = read_layout(bytes(self._head[_LENGTH.size :]), self._size)
+            self._engine.budget.check(sum(place.nbytes for place in self._layout.places))
+            self._layout.make_room()
+            self._next_row()
 
-    def _open(self) -> None:
-        try:
-            named = json.loads(bytes(self._head[_LENGTH.size :]))
-            self._state = json.loads(named.pop("__metadata__")["farspan.session"])
-            rows = [named[f"memory.{k}"] for k in range(len(named))]
-            sizes = [row["data_offsets"][1] - row["data_offsets"][0] for row in rows]
-            version = self._state["version"]
-        except Exception as error:  # whatever does not fit together
-            raise ProtocolError("snapshot: its header cannot be read") from error
-        if version != VERSION:
-            raise ProtocolError(f"snapshot: of version {version}; this farspan reads {VERSION}")
-        if any(type(size) is not int or size < 0 for size in sizes):
-            raise ProtocolError("snapshot: a memory of no size")
-        self._engine.budget.check(sum(sizes))
-        self._memories = [_aligned(size) for size in sizes]
-        self._next_memory()
-
-    def _next_memory(self) -> None:
-        while self._at < len(self._memories) and self._filled == self._memories[self._at].nbytes:
+    def _next_row(self) -> None:
+        assert self._layout is not None
+        rows = self._layout.rows
+        while self._at < len(rows) and self._filled == rows[self._at][0]:
             self._at += 1
             self._filled = 0
 
@@ -371,12 +427,6 @@ def restore(engine: Engine, data: bytes | bytearray | memoryview) -> Transfers:
     return restorer.transfers
 
 
-def _aligned(nbytes: int) -> Any:
-    raw = np.empty(nbytes + _ALIGN_BYTES, np.uint8)
-    start = -raw.ctypes.data % _ALIGN_BYTES
-    return raw[start : start + nbytes]
-
-
 class _Reader:
     """Makes an engine's tensors of the tables of a snapshot."""
 
@@ -384,6 +434,7 @@ class _Reader:
         self._engine = engine
         self._state = state
         self._memories = memories
+        self.roots: list[tuple[Storage, int]] = []  # those that own a memory, and which
         self._specs: list[Spec] = []
         self._storages: list[Storage] = []
         self._arrays: list[Array] = []
@@ -447,6 +498,7 @@ class _Reader:
             flat = self._memories[memory]
             array = self._engine.backend.upload(flat, flat.dtype, flat.shape)
             made = Storage(array, self._engine.budget)
+            self.roots.append((made, memory))
         made.version = version
         return made
 

@@ -71,9 +71,14 @@ def _nothing() -> None:
 
 
 class Storage:
-    """Memory shared by views. `array` is dense; `flat` is the same memory as bytes."""
+    """Memory shared by views. `array` is dense; `flat` is the same memory as bytes.
 
-    __slots__ = ("_flat", "_whole", "array", "budget", "nbytes", "version")
+    version: counts writes. `writes`, unset until it counts any, those that `version` does not.
+    """
+
+    __slots__ = (
+        "__weakref__", "_flat", "_whole", "array", "budget", "nbytes", "version", "writes",
+    )  # fmt: skip
 
     def __init__(self, array: Any, budget: Budget) -> None:
         self.array = array
@@ -91,13 +96,18 @@ class Storage:
 
     def apart(self) -> Storage:
         """Return the same memory with a count of writes of its own."""
-        made = Storage.__new__(Storage)
+        made = Apart.__new__(Apart)
         made.array, made.nbytes, made.budget, made._flat = (
             self.array, self.nbytes, self.budget, self.flat,
         )  # fmt: skip
-        made.version = 0
+        made._version = 0
         made._whole = self.memory
         return made
+
+    def wrote(self) -> None:
+        """Count a write that no version tells of; for who asks whether the memory is as it was."""
+        whole = self.memory
+        whole.writes = getattr(whole, "writes", 0) + 1
 
     @property
     def flat(self) -> Any:
@@ -141,6 +151,22 @@ class Storage:
     def __del__(self) -> None:
         if self._whole is None:
             self.budget.used -= self.nbytes
+
+
+class Apart(Storage):
+    """Memory whose writes are counted apart from those of what it is a part of; see `apart`."""
+
+    __slots__ = ("_version",)
+
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        """Counts the writes by way of this one; the memory's `writes` count them too."""
+        return self._version
+
+    @version.setter
+    def version(self, count: int) -> None:
+        self._version = count
+        self.wrote()
 
 
 class Foreign(Storage):

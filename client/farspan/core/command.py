@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .dtype import float32
+
 # Opcodes below FIRST_OPCODE are commands of the protocol; from there on, rows of the op table.
 FREE: Final = 0  # ids: tensors and generators to forget
 GET: Final = 1  # ids: (tensor,)        static: (request, kind, device), kind as below
@@ -66,7 +68,7 @@ class Frame:
     device: int  # index of the session's device
     sequence: int = 0  # position in the session's stream of frames, from 1; all devices together
     epoch: int = 0  # fences streams that were replaced
-    default_dtype: int = 0  # code of the dtype that Python floats become
+    default_dtype: int = float32.code  # of the dtype that Python floats become
     opcodes: list[int] = field(default_factory=list)
     modes: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -201,4 +203,23 @@ class Lost:
     command: int = -1  # what it died of, if one command is known
 
 
-Event = Acked | Value | Failed | Send | Lost
+@dataclass(slots=True, frozen=True)
+class NumericsChange:
+    """The session went on with workers of another numerics key, from a command on."""
+
+    number: int  # of the session's changes, from 1
+    command: int  # the first one that the new workers ran; 0 while there is none
+    frame: int  # the last one before it
+    before: tuple[str, ...] = ()  # keys, without repetitions
+    after: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class Changed:
+    """All changes of a session's numerics so far. known: they are no news to this client."""
+
+    changes: tuple[NumericsChange, ...]
+    known: bool = False
+
+
+Event = Acked | Value | Failed | Send | Lost | Changed

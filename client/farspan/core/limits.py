@@ -60,6 +60,8 @@ CONFIRM_EVENTS: Final = 256
 CONFIRM_BYTES: Final = 8 * MiB
 CALL_TRIES_MAX: Final = 64  # of one upload, download or question, whose connection breaks.
 DEVICES_PER_SESSION_MAX: Final = 64
+NUMERICS_CHANGES_MAX: Final = 16  # of a session that are remembered: the first, and the latest.
+SESSIONS_PER_PAGE_MAX: Final = 1_000  # of a list; who wants more asks for those behind the last.
 UNSENT_BYTES_MAX: Final = 256 * MiB  # downloads of a session waiting in a worker; then it pauses.
 RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors that arrive.
 # Memory shared by a client and a worker, a session: pages that are never used take none.
@@ -79,6 +81,10 @@ SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentiet
 #: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
 SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+SNAPSHOT_EVERY_FRAMES: Final = 100_000  # since the last one: then sooner, too.
+#: A memory as long as this that was not written since the last snapshot stays in its file.
+SNAPSHOT_KEPT_BYTES_MIN: Final = 64 * KiB
+SNAPSHOT_FILES_MAX: Final = 8  # older ones that a snapshot refers to, each half in use at least.
 SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
 KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
@@ -136,6 +142,7 @@ TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one 
 WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
 OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
 CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+MOVE_S: Final = 120.0  # for a session that moves to have arrived: snapshot, restore, replay.
 DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
 DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
 

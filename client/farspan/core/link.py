@@ -37,9 +37,10 @@ HEARTBEAT: Final = 6  # worker -> gateway: JSON, the worker's counts, every HEAR
 STATUS: Final = 7  # a question with an empty payload and its answer: JSON, the worker's counts
 SHARE: Final = 9  # gateway <-> worker, on the bulk link: JSON, see Share
 PIECE: Final = 10  # gateway -> worker, on the bulk link: a chunk in shared memory; see Piece
-CUT: Final = 11  # gateway -> worker: number (u64): take a snapshot after the frames before
+CUT: Final = 11  # gateway -> worker: take a snapshot after the frames before; see pack_cut
 HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see words.Greeting
 FAULT: Final = 13  # worker -> gateway: JSON; see words.Fault
+LOAD: Final = 14  # gateway <-> worker, on the bulk link: JSON; see words.Load
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -60,6 +61,7 @@ _HEADER: Final = struct.Struct("<IBxxxQ")  # payload bytes, kind, channel
 _CHUNK: Final = struct.Struct("<QQQB")  # transfer, total bytes, offset, flags
 _PIECE: Final = struct.Struct("<QQQQQ")  # the fields of Piece
 _APPLIED: Final = struct.Struct("<Q")
+_CUT: Final = struct.Struct("<QQ")  # number, base
 HEADER_BYTES: Final = _HEADER.size
 CHUNK_HEADER_BYTES: Final = _CHUNK.size
 LAST: Final = 1  # flag: no chunk follows
@@ -81,15 +83,18 @@ PAYLOAD_BYTES_MAX: Final = {
     FLEET: JSON_BYTES_MAX,
     SHARE: JSON_BYTES_MAX,
     PIECE: _PIECE.size,
-    CUT: _APPLIED.size,
+    CUT: _CUT.size,
     HELLO: JSON_BYTES_MAX,
     FAULT: JSON_BYTES_MAX,
+    LOAD: JSON_BYTES_MAX,
 }
 
 # Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
-# snapshot, worker -> gateway; and an empty transfer that says that all before it has come.
+# snapshot, worker -> gateway, after a JSON list of the snapshots before it of which it needs files;
+# and an empty transfer that says that all before it has come.
 RESTORE: Final = 2**62  # gateway -> worker: the snapshot of a session that is opened with one
 PARTS: Final = 2**62 + 1  # + n
+OLDER: Final = 2**62 + 2**61  # + n
 MARKERS: Final = 2**63  # + n * DEVICES_PER_SESSION_MAX + device; of the gateway: its own device
 
 
@@ -226,17 +231,20 @@ def unpack_events(payload: bytes | memoryview) -> tuple[int, memoryview]:
     return _APPLIED.unpack_from(view)[0], view[_APPLIED.size :]
 
 
-def pack_cut(channel: int, number: int) -> bytes:
-    """Return a CUT message."""
-    return pack(CUT, channel, _APPLIED.pack(number))
+def pack_cut(channel: int, number: int, base: int = 0) -> bytes:
+    """Return a CUT message.
+
+    base: a snapshot of which all files are on disk, so that the new one may refer to them; 0: none.
+    """
+    return pack(CUT, channel, _CUT.pack(number, base))
 
 
-def unpack_cut(payload: bytes | memoryview) -> int:
-    """Return the number of a cut."""
-    if len(payload) != _APPLIED.size:
+def unpack_cut(payload: bytes | memoryview) -> tuple[int, int]:
+    """Return the number of a cut and its base."""
+    if len(payload) != _CUT.size:
         raise ProtocolError(f"link: a CUT payload of {len(payload)} bytes")
-    (number,) = _APPLIED.unpack(payload)
-    return int(number)
+    number, base = _CUT.unpack(payload)
+    return int(number), int(base)
 
 
 # --- bulk ----------------------------------------------------------------------------------------
@@ -440,6 +448,8 @@ class Share:
     digest: str = ""  # hex
     refused: str = ""  # why there is none
     proof: str = ""  # hex; empty in the first question
+    first: int = 0  # where the positions begin; not 0: instead of the memory there was
+    over: bool = False  # its client has left: what there is, is shared no more
 
 
 def pack_share(channel: int, body: Share) -> bytes:
@@ -453,7 +463,9 @@ def unpack_share(payload: bytes | memoryview) -> Share:
     try:
         bytes.fromhex(body["digest"] + body["proof"])
         pid, fd, size = (int(body[name]) for name in ("pid", "fd", "segment_bytes"))
-        return Share(pid, fd, size, str(body["digest"]), str(body["refused"]), str(body["proof"]))
+        digest, refused, proof = (str(body[name]) for name in ("digest", "refused", "proof"))
+        first, over = int(body.get("first", 0)), bool(body.get("over", False))
+        return Share(pid, fd, size, digest, refused, proof, first, over)
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: SHARE with a wrong field: {error!r}") from None
 

@@ -8,7 +8,8 @@ in the segment is written by one side and read by the other, which believes noth
     8192    taken_down (u64)         the client writes it, of what the worker has placed
     12288   ring up, then ring down  bytes on their way, at most once in each direction
 
-A position counts all bytes that a ring has ever held, so that it never comes twice.
+A position counts all bytes that a ring has ever held, so that it never comes twice. A session that
+is journalled has one segment after the other; each begins where none before it has been.
 """
 
 from __future__ import annotations
@@ -31,8 +32,32 @@ MEMORY_NAME: Final = "farspan"  # of the memory file, as /proc shows it
 
 POSITION_END: Final = 2**62  # 146 years at a GB/s; a word holds more, so that no sum overflows
 
+#: Positions of one of several segments; 17 TB, then bytes go by the stream.
+_SEGMENT_POSITIONS: Final = 2**44
+_PER_EPOCH: Final = 16  # segments of a device, between two streams of the session
+
 #: Why there is no segment, in words that `stats()` shows.
 UNASKED: Final = "no long tensor has travelled yet"
+LATER: Final = "later"  # of a gateway: not now, as the session is just being restored
+
+
+def first_position(epoch: int, number: int) -> int:
+    """Return where a session's segment begins, the `number`th of a device in this epoch; 0: none.
+
+    Epochs are never used twice, whichever gateway and client the session has.
+    """
+    first = (epoch * _PER_EPOCH + number) * _SEGMENT_POSITIONS
+    return first if 0 <= number < _PER_EPOCH and first < POSITION_END else 0
+
+
+def is_first(position: int) -> bool:
+    """Whether a segment may begin there."""
+    return position % _SEGMENT_POSITIONS == 0 and 0 <= position < POSITION_END
+
+
+def end_of(first: int) -> int:
+    """Return where the positions of a segment end that begins at `first`; 0 begins the only one."""
+    return first + _SEGMENT_POSITIONS if first else POSITION_END
 
 
 def digest(nonce: bytes) -> bytes:
@@ -51,10 +76,11 @@ class Ring:
     256
     """
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, first: int = 0) -> None:
         self.size_bytes = size_bytes
         self._ends: deque[int] = deque()  # of what is placed and not taken, oldest first
-        self._head = self._tail = 0
+        self._head = self._tail = first
+        self._end = end_of(first)
 
     def place(self, nbytes: int) -> int | None:
         """Return the position of so many bytes in one piece, or None if there is no room now."""
@@ -63,7 +89,7 @@ class Ring:
         begin = -(-self._head // _ALIGN) * _ALIGN
         if begin % self.size_bytes + nbytes > self.size_bytes:
             begin = -(-begin // self.size_bytes) * self.size_bytes  # no piece wraps around
-        if begin + nbytes - self._tail > self.size_bytes:
+        if begin + nbytes - self._tail > self.size_bytes or begin + nbytes > self._end:
             return None
         self._head = begin + nbytes
         self._ends.append(self._head)

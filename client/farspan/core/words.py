@@ -1,6 +1,7 @@
-"""What a worker says on its control link beside events: who it is, and that a session must end.
+"""What gateway and worker say to each other beside frames, events and bytes.
 
-Bodies of HELLO and FAULT; `link.py` has the messages around them.
+Bodies of HELLO (who a worker is), FAULT (a session must end) and LOAD (where its state lies);
+`link.py` has the messages around them.
 """
 
 from __future__ import annotations
@@ -58,3 +59,46 @@ def unpack_fault(payload: bytes | memoryview) -> Fault:
     if not isinstance(message, str) or kind not in BY_NAME:
         raise ProtocolError("link: FAULT with a wrong field")
     return Fault(str(kind), message[: limits.STRING_BYTES_MAX])
+
+
+@dataclass(slots=True, frozen=True)
+class StateFile:
+    """A file of a snapshot: the newest first, then those that it refers to, in its order."""
+
+    path: str
+    nbytes: int
+    sha256: str  # hex
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """Gateway: a session's state lies in files of this host. Worker: the same, and what came of it.
+
+    refused: why the worker cannot open them; then nothing has happened, and the bytes may come as
+    transfer RESTORE. damaged: which of them is not as it was written.
+    """
+
+    files: tuple[StateFile, ...] = ()
+    refused: str = ""
+    damaged: str = ""
+
+
+def pack_load(channel: int, body: Load) -> bytes:
+    """Return a LOAD message."""
+    return link.pack_json(link.LOAD, asdict(body), channel)
+
+
+def unpack_load(payload: bytes | memoryview) -> Load:
+    """Return the body of a LOAD message; raise ProtocolError if a field is missing or wrong."""
+    body = link.unpack_json(payload)
+    try:
+        files = tuple(StateFile(**each) for each in body["files"])
+        load = Load(files, str(body["refused"]), str(body["damaged"]))
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"link: LOAD with a wrong field: {error!r}") from None
+    for each in files:
+        if type(each.path) is not str or type(each.sha256) is not str:
+            raise ProtocolError("link: LOAD of a file without a name or digest")
+        if type(each.nbytes) is not int or each.nbytes < 0:
+            raise ProtocolError("link: LOAD of a file of no size")
+    return load

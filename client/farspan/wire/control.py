@@ -13,15 +13,21 @@ from google.protobuf.message import EncodeError
 
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
+from farspan.core.command import NumericsChange
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, few_fields, parse
 from farspan.wire.envelopes import decode_parts, encode_parts
 
 MAJOR: Final = 1
 #: 2: Trace, and the Gets of a trace; 3: Define, Call, and a Free has no number; 4: Undefine, Get 8,
-#: Share; 5: Resume, attach, Keep.
-MINOR: Final = 5
+#: Share; 5: Resume, attach, Keep; 6: Move, numerics of devices, pages of List, calls beside the
+#: stream carry the session's secret.
+MINOR: Final = 6
+#: Metadata of calls beside the stream: Welcome's secret, so that a client that another has taken
+#: the session from changes nothing of it any more.
+SECRET_METADATA: Final = "farspan-secret-bin"
 SHARED_MEMORY: Final = "shared-memory"  # a feature: Share, pieces, positions of values
+SHARED_UPLOADS: Final = "shared-uploads"  # a feature: pieces in Upload, and segments one by one
 SERVICE: Final = "farspan.v1.Farspan"
 
 #: Largest message on the control stream: one full frame or event list and its envelope.
@@ -39,6 +45,8 @@ class Device:
     host: str
     pid: int
     epoch: int
+    worker: str = ""
+    numerics: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,6 +130,7 @@ class Down:
     devices: tuple[Device, ...] = ()
     applied: int = 0
     durable: int = 0
+    numerics: tuple[NumericsChange, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -151,7 +160,10 @@ class UploadReply:
 
 @dataclass(slots=True, frozen=True)
 class ListRequest:
-    """Which sessions has my tenant?"""
+    """Which sessions has my tenant, behind one of them?"""
+
+    after: str = ""
+    after_opened_at_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -195,6 +207,7 @@ class ShareReply:
     segment_bytes: int = 0
     digest: bytes = b""
     refused: str = ""
+    first_position: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -260,9 +273,10 @@ class SessionInfo:
 
 @dataclass(slots=True, frozen=True)
 class ListReply:
-    """The caller's sessions."""
+    """The caller's sessions, a page of them."""
 
     sessions: tuple[SessionInfo, ...] = ()
+    more: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -271,6 +285,24 @@ class DescribeReply:
 
     session: SessionInfo | None
     worker_status: tuple[str, ...] = ()
+    numerics: tuple[NumericsChange, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class MoveRequest:
+    """Let this session go on with other workers."""
+
+    session: str
+    to: str = ""
+    allow_numerics_change: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class MoveReply:
+    """Where it is now."""
+
+    devices: tuple[Device, ...] = ()
+    numerics: tuple[NumericsChange, ...] = ()
 
 
 _T = TypeVar("_T")
@@ -282,14 +314,18 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "session": SessionInfo,
     "resume": Resume,
     "entries": KeptEntry,
+    "numerics": NumericsChange,
 }
 #: The most bytes of any message that is not on the control stream or a chunk.
 _UNARY_BYTES_MAX: Final = limits.MiB
 _ENTRIES_MAX: Final = {
     "devices": limits.DEVICES_PER_SESSION_MAX,
     "features": 64,
-    "sessions": 1000,
+    "sessions": limits.SESSIONS_PER_PAGE_MAX,
     "entries": 1000,
+    "numerics": limits.NUMERICS_CHANGES_MAX,
+    "before": limits.DEVICES_PER_SESSION_MAX,
+    "after": limits.DEVICES_PER_SESSION_MAX,
 }
 _TEXT_BYTES_MAX: Final = {
     "session": 64,
@@ -298,6 +334,10 @@ _TEXT_BYTES_MAX: Final = {
     "client": 128,
     "features": 64,
     "attach": 64,
+    "to": 1024,
+    "numerics": 512,
+    "before": 512,
+    "after": 512,
     "body": 256 * limits.KiB,
     "durability": 32,
     "proof": 32,
@@ -308,11 +348,18 @@ _TEXT_BYTES_MAX: Final = {
 }
 
 
+_ENTRIES: Final = (Device, SessionInfo, SharedPiece, KeptEntry, NumericsChange)
+
+
 def encode(message: Any) -> bytes:
     """Return the bytes of a control message: one of the classes above."""
     try:
         kind = type(message)
-        if kind is Down and message.welcome is None and not (message.line or message.devices):
+        if (
+            kind is Down
+            and message.welcome is None
+            and not (message.line or message.devices or message.numerics)
+        ):
             return encode_parts(message.events, message.applied, message.durable)
         if (
             kind is Up
@@ -386,6 +433,10 @@ def _down(message: Any) -> Down:
     if message.devices:
         at_most("devices", len(message.devices), limits.DEVICES_PER_SESSION_MAX)
         devices = tuple(_read(Device, device) for device in message.devices)
+    changes: tuple[NumericsChange, ...] = ()
+    if message.numerics:
+        at_most("numerics", len(message.numerics), limits.NUMERICS_CHANGES_MAX)
+        changes = tuple(_read(NumericsChange, change) for change in message.numerics)
     return Down(
         _read(Welcome, message.welcome) if message.HasField("welcome") else None,
         tuple(message.events),
@@ -393,6 +444,7 @@ def _down(message: Any) -> Down:
         devices,
         message.applied,
         message.durable,
+        changes,
     )
 
 
@@ -405,7 +457,7 @@ def _filled(value: Any) -> Any:
         part = getattr(value, f.name)
         if isinstance(part, tuple):
             target = getattr(out, f.name)
-            if part and isinstance(part[0], Device | SessionInfo | SharedPiece | KeptEntry):
+            if part and isinstance(part[0], _ENTRIES):
                 target.extend(_filled(entry) for entry in part)
             else:
                 target.extend(part)
@@ -453,6 +505,7 @@ def _bounded(name: str, value: Any) -> Any:
 # --- chunks --------------------------------------------------------------------------------------
 
 _DATA_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
+_PIECE_TAG: Final = bytes([pb.Chunk.DESCRIPTOR.fields_by_name["piece"].number << 3 | 2])
 
 
 def encode_chunk(data: memoryview) -> bytes:
@@ -468,6 +521,22 @@ def encode_chunk(data: memoryview) -> bytes:
         size >>= 7
     prefix.append(size)
     return b"".join((prefix, data))
+
+
+def encode_chunk_piece(piece: SharedPiece) -> bytes:
+    """Return a Chunk message that says where bytes lie."""
+    data: bytes = pb.Chunk(piece=_filled(piece)).SerializeToString()
+    return data
+
+
+def decode_upload(message: bytes) -> memoryview | SharedPiece:
+    """Return the bytes of a Chunk message of an upload, or where they lie. ProtocolError."""
+    if message[:1] != _PIECE_TAG:
+        return decode_chunk(message)
+    chunk = parse(pb.Chunk, message, 4 * limits.KiB, "chunk")
+    if chunk.WhichOneof("kind") != "piece":
+        raise ProtocolError("chunk: expected one of data")
+    return _piece(chunk.piece)
 
 
 def decode_chunk(message: bytes) -> memoryview:

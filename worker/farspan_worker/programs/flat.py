@@ -199,6 +199,7 @@ class FlatPlan:
         for memory in self._leaving:
             if memory in self._rooms and self._references(memory) == self._calm[memory]:
                 self._rooms[memory].version = 0
+                self._rooms[memory].wrote()
                 continue
             self._rooms.pop(memory, None)
             with self._arena.preparing(self):

@@ -156,6 +156,8 @@ class Programs:
             "ServiceError", f"{name} failed between its stores: {error}", engine._number
         )
         torn = {id(memory) for memory in error.torn}
+        for memory in error.torn:
+            memory.wrote()
         found = [(i, t._spec) for i, t in tensors.items()
                  if type(t) is Array and id(t._storage.memory) in torn]  # fmt: skip
         for i, _ in found:

@@ -67,24 +67,22 @@ class _Alignment:
                 f"{int(input_lengths.max())} (while checking arguments for {_CHECKER})"
             )
         longest = int(target_lengths.max()) if batch else 0
-        symbols = xp.full((batch, longest), blank, "int64")
-        there = xp.arange(longest) < target_lengths[:, None]
         if targets.ndim == 2:
             if targets.shape[1] < longest:
                 raise ParameterError(
                     f"Expected tensor to have size at least {longest} at dimension 1, but got size "
                     f"{targets.shape[1]} for argument #2 'targets' (while checking arguments for "
-                    "ctc_loss_allocate_outputs)"
+                    f"{_CHECKER})"
                 )
-            symbols[there] = targets[:, :longest][there]
-        else:
-            if targets.size != int(target_lengths.sum()):
-                raise ParameterError(
-                    f"Expected tensor to have size {int(target_lengths.sum())} at dimension 0, but "
-                    f"got size {targets.size} for argument #2 'targets' (while checking arguments "
-                    f"for {_CHECKER})"
-                )
-            symbols[there] = targets
+        elif targets.size != (total := sum(target_lengths.tolist())):
+            raise ParameterError(
+                f"Expected tensor to have size {total} at dimension 0, but got size {targets.size} "
+                f"for argument #2 'targets' (while checking arguments for {_CHECKER})"
+            )
+        # Only now: what has been checked bounds the longest.
+        symbols = xp.full((batch, longest), blank, "int64")
+        there = xp.arange(longest) < target_lengths[:, None]
+        symbols[there] = targets[:, :longest][there] if targets.ndim == 2 else targets
         if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < labels:
             raise ParameterError("ctc_loss: a target is not in the label range")
         self.labels = xp.full((batch, 2 * longest + 1), blank, "int64")

@@ -302,13 +302,20 @@ def linalg_vander(x: Any, *, N: int | None = None) -> Any:
 
 
 def _combination_count(n: int, r: int, repeats: bool) -> int:
-    return math.comb(n + r - 1, r) if repeats and n else math.comb(n, r)
+    if min(n, r) < 0:
+        raise ShapeError(f"combinations of {r} out of {n}")
+    n += r - 1 if repeats and n else 0
+    if min(r, n - r) > 64:  # over 2^64, which no tensor has: counting them would take for ever
+        raise ShapeError(f"the combinations of {r} out of {n} are too many for a tensor")
+    return math.comb(n, r)
 
 
 def _combination_kernel(xp: Any, n: int, r: int, repeats: bool, device: Any) -> Any:
     """Return the picks in order; itertools makes them without a loop of ours."""
     make = itertools.combinations_with_replacement if repeats else itertools.combinations
     count = _combination_count(n, r, repeats)
+    if not count:  # itertools makes a list of r even so
+        return xp.zeros((0, r), "int64")
     flat = itertools.chain.from_iterable(make(range(n), r))
     return xp.fromiter(flat, "int64", count * r).reshape(count, r)
 

@@ -388,18 +388,27 @@ def _affine_spec(theta: Spec, size: Ints) -> Spec:
 
 
 def _affine_kernel(xp: Any, theta: Any, size: Ints, align_corners: bool) -> Any:
+    if not theta.size:  # no matrix: the places may be many for nothing
+        return xp.zeros((0, *size[2:], len(size) - 2), theta.dtype)
     base = xp.asarray(_axis_places(tuple(size[2:]), align_corners, theta.dtype))
     return xp.matmul(base, theta.swapaxes(1, 2)).reshape(theta.shape[0], *size[2:], len(size) - 2)
 
 
 def _affine_backward_kernel(xp: Any, grad: Any, size: Ints, align_corners: bool) -> Any:
+    n = len(size) - 2
+    if not grad.size:
+        return xp.zeros((grad.shape[0], n, n + 1), grad.dtype)
     base = xp.asarray(_axis_places(tuple(size[2:]), align_corners, grad.dtype))
-    flat = grad.reshape(grad.shape[0], base.shape[0], len(size) - 2)
+    flat = grad.reshape(grad.shape[0], base.shape[0], n)
     return xp.matmul(flat.swapaxes(1, 2), base)
 
 
 def _affine_backward_spec(grad: Spec, size: Ints, align_corners: bool) -> Spec:
     n = len(size) - 2
+    if n not in (2, 3) or grad.shape != (size[0], *size[2:], n):
+        raise ShapeError(
+            f"a gradient of shape {list(grad.shape)} for an affine grid of size {list(size)}"
+        )
     return grad.with_(shape=(size[0], n, n + 1), stride=(n * (n + 1), 1, n))
 
 

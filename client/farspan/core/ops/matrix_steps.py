@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..dtype import bfloat16
-from ..errors import DTypeError, ShapeError
+from ..errors import BadValueError, DTypeError, ShapeError
 from ..op import declare
 from .optim import check_counters, check_lists, lerp, narrow, skipped, wide
 
@@ -120,6 +120,8 @@ def _muon_meta(
     check_lists(self, momentum_buffers=momentum_buffers)
     if any(len(s.shape) != 2 for s in self):
         raise ShapeError("Param gradient must be a 2D matrix")
+    if rest[-4] >= 100:
+        raise BadValueError("Number of steps must be less than 100 for computational efficiency")
     return ()
 
 

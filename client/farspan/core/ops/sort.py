@@ -297,6 +297,8 @@ def _bincount_meta(self: Spec, weights: Spec | None, minlength: int) -> Spec:
 def _bincount_kernel(xp: Any, self: Any, weights: Any, minlength: int) -> Any:
     if self.size and int(self.min()) < 0:
         raise ShapeError("bincount only supports 1-d non-negative integral inputs.")
+    if self.size and int(self.max()) >= 2**60:  # of 2^63 - 1 numpy counts before its memory
+        raise ShapeError("bincount of more bins than a tensor has elements")
     return xp.bincount(self, weights, minlength)
 
 
@@ -321,6 +323,8 @@ def _repeats_meta(repeats: Spec, output_size: int | None) -> Spec:
 def _repeats_kernel(xp: Any, repeats: Any, output_size: int | None) -> Any:
     if repeats.size and int(repeats.min()) < 0:
         raise ShapeError("repeats can not be negative")
+    if float(repeats.sum(dtype="float64")) >= 2.0**62:  # numpy adds them up, wrapped, and writes on
+        raise ShapeError("repeats come to more elements than a tensor has")
     if output_size is not None and int(repeats.sum()) != output_size:
         raise ShapeError("allocated size does not match required size")
     return xp.repeat(xp.arange(repeats.size), repeats)

@@ -145,9 +145,13 @@ def _key(text: str) -> bytes:
 
 
 def compiled(text: str) -> bytes:
-    """Return the object code of a module of IR, made by LLVM here and now."""
+    """Return the object code of a module of IR, made by LLVM here and now.
+
+    RuntimeError: it is no valid module. LLVM's passes would end the process over one.
+    """
     m = _machine()
     module = m.llvm.parse_assembly(text)
+    module.verify()
     module.triple = m.machine.triple
     module.data_layout = str(m.machine.target_data)
     options = m.llvm.create_pipeline_tuning_options(speed_level=3)
