@@ -28,10 +28,15 @@ class FaultyFile:
         del self._disk.cached[self._path][size:]
 
     def sync(self) -> None:
-        if self._disk.sync_fails:
-            raise OSError(errno.EIO, "input/output error", str(self._path))
-        self._disk.synced[self._path] = bytes(self._disk.cached[self._path])
-        self._disk.syncs += 1
+        disk, path = self._disk, self._path
+        data, dropped = bytearray(disk.cached[path]), disk.dropped.setdefault(path, [])
+        if disk.sync_fails:
+            dropped.append((len(disk.synced[path]), len(data)))
+            raise OSError(errno.EIO, "input/output error", str(path))
+        for begin, end in dropped:  # the next sync says nothing of them
+            data[begin:end] = bytes(len(data[begin:end]))
+        disk.synced[path] = bytes(data)
+        disk.syncs += 1
 
     def close(self) -> None:
         return
@@ -44,6 +49,8 @@ class FaultyDisk:
         self.cached: dict[Path, bytearray] = {}
         self.synced: dict[Path, bytes] = {}
         self.named: set[Path] = set()  # names that survive a loss of power
+        #: Ranges of files that a failed sync did not write; read until the power goes.
+        self.dropped: dict[Path, list[tuple[int, int]]] = {}
         self.free_bytes: int | None = None
         self.sync_fails = False
         self.syncs = 0
@@ -61,6 +68,7 @@ class FaultyDisk:
             raise OSError(errno.ENOSPC, "no space left", str(path))
         self.cached[path] = bytearray()
         self.synced[path] = b""
+        self.dropped.pop(path, None)
         return FaultyFile(self, path)
 
     def read(self, path: Path) -> bytes:
@@ -80,6 +88,11 @@ class FaultyDisk:
         self.named.add(path)
 
     def replace(self, path: Path, data: bytes) -> None:
+        if self.free_bytes is not None and len(data) > self.free_bytes:
+            raise OSError(errno.ENOSPC, "no space left", str(path))
+        if self.sync_fails:
+            raise OSError(errno.EIO, "input/output error", str(path))
+        self.dropped.pop(path, None)
         self.cached[path] = bytearray(data)
         self.synced[path] = data
         self.named.add(path)
@@ -87,10 +100,12 @@ class FaultyDisk:
     def rename(self, path: Path, to: Path) -> None:
         self.cached[to] = self.cached.pop(path)
         self.synced[to] = self.synced.pop(path, b"")
+        self.dropped[to] = self.dropped.pop(path, [])
 
     def remove(self, path: Path) -> None:
         self.cached.pop(path, None)
         self.synced.pop(path, None)
+        self.dropped.pop(path, None)
         self.named.discard(path)
 
     def sync_directory(self, directory: Path) -> None:
@@ -105,6 +120,8 @@ class FaultyDisk:
                 continue
             if path.name == "watermark":  # one small write: it is there or the one before is
                 continue
+            for begin, end in self.dropped.pop(path, ()):
+                data = data[:begin] + bytes(len(data[begin:end])) + data[end:]
             extra = data[len(kept) :]
             cut = rng.randrange(len(extra) + 1)
             noise = bytes(rng.randrange(256) for _ in range(min(len(extra) - cut, 9)))

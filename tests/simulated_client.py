@@ -87,6 +87,7 @@ class ClientSide:
     secret: str
     lost: str | None
     attaching: bool
+    promised: int
     issued: dict[int, Frame]
     power_lost: bool
     session: sessions.Session | None
@@ -154,17 +155,24 @@ class ClientSide:
 
     def _attach(self) -> bool:
         """Let another client take the session over; the first is never heard of again."""
-        if self.lost or self.attaching:
+        if self.lost not in (None, "JournalError") or self.attaching:
             return False
-        self.attaching = True
+        self.attaching, self.lost = True, None
+        self.promised = max(self.promised, self.ledger.durable)
         if self.stream is not None:
             self.stream.client_hears = False
         self.ledger, self.attempt = _ledger.Ledger(), 0
         self.expected, self.fetching, self.failures = {}, {}, set()
         return self._reconnect()
 
+    def _attach_after_failure(self) -> bool:
+        """Let somebody come for a session whose client was told that its journal failed."""
+        return self.lost == "JournalError" and self._attach()
+
     def _attached(self, epoch: int, received: int, secret: str) -> None:
         """Be the client now: what the first one's last frames would have done is not known."""
+        if self.durability == "durable" and received < self.promised:
+            raise Violation(f"seed {self.seed}: frame {self.promised} was durable; {received} came")
         self.attaching, self.epoch, self.secret = False, epoch, secret
         self.ledger.open(wire.Welcome("s", epoch, ("cpu",) * self.devices, received=received))
         self.oracles = [Oracle() for _ in range(self.devices)]

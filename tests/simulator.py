@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from farspan import _ledger, wire
 from farspan.core.command import Frame, Value
-from farspan.core.errors import JournalError
-from farspan_server import history, journal
+from farspan.core.errors import JournalError, SessionClosedError
+from farspan_server import history, journal, live
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
@@ -25,9 +26,10 @@ from simulated_client import ClientSide, Oracle, Stream, Violation, Worker
 WHERE = Path("session")
 _ON_DISK = (  # what does not happen to a session without a journal, or ends it
     "sync", "start_gateway", "begin_cut", "write_part", "kill_worker", "kill_gateway", "lose_power",
-    "jump", "fail_cut", "sync_fails", "disk_full", "replay",
+    "jump", "fail_cut", "sync_fails", "disk_full", "disk_works", "replay",
 )  # fmt: skip
 LEASE_S = 60.0
+OVER = (sessions.ENDED, sessions.FAILED)
 FROZEN = b"what is never written"
 
 
@@ -60,6 +62,7 @@ class World(ClientSide):
         self.secret = "s"
         self.lost: str | None = None
         self.attaching = False  # a client that has not been welcomed takes the place of the first
+        self.promised = 0  # frames that clients before were told are durable
         self.issued: dict[int, Frame] = {}
         self.power_lost = False
         # the gateway
@@ -74,7 +77,13 @@ class World(ClientSide):
         self.replaying: Any = None
         self.parts: dict[int, history.Part] = {}  # of the snapshot under way
         self.cut = 0
-        self.end: messages.End | None = None
+        self.doubtful = False  # a sync has failed, which is noted beside the files
+        #: What proves whose a call beside the stream is; its machine is never asked.
+        self.owner = live.Live(
+            sessions.Session(("cpu",), LEASE_S), live.about_session("t", ("cpu",), "off", 0.0, 6)
+        )
+        self.owner.minor = live.PROVE_MINOR
+        self.calls: list[tuple[str, str | None]] = []  # under way: whose, and whom it was proved to
 
     # --- running ---------------------------------------------------------------------------------
     def run(self) -> World:
@@ -92,11 +101,12 @@ class World(ClientSide):
             "issue": 12, "client_hears": 14, "gateway_hears": 14,
             "work": 14, "from_worker": 14, "sync": 3, "grant": 6, "replay": 14, "reconnect": 8,
             "start_gateway": 4, "begin_cut": 2, "write_part": 4, "fetch": 3,
+            "attach_after_failure": 1,
         }  # fmt: skip
         rare = {
             "kill_worker": 0.6, "cut_stream": 0.8, "half_open": 0.3, "kill_gateway": 0.3,
-            "lose_power": 0.4, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.02,
-            "disk_full": 0.02, "attach": 0.15,
+            "lose_power": 0.4, "jump": 0.2, "duplicate": 0.5, "fail_cut": 0.3, "sync_fails": 0.1,
+            "disk_full": 0.05, "disk_works": 0.5, "attach": 0.15, "call": 0.5, "answer_call": 1,
         }  # fmt: skip
         if self.durability == "off":
             for name in _ON_DISK:
@@ -114,7 +124,7 @@ class World(ClientSide):
         ledger = self.ledger
         if not ledger.durable <= ledger.sent or not ledger.confirmed <= ledger.applied:
             raise Violation(f"seed {self.seed}: the client's counts are out of order")
-        if self.session is not None and self.session.state != sessions.ENDED:
+        if self.session is not None and self.session.state not in OVER:
             if self.history is not None and self.session.received > self._journalled():
                 raise Violation(f"seed {self.seed}: a frame was taken and not journalled")
         if len(set(self.told_failures)) != len(self.told_failures):
@@ -126,7 +136,8 @@ class World(ClientSide):
 
     def _heal(self) -> None:
         """Let everything arrive, and check that nothing is missing."""
-        self.disk.sync_fails, self.disk.free_bytes = False, None
+        self._disk_works()
+        self._attach_after_failure()
         quiet = [
             "start_gateway", "reconnect", "gateway_hears", "grant", "replay", "work",
             "from_worker", "sync", "write_part", "client_hears", "fetch",
@@ -138,6 +149,7 @@ class World(ClientSide):
                 return
             for name in quiet:
                 self._do(name)
+            self._attach_after_failure()
             self.now += 0.01
         raise Violation(f"seed {self.seed}: it hangs; {len(self.expected)} values are missing")
 
@@ -206,12 +218,21 @@ class World(ClientSide):
     def _start_gateway(self) -> bool:
         if self.session is not None:
             return False
+        return self._open()
+
+    def _open(self) -> bool:
+        """Let the session be as it lies on disk, if the disk works."""
         try:
+            if self.doubtful:  # as shelf.py does it
+                history.open_(self.disk, WHERE, "s", doubtful=True).journal.close()
+                self.doubtful = False
+                self.power_lost |= self.durability != "durable"  # it comes to the same
             self.history = history.open_(self.disk, WHERE, "s")
         except journal.JournalDamagedError:
             raise  # what was durable is not as it was
-        except JournalError:
-            return False  # its disk fails; somebody will start it again
+        except journal.JournalBusyError as error:
+            self.doubtful |= error.doubtful
+            return False  # its disk fails; somebody will try again
         past = self.history.past
         kinds = ("cpu",) * self.devices
         self.session = sessions.Session.woken(
@@ -243,7 +264,18 @@ class World(ClientSide):
                 self._give(messages.Confirmed(confirmed))
         return True
 
+    def _mended(self, stream: Stream) -> bool:
+        """Return whether the session can be gone on with; else its client may come again."""
+        assert self.session is not None
+        if self.session.state != sessions.FAILED or self._open():
+            return True
+        stream.down.append(("broken",))
+        stream.gateway_hears = False
+        return False
+
     def _resume(self, stream: Stream, known: tuple[int, int, int], secret: str) -> None:
+        if not self._mended(stream):
+            return
         assert self.session is not None
         if secret != self.known_secret:
             if stream is self.stream and not self.power_lost:
@@ -267,14 +299,18 @@ class World(ClientSide):
 
     def _take_over(self, stream: Stream) -> None:
         """Let a new client have the session, and hear of it when what it has is durable."""
+        if not self._mended(stream):
+            return
         assert self.session is not None
         if self.session.state == sessions.ENDED:
             stream.down.append(("lost", "SessionClosedError"))
             return
         self.coming, self.coming_secret = stream, f"{self.known_secret}+"
         self._give(messages.Attached())
-        if self.history is not None:
+        if self.history is not None and self.session.state not in OVER:
             self._sync()
+        if self.session.state == sessions.FAILED:  # a journal that nobody reads has its secret
+            stream.down = deque(m for m in stream.down if m[0] != "welcome")
 
     def _give(self, given: messages.Input) -> None:
         if self.session is not None:
@@ -285,7 +321,7 @@ class World(ClientSide):
             for out in outputs:
                 self._carry_out(out)
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
 
     def _carry_out(self, out: messages.Output) -> None:
         match out:
@@ -305,6 +341,8 @@ class World(ClientSide):
                 self.claims += 1
             case messages.Rest():
                 self.workers, self.replaying, self.claims = [], None, 0
+            case messages.SetAside():
+                self._set_aside()
             case messages.End(kind, message):
                 self._ended(kind, message)
             case _:
@@ -343,15 +381,22 @@ class World(ClientSide):
         self.volatile_secret = secret
         self.live.down.append(("welcome", self.session.epoch, self.session.received, secret))
 
-    def _ended(self, kind: str, message: str) -> None:
-        if kind != "JournalError":
-            raise Violation(f"seed {self.seed}: the session ended: {kind}: {message}")
+    def _set_aside(self) -> None:
+        """Let the session lie on disk as its journal failed, and tell its client."""
+        assert self.history is not None
+        self.doubtful |= self.history.journal.doubtful
+        self.history.journal.close()
         if self.live is not None:
-            self.live.down.append(("lost", kind))
-        self.workers = []
+            self.live.down.append(("lost", "JournalError"))
+            self.live.gateway_hears = False
+        self.live = self.replaying = None
+        self.workers, self.claims = [], 0
+
+    def _ended(self, kind: str, message: str) -> None:
+        raise Violation(f"seed {self.seed}: the session ended: {kind}: {message}")
 
     def _grant(self) -> bool:
-        if self.session is None or not self.claims or self.session.state == sessions.ENDED:
+        if self.session is None or not self.claims or self.session.state in OVER:
             return False
         self.claims -= 1
         self.workers = []
@@ -384,12 +429,12 @@ class World(ClientSide):
         return True
 
     def _sync(self) -> bool:
-        if self.history is None or self.session is None:
+        if self.history is None or self.session is None or self.session.state in OVER:
             return False
         try:
             index = self.history.journal.sync()
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
             return True
         sequence = self.history.synced(index)
         if sequence:
@@ -410,7 +455,11 @@ class World(ClientSide):
                 if number != self.cut:
                     return True  # of one that failed
                 name = history.part_name(number, worker.device)
-                self.disk.replace(WHERE / name, data)
+                try:
+                    self.disk.replace(WHERE / name, data)
+                except OSError:
+                    self._fail_cut()
+                    return True
                 digest = hashlib.sha256(data).hexdigest()
                 older: tuple[history.Part, ...] = ()
                 if home != number:
@@ -514,3 +563,37 @@ class World(ClientSide):
 
     def _disk_full(self) -> None:
         self.disk.free_bytes = self.rng.randrange(200)
+
+    def _disk_works(self) -> None:
+        self.disk.sync_fails, self.disk.free_bytes = False, None
+
+    # --- calls beside the stream -----------------------------------------------------------------
+    def _call(self) -> bool:
+        """Let a client, or one that had the session before, ask for a name."""
+        if not self.secret.startswith("s"):
+            return False
+        secret = self.rng.choice([self.secret, self.secret[:-1] or self.secret])
+        self.calls.append((secret, None))
+        return True
+
+    def _answer_call(self) -> bool:
+        """Take a call that has come, or do what one asks that was found good before."""
+        if not self.calls or self.session is None or self.session.state in OVER:
+            return False
+        secret, proved = self.calls.pop(self.rng.randrange(len(self.calls)))
+        self.owner.digest = live.digest_of(self.known_secret.encode())
+        try:
+            if proved is None:  # what it needs may be still to come, and another client, too
+                self.calls.append((secret, self.owner.prove(secret.encode())))
+                return True
+            self.owner.check(proved)
+        except SessionClosedError:
+            return True
+        if secret != self.known_secret:
+            raise Violation(f"seed {self.seed}: a call of a client was heard that has nothing here")
+        if self.history is not None:
+            try:
+                self.history.keep("name", secret)
+            except JournalError as error:
+                self._give(messages.JournalFailed(str(error)))
+        return True

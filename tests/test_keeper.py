@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,32 @@ def begin(keeper: Keeper, last: int = 0) -> Worker:
     return worker
 
 
+def test_what_a_snapshot_makes_needless_is_not_removed_while_others_wait(tmp_path: Path) -> None:
+    removed: list[tuple[str, bool]] = []
+
+    class Slow(RealDisk):
+        """A disk that notes who removes files; large ones take milliseconds."""
+
+        def remove(self, path: Path) -> None:
+            removed.append((path.name, threading.current_thread() is threading.main_thread()))
+            super().remove(path)
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        history = keeper.history
+        for disk in (history._disk, history.journal._disk):
+            assert isinstance(disk, RealDisk)
+        history._disk = history.journal._disk = Slow()
+        for number in (1, 2):
+            keeper.mark(number, 0)
+            await keeper.part(0, link.Chunk(link.PARTS + number, 1, 0, link.LAST, b"x"))
+            keeper.commit(number, 0)
+        await asyncio.get_running_loop().run_in_executor(keeper._syncing, int)
+
+    kept(tmp_path / "s", body)
+    assert {name.partition("-")[0] for name, _ in removed} >= {"snapshot", f"{0:020}.journal"}
+    assert not any(on_the_loop for _, on_the_loop in removed)
+
+
 def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
     async def body(keeper: Keeper, given: list[Any]) -> None:
         ends = memoryview(b"ab"), memoryview(b"cd")
@@ -90,7 +117,7 @@ def test_an_upload_given_up_during_a_replay_is_given_up_behind_it(tmp_path: Path
     kept(tmp_path / "s", body)
 
 
-def test_a_journal_that_cannot_be_read_ends_the_session(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_read_sets_the_session_aside(tmp_path: Path) -> None:
     """A worker that is lost during a replay is an OSError too, and that one ends nothing."""
 
     async def body(keeper: Keeper, given: list[Any]) -> None:
@@ -102,7 +129,7 @@ def test_a_journal_that_cannot_be_read_ends_the_session(tmp_path: Path) -> None:
         while not given:
             await asyncio.sleep(0.001)
         (fault,) = given
-        assert isinstance(fault, messages.Fault) and "cannot be read" in fault.message
+        assert isinstance(fault, messages.JournalFailed) and "cannot be read" in fault.message
         assert str(tmp_path) not in fault.message
 
     kept(tmp_path / "s", body)

@@ -1,6 +1,7 @@
 """Would the simulator find it? Bugs planted into the production classes, one at a time.
 
-Each is a line of `session.py`, `history.py`, `journal.py` or `_ledger.py` that says something else.
+Each is a line of `session.py`, `history.py`, `journal.py`, `live.py` or `_ledger.py` that says
+something else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import ModuleType
 
 import pytest
 from farspan import _ledger
-from farspan_server import history, journal, session
+from farspan_server import history, journal, live, session
 from simulator import World
 
 SEEDS = 1_000
@@ -100,13 +101,31 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
     "the client reports a failure twice": (
         _ledger, "if number in self._failed:", "if False:",
     ),
+    "after a failed sync all that can be read is believed": (
+        journal, " and not (self._doubtful and self.index > least)", "",
+    ),
+    "nobody notes that a sync has failed": (
+        journal, "self.doubtful = True\n                raise", "raise",
+    ),
+    "a session whose journal failed ends": (
+        session, "return [SetAside(message)]", "return [End(\"JournalError\", message)]",
+    ),
+    "a session goes on though its journal failed": (
+        session, "self.state = FAILED\n", "self.state = OPEN\n",
+    ),
+    "a call of a client that has lost its session is heard": (
+        live, "if not self.is_secret(secret) if secret else fenced:", "if False:",
+    ),
+    "a call that waits is heard though another client has come": (
+        live, "if owner is not None and owner != self.digest:", "if False:",
+    ),
 }  # fmt: skip
 
 
 @contextmanager
 def planted(module: ModuleType, right: str, wrong: str) -> Iterator[None]:
     """Let a module say something else for a while."""
-    sources = {each: inspect.getsource(each) for each in (journal, history, session, _ledger)}
+    sources = {each: inspect.getsource(each) for each in (journal, history, session, live, _ledger)}
     source = sources[module]
     assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times"
     before = {each: dict(vars(each)) for each in sources}

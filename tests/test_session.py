@@ -105,10 +105,11 @@ def test_sessions_nest_and_the_one_before_returns() -> None:
 
 def test_describe_says_where_the_devices_are(session: Any) -> None:
     told = session.describe()
-    assert set(told) == {"id", "address", "devices"}
+    assert set(told) == {"id", "address", "devices", "numerics"}
+    assert len(told["numerics"]["keys"]) == 2 and told["numerics"]["changes"] == []
     assert [d["name"] for d in told["devices"]] == ["cpu", "cpu:1"]
     for device in told["devices"]:
-        assert set(device) == {"name", "kind", "host", "pid", "epoch"}
+        assert set(device) == {"name", "kind", "host", "pid", "epoch", "worker"}
         os.kill(device["pid"], 0)  # it lives on this machine
         assert (device["pid"] == os.getpid()) == (told["address"] == "local:")
 

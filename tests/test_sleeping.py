@@ -22,7 +22,7 @@ from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, CapacityError, ConnectError, JournalError
 from farspan.core.op import table_hash
 from farspan_server import pool as pools
-from farspan_server import service
+from farspan_server import service, status
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
 from farspan_server.live import Stream
@@ -105,6 +105,62 @@ def test_a_sleeping_session_ends_with_its_retention(
         vanish(cluster)
         cluster.until(lambda: states(cluster) == ["asleep"])
         cluster.until(lambda: not states(cluster) and not os.listdir(tmp_path))
+
+
+def test_the_sleepers_used_longest_ago_go_when_they_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    journals, audit = tmp_path / "journals", tmp_path / "audit"
+    config = {"retention_bytes": 1_500_000, "audit": audit, "snapshot_every_s": 600.0}
+    with clustered(journals, **config) as cluster:
+        used = cluster.connect(devices="cpu", reconnect_s=0)
+        used.transport.send(put(1, bytes(60_000)))
+        used.synchronize()
+        slept: list[str] = []
+        for _ in range(4):
+            client = cluster.connect(devices="cpu", reconnect_s=0)
+            for number in range(1, 11):
+                client.transport.send(put(number, bytes(60_000)))
+            client.synchronize()
+            client.transport._stream.cancel()
+            client.lost()
+            session = client.transport.session_id
+            cluster.until(lambda known=session: known not in awake(cluster))
+            slept.append(session)
+        cluster.until(lambda: len(os.listdir(journals)) == 3)
+        used.transport.send(put(2, b"abc"))
+        used.synchronize()  # a session that is used never goes
+        known = json.loads(asked(cluster, "list", "--json").output)
+        assert [each["session"] for each in known] == [used.transport.session_id, *slept[2:]]
+        ends = [json.loads(line) for line in audit.read_text().splitlines()]
+        gone = [each["session"] for each in ends if each.get("kind") == "RetentionBytes"]
+        assert gone == slept[:2]
+
+
+def awake(cluster: Cluster) -> list[str]:
+    assert cluster.gateway is not None
+    return [live.id for live in cluster.gateway.service.sessions]
+
+
+def test_all_sessions_are_listed_however_many_pages_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_PER_PAGE_MAX", 2)
+    with clustered(tmp_path) as cluster:
+        opened = [cluster.connect().transport.session_id for _ in range(5)]
+        listed = json.loads(asked(cluster, "list", "--json").output)
+        assert [each["session"] for each in listed] == opened
+        assert asked(cluster, "list").output.count("\n") == 6
+        asking = wire.ListRequest()
+        pages = []
+        for _ in range(3):
+            answer = status.ask(cluster.address, TOKEN, "List", asking)
+            page = wire.decode(wire.ListReply, answer)
+            pages.append((len(page.sessions), page.more))
+            last = page.sessions[-1]
+            asking = wire.ListRequest(last.session, last.opened_at_s)
+        assert pages == [(2, True), (2, True), (1, False)]
 
 
 def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:

@@ -374,13 +374,22 @@ def test_a_journal_beyond_the_quota_ends_its_session_only(cluster: Cluster, tmp_
     other.transport.upload(7, 0, bytes(4 * limits.MiB))
     with pytest.raises(JournalError, match="quota of bytes of journals: requested"):
         large.transport.upload(7, 0, bytes(4 * limits.MiB))
-    large.transport.send(put(1, b"x"))
     lost = large.lost()
     assert lost.kind == "JournalError" and "quota of bytes of journals" in lost.message
     small.transport.send(get(1, 1))
     assert small.value(1).data == b"small"
     disk = cluster.gateway.tenancy.disk
-    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)  # its journal is removed
+    assert disk.used("anna") > limits.MiB  # it lies there, and counts
+    tenants.write_text('[tenant.anna]\njournal = "1 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == limits.MiB)
+    with pytest.raises(CapacityError, match="quota of bytes of journals"):
+        cluster.connect(attach=large.transport.session_id)
+    tenants.write_text('[tenant.anna]\njournal = "9 MiB"\n')
+    cluster.until(lambda: cluster.gateway.tenancy.quota("anna").journal_bytes == 9 * limits.MiB)
+    again = cluster.connect(attach=large.transport.session_id)
+    again.transport.upload(8, 0, bytes(4 * limits.MiB))
+    again.transport.close()
+    cluster.until(lambda: 0 < disk.used("anna") < limits.MiB)
     for client in (small, other):
         client.transport.close()
     cluster.until(lambda: disk.used("anna") == disk.used("bert") == 0)
@@ -422,7 +431,7 @@ def test_calls_and_silent_streams_are_bounded(
 def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "SLICE_S", 0.0)  # a turn for each
+    monkeypatch.setattr(floor, "SLICE_S", 1e-9)  # a turn for each
     client = cluster.start().connect()
     live = test_gateway._live(cluster, client)
     client.transport.send(put(1, b"x"))

@@ -191,6 +191,23 @@ def test_a_cut_among_frames_that_wait_takes_no_credit(rigs: Any) -> None:
             assert rig.applied() == (channel, sequence, [])
 
 
+def test_a_cut_is_taken_at_once_though_its_marker_came_before_it(rigs: Any) -> None:
+    """Nobody sends a frame behind it, as of an idle session that is to move."""
+    rig = rigs()
+    rig.open(1, steady=True)
+    rig.frame(1, 1)
+    assert rig.applied()[:2] == (1, 1)
+    rig.upload(1, link.marker(1, 0), b"")
+    (session,) = rig.worker._inbox.sessions.values()
+    until_s = time.monotonic() + 20
+    while link.marker(1, 0) not in session.transfers:
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+    rig.control.send(link.pack_cut(1, 1))
+    header, payload = next_of(rig.bulk, link.TRANSFER)
+    assert (header.channel, link.unpack_chunk(payload).transfer) == (1, link.PARTS + 1)
+
+
 def test_a_cut_that_comes_behind_its_bytes_is_taken_at_once(rigs: Any) -> None:
     """No frame follows, and the worker's other sessions have their turns."""
     rig = rigs()

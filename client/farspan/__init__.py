@@ -107,6 +107,7 @@ from .core.dtype import (
 from .core.errors import (
     DeviceError as AcceleratorError,
     FarspanError,
+    NumericsChangedWarning,
     OutOfMemoryError,
     ProgramError,
     ServiceError,

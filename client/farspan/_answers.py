@@ -18,13 +18,14 @@ from ._program import CallSite
 from ._sites import Site, call_site, describe_site
 from .core import command as cmd
 from .core import limits
-from .core.command import Acked, ErrorInfo, Event, Failed, Lost, Value
+from .core.command import Acked, Changed, ErrorInfo, Event, Failed, Lost, Value
 from .core.errors import BY_NAME, ControlFlowError, FarspanError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._gather import Ref
+    from ._moving import Flight
     from ._session import Transport
 
 #: Seconds after which a waiting thread looks whether the session is lost: a precaution, as a loss
@@ -76,7 +77,9 @@ class Answers:
     _lock: threading.RLock
     _pid: int
     _requests: itertools.count[int]
-    _in_flight: deque[tuple[int, list[int], list[Any]]]
+    _in_flight: deque[Flight]
+    _recent: deque[Flight]
+    _untold: deque[str]  # warnings for whoever waits next
     traced: list[Any] | None
     tracer: int
     _over: bool  # closed, lost or inherited by a fork: one flag for the hot path
@@ -102,6 +105,8 @@ class Answers:
         def flush(self, device: int | None = None) -> None: ...
         def look_at_all(self) -> None: ...
         def _refuse(self) -> None: ...
+        def _hear_changes(self, event: Changed) -> None: ...
+        def _tell_changes(self) -> None: ...
 
     # ---------------------------------------------------------------------------------- waits --
     def get(self, ref: Ref) -> Value:
@@ -172,6 +177,8 @@ class Answers:
 
     def raise_pending(self) -> None:
         """Raise the first error that came since the last wait; the others are noted on it."""
+        if self._untold:
+            self._tell_changes()
         errors = self._take_errors()
         if errors:
             first = _fresh(errors[0])
@@ -208,7 +215,9 @@ class Answers:
         elif isinstance(event, Acked):
             flights = self._in_flight
             while flights and flights[0][0] <= event.applied:
-                numbers = flights.popleft()[1]
+                flight = flights.popleft()
+                self._recent.append(flight)
+                numbers = flight[1]
                 if self._forward and numbers:
                     self._forget_forward(max(numbers))  # a Free has none
         elif isinstance(event, Failed):
@@ -218,6 +227,8 @@ class Answers:
             self._known[event.error.command] = error
             if len(self._errors) < limits.ERRORS_UNREAD_MAX:  # the first ones say most
                 self._errors.append(error)
+        elif isinstance(event, Changed):
+            self._hear_changes(event)
         elif isinstance(event, Lost):
             cls = BY_NAME.get(event.kind, ServiceError)
             info = ErrorInfo(event.kind, event.message, event.command)
@@ -263,7 +274,7 @@ class Answers:
 
     def _site_of(self, number: int) -> tuple[Site | None, CallSite | None, int]:
         """Return the line of a command; of one in a Call also that, and the Call's number."""
-        for _, numbers, sites in list(self._in_flight):
+        for _, numbers, sites, _ in list(self._in_flight):
             for have, site in zip(numbers, sites, strict=False):
                 if type(site) is CallSite:
                     line = site.at(number - have)

@@ -51,7 +51,14 @@ class LocalTransport:
         host, pid = socket.gethostname(), os.getpid()
         self.kinds = [n.partition(":")[0] for n in names]
         self.devices = [
-            {"name": n, "kind": n.partition(":")[0], "host": host, "pid": pid, "epoch": 0}
+            {
+                "name": n,
+                "kind": n.partition(":")[0],
+                "host": host,
+                "pid": pid,
+                "epoch": 0,
+                "worker": "",
+            }
             for n in names
         ]
         self.exported = 0  # storages that numpy can see: then every command runs at once
@@ -116,6 +123,17 @@ class LocalTransport:
     def kept(self) -> dict[str, str]:
         """Return what `keep` was told."""
         return dict(self._kept)
+
+    def move(self, to: str, allow_numerics_change: bool) -> list[dict[str, Any]]:
+        """Raise: there is no other worker in this process."""
+        raise BadValueError("a local: session is this process; connect to a gateway to move one")
+
+    @property
+    def numerics(self) -> list[str]:
+        """The numerics key of each device's engine."""
+        from farspan_worker.numerics import numerics_key
+
+        return [numerics_key(kind) for kind in self.kinds]
 
     def detach(self) -> None:
         """Raise: nothing outlives this process."""

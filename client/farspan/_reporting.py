@@ -36,11 +36,19 @@ class Reporting:
     if TYPE_CHECKING:
 
         def flush(self, device: int | None = None) -> None: ...
+        def numerics(self) -> dict[str, Any]: ...
 
     def describe(self) -> dict[str, Any]:
-        """Return ``{"id", "address", "devices": [{"name", "kind", "host", "pid", "epoch"}]}``."""
+        """Return where the session is: ``{"id", "address", "devices", "numerics"}``.
+
+        devices: ``{"name", "kind", "host", "pid", "epoch", "worker"}`` of each; worker is what
+        `move` calls it. numerics: ``"keys"``, one a device (equal keys compute equal bits), and
+        ``"changes"``: for each the first command from which bits may differ, its op and your line
+        where they are known, the frame before it, and the keys before and after. Waits for workers.
+        """
         devices = [dict(d) for d in self.transport.devices]
-        return {"id": self.id, "address": self.address, "devices": devices}
+        told = {"id": self.id, "address": self.address, "devices": devices}
+        return {**told, "numerics": self.numerics()}
 
     def worker_stats(self) -> list[dict[str, Any]]:
         """Return what each device's worker counts of this session: commands, bytes, tensors."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._answers import Answers
 from ._gather import Lane, Ref, Sealed
 from ._lasting import Lasting
+from ._moving import Flight, Moving
 from ._program import Program, undefine
 from ._replay import Replay
 from ._reporting import Reporting
@@ -70,6 +71,10 @@ class Transport(Protocol):
 
     def expect(self, device: int, nbytes: int) -> None: ...  # an answer of so many bytes; may wait
     def worker_stats(self) -> list[dict[str, Any]]: ...
+
+    numerics: Sequence[str]  # the key of each device's worker; does not wait
+
+    def move(self, to: str, allow_numerics_change: bool) -> list[dict[str, Any]]: ...  # waits
     def keep(self, name: str, body: str) -> None: ...  # waits; an empty body takes the name back
     def kept(self) -> dict[str, str]: ...
     def detach(self) -> None: ...
@@ -83,7 +88,7 @@ def device_names(kinds: Sequence[str]) -> list[str]:
     return ["cpu" if name == "cpu:0" else name for name in names]
 
 
-class Session(Answers, Lasting, Reporting):
+class Session(Answers, Lasting, Moving, Reporting):
     """A connection to devices that hold tensors. Made by `farspan.connect`."""
 
     def __init__(self, transport: Transport, address: str, replay: bool = False) -> None:
@@ -115,7 +120,7 @@ class Session(Answers, Lasting, Reporting):
         self.traced: list[tuple[Frame, list[Any], list[Any]]] | None = None
         self.traced_room = 0  # commands that may be noted still: more of them are no program
         self._sequence = getattr(transport, "sequence", 0)
-        self._in_flight: deque[tuple[int, list[int], list[Site | None]]] = deque()
+        self._in_flight: deque[Flight] = deque()
         self._loss_seen = False  # somebody was told of it
         self._closed = False
         self._ended = "this session is closed"  # why nothing can be done, once it is
@@ -430,7 +435,7 @@ class Session(Answers, Lasting, Reporting):
     def _hand_over_one(self, frame: Frame, sites: list[Site | None]) -> None:
         frame.sequence = 0  # until the transport has taken it
         numbers = [] if frame.opcodes[0] == cmd.DEFINE else frame.numbers  # not those of commands
-        flight = (self._sequence + 1, numbers, sites)
+        flight = (self._sequence + 1, numbers, sites, frame.opcodes)
         try:
             self._in_flight.append(flight)  # before: on `local:` its events come within `send`
             self.transport.send(frame)

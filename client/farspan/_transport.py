@@ -24,7 +24,7 @@ from farspan._ledger import RESTAMP_BYTES
 from farspan._reconnect import Reconnecting
 from farspan._signals import Uninterrupted
 from farspan.core import limits
-from farspan.core.command import Acked, Event, Frame, Lost, Value
+from farspan.core.command import Acked, Changed, Event, Frame, Lost, Value
 from farspan.core.errors import (
     BY_NAME,
     AuthError,
@@ -228,10 +228,12 @@ class GrpcTransport(Reconnecting):
                 self._put(wire.Up(reserve=True))
             outlast = LINE_S + limits.CONNECT_S
             self._await(lambda: bool(self._devices), outlast, "no worker was assigned")
-            return [
-                {"name": d.name, "kind": d.kind, "host": d.host, "pid": d.pid, "epoch": d.epoch}
-                for d in self._devices
-            ]
+            return _told(self._devices)
+
+    @property
+    def numerics(self) -> list[str]:
+        """The numerics key of each device's worker, as far as there are some. Does not wait."""
+        return [each.numerics for each in self._devices]
 
     watched = False
 
@@ -274,14 +276,20 @@ class GrpcTransport(Reconnecting):
         records: dict[str, Any] = json.loads(wire.decode(wire.TraceReply, answer).records)
         return records
 
-    def _call_once(self, method: str, asked: Any) -> bytes:
+    def move(self, to: str, allow_numerics_change: bool) -> list[dict[str, Any]]:
+        """Let the session go on with other workers; return its devices. Waits until it has them."""
+        asked = wire.MoveRequest(self.session_id, to, allow_numerics_change)
+        answer = wire.decode(wire.MoveReply, self._call_once("Move", asked, limits.MOVE_S))
+        return _told(answer.devices)
+
+    def _call_once(self, method: str, asked: Any, timeout_s: float = limits.CONNECT_S) -> bytes:
         """Return the answer to a unary call that may be made twice; again if it breaks."""
         self._check()
         data = wire.encode(asked)
 
         def ask() -> bytes:
             call = self._data_channel().unary_unary(f"/{wire.SERVICE}/{method}")
-            answer: bytes = call(data, metadata=self._credentials, timeout=limits.CONNECT_S)
+            answer: bytes = call(data, metadata=self._credentials, timeout=timeout_s)
             return answer
 
         return self._persist(ask)
@@ -396,6 +404,10 @@ class GrpcTransport(Reconnecting):
                     self._shared.renew()
                 self._devices = down.devices or self._devices
                 self._changed.notify_all()
+        if down.numerics:
+            # What comes with the first word of a session that was taken over is no news.
+            found = bool(self._hello.attach) and down.welcome is not None and not self._attempt
+            self._sink(Changed(down.numerics, found))
         values: list[Value] = []  # last, as each wakes a thread that wants to go on
         for data in down.events:
             self._counts.bytes_down += len(data)
@@ -545,6 +557,11 @@ class GrpcTransport(Reconnecting):
 def error_of(lost: Lost) -> FarspanError:
     """Return the error that a Lost stands for."""
     return BY_NAME.get(lost.kind, ServiceError)(lost.message)
+
+
+def _told(devices: tuple[wire.Device, ...]) -> list[dict[str, Any]]:
+    names = ("name", "kind", "host", "pid", "epoch", "worker")
+    return [{name: getattr(each, name) for name in names} for each in devices]
 
 
 def target_of(address: str) -> str:

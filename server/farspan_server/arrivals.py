@@ -17,6 +17,7 @@ from farspan.core import limits
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    JournalError,
     ServiceError,
     SessionClosedError,
     VersionError,
@@ -174,6 +175,7 @@ class Arrivals:
             syncs=live.stays and live.durability == DURABLE,
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
+            doubt=lambda: shelf.doubt(live.id),
             every_bytes=self.config.snapshot_bytes,
             every_frames=self.config.snapshot_frames,
         )
@@ -190,6 +192,7 @@ class Arrivals:
         """Return the session that a client goes on with on a new stream, unless it is refused.
 
         Then the stream says why and is over. Raises VersionError or SessionClosedError.
+        CapacityError: not now.
         """
         self.check(hello)
         asked = hello.resume
@@ -204,7 +207,10 @@ class Arrivals:
             live.features = _features(live, hello)
         live.coming = Coming(stream, hello.minor)
         self.give(live, messages.Resumed(asked.attempt, asked.confirmed, asked.applied))
-        return self._come(live, stream)
+        try:
+            return self._come(live, stream)
+        except JournalError as error:  # what the client keeps for it is good until the disk works
+            raise CapacityError(str(error)) from None
 
     async def attach(self, tenant: str, hello: wire.Hello, stream: Stream) -> Live:
         """Return a session that another client of its tenant takes over.
@@ -231,6 +237,8 @@ class Arrivals:
             except asyncio.CancelledError:  # the client has gone meanwhile
                 self.gone(live, stream)
                 raise
+            if live.failure:  # before it is welcomed: its secret is in no journal
+                raise JournalError(live.failure)
         return live
 
     def _check_room(self, live: Live) -> None:
@@ -247,6 +255,7 @@ class Arrivals:
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
         if live.stream is not stream and not stream.over:  # it ended on the way: its disk failed
+            live.check()
             raise SessionClosedError("the session has ended")
         return live
 
@@ -264,7 +273,8 @@ class Arrivals:
         elif before is not None:
             before.end()
         self.tenancy.came(live, "taken over" if coming.secret else "resumed")
-        live.post(welcome=live.welcome(coming.secret), devices=live.devices)
+        welcome = live.welcome(coming.secret)
+        live.post(welcome=welcome, devices=live.devices, numerics=live.changes)
 
     def gone(self, live: Live, stream: Stream) -> None:
         """Take that a stream is at its end; only that of the session's client counts."""
@@ -309,7 +319,7 @@ class Arrivals:
         if live.keeper is None:
             keep(live.kept, asked.name, asked.body)
             return
-        live.keeper.history.keep(asked.name, asked.body)
+        live.keeper.keep(asked.name, asked.body)
         await live.keeper.durable()
         live.check()
 

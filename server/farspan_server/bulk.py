@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core import shared as layouts
-from farspan.core.errors import ProtocolError, ServiceError, WorkerLostError
+from farspan.core.errors import JournalError, ProtocolError, ServiceError, WorkerLostError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -127,7 +127,8 @@ class Bulk:
         except BaseException:  # the client has broken off, or sends what is no chunk
             if live.uploading.get(transfer) is call and transfer not in live.uploads.done:
                 # Its client may have thought better of it. One that sends it again begins anew.
-                self._give_up(live, header.device, transfer)
+                with contextlib.suppress(JournalError):  # of which the session hears
+                    self._give_up(live, header.device, transfer)
             raise
         finally:
             if live.uploading.get(transfer) is call:

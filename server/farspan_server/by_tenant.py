@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from farspan_server import session as sessions
 from farspan_server.totals import Work
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def read(service: Service) -> dict[str, Account]:
         account = of(live.tenant)
         account.work.add(live)
         account.states[live.machine.state] += 1
-    for tenant, count in service.sleepers().items():
-        of(tenant).states[sessions.ASLEEP] += count
+    for (tenant, state), count in service.sleepers().items():
+        of(tenant).states[state] += count
     for tenant in tenancy.tenants:
         account = of(tenant)
         devices, memory_bytes = service.pool.used(tenant)

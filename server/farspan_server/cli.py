@@ -121,10 +121,26 @@ _retention = click.option(
 )  # fmt: skip
 
 
-def _retention_gb(default: float) -> Callable[[Any], Any]:
+class _Bytes(click.ParamType):
+    """`10 GiB` or 10737418240, as bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        from farspan.core.errors import BadValueError
+
+        from farspan_server.quotas import size
+
+        try:
+            return value if isinstance(value, int) else size(str(value))
+        except BadValueError:
+            self.fail(f"{value!r}: write bytes, or as in '10 GiB'", param, ctx)
+
+
+def _retention_bytes(default: str) -> Callable[[Any], Any]:
     return click.option(
-        "--retention-gb", type=click.FloatRange(0.0), default=default, show_default=True,
-        help="Of sessions on disk that nobody uses; beyond it the oldest go; 0: no bound.",
+        "--retention-bytes", type=_Bytes(), default=default, show_default=True,
+        help="Of all sessions on disk that nobody uses; those used longest ago go. 0: no bound.",
     )  # fmt: skip
 
 
@@ -158,7 +174,7 @@ def main() -> None:
 @_command
 @_durability
 @_retention
-@_retention_gb(20.0)  # of a user's own disk
+@_retention_bytes("20 GB")  # of a user's own disk
 @click.option("--token-file", type=_FILE, help="More tokens than the one that is made; watched.")
 @_tenants
 @_audit
@@ -169,7 +185,7 @@ def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
     journal: Path | None, no_journal: bool, snapshot_every: float, snapshot_bytes: int,
     snapshot_frames: int, command_seconds: float,
-    durability: str, retention_days: float, retention_gb: float, token_file: Path | None,
+    durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
     tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start gateway, supervisor, Ray and workers on this machine, until Ctrl-C."""
@@ -190,7 +206,8 @@ def up(
         journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
         snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
-        retention_days=retention_days, retention_gb=retention_gb, command_s_max=command_seconds,
+        retention_days=retention_days, retention_bytes=retention_bytes,
+        command_s_max=command_seconds,
     )  # fmt: skip
     sys.exit(asyncio.run(ups.run(plan, as_json=as_json)))
 
@@ -226,7 +243,7 @@ def up(
 @_command
 @_durability
 @_retention
-@_retention_gb(0.0)
+@_retention_bytes("0")
 @port_options
 @log_format
 @click.option(
@@ -282,7 +299,7 @@ async def _serve(
     command_seconds: float,
     durability: str,
     retention_days: float,
-    retention_gb: float,
+    retention_bytes: int,
     operator: OperatorPort | None,
     drain_seconds: float,
     lease: float,
@@ -317,7 +334,7 @@ async def _serve(
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
-        retention_bytes=int(retention_gb * 1e9),
+        retention_bytes=retention_bytes,
         operator=operator,
         lease_s=lease,
         **tls,
@@ -344,6 +361,13 @@ async def _serve(
 @click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0.0),
+    default=30.0,
+    show_default=True,
+    help="After SIGTERM, for sessions to leave its workers. SIGINT or a second one: at once.",
+)
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_level
@@ -373,9 +397,12 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
 
         # Epochs must outgrow those of a supervisor before this one; the time does.
         fleet = Fleet(capacity, spares, first_epoch or int(time.time()))
-        running = asyncio.create_task(Supervisor(fleet, launcher, gateway, key, ready).run())
+        made = Supervisor(fleet, launcher, gateway, key, ready)
+        running = asyncio.create_task(made.run())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and not stop.at_once.is_set():
+            await _either(made.drain(options["drain_seconds"]), stop.at_once.wait(), running)
         running.cancel()
         try:
             await asyncio.gather(running, return_exceptions=not running.done())
@@ -504,7 +531,12 @@ class _Stop(asyncio.Event):
     what it means to most services: `reload`, if there is something to.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = asyncio.Event()  # nothing may be waited for any more
+
     orphaned = False
+    _asked = False
     watched = False  # there is a parent whose death SIGHUP tells
     reload: Callable[[], None] | None = None
 
@@ -513,7 +545,28 @@ class _Stop(asyncio.Event):
             self.reload()
             return
         self.orphaned = True
+        self.interrupt()
+
+    def terminate(self) -> None:
+        """Take SIGTERM; the second one is meant."""
+        if self.is_set() or self._asked:
+            self.at_once.set()
+        self._asked = True
         self.set()
+
+    def interrupt(self) -> None:
+        """Take SIGINT, or that there is nobody any more who would wait."""
+        self.at_once.set()
+        self.set()
+
+
+async def _either(*waits: Any) -> None:
+    """Return when one of them is over; those that are no tasks end then."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, each in zip(tasks, waits, strict=True):
+        if task is not each:
+            task.cancel()
 
 
 async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> int:
@@ -523,8 +576,8 @@ async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> i
     stop = _Stop()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, stop.hang_up)
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, stop.terminate)
     try:
         await run(stop)
     except (FarspanError, OSError) as error:

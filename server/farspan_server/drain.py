@@ -22,7 +22,7 @@ from farspan_server.pool import Worker
 
 log = logging.getLogger(__name__)
 
-_CONFIRM_S: Final = 0.25  # for a client at work to confirm what it was told
+CONFIRM_S: Final = 0.25  # for a client at work to confirm what it was told
 _LOOK_S: Final = 0.02  # between looks whether a session or worker has got somewhere
 
 WAITS: Final = "waits"  # for the drain of another
@@ -49,6 +49,7 @@ class Drains:
         self.states: dict[str, str] = {}  # by worker
         self._line: dict[str, float] = {}  # by worker: seconds to wait for sessions
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def begin(self, names: Iterable[str], wait_s: float) -> None:
         """Drain these workers, one after another. Doing it twice does it once."""
@@ -59,21 +60,34 @@ class Drains:
         if self._line and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
+    def begin_now(self, name: str, wait_s: float) -> None:
+        """Drain a worker beside all others: it is about to end by itself."""
+        if self.states.get(name) in (DRAINING, REPLACING):
+            return
+        self._line.pop(name, None)
+        self.states[name] = DRAINING
+        task = asyncio.create_task(self._carry_out(name, wait_s))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
     def stop(self) -> None:
         """Leave all as it is."""
-        if self._task is not None:
-            self._task.cancel()
+        for each in (self._task, *self._leaving):
+            if each is not None:
+                each.cancel()
 
     async def _run(self) -> None:
         while self._line:
             name = next(iter(self._line))
-            wait_s = self._line.pop(name)
-            try:
-                self.states[name] = await self._drain(name, wait_s)
-            except Exception:  # a defect of ours: the others' turn comes all the same
-                log.exception("drain of %s", name)
-                self.states[name] = STUCK
-            log.info("drain of worker %s: %s", name, self.states[name])
+            await self._carry_out(name, self._line.pop(name))
+
+    async def _carry_out(self, name: str, wait_s: float) -> None:
+        try:
+            self.states[name] = await self._drain(name, wait_s)
+        except Exception:  # a defect of ours: the others' turn comes all the same
+            log.exception("drain of %s", name)
+            self.states[name] = STUCK
+        log.info("drain of worker %s: %s", name, self.states[name])
 
     async def _drain(self, name: str, wait_s: float) -> str:
         worker = self._ground.find_worker(name)
@@ -88,7 +102,7 @@ class Drains:
         if not worker.supervised:
             return DONE
         self.states[name] = REPLACING
-        replaced = await _until(lambda: self._is_replaced(worker), limits.START_S)
+        replaced = await until(lambda: self._is_replaced(worker), limits.START_S)
         return DONE if replaced else STUCK
 
     def _is_replaced(self, worker: Worker) -> bool:
@@ -97,22 +111,29 @@ class Drains:
 
     async def _empty(self, live: Live, worker: Worker, wait_s: float) -> None:
         """Return when a session has left a worker."""
-        keeper = live.keeper
-        if keeper is not None:
-            await _until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
-            keeper.cut_now(time.monotonic(), live.machine.received)
-            # Without it the replay is longer, that is all.
-            await _until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
-            await _until(lambda: live.ended or keeper.settled, _CONFIRM_S)
+        if live.keeper is not None:
+            await cut(live, live.keeper)
             if _has(live, worker):
                 self._ground.give(live, messages.Leave())
             return
-        if not await _until(lambda: not _has(live, worker), wait_s):
+        if not await until(lambda: not _has(live, worker), wait_s):
             text = (
                 f"the worker of the session is being restarted, and {wait_s:g} s were not enough "
                 "to wait for its end; it has no journal to go on with"
             )
             self._ground.give(live, messages.Fault("WorkerLostError", text))
+
+
+async def cut(live: Live, keeper: Keeper, confirm_s: float = CONFIRM_S) -> None:
+    """Return when a new snapshot is there, so that little is to be replayed, or takes too long.
+
+    confirm_s: for its client to have taken what led to it; one that is away does not.
+    """
+    await until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
+    keeper.cut_now(time.monotonic(), live.machine.received)
+    # Without it the replay is longer, that is all.
+    await until(lambda: _calm(live, keeper), limits.CUT_WAIT_S)
+    await until(lambda: live.ended or keeper.settled, confirm_s)
 
 
 def _calm(live: Live, keeper: Keeper) -> bool:
@@ -124,7 +145,7 @@ def _has(live: Live, worker: Worker) -> bool:
     return not live.ended and any(each.worker == worker for each in live.links)
 
 
-async def _until(true: Callable[[], Any], seconds: float) -> bool:
+async def until(true: Callable[[], Any], seconds: float) -> bool:
     """Wait until something is true, at most so long; return whether it is."""
     deadline = time.monotonic() + seconds
     while not true():

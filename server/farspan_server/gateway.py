@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -28,7 +29,7 @@ from farspan.core.errors import (
     SessionClosedError,
 )
 
-from farspan_server import calls
+from farspan_server import calls, moving
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.credentials import server_credentials
@@ -70,6 +71,7 @@ class Gateway:
         self.config = config
         self.service = Service(config)
         self.tenancy = self.service.tenancy
+        self._moves = moving.Moves(self.service)
         self.operations = Operations(self.service, config)
         self.address = ""
         self._listing = asyncio.Lock()
@@ -143,6 +145,7 @@ class Gateway:
             "Share": self._owners(wire.ShareRequest, self._share),
             "Keep": self._owners(wire.KeepRequest, self._keep),
             "Kept": self._unary(wire.KeptRequest, self._kept),
+            "Move": self._unary(wire.MoveRequest, self._move),
             "Close": self._unary(wire.CloseRequest, self._close, wakes=False),
         }
         counted = {name: calls.watched(each, self.tenancy) for name, each in methods.items()}
@@ -189,16 +192,18 @@ class Gateway:
             raise AuthError("the token is not good any more")
         return tenant
 
-    async def _list(self, tenant: str, _: wire.ListRequest) -> wire.ListReply:
+    async def _list(self, tenant: str, asked: wire.ListRequest) -> wire.ListReply:
         async with self._listing:  # a long one takes milliseconds: others come in between
-            found = self.service.sessions_of(tenant)
+            found = self.service.sessions_of(tenant, (asked.after_opened_at_s, asked.after))
             await asyncio.sleep(0)
-        return wire.ListReply(tuple(found))
+        return found
 
     async def _describe(self, tenant: str, asked: wire.DescribeRequest) -> wire.DescribeReply:
         live = self.service.find(tenant, asked.session)
         status = await self.service.worker_status(live) if asked.worker_status else []
-        return wire.DescribeReply(self.service.info(live), tuple(json.dumps(s) for s in status))
+        told = tuple(json.dumps(s) for s in status)
+        info = replace(self.service.info(live), devices=live.devices)
+        return wire.DescribeReply(info, told, live.changes)
 
     async def _trace(self, live: Live, asked: wire.TraceRequest, _: str) -> wire.TraceReply:
         passed, live.passing = live.passing or Passing(), Passing() if asked.begin else None
@@ -214,6 +219,11 @@ class Gateway:
     async def _kept(self, tenant: str, asked: wire.KeptRequest) -> wire.KeptReply:
         live = self.service.find(tenant, asked.session)
         return wire.KeptReply(tuple(wire.KeptEntry(*each) for each in live.kept.items()))
+
+    async def _move(self, tenant: str, asked: wire.MoveRequest) -> wire.MoveReply:
+        live = self.service.find(tenant, asked.session)
+        await self._moves.move(live, asked.to, asked.allow_numerics_change)
+        return moving.reply(live)
 
     async def _close(self, tenant: str, asked: wire.CloseRequest) -> wire.CloseReply:
         await self.service.close(tenant, asked.session)

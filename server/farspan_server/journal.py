@@ -15,6 +15,7 @@ and is cut off: nobody was told that it is durable. Appending never waits for th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import struct
@@ -47,6 +48,17 @@ class JournalDamagedError(JournalError):
     about: dict[str, Any] | None = None
 
 
+class JournalBusyError(JournalError):
+    """A journal on disk cannot be opened now; nothing was changed that another try needs.
+
+    full: there is no room to go on with it; else it cannot be read. doubtful: a sync has failed,
+    so that the next try must be told. about: as of JournalDamagedError.
+    """
+
+    about: dict[str, Any] | None = None
+    full = doubtful = False
+
+
 @dataclass(slots=True, frozen=True)
 class Record:
     """One entry. `index` counts all records of a session from 0, those of kind HEAD included."""
@@ -72,6 +84,8 @@ class Journal:
         self._unsynced: dict[int, File] = {}  # before the last one, to sync: by their HEAD's index
         self._dirty = False  # names in the directory to sync
         self.durable = index - 1  # index of the last record that survives a loss of power
+        #: A sync has failed: what lies behind `durable` may be read and not be there for all that.
+        self.doubtful = False
 
     @classmethod
     def create(cls, disk: Disk, directory: Path, session: str, syncs: bool = True) -> Journal:
@@ -91,6 +105,11 @@ class Journal:
     def last(self) -> int:
         """The index of the record appended last."""
         return self._index - 1
+
+    @property
+    def failed(self) -> str:
+        """Why nothing more can be written, or ""."""
+        return self._failed
 
     @property
     def segment_bytes(self) -> int:
@@ -204,6 +223,7 @@ class Journal:
             self._disk.overwrite(self._directory / WATERMARK, _watermark(last, digest))
         except OSError as error:
             with self._lock:
+                self.doubtful = True
                 raise self._fail(error) from error
         self.durable = last
         return last
@@ -250,7 +270,8 @@ class Journal:
             self._file, self._failed = None, self._failed or "the journal is closed"
         for file in files:
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # of a network's disk: that it was not written
+                    file.close()
 
 
 def _watermark(index: int, digest: bytes) -> bytes:
@@ -258,32 +279,52 @@ def _watermark(index: int, digest: bytes) -> bytes:
     return _WATERMARK.pack(index, digest, check)
 
 
-def reopen(disk: Disk, directory: Path, session: str, visit: Callable[[Record], None]) -> Journal:
+def reopen(
+    disk: Disk,
+    directory: Path,
+    session: str,
+    visit: Callable[[Record], None],
+    doubtful: bool = False,
+) -> Journal:
     """Return a journal to go on with, after `visit` of every record it holds.
 
-    JournalDamagedError; JournalError, and nothing is changed that another try needs.
+    JournalDamagedError; JournalBusyError, and nothing is changed that another try needs.
     What lies beyond a torn tail is cut off; from the first kept record to the watermark all is
-    there, as it was written. New records go to a new segment, which is made with the first of them:
-    one that is only looked at stays as it is. A payload is valid during the visit.
+    there, as it was written. doubtful: a sync has failed, so that all beyond the watermark is cut
+    off, though it may be read: the system shows what it could not write, and says so once.
+    New records go to a new segment, which is made with the first of them: one that is only looked
+    at stays as it is. A payload is valid during the visit.
     """
-    reader = _Reader(disk, directory, session)
+    reader = _Reader(disk, directory, session, doubtful=doubtful)
+    made = Journal(disk, directory, 0, b"")
     try:
         for record in reader.read():
             visit(record)
-        made = Journal(disk, directory, reader.index, reader.digest)
-        made._segments = reader.segments
+        made._index, made._digest = reader.index, reader.digest
+        made._segments = list(reader.segments)
         for name, size in reader.torn:
             if size:
                 disk.replace(directory / name, disk.read(directory / name)[:size])
             else:
                 disk.remove(directory / name)
+        made.doubtful = True  # until it is back
         if made.last > reader.durable:  # the last owner died before its sync
             for start, _ in reader.segments:
                 disk.sync(directory / f"{start:020}{_SUFFIX}")
             disk.sync_directory(directory)
             disk.overwrite(directory / WATERMARK, _watermark(made.last, reader.digest))
+        made.doubtful = False
+        made.durable = made.last
     except OSError as error:
-        raise JournalError(f"the journal cannot be read (errno {error.errno})") from error
+        raise _busy(error, made.doubtful) from error
+    return made
+
+
+def _busy(error: OSError, doubtful: bool) -> JournalBusyError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "there is no room to go on with the journal" if full else "the journal cannot be read"
+    made = JournalBusyError(f"{what} ({error.__class__.__name__}, errno {error.errno})")
+    made.full, made.doubtful = full, doubtful
     return made
 
 
@@ -305,19 +346,25 @@ def beginning(disk: Disk, directory: Path, names: list[str], nbytes: int) -> Ite
 
 
 def glimpse(disk: Disk, directory: Path) -> Iterator[Record]:
-    """Yield what can be read of the first segment of a damaged journal."""
-    names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
-    with contextlib.suppress(OSError, ValueError, JournalDamagedError):
-        size = len(disk.read(directory / names[0])) if names else 0
-        reader = _Reader(disk, directory, "", int(names[0].removesuffix(_SUFFIX)) if names else 0)
-        yield from reader.segment(names[0], size) if names else ()
+    """Yield what can be read of the segments of a damaged journal."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [n for n in disk.names(directory) if n.endswith(_SUFFIX)]
+    for name in names:
+        with contextlib.suppress(OSError, ValueError, JournalDamagedError):
+            size = len(disk.read(directory / name))
+            reader = _Reader(disk, directory, "", int(name.removesuffix(_SUFFIX)))
+            yield from reader.segment(name, size)
 
 
 class _Reader:
     """Walks the segments of a journal and checks everything."""
 
-    def __init__(self, disk: Disk, directory: Path, session: str, index: int = 0) -> None:
+    def __init__(
+        self, disk: Disk, directory: Path, session: str, index: int = 0, doubtful: bool = False
+    ) -> None:
         self._disk = disk
+        self._doubtful = doubtful  # nothing behind the watermark counts
         self._directory = directory
         self._first = hashlib.sha256(session.encode()).digest()[:_DIGEST_BYTES] if session else b""
         self.index = index  # of the next record
@@ -379,7 +426,7 @@ class _Reader:
         at = 0
         follows = start == self.index
         if follows:
-            while at < data.nbytes:
+            while at < data.nbytes and not (self._doubtful and self.index > least):
                 record = self._record(data, at, first and at == 0)
                 if record is None:
                     break

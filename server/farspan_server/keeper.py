@@ -48,7 +48,8 @@ class Keeper:
     syncing: one thread, which syncs the journals of all sessions. syncs: frames, before the client
     may forget them. stays: the session survives the gateway, so that snapshots are synced too.
     aside: keeps the files of one that turns out to be damaged, instead of their removal; on a
-    thread. every_bytes, every_frames: of journal; then the next snapshot comes sooner.
+    thread. doubt: notes that what was not synced of the files is not to be trusted; on a thread.
+    every_bytes, every_frames: of journal; then the next snapshot comes sooner.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Keeper:
         syncs: bool = False,
         stays: bool = False,
         aside: Callable[[JournalDamagedError], None] | None = None,
+        doubt: Callable[[], None] | None = None,
         every_bytes: int = limits.SNAPSHOT_EVERY_BYTES,
         every_frames: int = limits.SNAPSHOT_EVERY_FRAMES,
     ) -> None:
@@ -71,10 +73,12 @@ class Keeper:
         self._directory = directory
         self._give = give
         self.history = history
+        history.later = self._later
         self._syncing = syncing
         self._syncs = syncs
         self._stays = stays
         self._aside = aside
+        self._doubt = doubt
         self._damage: JournalDamagedError | None = None
         self._sync_under_way = self._sync_again = self._closed = False
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -141,6 +145,12 @@ class Keeper:
             self._aside(self._damage)
         elif forget:
             discard(self._directory)
+        elif self.history.journal.doubtful and self._doubt is not None:
+            self._doubt()
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """Do something on the thread that syncs, before all that it is given after this."""
+        asyncio.get_running_loop().run_in_executor(self._syncing, work)
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
@@ -149,6 +159,21 @@ class Keeper:
         if self._syncs and self._sync_timer is None and not self._sync_under_way:
             loop = asyncio.get_running_loop()
             self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
+    def keep(self, name: str, body: str) -> None:
+        """Keep what a name stands for. JournalError."""
+        with self._reporting():
+            self.history.keep(name, body)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Let the session hear, too, of a journal that fails under what a call writes."""
+        try:
+            yield
+        except JournalError:
+            if self.history.journal.failed and not self._closed:  # else a record is too long
+                self._give(messages.JournalFailed(self.history.journal.failed))
+            raise
 
     async def durable(self) -> None:
         """Wait until all that was written so far survives a loss of power, where that is promised.
@@ -184,7 +209,7 @@ class Keeper:
         try:
             index = done.result()
         except JournalError as error:
-            self._give(messages.Fault("JournalError", str(error)))
+            self._give(messages.JournalFailed(str(error)))
             return
         sequence = self.history.synced(index)
         if sequence and self._syncs:
@@ -207,7 +232,8 @@ class Keeper:
         place: a channel, and where the bytes lie in memory that its worker shares with the client.
         Return whether a worker was told of it, who then says when it has them. JournalError.
         """
-        index = self.history.chunk(kept)
+        with self._reporting():
+            index = self.history.chunk(kept)
         while self._replayed is not None:
             if index <= self._replayed:
                 return False
@@ -222,7 +248,8 @@ class Keeper:
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""
-        index = self.history.give_up(device, transfer)
+        with self._reporting():
+            index = self.history.give_up(device, transfer)
         if self._replayed is None:
             self._links[device].give_up(self._channel, transfer)
         elif self._replayed < index:
@@ -302,6 +329,9 @@ class Keeper:
         log.error("session %s: a replay failed", self._directory.name, exc_info=error)
         if isinstance(error, JournalDamagedError):
             self._damage = error
+        elif isinstance(error, JournalError):  # the disk fails; it may be read another time
+            self._give(messages.JournalFailed(str(error)))
+            return
         self._give(messages.Fault("ServiceError", f"the session cannot be restored: {error}"))
 
     # --- snapshots -------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from farspan import wire
 from farspan.core import limits
-from farspan.core.command import Lost
-from farspan.core.errors import BadValueError, ConnectError, SessionClosedError
+from farspan.core.command import Lost, NumericsChange
+from farspan.core.errors import BadValueError, ConnectError, JournalError, SessionClosedError
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -23,9 +23,11 @@ from farspan_server.downloads import Downloads
 from farspan_server.history import Uploads
 
 if TYPE_CHECKING:
+    from farspan_server import pool as pools
     from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
+    from farspan_server.pool import Worker
     from farspan_server.sleep import Sleeper
     from farspan_server.window import Window
     from farspan_server.workers import WorkerLink
@@ -60,6 +62,7 @@ class Stream:
         self._welcome: wire.Welcome | None = None
         self._line = 0
         self._devices: tuple[wire.Device, ...] = ()
+        self._numerics: tuple[NumericsChange, ...] = ()
 
     def post(
         self,
@@ -67,12 +70,14 @@ class Stream:
         welcome: wire.Welcome | None = None,
         line: int = 0,
         devices: tuple[wire.Device, ...] = (),
+        numerics: tuple[NumericsChange, ...] = (),
         events: messages.EventsOut | None = None,
     ) -> None:
         """Queue something for the client."""
         self._welcome = welcome or self._welcome
         self._line = line or self._line
         self._devices = devices or self._devices
+        self._numerics = numerics or self._numerics
         if events is not None:
             self._events.append(events)
         self.look()
@@ -96,6 +101,7 @@ class Stream:
         welcome, self._welcome = self._welcome, None
         line, self._line = self._line, 0
         devices, self._devices = self._devices, ()
+        numerics, self._numerics = self._numerics, ()
         events: list[bytes] = []
         count = size = applied = durable = 0
         while self._events and size + len(self._events[0].data) <= limits.FRAME_BYTES_MAX:
@@ -108,7 +114,8 @@ class Stream:
         if not self._events and self._last_words is not None:
             events.append(self._last_words)
             self._last_words = None
-        return wire.Down(welcome, tuple(events), line, devices, applied, durable), count, size
+        down = wire.Down(welcome, tuple(events), line, devices, applied, durable, numerics)
+        return down, count, size
 
 
 @dataclass(slots=True, frozen=True)
@@ -143,6 +150,7 @@ class Live:
         self.users = 0  # calls that have it in hand: it does not fall asleep
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
+        self.failure = ""  # why nothing can be done, of one whose journal failed
         self.shares = False  # without a journal: it has memory that its client has mapped
         self.windows: dict[int, Window] = {}  # of one with a journal, by device
         self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
@@ -164,6 +172,9 @@ class Live:
         self.uploading: dict[int, Call] = {}  # by transfer: the call that brings it
         self.written = 0  # the last ack that went to the client
         self.bytes_received = self.bytes_sent = 0  # of frames and tensors, from and to its client
+        self.moving: pools.Moved | None = None  # to which workers, while it lets go of its own
+        #: Whether the first command after a change of its numerics is still to come.
+        self.unnamed = any(not each.command for each in self.changes)
         self.claimed_s = 0.0  # when it began to wait for workers, until it has them
         self.lost_s = 0.0  # when its workers were lost, until others have all that they had
         self.passing: Passing | None = None  # while its client profiles
@@ -176,15 +187,19 @@ class Live:
 
     @property
     def ended(self) -> bool:
-        return self.machine.state == sessions.ENDED
+        """Whether it has ended, or its journal failed: nothing of it goes on here."""
+        return self.machine.state in (sessions.ENDED, sessions.FAILED)
 
     def check(self, owner: str | None = None) -> None:
         """Raise SessionClosedError if it has ended, ConnectError if it is another gateway's.
 
-        owner: who had it, of `prove`; SessionClosedError if that is another client by now.
+        JournalError: its journal failed. owner: who had it, of `prove`; SessionClosedError if that
+        is another client by now.
         """
         if self.left:
             raise ConnectError("the gateway shuts down")
+        if self.failure:
+            raise JournalError(self.failure)
         if self.ended:
             raise SessionClosedError("the session has ended")
         if owner is not None and owner != self.digest:
@@ -200,29 +215,74 @@ class Live:
         """The devices as the client may know them; empty until they are assigned."""
         workers = [each.worker for each in self.links]
         return tuple(
-            wire.Device(name, worker.kind, worker.host, worker.pid, worker.epoch)
+            wire.Device(
+                name, worker.kind, worker.host, worker.pid, worker.epoch, worker.worker,
+                worker.numerics,
+            )
             for name, worker in zip(self.names, workers, strict=False)
-        )
+        )  # fmt: skip
 
     @property
     def numerics(self) -> tuple[str, ...]:
         """The keys that its workers must have, by device; (): any will do."""
-        if self.about.get("allow_numerics_change"):
+        if self.about.get("allow_numerics_change") or self.about.get("numerics_once"):
             return ()
+        return self.pinned
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The keys of its workers, by device, now or when it had some; () before the first."""
         return tuple(self.about.get("numerics", ()))
 
-    def pin(self, keys: tuple[str, ...]) -> bool:
-        """Note what keys its workers have; return whether others had another one.
+    @property
+    def worker_kinds(self) -> tuple[str, ...]:
+        """The kinds of its workers, by device: those of its devices unless it was moved."""
+        return tuple(self.about.get("worker_kinds", ())) or self.machine.kinds
+
+    @property
+    def changes(self) -> tuple[NumericsChange, ...]:
+        """What became of its numerics: the first change, and the latest ones."""
+        found = self.about.get("numerics_changes", ())
+        return tuple(
+            NumericsChange(number, command, frame, tuple(before), tuple(after))
+            for number, command, frame, before, after in found
+        )
+
+    def pin(self, workers: tuple[Worker, ...]) -> bool:
+        """Note what numerics its workers have; return whether others had another one.
 
         JournalError.
         """
+        keys = tuple(worker.numerics for worker in workers)
         before = tuple(self.about.get("numerics", ()))
         if before == keys or not all(keys):  # a worker of an older release has none
             return False
-        self.about = {**self.about, "numerics": list(keys)}
-        if self.keeper is not None:
-            self.keeper.history.describe(self.about)
+        about = {**self.about, "numerics": list(keys)}
+        about["worker_kinds"] = [worker.kind for worker in workers]
+        about.pop("numerics_once", None)
+        if before:
+            self.unnamed = True
+            last = self.changes[-1].number if self.changes else 0
+            change = [last + 1, 0, self.machine.base, _distinct(before), _distinct(keys)]
+            kept = [*self.about.get("numerics_changes", ()), change]
+            about["numerics_changes"] = kept[:1] + kept[1:][1 - limits.NUMERICS_CHANGES_MAX :]
+        self._describe(about)
         return bool(before)
+
+    def allow_once(self) -> None:
+        """Let its next workers have any numerics. JournalError."""
+        self._describe({**self.about, "numerics_once": True})
+
+    def name_changes(self, command: int) -> None:
+        """Note which command is the first one since its numerics changed. JournalError."""
+        self.unnamed = False
+        rows = [[n, c or command, *rest] for n, c, *rest in self.about["numerics_changes"]]
+        self._describe({**self.about, "numerics_changes": rows})
+
+    def _describe(self, about: dict[str, Any]) -> None:
+        self.about = about
+        if self.keeper is not None:
+            self.keeper.history.describe(about)
 
     def post(self, **what: Any) -> None:
         """Queue something for the client, if there is one: see `Stream.post`."""
@@ -304,6 +364,10 @@ def parse_devices(text: str) -> tuple[str, ...]:
             )
         kinds += [kind] * int(count or "1")
     return tuple(kinds)
+
+
+def _distinct(keys: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys(keys))
 
 
 def names_of(kinds: tuple[str, ...]) -> tuple[str, ...]:

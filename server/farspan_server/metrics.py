@@ -28,7 +28,9 @@ from farspan_server.service import Service
 from farspan_server.session import Load
 from farspan_server.totals import Durations
 
-_STATES: Final = (sessions.WAITING, sessions.OPEN, sessions.DETACHED, sessions.ASLEEP)
+_STATES: Final = (
+    sessions.WAITING, sessions.OPEN, sessions.DETACHED, sessions.ASLEEP, sessions.FAILED
+)  # fmt: skip
 _NO_LABELS: Final[tuple[str, ...]] = ()
 
 

@@ -95,6 +95,18 @@ class Rested:
 
 
 @dataclass(slots=True, frozen=True)
+class Moved:
+    """A session has let go of its workers for others, which it gets at once.
+
+    claim: what it wants. workers: one for each device; (): any that it has not. `refusal` has
+    said that they can be had; if they cannot, by a defect, the claim waits in line.
+    """
+
+    claim: Claimed
+    workers: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -106,7 +118,7 @@ class Drain:
     worker: str
 
 
-Input = Joined | Left | Claimed | Allowed | Released | Rested | Drain | Tick
+Input = Joined | Left | Claimed | Allowed | Released | Rested | Moved | Drain | Tick
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -284,6 +296,8 @@ class Pool:
                 self._release(session)
             case Rested(session):
                 self._let_go(session)
+            case Moved(claim, workers):
+                self._move(claim, workers, out)
             case Drain(worker_id):
                 if worker_id in self._slots and not self._slots[worker_id].leaving:
                     self._slots[worker_id].leaving = self._slots[worker_id].draining = True
@@ -303,6 +317,68 @@ class Pool:
                 slot.draining = False
                 if slot.worker.supervised:
                     out.append(Replace(slot.worker, "it was drained"))
+
+    # --- moves -----------------------------------------------------------------------------------
+    def refusal(self, claim: Claimed, workers: tuple[str, ...] = ()) -> str:
+        """Return why a session cannot move now, or "". Changes nothing; see `Moved`."""
+        chosen = self._destination(claim, workers)
+        return chosen if isinstance(chosen, str) else ""
+
+    def _move(self, claim: Claimed, workers: tuple[str, ...], out: list[Output]) -> None:
+        chosen = self._destination(claim, workers)
+        if isinstance(chosen, str):
+            self._join_line(claim)
+            return
+        self._let_go(claim.session)
+        self._grant(_Waiting(claim, 0, again=True, tag=_FIRST), chosen, out)
+
+    def _destination(self, claim: Claimed, workers: tuple[str, ...]) -> list[_Slot] | str:
+        """Return a worker for each device, none of them where it is, or why there is none."""
+        grant = self._grants.get(claim.session)
+        if grant is None:
+            return "it has no workers now"
+        if not workers:
+            left: dict[str, list[_Slot]] = {}
+            for name, slot in self._slots.items():
+                if name not in grant.workers:
+                    left.setdefault(slot.worker.kind, []).append(slot)
+            return self._choose(claim, left) or self._nowhere(claim, grant)
+        if len(set(workers)) != len(claim.kinds) or len(workers) != len(claim.kinds):
+            return f"it has {len(claim.kinds)} device(s); name a worker for each"
+        for index, name in enumerate(workers):
+            why = self._unfit(claim, index, name)
+            if why:
+                return why
+        return [self._slots[name] for name in workers]
+
+    def _unfit(self, claim: Claimed, index: int, name: str) -> str:
+        """Return why a worker cannot be the device of a session that moves, or ""."""
+        slot, numerics = self._slots.get(name), claim.numerics
+        if slot is None or slot.leaving:
+            there = ", ".join(each for each, s in self._slots.items() if not s.leaving)
+            return f"no worker {name} is there; the gateway has {there[:256]}"
+        if numerics and slot.worker.numerics != numerics[index]:
+            return (
+                f"worker {name} computes other bits ({slot.worker.numerics}) than the session's "
+                f"({numerics[index]}): with allow_numerics_change it goes there all the same"
+            )
+        if claim.session not in slot.sessions and not self._may_have(slot, claim.tenant):
+            return f"worker {name} is in use, or was another tenant's"
+        return ""
+
+    def _nowhere(self, claim: Claimed, grant: _Grant) -> str:
+        """Say why no worker will do."""
+        others = [s for name, s in self._slots.items() if name not in grant.workers]
+        if claim.numerics and not any(s.worker.numerics in claim.numerics for s in others):
+            if any(s.worker.kind in claim.kinds for s in others):
+                return (
+                    "none of the other workers computes the same bits (their numerics keys "
+                    "differ): with allow_numerics_change it goes on with others"
+                )
+        asked = ", ".join(f"{n} {kind}" for kind, n in Counter(claim.kinds).items())
+        has = Counter(slot.worker.kind for slot in others)
+        there = ", ".join(f"{has[kind]} {kind}" for kind in dict.fromkeys(claim.kinds))
+        return f"no other worker is free: it needs {asked}; beside its own the gateway has {there}"
 
     # --- accounts --------------------------------------------------------------------------------
     def _account(self, tenant: str) -> _Account:

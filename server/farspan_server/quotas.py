@@ -135,6 +135,15 @@ def _positive(value: Any, where: str) -> int:
     return int(value)
 
 
+def size(text: str) -> int:
+    """Return a number of bytes.
+
+    >>> size("1.5 GiB")
+    1610612736
+    """
+    return _size(int(text) if text.isdecimal() else text, "a size")
+
+
 def _size(value: Any, where: str) -> int:
     if isinstance(value, str):
         found = _SIZE.fullmatch(value.strip())

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final
 
 from farspan import wire
@@ -43,7 +44,7 @@ from farspan_server.workers import WorkerLink
 log = logging.getLogger(__name__)
 
 _RETENTION_LOOK_S: Final = 10.0  # between looks at what lies on disk unused
-_LISTED_MAX: Final = 1_000  # sessions that are told of at once
+_DEVICES_PER_PAGE_MAX: Final = 2_000  # of a list: it stays below a message's most bytes
 TICK_S: Final = 0.25  # how late a lease or a deadline may be noticed
 _TICKS_A_TURN: Final = 64  # sessions of whose leases the clock thinks before others have their turn
 
@@ -166,7 +167,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         if live is None or live.tenant != tenant:
             damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
             if damaged is not None and damaged.tenant == tenant:
-                raise JournalError("the session's journal is damaged; it was set aside")
+                raise JournalError(damaged.why)
             raise SessionClosedError("there is no such session, or it has ended")
         return live
 
@@ -189,14 +190,25 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         if self._stopping:
             raise ConnectError("the gateway shuts down")
 
-    def sessions_of(self, tenant: str) -> list[wire.SessionInfo]:
-        """Return the tenant's sessions, oldest first, at most _LISTED_MAX."""
+    def sessions_of(self, tenant: str, after: tuple[float, str]) -> wire.ListReply:
+        """Return a page of the tenant's sessions, oldest first.
+
+        after: when the last one of the page before was opened, and its id.
+        """
         known = (self._sessions.get(s) or self._sleepers.get(s) for s in self.tenancy.names(tenant))
         mine: list[Live | Sleeper | Damaged] = [each for each in known if each is not None]
         if self._shelf is not None:
             mine += [each for each in self._shelf.damaged.values() if each.tenant == tenant]
-        oldest = heapq.nsmallest(_LISTED_MAX, mine, key=lambda each: each.opened_at_s)
-        return [self.info(each) for each in oldest]
+        mine = [each for each in mine if _age(each) > after]
+        page: list[wire.SessionInfo] = []
+        devices = 0
+        for each in heapq.nsmallest(limits.SESSIONS_PER_PAGE_MAX, mine, key=_age):
+            info = self.info(each)
+            devices += len(info.devices)
+            if page and devices > _DEVICES_PER_PAGE_MAX:
+                break
+            page.append(info)
+        return wire.ListReply(tuple(page), len(page) < len(mine))
 
     def info(self, known: Live | Sleeper | Damaged) -> wire.SessionInfo:
         """Return what others of its tenant may know of a session."""
@@ -204,9 +216,10 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             return wire.SessionInfo(known.session, "damaged", known.opened_at_s, 0, 0)
         if isinstance(known, Sleeper):
             count = known.frames, known.commands
-            return wire.SessionInfo(known.id, sessions.ASLEEP, known.opened_at_s, *count)
+            return wire.SessionInfo(known.id, known.state, known.opened_at_s, *count)
         state, opened_at_s = known.machine.state, known.opened_at_s
-        return wire.SessionInfo(known.id, state, opened_at_s, *known.count, known.devices)
+        devices = tuple(replace(each, numerics="") for each in known.devices)
+        return wire.SessionInfo(known.id, state, opened_at_s, *known.count, devices)
 
     async def worker_status(self, live: Live) -> list[dict[str, Any]]:
         """Return each worker's own counters, with those of this session's engine only."""
@@ -223,6 +236,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
             for out in live.machine.handle(given, time.monotonic()):
                 match out:
                     case messages.Forward(device, data):
+                        if live.unnamed:
+                            self._name_changes(live, data)
                         header = link.pack_header(link.FRAME, live.channel, len(data))
                         live.links[device].send(header, data)
                     case messages.EventsOut():
@@ -242,13 +257,22 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
                         assert live.coming is not None
                         kind = "CapacityError" if for_now else "SessionClosedError"
                         live.coming.stream.end(kind, message)
+                    case messages.SetAside(message):
+                        self._set_aside(live, message)
                     case messages.End(kind, message):
                         self._end(live, kind, message)
                     case _:
                         assert live.keeper is not None, out
                         self._keep(live.keeper, live.machine, out)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
+
+    def _name_changes(self, live: Live, frame: bytes) -> None:
+        """Tell the client which command is the first that new numerics compute. JournalError."""
+        command = wire.frame_header(frame).first_number
+        if command:  # a Free has none
+            live.name_changes(command)
+            live.post(numerics=live.changes)
 
     def _keep(self, keeper: Keeper, machine: sessions.Session, out: messages.Output) -> None:
         """Carry out what has to do with a session's journal."""
@@ -277,8 +301,9 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         self._channels[live.channel] = live
         live.links = ()
         live.windows.clear()
-        asleep = live.machine.state == sessions.ASLEEP
-        self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
+        if live.moving is None:  # else it has others the moment it claims them
+            asleep = live.machine.state == sessions.ASLEEP
+            self._tell_pool(pools.Released(live.id) if asleep else pools.Rested(live.id))
 
     def written(self, live: Live, count: int, applied: int) -> None:
         """Take that so many event lists went to the client, and the acks up to a frame."""
@@ -294,15 +319,25 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         log.info("session %s: ended %s %s", live.id, kind, message)
         self.totals.end(live, kind)
         self._sessions.pop(live.id, None)
+        if live.keeper is not None:
+            live.keeper.close()
+        self._let_go(live)
+        if live.stream is not None:
+            live.stream.end(kind, message)
+        self.tenancy.ended(live, kind)
+
+    def _let_go(self, live: Live) -> None:
+        """Take a session's workers from it, and let whoever waits for something hear that."""
         self._channels.pop(live.channel, None)
         for each in live.links:
             each.send(link.pack(link.CLOSE, live.channel))
-        if live.keeper is not None:
-            live.keeper.close()
         live.windows.clear()
-        live.downloads.fail(SessionClosedError("the session has ended"))
+        over = SessionClosedError("the session has ended")
+        live.downloads.fail(JournalError(live.failure) if live.failure else over)
         live.assigned.set()
-        if live.stream is not None:
-            live.stream.end(kind, message)
         self._tell_pool(pools.Released(live.id))
-        self.tenancy.ended(live, kind)
+
+
+def _age(known: Live | Sleeper | Damaged) -> tuple[float, str]:
+    """Return a session's place in a list: when it was opened, then its id."""
+    return known.opened_at_s, known.session if isinstance(known, Damaged) else known.id

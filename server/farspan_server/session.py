@@ -41,6 +41,7 @@ from farspan_server.session_messages import (
     Forward,
     FrameIn,
     Input,
+    JournalFailed,
     Leave,
     Mark,
     Output,
@@ -49,6 +50,7 @@ from farspan_server.session_messages import (
     Reserve,
     Rest,
     Resumed,
+    SetAside,
     Synced,
     TakeCut,
     Tick,
@@ -63,6 +65,7 @@ WAITING: Final = "waiting"  # in line for workers
 OPEN: Final = "open"
 DETACHED: Final = "detached"  # without its client, until the lease ends
 ASLEEP: Final = "asleep"  # without client or workers; all that it is lies on disk
+FAILED: Final = "failed"  # its journal could not be written; what it had lies on disk
 ENDED: Final = "ended"
 
 _HOLDS_ALL: Final = "the session waits for workers and holds all that it may"
@@ -223,8 +226,8 @@ class Session:
         return self._cut is not None and not self._cut.missing
 
     def handle(self, given: Input, now: float) -> list[Output]:
-        """Return what follows from an input. After an End everything is ignored."""
-        if self.state == ENDED:
+        """Return what follows from an input. After an End or SetAside everything is ignored."""
+        if self.state in (ENDED, FAILED):
             return []
         try:
             return self._handle(given, now)
@@ -272,6 +275,8 @@ class Session:
                 return self._end("", "")
             case Fault(kind, message):
                 return self._end(kind, message)
+            case JournalFailed(message):
+                return self._fail(message)
             case Tick():
                 return self._tick(now)
 
@@ -560,6 +565,17 @@ class Session:
         self._cut = None
         self._base = cut.sequence
         return [Commit(cut.number, cut.sequence)]
+
+    def _fail(self, message: str) -> list[Output]:
+        if not self.stays:
+            return self._end("JournalError", message)
+        self._lease_ends = None
+        self.state = FAILED
+        self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
+        self._held.clear()
+        self._let_go()
+        return [SetAside(message)]
 
     def _end(self, kind: str, message: str) -> list[Output]:
         self.state = ENDED

@@ -138,13 +138,21 @@ class Fault:
 
 
 @dataclass(slots=True, frozen=True)
+class JournalFailed:
+    """The journal cannot be written, or not be read; what it had before is still there."""
+
+    message: str
+
+
+@dataclass(slots=True, frozen=True)
 class Tick:
     """Time has passed."""
 
 
 Input = (
     Reserve | FrameIn | Assigned | Bereft | Leave | Again | EventsIn | Synced | Written | Confirmed
-    | Resumed | Attached | Cut | CutTaken | CutFailed | ClientGone | ClientClosed | Fault | Tick
+    | Resumed | Attached | Cut | CutTaken | CutFailed | ClientGone | ClientClosed | Fault
+    | JournalFailed | Tick
 )  # fmt: skip
 
 
@@ -232,6 +240,16 @@ class EventsOut:
 
 
 @dataclass(slots=True, frozen=True)
+class SetAside:
+    """Release the workers, tell the client why, end its stream; the journal stays as it is.
+
+    Somebody may open it again later, and go on from there.
+    """
+
+    message: str
+
+
+@dataclass(slots=True, frozen=True)
 class End:
     """Release the workers, tell the client why (if there is a why), end its stream."""
 
@@ -241,5 +259,5 @@ class End:
 
 Output = (
     Claim | Append | Forward | Replay | Mark | TakeCut | Commit | EventsOut | Welcomed | Refuse
-    | Rest | End
+    | Rest | SetAside | End
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
     DIRECTORY/<session id>/           journal and snapshots of a session; see history.py
     DIRECTORY/damaged-<session id>/   one that could not be read, as it was, and about.json
+    DIRECTORY/failed-<session id>/    one of which a sync failed: only what was synced before counts
     DIRECTORY/ended-<session id>/     one that is being removed
 
 Mode 0700. One gateway at a time: the lock is on the directory itself and goes with its process.
@@ -26,7 +27,7 @@ from farspan.core.errors import JournalError
 from farspan_server import history
 from farspan_server.disk import Disk
 from farspan_server.history import History
-from farspan_server.journal import WATERMARK, JournalDamagedError
+from farspan_server.journal import WATERMARK, JournalBusyError, JournalDamagedError
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,17 @@ _ID_LENGTH: Final = 32
 _DAMAGED: Final = "damaged-"
 _ABOUT: Final = "about.json"
 _ENDED: Final = "ended-"
+_FAILED: Final = "failed-"
 
 
 @dataclass(slots=True, frozen=True)
 class Damaged:
-    """A session that was set aside. `tenant` is empty if its journal does not tell."""
+    """A session that was set aside or passed over. `tenant`: empty if its journal tells none."""
 
     session: str
     tenant: str
     opened_at_s: float
+    why: str = "the session's journal is damaged; it was set aside"
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,6 +65,7 @@ class Shelf:
         self.directory = directory
         self.disk = disk
         self.damaged: dict[str, Damaged] = {}
+        self._doubtful: set[str] = set()  # of which a sync has failed
         self._lock = -1
 
     def take(self) -> list[str]:
@@ -81,7 +85,11 @@ class Shelf:
         except OSError as error:
             self.release()
             raise JournalError(f"journal: the directory cannot be used: {error.strerror}") from None
-        names = self.disk.names(self.directory)
+        try:
+            names = self.disk.names(self.directory)
+        except OSError as error:
+            self.release()
+            raise JournalError(f"journal: the directory cannot be read: {error.strerror}") from None
         old = [name for name in names if name.startswith("gateway-")]
         if old:
             log.warning(
@@ -93,7 +101,10 @@ class Shelf:
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             if name.startswith(_DAMAGED):
                 self._know_damaged(name.removeprefix(_DAMAGED))
-        return [name for name in names if _is_id(name)]
+            if name.startswith(_FAILED):
+                self._doubtful.add(name.removeprefix(_FAILED))
+        known = (name.removeprefix(_FAILED) for name in names)
+        return [name for name in known if _is_id(name)]
 
     def release(self) -> None:
         """Let another gateway have the directory."""
@@ -125,15 +136,26 @@ class Shelf:
         """Return what there is of an earlier gateway's session; None: nothing to go on with.
 
         Only its beginning is read, unless that is damaged: `open` judges the rest when somebody
-        comes. For a thread. JournalError: the disk fails.
+        comes. One that cannot be read is passed over. For a thread.
         """
-        names = self.disk.names(self.path(session))
+        try:
+            return self._glance(session)
+        except JournalBusyError as error:
+            self.pass_over(session, error)
+        except Exception as error:  # whatever one of them is, the others are served
+            log.exception("session %s", session)
+            name = error.__class__.__name__
+            self.pass_over(session, JournalBusyError(f"the journal cannot be read ({name})"))
+        return None
+
+    def _glance(self, session: str) -> Glance | None:
+        names = self.disk.names(self.place(session))
         if WATERMARK not in names and len(names) <= 1:
             log.warning("session %s was never opened, or not to stay; it is removed", session)
             self.remove(session)
             return None
         try:
-            about = history.first_words(self.disk, self.path(session), names)
+            about = history.first_words(self.disk, self.place(session), names)
         except (JournalDamagedError, OSError):
             found = self.open(session)  # it is set aside there, or the disk's error is told
             if found is None:
@@ -148,23 +170,70 @@ class Shelf:
     def open(self, session: str) -> History | None:
         """Return the history of a session that sleeps; None: there is none to go on with.
 
-        One that is damaged is set aside. Reads all of it: for a thread. JournalError: the disk
-        fails, and nothing was changed.
+        One that is damaged is set aside. Reads all of it: for a thread. JournalBusyError: the disk
+        fails or is full, and it lies there for another try.
         """
         try:
+            self._trust(session)
             found = history.open_(self.disk, self.path(session), session)
         except JournalDamagedError as error:
             self.set_aside(session, error)
             return None
+        except JournalBusyError as error:
+            if error.doubtful:
+                self.doubt(session)
+            raise
+        except OSError as error:
+            what = f"{error.__class__.__name__}, errno {error.errno}"
+            raise JournalBusyError(f"the journal cannot be read ({what})") from None
         if not found.past.session.get("stays"):
             found.journal.close()
             self.remove(session)
             return None
         return found
 
+    def doubt(self, session: str) -> None:
+        """Note, also for later gateways, that a sync of a session's files has failed."""
+        if session in self._doubtful:
+            return
+        self._doubtful.add(session)
+        try:
+            os.rename(self.path(session), self.directory / f"{_FAILED}{session}")
+            self.disk.sync_directory(self.directory)
+        except OSError as error:  # at least this process knows
+            log.error("session %s: what is doubtful cannot be noted: %s", session, error.strerror)
+
+    def _trust(self, session: str) -> None:
+        """Cut off what is doubtful of a session, if a sync has failed, and let it be as others are.
+
+        JournalDamagedError, JournalBusyError, OSError.
+        """
+        if session not in self._doubtful:
+            return
+        place = self.place(session)
+        history.open_(self.disk, place, session, doubtful=True).journal.close()
+        if place != self.path(session):
+            os.rename(place, self.path(session))
+            self.disk.sync_directory(self.directory)
+        self._doubtful.discard(session)
+
+    def place(self, session: str) -> Path:
+        """Return where a session's files are now."""
+        aside = self.directory / f"{_FAILED}{session}"
+        return aside if session in self._doubtful and aside.exists() else self.path(session)
+
+    def pass_over(self, session: str, error: JournalBusyError) -> None:
+        """Leave a session that cannot be read where it is, as damaged until the next start."""
+        log.error("session %s is passed over: %s", session, error)
+        about = error.about or {}
+        opened = float(about.get("opened_at_s", 0.0))
+        why = f"{error}; the gateway looks again when it is started"
+        self.damaged[session] = Damaged(session, str(about.get("tenant", "")), opened, why)
+
     def remove(self, session: str) -> None:
         """Remove a session's files, damaged ones too."""
-        discard(self.path(session))
+        discard(self.place(session))
+        self._doubtful.discard(session)
         if self.damaged.pop(session, None) is not None:
             shutil.rmtree(self.directory / f"{_DAMAGED}{session}", ignore_errors=True)
 
@@ -178,7 +247,7 @@ class Shelf:
         """Return when something of a session was last written, of time.time()."""
         latest = 0.0
         with contextlib.suppress(OSError):
-            for each in os.scandir(self.path(session)):
+            for each in os.scandir(self.place(session)):
                 latest = max(latest, each.stat().st_mtime)
         return latest
 
@@ -193,7 +262,8 @@ class Shelf:
         }
         place = self.directory / f"{_DAMAGED}{session}"
         try:
-            os.rename(self.path(session), place)
+            os.rename(self.place(session), place)
+            self._doubtful.discard(session)
             self.disk.replace(place / _ABOUT, json.dumps(known).encode())
         except OSError as failure:
             raise JournalError(

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from farspan.core import limits
-from farspan.core.errors import CapacityError
+from farspan.core.errors import CapacityError, JournalError
 
 from farspan_server import session as sessions
 from farspan_server.config import GatewayConfig
 from farspan_server.history import History
+from farspan_server.journal import JournalBusyError
 from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
 from farspan_server.tenancy import Tenancy
@@ -40,8 +41,14 @@ class Sleeper:
     slept_at_s: float  # when it was used last
     frames: int = 0
     commands: int = 0
+    failure: str = ""  # why its journal could not be written, or opened, when it was tried last
     closing: asyncio.Future[None] | None = None  # of its files, by who had it before
     waking: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> str:
+        """As others may know it."""
+        return sessions.FAILED if self.failure else sessions.ASLEEP
 
 
 class Sleep:
@@ -59,6 +66,7 @@ class Sleep:
 
         def find(self, tenant: str, session: str) -> Live: ...
         def _refuse_late(self) -> None: ...
+        def _let_go(self, live: Live) -> None: ...
         def _keeper(self, live: Live, history: History) -> None: ...
         def _spawn(self, work: Any) -> asyncio.Task[Any]: ...
 
@@ -72,9 +80,9 @@ class Sleep:
         """How many sessions lie on disk and nowhere else."""
         return len(self._sleepers)
 
-    def sleepers(self) -> Counter[str]:
-        """Return how many sessions of each tenant sleep."""
-        return Counter(each.tenant for each in self._sleepers.values())
+    def sleepers(self) -> Counter[tuple[str, str]]:
+        """Return how many sessions sleep, by tenant and state: asleep or failed."""
+        return Counter((each.tenant, each.state) for each in self._sleepers.values())
 
     async def _find_all(self, shelf: Shelf) -> None:
         """Know the sessions of the gateway before this one. JournalError."""
@@ -84,7 +92,7 @@ class Sleep:
                 self._sleepers[each.session] = Sleeper(
                     each.session, each.tenant, each.opened_at_s, each.used_at_s
                 )
-                self.tenancy.found(each.session, each.tenant, shelf.path(each.session))
+                self.tenancy.found(each.session, each.tenant, shelf.place(each.session))
         if names:
             log.info("%d sessions were found on disk", len(self._sleepers))
 
@@ -106,7 +114,7 @@ class Sleep:
     async def wake(self, tenant: str, session: str) -> None:
         """Return when a session does not sleep; whether there is one, `find` knows.
 
-        JournalError: the disk fails. CapacityError: too many sessions are awake.
+        JournalError: the disk fails. CapacityError: it is full, or too many sessions are awake.
         """
         sleeper = self._sleepers.get(session)
         if sleeper is None or sleeper.tenant != tenant:
@@ -129,6 +137,9 @@ class Sleep:
                 await sleeper.closing
             async with self._openings:
                 found = await asyncio.to_thread(shelf.open, sleeper.id)
+        except JournalBusyError as error:  # it lies there until somebody tries again
+            sleeper.failure = stays(sleeper.id, str(error))
+            raise (CapacityError if error.full else JournalError)(sleeper.failure) from None
         finally:
             sleeper.waking = None
         del self._sleepers[sleeper.id]
@@ -156,22 +167,39 @@ class Sleep:
         """Put a session that has no client and no workers on the shelf, unless a call uses it."""
         if live.users or live.uploading or live.stream is not None:
             return
+        self._lay_down(live)
+        self.totals.end(live, "")
+
+    def _lay_down(self, live: Live) -> None:
         assert live.keeper is not None
         self._sessions.pop(live.id, None)
         self._channels.pop(live.channel, None)
         frames, commands = live.count
-        sleeper = Sleeper(live.id, live.tenant, live.opened_at_s, time.time(), frames, commands)
+        sleeper = Sleeper(
+            live.id, live.tenant, live.opened_at_s, time.time(), frames, commands, live.failure
+        )
         sleeper.closing = live.keeper.close(forget=False)
         self._sleepers[live.id] = sleeper
-        self.totals.end(live, "")
 
-    def _forget(self, sleeper: Sleeper, why: str) -> None:
-        """End a session that nobody is about to wake."""
+    def _set_aside(self, live: Live, message: str) -> None:
+        """Let a session whose journal failed sleep with what survived, and tell its client."""
+        live.failure = stays(live.id, message)
+        log.error("session %s: %s", live.id, live.failure)
+        self.totals.end(live, "JournalError")
+        self.tenancy.failed(live)
+        self._lay_down(live)
+        self._let_go(live)
+        stream, live.stream = live.stream, None
+        if stream is not None:
+            stream.end("JournalError", live.failure)
+
+    def _forget(self, sleeper: Sleeper, why: str, kind: str = "SessionClosedError") -> None:
+        """End a session that nobody is about to wake. kind: what the audit log calls it."""
         shelf = self._shelf
         assert shelf is not None
         log.info("session %s: ended in its sleep: %s", sleeper.id, why)
         del self._sleepers[sleeper.id]
-        self.tenancy.ended(sleeper, "SessionClosedError")
+        self.tenancy.ended(sleeper, kind)
         # Behind what still closes its files.
         asyncio.get_running_loop().run_in_executor(self._syncing, shelf.remove, sleeper.id)
 
@@ -180,6 +208,19 @@ class Sleep:
         now_s, total = time.time(), 0
         for sleeper in sorted(self._sleepers.values(), key=lambda each: -each.slept_at_s):
             total += self.tenancy.disk.held(sleeper.id)
-            old = now_s - sleeper.slept_at_s > self.config.retention_s
-            if (old or 0 < self.config.retention_bytes < total) and sleeper.waking is None:
-                self._forget(sleeper, "its retention is over")
+            if sleeper.waking is not None:
+                continue
+            if now_s - sleeper.slept_at_s > self.config.retention_s:
+                self._forget(sleeper, "its retention is over", "RetentionOver")
+            elif 0 < self.config.retention_bytes < total:
+                most = self.config.retention_bytes
+                why = f"sleeping sessions take more than {most} bytes, and others were used later"
+                self._forget(sleeper, why, "RetentionBytes")
+
+
+def stays(session: str, reason: str) -> str:
+    """Return what those are told whose session lies on disk for this reason."""
+    return (
+        f'{reason}; the session stays on disk with what survived: farspan.attach("{session}") goes '
+        "on from there when the disk works and has room"
+    )

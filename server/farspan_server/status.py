@@ -13,6 +13,8 @@ from farspan import wire
 from farspan.core import limits
 from farspan.core.errors import AuthError, ConnectError, ServiceError, SessionClosedError
 
+_PAGES_MAX = 10_000  # of a list, whatever a gateway says
+
 
 def sessions(
     address: str,
@@ -21,9 +23,20 @@ def sessions(
     cert: Path | None = None,
     key: Path | None = None,
 ) -> tuple[wire.SessionInfo, ...]:
-    """Return the sessions of the token's tenant; raise ConnectError, AuthError or ServiceError."""
-    answer = ask(address, token, "List", wire.ListRequest(), ca, cert, key)
-    return wire.decode(wire.ListReply, answer).sessions
+    """Return all sessions of the token's tenant, oldest first, however many pages they are.
+
+    ConnectError, AuthError or ServiceError.
+    """
+    found: dict[str, wire.SessionInfo] = {}
+    asked = wire.ListRequest()
+    for _ in range(_PAGES_MAX):
+        reply = wire.decode(wire.ListReply, ask(address, token, "List", asked, ca, cert, key))
+        found.update({each.session: each for each in reply.sessions})
+        if not reply.more or not reply.sessions:
+            break
+        last = reply.sessions[-1]
+        asked = wire.ListRequest(last.session, last.opened_at_s)
+    return tuple(found.values())
 
 
 def ask(
@@ -34,8 +47,9 @@ def ask(
     ca: Path | None = None,
     cert: Path | None = None,
     key: Path | None = None,
+    timeout_s: float | None = None,
 ) -> bytes:
-    """Return a gateway's answer to a unary call.
+    """Return a gateway's answer to a unary call, within CONNECT_S unless it may take longer.
 
     Raises ConnectError, AuthError, SessionClosedError or ServiceError.
     """
@@ -53,7 +67,7 @@ def ask(
         try:
             answer: bytes = call(
                 wire.encode(asked),
-                timeout=limits.CONNECT_S,
+                timeout=timeout_s or limits.CONNECT_S,
                 metadata=[("authorization", f"Bearer {token}")],
             )
         except grpc.RpcError as error:

@@ -238,10 +238,18 @@ class Tenancy:
         """Return the ids of a tenant's sessions, those that sleep too."""
         return self._sessions.get(tenant, frozenset())
 
+    def failed(self, live: Live) -> None:
+        """Write down that a session's journal failed; what lies on disk is its tenant's still."""
+        self.audit.note("session failed", tenant=live.tenant, session=live.id)
+
     def came(self, live: Live, how: str) -> None:
         """Write down that a client goes on with a session, or that another takes it over."""
         log.info("session %s: %s", live.id, how)
         self._note(f"session {how}", tenant=live.tenant, session=live.id)
+
+    def moved(self, live: Live, source: str, target: str) -> None:
+        """Write down that a session went to other workers, because somebody asked for it."""
+        self._note("session moved", tenant=live.tenant, session=live.id, source=source, to=target)
 
     def refused(self, error: FarspanError) -> None:
         """Write down that a session was not opened; the text of an error may be the client's."""
@@ -283,9 +291,10 @@ class Tenancy:
     def claim(self, live: Live, deadline: float) -> Iterator[pools.Input]:
         """Yield what the pool is to hear when a session wants its workers."""
         yield self._allowed(live.tenant)
-        yield pools.Claimed(
-            live.id, live.tenant, live.machine.kinds, deadline, live.memory_bytes, live.numerics
+        claim = pools.Claimed(
+            live.id, live.tenant, live.worker_kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
+        yield claim if live.moving is None else live.moving
 
     def command_s(self, tenant: str) -> float:
         """Return the seconds that a command may take; 0: as many as it wants."""

@@ -48,7 +48,7 @@ class Plan:
     command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
     retention_days: float = 7.0
-    retention_gb: float = 0.0
+    retention_bytes: int = 0
     metrics_port: int | None = None  # of the gateway, on this machine only; 0 picks one
     token_file: Path | None = None  # tokens beside the one that is made
     tenants: Path | None = None
@@ -107,7 +107,7 @@ class Up:
             *("--snapshot-frames", str(plan.snapshot_frames)),
             *("--command-seconds", str(plan.command_s_max)),
             *("--durability", plan.durability, "--retention-days", str(plan.retention_days)),
-            *("--retention-gb", str(plan.retention_gb)),
+            *("--retention-bytes", str(plan.retention_bytes)),
             *([] if plan.token_file is None else ["--token-file", str(plan.token_file)]),
             *([] if plan.tenants is None else ["--tenants", str(plan.tenants)]),
             *([] if plan.audit is None else ["--audit", str(plan.audit)]),
@@ -176,7 +176,7 @@ class Up:
             child = self._children.get(name)
             if child is None or child.returncode is not None:
                 continue
-            child.terminate()
+            child.send_signal(signal.SIGINT)  # all of it ends: nobody is there to go on elsewhere
             try:
                 async with asyncio.timeout(_STOP_S):
                     await child.wait()

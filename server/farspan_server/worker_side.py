@@ -18,7 +18,7 @@ from farspan.core.errors import JournalError
 from farspan_server import pool as pools
 from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
-from farspan_server.live import KINDS, Live
+from farspan_server.live import KINDS, Live, names_of
 from farspan_server.supervisor_link import SupervisorLink
 from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
@@ -115,9 +115,10 @@ class WorkerSide:
             self.give(live, messages.ClientGone())
         # In line until its lease ends, when it sleeps again: its client may be back before. Not at
         # once: of a line that is full it would be denied, and claim, and be denied for ever.
-        asyncio.get_running_loop().call_later(_AGAIN_S, self._claim_again, live)
+        asyncio.get_running_loop().call_later(_AGAIN_S, self.claim_again, live)
 
-    def _claim_again(self, live: Live) -> None:
+    def claim_again(self, live: Live) -> None:
+        """Let a session that waits in line wait for what it may have by now."""
         if live.machine.waits and live.id in self._sessions:
             deadline = time.monotonic() + self.config.lease_s + live.wait_s
             for told in self.tenancy.claim(live, deadline):
@@ -133,26 +134,31 @@ class WorkerSide:
             link.Peer(index, worker.address, worker.key.hex(), worker.epoch)
             for index, worker in enumerate(workers)
         )
+        # What computes it says so to the worker; to its client each device keeps its name.
+        names = names_of(tuple(worker.kind for worker in workers))
         for index, each in enumerate(live.links):
             memory = live.memory_bytes
             restore = live.keeper is not None and live.keeper.restores
             body = link.Open(
-                live.id, live.tenant, index, peers, memory, live.names[index], restore,
+                live.id, live.tenant, index, peers, memory, names[index], restore,
                 steady=live.keeper is not None, command_s_max=self.tenancy.command_s(live.tenant),
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
         self.totals.waited(live, time.monotonic())
         try:
-            changed = live.pin(tuple(worker.numerics for worker in workers))
+            changed = live.pin(workers)
         except JournalError as error:
-            self.give(live, messages.Fault("JournalError", str(error)))
+            self.give(live, messages.JournalFailed(str(error)))
             return
         if changed:
             log.warning(
                 "session %s: goes on with workers of another numerics key, as it allows; its bits "
                 "may differ after frame %d", live.id, live.machine.base,
             )  # fmt: skip
-        live.post(devices=live.devices)
+            self.tenancy.audit.note("numerics changed", tenant=live.tenant, session=live.id)
+            if live.keeper is not None:  # who recovers it must know which bits are its own
+                self._spawn(live.keeper.durable())
+        live.post(devices=live.devices, numerics=live.changes)
         if live.keeper is not None:
             live.keeper.begin(live.links, live.channel)
         self.give(live, messages.Assigned())

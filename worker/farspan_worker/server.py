@@ -324,7 +324,7 @@ class Worker:
                     self._post(session, to, link.marker(number, mine), b"")
             with self._state:
                 self._inbox.cut(session, number, base)
-        self._run_lone()
+        self._run_lone()  # where the markers came before
 
     def _take_cut(self, session: Session, cut: Cut) -> bool:
         """Send the session's state; return whether the next frames may run meanwhile."""

@@ -203,4 +203,23 @@ class Lost:
     command: int = -1  # what it died of, if one command is known
 
 
-Event = Acked | Value | Failed | Send | Lost
+@dataclass(slots=True, frozen=True)
+class NumericsChange:
+    """The session went on with workers of another numerics key, from a command on."""
+
+    number: int  # of the session's changes, from 1
+    command: int  # the first one that the new workers ran; 0 while there is none
+    frame: int  # the last one before it
+    before: tuple[str, ...] = ()  # keys, without repetitions
+    after: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class Changed:
+    """All changes of a session's numerics so far. known: they are no news to this client."""
+
+    changes: tuple[NumericsChange, ...]
+    known: bool = False
+
+
+Event = Acked | Value | Failed | Send | Lost | Changed

@@ -136,6 +136,10 @@ class ProtocolError(ServiceError):
     """Bytes from a peer that are not a valid message of this protocol."""
 
 
+class NumericsChangedWarning(UserWarning):
+    """A session goes on with workers that compute other bits; names the first such command."""
+
+
 #: Names that may travel in an event; anything else arrives as ServiceError.
 BY_NAME: dict[str, type[FarspanError]] = {}
 

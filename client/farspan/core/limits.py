@@ -142,6 +142,7 @@ TENANTS_SHOWN_MAX: Final = 64  # by name in metrics; what is beyond goes by one 
 WORKERS_SHOWN_MAX: Final = 256  # by name in metrics.
 OPERATOR_CALLS_MAX: Final = 16  # connections of the operator's port at once; the next one waits.
 CUT_WAIT_S: Final = 5.0  # for a snapshot of a session that is to leave its worker.
+MOVE_S: Final = 120.0  # for a session that moves to have arrived: snapshot, restore, replay.
 DRAIN_WAIT_S: Final = 60.0  # for sessions without a journal to leave a worker that drains.
 DISK_FREE_BYTES_MIN: Final = 512 * MiB  # below, a gateway with journals takes no new sessions.
 

@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError
 
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
+from farspan.core.command import NumericsChange
 from farspan.core.errors import ProtocolError
 from farspan.wire.checks import ID_END, at_most, few_fields, parse
 from farspan.wire.envelopes import decode_parts, encode_parts
@@ -46,17 +47,6 @@ class Device:
     epoch: int
     worker: str = ""
     numerics: str = ""
-
-
-@dataclass(slots=True, frozen=True)
-class NumericsChange:
-    """The session went on with workers of another numerics key, from a command on."""
-
-    number: int
-    command: int  # 0 while there is none
-    frame: int
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
