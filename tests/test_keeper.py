@@ -303,3 +303,37 @@ def test_a_value_that_an_older_client_does_not_fetch_holds_up_no_snapshot(
         cluster.until(lambda: 9 in live.downloads._transfers)
 
     clustered(tmp_path, body)
+
+
+@pytest.mark.parametrize("more", [{"every_frames": 5}, {"every_bytes": 400}, {}])
+def test_a_snapshot_comes_after_so_many_frames_or_bytes(tmp_path: Path, more: Any) -> None:
+    async def body() -> None:
+        given: list[Any] = []
+        with ThreadPoolExecutor(1) as syncing:
+            disk = RealDisk()
+            history = History.create(disk, tmp_path / "s", "s", "", syncs=False)
+            keeper = Keeper(disk, tmp_path / "s", history, given.append, 1000.0, syncing, **more)
+            keeper.begin((Worker(),), 1)  # type: ignore[arg-type]
+            keeper._cut_at_s = 1.0
+            for sequence in range(1, 7):
+                keeper.frame(sequence, b"x" * 30)
+                keeper.look(500.0, sequence)
+                if sequence < 4:
+                    assert not given
+            assert given == ([messages.Cut(1)] * len(given) if more else []) and bool(
+                given
+            ) == bool(more)
+            keeper.close()
+
+    asyncio.run(body())
+
+
+def test_a_part_that_refers_to_what_is_not_there_is_no_snapshot(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        keeper.begin((Worker(),), 1)  # type: ignore[arg-type]
+        for told in (b"[1]", b"[", b'"x"', b"[null]", b"7"):
+            keeper.mark(3, 0)
+            await keeper.part(0, link.Chunk(link.OLDER + 3, len(told), 0, link.LAST, told))
+            assert given.pop() == messages.CutFailed(3) and not given
+
+    kept(tmp_path / "s", body)

@@ -95,6 +95,21 @@ _every = click.option(
 )  # fmt: skip
 
 
+_bytes = click.option(
+    "--snapshot-bytes", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_BYTES,
+    show_default=True, metavar="BYTES", help="Of journal: then a snapshot comes sooner.",
+)  # fmt: skip
+_frames = click.option(
+    "--snapshot-frames", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_FRAMES,
+    show_default=True, metavar="COUNT", help="Of frames: then a snapshot comes sooner.",
+)  # fmt: skip
+
+
+def _snapshots(command: Any) -> Any:
+    """Add when snapshots are taken to a command."""
+    return _every(_bytes(_frames(command)))
+
+
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
     show_default=True, help="Of sessions that do not say it; without a journal: off.",
@@ -155,7 +170,7 @@ def main() -> None:
     "--no-journal", is_flag=True,
     help="Keep no sessions; without it and --journal: in the user's state directory.",
 )  # fmt: skip
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -168,7 +183,8 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, no_journal: bool, snapshot_every: float, command_seconds: float,
+    journal: Path | None, no_journal: bool, snapshot_every: float, snapshot_bytes: int,
+    snapshot_frames: int, command_seconds: float,
     durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
     tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -187,7 +203,8 @@ def up(
             raise click.ClickException(str(error)) from None
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
+        journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
         retention_days=retention_days, retention_bytes=retention_bytes,
         command_s_max=command_seconds,
@@ -222,7 +239,7 @@ def up(
     help="A worker started by `farspan worker`; may be given several times.",
 )
 @_journal
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -277,6 +294,8 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    snapshot_bytes: int,
+    snapshot_frames: int,
     command_seconds: float,
     durability: str,
     retention_days: float,
@@ -310,6 +329,8 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames,
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,
@@ -340,6 +361,13 @@ async def _serve(
 @click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
 @click.option("--no-ray", is_flag=True, help="Workers as plain processes; CPU only.")
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="For sockets.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0.0),
+    default=30.0,
+    show_default=True,
+    help="After SIGTERM, for sessions to leave its workers. SIGINT or a second one: at once.",
+)
 @click.option("--first-epoch", type=int, default=0, help="Default: the time in seconds.")
 @_threads
 @_level
@@ -369,9 +397,12 @@ def supervisor(as_json: bool, parent: int, first_epoch: int, **options: Any) -> 
 
         # Epochs must outgrow those of a supervisor before this one; the time does.
         fleet = Fleet(capacity, spares, first_epoch or int(time.time()))
-        running = asyncio.create_task(Supervisor(fleet, launcher, gateway, key, ready).run())
+        made = Supervisor(fleet, launcher, gateway, key, ready)
+        running = asyncio.create_task(made.run())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and not stop.at_once.is_set():
+            await _either(made.drain(options["drain_seconds"]), stop.at_once.wait(), running)
         running.cancel()
         try:
             await asyncio.gather(running, return_exceptions=not running.done())
@@ -500,7 +531,12 @@ class _Stop(asyncio.Event):
     what it means to most services: `reload`, if there is something to.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = asyncio.Event()  # nothing may be waited for any more
+
     orphaned = False
+    _asked = False
     watched = False  # there is a parent whose death SIGHUP tells
     reload: Callable[[], None] | None = None
 
@@ -509,7 +545,28 @@ class _Stop(asyncio.Event):
             self.reload()
             return
         self.orphaned = True
+        self.interrupt()
+
+    def terminate(self) -> None:
+        """Take SIGTERM; the second one is meant."""
+        if self.is_set() or self._asked:
+            self.at_once.set()
+        self._asked = True
         self.set()
+
+    def interrupt(self) -> None:
+        """Take SIGINT, or that there is nobody any more who would wait."""
+        self.at_once.set()
+        self.set()
+
+
+async def _either(*waits: Any) -> None:
+    """Return when one of them is over; those that are no tasks end then."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, each in zip(tasks, waits, strict=True):
+        if task is not each:
+            task.cancel()
 
 
 async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> int:
@@ -519,8 +576,8 @@ async def _until_stopped(run: Callable[[_Stop], Coroutine[Any, Any, None]]) -> i
     stop = _Stop()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, stop.hang_up)
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, stop.terminate)
     try:
         await run(stop)
     except (FarspanError, OSError) as error:

@@ -156,6 +156,12 @@ class Cluster:
             return _first_line(error)
         return "the worker ended"
 
+    def drain(self, process: int) -> None:
+        """Let an actor end when its sessions have left it, in a bounded time."""
+        actor = self._actors.get(process)
+        if actor is not None:
+            actor.drain.remote()
+
     async def kill(self, process: int) -> None:
         """End an actor for good; its bundle is free for another."""
         import ray

@@ -49,6 +49,7 @@ class Drains:
         self.states: dict[str, str] = {}  # by worker
         self._line: dict[str, float] = {}  # by worker: seconds to wait for sessions
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def begin(self, names: Iterable[str], wait_s: float) -> None:
         """Drain these workers, one after another. Doing it twice does it once."""
@@ -59,21 +60,34 @@ class Drains:
         if self._line and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
+    def begin_now(self, name: str, wait_s: float) -> None:
+        """Drain a worker beside all others: it is about to end by itself."""
+        if self.states.get(name) in (DRAINING, REPLACING):
+            return
+        self._line.pop(name, None)
+        self.states[name] = DRAINING
+        task = asyncio.create_task(self._carry_out(name, wait_s))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
     def stop(self) -> None:
         """Leave all as it is."""
-        if self._task is not None:
-            self._task.cancel()
+        for each in (self._task, *self._leaving):
+            if each is not None:
+                each.cancel()
 
     async def _run(self) -> None:
         while self._line:
             name = next(iter(self._line))
-            wait_s = self._line.pop(name)
-            try:
-                self.states[name] = await self._drain(name, wait_s)
-            except Exception:  # a defect of ours: the others' turn comes all the same
-                log.exception("drain of %s", name)
-                self.states[name] = STUCK
-            log.info("drain of worker %s: %s", name, self.states[name])
+            await self._carry_out(name, self._line.pop(name))
+
+    async def _carry_out(self, name: str, wait_s: float) -> None:
+        try:
+            self.states[name] = await self._drain(name, wait_s)
+        except Exception:  # a defect of ours: the others' turn comes all the same
+            log.exception("drain of %s", name)
+            self.states[name] = STUCK
+        log.info("drain of worker %s: %s", name, self.states[name])
 
     async def _drain(self, name: str, wait_s: float) -> str:
         worker = self._ground.find_worker(name)

@@ -179,4 +179,4 @@ class Operations:
         worker = self._service.find_worker(name)
         if worker is not None and self._left.get(name) != worker.epoch:
             self._left[name] = worker.epoch
-            self._drains.begin([name], limits.DRAIN_WAIT_S)
+            self._drains.begin_now(name, limits.DRAIN_WAIT_S)

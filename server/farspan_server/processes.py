@@ -59,6 +59,12 @@ class Processes:
             return f"the process was killed by {signal.Signals(-status).name}"
         return f"the process ended with status {status}"
 
+    def drain(self, process: int) -> None:
+        """Let a process end when its sessions have left it, in a bounded time."""
+        child = self._children.get(process)
+        if child is not None and child.returncode is None:
+            child.terminate()
+
     async def kill(self, process: int) -> None:
         """End a process for good, and wait for it."""
         child = self._children.pop(process, None)

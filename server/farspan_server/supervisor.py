@@ -23,6 +23,7 @@ from farspan_server.link import Link, dial
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 0.2  # between attempts to reach the gateway
+_LOOK_S = 0.02  # between looks whether drained workers have ended
 _KILL_S = 5.0  # for a launcher to end a process; its epoch is over whether it does or not
 
 
@@ -35,6 +36,7 @@ class Launcher(Protocol):
 
     async def start(self, process: int, kind: str, key: bytes) -> Started: ...
     async def ended(self, process: int) -> str: ...
+    def drain(self, process: int) -> None: ...
     async def kill(self, process: int) -> None: ...
     async def close(self) -> None: ...
 
@@ -59,9 +61,11 @@ class Supervisor:
         self._key = key
         self._ready: Callable[[list[Started]], None] | None = ready
         self._link: Link | None = None
+        self._drains = False  # the end is near: nothing is started any more
         self._keys: dict[int, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lives: dict[int, asyncio.Task[None]] = {}
+        self._serving: set[int] = set()  # of those, what has begun to listen
         self._gone: asyncio.Future[None] = asyncio.Future()
 
     async def run(self) -> None:
@@ -78,6 +82,22 @@ class Supervisor:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._launcher.close()
 
+    async def drain(self, seconds: float) -> None:
+        """Let the sessions of all workers leave, and start none any more; at most so long.
+
+        Those with a journal are snapshotted and wait for other workers, those without end first.
+        """
+        self._drains = True
+        for process in list(self._lives):
+            if process in self._serving:
+                self._launcher.drain(process)
+            else:
+                self._spawn(self._kill(process, "the supervisor ends"))
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._lives and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_S)
+        log.info("the workers have been drained; %d are left", len(self._lives))
+
     # --- what happens, and what is done about it -------------------------------------------------
     def _observe(self, observation: Observation) -> None:
         self._do(self._fleet.handle(observation))
@@ -85,6 +105,8 @@ class Supervisor:
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
+                case fleets.Start() if self._drains:
+                    pass
                 case fleets.Start(process, kind, delay_s):
                     self._keys[process] = secrets.token_bytes(link.KEY_BYTES)
                     self._lives[process] = self._spawn(self._live(process, kind, delay_s))
@@ -138,6 +160,7 @@ class Supervisor:
             log.warning("a %s worker did not start: %s", kind, error)
             self._spawn(self._kill(process, str(error)))
             return
+        self._serving.add(process)
         self._observe(started)
         ended = asyncio.ensure_future(self._launcher.ended(process))
         listening = asyncio.ensure_future(self._listen(process, watch))
@@ -164,6 +187,7 @@ class Supervisor:
         return "its link broke"
 
     async def _kill(self, process: int, reason: str) -> None:
+        self._serving.discard(process)
         life = self._lives.pop(process, None)
         if life is None:
             return  # someone else is at it

@@ -13,12 +13,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farspan_worker import logs, process
+from farspan_worker.leaving import DRAIN_S, drain
 
 if TYPE_CHECKING:
     from farspan_worker.server import Worker
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cpu-level", choices=process.LEVELS, default="", help="x86-64 level; default: this CPU's"
     )
     parser.add_argument(
-        "--drain-seconds", type=float, default=30.0, help="after SIGTERM, for sessions to leave"
+        "--drain-seconds", type=float, default=DRAIN_S, help="after SIGTERM, for sessions to leave"
     )
     parser.add_argument("--log-format", choices=logs.FORMATS, help="of what goes to stderr")
     parser.add_argument("--json", action="store_true", help="say address and pid on stdout")
@@ -82,18 +82,6 @@ def start(listen: str, key: bytes, *, as_json: bool) -> Worker:
     else:
         print(f"worker {os.getpid()} listens at {address}", file=sys.stderr)
     return worker
-
-
-def drain(worker: Worker, seconds: float, at_once: threading.Event) -> None:
-    """Tell gateways that the worker wants to end, and wait until its sessions have left.
-
-    At most so long, and no longer once `at_once` is set. Gateways hear of it by a heartbeat.
-    """
-    deadline = time.monotonic() + seconds
-    worker.draining = True
-    while worker.counts()["sessions"] and time.monotonic() < deadline:
-        if at_once.wait(0.02):
-            return
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class WorkerActor:
     """A worker process. Its thread policy is in the environment that Ray started it with."""
 
     def __init__(self, key: bytes, listen: str, make_engine: Any = None, kind: str = "cpu") -> None:
+        from farspan_worker.leaving import Leaving
         from farspan_worker.server import Worker
         from farspan_worker.warm import warm_engine
 
@@ -34,11 +35,19 @@ class WorkerActor:
         # "node" stands for this machine's address among Ray's, whatever that is.
         at = f"tls:{ray.util.get_node_ip_address()}:0" if listen == "node" else listen
         self._address = self._worker.listen(at)
+        self._leaving = Leaving(self._worker)
+        if threading.current_thread() is threading.main_thread():  # else Ray ends it at once
+            self._leaving.on_sigterm()
 
     @ray.method(concurrency_group="control")
     def where(self) -> dict[str, Any]:
         """Return what the gateway is told of this worker; comes once it listens."""
         return {"address": self._address, "host": socket.gethostname(), "pid": os.getpid()}
+
+    @ray.method(concurrency_group="control")
+    def drain(self) -> None:
+        """Let the sessions leave, for a bounded time; then the process ends."""
+        self._leaving.begin()
 
     @ray.method(concurrency_group="watch")
     def live(self) -> None:
