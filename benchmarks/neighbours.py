@@ -5,8 +5,12 @@
 
 A service of real processes with a worker for each tenant. The neighbour reads a number back, over
 and over; meanwhile the other sends as fast as it can, in each of the ways below. Alone and beside
-it alternate; printed are medians over the rounds of the median and of the 99th percentile. The
-machine's cores are shared too: `spin` shows what one busy core costs by itself, with no flood.
+it alternate; printed are medians over the rounds of the median and of the 99th percentile.
+
+The machine's cores are shared too, which farspan cannot change: `spin` and `spin3` show what one
+and three plain busy processes cost by themselves, with no flood. The second pair of ratios is
+without the time in which the kernel let the neighbour's way (its client, gateway, its worker) wait
+for a core, as /proc tells of their busiest threads: what is left is farspan's own.
 
 A turn of the gateway's loop is what everybody waits for who comes meanwhile. `--turns` measures
 them in CPU time of the gateway's thread, which other processes do not change.
@@ -43,8 +47,8 @@ from farspan_server.gateway import Gateway
 
 
 @contextmanager
-def service() -> Iterator[tuple[str, str, str]]:
-    """Yield the address and two tenants' tokens."""
+def service() -> Iterator[tuple[str, str, str, int]]:
+    """Yield the address, two tenants' tokens, and the process of the gateway."""
     with tempfile.TemporaryDirectory(prefix="neighbours-") as folder:
         path, tokens = Path(folder) / "tokens", []
         for tenant in ("anna", "bert"):
@@ -59,7 +63,8 @@ def service() -> Iterator[tuple[str, str, str]]:
         )  # fmt: skip
         try:
             assert up.stdout is not None
-            yield json.loads(up.stdout.readline())["address"], tokens[0], tokens[1]
+            ready = json.loads(up.stdout.readline())
+            yield ready["address"], tokens[0], tokens[1], ready["pids"]["gateway"]
         finally:
             up.send_signal(signal.SIGTERM)
             up.wait(30)
@@ -129,8 +134,18 @@ def spin(address: str, token: str) -> None:
         pass
 
 
+def spin3(address: str, token: str) -> None:
+    """Nothing of farspan's: three processes want a core, as client, gateway and worker do."""
+    for _ in range(2):
+        if not os.fork():
+            while os.getppid() != 1:
+                pass
+            os._exit(0)
+    spin(address, token)
+
+
 FLOODS: tuple[Callable[[str, str], None], ...] = (
-    commands, uploads, questions, guesses, crumbs, spin,
+    commands, uploads, questions, guesses, crumbs, spin, spin3,
 )  # fmt: skip
 
 
@@ -158,14 +173,42 @@ def _bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 # --- the neighbour --------------------------------------------------------------------------------
-def trips(seconds: float) -> list[float]:
-    """Return the seconds of each round trip."""
-    x, found, ends = farspan.ones(1), [], time.perf_counter() + seconds
+class Waits:
+    """For how long processes have waited for a core, as the kernel tells of their busiest threads:
+    a round trip goes through one of each after the other."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.files = [open(max(self._threads(pid))[1]) for pid in pids]
+
+    @staticmethod
+    def _threads(pid: int) -> list[tuple[int, str]]:
+        """Return the nanoseconds of each thread, and where its times stand."""
+        names = [f"/proc/{pid}/task/{task}/schedstat" for task in os.listdir(f"/proc/{pid}/task")]
+        return [(int(Path(name).read_text().split()[0]), name) for name in names]
+
+    def seconds(self) -> float:
+        """Return them all together."""
+        found = 0
+        for file in self.files:
+            file.seek(0)
+            found += int(file.read().split()[1])
+        return 1e-9 * found
+
+
+def trips(seconds: float, pids: list[int]) -> tuple[list[float], list[float]]:
+    """Return the seconds of each round trip, and those without waits of processes for a core."""
+    x, found, own = farspan.ones(1), [], []
+    (x + 1).item()
+    waits, ends = Waits(pids), time.perf_counter() + seconds
+    after = waits.seconds()
     while time.perf_counter() < ends:
+        before = after
         begun = time.perf_counter()
         (x + 1).item()
         found.append(time.perf_counter() - begun)
-    return found
+        after = waits.seconds()
+        own.append(max(0.0, found[-1] - (after - before)))
+    return found, own
 
 
 def summary(found: list[float]) -> tuple[float, float]:
@@ -177,20 +220,27 @@ def summary(found: list[float]) -> tuple[float, float]:
 def measure(flood: Callable[[str, str], None], seconds: float, rounds: int) -> dict[str, float]:
     """Return medians over the rounds: alone, beside the flood."""
     alone, beside = [], []
-    with service() as (address, anna, bert):
-        with farspan.connect(address, token=bert, devices="cpu"):
-            trips(0.3)
+
+    def looked() -> tuple[float, ...]:
+        found, own = trips(seconds, pids)
+        return *summary(found), *summary(own)
+
+    with service() as (address, anna, bert, gateway):
+        with farspan.connect(address, token=bert, devices="cpu") as session:
+            pids = [os.getpid(), gateway, int(session.transport.devices[0]["pid"])]
+            trips(0.3, pids)
             for _ in range(rounds):
-                alone.append(summary(trips(seconds)))
+                alone.append(looked())
                 other, begun = start(flood, address, anna)
                 begun.wait(60)
                 time.sleep(1.0)
-                beside.append(summary(trips(seconds)))
+                beside.append(looked())
                 assert other.is_alive(), f"{flood.__name__} has ended"
                 os.kill(other.pid or 0, signal.SIGKILL)
                 other.join()
                 time.sleep(0.5)
-    names = ("alone_p50_us", "alone_p99_us", "beside_p50_us", "beside_p99_us")
+    names = [f"{when}_{what}_us" for when in ("alone", "beside")
+             for what in ("p50", "p99", "own_p50", "own_p99")]  # fmt: skip
     columns = zip(*([*a, *b] for a, b in zip(alone, beside, strict=True)), strict=True)
     return {name: statistics.median(c) for name, c in zip(names, columns, strict=True)}
 
@@ -283,7 +333,9 @@ def main() -> None:
                 f"{flood.__name__:10s} alone {m['alone_p50_us']:6.0f} /{m['alone_p99_us']:7.0f}"
                 f"   beside {m['beside_p50_us']:6.0f} /{m['beside_p99_us']:7.0f}"
                 f"   {m['beside_p50_us'] / m['alone_p50_us']:5.2f} x"
-                f" /{m['beside_p99_us'] / m['alone_p99_us']:6.2f} x",
+                f" /{m['beside_p99_us'] / m['alone_p99_us']:6.2f} x"
+                f"   own {m['beside_own_p50_us'] / m['alone_own_p50_us']:5.2f} x"
+                f" /{m['beside_own_p99_us'] / m['alone_own_p99_us']:6.2f} x",
                 flush=True,
             )
 

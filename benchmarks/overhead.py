@@ -315,7 +315,7 @@ def service(address: str | None, token_file: str | None) -> Iterator[tuple[str, 
         yield address, Path(token_file or "").read_text().strip() if token_file else ""
         return
     folder = tempfile.TemporaryDirectory(prefix="farspan-bench-")
-    command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:1", "--json"]
+    command = [sys.executable, "-m", "farspan_server", "up", "--workers", "cpu:2", "--json"]
     command += ["--journal", folder.name]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -340,9 +340,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--address")
     parser.add_argument("--token-file")
-    parser.add_argument(
-        "--durability", help="of the rows that are no bytes; default: the gateway's"
-    )
+    parser.add_argument("--durability", default="durable", help="durable|off, of all other rows")
     parser.add_argument("--no-shared", action="store_true", help="bytes by the stream only")
     parser.add_argument("--smoke", action="store_true", help="local:, tiny sizes, one round")
     parser.add_argument("--bare-server", action="store_true", help=argparse.SUPPRESS)
@@ -390,7 +388,8 @@ def opened(address: str, token: str, options: Any) -> Iterator[tuple[Any, dict[s
             ways[f"stream{name}"] = connect(shared_memory=False, durability=durability)
             if not options.no_shared:
                 ways[f"shared{name}"] = connect(durability=durability)
-        yield connect(durability=options.durability), ways
+        kind = "stream" if options.no_shared else "shared"
+        yield ways[kind if options.address else f"{kind}, {options.durability}"], ways
 
 
 if __name__ == "__main__":

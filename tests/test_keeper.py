@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +60,32 @@ def begin(keeper: Keeper, last: int = 0) -> Worker:
     keeper.begin((worker,), 1)  # type: ignore[arg-type]
     keeper.replay(1, last, lambda: True)
     return worker
+
+
+def test_what_a_snapshot_makes_needless_is_not_removed_while_others_wait(tmp_path: Path) -> None:
+    removed: list[tuple[str, bool]] = []
+
+    class Slow(RealDisk):
+        """A disk that notes who removes files; large ones take milliseconds."""
+
+        def remove(self, path: Path) -> None:
+            removed.append((path.name, threading.current_thread() is threading.main_thread()))
+            super().remove(path)
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        history = keeper.history
+        for disk in (history._disk, history.journal._disk):
+            assert isinstance(disk, RealDisk)
+        history._disk = history.journal._disk = Slow()
+        for number in (1, 2):
+            keeper.mark(number, 0)
+            await keeper.part(0, link.Chunk(link.PARTS + number, 1, 0, link.LAST, b"x"))
+            keeper.commit(number, 0)
+        await asyncio.get_running_loop().run_in_executor(keeper._syncing, int)
+
+    kept(tmp_path / "s", body)
+    assert {name.partition("-")[0] for name, _ in removed} >= {"snapshot", f"{0:020}.journal"}
+    assert not any(on_the_loop for _, on_the_loop in removed)
 
 
 def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
@@ -276,3 +303,37 @@ def test_a_value_that_an_older_client_does_not_fetch_holds_up_no_snapshot(
         cluster.until(lambda: 9 in live.downloads._transfers)
 
     clustered(tmp_path, body)
+
+
+@pytest.mark.parametrize("more", [{"every_frames": 5}, {"every_bytes": 400}, {}])
+def test_a_snapshot_comes_after_so_many_frames_or_bytes(tmp_path: Path, more: Any) -> None:
+    async def body() -> None:
+        given: list[Any] = []
+        with ThreadPoolExecutor(1) as syncing:
+            disk = RealDisk()
+            history = History.create(disk, tmp_path / "s", "s", "", syncs=False)
+            keeper = Keeper(disk, tmp_path / "s", history, given.append, 1000.0, syncing, **more)
+            keeper.begin((Worker(),), 1)  # type: ignore[arg-type]
+            keeper._cut_at_s = 1.0
+            for sequence in range(1, 7):
+                keeper.frame(sequence, b"x" * 30)
+                keeper.look(500.0, sequence)
+                if sequence < 4:
+                    assert not given
+            assert given == ([messages.Cut(1)] * len(given) if more else []) and bool(
+                given
+            ) == bool(more)
+            keeper.close()
+
+    asyncio.run(body())
+
+
+def test_a_part_that_refers_to_what_is_not_there_is_no_snapshot(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        keeper.begin((Worker(),), 1)  # type: ignore[arg-type]
+        for told in (b"[1]", b"[", b'"x"', b"[null]", b"7"):
+            keeper.mark(3, 0)
+            await keeper.part(0, link.Chunk(link.OLDER + 3, len(told), 0, link.LAST, told))
+            assert given.pop() == messages.CutFailed(3) and not given
+
+    kept(tmp_path / "s", body)

@@ -176,6 +176,40 @@ def test_what_is_kept_comes_back_as_it_was(gateway: FakeGateway) -> None:
         assert found["weight"].grad.tolist() == [2.0, 2.0]
 
 
+def test_views_under_two_names_alias_each_other_in_the_next_clients(gateway: FakeGateway) -> None:
+    def check(session: Any) -> None:
+        a, b = session.kept["a"], session.kept["b"]
+        before = a._version
+        b.add_(1)
+        assert a.tolist()[1:] == b.tolist() and a._version == b._version == before + 1
+        weight = torch.ones(4, requires_grad=True)
+        loss = (weight * a).sum()
+        b.mul_(2)  # what the derivative needs, by its other name
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+    session = opened(gateway)
+    x = torch.arange(4.0)
+    apart = torch.arange(4.0)
+    session.keep("a", x)
+    session.keep("b", x[1:])
+    session.keep("apart", apart)
+    check(session)
+    session = attached(gateway, session.detach())
+    check(session)
+    versions = session.kept["apart"]._version, session.kept["a"]._version
+    assert versions[0] < versions[1], "another memory"
+    session.keep("third", session.kept["a"][2:])
+    session.keep("new", torch.arange(3.0))
+    session.keep("a", None)
+    with attached(gateway, session.detach()) as session:
+        b, third = session.kept["b"], session.kept["third"]
+        third.fill_(7)
+        assert b.tolist()[1:] == [7.0, 7.0] and b._version == third._version
+        assert session.kept["new"]._version < b._version
+        assert session.kept["new"].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_taking_a_session_over_ends_its_first_client(gateway: FakeGateway) -> None:
     session = opened(gateway)
     x = torch.ones(2)

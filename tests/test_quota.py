@@ -290,6 +290,13 @@ READ_WHERE_IT_LIES = {
     "compared": lambda x: x > 0,
     "index": lambda x: x[torch.tensor([1, 2])][:, 5],
     "mv": lambda x: x.mv(torch.ones(x.shape[1])),
+    "gather": lambda x: x.gather(0, torch.tensor([[1, 2], [0, 3]])),
+    "index_select": lambda x: x.index_select(0, torch.tensor([1, 2]))[:, 5],
+    "embedding": lambda x: torch.nn.functional.embedding(torch.tensor([1, 2]), x)[:, 5],
+    "count_nonzero": lambda x: x.count_nonzero(),
+    "bmm": lambda x: torch.bmm(
+        x[:32, :256].clone().expand(1024, 32, 256), torch.ones(1024, 256, 1)
+    ),
 }
 
 

@@ -13,19 +13,23 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import farspan
 import pytest
 from click.testing import CliRunner
 from farspan import wire
 from farspan.core import limits
 from farspan.core.command import Lost
 from farspan.core.errors import BadValueError, CapacityError, ConnectError, JournalError
+from farspan.core.op import table_hash
 from farspan_server import pool as pools
 from farspan_server import service, status
 from farspan_server.cli import main
 from farspan_server.journal import WATERMARK
 from farspan_server.live import Stream
 from farspan_server.shelf import Shelf
-from test_gateway import HASH, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
+from farspan_worker.engine import Engine
+from farspan_worker.server import Worker
+from test_gateway import HASH, KEY, OTHER, PUT, TOKEN, U8, Client, Cluster, frame, get, put
 
 
 @contextlib.contextmanager
@@ -463,3 +467,42 @@ def test_of_a_client_that_goes_while_its_session_is_made_nothing_is_left(
 def _fails(cluster: Cluster) -> None:
     with pytest.raises(ConnectError):
         cluster.connect(timeout=0.3)
+
+
+class Computing(Cluster):
+    """A cluster whose workers compute."""
+
+    def worker(self) -> tuple[Worker, str]:
+        worker = Worker(KEY, lambda name, most: Engine(name, most))
+        self.workers.append(worker)
+        return worker, worker.listen("127.0.0.1:0")
+
+
+def test_a_session_that_sleeps_is_in_its_snapshot_and_nothing_is_replayed(tmp_path: Path) -> None:
+    cluster = Computing()
+    with contextlib.closing(cluster):
+        cluster.start(
+            1, journals=tmp_path, lease_s=0.3, snapshot_every_s=600.0, table_hash=table_hash()
+        )
+        name, expected = "", 0.0
+        for turn in range(3):
+            ran = cluster.workers[0].counts()["frames"]
+            if name:
+                session = farspan.attach(name, cluster.address, token=TOKEN)
+                x = session.kept["x"]
+            else:
+                session = farspan.connect(cluster.address, token=TOKEN)
+                x = farspan.zeros(10)
+            assert cluster.gateway is not None
+            (live,) = cluster.gateway.service.sessions
+            before = live.machine.base
+            assert x.sum().item() == expected
+            for _ in range(5):
+                x.add_(turn)
+                expected = x.sum().item()
+            session.keep("x", x)
+            name = session.detach()
+            cluster.until(lambda: states(cluster) == ["asleep"])
+            assert live.machine.base == live.machine.received
+            new = live.machine.received - before
+            assert cluster.workers[0].counts()["frames"] - ran == new, "a frame has run twice"

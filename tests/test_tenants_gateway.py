@@ -431,7 +431,7 @@ def test_calls_and_silent_streams_are_bounded(
 def test_a_message_of_tiny_frames_lets_others_have_their_turn(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "SLICE_S", 0.0)  # a turn for each
+    monkeypatch.setattr(floor, "SLICE_S", 1e-9)  # a turn for each
     client = cluster.start().connect()
     live = test_gateway._live(cluster, client)
     client.transport.send(put(1, b"x"))

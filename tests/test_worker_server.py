@@ -208,6 +208,22 @@ def test_a_cut_is_taken_at_once_though_its_marker_came_before_it(rigs: Any) -> N
     assert (header.channel, link.unpack_chunk(payload).transfer) == (1, link.PARTS + 1)
 
 
+def test_a_cut_that_comes_behind_its_bytes_is_taken_at_once(rigs: Any) -> None:
+    """No frame follows, and the worker's other sessions have their turns."""
+    rig = rigs()
+    rig.open(5)
+    rig.open(6)
+    rig.upload(5, link.marker(1, 0), b"")
+    rig.upload(5, 70, b"x")
+    rig.frame(5, 1, transfers=(70,))
+    assert rig.applied()[:2] == (5, 1)  # so the marker is there
+    rig.control.send(link.pack_cut(5, 1))
+    chunk = link.unpack_chunk(next_of(rig.bulk, link.TRANSFER)[1])
+    assert chunk.transfer == link.PARTS + 1 and chunk.failed  # this engine has nothing to take
+    rig.frame(6, 1)
+    assert rig.applied()[:2] == (6, 1)
+
+
 def test_bytes_may_come_before_their_session(rigs: Any) -> None:
     rig = rigs()
     rig.upload(5, 70, b"1234")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .core import limits
 from .core.dtype import DTYPES
@@ -28,6 +29,31 @@ _FORMAT: Final = 1
 _TENSOR, _PARAMETER, _BUFFER, _PASSING_BUFFER = range(4)
 
 
+class Memories:
+    """Numbers for memories, the same in all that a session keeps: what lies there are aliases."""
+
+    def __init__(self) -> None:
+        self._number_of: WeakKeyDictionary[Storage, int] = WeakKeyDictionary()
+        self._memory_at: WeakValueDictionary[int, Storage] = WeakValueDictionary()
+        self._last = 0
+
+    def number(self, memory: Storage) -> int:
+        """Return the number of a memory; a new one if it has none."""
+        if memory not in self._number_of:
+            self.know(self._last + 1, memory)
+        return self._number_of[memory]
+
+    def at(self, number: int) -> Storage | None:
+        """Return the memory of a number, if this client has it."""
+        return self._memory_at.get(number)
+
+    def know(self, number: int, memory: Storage) -> None:
+        """Take a number that the client before has given."""
+        self._last = max(self._last, number)
+        self._number_of[memory] = number
+        self._memory_at[number] = memory
+
+
 def pack(session: Session, value: Any) -> tuple[str, Claims]:
     """Return a value as JSON, and the claims on what it names.
 
@@ -35,7 +61,7 @@ def pack(session: Session, value: Any) -> tuple[str, Claims]:
     """
     packing = _Packing(session)
     packed = packing.pack(value, 0)
-    memories = [[m.nbytes, m.version] for m in packing.memories]
+    memories = [[m.nbytes, m.version, session.memories.number(m)] for m in packing.memories]
     whole = {"format": _FORMAT, "value": packed, "tensors": packing.rows, "memories": memories}
     body = json.dumps(whole, separators=(",", ":"))
     if len(body) > limits.KEPT_BODY_BYTES_MAX:
@@ -156,11 +182,17 @@ def _tensors(
         where = session.devices[device]
         given = tuple(shape), DTYPES[code], where, None if stride is None else tuple(stride)
         spec = Spec.make(*given)
-        ref, storage = claim(id_, device, 0 if memory in memories else spec.nbytes)
-        whole = storage.memory if storage is not None else memories.get(memory)
+        nbytes, version, *numbers = sizes[memory]  # one, or none from an older client
+        known = memories.get(memory)
+        if known is None and numbers:
+            known = session.memories.at(numbers[0])
+        ref, storage = claim(id_, device, 0 if known is not None else spec.nbytes)
+        whole = storage.memory if storage is not None else known
         if whole is None:
-            whole = Storage(sizes[memory][0])
-            whole.version = sizes[memory][1]
+            whole = Storage(nbytes)
+        whole.version = max(whole.version, version)
+        if numbers:
+            session.memories.know(numbers[0], whole)
         memories.setdefault(memory, whole)
         claims[id_] = (ref, storage or whole)
         t = Tensor._new(ref, spec, storage or whole)

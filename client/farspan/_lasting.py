@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._gather import Ref
-from ._keep import Claims, pack, unpack
+from ._keep import Claims, Memories, pack, unpack
 from ._program import undefine
 from .core import command as cmd
 from .core import limits
@@ -39,6 +39,7 @@ class Lasting:
         super().__init__()
         #: By name: what it stands for, and the claims that hold it whatever the program drops.
         self._names: dict[str, tuple[str, Claims]] = {}
+        self.memories = Memories()  # that names stand for
         #: The same of names that were given while nobody knows whether the gateway has taken them.
         self._unsure: dict[str, Claims] = {}
 

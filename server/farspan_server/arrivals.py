@@ -176,6 +176,8 @@ class Arrivals:
             stays=live.stays,
             aside=lambda error: shelf.set_aside(live.id, error),
             doubt=lambda: shelf.doubt(live.id),
+            every_bytes=self.config.snapshot_bytes,
+            every_frames=self.config.snapshot_frames,
         )
         live.kept, live.uploads = history.past.kept, history.past.uploads
 

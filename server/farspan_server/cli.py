@@ -95,6 +95,21 @@ _every = click.option(
 )  # fmt: skip
 
 
+_bytes = click.option(
+    "--snapshot-bytes", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_BYTES,
+    show_default=True, metavar="BYTES", help="Of journal: then a snapshot comes sooner.",
+)  # fmt: skip
+_frames = click.option(
+    "--snapshot-frames", type=click.IntRange(1), default=limits.SNAPSHOT_EVERY_FRAMES,
+    show_default=True, metavar="COUNT", help="Of frames: then a snapshot comes sooner.",
+)  # fmt: skip
+
+
+def _snapshots(command: Any) -> Any:
+    """Add when snapshots are taken to a command."""
+    return _every(_bytes(_frames(command)))
+
+
 _durability = click.option(
     "--durability", type=click.Choice(("durable", "snapshot-only", "off")), default="durable",
     show_default=True, help="Of sessions that do not say it; without a journal: off.",
@@ -155,7 +170,7 @@ def main() -> None:
     "--no-journal", is_flag=True,
     help="Keep no sessions; without it and --journal: in the user's state directory.",
 )  # fmt: skip
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -168,7 +183,8 @@ def main() -> None:
 @_json
 def up(
     workers: dict[str, int], spares: int, port: int, threads: int, cpu_level: str, no_ray: bool,
-    journal: Path | None, no_journal: bool, snapshot_every: float, command_seconds: float,
+    journal: Path | None, no_journal: bool, snapshot_every: float, snapshot_bytes: int,
+    snapshot_frames: int, command_seconds: float,
     durability: str, retention_days: float, retention_bytes: int, token_file: Path | None,
     tenants: Path | None, audit: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -187,7 +203,8 @@ def up(
             raise click.ClickException(str(error)) from None
     plan = ups.Plan(
         workers, spares, port=port, threads=threads, cpu_level=cpu_level, ray=not no_ray,
-        journal=journal, snapshot_every_s=snapshot_every, token_file=token_file, tenants=tenants,
+        journal=journal, snapshot_every_s=snapshot_every, snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames, token_file=token_file, tenants=tenants,
         audit=audit, metrics_port=metrics_port, durability=durability,
         retention_days=retention_days, retention_bytes=retention_bytes,
         command_s_max=command_seconds,
@@ -222,7 +239,7 @@ def up(
     help="A worker started by `farspan worker`; may be given several times.",
 )
 @_journal
-@_every
+@_snapshots
 @_command
 @_durability
 @_retention
@@ -277,6 +294,8 @@ async def _serve(
     by_hand: tuple[str, ...],
     journal: Path | None,
     snapshot_every: float,
+    snapshot_bytes: int,
+    snapshot_frames: int,
     command_seconds: float,
     durability: str,
     retention_days: float,
@@ -310,6 +329,8 @@ async def _serve(
         supervisor=supervisor,
         journals=journal,
         snapshot_every_s=snapshot_every,
+        snapshot_bytes=snapshot_bytes,
+        snapshot_frames=snapshot_frames,
         command_s_max=command_seconds,
         durability=durability,
         retention_s=retention_days * 86_400.0,

@@ -78,7 +78,10 @@ class GatewayConfig:
     durability: str = "durable"
     retention_s: float = 7 * 86_400.0  # a session on disk that nobody uses is removed after it
     retention_bytes: int = 0  # of sessions on disk that nobody uses, the oldest go; 0: no bound
-    snapshot_every_s: float = limits.SNAPSHOT_EVERY_S  # so long, about, may a replay take
+    #: Of work, bytes of journal, frames: after any of these a session is in a new snapshot.
+    snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    snapshot_bytes: int = limits.SNAPSHOT_EVERY_BYTES
+    snapshot_frames: int = limits.SNAPSHOT_EVERY_FRAMES
     command_s_max: float = limits.COMMAND_S  # a longer command ends its session; 0: none does
     memory_bytes_max: int = 8 * limits.GiB  # of one session on one device
 

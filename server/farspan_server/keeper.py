@@ -49,6 +49,7 @@ class Keeper:
     may forget them. stays: the session survives the gateway, so that snapshots are synced too.
     aside: keeps the files of one that turns out to be damaged, instead of their removal; on a
     thread. doubt: notes that what was not synced of the files is not to be trusted; on a thread.
+    every_bytes, every_frames: of journal; then the next snapshot comes sooner.
     """
 
     def __init__(
@@ -64,12 +65,15 @@ class Keeper:
         stays: bool = False,
         aside: Callable[[JournalDamagedError], None] | None = None,
         doubt: Callable[[], None] | None = None,
+        every_bytes: int = limits.SNAPSHOT_EVERY_BYTES,
+        every_frames: int = limits.SNAPSHOT_EVERY_FRAMES,
     ) -> None:
-        self._every_s = every_s
+        self._every_s, self._every_bytes, self._every_frames = every_s, every_bytes, every_frames
         self._disk = disk
         self._directory = directory
         self._give = give
         self.history = history
+        history.later = self._later
         self._syncing = syncing
         self._syncs = syncs
         self._stays = stays
@@ -91,7 +95,7 @@ class Keeper:
         self._under_way: set[int] = set()  # its number, until it is committed or fails
         self._cut_at_s = self._cut_began_s = 0.0
         self._cut_took_s = 0.0
-        self._cut_frame = 0
+        self._cut_frame = history.past.base
         self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
@@ -143,6 +147,10 @@ class Keeper:
             discard(self._directory)
         elif self.history.journal.doubtful and self._doubt is not None:
             self._doubt()
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """Do something on the thread that syncs, before all that it is given after this."""
+        asyncio.get_running_loop().run_in_executor(self._syncing, work)
 
     # --- what survives ---------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
@@ -337,7 +345,8 @@ class Keeper:
             self._fail_cut()
         if received == self._cut_frame or self._replayed is not None or self._under_way:
             return
-        if now_s - self._cut_at_s >= every_s or new_bytes > limits.SNAPSHOT_EVERY_BYTES:
+        much = new_bytes > self._every_bytes or received - self._cut_frame > self._every_frames
+        if now_s - self._cut_at_s >= every_s or much:
             if now_s - self._cut_at_s < self._every_s / 4:
                 return
             self._give(messages.Cut(self._number + 1))

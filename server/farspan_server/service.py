@@ -146,6 +146,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
                     self.give(live, messages.Fault("ServiceError", "the gateway failed"))
 
     def _tick(self, live: Live) -> None:
+        if live.keeper is not None and live.machine.state == sessions.DETACHED:
+            live.keeper.cut_now(time.monotonic(), live.machine.received)  # before it sleeps
         self.give(live, messages.Tick())
         if live.machine.state == sessions.ASLEEP:
             self._let_sleep(live)

@@ -517,6 +517,8 @@ class Session:
             return []
         if not self.stays:  # there is no way back to it, so it may not stay for ever
             return self._end("SessionClosedError", "the lease ended without a client")
+        if self._cut is not None and self._cut.missing:
+            return []  # who wakes it then waits for no replay; one that takes long is given up
         self._lease_ends = None
         self.state = ASLEEP
         self._unconfirmed.clear()

@@ -43,6 +43,8 @@ class Plan:
     ray: bool = True
     journal: Path | None = None  # None: no session survives
     snapshot_every_s: float = limits.SNAPSHOT_EVERY_S
+    snapshot_bytes: int = limits.SNAPSHOT_EVERY_BYTES
+    snapshot_frames: int = limits.SNAPSHOT_EVERY_FRAMES
     command_s_max: float = limits.COMMAND_S
     durability: str = "durable"  # of sessions that do not say it
     retention_days: float = 7.0
@@ -101,6 +103,8 @@ class Up:
             *("--supervisor-listen", port, "--supervisor-key-file", str(key)),
             *([] if plan.journal is None else ["--journal", str(plan.journal)]),
             *("--snapshot-every", str(plan.snapshot_every_s)),
+            *("--snapshot-bytes", str(plan.snapshot_bytes)),
+            *("--snapshot-frames", str(plan.snapshot_frames)),
             *("--command-seconds", str(plan.command_s_max)),
             *("--durability", plan.durability, "--retention-days", str(plan.retention_days)),
             *("--retention-bytes", str(plan.retention_bytes)),

@@ -64,7 +64,7 @@ class Plan:
         if not self.views:
             # A kernel over an expanded view works through all of its elements, and often copies
             # them: without this a view of 2^60 elements of one byte would keep it busy for ever.
-            share = workspace.expanded_share(op)
+            share = workspace.expanded_share(op, args)
             expanded = (s.nbytes // share for s in specs if s.numel > s.span())
             self.nbytes = max(self.nbytes, *expanded, 0)
         # How a functional call runs, if so simple; it is written for arrays of this process.

@@ -297,6 +297,7 @@ class Worker:
         self._run_lone()
 
     def _run_lone(self) -> None:
+        """Run what the reader of the control link has queued for itself."""
         lone, self._lone = self._lone, None
         if lone is not None:
             try:
@@ -349,11 +350,10 @@ class Worker:
         """Take the state that a session begins with from files; on a thread of its own."""
         with self._losing(session), contextlib.suppress(OSError):
             restorer, answer = session.restorer, cuts.load(session, body)
-            if answer is None:
-                return  # it has ended
             if answer == words.Load() and restorer is not None:
                 self._restored(session, restorer)
-            bulk.send(words.pack_load(session.channel, answer))
+            if answer is not None:  # else it has ended
+                bulk.send(words.pack_load(session.channel, answer))
 
     def _restored(self, session: Session, restorer: Restorer) -> None:
         with self._state:

@@ -20,17 +20,14 @@ if TYPE_CHECKING:
 
 #: Times the bytes of inputs and results, as a kernel sees them, that its temporaries take at most.
 _FACTORS: Final[dict[float, str]] = {
-    18: "log_normal",
     10: "polygamma special_zeta _histogramdd_from_bin_tensors",
-    8.5: "_unique2 mode isin.Tensor_Tensor",
     6: "linalg_matrix_exp histc",
-    4: "unique_consecutive",
     3: "bernoulli.Tensor linalg_pinv avg_pool2d nanmedian special_entr",
     2.1: "_linalg_svd _linalg_eigh linalg_eig _lobpcg linalg_qr linalg_det linalg_slogdet"
     " linalg_solve_ex linalg_inv_ex linalg_cholesky_ex linalg_solve_triangular geqrf topk kthvalue"
     " median std var std_mean var_mean hash_tensor nansum logsumexp multi_margin_loss mse_loss"
     " linalg_vector_norm adaptive_max_pool2d",
-    1.6: "unique_dim cumsum cumprod logcumsumexp binary_cross_entropy_with_logits _softmax",
+    1.6: "cumsum cumprod logcumsumexp binary_cross_entropy_with_logits _softmax",
     1.3: "nan_to_num sinc leaky_relu _prelu_kernel max_pool2d_with_indices",
     1.1: "_contract binomial _adaptive_avg_pool2d max_pool3d_with_indices logit angle log_sigmoid"
     " _from_front _lu_unpack nextafter adaptive_max_pool3d searchsorted sgn lerp scatter_add"
@@ -62,7 +59,7 @@ def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, f
     for x in outs:
         made += x.numel * 4 if x.dtype.is_reduced else x.nbytes
         copied += x.numel * 4 if x.dtype.is_reduced else 0  # rounded into the result's own
-    if fast:
+    if fast and not _multiplies_in_place(op, args):
         return copied + sum(n for n, x in zip(sizes, specs, strict=True) if not x.dense)
     shaped = _BY_SHAPE.get(op.base)
     if shaped is not None:
@@ -73,15 +70,34 @@ def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, f
 #: Beside pointwise ops those that read an expanded view, or overlapping windows, where it lies.
 _IN_PLACE: Final = frozenset(
     "sum sum.dim_IntList mean mean.dim prod prod.dim_int any any.dim any.dims all all.dim all.dims"
-    " amax amin aminmax max min index.Tensor mv".split()
+    " amax amin aminmax max min index.Tensor mv addmv gather masked_select count_nonzero"
+    " nll_loss_forward index_select embedding".split()
 )
+#: Products of matrices, with the places of their operands.
+_PRODUCTS: Final = {"bmm": 0, "_batched_mm": 0, "baddbmm": 1}
 #: These need none of its bytes, only time: a sixteenth of them must be there all the same.
 _SHARE: Final = 16
 
 
-def expanded_share(op: Op) -> int:
+def expanded_share(op: Op, args: Sequence[Any]) -> int:
     """Return by what the bytes of an expanded input are divided of which there must be room."""
-    return _SHARE if op.family == "pointwise" or op.name in _IN_PLACE else 1
+    lies = op.family == "pointwise" or op.name in _IN_PLACE or _multiplies_in_place(op, args)
+    return _SHARE if lies else 1
+
+
+def _multiplies_in_place(op: Op, args: Sequence[Any]) -> bool:
+    """Return whether matrices of an expanded batch are multiplied where they lie.
+
+    By BLAS they are, one by one; oneDNN, which takes float32 with some columns, gets a copy.
+    """
+    if op.name not in _PRODUCTS:
+        return False
+    a, b = args[_PRODUCTS[op.name] :][:2]
+    if a.ndim < 3 or b.ndim != a.ndim or not a.dtype.is_floating_point or a.dtype.is_reduced:
+        return False
+    if any(0 in x.stride[-2:] and x.numel > x.span() for x in (a, b)):  # within the matrices
+        return False
+    return a.dtype.itemsize == 8 or a.shape[-2] == 1 or b.shape[-1] == 1
 
 
 def declared(name: str) -> float:
@@ -142,7 +158,43 @@ def _affine_grids(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return places * (2 * len(size) - 2) * max(4, x.dtype.itemsize) + x.nbytes  # type: ignore[no-any-return]
 
 
+def _log_normals(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of draws, in float64 whatever the result is."""
+    return 72 * int(args[0].numel)
+
+
+def _memberships(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of both sorted together, or of masks where one has few elements."""
+    n, few = (x.numel if isinstance(x, Spec) else 1 for x in args[:2])
+    size = max(x.dtype.itemsize for x in args[:2] if isinstance(x, Spec))
+    return 16 * (n + few) if few < 10 * n**0.145 else (24 + 2 * size) * (n + few)
+
+
+def _uniques(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of what is sorted, with places, and of results of any length."""
+    return (49 + 2 * max(4, args[0].dtype.itemsize)) * args[0].numel  # type: ignore[no-any-return]
+
+
+def _runs(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    return (36 + max(4, args[0].dtype.itemsize)) * args[0].numel  # type: ignore[no-any-return]
+
+
+def _unique_slices(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    x, dim = args[:2]
+    return 48 * (x.shape[dim] if x.shape else 1) + 3 * x.numel * max(4, x.dtype.itemsize)  # type: ignore[no-any-return]
+
+
+def _modes(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    return (26 + max(4, args[0].dtype.itemsize)) * args[0].numel  # type: ignore[no-any-return]
+
+
 _BY_SHAPE: Final = {
+    "log_normal": _log_normals,
+    "isin": _memberships,
+    "_unique2": _uniques,
+    "unique_consecutive": _runs,
+    "unique_dim": _unique_slices,
+    "mode": _modes,
     "_window": _windows,
     "_window_add": _windows,
     "_window_scatter": _windows,

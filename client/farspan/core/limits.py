@@ -81,6 +81,7 @@ SNAPSHOT_SHARE: Final = 20.0  # times what the last one took: at most a twentiet
 #: Of a session's memory: a larger snapshot is not copied first, its session waits until it is sent.
 SNAPSHOT_COPY_SHARE: Final = 0.25
 SNAPSHOT_EVERY_BYTES: Final = 256 * MiB  # of journal: then sooner.
+SNAPSHOT_EVERY_FRAMES: Final = 100_000  # since the last one: then sooner, too.
 #: A memory as long as this that was not written since the last snapshot stays in its file.
 SNAPSHOT_KEPT_BYTES_MIN: Final = 64 * KiB
 SNAPSHOT_FILES_MAX: Final = 8  # older ones that a snapshot refers to, each half in use at least.

@@ -289,11 +289,21 @@ def in_self(index: Any, n: int) -> Any:
     return index
 
 
+def taken(xp: Any, x: Any, index: Any, dim: int) -> Any:
+    """Return what an index array picks along a dim, out of where it lies.
+
+    `take` first makes a copy of all that does not lie in order: of an expanded view all of it.
+    """
+    if x.flags.c_contiguous:
+        return xp.take(x, index, axis=dim)
+    return x[(slice(None),) * (dim % x.ndim) + (index,)]
+
+
 def _index_select_kernel(xp: Any, self: Any, dim: int, index: Any) -> Any:
     if not self.ndim:
         in_self(index, 1)
         return self
-    return xp.take(self, in_self(index.reshape(-1), self.shape[dim]), axis=dim)
+    return taken(xp, self, in_self(index.reshape(-1), self.shape[dim]), dim)
 
 
 structured(

@@ -12,7 +12,7 @@ from ..dtype import bool_, int32, int64
 from ..errors import DTypeError, ShapeError
 from ..family import common_device, composite, structured
 from ..spec import Spec, broadcast_shapes
-from .index import add_rows, in_self
+from .index import add_rows, in_self, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,8 +162,8 @@ structured(
     "embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False,"
     " bool sparse=False) -> Tensor",
     meta=_embedding_meta,
-    kernel=lambda xp, weight, indices, padding_idx, scale, sparse: xp.take(
-        weight, in_self(indices, weight.shape[0]), axis=0
+    kernel=lambda xp, weight, indices, padding_idx, scale, sparse: taken(
+        xp, weight, in_self(indices, weight.shape[0]), 0
     ),
     vjp={"weight": _embedding_grad},
     moves=True,
@@ -174,7 +174,7 @@ def _embedding_backward_kernel(
     xp: Any, grad_output: Any, indices: Any, num_weights: int, padding_idx: int, scale: bool
 ) -> Any:
     width = grad_output.shape[-1]
-    rows = indices.reshape(-1)
+    rows = in_self(indices.reshape(-1), num_weights)
     values = grad_output.reshape(-1, width)
     if scale:
         counts = xp.bincount(rows, minlength=num_weights)

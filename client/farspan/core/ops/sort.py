@@ -297,6 +297,8 @@ def _bincount_meta(self: Spec, weights: Spec | None, minlength: int) -> Spec:
 def _bincount_kernel(xp: Any, self: Any, weights: Any, minlength: int) -> Any:
     if self.size and int(self.min()) < 0:
         raise ShapeError("bincount only supports 1-d non-negative integral inputs.")
+    if self.size and int(self.max()) >= 2**60:  # of 2^63 - 1 numpy counts before its memory
+        raise ShapeError("bincount of more bins than a tensor has elements")
     return xp.bincount(self, weights, minlength)
 
 
