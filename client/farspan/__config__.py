@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._native import describe
 from ._settings import get_num_interop_threads, get_num_threads
 from .version import __version__
 
@@ -15,6 +16,7 @@ def show() -> str:
     return (
         "PyTorch's API by farspan, with:\n"
         f"  - numpy {np.__version__} on CPU workers\n"
+        f"  - {describe()}\n"
         f"  - Build settings: TORCH_VERSION={__version__}, USE_CUDA=0, USE_MKL=OFF, "
         "USE_MKLDNN=OFF, USE_OPENMP=OFF\n"
     )

@@ -12,6 +12,7 @@ from collections import deque
 from itertools import accumulate, chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
+from ._native import fast
 from .core import command as cmd
 from .core import limits
 from .core.command import Frame
@@ -19,6 +20,9 @@ from .core.dtype import Defaults
 
 if TYPE_CHECKING:
     from ._session import Session
+    from ._tensor import Tensor
+    from .core.spec import Spec
+    from .core.tape import Node
 
 #: Opcode, mode, ids (inputs, then outputs), static, scalars, number, and the line that issued it.
 #: Of a Put whose bytes ride along, the static has the bytes in the place of their index.
@@ -113,17 +117,24 @@ def columns(device: int, commands: list[Command]) -> Sealed:
     frame = Frame(device, default_dtype=Defaults.dtype.code)
     if not commands:
         return frame, []
-    opcodes, modes, ids, statics, scalars, numbers, sites = map(list, zip(*commands, strict=True))
-    frame.opcodes, frame.modes, frame.numbers, frame.statics = opcodes, modes, numbers, statics
-    frame.counts, frame.ids = list(map(len, ids)), list(chain.from_iterable(ids))
-    frame.scalar_counts = list(map(len, scalars))
-    frame.scalars = list(chain.from_iterable(scalars))
+    found: Any = (fast.columns if fast else transposed)(commands)
+    frame.opcodes, frame.modes, frame.counts, frame.ids, frame.statics = found[:5]
+    frame.scalar_counts, frame.scalars, frame.numbers, sites = found[5:]
+    opcodes, statics = frame.opcodes, frame.statics
     if cmd.PUT in opcodes:
         for k, (opcode, static) in enumerate(zip(opcodes, statics, strict=True)):
             if opcode == cmd.PUT and type(static[2]) is bytes:
                 statics[k] = (*static[:2], len(frame.payloads), 0)
                 frame.payloads.append(static[2])
     return frame, sites
+
+
+def transposed(commands: list[Command]) -> tuple[list[Any], ...]:
+    """Return the columns of some commands, one at least, in a frame's order, and their lines."""
+    opcodes, modes, ids, statics, scalars, numbers, sites = map(list, zip(*commands, strict=True))
+    counts, scalar_counts = list(map(len, ids)), list(map(len, scalars))
+    flat, numbers_of = list(chain.from_iterable(ids)), list(chain.from_iterable(scalars))
+    return opcodes, modes, counts, flat, statics, scalar_counts, numbers_of, numbers, sites
 
 
 def _most(commands: list[Command]) -> int:
@@ -136,10 +147,23 @@ def _most(commands: list[Command]) -> int:
     return most
 
 
-class Ref:
-    """A counted claim on an engine's tensor; when it goes, so does the tensor."""
+class Claim:
+    """An id that a lane's device holds; when this goes, the lane frees it."""
 
     __slots__ = ("__weakref__", "id", "lane")
+
+    id: int
+    lane: Lane
+
+    def __del__(self) -> None:
+        # Runs at any time, inside of other calls too: a deque's append is one atomic step.
+        self.lane.freed.append(self.id)
+
+
+class Ref(fast.Claim if fast else Claim):  # type: ignore[misc]
+    """A counted claim on an engine's tensor; when it goes, so does the tensor."""
+
+    __slots__ = ()
 
     id: int
     lane: Lane
@@ -151,10 +175,6 @@ class Ref:
         ref.lane = lane = session.lanes[device]
         lane.held[id_] = nbytes
         return ref
-
-    def __del__(self) -> None:
-        # Runs at any time, inside of other calls too: a deque's append is one atomic step.
-        self.lane.freed.append(self.id)
 
     @property
     def session(self) -> Session:
@@ -176,3 +196,14 @@ class LargeRef(Ref):
         lane.freed.append(self.id)
         lane.free_now = True
         lane.due = 0
+
+
+class Fields:
+    """What every operation reads and sets of a tensor: slots, which `_fast.c` finds, too."""
+
+    __slots__ = ("_base", "_node", "_ref", "_spec")
+
+    _ref: Ref
+    _spec: Spec
+    _node: Node | None
+    _base: Tensor | None

@@ -9,16 +9,20 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from ._native import fast
 from ._program import CallSite
 from .core import command as cmd
 from .core import limits
 from .core.command import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ._gather import Lane, Sealed
     from ._program import Commands
+
+
+Ids = tuple["Collection[int]", ...]  # lists or sets of ids
 
 
 class Outgoing:
@@ -56,15 +60,15 @@ class Outgoing:
             self._last.update(zip(ids[at[begin] :], range(at[begin], len(ids)), strict=True))
         return self._last
 
-    def used_after(self, end: int) -> set[int]:
+    def used_after(self, end: int) -> list[list[int]]:
         """Return what the frame's commands from `end` on name, if the Frees do not count."""
         ids, opcodes, at = self.frame.ids, self.frame.opcodes, self.ids_at
-        used: set[int] = set()
+        used = []
         for _ in range(opcodes[end:].count(cmd.FREE)):
             free = opcodes.index(cmd.FREE, end)
-            used.update(ids[at[end] : at[free]])
+            used.append(ids[at[end] : at[free]])
             end = free + 1
-        used.update(ids[at[end] :])
+        used.append(ids[at[end] :])
         return used
 
     @property
@@ -175,6 +179,24 @@ class Outgoing:
         """Return all of it, in order."""
         self._close()
         return self._sealed
+
+
+def live_slots(ids: tuple[int, ...], inputs: int, gone: Ids, used: Ids) -> frozenset[int]:
+    """Return which slots, from `inputs` on, have an id that is not gone, or that is used anyway.
+
+    ids: of each slot. gone, used: several lists or sets of ids each.
+    """
+    slots = fast.live_slots(ids, inputs, gone, used) if fast else None
+    return plain_live_slots(ids, inputs, gone, used) if slots is None else slots
+
+
+def plain_live_slots(ids: tuple[int, ...], inputs: int, gone: Ids, used: Ids) -> frozenset[int]:
+    """Do in Python what `live_slots` does."""
+    made = set(ids[inputs:])
+    alive = made.difference(*gone)
+    for named in used:
+        alive |= made.intersection(named)
+    return frozenset([k for k in range(inputs, len(ids)) if ids[k] in alive])
 
 
 def _free(frame: Frame, lines: list[Any], ids: list[int]) -> None:

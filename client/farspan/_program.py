@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from ._native import fast
 from .core import command as cmd
 from .core import limits
 from .core.command import Frame
@@ -186,6 +187,12 @@ class Form:
         """Return the id of each slot if these are the ids of such a run, in order; else None."""
         if len(ids) != len(self.slots):
             return None
+        if fast:
+            return fast.bind(ids, self.first_at, self.slots)  # type: ignore[no-any-return]
+        return self.bind_plainly(ids)
+
+    def bind_plainly(self, ids: list[int]) -> tuple[int, ...] | None:
+        """Do in Python what `bind` does with as many ids as there are slots."""
         found = self._bind(ids)
         if self._spread(found) != (*ids, found[0]):
             return None

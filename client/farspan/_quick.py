@@ -11,7 +11,8 @@ from sys import _getframe
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _dispatch
-from ._gather import LargeRef, Ref
+from ._gather import Lane, LargeRef, Ref
+from ._native import fast
 from ._sites import site_from, theirs
 from ._tensor import Tensor
 from .core import limits, tape
@@ -42,6 +43,8 @@ def set_usual(usual: bool) -> None:
     """Say whether ops may take the quick way."""
     global is_usual
     is_usual = usual
+    if fast:
+        fast.set_usual(usual)
 
 
 def forget() -> None:
@@ -171,7 +174,7 @@ def unary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[..., Any
             planned = plans.get(1) or _plan(plans, op, static, 1)
         return _issue(ref, op, planned, self, spec, static, (), facts, depth + 1)
 
-    return quick
+    return fast.Quick(memo, op.opcode, static, quick, 1) if fast else quick
 
 
 def with_value(function: Function) -> Callable[..., Any]:
@@ -556,8 +559,10 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
             node.number, node.site = number, site
         return result
 
-    return quick
+    return fast.Quick(memo, opcode, static, quick, 2) if fast else quick
 
 
+if fast:
+    fast.prepare(Tensor, Ref, Lane, theirs, site_from)
 set_quickening(ways, plain_types)
 _dispatch.set_runner(run, Tensor)

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ._gather import Lane, Sealed
-from ._outgoing import Outgoing
+from ._outgoing import Outgoing, live_slots
 from ._program import Commands, Form, Numbers, Program
 from .core import command as cmd
 from .core import limits
@@ -244,28 +244,26 @@ class Replay:
         form, lane = kind.form, self.lane
         if not lane.session.generators.isdisjoint(run.freed):
             return False  # one that the run draws from, and that would go too early
-        made = ids[form.inputs :]
         # Not "what has a claim": another thread may have issued a command whose results it claims
         # next.
-        alive = set(made).difference(lane.freed, run.freed)
+        freed = list(lane.freed)
         used, gone = out.behind(lane)
-        alive = alive.difference(out.freed, gone).union(
-            out.used_after(end).intersection(made), used.intersection(made)
+        slots = live_slots(
+            ids, form.inputs, (freed, run.freed, out.freed, gone), (*out.used_after(end), used)
         )
-        slots = frozenset([slot for slot, i in enumerate(made, form.inputs) if i in alive])
         program = self._choose(kind, slots, run.numbers)
         if program is None or program.is_wide:
             return False
         self._announce(program, out)
         names = program.named(ids)
-        bound, kept = set(ids), set(names)
+        freed_too = set(run.freed)
         out.call(
             run,
             names,
             program.number,
             () if form.same_scalars(run.scalars) else run.scalars,
-            [i for i in run.freed if i not in bound],
-            [i for i in run.freed if i in kept],
+            sorted(freed_too.difference(ids)),
+            sorted(freed_too.intersection(names)),
         )
         self._hits += 1
         self._misses -= 1  # which `_finish` counts
@@ -323,29 +321,27 @@ class Replay:
         Return where they end, with what stands between. Only runs whose end is sure are taken.
         """
         lane = self.lane
-        freed = set(lane.freed)  # the claims are looked at now, what is named behind them later
-        runs: list[tuple[_Kind, int, int, tuple[int, ...], set[int]]] = []
+        freed = list(lane.freed)  # the claims are looked at now, what is named behind them later
+        runs: list[tuple[_Kind, int, int, tuple[int, ...]]] = []
         at = _begin(out.frame.opcodes, start)
         likely = self._likely
         while (found := self._whole_at(out, at, likely)) is not None:
             kind, ids = found
             end = at + len(kind.form.opcodes)
-            runs.append((kind, at, end, ids, set(ids) - freed))
+            runs.append((kind, at, end, ids))
             likely = self._next.get(kind.key, [])
             at = _begin(out.frame.opcodes, end)
         if not runs:
             return start
         (used, gone), taken = out.behind(lane), start
         slots = None
-        for kind, begin, end, ids, alive in runs:
+        for kind, begin, end, ids in runs:
             form, before = kind.form, slots
-            alive = alive.difference(out.freed, gone)
             if len(runs) > 1:
-                alive |= self._used_later(ids[form.inputs :], out, end, used)
+                later: Any = (self._used_later(ids[form.inputs :], out, end, used),)
             else:
-                made = ids[form.inputs :]
-                alive.update(out.used_after(end).intersection(made), used.intersection(made))
-            slots = frozenset([k for k in range(form.inputs, len(ids)) if ids[k] in alive])
+                later = (*out.used_after(end), used)
+            slots = live_slots(ids, form.inputs, (freed, out.freed, gone), later)
             numbers = out.frame.numbers[begin:end]
             program = self._choose(kind, slots, numbers, again=slots == before)
             if program is None or program.is_wide:

@@ -16,7 +16,7 @@ import numpy as np
 from . import _autograd, _dispatch, _indexing
 from . import _grad_dtype as grad_dtypes
 from ._dispatch import OwnStorage, Storage
-from ._gather import Ref
+from ._gather import Fields, Ref
 from ._table import TableMethods
 from .core import command as cmd
 from .core import tape
@@ -76,17 +76,13 @@ class TensorMeta(type):
         return super().__call__(*args, **kwargs)
 
 
-class Tensor(Value, TableMethods, metaclass=TensorMeta):
+class Tensor(Fields, Value, TableMethods, metaclass=TensorMeta):
     """A tensor on a device of a session, with torch.Tensor's interface."""
 
-    _ref: Ref
-    _spec: Spec
     _storage: Any = OwnStorage()  # of views and what they view; else made when asked for
-    # Fields that most tensors never set stay on the class: a proxy then costs three stores.
+    # Fields that most tensors never set stay on the class: a proxy then costs four stores.
     _offset = 0
-    _node: tape.Node | None = None
     _index = 0
-    _base: Tensor | None = None
     _generation = 0
     _made_by = ""  # of a view that no recorded write may go through: "lists" or "function"
     _in_no_grad: bool | str = False  # a view made in no_grad mode, or of one; "inference"
@@ -103,7 +99,7 @@ class Tensor(Value, TableMethods, metaclass=TensorMeta):
         t = object.__new__(cls)
         t._ref = ref
         t._spec = spec
-        t._node = t._base = None  # read by every op: faster here than from the class
+        t._node = t._base = None
         if storage is not None:
             t._storage = storage
         return t

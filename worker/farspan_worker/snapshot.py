@@ -28,7 +28,7 @@ from farspan.core.op import OPS
 from farspan.core.spec import Spec
 
 from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout
-from .store import Array, Poison, Storage
+from .store import Array, Poison, Recorded, Storage
 from .unchanged import Place, Remembered
 
 if TYPE_CHECKING:
@@ -284,6 +284,7 @@ class _Writer:
             "outs": [self.spec(s) for s in node.outs],
             "saved": [[name, self._saved(x)] for name, x in node.saved.items()],
             "versions": [[self.storage(s), v] for s, v in node.versions],
+            "weight": node.site.count if type(node.site) is Recorded else 0,
         }
 
     def _saved(self, x: Any) -> Any:
@@ -546,6 +547,8 @@ class _Reader:
         node.saved = {name: self._saved(x) for name, x in row["saved"]}
         node.versions = tuple((self._storages[at], version) for at, version in row["versions"])
         node.number, node.freed = row["number"], row["freed"]
+        if row.get("weight") in (1, 3):  # none in a snapshot of an older release
+            node.site = Recorded(self._engine.budget, row["weight"])
         return node
 
     def _saved(self, x: Any) -> Any:

@@ -236,6 +236,7 @@ def wrap(physical: Tensor, levels: Levels) -> Tensor:
     t._value, t._levels = physical, levels
     t._spec = spec.with_(spec.shape[k:], stride=spec.stride[k:])
     t._storage, t._offset = physical._storage, physical._offset
+    t._base = None
     return t
 
 

@@ -82,8 +82,8 @@ def _conversion(name: str) -> Any:
         answer = getattr(self._blank, name)(*args, **kwargs)
         if not isinstance(answer, Tensor):
             return answer
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _blank=answer.detach())
+        made = _blank(type(self), answer.detach())
+        made.__dict__.update(self.__dict__, _blank=made._blank)
         return made
 
     convert.__name__ = name
@@ -164,8 +164,13 @@ class UninitializedTensorMixin(Tensor):
 
 
 def _uninitialized(cls: type[Any], requires_grad: bool, device: Any, dtype: Any) -> Any:
+    return _blank(cls, farspan.empty(0, device=device, dtype=dtype).requires_grad_(requires_grad))
+
+
+def _blank(cls: type[Any], blank: Tensor) -> Any:
     made = object.__new__(cls)
-    made._blank = farspan.empty(0, device=device, dtype=dtype).requires_grad_(requires_grad)
+    made._node = made._base = None
+    made._blank = blank
     return made
 
 

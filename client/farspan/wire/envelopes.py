@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from farspan._native import fast
 from farspan.core import limits
 
 _BYTES: Final = 2  # protobuf's wire types: field number << 3 | type
@@ -95,7 +96,7 @@ def encode_body(columns: Columns, table: Sequence[bytes]) -> bytes:
                 out += (_SHORT[_STATIC], _varint(len(static)), static)
         column = columns[place]
         if column:
-            packed = struct.pack(f"<{len(column)}Q", *column) if tag == _IDS else _packed(column)
+            packed = _fixed64(column) if tag == _IDS else _packed(column)
             out += (_SHORT[tag], _varint(len(packed)), packed)
     return b"".join(out)
 
@@ -241,7 +242,17 @@ def decode_value(data: bytes) -> tuple[int, int, list[int], bytes] | None:
     return None
 
 
+def _fixed64(column: Sequence[int]) -> bytes:
+    packed = fast.fixed64(column) if fast else None
+    return struct.pack(f"<{len(column)}Q", *column) if packed is None else packed
+
+
 def _packed(column: Sequence[int]) -> bytes:
+    packed = fast.varints(column) if fast else None
+    return _packed_plainly(column) if packed is None else packed
+
+
+def _packed_plainly(column: Sequence[int]) -> bytes:
     try:
         data = bytes(column)
         if data.isascii():  # then each is its own varint

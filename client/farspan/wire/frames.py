@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from google.protobuf.message import EncodeError
 
+from farspan._native import fast
 from farspan._pb.farspan.v1 import stream_pb2 as pb
 from farspan.core import limits
 from farspan.core.command import (
@@ -367,6 +368,16 @@ def _payloads(body: Any) -> list[bytes | memoryview]:
 
 def _interned(statics: list[Static]) -> tuple[list[int], list[bytes]]:
     """Return each static's place in a table, and the table."""
+    found = fast.places(statics) if fast else None
+    if found is not None:
+        places, different = found
+        encoded = [encode_static(static) for static in different]
+        if len(set(encoded)) == len(encoded):
+            return places, encoded
+    return _interned_plainly(statics)
+
+
+def _interned_plainly(statics: list[Static]) -> tuple[list[int], list[bytes]]:
     by_identity: dict[int, int] = {}  # the frame keeps them alive, so an id names one object
     table: dict[bytes, int] = {}
     index = []
