@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from farspan import wire
-from farspan.core import limits, link
+from farspan.core import limits, link, words
 from farspan.core.command import Frame
+from farspan_server import history
 from farspan_server import session_messages as messages
 from farspan_server.disk import RealDisk
 from farspan_server.history import Chunk, History, Part
+from farspan_server.journal import JournalDamagedError
 from farspan_server.keeper import Keeper, _PartWriter
 from test_gateway import PUT, U8, Cluster, frame, get
 
@@ -337,3 +341,85 @@ def test_a_part_that_refers_to_what_is_not_there_is_no_snapshot(tmp_path: Path) 
             assert given.pop() == messages.CutFailed(3) and not given
 
     kept(tmp_path / "s", body)
+
+
+class Near(Worker):
+    """A worker of the gateway's host."""
+
+    near = True
+
+    def __init__(self, answer: words.Load) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def load(self, channel: int, files: tuple[words.StateFile, ...]) -> words.Load:
+        self.seen.append([Path(file.path).name for file in files])
+        return self.answer
+
+
+def committed(keeper: Keeper, directory: Path, *, older: bytes = b"older") -> None:
+    """Give the session a snapshot of two files."""
+    parts = []
+    for number, data in ((2, b"newest"), (1, older)):
+        name = history.part_name(number, 0)
+        (directory / name).write_bytes(data)
+        parts.append(Part(name, len(data), hashlib.sha256(data).hexdigest()))
+    keeper.history.mark(2, 0)
+    keeper.history.commit(2, 0, (replace(parts[0], older=(parts[1],)),))
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed_on", "fault"),
+    [
+        (words.Load(), False, ""),
+        (words.Load(refused="errno 13"), True, ""),
+        (words.Load(damaged="snapshot-1-0"), False, "snapshot-1-0 is damaged"),
+    ],
+)
+def test_a_worker_of_this_host_reads_its_state_itself_if_it_can(
+    tmp_path: Path, answer: words.Load, passed_on: bool, fault: str
+) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        committed(keeper, tmp_path / "s")
+        worker = Near(answer)
+        keeper.begin((worker,), 1)  # type: ignore[arg-type]
+        keeper.replay(1, 0, lambda: True)
+        while not given and not keeper._caught_up.is_set():
+            await asyncio.sleep(0)
+        whole = [(link.RESTORE, 0, b"newest"), (link.RESTORE, 6, b"older")]
+        assert worker.seen == [["snapshot-2-0", "snapshot-1-0"], *(whole if passed_on else [])]
+        assert [fault in each.message for each in given] == ([True] if fault else [])
+
+    kept(tmp_path / "s", body)
+
+
+def test_older_files_are_there_as_long_as_a_snapshot_needs_them(tmp_path: Path) -> None:
+    directory = tmp_path / "s"
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        committed(keeper, directory)
+        (directory / "snapshot-3-0").write_bytes(b"never committed")
+        keeper.history.journal.sync()
+        keeper.history.journal.close()
+        found = history.open_(RealDisk(), directory, "s")
+        assert found.part(0) == b"newestolder"
+        names = sorted(path.name for path in directory.glob("snapshot-*"))
+        assert names == ["snapshot-1-0", "snapshot-2-0"]
+        for name in names:
+            data = (directory / name).read_bytes()
+            for wrong in (None, data[:-1], b"", data + b"x", data[:-1] + b"!"):
+                (directory / name).unlink()
+                if wrong is not None:
+                    (directory / name).write_bytes(wrong)
+                else:
+                    (directory / name).symlink_to(directory / "nowhere")
+                with pytest.raises(JournalDamagedError, match=name):
+                    found.part(0)
+            (directory / name).write_bytes(data)
+        found.mark(3, 0)
+        found.commit(3, 0, (found.past.parts[0].older[0],))  # the newest is not needed any more
+        found.synced(found.journal.sync())
+        assert [path.name for path in directory.glob("snapshot-*")] == ["snapshot-1-0"]
+        found.journal.close()
+
+    kept(directory, body)
