@@ -1,10 +1,10 @@
 """What an operator's measures cost and bring: scrapes, spares, drains.
 
-    python benchmarks/operations.py [--rounds 5]
+    python benchmarks/operations.py [--rounds 5] [--only deaths]
 
 Prints: the time of a scrape by the number of sessions; from a worker's death to the next value,
-without and with a spare, in turns; the longest step of a training run while all workers are
-restarted, beside the longest without.
+without and with a spare, and from the supervisor's with all workers, in turns; the longest step of
+a training run while all workers are restarted, beside the longest without.
 """
 
 from __future__ import annotations
@@ -95,19 +95,30 @@ class Up:
         self.folder.cleanup()
 
 
-def recovery_s(spares: int) -> float:
-    """Return the seconds from a worker's death to the next value."""
+def recovery_s(spares: int, part: str) -> float:
+    """Return the seconds from the death of a worker, or of the supervisor, to the next value."""
     up = Up("--workers", "cpu:1", "--spares", str(spares))
     try:
         with up.connect() as session:
             x = torch.rand(1000)
             expected = x.sum().item()
             begun_s = time.perf_counter()
-            os.kill(session.transport.devices[0]["pid"], signal.SIGKILL)
+            pids = {"worker": session.transport.devices[0]["pid"], **up.ready["pids"]}
+            os.kill(pids[part], signal.SIGKILL)
+            while is_alive(pids["worker"]):  # else it may answer in its last moment
+                time.sleep(0.001)
             assert x.sum().item() == expected
             return time.perf_counter() - begun_s
     finally:
         up.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs still; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def steps_s(up: Up, restart: bool) -> tuple[list[float], list[float]]:
@@ -140,17 +151,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    scrapes()
-    taken: dict[int, list[float]] = {0: [], 1: []}
+    parser.add_argument("--only", choices=("deaths",))
+    asked = parser.parse_args()
+    rounds = asked.rounds
+    if not asked.only:
+        scrapes()
+    taken: dict[tuple[int, str], list[float]]
+    taken = {(0, "worker"): [], (1, "worker"): [], (1, "supervisor"): []}
     for _ in range(rounds):
-        for spares in taken:
-            taken[spares].append(recovery_s(spares))
-    for spares, seconds in taken.items():
+        for spares, part in taken:
+            taken[spares, part].append(recovery_s(spares, part))
+    for (spares, part), seconds in taken.items():
         shown = (
             f"{statistics.median(seconds):.2f} s (median of {rounds}, at most {max(seconds):.2f})"
         )
-        print(f"from a worker's death to the next value, {spares} spare(s): {shown}")
+        print(f"from the {part}'s death to the next value, {spares} spare(s): {shown}")
+    if asked.only:
+        return
     up = Up("--workers", "cpu:2", "--spares", "1")
     try:
         plain, expected = steps_s(up, False)

@@ -3,12 +3,14 @@
     python benchmarks/quota.py [--mib 512]
 
 Each way runs until OutOfMemoryError, in a process of its own; printed is the largest growth of its
-resident memory (VmHWM) as a part of the limit, and that the session goes on.
+resident memory (VmHWM) as a part of the limit, and that the session goes on. The last ways make
+objects and hardly an element.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -23,6 +25,8 @@ process.keep_freed_memory()
 
 import farspan as torch  # noqa: E402
 import numpy as np  # noqa: E402
+from farspan.core.command import Failed, Frame  # noqa: E402
+from farspan_worker.engine import Engine  # noqa: E402
 
 
 def _zeros(n: int) -> Any:
@@ -75,6 +79,68 @@ WAYS: dict[str, Callable[[int], Any]] = {
 }  # fmt: skip
 
 
+def _recorded(y: Any) -> Any:
+    return y + 1
+
+
+def _saved(y: Any) -> Any:
+    return y.sin()
+
+
+def _written(y: Any) -> Any:
+    y[1:].mul_(1)
+    return y
+
+
+OBJECTS = (_recorded, _saved, _written)
+
+
+def objects_grown(way: Callable[[Any], Any], limit: int) -> float:
+    """Return by how much of the limit an engine grows that makes objects and hardly an element.
+
+    The client forgets what it has of them: here it is in the engine's process.
+    """
+    session = torch.connect("local:")
+    engine = session.transport.engines[0]
+    y = torch.ones(2, requires_grad=True) * 1
+    session.synchronize()
+    engine.budget.limit = limit
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    try:
+        for k in range(10_000_000):
+            y = way(y)
+            y._node.edges, y._node.saved, y._node.versions = (), {}, ()
+            if not k % 256:
+                session.synchronize()
+    except torch.OutOfMemoryError:
+        pass
+    return (_peak() - before) / limit
+
+
+def tiny_grown(limit: int) -> float:
+    """Return by how much of the limit an engine grows that is asked for tensors of one element."""
+    frames: list[Frame] = []
+    with torch.connect("local:") as session:
+        (local,) = session.transport.engines
+        handle = local.handle
+        local.handle = lambda frame, *more: (frames.append(frame), handle(frame, *more))[1]
+        torch.zeros(1)
+        session.synchronize()
+    sample, engine, id_ = frames[0], Engine(), 0  # zeros is its first command
+    engine.budget.limit = limit
+    Path("/proc/self/clear_refs").write_text("5")
+    before, events = _peak(), []
+    while not any(isinstance(event, Failed) for event in events):
+        frame = Frame(0, engine.applied + 1)
+        for _ in range(256):
+            id_ += 1
+            scalars = sample.scalars[: sample.scalar_counts[0]]
+            frame.add(sample.opcodes[0], [id_], sample.statics[0], scalars, 0, id_)
+        events = engine.handle(frame)
+    return (_peak() - before) / limit
+
+
 def _peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmHWM"))
@@ -108,11 +174,13 @@ def grown(way: Callable[[int], Any], limit: int) -> float:
 def measured(limit: int) -> dict[str, float]:
     """Return the growth of each way, each measured in a child."""
     found = {}
-    for name, way in WAYS.items():
+    runs = {name: functools.partial(grown, way) for name, way in WAYS.items()}
+    runs |= {way.__name__.strip("_"): functools.partial(objects_grown, way) for way in OBJECTS}
+    for name, run in (runs | {"tiny": tiny_grown}).items():
         read, write = os.pipe()
         child = os.fork()
         if not child:
-            os.write(write, str(grown(way, limit)).encode())
+            os.write(write, str(run(limit)).encode())
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as told:

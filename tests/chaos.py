@@ -178,6 +178,12 @@ class Service:
         assert self._supervisor is not None
         return self._supervisor.pid
 
+    @property
+    def supervising(self) -> subprocess.Popen[str]:
+        """The supervisor that runs now, or ran last."""
+        assert self._supervisor is not None
+        return self._supervisor
+
     def log(self) -> str:
         """Return what all parts have logged."""
         return (self.directory / "log").read_text()

@@ -1,4 +1,6 @@
-"""A small session, cut at byte after byte: `python cuts.py ADDRESS TOKEN FIRST STEP [bulk]`.
+"""A small session, cut at byte after byte: `python cuts.py ADDRESS TOKEN FIRST STEP [bulk|shared]`.
+
+bulk: with uploads and fetches by the stream; shared: by memory shared with the worker.
 
 Each process of it takes every STEP-th cut from FIRST on, of all that the connection carries up and
 down; what became of them is a line of JSON. What a session computes depends on every one of its
@@ -46,9 +48,9 @@ def small(session: Any, bulk: bool) -> list[Any]:
 class Cutter:
     """Sessions through a proxy, to be cut."""
 
-    def __init__(self, address: str, token: str, bulk: bool) -> None:
+    def __init__(self, address: str, token: str, bulk: bool, shared: bool) -> None:
         self._proxy = CuttingProxy(address.removeprefix("grpc://"))
-        self._direct, self._token, self._bulk = address, token, bulk
+        self._direct, self._token, self._bulk, self._shared = address, token, bulk, shared
         self.counts = dict.fromkeys(("same", "refused", "lost", "wrong", "not reached"), 0)
         self.bad: list[str] = []
         self.worst_s = 0.0
@@ -81,7 +83,8 @@ class Cutter:
 
     def _connect(self) -> Any:
         address = f"grpc://{self._proxy.address}"
-        return torch.connect(address, token=self._token, timeout=PATIENCE_S)
+        options = {"timeout": PATIENCE_S, "shared_memory": self._shared}
+        return torch.connect(address, token=self._token, **options)
 
     def cut(self, connection: int, way: int, after: int) -> None:
         """Run the session with one cut and note how it ends."""
@@ -129,8 +132,8 @@ def offsets(cutter: Cutter, connections: int) -> list[tuple[int, int, int]]:
 def main() -> None:
     address, token, first, step, *flags = sys.argv[1:]
     logging.getLogger("farspan").setLevel(logging.ERROR)  # that it is cut is known
-    with Cutter(address, token, "bulk" in flags) as cutter:
-        every = offsets(cutter, 2 if "bulk" in flags else 1)
+    with Cutter(address, token, bool(flags), "shared" in flags) as cutter:
+        every = offsets(cutter, 2 if flags else 1)
         mine = every[int(first) :: int(step)]
         for each in mine:
             cutter.cut(*each)

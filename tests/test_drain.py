@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chaos
 import farspan as torch
 import pytest
 from farspan.core.errors import AuthError, BadValueError, CapacityError, WorkerLostError
@@ -267,3 +269,38 @@ def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return True
+
+
+def test_a_supervisor_that_is_told_to_end_lets_sessions_leave_and_the_next_one_has_them() -> None:
+    with chaos.Service(workers=1, spares=0) as service:
+        with service.connect():
+            expected = train(30)
+        ended: list[int] = []
+        with service.connect() as session:
+
+            def between(step: int) -> None:
+                if step == 5:
+                    service.supervising.terminate()
+                    ended.append(service.supervising.wait(60))
+                    service.supervise(1)
+
+            found = train(30, between)
+        assert found == expected and ended == [0]
+        assert re.search(r"worker cpu:\d drains; it has 1 session", service.log())
+        assert "the workers have been drained; 0 are left" in service.log()
+        assert f"session {session.id}: lost worker" not in service.log()
+
+
+def test_a_supervisor_waits_for_sessions_without_a_journal_unless_it_is_told_twice() -> None:
+    with chaos.Service(workers=1, spares=0, journal=False) as service:
+        with service.connect() as session:
+            x = torch.ones(3)
+            assert x.sum().item() == 3
+            service.supervising.terminate()
+            chaos.wait_until(lambda: "cpu:0 drains; it has 1 session" in service.log())
+            assert x.sum().item() == 3 and service.supervising.poll() is None
+            service.supervising.terminate()
+            assert service.supervising.wait(20) == 0
+            with pytest.raises(WorkerLostError):
+                x.sum().item()
+        assert session.id

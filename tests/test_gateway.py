@@ -175,8 +175,10 @@ class Cluster:
         self.workers.append(worker)
         return worker, worker.listen("127.0.0.1:0")
 
-    def start(self, workers: int = 1, **config: Any) -> Cluster:
-        static = tuple(StaticWorker(self.worker()[1], KEY) for _ in range(workers))
+    def start(
+        self, workers: int = 1, static: tuple[StaticWorker, ...] = (), **config: Any
+    ) -> Cluster:
+        static = static or tuple(StaticWorker(self.worker()[1], KEY) for _ in range(workers))
         given = GatewayConfig(
             **{
                 "tokens": {TOKEN: "anna", OTHER: "bert"},

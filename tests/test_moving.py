@@ -5,6 +5,7 @@ Real processes: a gateway, and workers by hand of two numerics keys.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import subprocess
@@ -17,12 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import farspan as torch
+import numpy as np
 import pytest
 from chaos import Sent, Service, wait_until
 from click.testing import CliRunner
+from fake_cupy import FakeCupy
 from farspan.core.errors import BadValueError, CapacityError
+from farspan.core.op import table_hash
 from farspan_server.cli import main
+from farspan_server.config import StaticWorker
 from farspan_worker import numerics
+from farspan_worker.engine import Engine
+from farspan_worker.server import Worker
+from test_gateway import KEY, TOKEN, Cluster
 from test_recovery import train
 
 #: What makes a worker compute other bits than one without it, or at least say so.
@@ -362,3 +370,46 @@ def test_kills_while_a_session_moves_lose_nothing(service: Service, workers: Wor
         found = train(20, between)
         thread.join(60)
         assert found == expected or named(session)
+
+
+def test_a_session_goes_to_another_kind_of_device_and_back(tmp_path: Path) -> None:
+    """In this process, with a namespace in cupy's place."""
+
+    def make(name: str, memory_bytes_max: int) -> Engine:
+        return Engine(name, memory_bytes_max, FakeCupy() if name.startswith("cuda") else None)
+
+    def step(x: Any, w: Any) -> float:
+        loss = (torch.tanh(x @ w) - 1).square().mean()
+        loss.backward()
+        with torch.no_grad():
+            w.sub_(w.grad)
+        w.grad = None
+        return float(loss.item())
+
+    with contextlib.closing(Cluster()) as cluster:
+        unlike = [Worker(KEY, make, kind) for kind in ("cpu", "cuda")]
+        cluster.workers += unlike
+        static = tuple(
+            StaticWorker(worker.listen("127.0.0.1:0"), KEY, kind)
+            for worker, kind in zip(unlike, ("cpu", "cuda"), strict=True)
+        )
+        cluster.start(2, static, table_hash=table_hash(), journals=tmp_path)
+        given = {"token": TOKEN, "devices": "cpu", "replay": False, "timeout": 30}
+        losses = []
+        for moves in (False, True):
+            with torch.connect(cluster.address, **given) as session:
+                x = torch.linspace(-1, 1, 12).reshape(3, 4)
+                w = torch.linspace(0, 1, 8).reshape(4, 2).requires_grad_()
+                losses.append([])
+                for kind in ("cpu", "cuda", "cuda", "cpu"):
+                    (device,) = session.describe()["devices"]
+                    if moves and device["kind"] != kind:
+                        (device,) = session.move(kind, allow_numerics_change=True)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", torch.NumericsChangedWarning)
+                        losses[-1].append(step(x, w))
+                    assert (device["name"], device["kind"]) == ("cpu", kind if moves else "cpu")
+                    assert str(w.device) == "cpu"
+                changes = session.describe()["numerics"]["changes"]
+                assert len(changes) == 2 * moves
+        np.testing.assert_allclose(*losses, rtol=1e-5)

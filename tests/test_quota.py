@@ -139,17 +139,57 @@ def test_what_a_kernel_takes_was_asked_for_before(
     assert not wrong
 
 
-def test_small_tensors_are_bounded_by_the_memory_too(session: Any) -> None:
-    engine = limit(session, MIB)
-    engine.tensors_max = len(engine.tensors) + 400
-    kept = [torch.zeros(1) for _ in range(390)]
+def _tiny(kept: list[Any]) -> None:
+    kept.append(torch.zeros(1))
+
+
+def _recorded(kept: list[Any]) -> None:
+    kept[:] = [kept[0] + 1 if kept else torch.ones(1, requires_grad=True)]
+
+
+def _recorded_writes(kept: list[Any]) -> None:
+    if not kept:
+        kept.append(torch.ones(2, requires_grad=True) * 1)
+    kept[0][1:].mul_(1)
+
+
+def _generators(kept: list[Any]) -> None:
+    kept.append(torch.Generator().manual_seed(3))
+    torch.rand(1, generator=kept[-1])
+
+
+@pytest.mark.parametrize("more", [_tiny, _recorded, _recorded_writes, _generators])
+def test_objects_of_tensors_and_graphs_are_bounded_by_the_memory_too(
+    session: Any, more: Any
+) -> None:
+    engine = limit(session, 3 * MIB)
+    kept: list[Any] = []
+    with pytest.raises(torch.OutOfMemoryError, match="objects of tensors"):
+        for k in range(20_000):
+            more(kept)
+            if not k % 512:
+                session.synchronize()
+    assert engine.budget.used < MIB
+    kept.clear()
     session.synchronize()
-    kept += [kept[0] + 1 for _ in range(20)]
-    with pytest.raises(torch.OutOfMemoryError, match="may have"):
-        session.synchronize()
-    del kept[1:]
+    session.synchronize()  # what was freed with this one counts in the next
+    assert engine.budget.objects == 0 and engine.budget.nodes < 10
+    assert (torch.zeros(1000) + 1).sum().item() == 1000
+    assert torch.cpu.mem_get_info()[1] == engine.budget.limit
+
+
+def test_objects_weigh_the_same_after_a_snapshot(session: Any) -> None:
+    from test_snapshot import again
+
+    (engine,) = session.transport.engines
+    x = torch.ones(3, requires_grad=True)
+    kept = [(x * k).exp() for k in range(5)]
+    y = x * 1
+    y[1:].mul_(2)
     session.synchronize()
-    assert (kept[0] + 1).tolist() == [1]
+    assert engine.budget.nodes == 15  # and three for the write into a view
+    assert again(engine).budget.nodes == 15
+    assert len(kept) == 5
 
 
 def test_the_values_that_one_frame_reads_are_bounded(session: Any) -> None:

@@ -374,3 +374,34 @@ def test_a_worker_that_drains_for_long_is_no_worker_that_comes(supervised: bool)
     outs = pool.handle(pools.Claimed("b", "bert", ("cpu",), 60), 0)
     assert pools.Replace(worker("w2"), "its tenant has left") in outs
     assert granted(pool.handle(pools.Joined(worker("w2", 2)), 1)) == ["b"]
+
+
+def test_a_session_moves_at_once_or_not_at_all_whoever_waits() -> None:
+    pool = pools.Pool(1)
+    for name, key in (("w1", "x"), ("w2", "x"), ("w3", "y")):
+        pool.handle(pools.Joined(replace(worker(name), numerics=key)), 0)
+    claim = pools.Claimed("s", "t", ("cpu",), 60, 100, numerics=("x",))
+    pool.handle(pools.Allowed("t", devices=2, memory_bytes=400), 0)
+    assert granted(pool.handle(claim, 0)) == ["s"]
+    waits = pools.Claimed("waits", "u", ("cpu", "cpu", "cpu"), 60)
+    assert not granted(pool.handle(waits, 0))  # a worker that is let go may not become its own
+    assert "allow_numerics_change" in pool.refusal(claim, ("w3",))
+    assert "no worker w9" in pool.refusal(claim, ("w9",))
+    assert "1 device" in pool.refusal(claim, ("w1", "w2"))
+    assert "0 cuda" in pool.refusal(replace(claim, kinds=("cuda",), numerics=()))
+    assert "no workers now" in pool.refusal(replace(claim, session="waits"))
+    assert not pool.refusal(claim) and not pool.refusal(claim, ("w2",))
+    moved = [e for e in pool.handle(pools.Moved(claim), 1) if isinstance(e, pools.Granted)]
+    assert [(e.session, e.workers[0].worker) for e in moved] == [("s", "w2")]
+    assert pool.used("t") == (1, 100)
+    with_other_bits = replace(claim, numerics=())
+    (moved_on,) = [
+        e
+        for e in pool.handle(pools.Moved(with_other_bits, ("w3",)), 2)
+        if isinstance(e, pools.Granted)
+    ]
+    assert moved_on.workers[0].worker == "w3" and pool.used("t") == (1, 100)
+    pool.handle(pools.Drain("w2"), 3)
+    assert "w2" not in pool.refusal(claim, ("w9",))
+    assert pool.refusal(claim, ("w2",))  # it leaves
+    assert {w.worker: n for w, n in pool.workers} == {"w1": 0, "w2": 0, "w3": 1}

@@ -148,6 +148,27 @@ def test_an_expanded_view_of_a_rewritten_tensor_sums_its_gradient() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("size, stride, offset", [
+    ((3,), (1,), 0), ((3, 2), (1, 0), 0), ((2, 2), (1, 1), 0), ((2,), (1,), 1), ((0,), (1,), 90),
+])  # fmt: skip
+@pytest.mark.parametrize("of", ["expanded", "windows", "slice"])
+def test_as_strided_shares_its_gradient_out_among_elements_of_one_place(
+    of: str, size: Any, stride: Any, offset: int
+) -> None:
+    found = []
+    for lib in (torch, farspan):
+        x = lib.arange(1.0, 17.0).requires_grad_()
+        seen = {
+            "expanded": lambda x=x: (x * 2)[:4, None].expand(4, 3),
+            "windows": lambda x=x: (x * 2).unfold(0, 4, 2),
+            "slice": lambda x=x: (x * 2).view(4, 4)[1:, ::2],
+        }[of]()
+        y = seen.as_strided(size, stride, offset)
+        (g,) = lib.autograd.grad(y, [x], lib.arange(1.0, 1.0 + y.numel()).view(size))
+        found.append((y.tolist(), list(y.shape), g.tolist()))
+    assert found[0] == found[1]
+
+
 def test_a_view_beyond_its_storage_is_refused_and_the_session_lives() -> None:
     with farspan.connect("local:"):
         x = farspan.ones(4)

@@ -11,6 +11,7 @@ from typing import Any
 import farspan as torch
 import numpy as np
 import pytest
+from fake_cupy import FakeCupy
 from farspan import nn
 from farspan.core import command as cmd
 from farspan.core.command import ErrorInfo, Event, Frame
@@ -310,3 +311,42 @@ def test_a_structure_that_could_not_be_read_again_is_refused(
         snapshot.take(engine)
     with pytest.raises(ProtocolError, match="a header of"):
         snapshot.restore(Engine(), data)
+
+
+def test_the_state_of_a_cpu_goes_on_at_a_gpu_and_back() -> None:
+    """With a namespace in cupy's place; only draws, of another generator there, may differ."""
+
+    def train() -> Any:
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        x = torch.randn(5, 6)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = net(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        return net, optimizer
+
+    recording = recorded(train)
+    draws = next(k for k, (f, _) in enumerate(recording) if f.opcodes[0] == cmd.BACKWARD)
+    straight, moved = steady(), steady()
+    values: list[tuple[Any, Any]] = []
+    for k, (frame, transfers) in enumerate(recording):
+        if k in (draws, (draws + len(recording)) // 2):
+            there = "cpu" if moved.device.type == "cuda" else "cuda:0"
+            made = Engine(there, xp=FakeCupy() if there != "cpu" else None)
+            snapshot.restore(made, snapshot.take(moved))
+            states = [bytes(e.generator(0).get_state()) for e in (moved, made)]
+            assert states[0] != states[1] and len(made.tensors) == len(moved.tensors)
+            moved = made
+        events = [e.handle(copy.deepcopy(frame), dict(transfers)) for e in (straight, moved)]
+        mine, theirs = ([x for x in each if isinstance(x, cmd.Value)] for each in events)
+        assert len(events[0]) == len(events[1])
+        values += zip(mine, theirs, strict=True)
+    assert moved.device.type == "cpu" and len(values) >= 3
+    for mine, theirs in values:
+        kinds = [np.frombuffer(bytes(x.data), np.float32) for x in (mine, theirs) if x.data]
+        if len(kinds) == 2:
+            np.testing.assert_allclose(kinds[0], kinds[1], rtol=1e-5)

@@ -286,12 +286,12 @@ def wrap(ref: Ref, spec: Spec, offset: int = 0, storage: Storage | None = None) 
 def place(x: Tensor, op: Op, spec: Spec, offset: int) -> int:
     """Return where a view begins in the storage of x. ShapeError: it does not fit into it."""
     offset += x._offset if x._spec.dtype is spec.dtype else _own_offset(x, spec)
-    if op.anywhere and (offset < 0 or (offset + spec.span()) * spec.dtype.itemsize
-                        > x._storage.nbytes):  # fmt: skip
+    end = (offset + spec.span()) * spec.dtype.itemsize if spec.numel else 0
+    if op.anywhere and (offset < 0 or end > x._storage.nbytes):
         raise ShapeError(
             f"setStorage: sizes {list(spec.shape)}, strides {list(spec.stride)}, storage offset "
             f"{offset}, and itemsize {spec.dtype.itemsize} requiring a storage size of "
-            f"{(offset + spec.span()) * spec.dtype.itemsize} are out of bounds for storage of size "
+            f"{end} are out of bounds for storage of size "
             f"{x._storage.nbytes}"
         )
     return offset

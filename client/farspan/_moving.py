@@ -60,10 +60,10 @@ class Moving:
         to: a worker's name (of several devices one each, comma separated), as `describe` tells it;
         a kind, ``"cpu"`` or ``"cuda"``; or empty for any others. Tensors, graphs and random numbers
         go along, and devices keep their names. allow_numerics_change: workers that compute other
-        bits will do too, and other kinds, whose random numbers go on from the same seed; then a
-        NumericsChangedWarning names the command from which bits may differ. Waits until they have
-        all of it; other threads may go on meanwhile. BadValueError, CapacityError: it cannot be,
-        and the session stays where it is.
+        bits will do too, and other kinds, whose generators begin at a seed made of the state of
+        those before; then a NumericsChangedWarning names the command from which bits may differ.
+        Waits until they have all of it; other threads may go on meanwhile. BadValueError,
+        CapacityError: it cannot be, and the session stays where it is.
         """
         self.flush()
         return self.transport.move(to, allow_numerics_change)

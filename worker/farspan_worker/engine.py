@@ -30,7 +30,7 @@ from .backend import Host, open_backend
 from .checks import check_form, describe, gradient_spec, ints, recipe_of
 from .programs.body import check_static
 from .programs.run import Programs
-from .store import Array, Budget, Foreign, Poison, Storage
+from .store import Array, Budget, Foreign, Poison, Recorded, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ class Engine:
             memory_bytes_max or self.backend.memory_bytes() or default_memory_bytes(), self.backend
         )
         self.tensors: dict[int, Array | Poison] = {}
-        fit = max(limits.TENSORS_ALWAYS, self.budget.limit // limits.TENSOR_BYTES)
-        self.tensors_max = min(limits.TENSORS_PER_SESSION_MAX, fit)
+        self.budget.weigh = self._weigh
+        self.objects_max = limits.OBJECTS_STEP  # tensors and nodes until they are weighed again
         self.generators: dict[int, Generator] = {}
         self.programs = Programs(self)
         self.poisoned = 0  # entries that are Poison
@@ -85,6 +85,7 @@ class Engine:
         """
         self._failed = self._told_bytes = 0
         self.frames += 1
+        self._weigh()
         return self.resume(frame, transfers)
 
     def resume(self, frame: Frame, transfers: Mapping[int, Any] | None = None) -> list[Event]:
@@ -138,7 +139,8 @@ class Engine:
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
-            "bytes_max": self.budget.limit,
+            "bytes_max": self.budget.whole,
+            "bytes_objects": self.budget.objects,
             "programs": len(self.programs),
             "programs_bytes": self.programs.nbytes,
             **self.backend.stats(),
@@ -203,7 +205,7 @@ class Engine:
                     return
             generator = self._generator(op, static) if op.random else None
             results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
-            if len(tensors) + len(outs) > self.tensors_max:
+            if len(tensors) + self.budget.nodes > self.objects_max:
                 self._check_count()
         except ProtocolError:
             raise
@@ -239,8 +241,10 @@ class Engine:
             mask >>= 1
         if form == cmd.INPLACE:
             node = tape.record_inplace(op, plan, inputs, static, tuple(scalars))
+            node.site = Recorded(self.budget, 3)  # a view's base and its views get nodes, too
         else:
             node = tape.record(op, plan, inputs, results, static, tuple(scalars), tuple(edges))
+            node.site = Recorded(self.budget)
         node.number = self._number
 
     def _spread(
@@ -302,6 +306,7 @@ class Engine:
         """Return a generator of the session; a new one has torch's default seed."""
         found = self.generators.get(number)
         if found is None:
+            self.budget.check(0)
             found = self.generators[number] = self.backend.generator(DEFAULT_SEED)
         return found
 
@@ -341,10 +346,10 @@ class Engine:
             try:
                 self.budget.check(spec.nbytes)  # an expanded view may be larger than any memory
                 self._told_bytes += spec.nbytes
-                if self._told_bytes > self.budget.limit:
+                if self._told_bytes > self.budget.whole:
                     raise OutOfMemoryError(
                         f"reading {human(self._told_bytes)} at once, with a limit of "
-                        f"{human(self.budget.limit)}; wait between reads"
+                        f"{human(self.budget.whole)}; wait between reads"
                     )
                 # A copy: later commands of this very frame may write to the tensor.
                 room = None if kind == cmd.GET_SEND else self.outlet
@@ -382,7 +387,7 @@ class Engine:
             self.programs.arena.put_to_sleep()
             self.backend.release()
         used = self.budget.used
-        counts = np.array([used, self.budget.peak, self.budget.limit], np.int64)
+        counts = np.array([used, self.budget.peak, self.budget.whole], np.int64)
         if kind == cmd.GET_MEMORY_ANEW:
             self.budget.peak = used
         return Value(request, int64.code, (3,), counts.view(np.uint8).data)
@@ -410,7 +415,7 @@ class Engine:
         if len(data) != spec.nbytes:
             raise ProtocolError(f"a Put of {len(data)} bytes for {spec.nbytes}")
         try:
-            if len(self.tensors) >= self.tensors_max:
+            if len(self.tensors) + self.budget.nodes >= self.objects_max:
                 self._check_count()
             self.budget.check(spec.nbytes)
             array = self.backend.upload(owned(data), spec.dtype.numpy, shape)
@@ -550,13 +555,29 @@ class Engine:
             raise ProtocolError(f"unknown tensor {e}") from None
 
     def _check_count(self) -> None:
-        """Raise for one tensor more: however small, it has a size in a worker's memory."""
+        """Raise if tensors and nodes take too much: however small, they have a size here.
+
+        What follows depends on nothing but what there is at the frame's beginning and the commands
+        since, so that a replay runs out of memory where the session did.
+        """
         if len(self.tensors) >= limits.TENSORS_PER_SESSION_MAX:
             raise ProtocolError("too many live tensors")
-        raise OutOfMemoryError(
-            f"a session of {human(self.budget.limit)} may have {self.tensors_max} tensors, each of "
-            f"which takes {limits.TENSOR_BYTES} bytes beside its elements"
+        self._weigh()
+        self.budget.check(0)
+
+    def _weigh(self) -> None:
+        """Charge the session for what its tensors, nodes and generators are beside elements."""
+        tensors, budget = len(self.tensors), self.budget
+        self.objects_max = tensors + budget.nodes + limits.OBJECTS_STEP
+        taken = (
+            tensors * limits.TENSOR_BYTES
+            + budget.nodes * limits.NODE_BYTES
+            + len(self.generators) * limits.GENERATOR_BYTES
         )
+        least, most = limits.OBJECTS_FREE_BYTES
+        if taken > least or budget.objects:
+            free = max(least, min(most, int(budget.whole * limits.OBJECTS_FREE_SHARE)))
+            budget.charge_objects(max(0, taken - free))
 
     def _set(self, out: int, value: Array | Poison) -> None:
         if out in self.tensors:

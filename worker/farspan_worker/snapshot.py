@@ -12,6 +12,7 @@ one: it follows the newest, whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from farspan.core.op import OPS
 from farspan.core.spec import Spec
 
 from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout, room_for
-from .store import Array, Poison, Storage
+from .store import Array, Poison, Recorded, Storage
 from .unchanged import Place, Remembered
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ class _Writer:
             "outs": [self.spec(s) for s in node.outs],
             "saved": [[name, self._saved(x)] for name, x in node.saved.items()],
             "versions": [[self.storage(s), v] for s, v in node.versions],
+            "weight": node.site.count if type(node.site) is Recorded else 0,
         }
 
     def _saved(self, x: Any) -> Any:
@@ -329,8 +331,8 @@ def _program(number: int, body: Body) -> dict[str, Any]:
 class Restorer:
     """Takes a snapshot's bytes as they come and makes the engine's state of them.
 
-    First the file of the snapshot itself, then those that it refers to. engine: a new one, for the
-    same kind of device. Its budget is charged as memory is made.
+    First the file of the snapshot itself, then those that it refers to. engine: a new one; of
+    another kind of device it computes other bits. Its budget is charged as memory is made.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -440,11 +442,11 @@ class _Reader:
         self._arrays: list[Array] = []
         self._poison: list[Poison] = []
         self._nodes: dict[int, tape.Node] = {}
+        self._moved = False  # from another kind of device
 
     def read(self) -> None:
         engine, state = self._engine, self._state
-        if Device(state["device"]).type != engine.device.type:
-            raise ProtocolError(f"snapshot: of {state['device']}, for a session on {engine.device}")
+        self._moved = Device(state["device"]).type != engine.device.type
         self._specs = [self._spec(row) for row in state["specs"]]
         for row in state["storages"]:
             self._storages.append(self._storage(row))
@@ -462,14 +464,15 @@ class _Reader:
             engine.tensors[id_] = self._poison[at] if kind == "p" else self._arrays[at]
         engine.poisoned = sum(type(x) is Poison for x in engine.tensors.values())
         for number, text in state["generators"]:
-            engine.generator(number).set_state(bytes.fromhex(text))
+            self._generator(number, bytes.fromhex(text))
         for row in state["programs"]:
             rows = [(*r[:3], _tuples(r[3]), *r[4:]) for r in row["rows"]]
             scalars = [_of_number(x) for x in row["scalars"]]
             static = tuple(row["static"])
             dtype = row["default_dtype"]
             engine.programs.define(row["outputs"], static, rows, row["slots"], scalars, dtype)
-        engine.backend.set_modes(state["modes"])
+        if not self._moved:
+            engine.backend.set_modes(state["modes"])
         engine.skipped = _error_of(state["skipped"])
         engine.commands, engine.applied = state["commands"], state["applied"]
         engine.budget.peak = state["peak"]
@@ -488,7 +491,16 @@ class _Reader:
             raise ProtocolError(f"snapshot: no dtype has code {code}")
         if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in (*shape, *stride)):
             raise ProtocolError("snapshot: a layout that cannot be")  # it would reach outside
-        return Spec.make(tuple(shape), DTYPES[code], Device(device), tuple(stride))
+        where = self._engine.device if self._moved else Device(device)
+        return Spec.make(tuple(shape), DTYPES[code], where, tuple(stride))
+
+    def _generator(self, number: int, state: bytes) -> None:
+        """Go on with a generator; one of another kind begins anew, at a seed made of its state."""
+        made = self._engine.generator(number)
+        if self._moved:  # of the state, so that no way back gives the same numbers again
+            made.manual_seed(int.from_bytes(hashlib.sha256(state).digest()[:8], "little"))
+        else:
+            made.set_state(state)
 
     def _storage(self, row: list[int]) -> Storage:
         version, memory, whole = row
@@ -535,6 +547,8 @@ class _Reader:
         node.saved = {name: self._saved(x) for name, x in row["saved"]}
         node.versions = tuple((self._storages[at], version) for at, version in row["versions"])
         node.number, node.freed = row["number"], row["freed"]
+        if row.get("weight") in (1, 3):  # none in a snapshot of an older release
+            node.site = Recorded(self._engine.budget, row["weight"])
         return node
 
     def _saved(self, x: Any) -> Any:

@@ -34,24 +34,42 @@ _new = object.__new__  # and all fields set one by one: half the time of a call 
 class Budget:
     """Bytes that a session may hold, and where; every storage charges it before it exists."""
 
-    __slots__ = ("backend", "limit", "peak", "spare", "used")
+    __slots__ = ("backend", "limit", "nodes", "objects", "peak", "spare", "used", "weigh")
 
     def __init__(self, limit: int, backend: Host = HOST) -> None:
         self.backend = backend
-        self.limit = limit  # bytes
+        self.limit = limit  # bytes, less `objects`
+        self.objects = 0  # bytes that are charged for tensors and nodes as Python's objects
+        self.nodes = 0  # of the tape, alive
         self.used = 0
         self.peak = 0
         #: Lets go of what is kept only for speed, so that what fits does not depend on the past.
         self.spare: Callable[[], None] = _nothing
+        #: Charges the objects that there are now.
+        self.weigh: Callable[[], None] = _nothing
+
+    @property
+    def whole(self) -> int:
+        """The bytes that the session may hold, its objects included."""
+        return self.limit + self.objects
+
+    def charge_objects(self, nbytes: int) -> None:
+        """Let objects take so many of the bytes from now on."""
+        self.limit += self.objects - nbytes
+        self.objects = nbytes
 
     def check(self, nbytes: int) -> None:
         """Raise OutOfMemoryError if `nbytes` more would not fit, whatever is let go of."""
         if self.used + nbytes > self.limit:
             self.spare()
+            self.weigh()  # what was freed in this frame counts
             if self.used + nbytes > self.limit:
+                used, whole, small = self.used + self.objects, self.whole, ""
+                if self.objects:
+                    small = f", {human(self.objects)} by the objects of tensors and graphs"
                 raise OutOfMemoryError(
-                    f"tried to allocate {nbytes} bytes ({human(nbytes)}); {self.used} of "
-                    f"{self.limit} bytes are in use ({human(self.used)} of {human(self.limit)}). "
+                    f"tried to allocate {nbytes} bytes ({human(nbytes)}); {used} of {whole} bytes "
+                    f"are in use ({human(used)} of {human(whole)}{small}). "
                     "Nothing was allocated; the session goes on."
                 )
 
@@ -68,6 +86,20 @@ class Budget:
 
 def _nothing() -> None:
     """Nothing is kept."""
+
+
+class Recorded:
+    """Counts a node of the tape, or a few, while it is alive: its node's `site`, unused here."""
+
+    __slots__ = ("budget", "count")
+
+    def __init__(self, budget: Budget, count: int = 1) -> None:
+        self.budget = budget
+        self.count = count
+        budget.nodes += count
+
+    def __del__(self) -> None:
+        self.budget.nodes -= self.count
 
 
 class Storage:

@@ -147,8 +147,10 @@ def _windows(args: Sequence[Any], outs: Sequence[Spec]) -> int:
         for shape, steps in ((base, base_stride), (size, stride))
     ]
     row = max(ends[0], offset + ends[1]) - min(0, offset)
-    numbers = math.prod(base) + x.numel if added else 0  # zeros, and a gradient in a row
-    return (row + numbers) * max(4, x.dtype.itemsize) + (24 * x.numel if added else 0)  # type: ignore[no-any-return]
+    if not added:
+        return row * max(4, x.dtype.itemsize)  # type: ignore[no-any-return]
+    numel = math.prod(base)  # zeros; a gradient in a row; how many share a place, and addresses
+    return (2 * row + 2 * numel + x.numel) * max(4, x.dtype.itemsize) + 24 * (x.numel + numel)  # type: ignore[no-any-return]
 
 
 def _affine_grids(args: Sequence[Any], outs: Sequence[Spec]) -> int:
@@ -236,7 +238,7 @@ def of_elements(op: Op, arrays: Sequence[Any], static: Sequence[Any]) -> int:
         times = math.prod(shape) // max(1, arrays[1].size)
         return int(np.count_nonzero(arrays[1])) * times * int(arrays[0].itemsize)
     if op.base == "bincount":
-        return max(int(arrays[0].max(initial=-1)) + 1, static[-1]) * 8
+        return max(int(arrays[0].max(initial=0)) + 1, static[-1]) * 8
     if op.base == "repeat_interleave":
         return int(arrays[0].sum(dtype="float64")) * 8  # integers would wrap
     return 0

@@ -97,8 +97,14 @@ RECOVERIES_MAX: Final = 10  # of a session in a row, without a frame that was ru
 
 # --- engine --------------------------------------------------------------------------------------
 TENSORS_PER_SESSION_MAX: Final = 10_000_000  # live ids.
-TENSOR_BYTES: Final = 512  # that a tensor takes in a worker beside its elements, about.
-TENSORS_ALWAYS: Final = 65_536  # live ids that any session may have, however small its memory.
+TENSOR_BYTES: Final = 640  # of a worker's memory that a tensor takes beside its elements, at most,
+NODE_BYTES: Final = 1_280  # a recorded op with what it saves, beside the elements, and
+GENERATOR_BYTES: Final = 8 * KiB  # a generator. Measured by benchmarks/quota.py.
+OBJECTS_FREE_SHARE: Final = (
+    1 / 8
+)  # of a session's memory that such objects take and are not charged,
+OBJECTS_FREE_BYTES: Final = (4 * MiB, 32 * MiB)  # but at least and at most so many bytes.
+OBJECTS_STEP: Final = 1_024  # new objects until a session's are weighed again.
 #: memoised metas, plans, recipes and binders, of all ops together; cleared when full. Each takes up
 #: to 2 KiB, and 128 MiB are what a hostile session may cost: see `core.op.weight`. A program that
 #: takes the rows of a set of 60,000 one by one has as many; computing them anew takes eight times

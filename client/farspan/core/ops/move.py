@@ -5,6 +5,7 @@ All `move`: any dtype, bit for bit. Padding and pixels are in pad.py, views in v
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
@@ -306,6 +307,25 @@ def _window_scatter_kernel(
     return _strided(xp, row, self.shape, base_stride, start - offset).copy()
 
 
+def _shared_out(xp: Any, out: Any, length: int, stride: Any, offset: int) -> Any:
+    """Return a gradient of which elements that share a place in memory have a part each.
+
+    So torch shares them out: together, in what the tensor is a view of, they are the whole.
+    """
+    if not out.size:
+        return out
+    apart = [(n, s) for n, s in zip(out.shape, stride, strict=True) if s]
+    sizes, steps = [n for n, _ in apart], [s for _, s in apart]
+    parts = out.size // math.prod(sizes)
+    if parts > 1:
+        out = out / out.dtype.type(parts)
+    if not is_dense(sizes, steps):
+        times = xp.zeros(length, out.dtype)
+        xp.add.at(times, _addresses(xp, sizes, steps, offset).reshape(-1), out.dtype.type(1))
+        out = out / _strided(xp, times, out.shape, stride, offset)
+    return out
+
+
 def _window_add_kernel(
     xp: Any, grad: Any, base_size: Any, base_stride: Any, size: Any, stride: Any, offset: int
 ) -> Any:
@@ -315,7 +335,8 @@ def _window_add_kernel(
         _strided(xp, row, size, stride, start)[...] = grad
     else:
         xp.add.at(row, _addresses(xp, size, stride, start).reshape(-1), grad.reshape(-1))
-    return _strided(xp, row, base_size, base_stride, start - offset).copy()
+    out = _strided(xp, row, base_size, base_stride, start - offset).copy()
+    return _shared_out(xp, out, row.size, base_stride, start - offset)
 
 
 structured(
