@@ -27,7 +27,7 @@ from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.op import OPS
 from farspan.core.spec import Spec
 
-from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout
+from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout, room_for
 from .store import Array, Poison, Recorded, Storage
 from .unchanged import Place, Remembered
 
@@ -99,7 +99,7 @@ def taken(
 
 def joined(pieces: Sequence[memoryview]) -> memoryview:
     """Return a copy of all pieces in one row."""
-    whole = np.empty(sum(piece.nbytes for piece in pieces), np.uint8)
+    whole = room_for(sum(piece.nbytes for piece in pieces))
     at = 0
     for piece in pieces:
         whole[at : at + piece.nbytes] = np.frombuffer(piece, np.uint8)

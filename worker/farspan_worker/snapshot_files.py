@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 _READS: Final = (1, 2)  # 1: a snapshot is one file
 ALIGN_BYTES: Final = 64  # where data begins, and each memory of a restored engine
+_MAPPED_BYTES_MIN: Final = 4 * limits.MiB  # from there on numpy asks for huge pages
 _READ_BYTES: Final = 4 * limits.MiB  # at a time
 _HASHED_BEHIND: Final = 4  # pieces read and not hashed yet
 
@@ -56,7 +59,7 @@ class Layout:
 
     def make_room(self) -> None:
         """Make the memories, and say what of the bytes after the header goes where."""
-        self.memories = [_aligned(place.nbytes) for place in self.places]
+        self.memories = [room_for(place.nbytes) for place in self.places]
         at = dict.fromkeys(self.sizes, 0) | {self.number: self._begin}
         rows: dict[int, list[tuple[int, Any]]] = {number: [] for number in self.sizes}
         for k in sorted(range(len(self.places)), key=self.places.__getitem__):
@@ -94,10 +97,17 @@ def read_layout(head: bytes, begin: int) -> Layout:
     return made
 
 
-def _aligned(nbytes: int) -> Any:
-    raw = np.empty(nbytes + ALIGN_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGN_BYTES
-    return raw[start : start + nbytes]
+def room_for(nbytes: int) -> Any:
+    """Return new memory of so many bytes (uint8), aligned and quick to fill for the first time.
+
+    numpy asks for huge pages, and to find or make such takes the kernel up to five times as long.
+    """
+    if nbytes < _MAPPED_BYTES_MIN or sys.platform != "linux":
+        raw = np.empty(nbytes + ALIGN_BYTES, np.uint8)
+        start = -raw.ctypes.data % ALIGN_BYTES
+        return raw[start : start + nbytes]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return np.frombuffer(mmap.mmap(-1, nbytes, flags=flags), np.uint8)
 
 
 # ----------------------------------------------------------------------- files on this host -----
