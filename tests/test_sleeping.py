@@ -365,6 +365,29 @@ def test_two_who_come_at_once_wake_one_session_and_another_tenant_none(tmp_path:
         cluster.connect(attach=one)
 
 
+def test_who_comes_finds_a_session_that_the_clock_put_to_sleep_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: service.asleep == 1)
+        wake, times = service._wake, 0
+
+        async def interrupted(sleeper: Any) -> None:
+            nonlocal times
+            await wake(sleeper)
+            times += 1
+            if times == 1:  # the clock comes before whoever waits is told
+                service._tick(service._sessions[session])
+
+        monkeypatch.setattr(service, "_wake", interrupted)
+        second = cluster.connect(attach=session)
+        second.transport.send(get(1, 9))
+        assert second.value(9).data == b"abc" and times == 2
+
+
 def test_a_journal_is_judged_when_its_session_wakes_in_another_gateway(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
         session = vanish(cluster).transport.session_id

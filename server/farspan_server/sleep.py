@@ -116,18 +116,17 @@ class Sleep:
 
         JournalError: the disk fails. CapacityError: it is full, or too many sessions are awake.
         """
-        sleeper = self._sleepers.get(session)
-        if sleeper is None or sleeper.tenant != tenant:
-            return
-        self._refuse_late()
-        if sleeper.waking is None:
-            if len(self._sessions) >= self.config.sessions_max:
-                raise CapacityError(
-                    f"{self.config.sessions_max} sessions are awake, the gateway's most; this one "
-                    "stays on disk"
-                )
-            sleeper.waking = self._spawn(self._wake(sleeper))
-        await asyncio.shield(sleeper.waking)  # others may wait for it too
+        # Over again: until whoever waits here is told, the clock may have put it back to sleep.
+        while (sleeper := self._sleepers.get(session)) is not None and sleeper.tenant == tenant:
+            self._refuse_late()
+            if sleeper.waking is None:
+                if len(self._sessions) >= self.config.sessions_max:
+                    raise CapacityError(
+                        f"{self.config.sessions_max} sessions are awake, the gateway's most; this "
+                        "one stays on disk"
+                    )
+                sleeper.waking = self._spawn(self._wake(sleeper))
+            await asyncio.shield(sleeper.waking)  # others may wait for it too
 
     async def _wake(self, sleeper: Sleeper) -> None:
         shelf = self._shelf
