@@ -369,7 +369,7 @@ def test_kills_while_a_session_moves_lose_nothing(service: Service, workers: Wor
 
         found = train(20, between)
         thread.join(60)
-        assert found == expected or named(session)
+        assert found == expected
 
 
 def test_a_session_goes_to_another_kind_of_device_and_back(tmp_path: Path) -> None:
