@@ -1,7 +1,8 @@
 """Builds `farspan._fast` from C where that can be done; elsewhere farspan is installed without it.
 
 Hatchling runs this for wheels and for `pip install -e`, which builds it in place. No compiler, or
-one X
+one that fails, is no error: `_native.py` then has Python do the same. `python hatch_build.py`
+builds it in place by itself.
 """
 
 from __future__ import annotations

@@ -228,6 +228,7 @@ def leaks(torch: Any, fast: Any) -> None:
         del c
         session.flush()
         session.transport.noted.clear()
+        session._recent.clear()  # frames that the session remembers, so many at most
         gc.collect()
         return sys.getallocatedblocks()
 

@@ -195,7 +195,8 @@ facts_of(Quick *self, PyObject *const *tensors)
         facts = PyDict_GetItemWithError(self->memo, both);
         Py_DECREF(both);
     }
-    return facts != NULL && PyTuple_CheckExact(facts) && PyTuple_GET_SIZE(facts) == 4 ? facts : NULL;
+    int whole = facts != NULL && PyTuple_CheckExact(facts) && PyTuple_GET_SIZE(facts) == 4;
+    return whole ? facts : NULL;
 }
 
 /* Return the next of a lane's ids or numbers. */
@@ -208,7 +209,7 @@ next_of(PyObject *counter)
     return next;
 }
 
-/* Return (id of each tensor, nothing yet): taken before anything runs that might replace a claim. */
+/* Return (id of each tensor, nothing yet), before anything runs that might replace a claim. */
 static PyObject *
 ids_of(Quick *self, PyObject *const *tensors)
 {

@@ -6,7 +6,9 @@
 
 /* --------------------------------------------------------------------------------- columns -- */
 
-enum { OPCODES, MODES, COUNTS, IDS, STATICS, SCALAR_COUNTS, SCALARS, NUMBERS, SITE_COLUMN, COLUMNS };
+enum {
+    OPCODES, MODES, COUNTS, IDS, STATICS, SCALAR_COUNTS, SCALARS, NUMBERS, SITE_COLUMN, COLUMNS,
+};
 
 /* Add up how many ids and scalars commands have. TypeError if one is no command. */
 static int
