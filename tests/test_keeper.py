@@ -22,7 +22,7 @@ from farspan_server.disk import RealDisk
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError
 from farspan_server.keeper import Keeper, _PartWriter
-from test_gateway import PUT, U8, Cluster, frame, get
+from test_gateway import PUT, U8, Cluster, frame, get, put
 
 
 class Worker:
@@ -236,6 +236,28 @@ def test_an_upload_that_is_cut_off_on_its_way_to_the_worker_comes_whole(
         assert client.value(9).data == b"abcdef"[:total]
 
     clustered(tmp_path, body)
+
+
+def test_a_snapshot_does_not_hold_frames_back_for_an_upload_that_does_not_come(
+    tmp_path: Path,
+) -> None:
+    def body(cluster: Cluster) -> None:
+        assert cluster.gateway is not None
+        client = cluster.connect(devices="cpu:2")
+        client.transport.send(put(2, b"here", device=1))
+        client.synchronize()
+        client.transport.send(frame((PUT, [1], (U8, (3,), -1, 5))))  # waits for its bytes
+        (live,) = cluster.gateway.service.sessions
+        cluster.until(lambda: live.machine._cut is not None and live.machine._cut.waits)
+        client.transport.send(get(2, 9, device=1))
+        assert client.value(9).data == b"here"
+        assert live.keeper is not None and live.keeper._number >= 1
+        client.transport.upload(5, 0, memoryview(b"abc"))
+        client.transport.send(get(1, 10))
+        assert client.value(10).data == b"abc"
+        assert live.keeper._cut_again_s > 0, "the next one comes no sooner than twenty times that"
+
+    clustered(tmp_path, body, snapshot_every_s=0.05)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from farspan.core.errors import (
     CapacityError,
     ConnectError,
     FarspanError,
+    JournalError,
     ProgramError,
     ProtocolError,
     SessionClosedError,
@@ -186,7 +187,10 @@ class Gateway:
         """Find a session of the caller, who has it now, and who that is; it stays awake within."""
         async with self.service.here(self._tenant(context), session) as live:
             given = dict(context.invocation_metadata() or ()).get(wire.SECRET_METADATA)
-            yield live, live.prove(given if isinstance(given, bytes) else None)
+            try:
+                yield live, live.prove(given if isinstance(given, bytes) else None)
+            except JournalError as error:  # with what becomes of the session
+                raise JournalError(live.failure or str(error)) from None
 
     def _tenant(self, context: grpc.aio.ServicerContext) -> str:
         tenant = self.tenancy.tokens.tenant(context.invocation_metadata())

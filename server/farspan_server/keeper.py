@@ -94,7 +94,8 @@ class Keeper:
         self._number = history.past.number  # of the last snapshot
         self._under_way: set[int] = set()  # its number, until it is committed or fails
         self._cut_at_s = self._cut_began_s = 0.0
-        self._cut_took_s = 0.0
+        self._cut_took_s = self._cut_again_s = 0.0
+        self._cut_told = False  # the workers take their parts; before, frames are held back
         self._cut_frame = history.past.base
         self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
@@ -339,11 +340,16 @@ class Keeper:
         """Ask for a snapshot if it is time: a replay from the last one should take seconds."""
         every_s = max(self._every_s, limits.SNAPSHOT_SHARE * self._cut_took_s)
         new_bytes = self.history.journal.nbytes_since(self.history.past.begin)
-        if self._under_way and now_s - self._cut_at_s > limits.LEASE_S:
+        patience_s = limits.LEASE_S if self._cut_told else limits.CUT_HOLD_S
+        if self._under_way and now_s - self._cut_at_s > patience_s:
             text = "session %s: a snapshot took longer than %d s and is given up"
-            log.warning(text, self._directory.name, limits.LEASE_S)
+            log.warning(text, self._directory.name, patience_s)
+            if not self._cut_told:  # a device waits for bytes, all frames for it
+                self._cut_again_s = now_s + limits.SNAPSHOT_SHARE * patience_s
             self._fail_cut()
         if received == self._cut_frame or self._replayed is not None or self._under_way:
+            return
+        if now_s < self._cut_again_s:
             return
         much = new_bytes > self._every_bytes or received - self._cut_frame > self._every_frames
         if now_s - self._cut_at_s >= every_s or much:
@@ -367,13 +373,13 @@ class Keeper:
     def mark(self, number: int, sequence: int) -> None:
         """Note where the snapshot is cut. JournalError."""
         self._drop_parts()
-        self._number, self._under_way = number, {number}
+        self._number, self._under_way, self._cut_told = number, {number}, False
         self._cut_began_s = asyncio.get_running_loop().time()
         self.history.mark(number, sequence)
 
     def take_cut(self, number: int) -> None:
         """Tell the workers to take their parts. What was sent before by the bulk links counts."""
-        base = self.history.past.number
+        base, self._cut_told = self.history.past.number, True
         for device, each in enumerate(self._links):
             each.send(link.pack_cut(self._channel, number, base))
             chunk = link.Chunk(link.marker(number, device), 0, 0, link.LAST, b"")

@@ -7,7 +7,6 @@ advance. A failed command poisons what depends on it and nothing else.
 
 from __future__ import annotations
 
-import os
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from .backend import Host, open_backend
 from .checks import check_form, describe, gradient_spec, ints, recipe_of
 from .programs.body import check_static
 from .programs.run import Programs
-from .store import Array, Budget, Foreign, Poison, Recorded, Storage
+from .store import Array, Budget, Foreign, Poison, Recorded, Storage, default_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -555,11 +554,7 @@ class Engine:
             raise ProtocolError(f"unknown tensor {e}") from None
 
     def _check_count(self) -> None:
-        """Raise if tensors and nodes take too much: however small, they have a size here.
-
-        What follows depends on nothing but what there is at the frame's beginning and the commands
-        since, so that a replay runs out of memory where the session did.
-        """
+        """Raise if tensors and nodes, however small, take too much, as a replay of them does."""
         if len(self.tensors) >= limits.TENSORS_PER_SESSION_MAX:
             raise ProtocolError("too many live tensors")
         self._weigh()
@@ -567,17 +562,9 @@ class Engine:
 
     def _weigh(self) -> None:
         """Charge the session for what its tensors, nodes and generators are beside elements."""
-        tensors, budget = len(self.tensors), self.budget
-        self.objects_max = tensors + budget.nodes + limits.OBJECTS_STEP
-        taken = (
-            tensors * limits.TENSOR_BYTES
-            + budget.nodes * limits.NODE_BYTES
-            + len(self.generators) * limits.GENERATOR_BYTES
-        )
-        least, most = limits.OBJECTS_FREE_BYTES
-        if taken > least or budget.objects:
-            free = max(least, min(most, int(budget.whole * limits.OBJECTS_FREE_SHARE)))
-            budget.charge_objects(max(0, taken - free))
+        tensors = len(self.tensors)
+        self.objects_max = tensors + self.budget.nodes + limits.OBJECTS_STEP
+        self.budget.charge_objects(tensors, len(self.generators))
 
     def _set(self, out: int, value: Array | Poison) -> None:
         if out in self.tensors:
@@ -629,8 +616,3 @@ class _Watch(tape.Watch):
 
 
 _SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"
-
-
-def default_memory_bytes() -> int:
-    """Return the budget of a session that was given none: most of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5

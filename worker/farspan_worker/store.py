@@ -6,10 +6,12 @@ over a storage plus its place in the graph. Nothing here knows operators; read e
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from farspan.core import limits
 from farspan.core.call import Value
 from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.tape import Variable
@@ -53,10 +55,19 @@ class Budget:
         """The bytes that the session may hold, its objects included."""
         return self.limit + self.objects
 
-    def charge_objects(self, nbytes: int) -> None:
-        """Let objects take so many of the bytes from now on."""
-        self.limit += self.objects - nbytes
-        self.objects = nbytes
+    def charge_objects(self, tensors: int, generators: int) -> None:
+        """Let so many objects, and the nodes that are alive, take some of the bytes from now on."""
+        taken = (
+            tensors * limits.TENSOR_BYTES
+            + self.nodes * limits.NODE_BYTES
+            + generators * limits.GENERATOR_BYTES
+        )
+        least, most = limits.OBJECTS_FREE_BYTES
+        if taken > least or self.objects:
+            free = max(least, min(most, int(self.whole * limits.OBJECTS_FREE_SHARE)))
+            nbytes = max(0, taken - free)
+            self.limit += self.objects - nbytes
+            self.objects = nbytes
 
     def check(self, nbytes: int) -> None:
         """Raise OutOfMemoryError if `nbytes` more would not fit, whatever is let go of."""
@@ -82,6 +93,11 @@ class Budget:
         self.used += nbytes
         if self.used > self.peak:
             self.peak = self.used
+
+
+def default_memory_bytes() -> int:
+    """Return the budget of a session that was given none: most of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5
 
 
 def _nothing() -> None:

@@ -85,6 +85,7 @@ SNAPSHOT_EVERY_FRAMES: Final = 100_000  # since the last one: then sooner, too.
 #: A memory as long as this that was not written since the last snapshot stays in its file.
 SNAPSHOT_KEPT_BYTES_MIN: Final = 64 * KiB
 SNAPSHOT_FILES_MAX: Final = 8  # older ones that a snapshot refers to, each half in use at least.
+CUT_HOLD_S: Final = 2.0  # that a snapshot holds frames back for devices that wait for uploads.
 SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
 KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
