@@ -322,7 +322,7 @@ def changed(**columns: object) -> Frame:
         changed(scalars=[True, 2**63, -0.0, 1j]),
         changed(scalars=[True, "1", -0.0, 1j]),
         changed(modes=[0, 0, 2 ** (8 * 2_050 + 1), 0]),
-        changed(payloads=[bytes(limits.INLINE_BYTES_MAX + 1)]),
+        changed(payloads=[bytes(limits.PAYLOAD_BYTES_MAX + 1)]),
         changed(numbers=[10, 11, 12, 2**62]),
     ],
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._dispatch import wrap
 from ._gather import Ref
 from .core import command as cmd
+from .core import limits
 from .core.dtype import DTYPES
 from .core.op import OPS, op_at
 from .core.spec import Spec
@@ -27,7 +28,7 @@ Value = tuple[int, tuple[int, ...], bytes]
 
 def values_of(run: Commands) -> list[Value] | None:
     """Return what was put during the run, in order; None if some were too large to look at."""
-    if any(payload is None for _, _, payload, _, _ in run.puts):
+    if any(data is None or len(data) > limits.INLINE_BYTES_MAX for _, _, data, _, _ in run.puts):
         return None
     return [(static[0], static[1], bytes(data)) for _, static, data, _, _ in run.puts]
 

@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ._signals import Uninterrupted
+from .core import limits
 from .core.command import Acked, Event, Frame, Lost, Send
 from .core.errors import BadValueError, ProtocolError
 
@@ -68,6 +69,7 @@ class LocalTransport:
         self._kept: dict[str, str] = {}
 
     idle = False  # gathering costs nothing where nothing travels
+    payload_bytes_max = limits.INLINE_BYTES_MAX  # larger tensors are not copied into a frame
 
     @property
     def watched(self) -> bool:

@@ -33,6 +33,7 @@ class Outgoing:
         self._sealed: list[Sealed] = []
         self._begin = self._end = 0  # of what is to be taken as it came
         self._built = False  # the last one was made here, so that it may grow
+        self._riding = 0  # bytes of its payloads
         #: Where the ids and the numbers of each command begin, and the end.
         self.ids_at = list(accumulate(frame.counts, initial=0))
         self.scalars_at = list(accumulate(frame.scalar_counts, initial=0))
@@ -123,10 +124,13 @@ class Outgoing:
             return
         piece, sites = self.piece(self._begin, self._end)
         self._begin = self._end = 0
-        if self._built and self._sealed[-1][0].default_dtype == piece.default_dtype:
-            last, lines = self._sealed[-1]
+        riding = sum(map(len, piece.payloads))
+        last, lines = self._sealed[-1] if self._built else (None, [])
+        same = last is not None and last.default_dtype == piece.default_dtype
+        if same and self._has_room(riding):
             _append(last, piece)
             lines += sites
+            self._riding += riding
         else:
             self._sealed.append((piece, sites))
             self._built = False
@@ -138,14 +142,19 @@ class Outgoing:
             self._sealed += sealed
             self._built = False
 
-    def _open(self, default_dtype: int) -> Sealed:
-        """Return a frame that may grow, the last one."""
+    def _has_room(self, payload_bytes: int) -> bool:
+        """Whether the last frame may take such payloads; one without any takes a single one."""
+        return not self._riding or self._riding + payload_bytes <= limits.FRAME_PAYLOADS_BYTES
+
+    def _open(self, default_dtype: int, payload_bytes: int = 0) -> Sealed:
+        """Return a frame that may grow, the last one, and has room for a payload."""
         self._close()
         last = self._sealed[-1][0] if self._built else None
         full = last is None or len(last.ids) + len(last.scalars) > limits.FLUSH_IDS
+        full = full or not self._has_room(payload_bytes)
         if full or last.default_dtype != default_dtype:  # type: ignore[union-attr]
             self._sealed.append((Frame(self.frame.device, default_dtype=default_dtype), []))
-            self._built = True
+            self._built, self._riding = True, 0
         return self._sealed[-1]
 
     def call(
@@ -156,6 +165,8 @@ class Outgoing:
         made, lines = self._open(run.default_dtype)
         for id_, static, payload, number, site in run.puts:
             if payload is not None:
+                made, lines = self._open(run.default_dtype, len(payload))
+                self._riding += len(payload)
                 static = (*static[:2], len(made.payloads), static[3])
                 made.payloads.append(payload)
             made.add(cmd.PUT, [id_], static, number=number)

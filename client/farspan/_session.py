@@ -265,7 +265,7 @@ class Session(Answers, Lasting, Moving, Reporting):
         """Make tensor `id_` from bytes: inline if small, else by a transfer beside the stream."""
         view = memoryview(data)
         nbytes = view.nbytes
-        if nbytes <= limits.INLINE_BYTES_MAX:
+        if nbytes <= limits.INLINE_BYTES_MAX or nbytes <= self.transport.payload_bytes_max:
             # Inline bytes weigh more than results: 32 KiB of them end a frame.
             weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
             static: cmd.Static = (dtype, shape, bytes(view))

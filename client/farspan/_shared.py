@@ -157,6 +157,11 @@ class Shared:
         self._ask = lambda device, proof: wire.ShareReply(refused=why)
         self.state = why
 
+    @property
+    def may(self) -> bool:
+        """Whether there is shared memory, or nobody has asked for it yet."""
+        return self.state in ("on", layouts.UNASKED, layouts.LATER)
+
     def segment(self, device: int, nbytes: int) -> Segment | None:
         """Return the segment for an upload, or None; asks for one at the first, and waits."""
         if nbytes <= limits.INLINE_BYTES_MAX:

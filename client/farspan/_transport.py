@@ -196,6 +196,14 @@ class GrpcTransport(Reconnecting):
         return self._welcome.epoch
 
     @property
+    def payload_bytes_max(self) -> int:
+        """Bytes of a tensor that go up in a frame: more where an upload is a call of its own."""
+        assert self._welcome is not None
+        messages = self._welcome.durability == "off" and self._shared.may
+        known = self._welcome.minor >= wire.LONG_PAYLOADS_MINOR
+        return limits.PAYLOAD_BYTES_MAX if known and not messages else limits.INLINE_BYTES_MAX
+
+    @property
     def lasts(self) -> bool:
         """Whether the session outlasts a broken stream."""
         return bool(self._patience_s)

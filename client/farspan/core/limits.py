@@ -41,6 +41,8 @@ IDLE_COMMANDS: Final = 8  # or 128 KiB of results: work worth starting at once.
 FLUSH_DELAY_S: Final = 0.001  # seconds a command may wait for company,
 FLUSH_RARELY_S: Final = 0.008  # or so many: the first one after others that were all waited for.
 INLINE_BYTES_MAX: Final = 64 * KiB  # tensor bytes that ride the control stream.
+PAYLOAD_BYTES_MAX: Final = 256 * KiB  # the same of a frame, where another way up is a call.
+FRAME_PAYLOADS_BYTES: Final = 1 * MiB  # of one frame: what more comes begins another.
 CHUNK_BYTES: Final = 1 * MiB  # one message of a bulk transfer (measured best: 512 KiB to 1 MiB).
 
 # --- flow ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ anything wrong is a ProtocolError, whatever the bytes. What goes out passes the 
 from farspan.wire.control import (
     CONTROL_BYTES_MAX,
     DATA_BYTES_MAX,
+    LONG_PAYLOADS_MINOR,
     MAJOR,
     MINOR,
     SECRET_METADATA,
@@ -64,6 +65,7 @@ from farspan.wire.statics import decode_static, encode_static
 __all__ = [
     "CONTROL_BYTES_MAX",
     "DATA_BYTES_MAX",
+    "LONG_PAYLOADS_MINOR",
     "MAJOR",
     "MINOR",
     "SECRET_METADATA",

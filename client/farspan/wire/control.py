@@ -23,6 +23,7 @@ MAJOR: Final = 1
 #: Share; 5: Resume, attach, Keep; 6: Move, numerics of devices, pages of List, calls beside the
 #: stream carry the session's secret.
 MINOR: Final = 6
+LONG_PAYLOADS_MINOR: Final = 6  # frames carry tensors of up to PAYLOAD_BYTES_MAX since then.
 #: Metadata of calls beside the stream: Welcome's secret, so that a client that another has taken
 #: the session from changes nothing of it any more.
 SECRET_METADATA: Final = "farspan-secret-bin"

@@ -258,7 +258,7 @@ def _check_frame(frame: Frame) -> None:
     if frame.payloads:
         at_most("payloads", len(frame.payloads), count)
         for payload in frame.payloads:
-            at_most("payload bytes", memoryview(payload).nbytes, limits.INLINE_BYTES_MAX)
+            at_most("payload bytes", memoryview(payload).nbytes, limits.PAYLOAD_BYTES_MAX)
     _check_shares("ids", len(ids), frame.counts)
     _check_shares("scalars", len(scalars), frame.scalar_counts)
     if not count:
