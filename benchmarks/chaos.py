@@ -164,6 +164,18 @@ def cluster_matrix(options: Any, rng: random.Random) -> dict[str, str]:
     return found
 
 
+def in_snapshot(service: Service, least: int) -> bool:
+    """Whether a session of so many bytes is in a snapshot that counts."""
+    for directory in service.journal.glob("*"):
+        with contextlib.suppress(OSError):
+            sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+            snapshot = sum(size for name, size in sizes.items() if name.startswith("snapshot"))
+            first = min((name for name in sizes if name.endswith(".journal")), default="0.")
+            if snapshot > least and int(first.partition(".")[0]) > 1:
+                return True
+    return False
+
+
 def recovery(options: Any) -> dict[str, Any]:
     """Measure the seconds from a worker's death to the next value, for sessions of some sizes."""
     found = {}
@@ -172,9 +184,9 @@ def recovery(options: Any) -> dict[str, Any]:
             seconds = []
             with service.connect() as session:
                 kept = [torch.rand(size // 40) for _ in range(10)]
-                began = time.monotonic()
-                while time.monotonic() - began < 6:  # long enough for a snapshot
-                    kept[0][:10].mul_(1.5)
+                began, expected = time.monotonic(), float(kept[9][5] + kept[0][5])
+                while not in_snapshot(service, size) and time.monotonic() - began < 60:
+                    kept[0][:10].mul_(1.0001)
                     expected = float(kept[9][5] + kept[0][5])
                 for _ in Bound(options.seconds / 3, options.recoveries).turns():
                     service.kill("worker", session)

@@ -1,6 +1,7 @@
-"""Fuzz whole sessions: inputs a second, what they end in, branches covered, and every finding.
+r"""Fuzz whole sessions: inputs a second, what they end in, branches covered, and every finding.
 
-    PYTHONPATH=client:server:worker:tests python benchmarks/fuzz.py --inputs 2000000 --seed 7
+    PYTHONPATH=client:server:worker:tests python benchmarks/fuzz.py --inputs 2000000 --seed 7 \
+        --processes 2
     PYTHONPATH=client:server:worker:tests python benchmarks/fuzz.py --coverage
 
 A finding is repeated by `--repeat SEED:SESSION`, which prints every frame of that session.

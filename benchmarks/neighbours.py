@@ -195,16 +195,42 @@ class Waits:
         return 1e-9 * found
 
 
-def trips(seconds: float, pids: list[int]) -> tuple[list[float], list[float]]:
-    """Return the seconds of each round trip, and those without waits of processes for a core."""
-    x, found, own = farspan.ones(1), [], []
-    (x + 1).item()
+def trip() -> Callable[[], object]:
+    """Return a round trip."""
+    x = farspan.ones(1)
+    return lambda: (x + 1).item()
+
+
+def step() -> Callable[[], object]:
+    """Return a training step of a small net."""
+    from farspan import nn, optim
+
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 8))
+    optimizer, x = optim.SGD(net.parameters(), lr=0.01), farspan.randn(64, 64)
+
+    def train() -> object:
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return train
+
+
+def times(
+    work: Callable[[], object], seconds: float, pids: list[int]
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of each turn of work, and those without waits of processes for a core."""
+    found, own = [], []
+    for _ in range(20):
+        work()
     waits, ends = Waits(pids), time.perf_counter() + seconds
     after = waits.seconds()
     while time.perf_counter() < ends:
         before = after
         begun = time.perf_counter()
-        (x + 1).item()
+        work()
         found.append(time.perf_counter() - begun)
         after = waits.seconds()
         own.append(max(0.0, found[-1] - (after - before)))
@@ -217,18 +243,21 @@ def summary(found: list[float]) -> tuple[float, float]:
     return 1e6 * statistics.median(ordered), 1e6 * ordered[int(0.99 * (len(ordered) - 1))]
 
 
-def measure(flood: Callable[[str, str], None], seconds: float, rounds: int) -> dict[str, float]:
-    """Return medians over the rounds: alone, beside the flood."""
+def measure(
+    flood: Callable[[str, str], None], seconds: float, rounds: int, steps: bool = False
+) -> dict[str, float]:
+    """Return medians over the rounds: alone, beside the flood; of training steps or round trips."""
     alone, beside = [], []
 
     def looked() -> tuple[float, ...]:
-        found, own = trips(seconds, pids)
+        found, own = times(work, seconds, pids)
         return *summary(found), *summary(own)
 
     with service() as (address, anna, bert, gateway):
         with farspan.connect(address, token=bert, devices="cpu") as session:
             pids = [os.getpid(), gateway, int(session.transport.devices[0]["pid"])]
-            trips(0.3, pids)
+            work = step() if steps else trip()
+            times(work, 0.3, pids)
             for _ in range(rounds):
                 alone.append(looked())
                 other, begun = start(flood, address, anna)
@@ -314,6 +343,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=[flood.__name__ for flood in FLOODS])
+    parser.add_argument("--steps", action="store_true", help="Training steps, no round trips.")
     parser.add_argument("--turns", action="store_true")
     parser.add_argument(
         "--journal", action="store_true", help="With --turns: sessions are durable."
@@ -325,19 +355,27 @@ def main() -> None:
                 tell_turns(flood, asked.seconds, asked.journal)
         return
     load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, load {load:.1f}; microseconds of a round trip, p50 / p99")
+    print(f"{os.cpu_count()} cores, load {load:.1f}; microseconds, p50 / p99")
     for flood in FLOODS:
         if asked.only in (None, flood.__name__):
-            m = measure(flood, asked.seconds, asked.rounds)
+            m = measure(flood, asked.seconds, asked.rounds, asked.steps)
             print(
                 f"{flood.__name__:10s} alone {m['alone_p50_us']:6.0f} /{m['alone_p99_us']:7.0f}"
                 f"   beside {m['beside_p50_us']:6.0f} /{m['beside_p99_us']:7.0f}"
                 f"   {m['beside_p50_us'] / m['alone_p50_us']:5.2f} x"
-                f" /{m['beside_p99_us'] / m['alone_p99_us']:6.2f} x"
-                f"   own {m['beside_own_p50_us'] / m['alone_own_p50_us']:5.2f} x"
-                f" /{m['beside_own_p99_us'] / m['alone_own_p99_us']:6.2f} x",
+                f" /{m['beside_p99_us'] / m['alone_p99_us']:6.2f} x{_own(m, asked.steps)}",
                 flush=True,
             )
+
+
+def _own(m: dict[str, float], steps: bool) -> str:
+    """Return the ratios without waits for a core; in a step those of several processes overlap."""
+    if steps or not (m["alone_own_p50_us"] and m["alone_own_p99_us"]):
+        return ""
+    return (
+        f"   own {m['beside_own_p50_us'] / m['alone_own_p50_us']:5.2f} x"
+        f" /{m['beside_own_p99_us'] / m['alone_own_p99_us']:6.2f} x"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ __all__ = ["neighbour", "target"]  # fixtures
 
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
-FLOOD_S = 1.5  # for one connection to take what it is sent
+FLOOD_S = 1.0  # for one connection to take what it is sent
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:

@@ -238,7 +238,7 @@ def of_elements(op: Op, arrays: Sequence[Any], static: Sequence[Any]) -> int:
         times = math.prod(shape) // max(1, arrays[1].size)
         return int(np.count_nonzero(arrays[1])) * times * int(arrays[0].itemsize)
     if op.base == "bincount":
-        return max(int(arrays[0].max(initial=-1)) + 1, static[-1]) * 8
+        return max(int(arrays[0].max(initial=0)) + 1, static[-1]) * 8
     if op.base == "repeat_interleave":
         return int(arrays[0].sum(dtype="float64")) * 8  # integers would wrap
     return 0
