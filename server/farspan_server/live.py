@@ -149,7 +149,6 @@ class Live:
         self.features = frozenset[str]()  # those of FEATURES that its client knows too
         self.users = 0  # calls that have it in hand: it does not fall asleep
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
-        self.fresh = False  # it has woken since the last tick: whom it woke for is about to come
         self.left = False  # it lies on disk, for another gateway
         self.failure = ""  # why nothing can be done, of one whose journal failed
         self.shares = False  # without a journal: it has memory that its client has mapped

@@ -156,7 +156,6 @@ class Sleep:
         )
         live = Live(machine, past.session, sleeper.id)
         live.digest, live.minor, live.slept = past.secret, RESUME_MINOR, sleeper
-        live.fresh = True
         self.tenancy.limit(live)
         self._keeper(live, found)
         self._sessions[live.id] = live
@@ -165,8 +164,7 @@ class Sleep:
     # --- falling asleep --------------------------------------------------------------------------
     def _let_sleep(self, live: Live) -> None:
         """Put a session that has no client and no workers on the shelf, unless a call uses it."""
-        if live.users or live.uploading or live.stream is not None or live.fresh:
-            live.fresh = False
+        if live.users or live.uploading or live.stream is not None:
             return
         self._lay_down(live)
         self.totals.end(live, "")

@@ -190,7 +190,15 @@ def _modes(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return (26 + max(4, args[0].dtype.itemsize)) * args[0].numel  # type: ignore[no-any-return]
 
 
+def _triangles(args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of a mask of the whole matrix, of its edges, and of the places found."""
+    row, col = args[:2]
+    return 3 * row * col + 16 * (row + col) + 2 * sum(x.nbytes for x in outs)  # type: ignore[no-any-return]
+
+
 _BY_SHAPE: Final = {
+    "tril_indices": _triangles,
+    "triu_indices": _triangles,
     "log_normal": _log_normals,
     "isin": _memberships,
     "_unique2": _uniques,
