@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import array
 from typing import Any
 
 import farspan as torch
 import pytest
+from farspan import wire
+from farspan._outgoing import Outgoing
+from farspan._program import Commands
+from farspan.core import command as cmd
 from farspan.core import limits
+from farspan.core.command import Frame
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
@@ -68,3 +74,31 @@ def test_values_of_python_are_held_only_so_long(session: Any) -> None:
         values = [torch.tensor([float(k)]) for k in range(6000 if i == 4 else 2)]
         y = y + values[-1]
         assert y.tolist() == pytest.approx([4.0 + len(values) - 1] * 2)
+
+
+def test_a_runs_values_may_be_more_than_one_frame_carries(session: Any) -> None:
+    """What rides along is bounded by a message; 40 values of 60 KB are more, and one run."""
+    session.replay = True
+    made = [torch.zeros(15_000)]
+    for i in range(8):
+        for k in range(40):
+            made[0].add_(torch.tensor([float(k + i)]).expand(15_000) * torch.tensor([0.5]))
+            made[0].add_(torch.tensor(array.array("f", [float(k)] * 15_000)))
+        expected = sum(40 * j * 0.5 + 780 * 1.5 for j in range(i + 1))
+        assert made[0][7].item() == pytest.approx(expected)
+    assert session.stats()["replay"]["hits"] >= 1
+
+
+def test_what_rides_with_a_call_is_spread_over_frames() -> None:
+    run = Commands()
+    run.default_dtype, run.numbers, run.sites = 0, [30, 31], ["a", "b"]
+    size = limits.PAYLOAD_BYTES_MAX
+    run.puts = [(k + 1, (0, (size // 4,), 0, 0), bytes(size), k + 1, "put") for k in range(11)]
+    out = Outgoing(Frame(0), [])
+    out.call(run, (1, 2), 5, (), [], [])
+    frames = [frame for frame, _ in out.finish()]
+    assert [len(frame.payloads) for frame in frames] == [4, 4, 3]
+    assert [i for frame in frames for i in frame.ids] == [*range(1, 12), 1, 2]
+    assert frames[-1].opcodes[-1] == cmd.CALL
+    for frame in frames:
+        assert len(wire.encode_frame(frame)) < limits.FRAME_BYTES_MAX

@@ -266,8 +266,11 @@ class Session(Answers, Lasting, Moving, Reporting):
         view = memoryview(data)
         nbytes = view.nbytes
         if nbytes <= limits.INLINE_BYTES_MAX or nbytes <= self.transport.payload_bytes_max:
-            # Inline bytes weigh more than results: 32 KiB of them end a frame.
-            weight = max(nbytes, nbytes * limits.FLUSH_WORK_BYTES // limits.FLUSH_BYTES)
+            # Inline bytes weigh more than results: 32 KiB of them end a frame, so that they leave
+            # early. Long ones are a step's batch, which its commands follow: 1 MiB of those does.
+            short = nbytes <= limits.INLINE_BYTES_MAX
+            end = limits.FLUSH_BYTES if short else limits.FRAME_PAYLOADS_BYTES
+            weight = nbytes * limits.FLUSH_WORK_BYTES // end
             static: cmd.Static = (dtype, shape, bytes(view))
             self.issue(device, cmd.PUT, 0, (id_,), static, (), weight)
         else:
