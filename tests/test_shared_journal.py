@@ -210,9 +210,9 @@ def test_a_piece_that_cannot_be_ends_its_upload_alone(
 
 
 def test_a_piece_on_the_stream_of_a_session_with_a_journal_ends_it(service: Service) -> None:
-    session = connect(service)
-    torch.tensor(np.arange(float(FEW)))
-    session.transport._stream.put(wire.SharedPiece(0, 9, 64, 0, 0, 64))
-    with pytest.raises(ProtocolError):
-        while True:
-            torch.ones(3).sum().item()
+    with connect(service) as session:
+        torch.tensor(np.arange(float(FEW)))
+        session.transport._stream.put(wire.SharedPiece(0, 9, 64, 0, 0, 64))
+        with pytest.raises(ProtocolError):
+            while True:
+                torch.ones(3).sum().item()
