@@ -531,3 +531,28 @@ def test_a_session_that_sleeps_is_in_its_snapshot_and_nothing_is_replayed(tmp_pa
             assert live.machine.base == live.machine.received
             new = live.machine.received - before
             assert cluster.workers[0].counts()["frames"] - ran == new, "a frame has run twice"
+
+
+def test_a_session_does_not_fall_asleep_under_who_takes_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path, lease_s=30.0) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["detached"])
+        unshare = service.unshare
+
+        async def slowly(live: Any) -> None:
+            await unshare(live)
+            live.machine._lease_ends = 0.0  # the worker takes its time, and the lease is over
+            while live.machine.state != "asleep":
+                service._tick(live)
+                await asyncio.sleep(0.01)
+            service._tick(live)
+
+        monkeypatch.setattr(service, "unshare", slowly)
+        second = cluster.connect(attach=session)
+        second.transport.send(get(1, 9))
+        assert second.value(9).data == b"abc"
+        assert awake(cluster) == [session] and not service.asleep

@@ -222,7 +222,11 @@ class Arrivals:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
         self._check_room(live)
-        await self.unshare(live)
+        live.users += 1  # its lease may end while its workers are asked, and it is taken here
+        try:
+            await self.unshare(live)
+        finally:
+            live.users -= 1
         live.check()
         secret = secrets.token_bytes(32)
         live.features = _features(live, hello)
