@@ -88,11 +88,18 @@ class Sleep:
         """Know the sessions of the gateway before this one. JournalError."""
         names = shelf.take()
         for each in await asyncio.to_thread(lambda: list(map(shelf.glance, names))):
-            if each is not None:
-                self._sleepers[each.session] = Sleeper(
-                    each.session, each.tenant, each.opened_at_s, each.used_at_s
-                )
+            if each is None:
+                continue
+            try:
                 self.tenancy.found(each.session, each.tenant, shelf.place(each.session))
+            except OSError as error:  # of one of them: the others are served
+                failed = JournalBusyError(f"the journal cannot be read (errno {error.errno})")
+                failed.about = {"tenant": each.tenant, "opened_at_s": each.opened_at_s}
+                shelf.pass_over(each.session, failed)
+                continue
+            self._sleepers[each.session] = Sleeper(
+                each.session, each.tenant, each.opened_at_s, each.used_at_s
+            )
         if names:
             log.info("%d sessions were found on disk", len(self._sleepers))
 
