@@ -556,3 +556,36 @@ def test_a_session_does_not_fall_asleep_under_who_takes_it_over(
         second.transport.send(get(1, 9))
         assert second.value(9).data == b"abc"
         assert awake(cluster) == [session] and not service.asleep
+
+
+def test_who_had_a_session_hears_of_it_when_who_takes_it_over_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path, lease_s=30.0) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        first = cluster.connect(devices="cpu", durability="off", reconnect_s=0)
+        first.transport.send(put(1, b"abc"))
+        first.synchronize()
+        live = service._sessions[first.transport.session_id]
+
+        async def given_up() -> None:
+            live.shares = True  # the client has mapped memory of its worker
+            hello = wire.Hello(table_hash=HASH, attach=live.id)
+            coming = asyncio.create_task(service.attach("anna", hello, Stream()))
+            await asyncio.sleep(0)
+            assert not live.shares  # what it says of its memory is not heard
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await coming
+
+        async def never(*_: Any) -> None:
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(live.links[0], "share", never)
+            cluster.run(given_up())
+        assert "taken the session over" in first.lost().message
+        second = cluster.connect(attach=live.id)
+        second.transport.send(get(1, 9))
+        assert second.value(9).data == b"abc"
