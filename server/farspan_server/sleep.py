@@ -73,6 +73,7 @@ class Sleep:
     def __init__(self, config: GatewayConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # of the next half
         self._sleepers: dict[str, Sleeper] = {}
+        self._waking = 0  # of them, how many are about to be awake
         self._openings = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
 
     @property
@@ -127,11 +128,12 @@ class Sleep:
         while (sleeper := self._sleepers.get(session)) is not None and sleeper.tenant == tenant:
             self._refuse_late()
             if sleeper.waking is None:
-                if len(self._sessions) >= self.config.sessions_max:
+                if len(self._sessions) + self._waking >= self.config.sessions_max:
                     raise CapacityError(
                         f"{self.config.sessions_max} sessions are awake, the gateway's most; this "
                         "one stays on disk"
                     )
+                self._waking += 1
                 sleeper.waking = self._spawn(self._wake(sleeper))
             await asyncio.shield(sleeper.waking)  # others may wait for it too
 
@@ -148,6 +150,7 @@ class Sleep:
             raise (CapacityError if error.full else JournalError)(sleeper.failure) from None
         finally:
             sleeper.waking = None
+            self._waking -= 1
         del self._sleepers[sleeper.id]
         if found is None:  # it is damaged, and was set aside
             self.tenancy.ended(sleeper, "JournalError")
