@@ -1,4 +1,4 @@
-"""Who comes to a session, leaves it or lists it while it falls asleep, wakes or is taken over."""
+"""Who comes to a session, lists or moves it while it sleeps, wakes or is taken over."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from farspan import wire
-from farspan.core.errors import CapacityError
+from farspan.core.errors import CapacityError, ConnectError
+from farspan_server import moving
 from farspan_server.live import Stream
 from farspan_server.shelf import Damaged
 from test_gateway import HASH, get, put
-from test_sleeping import awake, clustered, states, vanish
+from test_sleeping import awake, clustered, states, vanish, woken
 
 
 def test_a_session_does_not_fall_asleep_under_who_takes_it_over(
@@ -148,3 +149,35 @@ def test_a_list_is_given_while_a_session_is_found_to_be_damaged(tmp_path: Path) 
         told = service.sessions_of("anna", (-1.0, ""))
         assert [each.session for each in told.sessions] == ["a" * 32]
         damaged.clear()
+
+
+def test_a_move_says_what_became_of_a_session_that_its_gateway_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service, moves = cluster.gateway.service, cluster.gateway._moves
+        client = cluster.connect(devices="cpu", reconnect_s=0)
+        client.transport.send(put(1, b"abc"))
+        client.synchronize()
+        live = service._sessions[client.transport.session_id]
+
+        async def shut_down(*_: Any) -> None:
+            service._leave(live)
+
+        monkeypatch.setattr(moving, "cut", shut_down)
+        monkeypatch.setattr(moves, "_check", lambda moved: None)
+        with pytest.raises(ConnectError, match="shuts down"):  # it has not ended
+            cluster.run(moves.move(live, "", False))
+
+
+def test_what_a_move_allows_a_sleeper_survives_when_it_is_answered(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        moves = cluster.gateway._moves
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: states(cluster) == ["asleep"])
+        with woken(cluster, session) as live:
+            cluster.run(moves.move(live, "", True))
+            journal = live.keeper.history.journal
+            assert live.about["numerics_once"] and journal.durable == journal.last
