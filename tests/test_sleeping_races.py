@@ -181,3 +181,15 @@ def test_what_a_move_allows_a_sleeper_survives_when_it_is_answered(tmp_path: Pat
             cluster.run(moves.move(live, "", True))
             journal = live.keeper.history.journal
             assert live.about["numerics_once"] and journal.durable == journal.last
+
+
+def test_a_gateway_that_stops_removes_no_sleeper_half(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        service = cluster.gateway.service
+        session = vanish(cluster).transport.session_id
+        cluster.until(lambda: service.asleep == 1)
+        cluster.run(service.stop())
+        with pytest.raises(ConnectError, match="shuts down"):  # the next one will do it
+            cluster.run(service.close("anna", session))
+        assert service.asleep == 1

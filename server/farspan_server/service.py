@@ -176,6 +176,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
 
     async def close(self, tenant: str, session: str) -> None:
         """End a session of this tenant, or remove one that was set aside. SessionClosedError."""
+        self._refuse_late()
         damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
         if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
             await asyncio.to_thread(self._shelf.remove, session)
