@@ -14,7 +14,11 @@ import pytest
 from farspan import wire
 from farspan.core.errors import CapacityError, FarspanError, JournalError
 from farspan_server import service
-from farspan_server.disk import Buffer, RealFile, TimedDisk
+from farspan_server.disk import Buffer, RealDisk, RealFile, TimedDisk
+from farspan_server.history import part_name
+from farspan_server.live import about_session
+from farspan_server.quota_disk import QuotaDisk
+from farspan_server.shelf import Shelf
 from test_gateway import Client, Cluster, get, put
 from test_sleeping import asked, states
 
@@ -340,3 +344,50 @@ def test_a_client_that_missed_the_word_goes_on_when_there_is_room(
     troubles.clear()
     one.transport.send(get(2, 9))
     assert one.value(9).data == b"late"
+
+
+@pytest.mark.parametrize("about", [b"[]", b'{"opened_at_s": null}', b"\xff", b"[" * 100_000])
+def test_what_is_written_of_a_damaged_session_stops_no_gateway(
+    tmp_path: Path, about: bytes
+) -> None:
+    session = "a" * 32
+    (tmp_path / f"damaged-{session}").mkdir()
+    (tmp_path / f"damaged-{session}" / "about.json").write_bytes(about)
+    shelf = Shelf(tmp_path, RealDisk())
+    assert shelf.take() == [] and list(shelf.damaged) == [session]
+    shelf.release()
+
+
+def test_a_file_that_cannot_be_measured_stops_no_gateway(
+    clustered: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = clustered()
+    one, other = opened(cluster, reconnect_s=0), opened(cluster, b"other", reconnect_s=0)
+    session = id_of(one)
+    (tmp_path / session / "elsewhere").symlink_to(tmp_path / "nothing")
+    cluster = clustered()
+    assert listed(cluster) == {session: "damaged", id_of(other): "asleep"}
+    again = cluster.connect(attach=id_of(other))
+    again.transport.send(get(1, 9))
+    assert again.value(9).data == b"other"
+
+
+def test_what_a_failed_sync_costs_counts_no_more_when_it_is_removed(tmp_path: Path) -> None:
+    disk = QuotaDisk(RealDisk(), lambda tenant: 150_000)
+    shelf, session = Shelf(tmp_path, disk), "a" * 32
+    shelf.take()
+    disk.own(session, "anna")
+    about = about_session("anna", ("cpu",), "durable", 1.0, wire.MINOR)
+    shelf.create(session, about, "").journal.close()
+    held = disk.used("anna")
+    part = disk.create(shelf.path(session) / part_name(1, 0))  # of a snapshot under way
+    part.append([bytes(100_000)])
+    part.close()
+    shelf.doubt(session)
+    made = shelf.open(session)
+    assert made is not None and disk.used("anna") == disk.held(session) == held
+    part = disk.create(shelf.path(session) / part_name(1, 0))
+    part.append([bytes(100_000)])  # there is room for it again
+    part.close()
+    made.journal.close()
+    shelf.release()

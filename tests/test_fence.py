@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from farspan import wire
+from farspan.core import limits, link
+from farspan.core.errors import ServiceError
 from test_gateway import TOKEN, Client, Cluster, get, put
 
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
@@ -140,3 +142,42 @@ def test_a_keep_that_waits_for_its_frame_does_not_outlive_its_client(
     with pytest.raises(grpc.RpcError):
         call.result()
     assert not second.transport.kept()
+
+
+def test_memory_that_is_shared_no_more_is_not_looked_at_for_the_rest_of_a_piece(
+    cluster: Cluster,
+) -> None:
+    assert cluster.gateway is not None
+    service = cluster.gateway.service
+    client = opened(cluster)
+    live = service._sessions[client.transport.session_id]
+    size = 2 * limits.CHUNK_BYTES
+    header = wire.TransferHeader(live.id, 0, 77, size)
+    seen: list[int] = []
+
+    class Memory:
+        """Of a client whose session another one takes over, while it uploads."""
+
+        channel = live.channel
+
+        def copied(self, position: int, nbytes: int) -> bytes:
+            seen.append(position)
+            return bytes(nbytes)
+
+        def took(self, position: int, nbytes: int) -> None:
+            raise AssertionError("its worker is told")
+
+    async def pieces() -> AsyncIterator[wire.SharedPiece]:
+        live.windows[0] = Memory()  # type: ignore[assignment]
+        yield wire.SharedPiece(0, 77, size, 0, 0, size)
+
+    told: list[link.Piece] = []
+
+    async def piece(channel: int, told_of: link.Piece) -> None:
+        told.append(told_of)
+        live.windows.clear()  # as `unshare` begins, while its link takes no more
+
+    live.links[0].piece = piece  # type: ignore[method-assign]
+    with pytest.raises(ServiceError, match="shared no more"):
+        cluster.run(service.upload(live, header, pieces()))
+    assert seen == [0] and len(told) == 1

@@ -6,6 +6,7 @@ What a stream means for a session is decided by its machine; `service.py` owns t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -17,6 +18,7 @@ from farspan.core import limits
 from farspan.core.errors import (
     BadValueError,
     CapacityError,
+    FarspanError,
     JournalError,
     ServiceError,
     SessionClosedError,
@@ -222,15 +224,19 @@ class Arrivals:
             raise VersionError("the client is too old to take a session over")
         live = self.find(tenant, hello.attach)
         self._check_room(live)
-        await self.unshare(live)
-        live.check()
-        secret = secrets.token_bytes(32)
-        live.features = _features(live, hello)
-        if live.keeper is None:  # it could not outlast its connection any more
-            live.features -= {wire.SHARED_MEMORY}
-        live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
-        self.give(live, messages.Attached())
-        self._come(live, stream)
+        shared = live.shares
+        live.users += 1  # its lease may end while its workers are asked, and it is taken here
+        try:
+            await self.unshare(live)
+        except asyncio.CancelledError:  # the client has gone meanwhile
+            if shared:  # who had it cannot go on without its memory, and would not hear why
+                with contextlib.suppress(FarspanError):  # it has ended
+                    self._take_over(live, hello, stream)
+                self.gone(live, stream)
+            raise
+        finally:
+            live.users -= 1
+        self._take_over(live, hello, stream)
         if live.keeper is not None:  # nobody could send again what a loss of power took
             try:
                 await live.keeper.durable()
@@ -240,6 +246,17 @@ class Arrivals:
             if live.failure:  # before it is welcomed: its secret is in no journal
                 raise JournalError(live.failure)
         return live
+
+    def _take_over(self, live: Live, hello: wire.Hello, stream: Stream) -> None:
+        """Let another client have a session. SessionClosedError, ConnectError or JournalError."""
+        live.check()
+        secret = secrets.token_bytes(32)
+        live.features = _features(live, hello)
+        if live.keeper is None:  # it could not outlast its connection any more
+            live.features -= {wire.SHARED_MEMORY}
+        live.coming = Coming(stream, hello.minor, secret, digest_of(secret))
+        self.give(live, messages.Attached())
+        self._come(live, stream)
 
     def _check_room(self, live: Live) -> None:
         """Raise CapacityError if there is no room on the disk to go on with a session.

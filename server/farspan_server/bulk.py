@@ -26,6 +26,7 @@ from farspan_server.window import Window
 from farspan_server.workers import BUSY
 
 _LOOK_S: Final = 0.005  # between looks whether a question about memory is answered
+_OVER: Final = "the memory is shared no more; send the bytes themselves"
 _KEPT_BYTES: Final = 128 * limits.KiB  # of an upload that is journalled, at a time
 
 
@@ -184,7 +185,7 @@ class Bulk:
         """Take bytes that lie in shared memory, a chunk at a time: others have their turns."""
         window = live.windows.get(header.device)
         if live.keeper is None or window is None:
-            raise ServiceError("the memory is shared no more; send the bytes themselves")
+            raise ServiceError(_OVER)
         asked = (piece.device, piece.transfer, piece.total_bytes, piece.offset)
         if asked != (header.device, header.transfer, header.total_bytes, begin):
             raise ProtocolError("a piece of another upload, or of another place in it")
@@ -194,6 +195,11 @@ class Bulk:
             since_s = await self.tenancy.floor.turn(live.tenant)
             live.bytes_received += size
             async with call.turn:
+                # A worker that is told of memory that it has no more ends the session. One that is
+                # lost is told nothing: the journal may still have what its client laid there.
+                known = live.windows.get(header.device) is window
+                if not known and window.channel == live.channel:
+                    raise ServiceError(_OVER)
                 data = memoryview(window.copied(position, size))
                 await self._take_piece(live, header, call, begin + at, data, (window, position))
             await self.tenancy.floor.turn(live.tenant, since_s)

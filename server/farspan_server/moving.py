@@ -17,7 +17,6 @@ from farspan.core.errors import (
     BadValueError,
     CapacityError,
     ServiceError,
-    SessionClosedError,
 )
 
 from farspan_server import pool as pools
@@ -55,7 +54,7 @@ class Moves:
         """Let a session go on with other workers; returns when they have all that it is.
 
         to: worker names, comma separated; a kind; "": any others. BadValueError: it cannot move at
-        all, or not there. CapacityError: not now. SessionClosedError: it ended meanwhile.
+        all, or not there. CapacityError: not now. What `Live.check` raises: it ended meanwhile.
         """
         if live.id in self._under_way:
             raise CapacityError("the session is being moved already; try again")
@@ -74,6 +73,8 @@ class Moves:
             )
         if not live.links:
             self._without_workers(live, to, allow)
+            await keeper.durable()
+            live.check()
             return
         moved = self._moved(live, to, allow)
         if moved.workers == tuple(each.worker.worker for each in live.links):
@@ -82,8 +83,7 @@ class Moves:
         began_s = time.monotonic()
         # With other numerics all that is replayed may come out otherwise: no more than must be.
         await cut(live, keeper, limits.CUT_WAIT_S if allow else CONFIRM_S)
-        if live.ended or live.left:
-            raise SessionClosedError("the session has ended")
+        live.check()
         if not live.links:
             raise ServiceError("the session lost its workers before it could be moved; try again")
         moved = self._moved(live, to, allow)
@@ -94,12 +94,12 @@ class Moves:
             self._ground.give(live, messages.Leave())
         finally:
             live.moving = None
+        live.check()
         target = ", ".join(each.worker.worker for each in live.links)
         log.info("session %s: moved from %s to %s", live.id, source, target)
         self._ground.tenancy.moved(live, source, target)
         await until(lambda: live.ended or live.left or keeper.caught_up_s > began_s, _ARRIVE_S)
-        if live.ended:
-            raise SessionClosedError("the session has ended")
+        live.check()
 
     def _moved(self, live: Live, to: str, allow: bool) -> pools.Moved:
         """Return what the pool is to be asked for. BadValueError."""

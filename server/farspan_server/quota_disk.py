@@ -14,6 +14,7 @@ from pathlib import Path
 
 from farspan_server.disk import Buffer, Disk, File
 from farspan_server.pool import over_quota
+from farspan_server.shelf import FAILED
 
 
 class QuotaError(OSError):
@@ -80,11 +81,11 @@ class QuotaDisk:
             self._resize(path, self._size(path) + count)
 
     def _size(self, path: Path) -> int:
-        return self._sizes.get(path.parent.name, {}).get(path.name, 0)
+        return self._sizes.get(_session(path), {}).get(path.name, 0)
 
     def _resize(self, path: Path, size: int) -> None:
         """Count a file as so long. Less is never too much, whatever the limit is by now."""
-        session, more = path.parent.name, size - self._size(path)
+        session, more = _session(path), size - self._size(path)
         tenant = self._owners.get(session)
         if tenant is not None:
             limit = self._limit(tenant)
@@ -135,7 +136,7 @@ class QuotaDisk:
             size = self._size(path)
             self._resize(to, 0)
             if size:  # as much as before: no limit is asked
-                sizes = self._sizes[path.parent.name]
+                sizes = self._sizes[_session(path)]
                 sizes[to.name] = sizes.pop(path.name)
 
     def remove(self, path: Path) -> None:
@@ -145,6 +146,11 @@ class QuotaDisk:
 
     def sync_directory(self, directory: Path) -> None:
         self._disk.sync_directory(directory)
+
+
+def _session(path: Path) -> str:
+    """Return whose a file is, also while its directory says that it is doubtful."""
+    return path.parent.name.removeprefix(FAILED)
 
 
 class _QuotaFile:

@@ -85,6 +85,9 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
     async def stop(self) -> None:
         """End all sessions and links, but for sessions that stay on disk for another gateway."""
         self._stopping = True
+        # What is being read may be repaired: another gateway has the directory only after it.
+        waking = (each.waking for each in self._sleepers.values())
+        await asyncio.gather(*(each for each in waking if each), return_exceptions=True)
         for live in list(self._sessions.values()):
             if live.stays:
                 self._leave(live)
@@ -173,6 +176,7 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
 
     async def close(self, tenant: str, session: str) -> None:
         """End a session of this tenant, or remove one that was set aside. SessionClosedError."""
+        self._refuse_late()
         damaged = self._shelf.damaged.get(session) if self._shelf is not None else None
         if self._shelf is not None and damaged is not None and damaged.tenant == tenant:
             await asyncio.to_thread(self._shelf.remove, session)
@@ -198,7 +202,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         known = (self._sessions.get(s) or self._sleepers.get(s) for s in self.tenancy.names(tenant))
         mine: list[Live | Sleeper | Damaged] = [each for each in known if each is not None]
         if self._shelf is not None:
-            mine += [each for each in self._shelf.damaged.values() if each.tenant == tenant]
+            damaged = list(self._shelf.damaged.values())  # threads may find others meanwhile
+            mine += [each for each in damaged if each.tenant == tenant]
         mine = [each for each in mine if _age(each) > after]
         page: list[wire.SessionInfo] = []
         devices = 0

@@ -35,7 +35,7 @@ _ID_LENGTH: Final = 32
 _DAMAGED: Final = "damaged-"
 _ABOUT: Final = "about.json"
 _ENDED: Final = "ended-"
-_FAILED: Final = "failed-"
+FAILED: Final = "failed-"
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,9 +101,9 @@ class Shelf:
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             if name.startswith(_DAMAGED):
                 self._know_damaged(name.removeprefix(_DAMAGED))
-            if name.startswith(_FAILED):
-                self._doubtful.add(name.removeprefix(_FAILED))
-        known = (name.removeprefix(_FAILED) for name in names)
+            if name.startswith(FAILED):
+                self._doubtful.add(name.removeprefix(FAILED))
+        known = (name.removeprefix(FAILED) for name in names)
         return [name for name in known if _is_id(name)]
 
     def release(self) -> None:
@@ -198,7 +198,7 @@ class Shelf:
             return
         self._doubtful.add(session)
         try:
-            os.rename(self.path(session), self.directory / f"{_FAILED}{session}")
+            os.rename(self.path(session), self.directory / f"{FAILED}{session}")
             self.disk.sync_directory(self.directory)
         except OSError as error:  # at least this process knows
             log.error("session %s: what is doubtful cannot be noted: %s", session, error.strerror)
@@ -219,7 +219,7 @@ class Shelf:
 
     def place(self, session: str) -> Path:
         """Return where a session's files are now."""
-        aside = self.directory / f"{_FAILED}{session}"
+        aside = self.directory / f"{FAILED}{session}"
         return aside if session in self._doubtful and aside.exists() else self.path(session)
 
     def pass_over(self, session: str, error: JournalBusyError) -> None:
@@ -273,11 +273,15 @@ class Shelf:
 
     def _know_damaged(self, session: str) -> None:
         body: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            body = json.loads((self.directory / f"{_DAMAGED}{session}" / _ABOUT).read_bytes())
+        opened_at_s = 0.0
+        # Whatever lies there, the gateway serves the others.
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            place = self.directory / f"{_DAMAGED}{session}" / _ABOUT
+            body = {**json.loads(place.read_bytes())}
+            opened_at_s = float(body.get("opened_at_s", 0.0))
         if _is_id(session):
-            opened = float(body.get("opened_at_s", 0.0))
-            self.damaged[session] = Damaged(session, str(body.get("tenant", "")), opened)
+            tenant = str(body.get("tenant", ""))
+            self.damaged[session] = Damaged(session, tenant, opened_at_s)
 
 
 def discard(directory: Path) -> None:

@@ -73,6 +73,7 @@ class Sleep:
     def __init__(self, config: GatewayConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # of the next half
         self._sleepers: dict[str, Sleeper] = {}
+        self._waking = 0  # of them, how many are about to be awake
         self._openings = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
 
     @property
@@ -88,11 +89,18 @@ class Sleep:
         """Know the sessions of the gateway before this one. JournalError."""
         names = shelf.take()
         for each in await asyncio.to_thread(lambda: list(map(shelf.glance, names))):
-            if each is not None:
-                self._sleepers[each.session] = Sleeper(
-                    each.session, each.tenant, each.opened_at_s, each.used_at_s
-                )
+            if each is None:
+                continue
+            try:
                 self.tenancy.found(each.session, each.tenant, shelf.place(each.session))
+            except OSError as error:  # of one of them: the others are served
+                failed = JournalBusyError(f"the journal cannot be read (errno {error.errno})")
+                failed.about = {"tenant": each.tenant, "opened_at_s": each.opened_at_s}
+                shelf.pass_over(each.session, failed)
+                continue
+            self._sleepers[each.session] = Sleeper(
+                each.session, each.tenant, each.opened_at_s, each.used_at_s
+            )
         if names:
             log.info("%d sessions were found on disk", len(self._sleepers))
 
@@ -120,11 +128,12 @@ class Sleep:
         while (sleeper := self._sleepers.get(session)) is not None and sleeper.tenant == tenant:
             self._refuse_late()
             if sleeper.waking is None:
-                if len(self._sessions) >= self.config.sessions_max:
+                if len(self._sessions) + self._waking >= self.config.sessions_max:
                     raise CapacityError(
                         f"{self.config.sessions_max} sessions are awake, the gateway's most; this "
                         "one stays on disk"
                     )
+                self._waking += 1
                 sleeper.waking = self._spawn(self._wake(sleeper))
             await asyncio.shield(sleeper.waking)  # others may wait for it too
 
@@ -141,6 +150,7 @@ class Sleep:
             raise (CapacityError if error.full else JournalError)(sleeper.failure) from None
         finally:
             sleeper.waking = None
+            self._waking -= 1
         del self._sleepers[sleeper.id]
         if found is None:  # it is damaged, and was set aside
             self.tenancy.ended(sleeper, "JournalError")
