@@ -209,13 +209,13 @@ next_of(PyObject *counter)
     return next;
 }
 
-/* Return (id of each tensor, nothing yet), before anything runs that might replace a claim. */
+/* Return (id of each claim, nothing yet). */
 static PyObject *
-ids_of(Quick *self, PyObject *const *tensors)
+ids_of(PyObject *const *claims, Py_ssize_t count)
 {
-    PyObject *ids = PyTuple_New(self->count + 1);
-    for (Py_ssize_t k = 0; ids != NULL && k < self->count; k++)
-        PyTuple_SET_ITEM(ids, k, Py_NewRef(((Claim *)SLOT(tensors[k], known.claim))->id));
+    PyObject *ids = PyTuple_New(count + 1);
+    for (Py_ssize_t k = 0; ids != NULL && k < count; k++)
+        PyTuple_SET_ITEM(ids, k, Py_NewRef(((Claim *)claims[k])->id));
     return ids;
 }
 
@@ -284,9 +284,12 @@ claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
 static PyObject *
 issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
 {
-    PyObject *lane = Py_NewRef(((Claim *)SLOT(tensors[0], known.claim))->lane);
-    PyObject *ids = ids_of(self, tensors), *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    PyObject *claims[2] = {NULL}, *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    /* Each new object may run a collection, which may run whatever replaces or forgets these. */
     Py_INCREF(facts);
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        claims[k] = Py_NewRef(SLOT(tensors[k], known.claim));
+    PyObject *lane = Py_NewRef(((Claim *)claims[0])->lane), *ids = ids_of(claims, self->count);
     if (ids != NULL)
         site = site_above(depth);
     if (site != NULL)
@@ -304,6 +307,8 @@ issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
     Py_XDECREF(number);
     Py_XDECREF(id);
     Py_DECREF(lane);
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        Py_DECREF(claims[k]);
     return result;
 }
 
