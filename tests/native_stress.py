@@ -117,7 +117,8 @@ def collections(torch: Any) -> None:
     from farspan import _quick
 
     session = opened()
-    a, kept = torch.ones(2, 3), []
+    a = x = y = torch.ones(2, 3)
+    kept: list[Any] = []
 
     def run(phase: str, info: Any) -> None:
         if phase == "start":
@@ -132,7 +133,7 @@ def collections(torch: Any) -> None:
             gc.disable()
             x = torch.ones(2, 3)
             y = x + a
-            kept.append([tuple([n, n, n]) for n in range(2_100)])  # none is kept for the next one
+            kept.append([(n, n, n) for n in range(2_100)])  # none is kept for the next one
             count = gc.get_count()
             gc.set_threshold(count[0] + k // 2)
             gc.enable()
@@ -142,7 +143,7 @@ def collections(torch: Any) -> None:
         gc.callbacks.remove(run)
         gc.enable()
         gc.set_threshold(700, 10, 10)
-    del x, y
+    assert y is not x  # both live
     check_sent(session, 120)
 
 
