@@ -112,6 +112,41 @@ def interrupts(torch: Any) -> None:
     check_sent(session, caught)
 
 
+def collections(torch: Any) -> None:
+    """A collection in the middle of an operation takes nothing from it, whatever it runs."""
+    from farspan import _quick
+
+    session = opened()
+    a = x = y = torch.ones(2, 3)
+    kept: list[Any] = []
+
+    def run(phase: str, info: Any) -> None:
+        if phase == "start":
+            _quick.forget()
+            x._ref = a._ref  # nobody claims what x was
+            session.flush()
+            kept.append([(k, k, k, k) for k in range(100)])  # in the place of what was forgotten
+
+    gc.callbacks.append(run)
+    try:
+        for k in range(40):
+            gc.disable()
+            x = torch.ones(2, 3)
+            y = x + a
+            kept.append([(n, n, n) for n in range(2_100)])  # none is kept for the next one
+            count = gc.get_count()
+            gc.set_threshold(count[0] + k // 2)
+            gc.enable()
+            y = x + a
+            assert y._spec is a._spec
+    finally:
+        gc.callbacks.remove(run)
+        gc.enable()
+        gc.set_threshold(700, 10, 10)
+    assert y is not x  # both live
+    check_sent(session, 120)
+
+
 def pure_functions(fast: Any) -> None:
     """What is computed of columns is what Python computes."""
     from farspan._gather import transposed
@@ -250,6 +285,7 @@ def main() -> None:
         bytes_of_columns(fast)
         wrong_arguments(farspan, fast)
         leaks(farspan, fast)
+        collections(farspan)
         threads(farspan)
         interrupts(farspan)
         opened()

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import pytest
 from chaos import Sent, Service, wait_until
 from click.testing import CliRunner
 from fake_cupy import FakeCupy
+from farspan.core import limits
+from farspan.core.command import Changed, NumericsChange
 from farspan.core.errors import BadValueError, CapacityError
 from farspan.core.op import table_hash
 from farspan_server.cli import main
@@ -241,6 +244,29 @@ def test_the_client_is_told_the_command_from_which_bits_may_differ(service: Serv
         again = session.describe()["numerics"]["changes"]
         assert again[0] == change and again[1]["after"] == [before]
         assert again[1]["command"] == first_after(frames, again[1]["frame"]) > change["command"]
+
+
+def test_a_change_that_two_threads_would_tell_is_told_by_one() -> None:
+    class Taken(deque[str]):
+        def __bool__(self) -> bool:  # there was one, which another thread has taken since
+            return True
+
+    with torch.connect("local:") as session:
+        session._untold = Taken(["bits may differ"])
+        with pytest.warns(torch.NumericsChangedWarning, match="bits may differ") as caught:
+            assert torch.ones(2).tolist() == [1.0, 1.0]
+        assert len(caught) == 1
+
+
+def test_changes_that_nobody_waits_for_are_bounded() -> None:
+    most = limits.NUMERICS_CHANGES_MAX
+    with torch.connect("local:") as session:
+        for k in range(1, 3 * most):
+            changes = tuple(NumericsChange(n, n, n) for n in range(max(1, k - most + 1), k + 1))
+            session._hear_changes(Changed(changes))
+        assert len(session._untold) == len(session._began) == most
+        assert f"from command {3 * most - 1}," in session._untold[-1]
+        session._untold.clear()
 
 
 def named(session: Any) -> list[Any]:

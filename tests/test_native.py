@@ -79,6 +79,36 @@ def test_threads_interrupts_wrong_arguments_and_the_end_do_no_harm(module: str) 
     run("-X", "dev", "native_stress.py", module)
 
 
+AGAIN = """
+import gc, sys
+import native_programs, native_stress
+native_programs.load(sys.argv[1])
+import farspan
+session, x = native_stress.opened(), farspan.ones(2)
+lane, before = session.lanes[0], farspan
+native_stress.forget()
+for name in [name for name in sys.modules if name.partition(".")[0] == "farspan"]:
+    del sys.modules[name]
+native_programs.load(sys.argv[1])
+import farspan
+from farspan import _native
+assert farspan is not before and type(farspan.Tensor.__add__) is _native.fast.Quick
+y = x + x  # of the one before, which goes on
+del x, y
+gc.collect()
+assert len(lane.freed) == 2, lane.freed
+native_stress._sessions.clear()
+session, z = native_stress.opened(), farspan.ones(2)
+del z
+assert len(session.lanes[0].freed) == 1
+native_stress.forget()
+"""  # no session waits at the end for an answer that nobody gives
+
+
+def test_farspan_may_be_imported_again(module: str) -> None:
+    run("-c", AGAIN, module)
+
+
 def test_without_a_compiler_nothing_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

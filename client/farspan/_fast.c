@@ -21,15 +21,15 @@ typedef struct {
     PyObject *weakrefs;
 } Claim;
 
-static struct {
-    PyTypeObject *tensor, *ref, *lane; /* set by `prepare`, once; held for ever */
+static struct Known {
+    PyTypeObject *tensor, *ref, *lane; /* set by `prepare`, and held until it is called again */
     PyObject *theirs, *site_from;
     Py_ssize_t base, node, claim, spec; /* where a tensor's slots are, and a lane's */
     Py_ssize_t commands, due, freed, held, ids, numbers, session, work;
     int usual;
 } known;
 
-static PyObject *str_append, *str_look, *no_items, *zero;
+static PyObject *str_append, *str_freed, *str_look, *no_items, *zero;
 
 #define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
 
@@ -54,7 +54,7 @@ claim_finalize(PyObject *object)
 {
     Claim *self = (Claim *)object;
     PyObject *freed, *done;
-    if (self->lane == NULL || self->id == NULL || Py_TYPE(self->lane) != known.lane)
+    if (self->lane == NULL || self->id == NULL)
         return;
 #if PY_VERSION_HEX < 0x030C0000
     PyObject *type, *value, *trace;
@@ -62,11 +62,15 @@ claim_finalize(PyObject *object)
 #else
     PyObject *raised = PyErr_GetRaisedException();
 #endif
-    freed = SLOT(self->lane, known.freed);
+    if (Py_TYPE(self->lane) == known.lane)
+        freed = Py_XNewRef(SLOT(self->lane, known.freed));
+    else /* of a farspan that was imported before this one */
+        freed = PyObject_GetAttr(self->lane, str_freed);
     done = freed ? PyObject_CallMethodOneArg(freed, str_append, self->id) : NULL;
     if (done == NULL && PyErr_Occurred())
         PyErr_WriteUnraisable(object);
     Py_XDECREF(done);
+    Py_XDECREF(freed);
 #if PY_VERSION_HEX < 0x030C0000
     PyErr_Restore(type, value, trace);
 #else
@@ -209,13 +213,13 @@ next_of(PyObject *counter)
     return next;
 }
 
-/* Return (id of each tensor, nothing yet), before anything runs that might replace a claim. */
+/* Return (id of each claim, nothing yet). */
 static PyObject *
-ids_of(Quick *self, PyObject *const *tensors)
+ids_of(PyObject *const *claims, Py_ssize_t count)
 {
-    PyObject *ids = PyTuple_New(self->count + 1);
-    for (Py_ssize_t k = 0; ids != NULL && k < self->count; k++)
-        PyTuple_SET_ITEM(ids, k, Py_NewRef(((Claim *)SLOT(tensors[k], known.claim))->id));
+    PyObject *ids = PyTuple_New(count + 1);
+    for (Py_ssize_t k = 0; ids != NULL && k < count; k++)
+        PyTuple_SET_ITEM(ids, k, Py_NewRef(((Claim *)claims[k])->id));
     return ids;
 }
 
@@ -284,9 +288,12 @@ claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
 static PyObject *
 issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
 {
-    PyObject *lane = Py_NewRef(((Claim *)SLOT(tensors[0], known.claim))->lane);
-    PyObject *ids = ids_of(self, tensors), *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    PyObject *claims[2] = {NULL}, *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    /* Each new object may run a collection, which may run whatever replaces or forgets these. */
     Py_INCREF(facts);
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        claims[k] = Py_NewRef(SLOT(tensors[k], known.claim));
+    PyObject *lane = Py_NewRef(((Claim *)claims[0])->lane), *ids = ids_of(claims, self->count);
     if (ids != NULL)
         site = site_above(depth);
     if (site != NULL)
@@ -304,6 +311,8 @@ issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
     Py_XDECREF(number);
     Py_XDECREF(id);
     Py_DECREF(lane);
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        Py_DECREF(claims[k]);
     return result;
 }
 
@@ -429,29 +438,36 @@ prepare(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!O!O!O!O", &PyType_Type, &tensor, &PyType_Type, &ref,
                           &PyType_Type, &lane, &PySet_Type, &theirs, &site_from))
         return NULL;
-    if (known.tensor != NULL || !PyType_IsSubtype(ref, claim_type))
-        return PyErr_Format(PyExc_ValueError, "prepare: once, and with a subclass of Claim");
+    if (!PyType_IsSubtype(ref, claim_type))
+        return PyErr_Format(PyExc_ValueError, "prepare: with a subclass of Claim");
+    struct Known next = {.usual = 1}, before;
     struct {
         PyTypeObject *type;
         const char *name;
         Py_ssize_t *offset;
     } slots[] = {
-        {tensor, "_base", &known.base}, {tensor, "_node", &known.node},
-        {tensor, "_ref", &known.claim}, {tensor, "_spec", &known.spec},
-        {lane, "commands", &known.commands}, {lane, "due", &known.due},
-        {lane, "freed", &known.freed}, {lane, "held", &known.held},
-        {lane, "ids", &known.ids}, {lane, "numbers", &known.numbers},
-        {lane, "session", &known.session}, {lane, "work", &known.work},
+        {tensor, "_base", &next.base}, {tensor, "_node", &next.node},
+        {tensor, "_ref", &next.claim}, {tensor, "_spec", &next.spec},
+        {lane, "commands", &next.commands}, {lane, "due", &next.due},
+        {lane, "freed", &next.freed}, {lane, "held", &next.held},
+        {lane, "ids", &next.ids}, {lane, "numbers", &next.numbers},
+        {lane, "session", &next.session}, {lane, "work", &next.work},
     };
     for (size_t k = 0; k < Py_ARRAY_LENGTH(slots); k++)
         if (find_slot(slots[k].type, slots[k].name, slots[k].offset) < 0)
             return NULL;
-    known.theirs = Py_NewRef(theirs);
-    known.site_from = Py_NewRef(site_from);
-    known.ref = (PyTypeObject *)Py_NewRef(ref);
-    known.lane = (PyTypeObject *)Py_NewRef(lane);
-    known.tensor = (PyTypeObject *)Py_NewRef(tensor);
-    known.usual = 1;
+    next.theirs = Py_NewRef(theirs);
+    next.site_from = Py_NewRef(site_from);
+    next.ref = (PyTypeObject *)Py_NewRef(ref);
+    next.lane = (PyTypeObject *)Py_NewRef(lane);
+    next.tensor = (PyTypeObject *)Py_NewRef(tensor);
+    before = known;
+    known = next;
+    Py_XDECREF(before.theirs);
+    Py_XDECREF(before.site_from);
+    Py_XDECREF(before.ref);
+    Py_XDECREF(before.lane);
+    Py_XDECREF(before.tensor);
     Py_RETURN_NONE;
 }
 
@@ -477,7 +493,8 @@ static PyMethodDef functions[] = {
     {"columns", fast_columns, METH_O,
      "columns(commands): return what `_gather.columns` makes a frame of, and the lines."},
     {"prepare", prepare, METH_VARARGS,
-     "prepare(Tensor, Ref, Lane, theirs, site_from): note where these keep what is needed; once."},
+     "prepare(Tensor, Ref, Lane, theirs, site_from): note where these keep what is needed.\n\n"
+     "Again, if farspan is imported again: what came of it before goes the general way."},
     {"set_usual", set_usual, METH_O, "set_usual(usual): say whether ops may take the quick way."},
     {NULL},
 };
@@ -496,11 +513,13 @@ PyInit__fast(void)
     PyObject *module = PyModule_Create(&definition), *quick = PyType_FromSpec(&quick_spec);
     claim_type = (PyTypeObject *)PyType_FromSpec(&claim_spec);
     str_append = PyUnicode_InternFromString("append");
+    str_freed = PyUnicode_InternFromString("freed");
     str_look = PyUnicode_InternFromString("look");
     no_items = PyTuple_New(0);
     zero = PyLong_FromLong(0);
-    int whole = module && quick && claim_type && str_append && str_look && no_items && zero &&
-                PyModule_AddIntConstant(module, "INTERFACE", 2) == 0 && /* `_native.py` has it */
+    int whole = module && quick && claim_type && str_append && str_freed && str_look && no_items &&
+                zero && /* `_native.py` has the number, too */
+                PyModule_AddIntConstant(module, "INTERFACE", 2) == 0 &&
                 PyModule_AddObjectRef(module, "Quick", quick) == 0 &&
                 PyModule_AddObjectRef(module, "Claim", (PyObject *)claim_type) == 0;
     Py_XDECREF(quick);

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._program import CallSite
 from ._sites import describe_site, site_from, theirs
 from .core import command as cmd
+from .core import limits
 from .core.errors import NumericsChangedWarning
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Moving:
         self._changes: tuple[cmd.NumericsChange, ...] = ()
         self._began: dict[int, tuple[str, str]] = {}  # by change: op and line of its first command
         self._changes_told = 0  # the last one that the program was told, or found
-        self._untold: deque[str] = deque()  # warnings for whoever waits next
+        self._untold: deque[str] = deque(maxlen=limits.NUMERICS_CHANGES_MAX)  # to warn of at a wait
 
     if TYPE_CHECKING:
 
@@ -92,6 +93,8 @@ class Moving:
         for each in event.changes:
             if each.command and each.number not in self._began:
                 self._began[each.number] = self._beginning(each.command)
+        there = {each.number for each in event.changes}
+        self._began = {number: each for number, each in self._began.items() if number in there}
         named = [each for each in event.changes if each.command]
         if not event.known:
             for each in named:
@@ -123,7 +126,11 @@ class Moving:
     def _tell_changes(self) -> None:
         """Warn the program, at its own line, of what came since the last wait."""
         while self._untold:
-            warnings.warn(self._untold.popleft(), NumericsChangedWarning, stacklevel=_outside())
+            try:
+                text = self._untold.popleft()
+            except IndexError:
+                return  # another thread tells it
+            warnings.warn(text, NumericsChangedWarning, stacklevel=_outside())
 
 
 def _name_of(opcode: int) -> str:
