@@ -415,3 +415,18 @@ def test_a_write_that_the_objects_leave_no_room_for_is_not_done(session: Any) ->
     recorded = (engine.budget.nodes - before) / 3
     assert there.array.tolist() == [1 + recorded, 1]
     assert engine.budget.objects < 4 * MIB
+
+
+def test_a_plan_that_draws_from_a_new_generator_is_not_put_to_sleep_meanwhile(session: Any) -> None:
+    (engine,) = session.transport.engines
+    drops = torch.compile(lambda x: (torch.dropout(x.exp().cumsum(0), 0.5, True) * 2).cumsum(0))
+    other = torch.compile(lambda x: x.exp().cumsum(0).exp().cumsum(0))
+    x = torch.zeros(1000)
+    first = drops(x).tolist()
+    for f in (drops, drops, drops, other, other, other):
+        f(x).tolist()
+    engine.generators.clear()  # as if nothing had drawn: the next one begins again
+    planned = engine.programs.planned
+    engine.budget.limit = engine.budget.used - 1  # but for what plans keep
+    assert drops(x).tolist() == first
+    assert engine.programs.planned == planned + 1
