@@ -82,7 +82,8 @@ class FlatPlan:
             self._binding = k
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
-                self.undo.final_from(len(self.steps))
+                # One that writes by itself may raise halfway: to run it again would step twice.
+                self.undo.final_from(len(self.steps) - step.op.writes)
             if step.fused and (self.awaits or not step.bound.ready()):
                 self._awaited.append((len(self.steps), step))
             self.steps += self._bind(step)
