@@ -475,3 +475,24 @@ def test_a_plan_that_fails_between_its_stores_spoils_what_it_wrote_only(monkeypa
         assert y.tolist() == z.tolist() == [1.0] * 4
         x.fill_(3.0)
         assert x.tolist() == [3.0] * 4 and (y + z).tolist() == [2.0] * 4
+
+
+def test_a_step_that_fails_halfway_in_a_program_is_not_taken_twice() -> None:
+    """Its first parameter has been written; run again, it would be once more, and go through."""
+    with torch.connect("local:") as session:
+        first, second = (torch.ones(100).requires_grad_() for _ in range(2))
+        optimizer = torch.optim.Adamax([first, second])
+
+        def step() -> None:
+            first.grad, second.grad = torch.ones(100), torch.ones(100)
+            optimizer.step()
+
+        compiled = torch.compile(step)
+        for _ in range(6):
+            compiled()
+            session.synchronize()
+        assert session.transport.engines[0].programs.planned, "no plan ran: nothing is tested"
+        optimizer.state[second]["step"].fill_(-1)  # the next one divides by 1 - beta ** 0
+        compiled()
+        with pytest.raises(torch.ServiceError, match=r"between its stores: ZeroDivisionError"):
+            first.tolist()

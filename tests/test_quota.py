@@ -399,3 +399,34 @@ def test_a_view_without_end_is_worked_through_by_nobody(session: Any) -> None:
     engine.budget.limit = 1 << 33
     with pytest.raises(torch.OutOfMemoryError):
         (torch.ones(1).expand(1 << 40) > 0).any().item()
+
+
+def test_a_write_that_the_objects_leave_no_room_for_is_not_done(session: Any) -> None:
+    engine = limit(session, 3 * MIB)
+    x = torch.ones(2, requires_grad=True) * 1
+    index, source = torch.tensor([0]), torch.ones(1)
+    session.synchronize()
+    before = engine.budget.nodes
+    with pytest.raises(torch.OutOfMemoryError, match="objects of tensors"):
+        for _ in range(6_000):
+            x.index_add_(0, index, source)  # needs no memory beside its nodes
+        session.synchronize()
+    (there,) = (t for t in engine.tensors.values() if t._spec.shape == (2,) and t._node.op)
+    recorded = (engine.budget.nodes - before) / 3
+    assert there.array.tolist() == [1 + recorded, 1]
+    assert engine.budget.objects < 4 * MIB
+
+
+def test_a_plan_that_draws_from_a_new_generator_is_not_put_to_sleep_meanwhile(session: Any) -> None:
+    (engine,) = session.transport.engines
+    drops = torch.compile(lambda x: (torch.dropout(x.exp().cumsum(0), 0.5, True) * 2).cumsum(0))
+    other = torch.compile(lambda x: x.exp().cumsum(0).exp().cumsum(0))
+    x = torch.zeros(1000)
+    first = drops(x).tolist()
+    for f in (drops, drops, drops, other, other, other):
+        f(x).tolist()
+    engine.generators.clear()  # as if nothing had drawn: the next one begins again
+    planned = engine.programs.planned
+    engine.budget.limit = engine.budget.used - 1  # but for what plans keep
+    assert drops(x).tolist() == first
+    assert engine.programs.planned == planned + 1

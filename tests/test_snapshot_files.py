@@ -244,3 +244,26 @@ def test_files_of_another_order_or_number_are_refused(tmp_path: Path) -> None:
         for wrong in ((newest,), (older, newest), (newest, older, older), (newest, newest)):
             with pytest.raises(ProtocolError):
                 files.loaded(wrong)
+
+
+def test_a_step_that_fails_halfway_counts_as_a_write(tmp_path: Path) -> None:
+    with torch.connect("local:") as session:
+        first, second = (torch.ones(20_000).requires_grad_() for _ in range(2))
+        frozen = torch.ones(200_000)  # for which the first file stays in use
+        optimizer = torch.optim.Adamax([first, second])
+        for p in (first, second):
+            p.grad = torch.ones(20_000)
+        optimizer.step()
+        optimizer.state[second]["step"].fill_(-1)  # the next one divides by 1 - beta ** 0
+        session.synchronize()
+        (engine,) = session.transport.engines
+        files = Files(tmp_path)
+        files.take(engine)
+        before = first[0].item()
+        with pytest.raises(torch.ProgramError, match="ZeroDivisionError"):
+            optimizer.step()
+            session.synchronize()
+        assert first[0].item() != before, "nothing was written: nothing is tested"
+        assert files.take(engine).older, "all is written again: nothing is tested"
+        assert state(files.loaded()._engine)[1] == state(engine)[1]
+        assert frozen[0].item() == 1

@@ -202,10 +202,10 @@ class Engine:
                 if bad is not None and not self._heal(op, form, inputs):
                     self._spread(bad.error, op, inputs, static, scalars, outs)
                     return
+            if len(tensors) + self.budget.nodes > self.objects_max and (outs or mask):
+                self._check_count()  # first: what fails has written nothing
             generator = self._generator(op, static) if op.random else None
             results = self.compute(op, inputs, static, scalars, form, self.budget, generator)
-            if len(tensors) + self.budget.nodes > self.objects_max:
-                self._check_count()
         except ProtocolError:
             raise
         except Exception as e:
@@ -562,9 +562,11 @@ class Engine:
 
     def _weigh(self) -> None:
         """Charge the session for what its tensors, nodes and generators are beside elements."""
-        tensors = len(self.tensors)
-        self.objects_max = tensors + self.budget.nodes + limits.OBJECTS_STEP
-        self.budget.charge_objects(tensors, len(self.generators))
+        tensors, budget = len(self.tensors), self.budget
+        budget.charge_objects(tensors, len(self.generators))
+        # Beyond the limit each one asks: what takes no elements, as a recorded write, never would.
+        step = limits.OBJECTS_STEP if budget.used <= budget.limit else -1
+        self.objects_max = tensors + budget.nodes + step
 
     def _set(self, out: int, value: Array | Poison) -> None:
         if out in self.tensors:

@@ -164,7 +164,11 @@ def run(
         return [_view(inputs[0], spec, offset, op) for spec, offset in plan.views]
     if form == INPLACE and plan.into is not None and _writes_through(plan, inputs):
         arguments = plan.recipe.args([t.array for t in inputs], plan.numbers(scalars))
-        plan.into(backend.xp, *arguments)
+        try:
+            plan.into(backend.xp, *arguments)
+        except Exception:
+            inputs[0]._storage.wrote()  # it may have raised halfway
+            raise
         inputs[0]._storage.version += 1
         return list(inputs[:1])
     arrays = [t.array for t in inputs]
@@ -172,14 +176,10 @@ def run(
     if not backend.remote and workspace.depends(op):
         made = workspace.of_elements(op, arrays, static)
     budget.check(plan.nbytes + made)
-    results = compute(plan, arrays, scalars, generator, backend.xp)
     if op.writes:
-        for at in op.written:
-            slot = plan.recipe.slots.get(at, ())
-            for i in (slot,) if isinstance(slot, int) else slot:
-                if i is not None:
-                    inputs[i]._storage.version += 1
+        _write(plan, inputs, arrays, scalars, generator)
         return []
+    results = compute(plan, arrays, scalars, generator, backend.xp)
     if form == FUNCTIONAL:
         outs = []
         for result, spec in zip(results, plan.outs, strict=True):
@@ -194,6 +194,25 @@ def run(
     for target, result in zip(targets, results, strict=False):
         store(target, result)
     return list(targets)
+
+
+def _write(
+    plan: Plan, inputs: Sequence[Array], arrays: list[Any], scalars: Sequence[Any], generator: Any
+) -> None:
+    """Run an op that writes to some of its inputs by itself."""
+    written = []
+    for at in plan.op.written:
+        slot = plan.recipe.slots.get(at, ())
+        places = (slot,) if isinstance(slot, int) else slot
+        written += [inputs[i]._storage for i in places if i is not None]
+    try:
+        compute(plan, arrays, scalars, generator, inputs[0]._storage.budget.backend.xp)
+    except Exception:  # of the second tensor of many, say: the first has been written
+        for storage in written:
+            storage.wrote()
+        raise
+    for storage in written:
+        storage.version += 1
 
 
 def _writes_through(plan: Plan, inputs: Sequence[Array]) -> bool:

@@ -65,6 +65,7 @@ class FlatPlan:
         self.steps: list[tuple[Callable[..., Any], Any]] = []
         self._awaited: list[tuple[int, Step]] = []  # bound steps whose loops are being compiled
         self._binding = -1  # the step that is being bound
+        self._drawn = {step.generator for step in graph.steps if step.generator >= 0}
         self.undo = effects.Undo(self, engine)
         with self._arena.preparing(self):
             self._arena.enter(self)
@@ -81,7 +82,8 @@ class FlatPlan:
             self._binding = k
             self.steps += self.undo.before(k)
             if not self.undo.covers(k) and effects.stores(step):
-                self.undo.final_from(len(self.steps))
+                # One that writes by itself may raise halfway: to run it again would step twice.
+                self.undo.final_from(len(self.steps) - step.op.writes)
             if step.fused and (self.awaits or not step.bound.ready()):
                 self._awaited.append((len(self.steps), step))
             self.steps += self._bind(step)
@@ -253,6 +255,10 @@ class FlatPlan:
             with self._arena.preparing(self):
                 self._wake()
         self._arena.note(self)
+        if self._drawn:
+            with self._arena.preparing(self):  # a new one asks for room, which plans may have
+                for number in self._drawn:
+                    self._engine.generator(number)
         self._make_room()
         if self._awaited and not self.awaits:
             self._adopt()
