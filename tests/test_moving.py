@@ -48,6 +48,7 @@ class Workers:
         self._key.write_text(secrets.token_hex(32))
         self._directory = directory
         self._running: dict[int, subprocess.Popen[str]] = {}
+        self._starts = [0] * count
         self.options = tuple(
             part for k in range(count) for part in ("--worker", f"{self._at(k)}={self._key}")
         )
@@ -59,6 +60,7 @@ class Workers:
         """Start workers `static-number`; returns when they listen."""
         threads = () if "--threads" in options else ("--threads", "1")
         for number in numbers:
+            self._starts[number] += 1
             (self._directory / f"w{number}.sock").unlink(missing_ok=True)
             command = [sys.executable, "-m", "farspan_worker", "--listen", self._at(number)]
             self._running[number] = subprocess.Popen(
@@ -69,6 +71,11 @@ class Workers:
         for number in numbers:
             said = self._running[number].stdout
             assert said is not None and said.readline()
+
+    def have_joined(self, service: Service) -> bool:
+        """Whether the gateway has found each of them as often as it was started."""
+        log = service.log()
+        return all(log.count(f"static-{k} joined") >= n for k, n in enumerate(self._starts))
 
     def kill(self, number: int) -> None:
         made = self._running.pop(number)
@@ -371,7 +378,7 @@ def states(service: Service, session: Any) -> str:
 def test_kills_while_a_session_moves_lose_nothing(service: Service, workers: Workers) -> None:
     with service.connect() as session:
         expected = train(20)
-        wait_until(lambda: service.log().count("static-0 joined") >= 2)
+        wait_until(lambda: workers.have_joined(service), what="all workers")
         done = threading.Event()
 
         def strike() -> None:
