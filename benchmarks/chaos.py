@@ -206,7 +206,7 @@ def cuts(options: Any) -> dict[str, Any]:
     with Service(spares=0, snapshot_every_s=5) as service:
         small = test_cuts.cuts(service)
         # About 20 cuts a second and process.
-        step = max(test_cuts.AT_ONCE, int(490_000 / max(1.0, options.seconds * 10)))
+        step = max(test_cuts.AT_ONCE, int(1_700_000 / max(1.0, options.seconds * 10)))
         bulk = test_cuts.cuts(service, "bulk", step=step)
     return {"control": small, "bulk": bulk}
 
@@ -305,7 +305,8 @@ def neighbour(options: Any) -> dict[str, Any]:
                         flood.hear("floods")
                     stack.enter_context(service.connect())
                     times: list[float] = []
-                    digests.add(train("mlp", "replay", 60, functools.partial(note, times)))
+                    at = functools.partial(note, times)
+                    digests.add(train("mlp", "replay", 60, at, wide=False))
                     steps[kind] += [b - a for a, b in itertools.pairwise(times[5:])]
                     one = torch.ones(1)
                     for _ in range(200):
@@ -336,9 +337,9 @@ def durable(options: Any) -> dict[str, Any]:
                 took = {}
                 for durability in ("off", "durable"):
                     with service.connect(durability=durability):
-                        train(name, "replay", 15)
+                        train(name, "replay", 15, wide=False)
                         began = time.perf_counter()
-                        train(name, "replay", 60)
+                        train(name, "replay", 60, wide=False)
                         took[durability] = time.perf_counter() - began
                 ratios.append(took["durable"] / took["off"])
             found[name] = round(statistics.median(ratios), 3)

@@ -16,7 +16,8 @@ from farspan import nn
 
 MODELS = ("mlp", "cnn", "transformer")
 MODES = ("eager", "replay", "compiled")
-BATCH, FEATURES = 48, 384  # 72 KiB a batch: more than rides a frame
+BATCH, FEATURES = 48, 384  # 72 KiB a batch, which ride in a frame
+WIDE = 70_000  # 273 KiB: more than rides in one
 
 At = Callable[[str], None]
 
@@ -46,14 +47,17 @@ def model(name: str) -> nn.Module:
 
 
 class Training:
-    """A net in training, one `step` after the other; `digest` of all that it is."""
+    """A net in training, one `step` after the other; `digest` of all that it is.
 
-    def __init__(self, name: str, mode: str, at: At = _nothing) -> None:
+    wide: each step uploads something that no frame carries, too.
+    """
+
+    def __init__(self, name: str, mode: str, at: At = _nothing, wide: bool = True) -> None:
         torch.manual_seed(17)
         self.net = model(name)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-3)
         self.probe = nn.Parameter(torch.rand(8))
-        self.at = at
+        self.at, self.wide = at, wide
         self.losses: list[float] = []
         self.fetched = hashlib.sha256()
         self._data = np.random.default_rng(3)
@@ -78,6 +82,9 @@ class Training:
         self.at("upload")
         x = torch.tensor(self._data.standard_normal((BATCH, FEATURES)).astype("float32"))
         y = torch.tensor(self._data.integers(0, 10, BATCH))
+        if self.wide:
+            noise = torch.tensor(self._data.standard_normal(WIDE).astype("float32"))
+            x = x + noise[: x.numel()].view(x.shape) * 0.1
         loss, scores = self._learn(x, y)
         self.at("ops")
         if self._alive is not None:
@@ -105,9 +112,9 @@ class Training:
         return found.hexdigest()
 
 
-def train(name: str, mode: str, steps: int, at: At = _nothing) -> str:
+def train(name: str, mode: str, steps: int, at: At = _nothing, wide: bool = True) -> str:
     """Return the digest of a training of so many steps."""
-    training = Training(name, mode, at)
+    training = Training(name, mode, at, wide)
     for _ in range(steps):
         training.step()
     return training.digest()

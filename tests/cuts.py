@@ -37,7 +37,7 @@ def small(session: Any, bulk: bool) -> list[Any]:
             (w * x).sum().backward()
             found.append(x.sum().item())
             if bulk:
-                up = torch.tensor(np.arange(20_000, dtype="float32") + k)  # 78 KiB each way
+                up = torch.tensor(np.arange(70_000, dtype="float32") + k)  # 273 KiB each way
                 found.append(float((up * x[0]).numpy().sum()))
         assert w.grad is not None
         found += [w.grad.tolist(), torch.rand(2).tolist()]

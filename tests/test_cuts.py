@@ -58,7 +58,7 @@ def test_a_cut_after_every_byte_of_a_session_changes_nothing() -> None:
 
 def test_cuts_of_uploads_and_fetches_change_nothing() -> None:
     with Service(workers=2, spares=0, snapshot_every_s=5) as service:
-        judge(cuts(service, "bulk", step=8_009))
+        judge(cuts(service, "bulk", step=26_003))
 
 
 def test_cuts_of_calls_that_say_where_bytes_lie_change_nothing() -> None:
