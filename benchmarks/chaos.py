@@ -305,8 +305,8 @@ def neighbour(options: Any) -> dict[str, Any]:
                         flood.hear("floods")
                     stack.enter_context(service.connect())
                     times: list[float] = []
-                    at = functools.partial(note, times)
-                    digests.add(train("mlp", "replay", 60, at, wide=False))
+                    hear = functools.partial(note, times)
+                    digests.add(train("mlp", "replay", 60, hear, wide=False))
                     steps[kind] += [b - a for a, b in itertools.pairwise(times[5:])]
                     one = torch.ones(1)
                     for _ in range(200):
