@@ -28,7 +28,7 @@ def test_hostile_sessions_end_in_typed_errors() -> None:
 
 @pytest.mark.slow
 def test_many_hostile_sessions_end_in_typed_errors() -> None:
-    """With the 50,000 below, 200,000. Compiled loops stay: 1,024 at most, some 100 KiB each."""
+    """With the 50,000 below, 200,000. Compiled loops stay: 1,024 at most."""
     report = fuzz(150_000, "slow", restart_every=50_000, processes=2)
     check(report)
     assert report.growth_bytes < 192 * MIB, report.lines()
