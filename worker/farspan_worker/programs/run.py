@@ -100,6 +100,16 @@ class Programs:
         plans = [plan for program in self._programs.values() for plan in program.plans]
         return self.arena.nbytes + sum(plan.kept_bytes for plan in plans)
 
+    def stats(self) -> dict[str, int]:
+        """Return counts an operator reads. switched: plans of inexact programs that run by loops."""
+        return {
+            "programs": len(self),
+            "programs_bytes": self.nbytes,
+            "calls": self.calls,
+            "planned": self.planned,
+            "switched": len(self.switches.on),
+        }
+
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
         program = self._programs.get(static[0]) if len(static) == 1 else None
