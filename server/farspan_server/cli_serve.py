@@ -22,7 +22,7 @@ from farspan_server.cli_operator import port_options
 from farspan_server.cli_process import Stop, begin, either, until_stopped
 
 if TYPE_CHECKING:
-    from farspan_server.config import OperatorPort, StaticWorker
+    from farspan_server.config import GatewayConfig, OperatorPort, StaticWorker
 
 
 @click.command()
@@ -94,9 +94,26 @@ def quiet() -> None:
     gc.freeze()
 
 
-async def _serve(
-    stop: Stop,
-    as_json: bool,
+async def _serve(stop: Stop, as_json: bool, drain_seconds: float, **asked: Any) -> None:
+    """Run a gateway until it is told to stop, and then so long for its sessions."""
+    from farspan_server.gateway import Gateway
+
+    gateway = Gateway(_config(**asked))
+    stop.reload = lambda: gateway.tenancy.look(again=True)
+    address = await gateway.start()
+    quiet()
+    said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
+    _say(said, as_json, f"gateway serves at {address}")
+    try:
+        await stop.wait()
+        if drain_seconds:  # for sessions that end with the gateway; told again, it stops at once
+            stop.clear()
+            await either(gateway.drain(drain_seconds), stop.wait())
+    finally:
+        await gateway.stop()
+
+
+def _config(
     *,
     host: str,
     port: int,
@@ -116,22 +133,21 @@ async def _serve(
     retention_days: float,
     retention_bytes: int,
     operator: OperatorPort | None,
-    drain_seconds: float,
     lease: float,
     **tls: Path | None,
-) -> None:
+) -> GatewayConfig:
+    """Return what the options come to."""
     from farspan.core.op import table_hash
 
     from farspan_server import token_file
     from farspan_server.config import GatewayConfig, SupervisorPort
-    from farspan_server.gateway import Gateway
 
     supervisor = None
     if supervisor_listen is not None:
         if supervisor_key_file is None:
             raise click.UsageError("--supervisor-listen needs --supervisor-key-file")
         supervisor = SupervisorPort(supervisor_listen, options.read_key(supervisor_key_file))
-    config = GatewayConfig(
+    return GatewayConfig(
         tokens=token_file.plain(os.environ.pop("FARSPAN_TOKENS", "")),
         token_files=token_files,
         end_revoked=end_revoked,
@@ -154,19 +170,6 @@ async def _serve(
         lease_s=lease,
         **tls,
     )
-    gateway = Gateway(config)
-    stop.reload = lambda: gateway.tenancy.look(again=True)
-    address = await gateway.start()
-    quiet()
-    said = {"address": address, "metrics": gateway.operations.address, "pid": os.getpid()}
-    _say(said, as_json, f"gateway serves at {address}")
-    try:
-        await stop.wait()
-        if drain_seconds:  # for sessions that end with the gateway; told again, it stops at once
-            stop.clear()
-            await either(gateway.drain(drain_seconds), stop.wait())
-    finally:
-        await gateway.stop()
 
 
 def _say(body: dict[str, Any], as_json: bool, text: str) -> None:

@@ -1,9 +1,9 @@
 """Which session has which worker, and who waits in line: a state machine.
 
-No I/O or clock inside: `handle(input, now) -> outputs`, both declared in `pool_messages.py`. It knows
-only workers that a link reaches.
-A worker serves one tenant at a time; sessions of that tenant may share it up to a bound. Tenants
-take turns in the line: start-time fair queueing (Goyal, Vin and Cheng 1996), by devices given.
+No I/O or clock inside: `handle(input, now) -> outputs`, which `pool_messages.py` declares. It knows
+only workers that a link reaches. A worker serves one tenant at a time; sessions of that tenant may
+share it up to a bound. Tenants take turns in the line: start-time fair queueing (Goyal, Vin and
+Cheng 1996), by devices given.
 """
 
 from __future__ import annotations
