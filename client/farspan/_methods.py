@@ -282,9 +282,9 @@ def convert(
 
 def move(x: Any, device: Device) -> Any:
     """Return a copy of x on another device of its session: worker to worker, differentiable."""
-    from . import _autograd
+    from ._python_node import crossing
 
-    return _autograd.crossing(x, device)
+    return crossing(x, device)
 
 
 def cpu(self: Any, memory_format: Any = None) -> Any:

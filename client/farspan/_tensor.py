@@ -521,7 +521,7 @@ class Tensor(Fields, Value, TableMethods, metaclass=TensorMeta):
             raise AutogradError("can't retain_grad on Tensor that has requires_grad=False")
         if not self.is_leaf:
             self._retains = True
-            from ._autograd import remember_retained
+            from ._tensor_hooks import remember_retained
 
             remember_retained(self)
 
@@ -534,13 +534,13 @@ class Tensor(Fields, Value, TableMethods, metaclass=TensorMeta):
 
         It runs here, on the client; what it returns, if not None, takes the gradient's place.
         """
-        from ._autograd import add_hook
+        from ._tensor_hooks import add_hook
 
         return add_hook(self, hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Any:
         """Call `hook(self)` after every backward pass that added to the `grad` of this leaf."""
-        from ._autograd import add_post_hook
+        from ._tensor_hooks import add_post_hook
 
         return add_post_hook(self, hook)
 
