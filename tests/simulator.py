@@ -441,8 +441,11 @@ class World(ClientSide):
             self._give(messages.Synced(sequence))
         return True
 
-    def _begin_cut(self) -> None:
+    def _begin_cut(self) -> bool:
+        if self.replaying is not None:  # as `Keeper.look` has it: a commit removes what is read
+            return False
         self._give(messages.Cut(self.cut + 1))
+        return True
 
     def _write_part(self) -> bool:
         """Take a snapshot's part from a worker to the disk."""

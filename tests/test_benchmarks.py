@@ -24,6 +24,19 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_every_benchmark_finds_what_it_imports() -> None:
+    """One process imports them all; those that no test below runs have nothing else to tell it."""
+    pytest.importorskip("torch")
+    names = [path.stem for path in sorted(BENCHMARKS.glob("*.py"))]
+    program = (
+        f"import importlib, sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        f"for name in {names}:\n"
+        "    importlib.import_module(name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_vs_torch_measures_every_row_on_local(tmp_path: Path) -> None:
     """The script itself refuses rows on which the backends disagree."""
     pytest.importorskip("torch")

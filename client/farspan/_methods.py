@@ -36,11 +36,11 @@ def bind_methods(cls: type) -> None:
     """Give the class the table's methods and Python's operators."""
     names = {op.base: op for op in table().values() if op.takes_self}
     for name, op in sorted(names.items()):
-        if name in cls.__dict__ or name in _NO_METHOD or name.startswith(_NAMESPACES):
+        if hasattr(cls, name) or name in _NO_METHOD or name.startswith(_NAMESPACES):
             continue
         function: Function = getattr(fn, name)
         setattr(cls, name, _method(function))
-        if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
+        if has_inplace(op) and not hasattr(cls, name + "_") and name + "_" not in names:
             setattr(cls, name + "_", _method(getattr(fn, name + "_")))
     for name in VIEWS:
         setattr(cls, name + "_", _seen(name))
@@ -282,9 +282,9 @@ def convert(
 
 def move(x: Any, device: Device) -> Any:
     """Return a copy of x on another device of its session: worker to worker, differentiable."""
-    from . import _autograd
+    from ._python_node import crossing
 
-    return _autograd.crossing(x, device)
+    return crossing(x, device)
 
 
 def cpu(self: Any, memory_format: Any = None) -> Any:

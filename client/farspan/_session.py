@@ -380,7 +380,7 @@ class Session(Answers, Lasting, Moving, Reporting):
 
     def tracer_off(self) -> bool:
         """Return whether commands must be seen one by one."""
-        from ._autograd import anomaly
+        from ._anomaly import anomaly
 
         return anomaly.enabled
 

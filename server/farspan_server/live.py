@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
-    from farspan_server.pool import Worker
+    from farspan_server.pool_messages import Worker
     from farspan_server.sleep import Sleeper
     from farspan_server.window import Window
     from farspan_server.workers import WorkerLink

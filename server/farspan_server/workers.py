@@ -20,7 +20,7 @@ from farspan.core import limits, link, words
 from farspan.core.errors import FarspanError, ProtocolError
 
 from farspan_server.link import Link, Payload, dial
-from farspan_server.pool import Worker
+from farspan_server.pool_messages import Worker
 
 log = logging.getLogger(__name__)
 
