@@ -166,7 +166,7 @@ class Keeper:
     def switch(self, placed: Placed) -> None:
         """Keep a switch, behind which frames are held until it survives. JournalError."""
         self.history.switch(placed)
-        if self._syncs:
+        if self._stays:
             self._sync()
 
     def keep(self, name: str, body: str) -> None:

@@ -138,7 +138,7 @@ class Session:
         self._unconfirmed: deque[tuple[int, bytes]] = deque()  # events, and whose ack covers them
         self._unconfirmed_bytes = 0
         self._cut: _Cut | None = None  # the snapshot under way
-        self._switched = Switched(syncs)
+        self._switched = Switched(self.stays)
 
     @classmethod
     def woken(
@@ -161,7 +161,7 @@ class Session:
         made._base = base
         made._received = made._durable = max(frames, default=base)
         made._frames = frames
-        made._switched = Switched(syncs, switches)
+        made._switched = Switched(True, switches)
         made._let_go()
         return made
 
@@ -318,8 +318,7 @@ class Session:
 
     def _switch(self) -> list[Output]:
         """Tell the workers of switches that come after the last frame that they were given."""
-        due = self._switched.due(max(self._forwarded))
-        return [Do(each.device, each.switch) for each in due]
+        return [Do(p.device, p.switch) for p in self._switched.due(max(self._forwarded))]
 
     def _ready(self, placed: Placed) -> list[Output]:
         if not self.journalled or not self._assigned or not self._switched.add(placed):
@@ -400,11 +399,13 @@ class Session:
         self._frames[header.sequence] = (header.device, len(data))
         self._in_flight_bytes += len(data)
         first: list[Output] = [Append(header, data)] if self.journalled else []
+        if self._switched.wishes:
+            first += [Note(*each) for each in self._switched.granted(self._received)]
         waits = self._held or self._switched.waits or (self._cut and self._cut.waits)
         if self._forwarding and not waits:
             return [*first, self._forward(header.sequence, header.device, data)]
         self._held.append((header.sequence, header.device, data))
-        return [*first, *self._claim()]
+        return [*first, *self._forward_held(), *self._claim()]
 
     def _synced(self, sequence: int) -> list[Output]:
         if sequence <= self._durable:
@@ -498,6 +499,8 @@ class Session:
             self._told = [self._base] * len(self.kinds)
             self._acked = min(applied, self._received)
             self._confirmed = min(confirmed, self._received)
+            # What it sends again it may have seen computed.
+            self._switched.quiet(max(applied, self._received) + limits.CREDIT_FRAMES)
         self._promised, self._heard = confirmed, applied
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]

@@ -200,7 +200,7 @@ class Forward:
 class Note:
     """Write to the journal that a plan is switched here: after the frames appended so far.
 
-    Where the journal is synced, say when this is, at once.
+    Where the session survives its gateway it is synced at once, and Noted follows.
     """
 
     sequence: int  # of the last of them

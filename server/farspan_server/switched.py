@@ -35,15 +35,30 @@ class Switched:
         self._told = 0  # of these, by the workers that there are
         self._new = 0  # added here, ever
         self._safe = 0 if syncs else _ALL  # of those
+        self._quiet_to = 0  # the first frame after which there may be others
+        self.wishes: list[Placed] = []  # what was asked for before it
+
+    def quiet(self, sequence: int) -> None:
+        """Take that up to this frame somebody may know already what they compute without more."""
+        self._quiet_to = max(self._quiet_to, sequence)
 
     def add(self, placed: Placed) -> bool:
-        """Take another one; return False if it is there and not told yet, or they are too many."""
+        """Take another one; False if it is there and not told yet, too early or one too many."""
+        if placed.sequence < self._quiet_to:
+            if len(self.wishes) < limits.SWITCHES_MAX:
+                self.wishes.append(placed)
+            return False
         waiting = [each[1:] for each in self._placed[self._told :]]
         if len(self._placed) >= limits.SWITCHES_MAX or placed[1:] in waiting:
             return False
         self._placed.append(placed)
         self._new += 1
         return True
+
+    def granted(self, sequence: int) -> list[Placed]:
+        """Return what was wished for and has its place now: after this frame, the last one."""
+        wishes, self.wishes = self.wishes, []
+        return [now for each in wishes if self.add(now := each._replace(sequence=sequence))]
 
     def safe(self, count: int) -> None:
         """Take that the first `count` that were added here survive the gateway."""
@@ -73,6 +88,7 @@ class Switched:
 
     def again(self) -> None:
         """Take that there are other workers, or none."""
+        self.wishes.clear()
         self._told = 0
 
     def forget(self, base: int) -> None:

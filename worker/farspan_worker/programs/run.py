@@ -101,7 +101,7 @@ class Programs:
         return self.arena.nbytes + sum(plan.kept_bytes for plan in plans)
 
     def stats(self) -> dict[str, int]:
-        """Return counts an operator reads. switched: plans of inexact programs that run by loops."""
+        """Return counts an operator reads; switched: plans of inexact programs run by loops."""
         return {
             "programs": len(self),
             "programs_bytes": self.nbytes,
