@@ -1,9 +1,9 @@
 """How long are the first calls of a compiled step in a journalled session, and how fast the later?
 
-Each measurement has a service of its own, whose worker has compiled nothing: with FARSPAN_LOOPS=wait
-loops are compiled before a plan first runs, else behind, while plain kernels run. Medians of wall
-time: of the first call (traced), of the second (planned), of the longest until loops run, and of
-those after that.
+Each measurement has a service of its own, whose worker has compiled nothing: with
+FARSPAN_LOOPS=wait loops are compiled before a plan first runs, else behind, while plain kernels
+run. Medians of wall time: of the first call (traced), of the second (traced again), of the longest
+of the others until loops run (one of them plans), and of those after that.
 
     python benchmarks/first_calls.py [--rows mlp,transformer256] [--rounds 3] [--warm]
 """
@@ -98,11 +98,11 @@ def main() -> None:
         for way in WAYS:
             calls = [calls for calls, _ in found[way]]
             one, two = (statistics.median(each[k] for each in calls) for k in (0, 1))
-            longest = statistics.median(max(each[1:]) for each in calls)
+            longest = statistics.median(max(each[2:]) for each in calls)
             steady = statistics.median(statistics.median(calls) for _, calls in found[way])
             until = statistics.median(len(calls) for calls, _ in found[way])
             print(
-                f"{row:16} {way:8} calls 1 / 2: {one:7.1f} / {two:7.1f} ms, longest from 2 to "
+                f"{row:16} {way:8} calls 1 / 2: {one:7.1f} / {two:7.1f} ms, longest from 3 to "
                 f"{until:.0f}: {longest:7.1f} ms, steady {steady:7.2f} ms, "
                 f"load {os.getloadavg()[0]:.0f}", flush=True,
             )  # fmt: skip
