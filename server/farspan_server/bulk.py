@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from farspan import wire
 from farspan.core import limits, link
@@ -18,10 +18,9 @@ from farspan.core.errors import JournalError, ProtocolError, ServiceError, Worke
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
-from farspan_server.config import GatewayConfig
 from farspan_server.history import Chunk
 from farspan_server.live import Live
-from farspan_server.tenancy import Tenancy
+from farspan_server.whole import Whole
 from farspan_server.window import Window
 from farspan_server.workers import BUSY
 
@@ -51,15 +50,8 @@ def _parts(live: Live, view: memoryview) -> list[memoryview]:
     return [view[at : at + size] for at in range(0, len(view), size)] if view else [view]
 
 
-class Bulk:
+class Bulk(Whole):
     """The bulk half of `service.Service`, which owns the sessions."""
-
-    config: GatewayConfig
-    tenancy: Tenancy
-
-    if TYPE_CHECKING:
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
 
     async def workers_of(self, live: Live) -> None:
         """Return when the session has its workers; raise what ended it if it has none by then."""
