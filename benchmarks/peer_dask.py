@@ -26,7 +26,7 @@ class Dask:
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None,
             silence_logs=logging.ERROR,
         )  # fmt: skip
-        self._client = Client(self._cluster)
+        self._client = Client(self._cluster, direct_to_workers=True)
         self._shelf = self._client.submit(Shelf, actor=True).result()
         for name, value in (("a", 0.0), ("b", 1.0)):
             self._shelf.put(name, np.full((4, 4), value, np.float32)).result()
@@ -51,7 +51,7 @@ class Dask:
         return self._shelf.put("bulk", array).result()
 
     def down(self, mode: str) -> np.ndarray:
-        return np.array(self._shelf.fetch("bulk").result())
+        return self._shelf.fetch("bulk").result()
 
     def prepare(self, row: str, mode: str) -> None:
         self._shelf.build(row).result()

@@ -27,6 +27,8 @@ PEERS = {
     "rpc": ("peer_rpc", "Rpc"),
     "ray": ("peer_ray", "Ray"),
     "dask": ("peer_dask", "Dask"),
+    "monarch": ("peer_monarch", "Monarch"),
+    "tf": ("peer_tf", "Tf"),
 }
 #: Rows that are asked of the first mode only: they have no step.
 PLAIN = ("ops", "read", "up", "down")
@@ -52,7 +54,7 @@ class Loop:
         while True:
             took = self.run(row, mode, count)["wall_s"]
             warm = time.perf_counter() - begun >= self._warm_s
-            if warm and took * count >= self._region_s / 4 or row in ("up", "down"):
+            if (warm and took * count >= self._region_s / 4) or row in ("up", "down"):
                 break
             count = min(COUNT_MAX, max(count * 2, int(self._region_s / 3 / took)))
             if not self._warm_s:
@@ -72,7 +74,7 @@ class Loop:
         if row == "down":
             self.peer.up(mode, self._array)
             back = self.peer.down(mode)
-            if not (back.flags.writeable and np.array_equal(back, self._array)):
+            if not np.array_equal(back, self._array):
                 raise RuntimeError("what came back is not what was sent")
             return [float(back[-1])]
         self.peer.prepare(program, mode)

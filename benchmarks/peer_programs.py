@@ -1,12 +1,13 @@
 """What `vs_peers.py` asks of every system: one training step, written once, and its numbers.
 
-`training` takes torch or farspan: same seed, same weights, same batch, same losses. `CALLS` is the
-same step as calls on tensors that a worker holds, for systems that are asked operation by operation.
+`training` takes torch or farspan: same seed, same weights, same batch, same losses. `calls` is the
+same step as calls on what a worker holds, for systems that are asked operation by operation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def training(lib: Any, row: str) -> Training:
     """Return the row's training: `tiny` by SGD, `mlp` by Adam; seed 0."""
     widths, batch = SIZES[row]
     lib.manual_seed(0)
-    layers = [lib.nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [lib.nn.Linear(a, b) for a, b in pairwise(widths)]
     x, y = lib.randn(batch, widths[0]), lib.randint(0, widths[-1], (batch,))
     parameters = [p for layer in layers for p in layer.parameters()]
     if row == "tiny":

@@ -53,8 +53,8 @@ class Ray:
         return self._get(self._shelf.put.remote("bulk", self._ray.put(array)))
 
     def down(self, mode: str) -> np.ndarray:
-        """Return an array of one's own, as others do: what `get` returns is a view of the store."""
-        return np.array(self._get(self._shelf.fetch.remote("bulk")))
+        """Return a view of the store's shared memory."""
+        return self._get(self._shelf.fetch.remote("bulk"))
 
     def prepare(self, row: str, mode: str) -> None:
         self._get(self._shelf.build.remote(row))

@@ -29,7 +29,7 @@ else:
 WORKER = "worker"
 
 
-# ---------------------------------------------------------------------------------- on the worker --
+# --------------------------------------------------------------------------------- on the worker --
 def serve(port: int) -> None:
     """Be the worker until the other side shuts down."""
     warnings.simplefilter("ignore")
@@ -74,9 +74,11 @@ def value_of(tensor: Any) -> Any:
     return tensor.local_value()
 
 
-def total_of(*references: Any) -> float:
-    """Return the sum of the first one's elements, when all are there."""
-    return float([r.local_value() for r in references][0].sum())
+def total_of(tensor: Any, after: Any = None) -> float:
+    """Return the sum of the elements of the tensor behind an RRef, when `after` has run."""
+    if after is not None:
+        after.local_value()
+    return float(tensor.local_value().sum())
 
 
 def added(a: Any, b: Any) -> float:
@@ -116,7 +118,7 @@ class Network(torch.nn.Module if missing is None else object):  # type: ignore[m
         return self.layers[-1](x)
 
 
-# ---------------------------------------------------------------------------------- on the caller --
+# --------------------------------------------------------------------------------- on the caller --
 class Rpc:
     modes = ("per op", "modules", "whole step")
 

@@ -306,7 +306,9 @@ def versions(pythons: dict[str, str]) -> dict[str, str]:
     found = {}
     for name, package in wanted.items():
         if name in pythons:
-            done = subprocess.run([pythons[name], "-c", code, package], capture_output=True, text=True)
+            done = subprocess.run(
+                [pythons[name], "-c", code, package], capture_output=True, text=True
+            )
             if done.returncode == 0:
                 found[package] = done.stdout.strip()
         else:
