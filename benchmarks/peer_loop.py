@@ -33,7 +33,7 @@ PEERS = {
 #: Rows that are asked of the first mode only: they have no step.
 PLAIN = ("ops", "read", "up", "down")
 LOSSES = 8  # of the first steps, compared between systems
-COUNT_MAX = 20_000
+COUNT_MAX = 40_000
 
 
 class Loop:
@@ -42,22 +42,25 @@ class Loop:
     def __init__(self, peer: Any, smoke: bool) -> None:
         self.peer = peer
         self._array = bulk(1 if smoke else 64)
-        self._region_s, self._warm_s = (0.0, 0.0) if smoke else (0.2, 0.8)
+        #: A region's length; how long a row is warmed up, where nothing compiles behind.
+        self._region_s, self._warm_s = (0.0, 0.0) if smoke else (0.15, 0.3)
         self._least = 1 if smoke else 4
-        self._prepared = ("", "")
 
     def prepare(self, row: str, mode: str) -> dict[str, Any]:
         """Return what the row computes, and how often it is to run in a region of usual length."""
         program = row.partition("-")[0]
         found = self._first(program, row, mode)
+        settle = getattr(self.peer, "settle", lambda mode: 0.0)
+        warm_s = self._warm_s and max(self._warm_s, settle(mode))
         begun, count = time.perf_counter(), 1
         while True:
             took = self.run(row, mode, count)["wall_s"]
-            warm = time.perf_counter() - begun >= self._warm_s
-            if (warm and took * count >= self._region_s / 4) or row in ("up", "down"):
+            warm = time.perf_counter() - begun >= warm_s
+            enough = took * count >= self._region_s / 4 or count == COUNT_MAX
+            if (warm and enough) or row in ("up", "down"):
                 break
             count = min(COUNT_MAX, max(count * 2, int(self._region_s / 3 / took)))
-            if not self._warm_s:
+            if not warm_s:
                 break
         count = int(self._region_s / took)
         most = 1 if row in ("up", "down") else COUNT_MAX

@@ -147,8 +147,7 @@ def running(names: list[str], pythons: dict[str, str], smoke: bool) -> Iterator[
             service = found if name.startswith("farspan") else None
             systems.append(System(name, python, smoke, service))
             stack.callback(systems[-1].close)
-        for system in systems:
-            system.started()
+            systems[-1].started()  # one after the other: some give up when a start takes long
         yield systems
 
 
