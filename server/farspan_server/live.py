@@ -337,6 +337,7 @@ def about_session(
         "wait_s": wait_s,
         "numerics": [],  # the keys of its workers, by device, once it has some
         "allow_numerics_change": allow_numerics_change,
+        "switches": durability != OFF,  # are in its journal; of an older one loops are waited for
     }
 
 

@@ -143,6 +143,7 @@ class Sleep(Whole):
             past.base,
             dict(past.frames),
             syncs=past.session["durability"] == DURABLE,
+            switches=past.switches,
         )
         live = Live(machine, past.session, sleeper.id)
         live.digest, live.minor, live.slept = past.secret, RESUME_MINOR, sleeper
