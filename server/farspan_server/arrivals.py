@@ -44,6 +44,7 @@ from farspan_server.live import (
     parse_devices,
 )
 from farspan_server.shelf import Shelf
+from farspan_server.sleep import stays
 from farspan_server.tenancy import Tenancy
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ class Arrivals:
             return
         self.tenancy.check_room(live.tenant, _ROOM_BYTES)
         if self._shelf.free_bytes < _ROOM_BYTES:
-            raise CapacityError("the gateway's disk is full; the session stays there until later")
+            raise CapacityError(stays(live.id, "the gateway's disk is full"))
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None
