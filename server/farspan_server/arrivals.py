@@ -63,10 +63,14 @@ class Arrivals:
     tenancy: Tenancy
     _sessions: dict[str, Live]
     _channels: dict[int, Live]
+    _opening: int
     _shelf: Shelf | None
     _syncing: Executor
 
     if TYPE_CHECKING:
+
+        @property
+        def full(self) -> bool: ...
 
         def give(self, live: Live, given: messages.Input) -> None: ...
         def find(self, tenant: str, session: str) -> Live: ...
@@ -97,7 +101,7 @@ class Arrivals:
         if self.draining:
             raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
-        if len(self._sessions) >= self.config.sessions_max:
+        if self.full:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
@@ -117,9 +121,13 @@ class Arrivals:
         live.minor = hello.minor
         secret = secrets.token_bytes(32) if live.confirms else b""
         live.digest = digest_of(secret) if secret else ""
-        with self.tenancy.opening(live, hello.client):
-            if journalled:
-                self._keeper(live, await self._create(live))
+        self._opening += 1
+        try:
+            with self.tenancy.opening(live, hello.client):
+                if journalled:
+                    self._keeper(live, await self._create(live))
+        finally:
+            self._opening -= 1
         live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
