@@ -211,6 +211,8 @@ class Arrivals:
         live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
             raise SessionClosedError(TAKEN)
+        if live.fencing:  # it may be that its memory is gone from the first of its devices only
+            raise CapacityError("another client is about to take the session over")
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
