@@ -245,6 +245,8 @@ class Bulk(Whole):
             return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
         live.check(owner)
+        if live.fencing:  # nor may the next client be taken for one that shares memory
+            return wire.ShareReply(refused="another client takes the session over")
         if asked.device >= len(live.machine.kinds):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")
         if live.keeper is not None:
@@ -288,10 +290,14 @@ class Bulk(Whole):
         live.windows.clear()
         live.shares = False
         live.features -= {wire.SHARED_MEMORY}
-        for each in live.links:
-            with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good as
-                while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
-                    await asyncio.sleep(_LOOK_S)
+        live.fencing += 1
+        try:
+            for each in live.links:
+                with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good
+                    while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
+                        await asyncio.sleep(_LOOK_S)
+        finally:
+            live.fencing -= 1
 
     async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
         """Tell a worker where the next bytes of an upload lie, of a session without a journal."""

@@ -151,6 +151,7 @@ class Live:
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
         self.failure = ""  # why nothing can be done, of one whose journal failed
+        self.fencing = 0  # who are about to take it over, and ask its workers to share nothing
         self.shares = False  # without a journal: it has memory that its client has mapped
         self.windows: dict[int, Window] = {}  # of one with a journal, by device
         self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number

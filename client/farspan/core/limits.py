@@ -129,6 +129,7 @@ ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 # --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
+REPLAY_HELD_BYTES: Final = CREDIT_BYTES  # of tensors among them; then they are sent.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the next of their run; then they are sent.
 REPLAY_HELD_ALL_S: Final = 0.1  # seconds that the first of them waits at most.
 REPLAY_ENDLESS: Final = 1_024  # commands without an end: if they repeat they are cut into pieces,
