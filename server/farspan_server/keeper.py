@@ -157,9 +157,7 @@ class Keeper:
     def frame(self, sequence: int, data: Buffer) -> None:
         """Keep a frame; nobody waits until it survives. JournalError."""
         self.history.frame(sequence, data)
-        if self._syncs and self._sync_timer is None and not self._sync_under_way:
-            loop = asyncio.get_running_loop()
-            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+        self._sync_soon()
 
     def keep(self, name: str, body: str) -> None:
         """Keep what a name stands for. JournalError."""
@@ -188,6 +186,20 @@ class Keeper:
         self._waiting.append((index, waiting))
         self._sync()
         await waiting
+
+    def _sync_soon(self) -> None:
+        """Sync what nobody waits for yet: once much has gathered, or a while after the first."""
+        journal = self.history.journal
+        if not self._syncs or self._sync_under_way:  # whose end looks again
+            return
+        if (
+            journal.waiting_bytes >= limits.SYNC_BYTES
+            or journal.last - journal.durable >= limits.SYNC_RECORDS
+        ):
+            self._sync()
+        elif self._sync_timer is None:
+            loop = asyncio.get_running_loop()
+            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
 
     def _sync(self) -> None:
         if self._sync_timer is not None:
@@ -222,9 +234,8 @@ class Keeper:
                 waiting.set_result(None)
         if self._waiting or self._sync_again:
             self._sync()
-        elif self._syncs and self.history.journal.last > index and self._sync_timer is None:
-            loop = asyncio.get_running_loop()
-            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+        elif self.history.journal.last > index:
+            self._sync_soon()
 
     # --- up --------------------------------------------------------------------------------------
     async def send(self, kept: Chunk, place: tuple[int, int] | None = None) -> bool:
