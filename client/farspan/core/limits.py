@@ -70,6 +70,7 @@ RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors
 SHARED_UP_BYTES: Final = 64 * MiB  # uploads on their way; a client waits for room.
 SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
 SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
+SHARED_KEPT_BYTES: Final = 4 * MiB  # of one that a journal keeps: its gateway works meanwhile.
 SHARED_PIECES_MAX: Final = 64  # in one message.
 UP_FRAMES_MAX: Final = 4_096  # in one message; credits allow a client 64.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
