@@ -177,7 +177,7 @@ class Bulk:
         for at in range(0, piece.piece_bytes, limits.CHUNK_BYTES):
             size, position = min(limits.CHUNK_BYTES, piece.piece_bytes - at), piece.position + at
             data = await asyncio.to_thread(window.copied, position, size)
-            yield begin + at, memoryview(data), (window, position)
+            yield begin + at, data, (window, position)
 
     async def _take_part(
         self,

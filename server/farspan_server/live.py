@@ -126,7 +126,11 @@ class Stream:
                 count += 1
                 size += len(each.data)
             applied, durable = max(applied, each.applied), max(durable, each.durable)
-        self._durable = max(self._durable, durable)
+        if durable:
+            self._durable = durable
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
         if not self._events and self._last_words is not None:
             events.append(self._last_words)
             self._last_words = None
