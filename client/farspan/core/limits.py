@@ -21,10 +21,12 @@ ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
 
 # --- frames --------------------------------------------------------------------------------------
-FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
+FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256, or 1,024 to a busy worker.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
 FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
 FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
+GROWN_COMMANDS: Final = 1_024  # the same while so many frames are: the worker has work meanwhile,
+GROWN_FRAMES: Final = 2  # and each frame costs turns of all three processes.
 FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
 #: ids gathered: beyond, a frame is sent, so that one more Free and one more command always fit.
 FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
