@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -92,14 +93,22 @@ class Chunk:
 
 
 class Uploads:
-    """How far the uploads of a session have come, so that one may be sent again after a break."""
+    """How far the uploads of a session have come, so that one may be sent again after a break.
+
+    Threads that write pieces add them.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()
         self.come: dict[int, int] = {}  # bytes, of those under way
         self.done: dict[int, int] = {}  # bytes, of the latest ones that are whole
 
     def add(self, chunk: Chunk) -> None:
         """Take that a piece is in the journal."""
+        with self._turn:
+            self._add(chunk)
+
+    def _add(self, chunk: Chunk) -> None:
         if chunk.flags == GIVEN_UP:
             self.come.pop(chunk.transfer, None)
             self.done.pop(chunk.transfer, None)
@@ -115,10 +124,11 @@ class Uploads:
 
     def take_back(self, chunk: Chunk) -> None:
         """Take that a piece may not have reached its worker, so that it has to come again."""
-        self.done.pop(chunk.transfer, None)
-        self.come.pop(chunk.transfer, None)
-        if chunk.offset:
-            self.come[chunk.transfer] = chunk.offset
+        with self._turn:
+            self.done.pop(chunk.transfer, None)
+            self.come.pop(chunk.transfer, None)
+            if chunk.offset:
+                self.come[chunk.transfer] = chunk.offset
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, for `UPLOADS`."""
@@ -151,6 +161,8 @@ class History:
         self.journal = journal
         self.past = past
         self._sequence = max(past.frames, default=past.base)
+        #: Pieces are written on threads: what a mark says of uploads is what stands before it.
+        self._turn = threading.Lock()
         self._waiting: deque[tuple[int, int]] = deque()  # not synced: record, frame
         self._notes: deque[int] = deque()  # records of switches that are not synced
         self.noted = 0  # switches that were written here and survive
@@ -190,21 +202,23 @@ class History:
     # --- writing ---------------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
         """Keep a frame, before it is forwarded. JournalError."""
-        index = self.journal.append(FRAME, data)
-        self._sequence = sequence
-        self._waiting.append((index, sequence))
-        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
-            self.journal.roll()
+        with self._turn:
+            index = self.journal.append(FRAME, data)
+            self._sequence = sequence
+            self._waiting.append((index, sequence))
+            if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+                self.journal.roll()
 
     def chunk(self, chunk: Chunk) -> int:
-        """Keep a piece of an upload; return its record. JournalError."""
+        """Keep a piece of an upload; return its record. May run on another thread. JournalError."""
         stamp = _CHUNK.pack(
             chunk.device, chunk.transfer, chunk.total, chunk.offset, chunk.flags
         )  # fmt: skip
-        index = self.journal.append(CHUNK, stamp, chunk.data)
-        self.past.uploads.add(chunk)
-        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
-            self.journal.roll()
+        with self._turn:
+            index = self.journal.append(CHUNK, stamp, chunk.data)
+            self.past.uploads.add(chunk)
+            if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+                self.journal.roll()
         return index
 
     def give_up(self, device: int, transfer: int) -> int:
@@ -234,14 +248,15 @@ class History:
 
     def mark(self, number: int, sequence: int) -> None:
         """Note where a snapshot is cut: after this frame, before all records that follow."""
-        self._marks = {number: self.journal.roll()}  # one at a time; others are given up
-        past = self.past  # said again: what comes before the mark will be removed
-        body = {"number": number, "sequence": sequence}
-        self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
-        self.describe(past.session)
-        for name, kept in past.kept.items():
-            self._write(KEEP, {"name": name, "body": kept})
-        self._write(UPLOADS, past.uploads.to_json())
+        with self._turn:
+            self._marks = {number: self.journal.roll()}  # one at a time; others are given up
+            past = self.past  # said again: what comes before the mark will be removed
+            body = {"number": number, "sequence": sequence}
+            self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
+            self.describe(past.session)
+            for name, kept in past.kept.items():
+                self._write(KEEP, {"name": name, "body": kept})
+            self._write(UPLOADS, past.uploads.to_json())
 
     def commit(self, number: int, sequence: int, parts: tuple[Part, ...]) -> None:
         """Note that a snapshot's parts are on disk: a replay begins there.

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from farspan.core import link, words
 from farspan.core.errors import JournalError
@@ -20,8 +20,7 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.live import KINDS, Live, names_of
 from farspan_server.supervisor_link import SupervisorLink
-from farspan_server.tenancy import Tenancy
-from farspan_server.totals import Totals
+from farspan_server.whole import Whole
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -29,14 +28,8 @@ log = logging.getLogger(__name__)
 _AGAIN_S: Final = 0.1  # until a session that was denied workers claims them again
 
 
-class WorkerSide:
+class WorkerSide(Whole):
     """The workers' half of `service.Service`."""
-
-    if TYPE_CHECKING:
-        tenancy: Tenancy
-        totals: Totals
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
