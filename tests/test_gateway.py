@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -64,6 +65,7 @@ class Bytes:
     timeline = None
 
     def __init__(self) -> None:
+        self.programs = SimpleNamespace(switches=SimpleNamespace(ask=None))  # none is compiled
         self.kept: dict[int, bytes] = {}
         self.commands = 0
 
