@@ -512,7 +512,7 @@ class World(ClientSide):
         events = worker.oracle.run(frame)
         before = worker.applied
         worker.applied = frame.sequence
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.06:
             worker.outbox.append(("ready", switch(self.rng)))
         for event in events:
             if isinstance(event, Value):

@@ -36,7 +36,8 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
         session, "told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]", "pass",
     ),
     "events are covered by an ack before them": (
-        session, "covered = max(applied if advances else applied + 1, self._acked + 1)",
+        session,
+        "covered = max(applied if advances else applied + 1, self._acked + 1, self._heard + 1)",
         "covered = applied",
     ),
     "a snapshot counts before the client has confirmed": (

@@ -423,8 +423,8 @@ class Session:
         if applied < told or (applied == told and advances):
             data = b""  # a replay: the client has heard it
         self._told[device] = max(told, applied)
-        # The first ack that can follow these events; a confirmation of it covers them.
-        covered = max(applied if advances else applied + 1, self._acked + 1)
+        # The first ack that can follow these and is new to the client; to confirm it covers them.
+        covered = max(applied if advances else applied + 1, self._acked + 1, self._heard + 1)
         ack = self._advance()
         more = self._settle() if ack and self._promised > self._confirmed else []
         more += self._cut_waited()
