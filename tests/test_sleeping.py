@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +425,66 @@ def test_sleepers_beyond_the_room_for_them_go_the_oldest_first(
         room = known.tenancy.disk.held(young) + 1
         known.config = dataclasses.replace(known.config, retention_bytes=room)
         cluster.until(lambda: os.listdir(tmp_path) == [young])
+
+
+def test_the_sleeper_that_was_used_last_stays_however_large_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        known = cluster.gateway.service
+        old = vanish(cluster).transport.session_id
+        cluster.until(lambda: known.asleep == 1)
+        young = vanish(cluster).transport.session_id
+        cluster.until(lambda: known.asleep == 2)
+        assert known.tenancy.disk.held(young) > 1
+        known.config = dataclasses.replace(known.config, retention_bytes=1)
+        cluster.until(lambda: os.listdir(tmp_path) == [young])
+        cluster.until(lambda: f"session {young} takes" in caplog.text)
+        looks: list[int] = []
+        look = known._let_go_of_old
+        monkeypatch.setattr(known, "_let_go_of_old", lambda: (look(), looks.append(1)))
+        cluster.until(lambda: len(looks) > 1)
+        assert os.listdir(tmp_path) == [young] and caplog.text.count("takes") == 1
+        assert cluster.connect(attach=young).transport.session_id != old
+
+
+def test_sessions_that_are_being_made_count_among_those_that_may_be(tmp_path: Path) -> None:
+    with clustered(tmp_path, sessions_max=1) as cluster:
+        assert cluster.gateway is not None
+        known = cluster.gateway.service
+        create, held, going = known._create, asyncio.Event(), asyncio.Event()
+
+        async def slowly(live: Any) -> Any:
+            if not held.is_set():
+                held.set()
+                await going.wait()
+            return await create(live)
+
+        known._create = slowly  # type: ignore[method-assign]
+        with ThreadPoolExecutor(1) as another:
+            first = another.submit(cluster.connect, devices="cpu")
+            cluster.run(held.wait())
+            try:
+                with pytest.raises(CapacityError, match="1 sessions"):
+                    cluster.connect(devices="cpu")
+            finally:
+                cluster._loop.call_soon_threadsafe(going.set)
+            assert first.result(10).transport.session_id in awake(cluster)
+        assert known._opening == 0
+
+
+def test_a_move_whose_destination_has_gone_waits_as_long_as_others(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        cluster.connect(devices="cpu")
+        (live,) = cluster.gateway.service.sessions
+        claim = pools.Claimed(live.id, live.tenant, live.worker_kinds, 0.0)
+        live.moving = pools.Moved(claim, ("cpu:9",))
+        *_, moved = cluster.gateway.tenancy.claim(live, 99.0)
+        live.moving = None
+        assert moved == pools.Moved(dataclasses.replace(claim, deadline=99.0), ("cpu:9",))
 
 
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from . import _quick
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
+from .core.coerce import dtype as dtype_code
 from .core.dtype import DTYPES, Device, DType
 from .core.errors import DeviceError, DTypeError
 from .core.inplace import VIEWS, has_inplace
@@ -246,8 +247,12 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
             other = a
         elif type(a) is bool:
             copy = a if i == len(args) - 1 and i >= 2 else copy
+        elif isinstance(a, type):
+            dtype = a
         elif a is not None:
             raise ArgumentError(f"to() received an invalid argument {a!r}")
+    if isinstance(dtype, type):  # bool, int, float, complex
+        dtype = DTYPES[dtype_code(dtype)]
     if other is not None:
         dtype, device = dtype or other.dtype, device or other.device
     at = Device(device) if device is not None else None

@@ -171,6 +171,10 @@ class AutogradMethods(Fields):
             have.session.issue(have.device, cmd.LINK, 0, (have.id, other.id), (), ())
         self._become(fresh)
 
+    def _is_view(self) -> bool:
+        """Return whether autograd knows the tensor as a view of another one, its `_base`."""
+        return self._base is not None
+
     @property
     def _version(self) -> int:
         if self._inference:

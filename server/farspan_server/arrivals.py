@@ -41,6 +41,7 @@ from farspan_server.live import (
     digest_of,
     parse_devices,
 )
+from farspan_server.sleep import stays
 from farspan_server.whole import Whole
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Arrivals(Whole):
         if self.draining:
             raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
-        if len(self._sessions) >= self.config.sessions_max:
+        if self.full:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
@@ -98,9 +99,13 @@ class Arrivals(Whole):
         live.minor = hello.minor
         secret = secrets.token_bytes(32) if live.confirms else b""
         live.digest = digest_of(secret) if secret else ""
-        with self.tenancy.opening(live, hello.client):
-            if journalled:
-                self._keeper(live, await self._create(live))
+        self._opening += 1
+        try:
+            with self.tenancy.opening(live, hello.client):
+                if journalled:
+                    self._keeper(live, await self._create(live))
+        finally:
+            self._opening -= 1
         live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
@@ -184,6 +189,8 @@ class Arrivals(Whole):
         live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
             raise SessionClosedError(TAKEN)
+        if live.fencing:  # it may be that its memory is gone from the first of its devices only
+            raise CapacityError("another client is about to take the session over")
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
@@ -249,7 +256,7 @@ class Arrivals(Whole):
             return
         self.tenancy.check_room(live.tenant, _ROOM_BYTES)
         if self._shelf.free_bytes < _ROOM_BYTES:
-            raise CapacityError("the gateway's disk is full; the session stays there until later")
+            raise CapacityError(stays(live.id, "the gateway's disk is full"))
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None

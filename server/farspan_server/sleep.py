@@ -54,12 +54,20 @@ class Sleep(Whole):
         super().__init__(config)  # type: ignore[call-arg]  # of the next half
         self._sleepers: dict[str, Sleeper] = {}
         self._waking = 0  # of them, how many are about to be awake
+        self._opening = 0  # new ones that are being made
+        self._too_large = ""  # the session of which it was said that it alone is more than may be
         self._openings = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
 
     @property
     def asleep(self) -> int:
         """How many sessions lie on disk and nowhere else."""
         return len(self._sleepers)
+
+    @property
+    def full(self) -> bool:
+        """Whether no other session may be awake, those included that are about to be."""
+        awake = len(self._sessions) + self._waking + self._opening
+        return awake >= self.config.sessions_max
 
     def sleepers(self) -> Counter[tuple[str, str]]:
         """Return how many sessions sleep, by tenant and state: asleep or failed."""
@@ -108,7 +116,7 @@ class Sleep(Whole):
         while (sleeper := self._sleepers.get(session)) is not None and sleeper.tenant == tenant:
             self._refuse_late()
             if sleeper.waking is None:
-                if len(self._sessions) + self._waking >= self.config.sessions_max:
+                if self.full:
                     raise CapacityError(
                         f"{self.config.sessions_max} sessions are awake, the gateway's most; this "
                         "one stays on disk"
@@ -143,6 +151,7 @@ class Sleep(Whole):
             past.base,
             dict(past.frames),
             syncs=past.session["durability"] == DURABLE,
+            switches=past.switches,
         )
         live = Live(machine, past.session, sleeper.id)
         live.digest, live.minor, live.slept = past.secret, RESUME_MINOR, sleeper
@@ -193,16 +202,28 @@ class Sleep(Whole):
         asyncio.get_running_loop().run_in_executor(self._syncing, shelf.remove, sleeper.id)
 
     def _let_go_of_old(self) -> None:
-        """End sessions that nobody has used for too long, or that take too much of the disk."""
-        now_s, total = time.time(), 0
+        """End sessions that nobody has used for too long, or that take too much of the disk.
+
+        The one that was used last stays, however much it takes: its client may be about to come.
+        """
+        now_s, total, last = time.time(), 0, ""
         for sleeper in sorted(self._sleepers.values(), key=lambda each: -each.slept_at_s):
             total += self.tenancy.disk.held(sleeper.id)
             if sleeper.waking is not None:
                 continue
             if now_s - sleeper.slept_at_s > self.config.retention_s:
                 self._forget(sleeper, "its retention is over", "RetentionOver")
-            elif 0 < self.config.retention_bytes < total:
-                most = self.config.retention_bytes
+                continue
+            last = last or sleeper.id
+            most = self.config.retention_bytes
+            if 0 < most < total and sleeper.id == last:
+                if self._too_large != last:
+                    self._too_large = last
+                    log.warning(
+                        "session %s takes %d bytes alone, and sleeping sessions may take %d "
+                        "together: it stays, as the one that was used last", last, total, most
+                    )  # fmt: skip
+            elif 0 < most < total:
                 why = f"sleeping sessions take more than {most} bytes, and others were used later"
                 self._forget(sleeper, why, "RetentionBytes")
 

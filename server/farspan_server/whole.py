@@ -32,7 +32,12 @@ class Whole:
     _sessions: dict[str, Live]
     _channels: dict[int, Live]
 
+    _opening: int
+
     if TYPE_CHECKING:
+
+        @property
+        def full(self) -> bool: ...
 
         def give(self, live: Live, given: messages.Input) -> None: ...
         def find(self, tenant: str, session: str) -> Live: ...

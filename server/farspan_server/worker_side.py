@@ -135,6 +135,7 @@ class WorkerSide(Whole):
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, names[index], restore,
                 steady=live.keeper is not None, command_s_max=self.tenancy.command_s(live.tenant),
+                switches=live.keeper is not None and bool(live.about.get("switches")),
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
         self.totals.waited(live, time.monotonic())
@@ -208,6 +209,13 @@ class WorkerSide(Whole):
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
                     self.give(live, messages.EventsIn(device, applied, data))
+
+    def ready(self, worker: pools.Worker, channel: int, switch: words.Switch) -> None:
+        live = self._channels.get(channel)
+        if live is not None:
+            for device, each in enumerate(live.links):
+                if each.worker.worker == worker.worker:
+                    self.give(live, messages.Ready(device, switch))
 
     def faulted(self, worker: pools.Worker, channel: int, fault: words.Fault) -> None:
         live = self._channels.get(channel)

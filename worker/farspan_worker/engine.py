@@ -132,15 +132,12 @@ class Engine:
         """Return counts an operator reads."""
         return {
             "commands": self.commands,
-            "calls": self.programs.calls,
-            "planned": self.programs.planned,
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
             "bytes_max": self.budget.whole,
             "bytes_objects": self.budget.objects,
-            "programs": len(self.programs),
-            "programs_bytes": self.programs.nbytes,
+            **self.programs.stats(),
             **self.backend.stats(),
         }
 
