@@ -140,8 +140,9 @@ def test_a_notebook_says_load_ext(tmp_path: Path) -> None:
         print(torch.nn.functional is farspan.nn.functional)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=HANGS_S
-    )
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=HANGS_S,
+    )  # fmt: skip
     assert output(done) == ["True"]
 
 
