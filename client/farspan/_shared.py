@@ -144,14 +144,12 @@ class Shared:
         #: All that are mapped, by device, the latest last: workers may use them.
         self._segments: dict[int, list[Segment]] = {}
         self._up: dict[int, Segment | None] = {}  # what was asked for; None: by the stream
-        self._renewals = 0
         self.state = layouts.UNASKED
 
     def renew(self) -> None:
         """Ask again at the next long tensor: workers were replaced, or an upload broke off."""
-        self._renewals += 1  # never waits: whoever asks just now looks at it
-        up, self._up = self._up, {}
-        for segment in up.values():
+        up, self._up = self._up, {}  # never waits: whoever asks just now puts it into the old one
+        for segment in list(up.values()):
             if segment is not None:
                 segment.retired = True
 
@@ -177,15 +175,15 @@ class Shared:
         if device in self._up:
             return
         with self._lock:
-            if device in self._up:
+            up = self._up
+            if device in up:
                 return
-            renewals = self._renewals
             try:
                 self.state = self._open(device)
             except FarspanError as error:  # an end of the session is told by what comes next
                 self.state = f"the gateway did not answer: {error}"
-            if self.state != layouts.LATER and renewals == self._renewals:
-                self._up[device] = self._segments[device][-1] if self.state == "on" else None
+            if self.state != layouts.LATER:
+                up[device] = self._segments[device][-1] if self.state == "on" else None
         if self.state not in ("on", layouts.LATER):
             log.info("device %d: no shared memory: %s", device, self.state)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from farspan import wire
 from farspan.core import limits, link
@@ -18,10 +18,9 @@ from farspan.core.errors import JournalError, ProtocolError, ServiceError, Worke
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
-from farspan_server.config import GatewayConfig
 from farspan_server.history import Chunk
 from farspan_server.live import Live
-from farspan_server.tenancy import Tenancy
+from farspan_server.whole import Whole
 from farspan_server.window import Window
 from farspan_server.workers import BUSY
 
@@ -60,15 +59,8 @@ async def _ahead(source: AsyncIterator[Part]) -> AsyncIterator[Part]:
         coming.cancel()
 
 
-class Bulk:
+class Bulk(Whole):
     """The bulk half of `service.Service`, which owns the sessions."""
-
-    config: GatewayConfig
-    tenancy: Tenancy
-
-    if TYPE_CHECKING:
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
 
     async def workers_of(self, live: Live) -> None:
         """Return when the session has its workers; raise what ended it if it has none by then."""
@@ -262,6 +254,8 @@ class Bulk:
             return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
         live.check(owner)
+        if live.fencing:  # nor may the next client be taken for one that shares memory
+            return wire.ShareReply(refused="another client takes the session over")
         if asked.device >= len(live.machine.kinds):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")
         if live.keeper is not None:
@@ -305,10 +299,14 @@ class Bulk:
         live.windows.clear()
         live.shares = False
         live.features -= {wire.SHARED_MEMORY}
-        for each in live.links:
-            with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good as
-                while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
-                    await asyncio.sleep(_LOOK_S)
+        live.fencing += 1
+        try:
+            for each in live.links:
+                with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good
+                    while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
+                        await asyncio.sleep(_LOOK_S)
+        finally:
+            live.fencing -= 1
 
     async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
         """Tell a worker where the next bytes of an upload lie, of a session without a journal."""

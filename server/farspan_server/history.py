@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits, link
+from farspan.core.words import Switch
 
 from farspan_server.disk import Buffer, Disk
 from farspan_server.journal import (
@@ -34,6 +35,7 @@ from farspan_server.journal import (
     glimpse,
     reopen,
 )
+from farspan_server.switched import Placed
 
 FRAME: Final = 1  # as received
 CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
@@ -43,6 +45,7 @@ EPOCH: Final = 5  # JSON: epoch, secret (its hash)
 SESSION: Final = 6  # JSON: format, and what the session is; see live.py
 KEEP: Final = 7  # JSON: name, body; an empty body takes the name back
 UPLOADS: Final = 8  # JSON: format, done; what of the uploads before a mark may be asked for again
+SWITCH: Final = 9  # JSON: format, sequence, device, program, plan; see switched.py
 FORMAT: Final = 1  # of the records that have one
 
 GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
@@ -146,6 +149,7 @@ class Past:
     session: dict[str, Any] = field(default_factory=dict)  # what the session is
     kept: dict[str, str] = field(default_factory=dict)  # names that its client gave
     uploads: Uploads = field(default_factory=Uploads)
+    switches: tuple[Placed, ...] = ()  # after the snapshot
 
 
 class History:
@@ -160,6 +164,8 @@ class History:
         #: Pieces are written on threads: what a mark says of uploads is what stands before it.
         self._turn = threading.Lock()
         self._waiting: deque[tuple[int, int]] = deque()  # not synced: record, frame
+        self._notes: deque[int] = deque()  # records of switches that are not synced
+        self.noted = 0  # switches that were written here and survive
         self._marks: dict[int, int] = {}  # snapshots under way: the record of their mark
         # Commits that are not synced: their record, the first record and the files to keep.
         self._commits: deque[tuple[int, int, set[str]]] = deque()
@@ -235,6 +241,11 @@ class History:
         keep(self.past.kept, name, body)
         return index
 
+    def switch(self, placed: Placed) -> None:
+        """Note a switch, before it is done; all frames up to its own were written. JournalError."""
+        body = {"sequence": placed.sequence, "device": placed.device} | asdict(placed.switch)
+        self._notes.append(self._write(SWITCH, {"format": FORMAT} | body))
+
     def mark(self, number: int, sequence: int) -> None:
         """Note where a snapshot is cut: after this frame, before all records that follow."""
         with self._turn:
@@ -268,6 +279,9 @@ class History:
         sequence = 0
         while self._waiting and self._waiting[0][0] <= index:
             sequence = self._waiting.popleft()[1]
+        while self._notes and self._notes[0] <= index:
+            self._notes.popleft()
+            self.noted += 1
         while self._commits and self._commits[0][0] <= index:
             _, begin, old = self._commits.popleft()
             self.later(functools.partial(self._remove, begin, old))
@@ -391,6 +405,7 @@ class _PastReader:
         self._first: int | None = None
         self._marks: dict[int, tuple[int, int]] = {}  # by snapshot: record, frame
         self._last: int | None = None  # frame
+        self._switches: list[Placed] = []
 
     @property
     def about(self) -> dict[str, Any]:
@@ -430,6 +445,7 @@ class _PastReader:
         past.begin, past.base = self._marks[body["number"]]
         past.number = body["number"]
         past.parts = tuple(_part(part) for part in body["parts"])
+        self._switches = [each for each in self._switches if each.sequence >= past.base]
 
     def _epoch(self, record: Record) -> None:
         body = _body(record, "epoch")
@@ -450,8 +466,22 @@ class _PastReader:
         uploads.done = {int(k): int(v) for k, v in body["done"]}
         uploads.come = {int(k): int(v) for k, v in body["come"]}
 
+    def _switch(self, record: Record) -> None:
+        told = _formatted(record)
+        placed = Placed(told["sequence"], told["device"], Switch(told["program"], told["plan"]))
+        if type(placed.sequence) is not int or placed.sequence != (self._last or 0):
+            raise ValueError("a switch that stands elsewhere")
+        kinds = self._past.session.get("kinds")
+        most = limits.DEVICES_PER_SESSION_MAX if kinds is None else len(kinds)
+        if type(placed.device) is not int or not 0 <= placed.device < most:
+            raise ValueError("a switch of no device")
+        self._switches.append(placed)
+        if len(self._switches) > 2 * limits.SWITCHES_MAX:  # with those of a snapshot under way
+            raise ValueError("too many switches")
+
     def finish(self) -> Past:
         past = self._past
+        past.switches = tuple(self._switches)
         past.frames = {s: f for s, f in past.frames.items() if s > past.base}
         if self._first and not past.number:
             raise JournalDamagedError("journal: its beginning is missing, and there is no snapshot")
@@ -497,5 +527,6 @@ _READERS: Final[dict[int, Callable[[_PastReader, Record], None]]] = {
     KEEP: _PastReader._kept,
     UPLOADS: _PastReader._uploads,
     CHUNK: _PastReader._chunk,
+    SWITCH: _PastReader._switch,
 }
 assert HEAD not in _READERS

@@ -30,6 +30,7 @@ from farspan_server.disk import Buffer, Disk, File
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError, JournalError
 from farspan_server.shelf import discard
+from farspan_server.switched import Placed
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Keeper:
         self._cut_took_s = self._cut_again_s = 0.0
         self._cut_told = False  # the workers take their parts; before, frames are held back
         self._cut_frame = history.past.base
+        self._noted = 0  # switches that the machine knows to survive
         self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
@@ -162,6 +164,12 @@ class Keeper:
         """Keep a frame; nobody waits until it survives. JournalError."""
         self.history.frame(sequence, data)
         self._sync_soon()
+
+    def switch(self, placed: Placed) -> None:
+        """Keep a switch, behind which frames are held until it survives. JournalError."""
+        self.history.switch(placed)
+        if self._stays:
+            self._sync()
 
     def keep(self, name: str, body: str) -> None:
         """Keep what a name stands for. JournalError."""
@@ -231,6 +239,9 @@ class Keeper:
         sequence = self.history.synced(index)
         if sequence and self._syncs:
             self._give(messages.Synced(sequence))
+        if self.history.noted > self._noted:
+            self._noted = self.history.noted
+            self._give(messages.Noted(self._noted))
         reached = [each for each in self._waiting if each[0] <= index]
         self._waiting = [each for each in self._waiting if each[0] > index]
         for _, waiting in reached:

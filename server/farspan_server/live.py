@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from farspan_server.bulk import Call
     from farspan_server.keeper import Keeper
     from farspan_server.passing import Passing
-    from farspan_server.pool import Worker
+    from farspan_server.pool_messages import Worker
     from farspan_server.sleep import Sleeper
     from farspan_server.window import Window
     from farspan_server.workers import WorkerLink
@@ -171,6 +171,7 @@ class Live:
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
         self.failure = ""  # why nothing can be done, of one whose journal failed
+        self.fencing = 0  # who are about to take it over, and ask its workers to share nothing
         self.shares = False  # without a journal: it has memory that its client has mapped
         self.windows: dict[int, Window] = {}  # of one with a journal, by device
         self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
@@ -357,6 +358,7 @@ def about_session(
         "wait_s": wait_s,
         "numerics": [],  # the keys of its workers, by device, once it has some
         "allow_numerics_change": allow_numerics_change,
+        "switches": durability != OFF,  # are in its journal; of an older one loops are waited for
     }
 
 

@@ -20,7 +20,7 @@ from farspan.core import limits, link, words
 from farspan.core.errors import FarspanError, ProtocolError
 
 from farspan_server.link import Link, Payload, dial
-from farspan_server.pool import Worker
+from farspan_server.pool_messages import Worker
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Listener(Protocol):
     def left(self, worker: Worker, reason: str) -> None: ...
     def leaving(self, worker: Worker) -> None: ...
     def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
+    def ready(self, worker: Worker, channel: int, switch: words.Switch) -> None: ...
     def faulted(self, worker: Worker, channel: int, fault: words.Fault) -> None: ...
     def closed(self, worker: Worker, channel: int) -> None: ...
     def chunk(self, worker: Worker, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
@@ -216,6 +217,8 @@ class WorkerLink:
                 self._listener.leaving(self.worker)
         elif header.kind == link.CLOSE:
             self._listener.closed(self.worker, header.channel)
+        elif header.kind == link.SWITCH:
+            self._listener.ready(self.worker, header.channel, words.unpack_switch(payload))
         elif header.kind == link.FAULT:
             self._listener.faulted(self.worker, header.channel, words.unpack_fault(payload))
         elif header.kind == link.HELLO:

@@ -21,10 +21,12 @@ ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
 
 # --- frames --------------------------------------------------------------------------------------
-FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
+FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256, or 1,024 to a busy worker.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
 FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
 FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
+GROWN_COMMANDS: Final = 1_024  # the same while so many frames are: the worker has work meanwhile,
+GROWN_FRAMES: Final = 2  # and each frame costs turns of all three processes.
 FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
 #: ids gathered: beyond, a frame is sent, so that one more Free and one more command always fit.
 FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
@@ -133,6 +135,7 @@ ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 # --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
+REPLAY_HELD_BYTES: Final = CREDIT_BYTES  # of tensors among them; then they are sent.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the next of their run; then they are sent.
 REPLAY_HELD_ALL_S: Final = 0.1  # seconds that the first of them waits at most.
 REPLAY_ENDLESS: Final = 1_024  # commands without an end: if they repeat they are cut into pieces,
