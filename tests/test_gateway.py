@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -62,6 +63,7 @@ class Bytes:
 
     gate = threading.Event()
     timeline = None
+    programs = SimpleNamespace(switches=SimpleNamespace())  # it has none that could be switched
 
     def __init__(self) -> None:
         self.kept: dict[int, bytes] = {}
