@@ -14,24 +14,10 @@
 
 /* ---------------------------------------------------------------------------------- claims -- */
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *id;
-    PyObject *lane;
-    PyObject *weakrefs;
-} Claim;
-
-static struct Known {
-    PyTypeObject *tensor, *ref, *lane; /* set by `prepare`, and held until it is called again */
-    PyObject *theirs, *site_from;
-    Py_ssize_t base, node, claim, spec; /* where a tensor's slots are, and a lane's */
-    Py_ssize_t commands, due, freed, held, ids, numbers, session, work;
-    int usual;
-} known;
-
+struct FastKnown fast_known;
 static PyObject *str_append, *str_freed, *str_look, *no_items, *zero;
 
-#define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
+#define known fast_known
 
 static int
 claim_traverse(Claim *self, visitproc visit, void *arg)
@@ -117,7 +103,7 @@ static PyType_Spec claim_spec = {
     .slots = claim_slots,
 };
 
-static PyTypeObject *claim_type;
+PyTypeObject *fast_claim_type;
 
 /* ----------------------------------------------------------------------------------- sites -- */
 
@@ -125,8 +111,8 @@ static PyTypeObject *claim_type;
 static PyObject *sites[SITES];
 
 /* Return (code, offset) of the frame that is so many above this function, as `_sites.py` does. */
-static PyObject *
-site_above(Py_ssize_t depth)
+PyObject *
+fast_site_above(Py_ssize_t depth)
 {
     PyFrameObject *frame = (PyFrameObject *)Py_XNewRef(PyEval_GetFrame());
     for (; frame != NULL && depth > 1; depth--) {
@@ -171,21 +157,28 @@ typedef struct {
     Py_ssize_t count;  /* of tensors */
 } Quick;
 
+/* Return the lane of a tensor that is just that and not recorded (borrowed), or NULL; no error. */
+PyObject *
+fast_lane_of(PyObject *x)
+{
+    if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) != Py_None ||
+        SLOT(x, known.base) == NULL || SLOT(x, known.spec) == NULL)
+        return NULL;
+    PyObject *ref = SLOT(x, known.claim);
+    if (ref == NULL || !PyObject_TypeCheck(ref, fast_claim_type) || ((Claim *)ref)->id == NULL)
+        return NULL;
+    PyObject *lane = ((Claim *)ref)->lane;
+    return lane != NULL && Py_TYPE(lane) == known.lane ? lane : NULL;
+}
+
 /* Return what is known of the result (borrowed), NULL if that is nothing or an error is set. */
 static PyObject *
 facts_of(Quick *self, PyObject *const *tensors)
 {
     PyObject *lane = NULL;
     for (Py_ssize_t k = 0; k < self->count; k++) {
-        PyObject *x = tensors[k];
-        if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) != Py_None ||
-            SLOT(x, known.base) != Py_None || SLOT(x, known.spec) == NULL)
-            return NULL;
-        PyObject *ref = SLOT(x, known.claim);
-        if (ref == NULL || !PyObject_TypeCheck(ref, claim_type) || ((Claim *)ref)->id == NULL)
-            return NULL;
-        PyObject *mine = ((Claim *)ref)->lane;
-        if (mine == NULL || Py_TYPE(mine) != known.lane || (k > 0 && mine != lane))
+        PyObject *x = tensors[k], *mine = fast_lane_of(x);
+        if (mine == NULL || (k > 0 && mine != lane) || SLOT(x, known.base) != Py_None)
             return NULL;
         lane = mine;
     }
@@ -204,8 +197,8 @@ facts_of(Quick *self, PyObject *const *tensors)
 }
 
 /* Return the next of a lane's ids or numbers. */
-static PyObject *
-next_of(PyObject *counter)
+PyObject *
+fast_next_of(PyObject *counter)
 {
     PyObject *next = counter != NULL && PyIter_Check(counter) ? PyIter_Next(counter) : NULL;
     if (next == NULL && !PyErr_Occurred())
@@ -223,16 +216,17 @@ ids_of(PyObject *const *claims, Py_ssize_t count)
     return ids;
 }
 
-/* Append a command to a lane. Returns -1 with an error set. */
-static int
-append(Quick *self, PyObject *lane, PyObject *ids, PyObject *number, PyObject *site)
+/* Append a command without scalars to a lane. Returns -1 with an error set. */
+int
+fast_append(PyObject *lane, PyObject *opcode, PyObject *ids, PyObject *static_, PyObject *number,
+            PyObject *site)
 {
     PyObject *commands = SLOT(lane, known.commands), *command;
     if (commands == NULL || !PyList_CheckExact(commands)) {
         PyErr_SetString(PyExc_RuntimeError, "a lane without a list of commands");
         return -1;
     }
-    command = PyTuple_Pack(7, self->opcode, zero, ids, self->static_, no_items, number, site);
+    command = PyTuple_Pack(7, opcode, zero, ids, static_, no_items, number, site);
     if (command == NULL)
         return -1;
     int failed = PyList_Append(commands, command);
@@ -241,8 +235,8 @@ append(Quick *self, PyObject *lane, PyObject *ids, PyObject *number, PyObject *s
 }
 
 /* Count the work, and let the session look at the lane if that is due. */
-static int
-count_work(PyObject *lane, PyObject *work)
+int
+fast_count_work(PyObject *lane, PyObject *work)
 {
     PyObject *before = SLOT(lane, known.work), *due;
     PyObject *sum = before ? PyNumber_Add(before, work) : PyLong_FromLong(0);
@@ -262,8 +256,8 @@ count_work(PyObject *lane, PyObject *work)
 }
 
 /* Return a tensor of its own, with a claim on an id. */
-static PyObject *
-claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
+PyObject *
+fast_claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
 {
     Claim *ref = (Claim *)known.ref->tp_alloc(known.ref, 0);
     if (ref == NULL)
@@ -295,16 +289,17 @@ issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
         claims[k] = Py_NewRef(SLOT(tensors[k], known.claim));
     PyObject *lane = Py_NewRef(((Claim *)claims[0])->lane), *ids = ids_of(claims, self->count);
     if (ids != NULL)
-        site = site_above(depth);
+        site = fast_site_above(depth);
     if (site != NULL)
-        id = next_of(SLOT(lane, known.ids));
+        id = fast_next_of(SLOT(lane, known.ids));
     if (id != NULL) {
         PyTuple_SET_ITEM(ids, self->count, Py_NewRef(id));
-        number = next_of(SLOT(lane, known.numbers));
+        number = fast_next_of(SLOT(lane, known.numbers));
     }
-    if (number != NULL && append(self, lane, ids, number, site) == 0 &&
-        count_work(lane, PyTuple_GET_ITEM(facts, 2)) == 0)
-        result = claimed(lane, id, PyTuple_GET_ITEM(facts, 0), PyTuple_GET_ITEM(facts, 1));
+    if (number != NULL &&
+        fast_append(lane, self->opcode, ids, self->static_, number, site) == 0 &&
+        fast_count_work(lane, PyTuple_GET_ITEM(facts, 2)) == 0)
+        result = fast_claimed(lane, id, PyTuple_GET_ITEM(facts, 0), PyTuple_GET_ITEM(facts, 1));
     Py_DECREF(facts);
     Py_XDECREF(ids);
     Py_XDECREF(site);
@@ -333,8 +328,8 @@ quick_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *na
     return PyObject_Vectorcall(self->general, args, flags, names);
 }
 
-static PyObject *
-quick_bind(PyObject *self, PyObject *instance, PyObject *owner)
+PyObject *
+fast_method_of(PyObject *self, PyObject *instance, PyObject *owner)
 {
     return instance == NULL || instance == Py_None ? Py_NewRef(self) : PyMethod_New(self, instance);
 }
@@ -396,7 +391,7 @@ static PyType_Slot quick_slots[] = {
     {Py_tp_doc, "Quick(memo, opcode, static, general, count): an operation on `count` tensors."},
     {Py_tp_new, quick_new},
     {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_descr_get, quick_bind},
+    {Py_tp_descr_get, fast_method_of},
     {Py_tp_traverse, quick_traverse},
     {Py_tp_dealloc, quick_dealloc},
     {Py_tp_members, quick_members},
@@ -434,13 +429,13 @@ static PyObject *
 prepare(PyObject *module, PyObject *args)
 {
     PyTypeObject *tensor, *ref, *lane;
-    PyObject *theirs, *site_from;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!O", &PyType_Type, &tensor, &PyType_Type, &ref,
-                          &PyType_Type, &lane, &PySet_Type, &theirs, &site_from))
+    PyObject *theirs, *site_from, *mode;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!OO", &PyType_Type, &tensor, &PyType_Type, &ref,
+                          &PyType_Type, &lane, &PySet_Type, &theirs, &site_from, &mode))
         return NULL;
-    if (!PyType_IsSubtype(ref, claim_type))
+    if (!PyType_IsSubtype(ref, fast_claim_type))
         return PyErr_Format(PyExc_ValueError, "prepare: with a subclass of Claim");
-    struct Known next = {.usual = 1}, before;
+    struct FastKnown next = {.usual = 1}, before;
     struct {
         PyTypeObject *type;
         const char *name;
@@ -449,7 +444,8 @@ prepare(PyObject *module, PyObject *args)
         {tensor, "_base", &next.base}, {tensor, "_node", &next.node},
         {tensor, "_ref", &next.claim}, {tensor, "_spec", &next.spec},
         {lane, "commands", &next.commands}, {lane, "due", &next.due},
-        {lane, "freed", &next.freed}, {lane, "held", &next.held},
+        {lane, "freed", &next.freed}, {lane, "free_now", &next.free_now},
+        {lane, "held", &next.held},
         {lane, "ids", &next.ids}, {lane, "numbers", &next.numbers},
         {lane, "session", &next.session}, {lane, "work", &next.work},
     };
@@ -458,6 +454,7 @@ prepare(PyObject *module, PyObject *args)
             return NULL;
     next.theirs = Py_NewRef(theirs);
     next.site_from = Py_NewRef(site_from);
+    next.mode = Py_NewRef(mode);
     next.ref = (PyTypeObject *)Py_NewRef(ref);
     next.lane = (PyTypeObject *)Py_NewRef(lane);
     next.tensor = (PyTypeObject *)Py_NewRef(tensor);
@@ -465,6 +462,7 @@ prepare(PyObject *module, PyObject *args)
     known = next;
     Py_XDECREF(before.theirs);
     Py_XDECREF(before.site_from);
+    Py_XDECREF(before.mode);
     Py_XDECREF(before.ref);
     Py_XDECREF(before.lane);
     Py_XDECREF(before.tensor);
@@ -493,7 +491,7 @@ static PyMethodDef functions[] = {
     {"columns", fast_columns, METH_O,
      "columns(commands): return what `_gather.columns` makes a frame of, and the lines."},
     {"prepare", prepare, METH_VARARGS,
-     "prepare(Tensor, Ref, Lane, theirs, site_from): note where these keep what is needed.\n\n"
+     "prepare(Tensor, Ref, Lane, theirs, site_from, mode): note where these keep what is asked.\n\n"
      "Again, if farspan is imported again: what came of it before goes the general way."},
     {"set_usual", set_usual, METH_O, "set_usual(usual): say whether ops may take the quick way."},
     {NULL},
@@ -511,17 +509,18 @@ PyMODINIT_FUNC
 PyInit__fast(void)
 {
     PyObject *module = PyModule_Create(&definition), *quick = PyType_FromSpec(&quick_spec);
-    claim_type = (PyTypeObject *)PyType_FromSpec(&claim_spec);
+    fast_claim_type = (PyTypeObject *)PyType_FromSpec(&claim_spec);
     str_append = PyUnicode_InternFromString("append");
     str_freed = PyUnicode_InternFromString("freed");
     str_look = PyUnicode_InternFromString("look");
     no_items = PyTuple_New(0);
     zero = PyLong_FromLong(0);
-    int whole = module && quick && claim_type && str_append && str_freed && str_look && no_items &&
-                zero && /* `_native.py` has the number, too */
-                PyModule_AddIntConstant(module, "INTERFACE", 2) == 0 &&
+    int whole = module && quick && fast_claim_type && str_append && str_freed && str_look &&
+                no_items && zero && /* `_native.py` has the number, too */
+                PyModule_AddIntConstant(module, "INTERFACE", 3) == 0 &&
                 PyModule_AddObjectRef(module, "Quick", quick) == 0 &&
-                PyModule_AddObjectRef(module, "Claim", (PyObject *)claim_type) == 0;
+                PyModule_AddObjectRef(module, "Claim", (PyObject *)fast_claim_type) == 0 &&
+                fast_add_views(module) == 0;
     Py_XDECREF(quick);
     if (!whole)
         Py_CLEAR(module);

@@ -563,6 +563,6 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
 
 
 if fast:
-    fast.prepare(Tensor, Ref, Lane, theirs, site_from)
+    fast.prepare(Tensor, Ref, Lane, theirs, site_from, _mode)
 set_quickening(ways, plain_types)
 _dispatch.set_runner(run, Tensor)
