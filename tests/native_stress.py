@@ -226,8 +226,9 @@ def wrong_arguments(torch: Any, fast: Any) -> None:
         lambda: fast.live_slots((1 << 80,), 0, (), ()),
         lambda: fast.prepare(int, int, int, set(), None), lambda: fast.Quick(), lambda: quick(),
         lambda: quick(a), lambda: quick(a, a, "x"), lambda: quick(a, a, 10_000),
-        lambda: quick(a, a, depth=None), lambda: fast.Quick({}, 1, (), None, 3),
-        lambda: fast.Quick({}, 1, (), None, 2)(a, a), lambda: type("T", (fast.Quick,), {}),
+        lambda: quick(a, a, depth=None), lambda: fast.Quick({}, 1, (), None, 3, {}, None),
+        lambda: fast.Quick({}, 1, (), None, 2, {}, None)(a, a),
+        lambda: type("T", (fast.Quick,), {}), lambda: fast.Quick({}, 1, (), None, 2),
         lambda: view(), lambda: view(a, [None]), lambda: view(3, 2), lambda: view(a, x=2),
         lambda: fast.View({}, None, None)(a), lambda: fast.View([], None, None),
         lambda: fast.View({}, len, None)(a, 1, 1), lambda: fast.View(),
@@ -247,13 +248,14 @@ def wrong_arguments(torch: Any, fast: Any) -> None:
 def leaks(torch: Any, fast: Any) -> None:
     """Ten thousand rounds leave as many blocks of memory as a hundred."""
     session = opened()
-    a, row = torch.ones(2, 3), torch.ones(3)
+    a, row, w = torch.ones(2, 3), torch.ones(3), torch.ones(2, 3, requires_grad=True)
     commands = [(1, 0, (1, 2), (), (1.0,), 3, None)] * 5
 
     def rounds(count: int) -> int:
         for _ in range(count):
             c = a + a
             c = -(c + row)
+            (w * c + w).relu()
             c = c[0][1:].view(-1).view((1, -1)).t().T
             try:
                 c.view(7), c[9]

@@ -15,7 +15,7 @@
 /* ---------------------------------------------------------------------------------- claims -- */
 
 struct FastKnown fast_known;
-static PyObject *str_append, *str_freed, *str_look, *no_items, *zero;
+static PyObject *str_append, *str_freed, *str_look, *str_grad, *no_items, *zero;
 
 #define known fast_known
 
@@ -154,14 +154,16 @@ typedef struct {
     PyObject *opcode;
     PyObject *static_;
     PyObject *general; /* what is called in every case that is not the usual one */
+    PyObject *plans;   /* dict: which inputs are recorded, as bits -> `_quick._plan` */
+    PyObject *record;  /* record(planned, number, site, result, *tensors) makes the node */
     Py_ssize_t count;  /* of tensors */
 } Quick;
 
-/* Return the lane of a tensor that is just that and not recorded (borrowed), or NULL; no error. */
+/* Return the lane of a tensor that is just that (borrowed), or NULL without an error. */
 PyObject *
 fast_lane_of(PyObject *x)
 {
-    if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) != Py_None ||
+    if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) == NULL ||
         SLOT(x, known.base) == NULL || SLOT(x, known.spec) == NULL)
         return NULL;
     PyObject *ref = SLOT(x, known.claim);
@@ -216,17 +218,17 @@ ids_of(PyObject *const *claims, Py_ssize_t count)
     return ids;
 }
 
-/* Append a command without scalars to a lane. Returns -1 with an error set. */
+/* Append a command without scalars to a lane; mode NULL: 0. Returns -1 with an error set. */
 int
-fast_append(PyObject *lane, PyObject *opcode, PyObject *ids, PyObject *static_, PyObject *number,
-            PyObject *site)
+fast_append(PyObject *lane, PyObject *opcode, PyObject *mode, PyObject *ids, PyObject *static_,
+            PyObject *number, PyObject *site)
 {
     PyObject *commands = SLOT(lane, known.commands), *command;
     if (commands == NULL || !PyList_CheckExact(commands)) {
         PyErr_SetString(PyExc_RuntimeError, "a lane without a list of commands");
         return -1;
     }
-    command = PyTuple_Pack(7, opcode, zero, ids, static_, no_items, number, site);
+    command = PyTuple_Pack(7, opcode, mode ? mode : zero, ids, static_, no_items, number, site);
     if (command == NULL)
         return -1;
     int failed = PyList_Append(commands, command);
@@ -278,13 +280,51 @@ fast_claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
     return result;
 }
 
+/* Return how a call is recorded (a new reference): None if it is not, NULL if Python has not found
+   that out yet, or with an error set. */
+static PyObject *
+planned_of(Quick *self, PyObject *const *tensors, PyObject *facts)
+{
+    long mask = 0;
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        mask |= (long)(SLOT(tensors[k], known.node) != Py_None) << k;
+    if (mask == 0 || PyTuple_GET_ITEM(facts, 3) != Py_True)
+        Py_RETURN_NONE;
+    PyObject *grad = PyObject_GetAttr(known.mode, str_grad);
+    int is_on = grad ? PyObject_IsTrue(grad) : -1;
+    Py_XDECREF(grad);
+    if (is_on < 0)
+        return NULL;
+    if (is_on == 0)
+        Py_RETURN_NONE;
+    PyObject *key = PyLong_FromLong(mask);
+    PyObject *planned = key ? PyDict_GetItemWithError(self->plans, key) : NULL;
+    Py_XDECREF(key);
+    if (planned == NULL || !PyTuple_CheckExact(planned) || PyTuple_GET_SIZE(planned) != 3)
+        return NULL;
+    return Py_NewRef(PyTuple_GET_ITEM(planned, 0) == Py_None ? Py_None : planned);
+}
+
+/* Give a result its node. */
+static int
+record(Quick *self, PyObject *planned, PyObject *number, PyObject *site, PyObject *result,
+       PyObject *const *tensors)
+{
+    PyObject *given[6] = {planned, number, site, result, tensors[0]};
+    if (self->count > 1)
+        given[5] = tensors[1];
+    PyObject *done = PyObject_Vectorcall(self->record, given, 4 + self->count, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* Issue the command and return its result: what `_quick.binary` spells out, in the same order. */
 static PyObject *
-issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
+issue(Quick *self, PyObject *const *tensors, PyObject *facts, PyObject *planned, Py_ssize_t depth)
 {
     PyObject *claims[2] = {NULL}, *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    PyObject *mode = planned == Py_None ? NULL : PyTuple_GET_ITEM(planned, 1);
     /* Each new object may run a collection, which may run whatever replaces or forgets these. */
-    Py_INCREF(facts);
     for (Py_ssize_t k = 0; k < self->count; k++)
         claims[k] = Py_NewRef(SLOT(tensors[k], known.claim));
     PyObject *lane = Py_NewRef(((Claim *)claims[0])->lane), *ids = ids_of(claims, self->count);
@@ -297,10 +337,12 @@ issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
         number = fast_next_of(SLOT(lane, known.numbers));
     }
     if (number != NULL &&
-        fast_append(lane, self->opcode, ids, self->static_, number, site) == 0 &&
+        fast_append(lane, self->opcode, mode, ids, self->static_, number, site) == 0 &&
         fast_count_work(lane, PyTuple_GET_ITEM(facts, 2)) == 0)
         result = fast_claimed(lane, id, PyTuple_GET_ITEM(facts, 0), PyTuple_GET_ITEM(facts, 1));
-    Py_DECREF(facts);
+    if (result != NULL && mode != NULL &&
+        record(self, planned, number, site, result, tensors) < 0)
+        Py_CLEAR(result);
     Py_XDECREF(ids);
     Py_XDECREF(site);
     Py_XDECREF(number);
@@ -318,12 +360,18 @@ quick_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *na
     Py_ssize_t given = PyVectorcall_NARGS(flags) - self->count, depth = 1;
     if (known.usual && names == NULL && (given == 0 || given == 1)) {
         PyObject *facts = facts_of(self, args);
+        PyObject *planned = NULL, *result = NULL;
+        Py_XINCREF(facts);
         if (facts != NULL && given == 1)
             depth = PyLong_AsSsize_t(args[self->count]);
-        if (PyErr_Occurred())
-            return NULL;
-        if (facts != NULL)
-            return issue(self, args, facts, depth);
+        if (facts != NULL && !PyErr_Occurred())
+            planned = planned_of(self, args, facts);
+        if (planned != NULL)
+            result = issue(self, args, facts, planned, depth);
+        Py_XDECREF(facts);
+        Py_XDECREF(planned);
+        if (planned != NULL || PyErr_Occurred())
+            return result;
     }
     return PyObject_Vectorcall(self->general, args, flags, names);
 }
@@ -337,10 +385,10 @@ fast_method_of(PyObject *self, PyObject *instance, PyObject *owner)
 static PyObject *
 quick_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *memo, *opcode, *static_, *general;
+    PyObject *memo, *opcode, *static_, *general, *plans, *record;
     Py_ssize_t count;
-    if (!PyArg_ParseTuple(args, "O!O!OOn", &PyDict_Type, &memo, &PyLong_Type, &opcode, &static_,
-                          &general, &count))
+    if (!PyArg_ParseTuple(args, "O!O!OOnO!O", &PyDict_Type, &memo, &PyLong_Type, &opcode, &static_,
+                          &general, &count, &PyDict_Type, &plans, &record))
         return NULL;
     if (known.tensor == NULL || count < 1 || count > 2) {
         PyErr_SetString(PyExc_ValueError, "Quick: one or two tensors, and `prepare` goes before");
@@ -354,6 +402,8 @@ quick_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->opcode = Py_NewRef(opcode);
     self->static_ = Py_NewRef(static_);
     self->general = Py_NewRef(general);
+    self->plans = Py_NewRef(plans);
+    self->record = Py_NewRef(record);
     self->count = count;
     return (PyObject *)self;
 }
@@ -365,6 +415,8 @@ quick_traverse(Quick *self, visitproc visit, void *arg)
     Py_VISIT(self->memo);
     Py_VISIT(self->static_);
     Py_VISIT(self->general);
+    Py_VISIT(self->plans);
+    Py_VISIT(self->record);
     return 0;
 }
 
@@ -377,6 +429,8 @@ quick_dealloc(Quick *self)
     Py_XDECREF(self->opcode);
     Py_XDECREF(self->static_);
     Py_XDECREF(self->general);
+    Py_XDECREF(self->plans);
+    Py_XDECREF(self->record);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -388,7 +442,7 @@ static PyMemberDef quick_members[] = {
 };
 
 static PyType_Slot quick_slots[] = {
-    {Py_tp_doc, "Quick(memo, opcode, static, general, count): an operation on `count` tensors."},
+    {Py_tp_doc, "Quick(memo, opcode, static, general, count, plans, record): an operation."},
     {Py_tp_new, quick_new},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_descr_get, fast_method_of},
@@ -513,11 +567,12 @@ PyInit__fast(void)
     str_append = PyUnicode_InternFromString("append");
     str_freed = PyUnicode_InternFromString("freed");
     str_look = PyUnicode_InternFromString("look");
+    str_grad = PyUnicode_InternFromString("grad");
     no_items = PyTuple_New(0);
     zero = PyLong_FromLong(0);
     int whole = module && quick && fast_claim_type && str_append && str_freed && str_look &&
-                no_items && zero && /* `_native.py` has the number, too */
-                PyModule_AddIntConstant(module, "INTERFACE", 3) == 0 &&
+                str_grad && no_items && zero && /* `_native.py` has the number, too */
+                PyModule_AddIntConstant(module, "INTERFACE", 4) == 0 &&
                 PyModule_AddObjectRef(module, "Quick", quick) == 0 &&
                 PyModule_AddObjectRef(module, "Claim", (PyObject *)fast_claim_type) == 0 &&
                 fast_add_views(module) == 0;

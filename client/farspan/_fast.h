@@ -30,8 +30,8 @@ extern struct FastKnown {
 PyObject *fast_lane_of(PyObject *tensor);
 PyObject *fast_site_above(Py_ssize_t depth);
 PyObject *fast_next_of(PyObject *counter);
-int fast_append(PyObject *lane, PyObject *opcode, PyObject *ids, PyObject *static_,
-                PyObject *number, PyObject *site);
+int fast_append(PyObject *lane, PyObject *opcode, PyObject *mode, PyObject *ids,
+                PyObject *static_, PyObject *number, PyObject *site);
 int fast_count_work(PyObject *lane, PyObject *work);
 PyObject *fast_claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes);
 PyObject *fast_method_of(PyObject *self, PyObject *instance, PyObject *owner);

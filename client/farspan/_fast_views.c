@@ -185,8 +185,8 @@ issue(PyObject *x, PyObject *facts, Taken *taken)
     if (ids != NULL)
         number = fast_next_of(SLOT(lane, known.numbers));
     if (number != NULL &&
-        fast_append(lane, PyTuple_GET_ITEM(facts, 0), ids, PyTuple_GET_ITEM(facts, 1), number,
-                    site) == 0 &&
+        fast_append(lane, PyTuple_GET_ITEM(facts, 0), NULL, ids, PyTuple_GET_ITEM(facts, 1),
+                    number, site) == 0 &&
         fast_count_work(lane, one) == 0)
         result = fast_claimed(lane, id, PyTuple_GET_ITEM(facts, 2), nothing);
     if (result != NULL && make_view(result, taken) < 0)
@@ -202,6 +202,14 @@ issue(PyObject *x, PyObject *facts, Taken *taken)
 
 /* ------------------------------------------------------------------------------------ type -- */
 
+/* Return the lane of a tensor that no graph knows (borrowed), or NULL without an error. */
+static PyObject *
+unrecorded(PyObject *x)
+{
+    PyObject *lane = fast_lane_of(x);
+    return lane != NULL && SLOT(x, known.node) == Py_None ? lane : NULL;
+}
+
 static PyObject *
 view_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *names)
 {
@@ -209,7 +217,7 @@ view_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *nam
     Py_ssize_t count = PyVectorcall_NARGS(flags) - 1;
     PyObject *lane, *facts = NULL, *result = NULL;
     int usual = known.usual && names == NULL && count >= 0 && count <= ARGUMENTS &&
-                (lane = fast_lane_of(args[0])) != NULL && SLOT(lane, known.free_now) == Py_False;
+                (lane = unrecorded(args[0])) != NULL && SLOT(lane, known.free_now) == Py_False;
     if (usual) {
         facts = facts_of(self, args, count);
         if (facts == NULL && PyErr_Occurred())
@@ -220,7 +228,7 @@ view_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *nam
         Taken taken = {NULL};
         usual = take(args[0], PyTuple_GET_ITEM(facts, 3), &taken);
         /* What was read of it may have run something: is it still as it was? */
-        if (usual > 0 && fast_lane_of(args[0]) != NULL)
+        if (usual > 0 && unrecorded(args[0]) != NULL)
             result = issue(args[0], facts, &taken);
         else if (usual > 0)
             usual = 0;
