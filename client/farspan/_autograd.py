@@ -76,10 +76,19 @@ def backward(
             _accumulate(t, gradient, create_graph)
     for (t, _), gradient in zip(retained, found[len(pairs) :], strict=True):
         if gradient is not None:
-            t._grad = gradient
+            t._grad = gradient if t._grad is None else _sum(t._grad, gradient, create_graph)
     for t, _, _ in arrived:
         if t._hooks:
             run_post_hooks(t, create_graph)
+
+
+def _sum(a: Tensor, b: Tensor, create_graph: bool) -> Tensor:
+    """Return a sum of gradients, which is part of the graph if `create_graph`."""
+    before, mode.grad = mode.grad, create_graph
+    try:
+        return fn.add(a, b)  # type: ignore[no-any-return]
+    finally:
+        mode.grad = before
 
 
 def grad(

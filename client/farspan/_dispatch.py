@@ -15,7 +15,7 @@ from ._session import Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
-from .core.dtype import CPU, DTYPES, Defaults, Device, DType
+from .core.dtype import CPU, DTYPES, Defaults, Device
 from .core.errors import AutogradError, DeviceError, ProgramError, ShapeError
 from .core.family import common_device
 from .core.spec import Spec, check_cast, check_stored

@@ -77,7 +77,6 @@ def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None)
     return resize_(self, the_template._spec.shape, memory_format=memory_format)
 
 
-
 def set_(
     self: Tensor,
     source: Any = None,

@@ -67,9 +67,7 @@ def _vector(
     for i, (x, y) in enumerate(zip(given, like, strict=True)):
         if x._spec.shape != y._spec.shape:
             entry = f"Entry {i} in v" if several else "v"
-            raise ShapeError(
-                f"{entry} has invalid size: should be {y.size()} but got {x.size()}."
-            )
+            raise ShapeError(f"{entry} has invalid size: should be {y.size()} but got {x.size()}.")
     return given
 
 

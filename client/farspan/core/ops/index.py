@@ -186,8 +186,10 @@ def _fills_mask(indices: Sequence[Spec | None], values: Spec, accumulate: bool) 
 
 def _check_values(have: Sequence[int], want: Sequence[int], longer: bool = False) -> None:
     lead = len(have) - len(want)
-    fits = not longer and all(n == 1 for n in have[: max(lead, 0)]) and all(
-        n in (1, m) for n, m in zip(have[::-1], want[::-1], strict=False)
+    fits = (
+        not longer
+        and all(n == 1 for n in have[: max(lead, 0)])
+        and all(n in (1, m) for n, m in zip(have[::-1], want[::-1], strict=False))
     )
     if not fits:
         raise ShapeError(
