@@ -66,6 +66,18 @@ SAME = [
     "y.requires_grad_(); lib.pow(x, y).abs().sum().backward(); y.grad",
     "y = lib.tensor([0.5 + 0.25j], requires_grad=True); lib.pow(-2.0, y).abs().sum().backward(); "
     "y.grad",
+    # hooks run though the leaf is gone, and give as much as they got
+    "c = []; y = lib.ones(2, requires_grad=True) * 2; y.register_hook(lambda g: c.append(1)); "
+    "y.sum().backward(); c",
+    "c = []; y = lib.ones(2, requires_grad=True) * 2; "
+    "y.grad_fn.register_hook(lambda g, h: c.append(1)); y.sum().backward(); c",
+    "y = lib.ones(2, requires_grad=True) * 2; y.grad_fn.register_prehook(lambda g: ()); "
+    "y.sum().backward()",
+    "y = lib.ones(2, requires_grad=True) * 2; y.register_hook(lambda g: 3); y.sum().backward()",
+    "y = lib.ones(2, requires_grad=True) * 2; y.register_hook(lambda g: lib.ones(3)); "
+    "y.sum().backward()",
+    "m = lib.nn.Sigmoid(); m.register_full_backward_hook(lambda m, g, h: g + g); "
+    "m(lib.ones(2, requires_grad=True)).sum().backward()",
     "c = lib.utils.checkpoint; c.checkpoint(lib.sin, lib.ones(2), use_reentrant=True)",
     "c = lib.utils.checkpoint; c.checkpoint(lib.sin, lib.ones(2, requires_grad=True)).detach()",
 ]  # fmt: skip
