@@ -17,10 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-import turns
 from farspan_worker.kernels.cpu import product
 from farspan_worker.kernels.cpu.bound import Binding, Operand
 from farspan_worker.kernels.cpu.onednn import DST, SRC, WEIGHTS, Kind, plain
+from in_turn import in_turn, microseconds, rounds
 
 SHAPES = [
     (32, 64, 128), (128, 32, 64), (32, 128, 10), (64, 512, 10), (64, 64, 64), (512, 64, 10),
@@ -53,7 +53,7 @@ def bound(a: Any, b: Any, out: Any) -> Callable[[], Any]:
 
 
 def main() -> None:
-    rounds = turns.rounds(__doc__)
+    count = rounds(__doc__)
     print(f"{'m x k x n (b as b.T)':26}{'millions':>9}{'numpy':>9}{'oneDNN':>9}{'bound':>9}"
           f"{'/numpy':>8}{'/numpy':>8}")  # fmt: skip
     for turned in (False, True):
@@ -65,10 +65,8 @@ def main() -> None:
                 lambda a=a, b=b: product.multiply(a, b),
                 bound(a, b, out),
             ]
-            repeat = [
-                max(1, int(_SECONDS * 1e6 / max(turns.microseconds(c, 3), 0.1))) for c in calls
-            ]
-            times = turns.in_turn(calls, repeat, rounds)
+            repeat = [max(1, int(_SECONDS * 1e6 / max(microseconds(c, 3), 0.1))) for c in calls]
+            times = in_turn(calls, repeat, count)
             blas, route, fixed = map(statistics.median, times)
             label = f"{m} x {k} x {n}{' T' if turned else ''}"
             print(f"{label:26}{m * k * n / 1e6:9.2f}{blas:9.1f}{route:9.1f}{fixed:9.1f}"

@@ -41,7 +41,7 @@ from farspan import wire
 from farspan.core import link
 from farspan.core.op import table_hash
 from farspan_server import auth, token_file
-from farspan_server.cli import quiet
+from farspan_server.cli_serve import quiet
 from farspan_server.config import GatewayConfig, StaticWorker
 from farspan_server.gateway import Gateway
 

@@ -17,12 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-import turns
 from farspan.core.dtype import float32
 from farspan.core.op import OPS
 from farspan.core.spec import Spec
 from farspan_worker import kernels
 from farspan_worker.kernels.cpu.bind import bound_for
+from in_turn import in_turn, rounds
 
 _REPEAT = 5
 CASES = [
@@ -71,11 +71,11 @@ def calls(op: str, shapes: list[tuple[int, ...]], then: str) -> list[Callable[[]
 
 
 def main() -> None:
-    rounds = turns.rounds(__doc__)
+    count = rounds(__doc__)
     print(f"{'case':40}{'after':8}{'one us':>9}{'apart us':>9}{'one/apart':>10}")
     for op, shapes, then, label in CASES:
         both = calls(op, shapes, then)
-        times = turns.in_turn(both, [_REPEAT] * 2, rounds)
+        times = in_turn(both, [_REPEAT] * 2, count)
         one, two = map(statistics.median, times)
         ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
         print(f"{label:40}{then:8}{one:9.0f}{two:9.0f}{ratio:10.2f}", flush=True)

@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
-import turns
 from farspan_worker.kernels.cpu import onednn
 from farspan_worker.kernels.cpu.onednn import DST, INFERENCE, SRC, WEIGHTS, Kind, Route, plain
+from in_turn import in_turn, rounds
 
 _REPEAT = 20
 _GELU = 49
@@ -66,11 +66,11 @@ def route(made: Callable[[], tuple[Kind, list[Any]]], alone: bool) -> Callable[[
 
 
 def main() -> None:
-    rounds = turns.rounds(__doc__)
+    count = rounds(__doc__)
     print(f"{'primitive':28}{'elements':>10}{'one us':>9}{'two us':>9}{'two/one':>9}")
     for label, size, made in (*products(), *maps()):
         calls = [route(made, alone) for alone in (True, False)]
-        times = turns.in_turn(calls, [_REPEAT] * 2, rounds, time.perf_counter)
+        times = in_turn(calls, [_REPEAT] * 2, count, time.perf_counter)
         one, two = map(statistics.median, times)
         ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
         print(f"{label:28}{size:10,}{one:9.1f}{two:9.1f}{ratio:9.2f}", flush=True)

@@ -34,7 +34,7 @@ def test_who_comes_back_while_another_takes_over_finds_no_memory_half_gone(
     one.transport.upload(6, 1, bytes(1 << 20))
     (live,) = known.sessions
     assert live.shares
-    first, second = live.links
+    _, second = live.links
     share, held, going = second.share, asyncio.Event(), asyncio.Event()
 
     async def later(channel: int, body: link.Share) -> link.Share:

@@ -37,6 +37,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(_ours(spec.name))
+        _name_loaded(_ours(spec.name))
         # The import system now puts its spec for the new name on the module; it is put back.
         spec.loader_state = module.__spec__
         return module
@@ -44,6 +45,16 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
             module.__spec__ = module.__spec__.loader_state
+
+
+def _name_loaded(ours: str) -> None:
+    """Give the loaded modules below one of ours their other name, too.
+
+    Importing them by it finds them then. The import system would otherwise make the module an
+    attribute of its parent, over a function of that name: ``torch.autograd.gradcheck``.
+    """
+    for name in [n for n in sys.modules if n.startswith(ours + ".")]:
+        sys.modules.setdefault(_THEIRS + name.removeprefix(_OURS), sys.modules[name])
 
 
 def _ours(name: str) -> str:
@@ -74,6 +85,7 @@ def install() -> None:
     # numpy() over a wire is a private copy; a script may write to it, and is told once.
     importlib.import_module(f"{_OURS}._interop").copies_are_writable()
     root = sys.modules[_THEIRS] = importlib.import_module(_OURS)
+    _name_loaded(_OURS)
     root.__name__ = _THEIRS  # libraries that patch torch look for it by name
     # There is no TorchScript: functions marked for it are to stay the Python that they are.
     os.environ.setdefault("PYTORCH_JIT", "0")

@@ -15,10 +15,10 @@ from ._session import Session
 from .core import limits, tape
 from .core.call import fn
 from .core.command import FUNCTIONAL, INPLACE
-from .core.dtype import CPU, DTYPES, Defaults, Device, DType
-from .core.errors import AutogradError, DeviceError, DTypeError, ProgramError, ShapeError
+from .core.dtype import CPU, DTYPES, Defaults, Device
+from .core.errors import AutogradError, DeviceError, ProgramError, ShapeError
 from .core.family import common_device
-from .core.spec import Spec
+from .core.spec import Spec, check_cast, check_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,9 +241,9 @@ def apply(
     if plan is not None:
         node = tape.record(op, plan, tensors, results, static, scalars)
         node.number, node.site = number, session.last_site
-        if op.lists:
-            for r in results:
-                r._made_by = "lists"
+    if op.lists and op.family == "view":
+        for r in results:
+            r._made_by = "lists"
     return results[0] if len(results) == 1 and not op.lists else tuple(results)
 
 
@@ -476,12 +476,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
                    for i, t in enumerate(tensors)]  # fmt: skip
         return _apply_inplace(op, tensors, static, scalars)
     out = facts.outs[0]
-    if out.shape != target._spec.shape:
-        raise ShapeError(
-            f"output with shape {list(target._spec.shape)} doesn't match the broadcast shape "
-            f"{list(out.shape)}"
-        )
-    check_cast(out.dtype, target._spec.dtype)
+    check_stored(out, target._spec)
     itself = op.base == "copy" and tensors[1] is target
     if not itself and op.base not in ("zero", "fill"):  # which may write an element twice
         check_memory(target._spec)
@@ -492,6 +487,11 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
     if op.random and device and target._spec.device.type == "cpu":
         fn.copy_(target, _apply_random(type(target), op, tensors, static, scalars, facts))
         return target
+    if mask and target._made_by and mode.grad:
+        raise AutogradError(
+            "A view was created in no_grad mode and is being modified inplace with grad mode "
+            "enabled. " + _WHY_NOT_WRITTEN[target._made_by]
+        )
     if target._in_no_grad and mode.grad:
         _check_view_of_no_grad(target, mask, target._in_no_grad == "inference")
     plan = None
@@ -511,14 +511,6 @@ def _apply_inplace(op: Op, tensors: Sequence[Tensor], static: Any, scalars: Any)
         node = tape.record_inplace(op, plan, tensors, static, scalars)
         node.number, node.site = number, session.last_site
     return target
-
-
-def check_cast(have: DType, want: DType) -> None:
-    """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
-    if have.category > want.category:
-        raise DTypeError(
-            f"result type {have.c_name} can't be cast to the desired output type {want.c_name}"
-        )
 
 
 def _apply_out(

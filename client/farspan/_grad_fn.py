@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _autograd
-from ._autograd import PythonNode, RemovableHandle
+from ._python_node import PythonNode
+from ._tensor_hooks import RemovableHandle
+from ._walk import unpack_saved
 from .core import tape
 from .core.names import backward_name
 
@@ -108,8 +109,8 @@ def _saved(node: tape.Node, name: str) -> Any:
     if key in node.saved:
         saved = node.saved[key]
         if isinstance(saved, list):
-            return tuple(None if s is None else _autograd._unpack(node, key, s) for s in saved)
-        return _autograd._unpack(node, key, saved)
+            return tuple(None if s is None else unpack_saved(node, key, s) for s in saved)
+        return unpack_saved(node, key, saved)
     op = node.op
     at = next((i for i, a in enumerate(op.args) if a.name == name), None) if op else None
     if op is None or at is None or op.args[at].is_tensor:

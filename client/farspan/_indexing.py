@@ -7,6 +7,7 @@ its true elements) and an integer tensor without dims (which selects, as an int 
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def get(x: Tensor, index: Any) -> Tensor:
     view, tensors = _basic(x, index)
     if not tensors:
         return view if view is not x else fn.alias(x)  # type: ignore[no-any-return]
+    _warn_of_bytes(tensors)
     return fn.index(view, coordinates(view, tensors))  # type: ignore[no-any-return]
 
 
@@ -44,8 +46,19 @@ def set(x: Tensor, index: Any, value: Any) -> None:
     value = _on_device(value, x)
     if tensors:
         fn.index_put_(view, tensors, value)
+        _warn_of_bytes(tensors)
     else:
         fn.copy_(view, _fit(value, view._spec.shape))
+
+
+def _warn_of_bytes(tensors: list[Any]) -> None:
+    for item in tensors:
+        if item is not None and item.dtype is uint8:
+            warnings.warn(
+                "indexing with dtype torch.uint8 is now deprecated, please use a dtype torch.bool "
+                "instead.",
+                stacklevel=4,
+            )
 
 
 def _number(value: Any, x: Tensor) -> Any:
@@ -120,7 +133,7 @@ def _basic(x: Tensor, index: Any) -> tuple[Any, list[Any]]:
         elif isinstance(item, Value):
             if not item._spec.shape and _is_mask(item):  # type: ignore[attr-defined]
                 view = fn.unsqueeze(view, dim)
-                item = fn.reshape(item, (1,))
+                item = fn.ne(fn.reshape(item, (1,)), 0)
             tensors += [None] * (dim - len(tensors)) + [item]
             dim += item.ndim if _is_mask(item) else 1
         else:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _quick
+from . import _quick, _quick_views
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
+from .core.coerce import dtype as dtype_code
 from .core.dtype import DTYPES, Device, DType
 from .core.errors import DeviceError, DTypeError
 from .core.inplace import VIEWS, has_inplace
@@ -36,11 +37,11 @@ def bind_methods(cls: type) -> None:
     """Give the class the table's methods and Python's operators."""
     names = {op.base: op for op in table().values() if op.takes_self}
     for name, op in sorted(names.items()):
-        if name in cls.__dict__ or name in _NO_METHOD or name.startswith(_NAMESPACES):
+        if hasattr(cls, name) or name in _NO_METHOD or name.startswith(_NAMESPACES):
             continue
         function: Function = getattr(fn, name)
         setattr(cls, name, _method(function))
-        if has_inplace(op) and name + "_" not in cls.__dict__ and name + "_" not in names:
+        if has_inplace(op) and not hasattr(cls, name + "_") and name + "_" not in names:
             setattr(cls, name + "_", _method(getattr(fn, name + "_")))
     for name in VIEWS:
         setattr(cls, name + "_", _seen(name))
@@ -55,6 +56,7 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    cls.__getitem__ = _quick_views.index(cls.__getitem__)  # type: ignore[attr-defined]
     from . import _queries, _resize
 
     for name, method in (_queries.METHODS | _resize.METHODS).items():
@@ -82,7 +84,7 @@ def _method(function: Function) -> Callable[..., Any]:
 
     method.__name__ = function.__name__
     method.__qualname__ = f"Tensor.{function.__name__}"
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 def _is_operand(x: Any) -> bool:
@@ -200,7 +202,7 @@ def _unary(name: str) -> Callable[[Any], Any]:
     def method(self: Any) -> Any:
         return (function.one or ways(function, 1))(self, 2)
 
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 # --------------------------------------------------------------------------------- conversions --
@@ -246,8 +248,12 @@ def to(self: Any, *args: Any, **kwargs: Any) -> Any:
             other = a
         elif type(a) is bool:
             copy = a if i == len(args) - 1 and i >= 2 else copy
+        elif isinstance(a, type):
+            dtype = a
         elif a is not None:
             raise ArgumentError(f"to() received an invalid argument {a!r}")
+    if isinstance(dtype, type):  # bool, int, float, complex
+        dtype = DTYPES[dtype_code(dtype)]
     if other is not None:
         dtype, device = dtype or other.dtype, device or other.device
     at = Device(device) if device is not None else None
@@ -282,9 +288,9 @@ def convert(
 
 def move(x: Any, device: Device) -> Any:
     """Return a copy of x on another device of its session: worker to worker, differentiable."""
-    from . import _autograd
+    from ._python_node import crossing
 
-    return _autograd.crossing(x, device)
+    return crossing(x, device)
 
 
 def cpu(self: Any, memory_format: Any = None) -> Any:

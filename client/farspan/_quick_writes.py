@@ -17,6 +17,7 @@ from .core.call import Choice, Function
 from .core.command import INPLACE
 from .core.errors import ProgramError
 from .core.schema import MISSING
+from .core.spec import check_cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +105,7 @@ def _learn(memo: dict[Any, Any], function: Function, self: Tensor, other: Any) -
         facts = _dispatch.known(op, static, [t._spec for t in tensors], scalars)
         if facts.moved or facts.outs[0].shape != spec.shape:
             return False
-        _dispatch.check_cast(facts.outs[0].dtype, spec.dtype)
+        check_cast(facts.outs[0].dtype, spec.dtype)
         _dispatch.check_memory(spec)
     except ProgramError:
         return False

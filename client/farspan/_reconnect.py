@@ -177,7 +177,7 @@ class Reconnecting(Bulk):
         """Return how the session is lost to a client whose patience is over."""
         attach = f'farspan.attach("{self.session_id}")'
         if self._refusal == "CapacityError":  # it is there, and has no room for the session
-            why = f"{self.address}: for {self._patience_s:g} s the session could not be gone on with"
+            why = f"{self.address}: the session could not go on for {self._patience_s:g} s"
             if attach in self._why:  # its journal cannot be written
                 return Lost("JournalError", f"{why}: {self._why}")
             later = f"{attach} finds what was kept of it, when there is"

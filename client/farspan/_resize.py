@@ -13,6 +13,7 @@ from .core import command as cmd
 from .core.call import fn
 from .core.coerce import integers
 from .core.coerce import memory_format as format_code
+from .core.dtype import CPP_NAMES
 from .core.errors import ArgumentError, AutogradError, DeviceError, DTypeError, ShapeError
 from .core.spec import Spec, contiguous_stride, format_stride
 
@@ -70,16 +71,10 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
 
 
 def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None) -> Tensor:
-    """Give the tensor the shape of another one."""
+    """Give the tensor the shape of another one, and its order in memory for preserve_format."""
+    if memory_format is not None and memory_format.code == 1:
+        memory_format = the_template._spec.suggested_format
     return resize_(self, the_template._spec.shape, memory_format=memory_format)
-
-
-_C_NAMES = {
-    "bool": "bool", "uint8": "unsigned char", "int8": "signed char", "int16": "short int",
-    "int32": "int", "int64": "long int", "float16": "c10::Half", "bfloat16": "c10::BFloat16",
-    "float32": "float", "float64": "double", "complex64": "c10::complex<float>",
-    "complex128": "c10::complex<double>",
-}  # fmt: skip
 
 
 def set_(
@@ -104,8 +99,8 @@ def set_(
         )
     if source.dtype is not self.dtype:
         raise DTypeError(
-            f"Could not set tensor of type {_C_NAMES[source.dtype.name]} to a tensor of type "
-            f"{_C_NAMES[self.dtype.name]}"
+            f"Could not set tensor of type {CPP_NAMES[source.dtype.name]} to a tensor of type "
+            f"{CPP_NAMES[self.dtype.name]}"
         )
     if source.device is not self.device:
         raise DeviceError(

@@ -6,15 +6,18 @@ argument decides.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._tensor import Size, Tensor
 from .core.call import fn
-from .core.errors import ArgumentError, BadValueError, ShapeError
+from .core.dtype import uint8
+from .core.errors import ArgumentError, BadValueError, ParameterError, ShapeError
 from .core.spec import broadcast_shapes as _broadcast_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 
 def _as_list(tensors: tuple[Any, ...]) -> list[Any]:
@@ -99,6 +102,8 @@ def nonzero(input: Tensor, *, as_tuple: bool = False, out: Tensor | None = None)
     as_tuple: one vector for each dim instead, ready to be an index.
     """
     if as_tuple:
+        if out is not None:
+            raise ParameterError("nonzero does not support the out kwarg when as_tuple is True")
         return fn.nonzero_numpy(input)
     result = fn.nonzero(input)
     if out is None:
@@ -164,7 +169,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
         return fn.where(condition)
     if input is None or other is None:
         raise ArgumentError('where() missing required argument "input" or "other"')
-    result = fn.where(condition, input, other)
+    result = fn.where(_as_condition(condition), input, other)
     if out is None:
         return result
     out._write_out(result)
@@ -172,15 +177,29 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
 
 
 def _where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
-    return fn.where(condition, self, other)  # type: ignore[no-any-return]
+    return fn.where(_as_condition(condition), self, other)  # type: ignore[no-any-return]
+
+
+def _as_condition(condition: Tensor) -> Tensor:
+    """Return a condition as bools; one of bytes is taken with a warning, as in torch."""
+    if condition.dtype is not uint8:
+        return condition
+    warnings.warn(
+        "where received a uint8 condition tensor. This behavior is deprecated and will be removed "
+        "in a future version of PyTorch. Use a boolean condition instead.",
+        stacklevel=3,
+    )
+    return condition.bool()
 
 
 def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     """Return the coordinates of places in an array of this shape, one tensor for each dim."""
     if indices.dtype.category != 1:
         raise ArgumentError(f"expected 'indices' to be integer dtype, but got {indices.dtype}")
-    if isinstance(shape, Tensor):
-        shape = tuple(shape.tolist()) if shape.ndim else (shape.item(),)
+    if not isinstance(shape, (int, Sequence)):
+        raise ArgumentError(
+            f"expected 'shape' to be int or sequence of ints, but got {type(shape)}"
+        )
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     for n in sizes:
         if not isinstance(n, int):

@@ -60,7 +60,7 @@ class Segment:
         try:
             for offset in range(0, total, limits.SHARED_PIECE_BYTES):
                 with self._turn:
-                    post(self._laid(view, device, transfer, offset))
+                    post(self._laid(view, device, transfer, offset, limits.SHARED_PIECE_BYTES))
         except BaseException:  # Ctrl-C, or no room: what has come of it is of no use
             post(wire.SharedPiece(device, transfer, 0, 0, 0, 0))
             raise
@@ -79,11 +79,14 @@ class Segment:
 
         The caller has the turn. ServiceError if nobody takes them, or if this is retired.
         """
-        for offset in range(0, view.nbytes, limits.SHARED_PIECE_BYTES):
-            yield self._laid(view, device, transfer, offset)
+        most = limits.SHARED_KEPT_BYTES
+        for offset in range(0, view.nbytes, most):
+            yield self._laid(view, device, transfer, offset, most)
 
-    def _laid(self, view: memoryview, device: int, transfer: int, offset: int) -> wire.SharedPiece:
-        size = min(limits.SHARED_PIECE_BYTES, view.nbytes - offset)
+    def _laid(
+        self, view: memoryview, device: int, transfer: int, offset: int, most: int
+    ) -> wire.SharedPiece:
+        size = min(most, view.nbytes - offset)
         position = self._room(size)
         try:
             target = layouts.window(self._parts.up, position, size)

@@ -10,8 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from farspan import wire
 from farspan.core import limits
@@ -27,7 +26,6 @@ from farspan.core.errors import (
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
-from farspan_server.config import GatewayConfig
 from farspan_server.history import History, keep
 from farspan_server.keeper import Keeper
 from farspan_server.live import (
@@ -43,9 +41,8 @@ from farspan_server.live import (
     digest_of,
     parse_devices,
 )
-from farspan_server.shelf import Shelf
 from farspan_server.sleep import stays
-from farspan_server.tenancy import Tenancy
+from farspan_server.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +52,8 @@ _ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a ses
 FEATURES: Final = frozenset({wire.SHARED_MEMORY, wire.SHARED_UPLOADS})
 
 
-class Arrivals:
+class Arrivals(Whole):
     """The front of `service.Service`."""
-
-    config: GatewayConfig
-    draining: bool
-    tenancy: Tenancy
-    _sessions: dict[str, Live]
-    _channels: dict[int, Live]
-    _opening: int
-    _shelf: Shelf | None
-    _syncing: Executor
-
-    if TYPE_CHECKING:
-
-        @property
-        def full(self) -> bool: ...
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
-        def find(self, tenant: str, session: str) -> Live: ...
-        def _refuse_late(self) -> None: ...
-        async def unshare(self, live: Live) -> None: ...
 
     # --- opening ---------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from farspan.core import limits
-from farspan_worker import logs
+
+from farspan_server import cli_options as options
 
 if TYPE_CHECKING:
     from farspan_server.config import OperatorPort
-    from farspan_server.gateway import Gateway
-
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-metrics_port = click.option(
-    "--metrics-port", type=click.IntRange(0, 65535),
-    help="Of /metrics, /healthz and /readyz over HTTP; 0 picks one; default: none.",
-)  # fmt: skip
-
-
-def _choose_format(context: Any, parameter: Any, value: str | None) -> None:
-    if value:
-        os.environ[logs.FORMAT] = value  # what this process starts logs so too
-
-
-log_format = click.option(
-    "--log-format", type=click.Choice(logs.FORMATS), expose_value=False, callback=_choose_format,
-    help=f"Of what goes to stderr; default: the variable {logs.FORMAT}, or text.",
-)  # fmt: skip
 
 
 def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,21 +29,21 @@ def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metrics_host: str,
         operator_token_file: Path | None,
         metrics_open: bool,
-        **options: Any,
+        **others: Any,
     ) -> Any:
         operator = _port(metrics_port, metrics_host, operator_token_file, metrics_open)
-        return command(*arguments, operator=operator, **options)
+        return command(*arguments, operator=operator, **others)
 
     for each in (
         click.option(
             "--metrics-open", is_flag=True, help="Other machines may read metrics without a token."
         ),
         click.option(
-            "--operator-token-file", type=_FILE,
+            "--operator-token-file", type=options.FILE,
             help="A token for metrics from other machines, and for drains from anywhere.",
         ),
         click.option("--metrics-host", default="127.0.0.1", show_default=True),
-        metrics_port,
+        options.metrics_port,
     ):  # fmt: skip
         with_port = each(with_port)
     return drain_seconds(with_port)
@@ -74,17 +53,6 @@ drain_seconds = click.option(
     "--drain-seconds", type=click.FloatRange(0.0), default=0.0, show_default=True,
     help="After SIGTERM, for sessions that end with the gateway; no new ones meanwhile.",
 )  # fmt: skip
-
-
-async def drained(gateway: Gateway, stop: asyncio.Event, seconds: float) -> None:
-    """Return when sessions that end with the gateway have ended, or it is told again to stop."""
-    if not seconds:
-        return
-    stop.clear()
-    waits = [asyncio.ensure_future(each) for each in (gateway.drain(seconds), stop.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for each in waits:
-        each.cancel()
 
 
 def _port(number: int | None, host: str, token: Path | None, to_all: bool) -> OperatorPort | None:
@@ -118,8 +86,10 @@ def _port(number: int | None, host: str, token: Path | None, to_all: bool) -> Op
     metavar="URL",
     help="The gateway's operator port, http://host:port; also the variable FARSPAN_OPERATOR.",
 )
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of its certificate, for https.")
+@click.option(
+    "--token-file", type=options.FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
+)
+@click.option("--ca", type=options.FILE, help="The authority of its certificate, for https.")
 def drain(
     workers: tuple[str, ...], all_of_them: bool, wait: float, operator: str,
     token_file: Path | None, ca: Path | None,
@@ -135,7 +105,7 @@ def drain(
 
     if workers and all_of_them:
         raise click.UsageError("name workers or say --all, not both")
-    token = _token_of(token_file, "FARSPAN_OPERATOR_TOKEN")
+    token = options.token_of(token_file, "FARSPAN_OPERATOR_TOKEN")
     try:
         asked = draining.Operator(operator, token, ca)
         if not workers and not all_of_them:
@@ -149,11 +119,7 @@ def drain(
 
 
 @click.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", default="", help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
+@options.reaching(required=False)
 @click.option("--tenants", is_flag=True, help="All tenants, as an operator sees them.")
 @click.option(
     "--operator",
@@ -162,9 +128,7 @@ def drain(
     metavar="URL",
     help="With --tenants: the operator's port; also the variable FARSPAN_OPERATOR.",
 )
-@click.option(
-    "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
-)
+@options.operator_token_file
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 60.0),
@@ -172,7 +136,7 @@ def drain(
     show_default=True,
     help="With --tenants: over which rates are taken.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+@options.as_json
 def status(
     address: str, token_file: Path | None, tenants: bool, operator: str,
     operator_token_file: Path | None, seconds: float, as_json: bool, **tls: Path | None,
@@ -184,16 +148,17 @@ def status(
     from farspan_server import status as asking
 
     if not (operator if tenants else address):
-        raise click.UsageError("Missing option '--operator'." if tenants else
-                               "Missing option '--address'.")  # fmt: skip
+        name = "operator" if tenants else "address"
+        variable = f"FARSPAN_{name.upper()}"
+        raise click.UsageError(f"Missing option '--{name}' (env var: '{variable}').")
     try:
         if tenants:
-            token = _token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN")
+            token = options.token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN")
             asked = draining.Operator(operator, token, tls["ca"])
             rows = asking.rates(asked.tenants, seconds)
             click.echo(json.dumps(rows) if as_json else asking.tenants_table(rows))
             return
-        token = _token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2]
+        token = options.token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2]
         found = asking.sessions(address, token, **tls)
     except FarspanError as error:
         raise click.ClickException(str(error)) from None
@@ -204,15 +169,9 @@ def status(
 
 
 @click.command()
-@click.option("--address", envvar="FARSPAN_ADDRESS", default="", help="grpc://host:port.")
-@click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN.")
-@click.option("--ca", type=_FILE, help="The authority of the gateway's certificate.")
-@click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca.")
-@click.option("--key", type=_FILE, help="That certificate's key.")
+@options.reaching(required=False)
 @click.option("--operator", envvar="FARSPAN_OPERATOR", default="", metavar="URL")
-@click.option(
-    "--operator-token-file", type=_FILE, help="Default: the variable FARSPAN_OPERATOR_TOKEN."
-)
+@options.operator_token_file
 @click.option(
     "--journal",
     type=click.Path(file_okay=False, path_type=Path),
@@ -222,15 +181,19 @@ def status(
 @click.option(
     "--tls-certificate",
     "tls_certificates",
-    type=_FILE,
+    type=options.FILE,
     multiple=True,
     help="Of a gateway on this machine; may be given several times.",
 )
-@click.option("--tokens", type=_FILE, help="The --token-file of a gateway on this machine.")
-@click.option("--tenants", type=_FILE, help="And its --tenants; may be one that is to be used.")
+@click.option("--tokens", type=options.FILE, help="The --token-file of a gateway on this machine.")
+@click.option(
+    "--tenants", type=options.FILE, help="And its --tenants; may be one that is to be used."
+)
 @click.option("--ray-address", default="", metavar="HOST:PORT")
-@click.option("--ray-token-file", type=_FILE, help="The token that cluster was started with.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+@click.option(
+    "--ray-token-file", type=options.FILE, help="The token that cluster was started with."
+)
+@options.as_json
 def doctor(
     token_file: Path | None, operator_token_file: Path | None, as_json: bool, **where: Any
 ) -> None:  # fmt: skip
@@ -241,16 +204,10 @@ def doctor(
     from farspan_server import doctor as asking
 
     asked = asking.Asked(
-        token=_token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2],
-        operator_token=_token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN"),
+        token=options.token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2],
+        operator_token=options.token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN"),
         **where,
     )
     found = asking.examine(asked)
     click.echo(asking.to_json(found) if as_json else asking.table(found))
     sys.exit(asking.status(found))
-
-
-def _token_of(path: Path | None, variable: str) -> str:
-    """Return the first token in a file, or that of a variable."""
-    words = path.read_text().split() if path else [os.environ.get(variable, "")]
-    return words[0] if words else ""

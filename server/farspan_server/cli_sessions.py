@@ -7,30 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OPTIONS = (
-    click.option("--address", envvar="FARSPAN_ADDRESS", required=True, help="grpc://host:port."),
-    click.option("--token-file", type=_FILE, help="Default: the variable FARSPAN_TOKEN."),
-    click.option("--ca", type=_FILE, help="The authority of the gateway's certificate."),
-    click.option("--cert", type=_FILE, help="Yours, for a gateway with --tls-client-ca."),
-    click.option("--key", type=_FILE, help="That certificate's key."),
-)
-_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+from farspan_server import cli_options as options
+
+_asking = options.reaching(required=True)
 _session = click.argument("session")
-
-
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say which gateway is asked, and as whom."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def _ask(
@@ -57,8 +43,7 @@ def _asked(
     """Return what is answered to whose token it is; a ClickException if there is no answer."""
     from farspan.core.errors import FarspanError
 
-    text = token_file.read_text() if token_file else os.environ.get("FARSPAN_TOKEN", "")
-    token = (text.split() or [""])[0].rpartition(":")[2]
+    token = options.token_of(token_file, "FARSPAN_TOKEN").rpartition(":")[2]
     try:
         return ask(address, token, **tls)
     except FarspanError as error:
@@ -72,7 +57,7 @@ def sessions() -> None:
 
 @sessions.command("list")
 @_asking
-@_json
+@options.as_json
 def list_(as_json: bool, **where: Any) -> None:
     """Show all of them, the oldest first."""
     from farspan_server import status
@@ -87,7 +72,7 @@ def list_(as_json: bool, **where: Any) -> None:
 @sessions.command()
 @_session
 @_asking
-@_json
+@options.as_json
 def show(session: str, as_json: bool, **where: Any) -> None:
     """Show one, with the names that its client gave."""
     from farspan import wire

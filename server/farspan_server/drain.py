@@ -18,7 +18,7 @@ from farspan.core import limits
 from farspan_server import session_messages as messages
 from farspan_server.keeper import Keeper
 from farspan_server.live import Live
-from farspan_server.pool import Worker
+from farspan_server.pool_messages import Worker
 
 log = logging.getLogger(__name__)
 

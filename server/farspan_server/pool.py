@@ -1,8 +1,9 @@
 """Which session has which worker, and who waits in line: a state machine.
 
-No I/O or clock inside: `handle(input, now) -> outputs`. It knows only workers that a link reaches.
-A worker serves one tenant at a time; sessions of that tenant may share it up to a bound. Tenants
-take turns in the line: start-time fair queueing (Goyal, Vin and Cheng 1996), by devices given.
+No I/O or clock inside: `handle(input, now) -> outputs`, which `pool_messages.py` declares. It knows
+only workers that a link reaches. A worker serves one tenant at a time; sessions of that tenant may
+share it up to a bound. Tenants take turns in the line: start-time fair queueing (Goyal, Vin and
+Cheng 1996), by devices given.
 """
 
 from __future__ import annotations
@@ -11,177 +12,33 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from farspan_server.pool_messages import (
+    Allowed,
+    Bereft,
+    Claimed,
+    Denied,
+    Drain,
+    Granted,
+    Held,
+    Input,
+    Joined,
+    Left,
+    Moved,
+    Output,
+    Placed,
+    Released,
+    Replace,
+    Rested,
+    Tick,
+    Want,
+    Worker,
+)
+
 #: Sessions that may wait in line; the next is refused at once.
 LINE_MAX: Final = 10_000
 _FIRST: Final = -1.0  # the turn of who has lost its workers; those of others are 0 and more
 STATES: Final = ("idle", "busy", "leaving")  # of a worker
 _ACCOUNTS_MAX: Final = 10_000  # tenants remembered: then those that have nothing are forgotten
-
-
-@dataclass(slots=True, frozen=True)
-class Worker:
-    """A worker process. `key` opens links to it; a restarted worker has a higher epoch."""
-
-    worker: str
-    epoch: int
-    address: str
-    key: bytes = field(repr=False)
-    kind: str
-    host: str
-    pid: int
-    supervised: bool  # a supervisor can replace it
-    numerics: str = ""  # its key, as it says itself once it is reached: equal keys, equal bits
-    tenant: str = ""  # whose sessions its process has had, as it says itself
-
-
-# --- inputs --------------------------------------------------------------------------------------
-@dataclass(slots=True, frozen=True)
-class Joined:
-    """A link to this worker is open."""
-
-    worker: Worker
-
-
-@dataclass(slots=True, frozen=True)
-class Left:
-    """The worker is gone or suspect."""
-
-    worker: str
-    epoch: int
-    reason: str
-
-
-@dataclass(slots=True, frozen=True)
-class Claimed:
-    """A session wants one worker of each kind, until a deadline."""
-
-    session: str
-    tenant: str
-    kinds: tuple[str, ...]
-    deadline: float
-    memory_bytes: int = 0  # that each device may take
-    numerics: tuple[str, ...] = ()  # the key that the worker of each device must have; (): any
-
-
-@dataclass(slots=True, frozen=True)
-class Allowed:
-    """What a tenant's sessions may have together; None: whatever there is.
-
-    Sessions that have more by now keep it. weight: devices that it gets in its turn.
-    """
-
-    tenant: str
-    devices: int | None = None
-    memory_bytes: int | None = None
-    weight: int = 1
-
-
-@dataclass(slots=True, frozen=True)
-class Released:
-    """A session has ended, in line or on its workers, or sleeps."""
-
-    session: str
-
-
-@dataclass(slots=True, frozen=True)
-class Rested:
-    """A session has let go of its workers, of which it lost one, and will claim others.
-
-    Until then it keeps its part of its tenant's quota, and then it comes before those that have
-    had none yet. The same holds for a session that was told Bereft.
-    """
-
-    session: str
-
-
-@dataclass(slots=True, frozen=True)
-class Moved:
-    """A session has let go of its workers for others, which it gets at once.
-
-    claim: what it wants. workers: one for each device; (): any that it has not. `refusal` has
-    said that they can be had; if they cannot, by a defect, the claim waits in line.
-    """
-
-    claim: Claimed
-    workers: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(slots=True, frozen=True)
-class Drain:
-    """No more sessions go to this worker; it is replaced when those that it has are gone."""
-
-    worker: str
-
-
-Input = Joined | Left | Claimed | Allowed | Released | Rested | Moved | Drain | Tick
-
-
-# --- outputs -------------------------------------------------------------------------------------
-@dataclass(slots=True, frozen=True)
-class Granted:
-    """The session has these workers, in the order of its devices."""
-
-    session: str
-    workers: tuple[Worker, ...]
-
-
-@dataclass(slots=True, frozen=True)
-class Placed:
-    """The session's place in line, from 1. It may grow: a tenant that has waited less often comes
-    before the second session of one that has had its turn."""
-
-    session: str
-    place: int
-
-
-@dataclass(slots=True, frozen=True)
-class Held:
-    """The session waits for others of its tenant, whose quota is used up; said once."""
-
-    session: str
-    message: str
-
-
-@dataclass(slots=True, frozen=True)
-class Denied:
-    """No worker became free in time."""
-
-    session: str
-    message: str
-
-
-@dataclass(slots=True, frozen=True)
-class Bereft:
-    """A worker of the session is gone."""
-
-    session: str
-    device: int
-    worker: Worker
-    reason: str
-
-
-@dataclass(slots=True, frozen=True)
-class Replace:
-    """End this worker and make another of its kind."""
-
-    worker: Worker
-    reason: str
-
-
-@dataclass(slots=True, frozen=True)
-class Want:
-    """So many more workers of this kind would have work; said when it changes."""
-
-    kind: str
-    count: int
-
-
-Output = Granted | Placed | Held | Denied | Bereft | Replace | Want
 
 
 @dataclass(slots=True)

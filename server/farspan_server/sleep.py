@@ -12,21 +12,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from farspan.core import limits
 from farspan.core.errors import CapacityError, JournalError
 
 from farspan_server import session as sessions
 from farspan_server.config import GatewayConfig
-from farspan_server.history import History
 from farspan_server.journal import JournalBusyError
 from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
-from farspan_server.tenancy import Tenancy
-from farspan_server.totals import Totals
+from farspan_server.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +47,8 @@ class Sleeper:
         return sessions.FAILED if self.failure else sessions.ASLEEP
 
 
-class Sleep:
+class Sleep(Whole):
     """The half of `service.Service` that lets sessions sleep, and wakes them."""
-
-    config: GatewayConfig
-    tenancy: Tenancy
-    totals: Totals
-    _sessions: dict[str, Live]
-    _channels: dict[int, Live]
-    _shelf: Shelf | None
-    _syncing: Executor
-
-    if TYPE_CHECKING:
-
-        def find(self, tenant: str, session: str) -> Live: ...
-        def _refuse_late(self) -> None: ...
-        def _let_go(self, live: Live) -> None: ...
-        def _keeper(self, live: Live, history: History) -> None: ...
-        def _spawn(self, work: Any) -> asyncio.Task[Any]: ...
 
     def __init__(self, config: GatewayConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # of the next half
@@ -171,6 +151,7 @@ class Sleep:
             past.base,
             dict(past.frames),
             syncs=past.session["durability"] == DURABLE,
+            switches=past.switches,
         )
         live = Live(machine, past.session, sleeper.id)
         live.digest, live.minor, live.slept = past.secret, RESUME_MINOR, sleeper

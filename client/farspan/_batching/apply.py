@@ -13,6 +13,7 @@ from .. import _dispatch
 from .._tensor import Tensor
 from ..core.call import fn
 from ..core.command import FUNCTIONAL, INPLACE
+from ..core.spec import check_cast
 from .tensor import VmapError, front, full, sizes, union, value, wrap
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _apply_inplace(op: Op, tensors: Sequence[Any], static: Any, scalars: tuple[A
             f"output with shape {list(spec.shape)} doesn't match the broadcast shape "
             f"{list(found[0].shape)}"
         )
-    _dispatch.check_cast(found[0].dtype, spec.dtype)
+    check_cast(found[0].dtype, spec.dtype)
     physical = value(target)
     direct = op.base in _DIRECT and not (op.name in _OF_NUMBER and tensors[-1]._levels)
     if op.family == "pointwise" or direct:

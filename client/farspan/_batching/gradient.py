@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _autograd
+from .._walk import walk_here
 from ..core.errors import AutogradError, ShapeError
 from .tensor import interposed, level_of, lower, raise_, union, value
 
@@ -31,13 +32,13 @@ def gradients_of_samples(
     for t in places:
         if not t.requires_grad:
             raise AutogradError("One of the differentiated Tensors does not require grad")
-    edges, wanted = _autograd._edges(physical), _autograd._edges(places)
+    edges, wanted = _autograd.edges_of(physical), _autograd.edges_of(places)
     if union(lowered):
         with interposed():
-            found = _autograd._walk_here(edges, lowered, wanted, keep, create_graph)
+            found = walk_here(edges, lowered, wanted, keep, create_graph)
     else:
         pairs = list(zip(places, wanted, strict=True))
-        found = _autograd._run(edges, lowered, physical, pairs, keep, create_graph)
+        found = _autograd.run_pass(edges, lowered, physical, pairs, keep, create_graph)
     return [
         None if g is None else raise_(g, t._levels) for g, t in zip(found, targets, strict=True)
     ]

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 from .. import _interpose
-from .._autograd import anomaly
+from .._anomaly import anomaly
 from .._sites import _OWN
 
 __all__ = ["detect_anomaly", "set_detect_anomaly"]

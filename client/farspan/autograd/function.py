@@ -12,9 +12,10 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .._autograd import PythonNode, gradients
+from .._autograd import gradients
 from .._dispatch import mode, wrap
 from .._grad_mode import no_grad
+from .._python_node import PythonNode
 from .._tensor import Tensor
 from ..core import tape
 from ..core.call import fn

@@ -14,65 +14,103 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _prepared(inputs: Any, create_graph: bool) -> tuple[bool, tuple[Tensor, ...]]:
+def _prepared(inputs: Any, create_graph: bool, name: str) -> tuple[bool, tuple[Tensor, ...]]:
     """Return whether there were several inputs, and fresh tensors that require grad."""
-    several = isinstance(inputs, (tuple, list))
-    given = tuple(inputs) if several else (inputs,)
-    _check_tensors(given, several, "inputs given")
+    several, given = _tensors(inputs, "inputs", name)
     if create_graph:
         return several, tuple(fn.view(x, x._spec.shape) if x.requires_grad else
                               fn.detach(x).requires_grad_() for x in given)  # fmt: skip
     return several, tuple(fn.clone(fn.detach(x)).requires_grad_() for x in given)
 
 
-def _called(func: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[bool, tuple[Any, ...]]:
-    made = func(*inputs)
-    several = isinstance(made, (tuple, list))
-    found = tuple(made) if several else (made,)
-    _check_tensors(found, several, "outputs of the user-provided function")
+def _called(
+    func: Callable[..., Any], inputs: tuple[Tensor, ...], name: str, strict: bool
+) -> tuple[bool, tuple[Any, ...]]:
+    """Return whether the function gave several outputs, and them; strict: all in the graph."""
+    several, found = _tensors(func(*inputs), "outputs of the user-provided function", name)
+    if strict:
+        _check_outputs(found)
     return several, found
 
 
-def _check_tensors(given: tuple[Any, ...], several: bool, name: str) -> None:
-    for i, x in enumerate(given):
+def _tensors(given: Any, what: str, name: str) -> tuple[bool, tuple[Tensor, ...]]:
+    """Return whether these are several, and a tuple of them. ArgumentError if not all tensors."""
+    several = isinstance(given, (tuple, list))
+    found = tuple(given) if several else (given,)
+    for i, x in enumerate(found):
         if not isinstance(x, Tensor):
-            where = f"value at index {i}" if several else f"given {name}"
+            where = f"value at index {i}" if several else f"given {what}"
             raise ArgumentError(
-                f"The {name} must be either a Tensor or a tuple of Tensors but the {where} has type"
-                f" {type(x)}."
+                f"The {what} given to {name} must be either a Tensor or a tuple of Tensors but the "
+                f"{where} has type {type(x)}."
             )
+    return several, found
 
 
-def _vector(v: Any, like: tuple[Tensor, ...], what: str) -> tuple[Tensor, ...]:
+def _vector(
+    v: Any, like: tuple[Tensor, ...], several: bool, name: str, source: str
+) -> tuple[Tensor, ...]:
+    """Return the vectors of a product, shaped like the tensors; by default a one for one number."""
     if v is None:
         if len(like) != 1 or like[0].numel() != 1:
-            raise ShapeError(f"The vector v can only be None if the user-provided function {what}")
+            raise ShapeError(
+                f"The vector v can only be None if {source} a single Tensor with a single element."
+            )
         return (fn.ones_like(like[0]),)
-    given = tuple(v) if isinstance(v, (tuple, list)) else (v,)
+    _, given = _tensors(v, "v", name)
+    if len(given) != len(like):
+        raise ShapeError(
+            f"v is a tuple of invalid length: should be {len(like)} but got {len(given)}."
+            if several
+            else "The given v should contain a single Tensor."
+        )
     for i, (x, y) in enumerate(zip(given, like, strict=True)):
         if x._spec.shape != y._spec.shape:
-            raise ShapeError(
-                f"Entry {i} of v has shape {list(x.shape)} and should have {list(y.shape)}"
-            )
+            entry = f"Entry {i} in v" if several else "v"
+            raise ShapeError(f"{entry} has invalid size: should be {y.size()} but got {x.size()}.")
     return given
 
 
+_BY_RESULT = "the user-provided function returns"
+_BY_INPUT = "the input to the user-provided function is"
+
+
 def _gradients(
-    outputs: Any, inputs: Any, vectors: Any, create_graph: bool, strict: bool = False
+    outputs: Any, inputs: Any, vectors: Any, create_graph: bool, missing: str = ""
 ) -> tuple[Tensor, ...]:
-    """Return gradients, zeros for inputs that play no part (or an error if strict)."""
+    """Return gradients, zeros for inputs that play no part; or an error where `missing` says it."""
     pairs = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     found: Any = [None] * len(inputs)
     if pairs:
         found = grad([o for o, _ in pairs], inputs, [v for _, v in pairs], retain_graph=True,
                      create_graph=create_graph, allow_unused=True)  # fmt: skip
     for i, g in enumerate(found):
-        if g is None and strict:
-            raise AutogradError(
-                f"The output of the user-provided function is independent of input {i}. This is "
-                "not allowed in strict mode."
-            )
+        if g is None and missing:
+            raise AutogradError(missing.format(i))
     return tuple(fn.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
+
+
+_INDEPENDENT = (
+    "The output of the user-provided function is independent of input {}. This is not allowed in "
+    "strict mode."
+)
+_CONSTANT = (
+    "The jacobian of the user-provided function is independent of input {}. This is not allowed in "
+    "strict mode when create_graph=True."
+)
+_LINEAR = (
+    "While computing the hessian, found that the jacobian of the user-provided function with "
+    "respect to input {} is independent of the input. This is not allowed in strict mode. You "
+    "should ensure that your function is twice differentiable and that the jacobian depends on the "
+    "inputs (this would be violated by a linear function for example)."
+)
+
+
+def _check_recorded(found: tuple[Tensor, ...], message: str) -> None:
+    """Raise unless every gradient depends on the inputs itself."""
+    for i, g in enumerate(found):
+        if not g.requires_grad:
+            raise AutogradError(message.format(i))
 
 
 def _result(values: tuple[Any, ...], several: bool, create_graph: bool) -> Any:
@@ -87,10 +125,12 @@ def vjp(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return ``func(*inputs)`` and the product of v with its Jacobian."""
     with enable_grad():
-        many, xs = _prepared(inputs, create_graph)
-        several, outputs = _called(func, xs)
-        vectors = _vector(v, outputs, "returns a single Tensor with a single element.")
-        found = _gradients(outputs, xs, vectors, create_graph, strict)
+        many, xs = _prepared(inputs, create_graph, "vjp")
+        several, outputs = _called(func, xs, "vjp", strict)
+        vectors = _vector(v, outputs, several, "vjp", _BY_RESULT)
+        found = _gradients(outputs, xs, vectors, create_graph, _INDEPENDENT if strict else "")
+        if strict and create_graph:
+            _check_recorded(found, _CONSTANT)
     return _result(outputs, several, create_graph), _result(found, many, create_graph)
 
 
@@ -100,13 +140,15 @@ def jvp(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return ``func(*inputs)`` and the product of its Jacobian with v, by differentiating twice."""
     with enable_grad():
-        _, xs = _prepared(inputs, create_graph)
-        vectors = _vector(v, xs, "has a single input Tensor with a single element.")
-        several, outputs = _called(func, xs)
+        many, xs = _prepared(inputs, create_graph, "jvp")
+        vectors = _vector(v, xs, many, "jvp", _BY_INPUT)
+        several, outputs = _called(func, xs, "jvp", strict)
         dummies = [fn.zeros_like(o).requires_grad_() for o in outputs]
-        first = _gradients(outputs, xs, dummies, True, strict)
+        first = _gradients(outputs, xs, dummies, True, _INDEPENDENT if strict else "")
         used = [(g, w) for g, w in zip(first, vectors, strict=True) if g.requires_grad]
         found = _gradients([g for g, _ in used], dummies, [w for _, w in used], create_graph)
+        if strict and create_graph:
+            _check_recorded(found, _CONSTANT)
     return _result(outputs, several, create_graph), _result(found, several, create_graph)
 
 
@@ -124,16 +166,28 @@ def jacobian(
     pass an output element; with `vectorize` one batched pass for all, or with the strategy
     "forward-mode" one for all input elements.
     """
+    return _jacobian(func, inputs, create_graph, strict, vectorize, strategy, "jacobian")
+
+
+def _jacobian(
+    func: Callable[..., Any], inputs: Any, create_graph: bool, strict: bool, vectorize: bool,
+    strategy: str, name: str,
+) -> Any:  # fmt: skip
+    """Return the Jacobian; `name` is the function that messages speak of."""
     _check_strategy(strategy, create_graph, strict, vectorize)
     if strategy == "forward-mode":
         return _by_columns(func, inputs)
     with enable_grad():
-        many, xs = _prepared(inputs, create_graph)
-        several, outputs = _called(func, xs)
-        if strict:
-            _check_outputs(outputs)
+        many, xs = _prepared(inputs, create_graph, name)
+        several, outputs = _called(func, xs, name, strict)
         rows_of = _rows_at_once if vectorize else _rows
-        rows = tuple(rows_of(out, xs, create_graph, strict) for out in outputs)
+        rows = tuple(
+            rows_of(out, xs, create_graph, _independent(i) if strict else "")
+            for i, out in enumerate(outputs)
+        )
+        if strict and create_graph:
+            for row in rows:
+                _check_recorded(row, _CONSTANT)
     blocks = tuple(_result(row, many, create_graph) for row in rows)
     return blocks if several else blocks[0]
 
@@ -169,6 +223,13 @@ def _check_strategy(strategy: str, create_graph: bool, strict: bool, vectorize: 
         )
 
 
+def _independent(output: int) -> str:
+    return (
+        f"Output {output} of the user-provided function is independent of input {{}}. This is not "
+        "allowed in strict mode."
+    )
+
+
 def _check_outputs(outputs: tuple[Any, ...]) -> None:
     for i, out in enumerate(outputs):
         if not out.requires_grad:
@@ -192,7 +253,7 @@ def _by_columns(func: Callable[..., Any], inputs: Any) -> Any:
 
 
 def _rows_at_once(
-    out: Tensor, xs: tuple[Tensor, ...], create_graph: bool, strict: bool
+    out: Tensor, xs: tuple[Tensor, ...], create_graph: bool, missing: str
 ) -> tuple[Tensor, ...]:
     """Return d out / d x for each x, all rows in one batched pass."""
     n = out.numel()
@@ -209,12 +270,12 @@ def _rows_at_once(
 
 
 def _rows(
-    out: Tensor, xs: tuple[Tensor, ...], create_graph: bool, strict: bool
+    out: Tensor, xs: tuple[Tensor, ...], create_graph: bool, missing: str
 ) -> tuple[Tensor, ...]:
     """Return d out / d x for each x."""
     flat = fn.reshape(out, (-1,))
     picked = [fn.select(flat, 0, i) for i in range(out.numel())]
-    found = [_gradients((p,), xs, (None,), create_graph, strict) for p in picked]
+    found = [_gradients((p,), xs, (None,), create_graph, missing) for p in picked]
     return tuple(
         fn.reshape(fn.stack([row[i] for row in found], 0), (*out.shape, *x.shape))
         if found
@@ -223,12 +284,18 @@ def _rows(
     )
 
 
-def _one_number(outputs: tuple[Any, ...]) -> Tensor:
-    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].numel() != 1:
+def _one_number(
+    func: Callable[..., Any], xs: tuple[Tensor, ...], name: str, strict: bool
+) -> Tensor:
+    """Return what the function gives for the inputs: one tensor with one element."""
+    several, outputs = _called(func, xs, name, strict)
+    if several:
+        raise ShapeError(f"The function given to {name} should return a single Tensor")
+    if outputs[0].numel() != 1:
         raise ShapeError(
-            "The function given to hessian, vhp or hvp must return one Tensor with one element"
+            f"The Tensor returned by the function given to {name} should contain a single element"
         )
-    return outputs[0]
+    return outputs[0]  # type: ignore[no-any-return]
 
 
 def hessian(
@@ -246,11 +313,14 @@ def hessian(
     )
 
     def gradient(*xs: Tensor) -> Any:
-        out = _one_number(_called(func, xs)[1])
-        found = _gradients((out,), xs, (None,), True, strict)
+        out = _one_number(func, xs, "hessian", strict)
+        found = _gradients((out,), xs, (None,), True)
+        if strict:
+            _check_recorded(found, _LINEAR)
         return found if several else found[0]
 
-    return jacobian(gradient, inputs, create_graph, strict, vectorize, outer_jacobian_strategy)
+    strategy = outer_jacobian_strategy
+    return _jacobian(gradient, inputs, create_graph, strict, vectorize, strategy, "hessian")
 
 
 def vhp(
@@ -258,14 +328,26 @@ def vhp(
     strict: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return ``func(*inputs)`` and the product of v with its Hessian."""
+    return _hessian_product(func, inputs, v, create_graph, strict, "vhp")
+
+
+def hvp(
+    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False,
+    strict: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Return ``func(*inputs)`` and the product of its Hessian with v: `vhp`, by symmetry."""
+    return _hessian_product(func, inputs, v, create_graph, strict, "hvp")
+
+
+def _hessian_product(
+    func: Callable[..., Any], inputs: Any, v: Any, create_graph: bool, strict: bool, name: str
+) -> tuple[Any, Any]:
     with enable_grad():
-        many, xs = _prepared(inputs, create_graph)
-        vectors = _vector(v, xs, "has a single input Tensor with a single element.")
-        out = _one_number(_called(func, xs)[1])
-        first = _gradients((out,), xs, (None,), True, strict)
+        many, xs = _prepared(inputs, create_graph, name)
+        vectors = _vector(v, xs, many, name, _BY_INPUT)
+        out = _one_number(func, xs, name, strict)
+        first = _gradients((out,), xs, (None,), True, _INDEPENDENT if strict else "")
+        if strict:
+            _check_recorded(first, _LINEAR)
         found = _gradients(first, xs, vectors, create_graph)
     return _result((out,), False, create_graph), _result(found, many, create_graph)
-
-
-#: The Hessian is symmetric, so the product from the right is the one from the left.
-hvp = vhp

@@ -7,11 +7,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .. import _autograd, _dispatch, _interpose
-from .._autograd import Packed
+from .. import _dispatch, _interpose, _walk
 from .._dispatch import mode
 from .._grad_fn import GradFn
 from .._tensor import Tensor
+from .._walk import Packed, unpack_saved
 from ..core import tape
 from ..core.call import fn
 from ..core.command import FUNCTIONAL
@@ -139,11 +139,11 @@ def _pack_node(node: tape.Node, pack: Any, unpack: Any) -> None:
             continue
         if isinstance(entry, list):
             node.saved[name] = [
-                None if e is None else _packed(_autograd._unpack(node, name, e), pack, unpack)
+                None if e is None else _packed(unpack_saved(node, name, e), pack, unpack)
                 for e in entry
             ]
         else:
-            node.saved[name] = _packed(_autograd._unpack(node, name, entry), pack, unpack)
+            node.saved[name] = _packed(unpack_saved(node, name, entry), pack, unpack)
     node.versions = ()
     if node.hooks is None:
         node.hooks = {}
@@ -252,7 +252,7 @@ def register_multi_grad_hook(
     passes: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 
     def arrived(at: int, gradient: Tensor) -> None:
-        watch = _autograd.current.watch
+        watch = _walk.current.watch
         begun = watch in passes
         if mode == "any":
             passes.setdefault(watch, [])

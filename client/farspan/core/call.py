@@ -19,6 +19,7 @@ from .command import FUNCTIONAL, INPLACE, OUT
 from .dtype import Device, DType, result_dtype, scalar_dtype
 from .errors import ArgumentError, UnsupportedError
 from .op import OPS, Op, table
+from .spec import check_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -278,7 +279,9 @@ def run_composite(op: Op, args: Any, kwargs: dict[str, Any], out: Any, form: int
             return op.body(*args, **kwargs)
         # What the body saves for backward must not be what is then written over.
         source = fn.clone(args[0]) if getattr(args[0], "requires_grad", False) else args[0]
-        return fn.copy_(args[0], op.body(source, *args[1:], **kwargs))
+        result = op.body(source, *args[1:], **kwargs)
+        check_stored(result._spec, args[0]._spec)
+        return fn.copy_(args[0], result)
     if _casting is None or out is not None:
         result = op.body(*args, **kwargs)
     else:

@@ -94,6 +94,13 @@ DTYPES: Final = (
 )  # fmt: skip
 _LONE: Final = frozenset((uint16, uint32, uint64))
 BY_NAME: Final = {d.name: d for d in DTYPES}
+#: What C++ calls the elements, as messages of ATen have it.
+CPP_NAMES: Final = {
+    "bool": "bool", "uint8": "unsigned char", "int8": "signed char", "int16": "short int",
+    "int32": "int", "int64": "long int", "float16": "c10::Half", "bfloat16": "c10::BFloat16",
+    "float32": "float", "float64": "double", "complex64": "c10::complex<float>",
+    "complex128": "c10::complex<double>",
+}  # fmt: skip
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import limits
 from .dtype import CPU, Device, DType
-from .errors import BadValueError, ShapeError
+from .errors import BadValueError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,11 +197,9 @@ def is_contiguous(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Return whether elements lie in C order without gaps; strides of dims of size 1 are free."""
     step = 1
     for n, s in zip(reversed(shape), reversed(stride), strict=True):
-        if n == 0:
-            return True
         if n != 1:
             if s != step:
-                return False
+                return 0 in shape  # without elements nothing has gaps
             step *= n
     return True
 
@@ -239,6 +237,24 @@ def _mismatch(a: Sequence[int], b: Sequence[int]) -> str:
         f"The size of tensor a ({a[i]}) must match the size of tensor b ({b[i]}) at "
         f"non-singleton dimension {i}"
     )
+
+
+def check_cast(have: DType, want: DType) -> None:
+    """Raise if a result of type `have` may not be stored as `want`: a kind may not get lower."""
+    if have.category > want.category:
+        raise DTypeError(
+            f"result type {have.c_name} can't be cast to the desired output type {want.c_name}"
+        )
+
+
+def check_stored(result: Spec, target: Spec) -> None:
+    """Raise if a result may not be stored into a tensor in place: its shape or kind is another."""
+    if result.shape != target.shape:
+        raise ShapeError(
+            f"output with shape {list(target.shape)} doesn't match the broadcast shape "
+            f"{list(result.shape)}"
+        )
+    check_cast(result.dtype, target.dtype)
 
 
 def wrap_dim(dim: int, ndim: int) -> int:

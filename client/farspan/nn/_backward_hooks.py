@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from farspan._autograd import PythonNode
 from farspan._dispatch import mode
 from farspan._grad_mode import no_grad
+from farspan._python_node import PythonNode
 from farspan._tensor import Tensor
 from farspan.core import tape
 from farspan.core.call import fn

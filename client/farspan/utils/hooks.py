@@ -24,6 +24,16 @@ class RemovableHandle:
         self.id = next(_ids)
         self._tables = [weakref.ref(table) for table in tables]
 
+    @property
+    def hooks_dict_ref(self) -> Any:
+        """The weak reference to the dictionary of the hook."""
+        return self._tables[0]
+
+    @property
+    def extra_dict_ref(self) -> tuple[Any, ...]:
+        """The weak references to the dictionaries of its flags."""
+        return tuple(self._tables[1:])
+
     def remove(self) -> None:
         for reference in self._tables:
             table = reference()

@@ -27,6 +27,9 @@ from . import optim
 from . import conv
 from . import contract
 from . import random
+from . import sampling
+from . import dropout
+from . import generator
 from . import decompose
 from . import solve
 from . import spectrum

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from ..call import fn
-from ..dtype import COMPLEX_KIND, FLOAT_KIND, DType, bool_, complex128, float64
+from ..dtype import COMPLEX_KIND, CPP_NAMES, FLOAT_KIND, DType, bool_, complex128, float64
 from ..errors import DivisionError, DTypeError
-from ..family import common_dtype, composite, floating, pointwise, structured
+from ..family import common_dtype, composite, floating, pointwise, refuse, structured
+from ..spec import Spec
 
 
 def scaled(x: Any, factor: Any) -> Any:
@@ -130,6 +131,21 @@ def _lerp(xp: Any, self: Any, end: Any, weight: Any) -> Any:
     return xp.where(xp.abs(weight) < 0.5, self + weight * step, end - step * (1 - weight))
 
 
+def _lerp_dtype(self: Spec, end: Spec, weight: Any) -> DType:
+    """Return the dtype of both ends and, unless it is a number or 0-d, of the weight."""
+    given = {"end": end}
+    if isinstance(weight, Spec) and weight.shape:
+        given["weight"] = weight
+    for name, spec in given.items():
+        if spec.dtype is not self.dtype:
+            raise DTypeError(
+                f"expected dtype {CPP_NAMES[self.dtype.name]} for `{name}` but got dtype "
+                f"{CPP_NAMES[spec.dtype.name]}"
+            )
+    refuse("lerp", self.dtype, "bi")
+    return self.dtype
+
+
 pointwise(
     "lerp.Tensor(Tensor self, Tensor end, Tensor weight) -> Tensor",
     _lerp,
@@ -138,7 +154,7 @@ pointwise(
         "end": lambda g, weight: fn.mul(g, fn.conj(weight)),
         "weight": lambda g, self, end: fn.mul(g, fn.conj(fn.sub(end, self))),
     },
-    refuses="bi",
+    compute=_lerp_dtype,
 )
 pointwise(
     "lerp.Scalar(Tensor self, Tensor end, Scalar weight) -> Tensor",
@@ -150,7 +166,7 @@ pointwise(
         "end": lambda g, weight: scaled(g, weight),
     },
     operands="self end",
-    refuses="bi",
+    compute=_lerp_dtype,
 )
 
 
@@ -330,11 +346,12 @@ def _pow_exponent(g: Any, self: Any, exponent: Any, out: Any) -> Any:
     power = fn.real(exponent) if exponent._spec.dtype.is_complex else exponent
     flat = fn.ge(power, 0)
     if not isinstance(self, (bool, int, float, complex)):
-        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(self)
+        base = self if self._spec.dtype.is_complex else fn._cast(self, out._spec.dtype)
+        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(base)
     elif self == 0:
         return fn.where(flat, 0.0, fn.mul(g, fn.mul(out, -math.inf)))
     else:
-        log = _log_number(self)
+        log = _log_number(complex(self) if out._spec.dtype.is_complex else self)
         return fn.mul(g, fn.conj(fn.mul(out, log)))
     return fn.where(flat, 0.0, fn.mul(g, fn.conj(fn.mul(out, log))))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..blocks import select
 from ..call import fn
-from ..dtype import bool_
-from ..errors import ArgumentError, DTypeError, ShapeError
+from ..dtype import CPP_NAMES, bool_
+from ..errors import DTypeError, ParameterError, ShapeError
 from ..family import common_device, common_dtype, composite, pointwise, structured
 from ..spec import Spec, broadcast_shapes
 
@@ -152,11 +152,17 @@ for _form in ("self(Tensor condition, Tensor self, Tensor",
     )
 
 
-def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
+def check_fill_mask(mask: Spec) -> None:
+    """Raise unless a mask says by bools where one value goes."""
     if mask.dtype is not bool_:
         raise DTypeError(
-            f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype.name}"
+            "masked_fill_ only supports boolean masks, but got mask with dtype "
+            + CPP_NAMES.get(mask.dtype.name, mask.dtype.name)
         )
+
+
+def _masked_fill_meta(self: Spec, mask: Spec, value: Any) -> Spec:
+    check_fill_mask(mask)
     if isinstance(value, Spec) and value.shape:
         raise ShapeError(
             "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
@@ -265,7 +271,7 @@ def _clamp(xp: Any, self: Any, min: Any, max: Any) -> Any:
 
 def _clamp_dtype(self: Spec, min: Any, max: Any) -> DType:
     if min is None and max is None:
-        raise ArgumentError("torch.clamp: At least one of 'min' or 'max' must not be None")
+        raise ParameterError("torch.clamp: At least one of 'min' or 'max' must not be None")
     common = common_dtype(self, min, max)
     if common.is_complex:
         raise DTypeError("clamp is not supported for complex types")

@@ -18,8 +18,9 @@ from ..spec import Spec, contiguous_stride
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_OPTIONS = "ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None"
-_FORMAT = "MemoryFormat? memory_format=None"
+#: What every factory takes, and those `like` a tensor besides.
+OPTIONS = "ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None"
+FORMAT = "MemoryFormat? memory_format=None"
 
 
 # ----------------------------------------------------------------------------------- constants --
@@ -27,7 +28,7 @@ def _size_spec(size: Sequence[int], dtype: DType | None, layout: Any, device: An
     return factory_spec(size, dtype, device)
 
 
-def _like_spec(
+def like_spec(
     self: Spec, dtype: DType | None, layout: Any, device: Any, pin: Any, memory_format: int | None
 ) -> Spec:
     return self.in_format(memory_format).with_(dtype=dtype, device=device)
@@ -65,17 +66,17 @@ def _filled(value: int) -> tuple[Callable[..., Any], Callable[..., Any], Callabl
 def _declare_constant(name: str, value: int, overload: str = "", more: str = "") -> None:
     by_size, like, new = _filled(value)
     creation(
-        f"{name}{overload}(SymInt[] size, *, {_OPTIONS}{more}) -> Tensor",
+        f"{name}{overload}(SymInt[] size, *, {OPTIONS}{more}) -> Tensor",
         meta=_formatted_spec if more else _size_spec,
         kernel=by_size,
     )
     creation(
-        f"{name}_like(Tensor self, *, {_OPTIONS}, {_FORMAT}) -> Tensor",
-        meta=_like_spec,
+        f"{name}_like(Tensor self, *, {OPTIONS}, {FORMAT}) -> Tensor",
+        meta=like_spec,
         kernel=like,
     )
     creation(
-        f"new_{name}(Tensor self, SymInt[] size, *, {_OPTIONS}) -> Tensor",
+        f"new_{name}(Tensor self, SymInt[] size, *, {OPTIONS}) -> Tensor",
         meta=_new_spec,
         kernel=new,
     )
@@ -83,7 +84,7 @@ def _declare_constant(name: str, value: int, overload: str = "", more: str = "")
 
 _declare_constant("zeros", 0)
 _declare_constant("ones", 1)
-_declare_constant("empty", 0, ".memory_format", f", {_FORMAT}")
+_declare_constant("empty", 0, ".memory_format", f", {FORMAT}")
 
 
 def _number(value: Any, dtype: Any) -> Any:
@@ -96,7 +97,7 @@ def _full(xp: Any, shape: Any, value: Any, dtype: Any) -> Any:
 
 
 creation(
-    f"full(SymInt[] size, Scalar fill_value, *, {_OPTIONS}) -> Tensor",
+    f"full(SymInt[] size, Scalar fill_value, *, {OPTIONS}) -> Tensor",
     meta=lambda size, fill_value, dtype, layout, device, pin: factory_spec(
         size, dtype, device, default=number_dtype(fill_value)
     ),
@@ -105,21 +106,21 @@ creation(
     ),
 )
 creation(
-    f"full_like(Tensor self, Scalar fill_value, *, {_OPTIONS}, {_FORMAT}) -> Tensor",
-    meta=lambda self, fill_value, *options: _like_spec(self, *options),
+    f"full_like(Tensor self, Scalar fill_value, *, {OPTIONS}, {FORMAT}) -> Tensor",
+    meta=lambda self, fill_value, *options: like_spec(self, *options),
     kernel=lambda xp, self, fill_value, dtype, *_: _full(
         xp, self.shape, fill_value, dtype.numpy if dtype else self.dtype
     ),
 )
 creation(
-    f"new_full(Tensor self, SymInt[] size, Scalar fill_value, *, {_OPTIONS}) -> Tensor",
+    f"new_full(Tensor self, SymInt[] size, Scalar fill_value, *, {OPTIONS}) -> Tensor",
     meta=lambda self, size, fill_value, *options: _new_spec(self, size, *options),
     kernel=lambda xp, self, size, fill_value, dtype, *_: _full(
         xp, size, fill_value, dtype.numpy if dtype else self.dtype
     ),
 )
 creation(
-    f"scalar_tensor(Scalar s, *, {_OPTIONS}) -> Tensor",
+    f"scalar_tensor(Scalar s, *, {OPTIONS}) -> Tensor",
     meta=lambda s, dtype, layout, device, pin: factory_spec((), dtype, device),
     kernel=lambda xp, s, dtype, *_: _full(xp, (), s, (dtype or Defaults.dtype).numpy),
 )
@@ -142,7 +143,7 @@ def _stretch(size: Sequence[int], stride: Sequence[int]) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else 0
 
 
-@composite(f"empty_strided(SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor")
+@composite(f"empty_strided(SymInt[] size, SymInt[] stride, *, {OPTIONS}) -> Tensor")
 def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) -> Any:
     """Memory as long as the strides reach, whether they leave gaps or overlap."""
     size, stride = integers(size), integers(stride)
@@ -151,7 +152,7 @@ def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) ->
 
 
 @composite(
-    f"new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, {_OPTIONS}) -> Tensor"
+    f"new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, *, {OPTIONS}) -> Tensor"
 )
 def new_empty_strided(self: Any, size: Sequence[int], stride: Sequence[int], **options: Any) -> Any:
     size, stride = integers(size), integers(stride)
@@ -159,7 +160,7 @@ def new_empty_strided(self: Any, size: Sequence[int], stride: Sequence[int], **o
     return fn.detach(fn.as_strided(memory, size, stride))
 
 
-@composite(f"empty_permuted(SymInt[] size, int[] physical_layout, *, {_OPTIONS}) -> Tensor")
+@composite(f"empty_permuted(SymInt[] size, int[] physical_layout, *, {OPTIONS}) -> Tensor")
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], **options: Any) -> Any:
     """The dims in memory in the order of `physical_layout`, the slowest first."""
     size, order = integers(size), integers(physical_layout)
@@ -255,13 +256,13 @@ def _arange_kernel(xp: Any, start: Any, end: Any, step: Any, dtype: DType | None
 
 
 creation(
-    f"arange(Scalar end, *, {_OPTIONS}) -> Tensor",
+    f"arange(Scalar end, *, {OPTIONS}) -> Tensor",
     meta=lambda end, dtype, layout, device, pin: _arange_spec(0, end, 1, dtype, layout, device),
     kernel=lambda xp, end, dtype, *_: _arange_kernel(xp, 0, end, 1, dtype),
     by_value=True,
 )
 creation(
-    f"arange.start(Scalar start, Scalar end, *, {_OPTIONS}) -> Tensor",
+    f"arange.start(Scalar start, Scalar end, *, {OPTIONS}) -> Tensor",
     meta=lambda start, end, dtype, layout, device, pin: _arange_spec(
         start, end, 1, dtype, layout, device
     ),
@@ -269,7 +270,7 @@ creation(
     by_value=True,
 )
 creation(
-    f"arange.start_step(Scalar start, Scalar end, Scalar step=1, *, {_OPTIONS}) -> Tensor",
+    f"arange.start_step(Scalar start, Scalar end, Scalar step=1, *, {OPTIONS}) -> Tensor",
     meta=lambda start, end, step, dtype, layout, device, pin: _arange_spec(
         start, end, step, dtype, layout, device
     ),
@@ -303,14 +304,14 @@ def _linspace(xp: Any, start: Any, end: Any, steps: int, dtype: DType | None) ->
 
 
 creation(
-    f"linspace(Scalar start, Scalar end, int steps, *, {_OPTIONS}) -> Tensor",
+    f"linspace(Scalar start, Scalar end, int steps, *, {OPTIONS}) -> Tensor",
     meta=lambda start, end, steps, dtype, layout, device, pin: _steps_spec(
         start, end, steps, dtype, device
     ),
     kernel=lambda xp, start, end, steps, dtype, *_: _linspace(xp, start, end, steps, dtype),
 )
 creation(
-    f"logspace(Scalar start, Scalar end, int steps, float base=10., *, {_OPTIONS}) -> Tensor",
+    f"logspace(Scalar start, Scalar end, int steps, float base=10., *, {OPTIONS}) -> Tensor",
     meta=lambda start, end, steps, base, dtype, layout, device, pin: _steps_spec(
         start, end, steps, dtype, device
     ),
@@ -329,16 +330,16 @@ def _eye_spec(n: int, m: int, dtype: Any, device: Any) -> Spec:
 
 
 creation(
-    f"eye(SymInt n, *, {_OPTIONS}) -> Tensor",
+    f"eye(SymInt n, *, {OPTIONS}) -> Tensor",
     meta=lambda n, dtype, layout, device, pin: _eye_spec(n, n, dtype, device),
     kernel=lambda xp, n, dtype, *_: xp.eye(n, dtype=(dtype or Defaults.dtype).numpy),
 )
 creation(
-    f"eye.m(SymInt n, SymInt m, *, {_OPTIONS}) -> Tensor",
+    f"eye.m(SymInt n, SymInt m, *, {OPTIONS}) -> Tensor",
     meta=lambda n, m, dtype, layout, device, pin: _eye_spec(n, m, dtype, device),
     kernel=lambda xp, n, m, dtype, *_: xp.eye(n, m, dtype=(dtype or Defaults.dtype).numpy),
 )
-_INDICES = _OPTIONS.replace("dtype=None", "dtype=4", 1)
+_INDICES = OPTIONS.replace("dtype=None", "dtype=4", 1)
 
 
 def triangle_numel(row: int, col: int, offset: int) -> int:

@@ -14,8 +14,8 @@ from ..dtype import DType, float64
 from ..errors import BadValueError, DTypeError
 from ..family import common_device, structured
 from ..spec import Spec, broadcast_shapes
+from .random import GENERATOR
 
-_GENERATOR = "Generator? generator=None"
 _TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double",
                 "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
                 "bool": "Bool", "complex64": "ComplexFloat",
@@ -50,7 +50,7 @@ def _drawn(kernel_name: str, halves: bool = False) -> Any:
 
 
 structured(
-    f"poisson(Tensor self, {_GENERATOR}) -> Tensor",
+    f"poisson(Tensor self, {GENERATOR}) -> Tensor",
     meta=_drawn("poisson_cpu", halves=True),
     kernel=lambda xp, gen, self, generator: rejection.poisson(gen, self),
     vjp={"self": lambda g: fn.zeros_like(g)},
@@ -71,7 +71,7 @@ def _binomial_meta(count: Spec, prob: Spec, generator: Any) -> Spec:
 
 
 structured(
-    f"binomial(Tensor count, Tensor prob, {_GENERATOR}) -> Tensor",
+    f"binomial(Tensor count, Tensor prob, {GENERATOR}) -> Tensor",
     meta=_binomial_meta,
     kernel=lambda xp, gen, count, prob, generator: rejection.binomial(
         gen, *xp.broadcast_arrays(count, prob)
@@ -80,7 +80,7 @@ structured(
     random=True,
 )
 structured(
-    f"_standard_gamma(Tensor self, {_GENERATOR}) -> Tensor",
+    f"_standard_gamma(Tensor self, {GENERATOR}) -> Tensor",
     meta=_drawn("gamma_cpu"),
     kernel=lambda xp, gen, self, generator: rejection.gamma(gen, self),
     vjp={"self": lambda g, self, out: fn.mul(g, fn._standard_gamma_grad(self, out))},
@@ -109,7 +109,7 @@ def _dirichlet_vjp(g: Any, self: Any, out: Any) -> Any:
 
 
 structured(
-    f"_sample_dirichlet(Tensor self, {_GENERATOR}) -> Tensor",
+    f"_sample_dirichlet(Tensor self, {GENERATOR}) -> Tensor",
     meta=_drawn("dirichlet"),
     kernel=lambda xp, gen, self, generator: rejection.dirichlet(gen, self),
     vjp={"self": _dirichlet_vjp},
@@ -131,7 +131,7 @@ structured(
 )
 structured(
     "farspan::_von_mises(Tensor loc, Tensor concentration, Tensor proposal, SymInt[] size, *,"
-    f" {_GENERATOR}) -> Tensor",
+    f" {GENERATOR}) -> Tensor",
     meta=lambda loc, concentration, proposal, size, generator: Spec.make(
         tuple(size), float64, loc.device
     ),

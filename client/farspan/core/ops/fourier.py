@@ -12,6 +12,7 @@ from ..dtype import CPU, Defaults, DType
 from ..errors import DTypeError, ShapeError
 from ..family import composite, floating, structured
 from ..spec import Spec, wrap_dim
+from .create import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -349,10 +350,7 @@ def fft_irfft2(self: Any, s: Any = None, dim: Any = (-2, -1), norm: str | None =
 
 
 # -------------------------------------------------------------------------------- frequencies --
-_OPTIONS = "ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None"
-
-
-@composite(f"fft_fftfreq(int n, float d=1., *, {_OPTIONS}) -> Tensor")
+@composite(f"fft_fftfreq(int n, float d=1., *, {OPTIONS}) -> Tensor")
 def fft_fftfreq(n: int, d: float = 1.0, **options: Any) -> Any:
     """0, 1, ..., -2, -1 over n * d."""
     half = (n + 1) // 2
@@ -362,7 +360,7 @@ def fft_fftfreq(n: int, d: float = 1.0, **options: Any) -> Any:
     return fn.mul(steps, 1.0 / (n * d))
 
 
-@composite(f"fft_rfftfreq(int n, float d=1., *, {_OPTIONS}) -> Tensor")
+@composite(f"fft_rfftfreq(int n, float d=1., *, {OPTIONS}) -> Tensor")
 def fft_rfftfreq(n: int, d: float = 1.0, **options: Any) -> Any:
     options["dtype"] = options.get("dtype") or Defaults.dtype
     options["device"] = options.get("device") or CPU

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..call import fn
-from ..dtype import int32, int64
+from ..dtype import int32, int64, uint8
 from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import common_device, structured
 from ..places import assign
 from ..spec import Spec, broadcast_shapes, pointwise_stride, wrap_dim
+from .compare import check_fill_mask
 from .view import expand_spec
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def _check_indices(self: Spec, indices: Sequence[Spec | None]) -> None:
     used = sum(1 if i is None or i.dtype.name not in _MASKS else i.ndim for i in indices)
     if used > self.ndim:
         raise ValueRangeError(f"too many indices for tensor of dimension {self.ndim}")
+    dim = 0
+    for i in indices:
+        if i is not None and i.dtype.name not in _MASKS and i.numel and not self.shape[dim]:
+            raise ValueRangeError("index is out of bounds for dimension with size 0")
+        dim += 1 if i is None or i.dtype.name not in _MASKS else i.ndim
 
 
 def _picked_shape(indices: Sequence[Spec | None]) -> tuple[int, ...]:
@@ -150,20 +156,24 @@ def _index_put_meta(
     self: Spec, indices: Sequence[Spec | None], values: Spec, accumulate: bool
 ) -> Spec:
     _check_indices(self, indices)
-    if self.dtype is not values.dtype and not _fills_mask(indices, values, accumulate):
-        raise DTypeError(
-            "Index put requires the source and destination dtypes match, got "
-            f"{self.dtype.name} for the destination and {values.dtype.name} for the source."
-        )
+    fills = _fills_mask(indices, values, accumulate)
     dim = 0
     for i in indices:
         if i is not None and i.dtype.name in _MASKS:
+            if fills and i.dtype is uint8:
+                check_fill_mask(i)
             check_mask(self, i, dim)
             dim += i.ndim
         else:
             dim += 1
     if not any(i is not None and i.dtype.name in _MASKS for i in indices):
-        _check_values(values.shape, _index_layout(self, indices)[0])
+        lead = values.ndim if not any(i is not None for i in indices) else 0
+        _check_values(values.shape, _index_layout(self, indices)[0], lead > self.ndim)
+    if self.dtype is not values.dtype and not fills:
+        raise DTypeError(
+            "Index put requires the source and destination dtypes match, got "
+            f"{self.dtype.c_name} for the destination and {values.dtype.c_name} for the source."
+        )
     return self.packed
 
 
@@ -174,10 +184,12 @@ def _fills_mask(indices: Sequence[Spec | None], values: Spec, accumulate: bool) 
     return masks and values.numel == 1 and not accumulate
 
 
-def _check_values(have: Sequence[int], want: Sequence[int]) -> None:
+def _check_values(have: Sequence[int], want: Sequence[int], longer: bool = False) -> None:
     lead = len(have) - len(want)
-    fits = all(n == 1 for n in have[: max(lead, 0)]) and all(
-        n in (1, m) for n, m in zip(have[::-1], want[::-1], strict=False)
+    fits = (
+        not longer
+        and all(n == 1 for n in have[: max(lead, 0)])
+        and all(n in (1, m) for n, m in zip(have[::-1], want[::-1], strict=False))
     )
     if not fits:
         raise ShapeError(
@@ -200,7 +212,7 @@ def _index_put_into(
     where = _fancy(xp, out, indices)
     if not accumulate and (xp is np or not values.ndim):
         try:
-            out[where] = values
+            out[where] = _without_ones(values, out.ndim)
         except ValueError:
             _check_values(values.shape, out[where].shape)
             raise

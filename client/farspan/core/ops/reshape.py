@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..coerce import memory_format as format_code
-from ..errors import ShapeError, ValueRangeError
+from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import composite
 from ..spec import view_stride, wrap_dim
 from .view import as_ints, infer_size, section_bounds
@@ -271,6 +271,17 @@ def split_sizes(self: Any, split_size: Sequence[int], dim: int = 0) -> Any:
 )
 def tensor_split_tensor(self: Any, tensor_indices_or_sections: Any, dim: int = 0) -> Any:
     how = tensor_indices_or_sections
+    name, rank = how._spec.dtype.c_name, how._spec.ndim
+    if rank > 1:
+        raise ShapeError(
+            "tensor_split expected tensor_indices_or_sections to be a zero-dimensional or "
+            f"one-dimensional tensor, but got a tensor with {rank} dims"
+        )
+    if name != "Long":
+        raise DTypeError(
+            "tensor_split expected tensor_indices_or_sections to have dtype of long, but got "
+            + name
+        )
     if not how._spec.ndim:
         return tensor_split.body(self, int(how.item()), dim)  # type: ignore[misc]
     return tensor_split_indices.body(self, as_ints(how), dim)  # type: ignore[misc]

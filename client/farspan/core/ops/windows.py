@@ -14,8 +14,7 @@ from ..dtype import Defaults, DType
 from ..errors import ShapeError, UnsupportedError
 from ..family import creation, factory_spec
 from ..spec import Spec
-
-_OPTIONS = "ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None"
+from .create import OPTIONS
 
 
 def _bartlett(xp: Any, at: Any) -> Any:
@@ -71,7 +70,7 @@ def _declare(
         return shape(xp, xp.arange(window_length) / steps, *rest[1:numbers]).astype(work)
 
     creation(
-        f"{name}{overload}(int window_length, {more}*, {_OPTIONS}) -> Tensor",
+        f"{name}{overload}(int window_length, {more}*, {OPTIONS}) -> Tensor",
         meta=meta,
         kernel=kernel,
     )
