@@ -233,9 +233,10 @@ class Reconnecting(Bulk):
 
             self._wait_until(over, limits.CONNECT_S)
             if self._failed != attempt and not self._needs_no_dial():
-                silence = f"no answer within {time.monotonic() - begun:.0f} s"
-                # What it said last is worth more to who hears it in the end.
-                self._broke(self._why if self._refusal else silence, self._refusal)
+                if self._refusal:  # what it said last is worth more to who hears it in the end
+                    self._broke(self._why, self._refusal)
+                else:
+                    self._broke(f"no answer within {time.monotonic() - begun:.0f} s")
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         """Take the gateway's first word on a stream. ProtocolError. The caller has `_changed`."""
