@@ -13,6 +13,7 @@ from ..coerce import integers
 from ..dtype import Defaults, DType, int64
 from ..errors import ShapeError
 from ..family import composite, creation, factory_spec, number_dtype, structured
+from ..places import as_element
 from ..spec import Spec, contiguous_stride
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _number(value: Any, dtype: Any) -> Any:
 
 
 def _full(xp: Any, shape: Any, value: Any, dtype: Any) -> Any:
-    return xp.full(tuple(shape), _number(value, dtype), dtype)
+    return xp.full(tuple(shape), as_element(value, dtype), dtype)
 
 
 creation(
