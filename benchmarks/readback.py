@@ -3,7 +3,7 @@
 Runs this checkout and any others in turn, each with its own gateway and worker, beside a bare gRPC
 ping. CPU time and changes come from /proc (Linux).
 
-    python benchmarks/readback.py [--rounds 13] [--count 150] [OTHER_CHECKOUT ...]
+    python benchmarks/readback.py [--rounds 13] [--count 150] [--journal] [OTHER_CHECKOUT ...]
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ PARTS = ("bare client", "bare server", "client", "gateway", "worker")
 
 
 # ------------------------------------------------------- one checkout, in a process of its own --
-def serve_one() -> None:
-    """Print a line of measurements for each count read from stdin, until it ends."""
+def serve_one(journal: bool) -> None:
+    """Print a line of measurements for each count read from stdin, until it ends.
+
+    journal: of a durable session; else nothing of it is kept.
+    """
     import farspan
     import overhead
 
@@ -41,7 +44,8 @@ def serve_one() -> None:
         listen = ("--listen", f"unix:{directory}/worker.sock", "--key-file", str(key))
         worker, address = start("farspan_worker", *listen, "--threads", "1")
         static = ("--token-file", str(token), "--worker", f"{address}={key}")
-        gateway, address = start("farspan_server", "serve", *static)
+        kept = ("--journal", f"{directory}/journal") if journal else ()
+        gateway, address = start("farspan_server", "serve", *static, *kept)
         bare = overhead.BareStream()
         pids = (bare.process.pid, gateway.pid, worker.pid)
         try:
@@ -99,13 +103,13 @@ def spent(pid: int) -> tuple[int, int]:
 
 
 # ------------------------------------------------------------------------- all of them in turn --
-def client_of(root: Path) -> subprocess.Popen[str]:
+def client_of(root: Path, journal: bool) -> subprocess.Popen[str]:
     """Return a process that measures a checkout by its own code."""
     path = os.pathsep.join(
         str(root / part) for part in ("client", "server", "worker", "benchmarks")
     )
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--one"]
+    command = [sys.executable, __file__, "--one", *(["--journal"] if journal else [])]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
@@ -115,12 +119,13 @@ def main() -> None:
     parser.add_argument("others", nargs="*", type=Path, help="other checkouts to compare with")
     parser.add_argument("--rounds", type=int, default=13)
     parser.add_argument("--count", type=int, default=150, help="reads and pings a round")
+    parser.add_argument("--journal", action="store_true", help="reads of a durable session")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        serve_one()
+        serve_one(options.journal)
         return
-    clients = {root: client_of(root) for root in (*options.others, ROOT)}
+    clients = {root: client_of(root, options.journal) for root in (*options.others, ROOT)}
     rows: dict[Path, list[dict[str, Any]]] = {root: [] for root in clients}
     for _ in range(options.rounds):
         for root, client in clients.items():

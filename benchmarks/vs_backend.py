@@ -193,6 +193,8 @@ class Loop:
     def prepare(self, name: str, smoke: bool) -> dict[str, Any]:
         """Return what the first two steps computed and seconds a step once warm."""
         self.drop()
+        if smoke:  # nothing is timed in earnest: collections need not look at libraries each time
+            gc.freeze()
         self.work, self.step = self.backend.build(vs_rows.BY_NAME[name], smoke)
         first = [float(self.work.run(self.step, 1)[0].sum()) for _ in range(2)]
         if hasattr(self.step, "ready"):

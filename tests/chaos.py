@@ -32,6 +32,8 @@ PHASES = ("idle", "upload", "forward", "backward", "step", "ops", "fetch", "snap
 PATIENCE_S = 60.0
 #: Seconds that a part of the matrix is frozen: less than anybody takes for its death.
 FROZEN_S = 1.0
+#: Of workers: two runs of a compiled program run by loops from the same Call on, its first.
+SAME_BITS = {"FARSPAN_LOOPS": "wait"}
 
 
 class Service:
@@ -119,7 +121,7 @@ class Service:
         return subprocess.Popen(
             [*command, "--json", "--parent", str(os.getpid())],
             stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, text=True,
-            start_new_session=True,
+            start_new_session=True, env=os.environ | SAME_BITS,
         )  # fmt: skip
 
     def _keep_gateway(self) -> None:

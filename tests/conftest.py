@@ -25,6 +25,10 @@ _CACHE = tempfile.TemporaryDirectory(  # goes with this process, whose threads m
 os.environ["XDG_STATE_HOME"] = _CACHE.name  # what a service keeps that a test starts
 os.environ["FARSPAN_CACHE"] = _CACHE.name  # what a user's cache holds must not matter
 os.environ.pop("FARSPAN_TOKEN", None)
+# Bytecode is kept, as it is for users. Where it is not, each process that a test starts compiles
+# all of farspan again: a third to a half of the CPU time until a service is there.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background deaf to Ctrl-C, which some tests press.
     signal.signal(signal.SIGINT, signal.default_int_handler)

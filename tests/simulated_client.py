@@ -14,25 +14,46 @@ from typing import Any
 from farspan import _ledger, wire
 from farspan.core.command import GET, PUT, ErrorInfo, Failed, Frame, Value
 from farspan.core.errors import ProtocolError
+from farspan.core.words import Switch
 from farspan_server import session as sessions
 
 FAIL = 20
 
 
 class Oracle:
-    """What a device is after the commands that it was given, each exactly once, in order."""
+    """What a device is after the commands that it was given, each exactly once, in order.
 
-    def __init__(self, state: bytes = b"") -> None:
-        self.state = state
+    ways: by which kernels each frame has run so far, which its client cannot know; `on`, a set of
+    bits, says by which the next one runs.
+    """
+
+    def __init__(self, state: bytes = b"", ways: bytes = bytes(8), on: int = 0) -> None:
+        self.state, self.ways, self.on = state, ways, on
+
+    def to_bytes(self) -> bytes:
+        return self.state.ljust(8, b"\0") + self.ways + self.on.to_bytes(8, "little")
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Oracle:
+        """Return what `to_bytes` was of; of nothing: one that begins."""
+        state = data[:8] if any(data[:8]) else b""
+        return cls(state, data[8:16] or bytes(8), int.from_bytes(data[16:24], "little"))
+
+    def take(self, switch: Switch) -> int:
+        """Run another way from the next frame on."""
+        self.on |= 1 << int(switch.plan, 16)
+        return self.on
 
     def run(self, frame: Frame) -> list[Any]:
         events: list[Any] = []
+        self.ways = hashlib.sha256(self.ways + self.on.to_bytes(8, "little")).digest()[:8]
         for k, opcode in enumerate(frame.opcodes):
             if opcode == PUT:
                 payload = bytes(frame.payloads[frame.statics[k][2]])
                 self.state = hashlib.sha256(self.state + payload).digest()[:8]
             elif opcode == GET:
-                events.append(Value(frame.statics[k][0], 1, (8,), self.state))
+                bits = self.state.ljust(8, b"\0") + self.ways
+                events.append(Value(frame.statics[k][0], 1, (16,), bits))
             elif opcode == FAIL:
                 events.append(Failed(ErrorInfo("ShapeError", "no", frame.numbers[k])))
         return events
@@ -61,6 +82,11 @@ class Stream:
     gateway_hears: bool = True
 
 
+def switch(rng: random.Random) -> Switch:
+    """Return what a worker asks for that wants another way to run."""
+    return Switch(0, f"{rng.randrange(64):032x}")
+
+
 class Violation(AssertionError):
     """An invariant does not hold."""
 
@@ -76,6 +102,7 @@ class ClientSide:
     oracles: list[Oracle]
     expected: dict[int, bytes]
     fetching: dict[int, bytes]
+    ways: dict[int, bytes]
     failures: set[int]
     told_failures: list[int]
     number: int
@@ -124,7 +151,7 @@ class ClientSide:
         for event in self.oracles[frame.device].run(frame):
             if isinstance(event, Value):
                 assert event.data is not None
-                self.expected[event.request] = bytes(event.data)
+                self.expected[event.request] = bytes(event.data)[:8]
             else:
                 self.failures.add(event.error.command)
         if now:
@@ -229,9 +256,15 @@ class ClientSide:
         if value.data is None:  # a long one: its bytes are fetched
             self.ledger.hold(value)
             self.fetching[value.request] = expected
-        elif bytes(value.data) != expected:
-            raise Violation(f"seed {self.seed}: request {value.request} has other bits")
+        else:
+            self._shown(value.request, bytes(value.data), expected)
         del self.expected[value.request]
+
+    def _shown(self, request: int, data: bytes, expected: bytes) -> None:
+        """Take that the client has seen a value: it may never be another one."""
+        if data[:8] != expected:
+            raise Violation(f"seed {self.seed}: request {request} has other bits")
+        self.ways[request] = data[8:]
 
     def _fetch(self) -> bool:
         """Fetch the bytes of a long value, if a worker has them (it may have died meanwhile)."""
@@ -241,8 +274,7 @@ class ClientSide:
         for worker in self.workers:
             for event in worker.outbox:
                 if event[0] == "bytes" and event[1] == request:
-                    if event[2] != self.fetching.pop(request):
-                        raise Violation(f"seed {self.seed}: download {request} has other bits")
+                    self._shown(request, event[2], self.fetching.pop(request))
                     self.ledger.release(request)
                     worker.outbox.remove(event)
                     if self.stream is not None:

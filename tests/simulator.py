@@ -21,7 +21,7 @@ from farspan_server import history, journal, live
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
 from faulty_disk import FaultyDisk
-from simulated_client import ClientSide, Oracle, Stream, Violation, Worker
+from simulated_client import ClientSide, Oracle, Stream, Violation, Worker, switch
 
 WHERE = Path("session")
 _ON_DISK = (  # what does not happen to a session without a journal, or ends it
@@ -31,6 +31,7 @@ _ON_DISK = (  # what does not happen to a session without a journal, or ends it
 LEASE_S = 60.0
 OVER = (sessions.ENDED, sessions.FAILED)
 FROZEN = b"what is never written"
+SAID = ("events", "ready")  # on a worker's control link
 
 
 class World(ClientSide):
@@ -52,6 +53,7 @@ class World(ClientSide):
         self.oracles = [Oracle() for _ in range(self.devices)]
         self.expected: dict[int, bytes] = {}  # values not answered yet
         self.fetching: dict[int, bytes] = {}  # values whose bytes are on their way
+        self.ways: dict[int, bytes] = {}  # by which kernels what clients were shown was computed
         self.failures: set[int] = set()  # expected and not told yet
         self.told_failures: list[int] = []
         self.number = 0
@@ -236,8 +238,9 @@ class World(ClientSide):
         past = self.history.past
         kinds = ("cpu",) * self.devices
         self.session = sessions.Session.woken(
-            kinds, LEASE_S, past.epoch, past.base, dict(past.frames), self.durability == "durable"
-        )
+            kinds, LEASE_S, past.epoch, past.base, dict(past.frames), self.durability == "durable",
+            past.switches,
+        )  # fmt: skip
         self.cut = past.number
         return True
 
@@ -327,6 +330,8 @@ class World(ClientSide):
         match out:
             case messages.Forward(device, data):
                 self.workers[device].inbox.append(("frame", data))
+            case messages.Do(device, switched):
+                self.workers[device].inbox.append(("switch", switched))
             case messages.EventsOut(data, applied, durable):
                 if self.live is not None:
                     events = list(wire.decode_events(data)) if data else []
@@ -354,6 +359,8 @@ class World(ClientSide):
         match out:
             case messages.Append(header, data):
                 self.history.frame(header.sequence, data)
+            case messages.Note(sequence, device, switched):
+                self.history.switch(history.Placed(sequence, device, switched))
             case messages.Replay(first, last):
                 self.replaying = (self.history.replay(), first, last)
             case messages.Mark(number, sequence):
@@ -404,14 +411,13 @@ class World(ClientSide):
             stored = self.history is not None and bool(self.history.past.parts)
             state = self.history.part(device) if self.history is not None and stored else b""
             applied, frozen = int.from_bytes(state[:8], "little"), state[-len(FROZEN) :]
-            state = state[8:16] if any(state[8:16]) else b""
             homes = {}
             if stored:
                 if frozen != FROZEN:
                     raise Violation(f"seed {self.seed}: a snapshot without an older one's memory")
                 past = self.history.past
                 homes[past.number] = int(past.parts[device].files[-1].name.split("-")[1])
-            self.workers.append(Worker(device, Oracle(state), applied, homes))
+            self.workers.append(Worker(device, Oracle.of_bytes(state[8:32]), applied, homes))
         self._give(messages.Assigned())
         return True
 
@@ -436,9 +442,10 @@ class World(ClientSide):
         except JournalError as error:
             self._give(messages.JournalFailed(str(error)))
             return True
-        sequence = self.history.synced(index)
+        sequence, noted = self.history.synced(index), self.history.noted
         if sequence:
             self._give(messages.Synced(sequence))
+        self._give(messages.Noted(noted))
         return True
 
     def _begin_cut(self) -> bool:
@@ -492,18 +499,26 @@ class World(ClientSide):
         kind, body = worker.inbox.popleft()
         if kind == "cut":
             number, base = body
-            taken = worker.applied.to_bytes(8, "little") + worker.oracle.state.ljust(8, b"\0")
+            taken = worker.applied.to_bytes(8, "little") + worker.oracle.to_bytes()
             home = worker.homes.get(base, number) if number % 4 else number
             if home == number:
                 taken += FROZEN
             worker.homes = {n: h for n, h in worker.homes.items() if n == base} | {number: home}
             worker.outbox.append(("part", number, taken, home))
             return True
+        if kind == "switch":
+            return bool(worker.oracle.take(body))
         frame = wire.decode_frame(body)
         events = worker.oracle.run(frame)
         before = worker.applied
         worker.applied = frame.sequence
+        if self.rng.random() < 0.1:
+            worker.outbox.append(("ready", switch(self.rng)))
         for event in events:
+            if isinstance(event, Value):
+                ways = bytes(event.data or b"")[8:]
+                if self.ways.get(event.request, ways) != ways:
+                    raise Violation(f"seed {self.seed}: value {event.request} was shown otherwise")
             if isinstance(event, Value) and event.request % 5 == 0:
                 worker.outbox.append(("bytes", event.request, bytes(event.data or b"")))
                 event = Value(event.request, event.dtype, event.shape, None)
@@ -518,12 +533,15 @@ class World(ClientSide):
         return True
 
     def _from_worker(self) -> bool:
-        saying = [w for w in self.workers if any(m[0] == "events" for m in w.outbox)]
+        saying = [w for w in self.workers if any(m[0] in SAID for m in w.outbox)]
         if not saying or self.session is None:
             return False
         worker = self.rng.choice(saying)
-        message = next(m for m in worker.outbox if m[0] == "events")
+        message = next(m for m in worker.outbox if m[0] in SAID)
         worker.outbox.remove(message)
+        if message[0] == "ready":
+            self._give(messages.Ready(worker.device, message[1]))
+            return True
         _, applied, events = message
         data = wire.encode_events(events) if events else b""
         self._give(messages.EventsIn(worker.device, applied, data))

@@ -18,6 +18,7 @@ from test_adversary import EXTRA_BYTES_MAX, MIB, PREFACE, SESSION, Target, neigh
 
 __all__ = ["neighbour", "target"]  # fixtures
 
+ACK = 1  # of settings
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
 FLOOD_S = 1.0  # for one connection to take what it is sent
@@ -100,6 +101,22 @@ def endless_mentions(target: Target) -> bytes:
     return first + frame(HEADERS, call(target), 0, 3) + more * 200
 
 
+def many_mentions(target: Target) -> bytes:
+    """Eight streams that mention a field 200,000 times each."""
+    blocks = [frame(HEADERS, call(target) + field("x", b"", kept=True), END_HEADERS, 1)]
+    more = frame(CONTINUATION, b"\xbe" * 16_000, 0, 0)
+    for stream in range(3, 19, 2):
+        each = more[:5] + struct.pack(">I", stream) + more[9:]
+        blocks.append(frame(HEADERS, call(target), 0, stream) + each * 12)
+        blocks.append(frame(CONTINUATION, b"\xbe" * 8_000, END_HEADERS, stream))
+    return b"".join(blocks)
+
+
+def acknowledged(make: Callable[[Target], bytes]) -> Callable[[Target], bytes]:
+    """Let a flood come from a peer that has agreed to the gateway's settings."""
+    return lambda target: frame(SETTINGS, b"", ACK) + make(target)
+
+
 def crumbs_of_data(target: Target) -> bytes:
     """A message of 2 MB, in frames of one byte, as far as the window goes; then in empty ones."""
     head = struct.pack(">BI", 0, 2_000_000)
@@ -142,14 +159,18 @@ FLOODS: dict[str, tuple[Callable[[Target], bytes], bool]] = {
     "tables that grow and shrink": (table_sizes, True),
     "headers without an end": (endless_headers, True),
     "mentions without an end": (endless_mentions, True),
+    "mentions without an end, by the settings": (acknowledged(endless_mentions), True),
+    "streams of mentions": (many_mentions, True),
+    "streams of mentions, by the settings": (acknowledged(many_mentions), True),
     "data in crumbs": (crumbs_of_data, True),
     "messages of 4 GB": (huge_message, True),
     "answers without a window": (no_window, False),
 }
 
 
-#: gRPC 1.85 parses to the end what it has refused; it comes and goes, and docs/hostile.md says so.
-BEYOND = {"mentions without an end": 256 * MIB}
+#: A peer that does not acknowledge settings is bounded by HTTP/2's defaults, in gRPC by 16 MiB of
+#: headers a stream; no option changes that, and docs/hostile.md says so.
+BEYOND = {"mentions without an end": 256 * MIB, "streams of mentions": 384 * MIB}
 
 
 def send(target: Target, data: bytes, reads: bool = False) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from farspan import nn, optim
 from farspan._program import Commands, Form, Numbers, Program
+from farspan._replay import Replay
 from farspan.core import limits
 from same_bits import bits
 
@@ -240,6 +241,37 @@ def test_a_run_that_is_held_is_sent_when_nobody_goes_on(service: tuple[str, str]
                 break
             session._flush_old()
         assert float((deadline + 1).sum()) == 8.0
+
+
+@pytest.mark.parametrize("bound", [20_000, 1 << 20])
+def test_what_is_held_is_bounded_in_bytes(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    """Ten tensors of 8 KiB a step: held for a Call, unless they are more than may be held."""
+    monkeypatch.setattr(limits, "REPLAY_HELD_BYTES", bound)
+    take, most = Replay.take, [0, 0]
+
+    def watched(self: Replay, frame: Any, sites: Any) -> Any:
+        now, held = take(self, frame, sites)
+        sizes = (sum(len(p) for f, _ in held for p in f.payloads), self._run.put_bytes)
+        most[:] = map(max, most, sizes)
+        return now, held
+
+    monkeypatch.setattr(Replay, "take", watched)
+
+    def program(session: Any) -> Any:
+        total, seen = torch.zeros(2048), []
+        for step in range(6):
+            for k in range(10):
+                total = total * 0.5 + torch.tensor(np.full(2048, step + k, "float32"))
+                with session._lock:
+                    session._send(session.lanes[0])  # as of a frame that is full
+            seen.append(total.sum().item())
+        return [total, *seen]
+
+    both(connect, program, hits=int(bound > 20_000))
+    frame_bytes = 8_192
+    assert frame_bytes < max(most) <= min(bound, 10 * frame_bytes) + frame_bytes
 
 
 def test_memory_that_numpy_sees_is_never_late() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> str:
-    """Return what a benchmark prints; fail with its stderr if it fails."""
+def run(script: str, *arguments: str, path: str | None = None) -> str:
+    """Return what a benchmark prints; fail with its stderr if it fails. path: of its modules."""
+    more = {} if path is None else {"PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *arguments],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **more},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -55,6 +59,50 @@ def test_vs_torch_measures_every_row_on_local(tmp_path: Path) -> None:
             assert "error" not in cell, (name, backend, cell)
             assert len(cell["wall_s"]) == 1 and cell["peak_bytes"] > 0, (name, backend)
     assert "bars (median ratio" in text
+
+
+def found_by_peers(names: str, path: Path) -> dict[str, Any]:
+    """Return the rows of `vs_peers.py --smoke`, which refuses losses that differ."""
+    text = run("vs_peers.py", "--smoke", "--peers", names, "--json", str(path))
+    rows: dict[str, Any] = json.loads(path.read_text())["rows"]
+    assert len(rows) == 8 and text.count("1 rounds") == 8
+    return rows
+
+
+@pytest.mark.slow
+def test_vs_peers_runs_every_row_of_torch_and_farspan(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    rows = found_by_peers("torch,farspan", tmp_path / "found.json")
+    for name, row in rows.items():
+        modes = ("eager", "compiled") if name.startswith(("tiny", "mlp")) else ("eager",)
+        assert set(row["systems"]) == {"torch/eager", *(f"farspan/{mode}" for mode in modes)}
+        assert all(cell["wall_s"] for cell in row["systems"].values()), (name, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("peer", "package"),
+    [("rpc", "torch"), ("ray", "ray"), ("dask", "distributed"), ("monarch", "monarch"),
+     ("tf", "tensorflow")],
+)  # fmt: skip
+def test_vs_peers_runs_a_peer_beside_torch(peer: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    rows = found_by_peers(f"torch,{peer}", tmp_path / "found.json")
+    for name, row in rows.items():
+        cells = {key: cell for key, cell in row["systems"].items() if key.startswith(peer)}
+        assert cells and all(cell.get("wall_s") for cell in cells.values()), (name, cells)
+
+
+def test_vs_peers_says_what_is_not_installed(tmp_path: Path) -> None:
+    broken = tmp_path / "dask"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('not here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    text = run("vs_peers.py", "--smoke", "--peers", "dask", "--rows", "read", path=path)
+    assert "left out: dask: dask is not installed (pip install distributed)" in text
+    assert "`a + b` and its value, us: 0 rounds" in text
 
 
 def test_profile_writes_a_trace(tmp_path: Path) -> None:

@@ -318,12 +318,11 @@ def test_a_gateway_that_starts_on_a_full_disk_serves_and_its_sessions_wait_for_r
     assert again.value(9).data == b"abc"
 
 
-def test_a_client_that_missed_the_word_goes_on_when_there_is_room(
-    troubles: Troubles, clustered: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its stream broke as the disk filled up; it comes back, and sends again what was not taken."""
-    cluster = clustered()
-    one = opened(cluster, reconnect_s=30)
+def failed_meanwhile(
+    cluster: Cluster, troubles: Troubles, monkeypatch: pytest.MonkeyPatch, reconnect_s: float
+) -> Client:
+    """Return a client whose journal could not be written while its stream was broken."""
+    one = opened(cluster, reconnect_s=reconnect_s)
     assert cluster.gateway is not None
     gateway = cluster.gateway.service
     (live,) = gateway.sessions
@@ -340,6 +339,31 @@ def test_a_client_that_missed_the_word_goes_on_when_there_is_room(
         with pytest.raises(JournalError):
             cluster.run(gateway.keep(live, wire.KeepRequest(live.id, 1, "name", "{}")))
         assert "errno 28" in live.failure
+    return one
+
+
+def test_a_client_whose_journal_stays_broken_is_told_so_and_how_to_attach(
+    troubles: Troubles, clustered: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = clustered()
+    one = failed_meanwhile(cluster, troubles, monkeypatch, 1.5)
+    session = id_of(one)
+    lost = one.lost()
+    assert lost.kind == "JournalError" and "errno 28" in lost.message
+    assert f'farspan.attach("{session}")' in lost.message
+    assert listed(cluster) == {session: "failed"}
+    troubles.clear()
+    again = cluster.connect(attach=session)
+    again.transport.send(get(1, 9))
+    assert again.value(9).data == b"abc"
+
+
+def test_a_client_that_missed_the_word_goes_on_when_there_is_room(
+    troubles: Troubles, clustered: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stream broke as the disk filled up; it comes back, and sends again what was not taken."""
+    cluster = clustered()
+    one = failed_meanwhile(cluster, troubles, monkeypatch, 30)
     cluster.until(lambda: one.transport._tries > 3)  # refused, for now
     troubles.clear()
     one.transport.send(get(2, 9))

@@ -108,7 +108,7 @@ def compared(case: str, form: Form, c: Call, row: Row) -> bool:
         return False
     ours = form(farspan, *convert(c, to_ours))
     if isinstance(theirs, (torch.Tensor, tuple, list)):
-        assert_same(ours, theirs, row, f"{case} {c}")
+        assert_same(ours, theirs, row, case, c)
     else:
         assert ours == theirs
     return True

@@ -22,7 +22,7 @@ def check(report: Report) -> None:
 
 
 def test_hostile_sessions_end_in_typed_errors() -> None:
-    report = fuzz(5_000, "test")
+    report = fuzz(2_000, "test")
     check(report)
 
 

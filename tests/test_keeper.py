@@ -22,6 +22,7 @@ from farspan_server.disk import RealDisk
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError
 from farspan_server.keeper import Keeper, _PartWriter
+from farspan_server.live import Stream
 from test_gateway import PUT, U8, Cluster, frame, get, put
 
 
@@ -102,6 +103,125 @@ def test_bytes_without_a_frame_come_again(tmp_path: Path) -> None:
         assert worker.seen == [(7, 0, b"ab"), (7, 2, b"cd")] and not given
 
     kept(tmp_path / "s", body)
+
+
+class Held:
+    """A history whose pieces are written, but whose threads do not come back until `go`."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.write, self.go = keeper.history.chunk, threading.Event()
+        self.written: list[int] = []  # offsets, by when they stood in the journal
+        keeper.history.chunk = self  # type: ignore[method-assign,assignment]
+
+    def __call__(self, chunk: Chunk) -> int:
+        index = self.write(chunk)
+        self.written.append(chunk.offset)
+        assert threading.current_thread() is not threading.main_thread() and self.go.wait(10)
+        return index
+
+    async def has(self, count: int) -> None:
+        while len(self.written) < count:
+            await asyncio.sleep(0.001)
+
+
+LONG = memoryview(bytes(100_000))  # of a piece that a thread writes
+
+
+def test_a_snapshots_marker_goes_behind_a_piece_that_stands_before_its_mark(tmp_path: Path) -> None:
+    """The piece's record goes when the snapshot counts, so that the snapshot has to have it."""
+
+    class Told(Worker):
+        def send(self, *parts: bytes) -> None:
+            """Be told of the cut by the control link."""
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        worker, held = Told(), Held(keeper)
+        keeper.begin((worker,), 1)  # type: ignore[arg-type]
+        sending = asyncio.create_task(keeper.send(Chunk(0, 7, 2 * LONG.nbytes, 0, 0, LONG)))
+        await held.has(1)
+        keeper.mark(1, 0)
+        keeper.take_cut(1)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not worker.seen
+        held.go.set()
+        await sending
+        while len(worker.seen) < 2:
+            await asyncio.sleep(0.001)
+        assert [each[0] for each in worker.seen] == [7, link.marker(1, 0)]
+
+    kept(tmp_path / "s", body)
+
+
+def test_a_piece_whose_call_is_cut_off_is_written_before_what_follows(tmp_path: Path) -> None:
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        held = Held(keeper)
+        sending = asyncio.create_task(keeper.send(Chunk(0, 7, 3 * LONG.nbytes, 0, 0, LONG)))
+        await held.has(1)
+        for _ in range(3):  # impatiently
+            sending.cancel()
+            await asyncio.sleep(0)
+        again = Chunk(0, 7, 3 * LONG.nbytes, LONG.nbytes, 0, LONG)
+        after = asyncio.create_task(keeper.send(again))
+        await asyncio.sleep(0.01)
+        assert not sending.done() and held.written == [0]
+        held.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await after
+        assert held.written == [0, LONG.nbytes]
+        found = [each.offset for each in keeper.history.replay() if isinstance(each, Chunk)]
+        assert found == held.written
+
+    kept(tmp_path / "s", body)
+
+
+def test_an_upload_is_synced_while_it_comes(tmp_path: Path) -> None:
+    """Nobody waits for it yet, but its end will not find all of it in the system's memory."""
+
+    async def body(keeper: Keeper, given: list[Any]) -> None:
+        keeper._syncs = True
+        data = memoryview(bytes(limits.MiB))
+        total = 4 * limits.SYNC_BYTES
+        assert keeper.history.journal.durable < 0
+        for offset in range(0, 2 * limits.SYNC_BYTES, limits.MiB):
+            await keeper.send(Chunk(0, 7, total, offset, 0, data))
+        while keeper.history.journal.durable < 4:
+            await asyncio.sleep(0.001)
+        await keeper.durable()
+        assert keeper.history.journal.durable == keeper.history.journal.last
+
+    kept(tmp_path / "s", body)
+
+
+def test_what_is_durable_rides_with_other_words_or_goes_alone_a_little_later() -> None:
+    async def run() -> None:
+        stream, told = Stream(), []
+
+        def look() -> None:
+            while (found := stream.take()) is not None:
+                told.append((found[0].applied, found[0].durable))
+
+        def durable(sequence: int) -> None:
+            stream.post(events=messages.EventsOut(b"", 0, sequence))
+
+        stream.look = look
+        durable(1)
+        durable(2)
+        assert not told
+        stream.post(events=messages.EventsOut(b"", 3, 0))
+        assert told == [(3, 2)]
+        durable(3)
+        while len(told) < 2:
+            await asyncio.sleep(0.001)
+        assert told[1:] == [(0, 3)]
+        durable(3 + limits.CREDIT_FRAMES)  # so many a client keeps for it
+        assert told[2:] == [(0, 3 + limits.CREDIT_FRAMES)]
+        durable(4 + limits.CREDIT_FRAMES)
+        stream.end()  # nothing follows that it could ride with
+        assert told[3:] == [(0, 4 + limits.CREDIT_FRAMES)]
+
+    asyncio.run(run())
 
 
 def test_an_upload_given_up_during_a_replay_is_given_up_behind_it(tmp_path: Path) -> None:

@@ -102,13 +102,14 @@ def values_of(x: Any) -> Any:
     return torch.from_numpy(array.copy())
 
 
-def assert_same(ours: Any, theirs: Any, row: Row, what: str) -> None:
+def assert_same(ours: Any, theirs: Any, row: Row, *what: Any) -> None:
+    """Fail unless they are the same. `what` was called is written out only then: it takes long."""
     for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
         if b is None:
             assert a is None, what
             continue
         if isinstance(b, (list, tuple)):
-            assert_same(a, b, row, what)
+            assert_same(a, b, row, *what)
             continue
         if isinstance(b, bool):
             assert a is b, what
@@ -176,7 +177,7 @@ def test_values_and_metadata_are_torchs(name: str, dtype: str) -> None:
                 continue  # torch has no kernel for this dtype, or refuses the value
         args, kwargs = convert(c, to_ours)
         ours = run_ours(op, c, args, kwargs)
-        assert_same(ours, theirs, row, f"{name} {dtype} {c}")
+        assert_same(ours, theirs, row, name, dtype, c)
         if row.strides and op.body is None:
             for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
                 if a is not None and a.numel():
@@ -335,7 +336,7 @@ def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
             farspan, lambda a=args, k=kwargs: as_tuple(run_ours(op, c, a, k))[: row.outputs],
             args, kwargs, order,
         )  # fmt: skip
-        what = f"order {order} of {name}: {c}"
+        what = (f"order {order} of {name}", c)
         if not ours and all(t is None or not t.any() for t in theirs):
             continue
         if not theirs and all(t is None or not (values_of(t).abs() > 1e-12).any() for t in ours):
@@ -345,7 +346,7 @@ def test_gradients_are_torchs(name: str, order: int, dtype: str) -> None:
             if a is None or b is None:  # torch may give zeros where we give nothing
                 assert (a is None or not values_of(a).any()) and (b is None or not b.any()), what
             else:
-                assert_same(a, b, Row(rtol=1e-6, atol=1e-8), what)
+                assert_same(a, b, Row(rtol=1e-6, atol=1e-8), *what)
 
 
 STEPPED = [n for n in DIFFERENTIABLE if n in PRIMITIVES and ROWS.get(n, Row()).differences]
@@ -427,7 +428,7 @@ def test_inplace_form_is_torchs(name: str) -> None:
                 getattr(fn, op.base + "_")(*args, **kwargs)
             continue
         assert getattr(fn, op.base + "_")(*args, **kwargs) is args[0]
-        assert_same(args[0], theirs, row, f"{name}_ {c}")
+        assert_same(args[0], theirs, row, f"{name}_", c)
 
 
 def recorded(op: Op) -> tuple[list[Frame], dict[int, bytes]]:

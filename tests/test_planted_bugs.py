@@ -1,7 +1,7 @@
 """Would the simulator find it? Bugs planted into the production classes, one at a time.
 
-Each is a line of `session.py`, `history.py`, `journal.py`, `live.py` or `_ledger.py` that says
-something else.
+Each is a line of `session.py`, `switched.py`, `history.py`, `journal.py`, `live.py` or `_ledger.py`
+that says something else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 from farspan import _ledger
-from farspan_server import history, journal, live, session
+from farspan_server import history, journal, live, session, switched
 from simulator import World
 
 SEEDS = 1_000
@@ -113,6 +113,29 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
     "a session goes on though its journal failed": (
         session, "self.state = FAILED\n", "self.state = OPEN\n",
     ),
+    "a replay forgets what was switched": (
+        switched, "self._told = 0\n\n    def forget", "pass\n\n    def forget",
+    ),
+    "a switch is done before it survives": (
+        switched, "while self._told < most and", "while self._told < len(self._placed) and",
+    ),
+    "a frame overtakes a switch": (
+        session, " and not self._switched.holds(self._held[0][0])", "",
+    ),
+    "a frame overtakes a switch that waits": (session, "or self._switched.waits or", "or"),
+    "a switch is done at the end of a replay": (
+        session, "return [forwarded, *self._switch(), *self._caught_up()]",
+        "return [forwarded, *self._caught_up()]",
+    ),
+    "a snapshot is cut between a switch's note and the switch": (
+        session, "if self._switched.waits:  # it stands", "if False:  # it stands",
+    ),
+    "a gateway that starts forgets what was switched": (
+        history, "past.switches = tuple(self._switches)", "past.switches = ()",
+    ),
+    "switches are forgotten that a snapshot does not have": (
+        switched, "sum(each.sequence < base", "sum(each.sequence <= base",
+    ),
     "a call of a client that has lost its session is heard": (
         live, "if not self.is_secret(secret) if secret else fenced:", "if False:",
     ),
@@ -125,7 +148,8 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
 @contextmanager
 def planted(module: ModuleType, right: str, wrong: str) -> Iterator[None]:
     """Let a module say something else for a while."""
-    sources = {each: inspect.getsource(each) for each in (journal, history, session, live, _ledger)}
+    modules = (journal, switched, history, session, live, _ledger)
+    sources = {each: inspect.getsource(each) for each in modules}
     source = sources[module]
     assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times"
     before = {each: dict(vars(each)) for each in sources}

@@ -148,16 +148,16 @@ def test_tensors_of_two_sessions_are_refused() -> None:
 
 def test_a_lane_frees_only_what_no_later_command_of_it_names(local: Any) -> None:
     lane = Lane(local, 0)
-    for k in range(limits.FLUSH_COMMANDS + 1):
+    for k in range(limits.GROWN_COMMANDS + 1):
         lane.add((cmd.FIRST_OPCODE, 0, (7, k + 10), (), (), k + 1, None))
     lane.freed.append(7)
     (frame, sites), count = lane.seal(all_frees=True)
-    assert count == len(frame) == len(sites) == limits.FLUSH_COMMANDS
+    assert count == len(frame) == len(sites) == limits.GROWN_COMMANDS
     assert cmd.FREE not in frame.opcodes and list(lane.freed) == [7]
     del lane.commands[:count]
     (frame, _), count = lane.seal(all_frees=True)
     assert count == 1 and frame.opcodes == [cmd.FIRST_OPCODE, cmd.FREE]
-    assert frame.ids == [7, limits.FLUSH_COMMANDS + 10, 7] and not lane.freed
+    assert frame.ids == [7, limits.GROWN_COMMANDS + 10, 7] and not lane.freed
 
 
 def test_a_frame_holds_no_more_ids_than_it_may(local: Any) -> None:

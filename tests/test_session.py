@@ -149,9 +149,44 @@ def test_frames_hold_every_command_once_in_order(session: Any) -> None:
     assert x.item() == 1_000
     numbers = [n for frame in recorder.frames for n in frame.numbers]
     assert numbers == sorted(set(numbers)) and len(numbers) >= 1_002
-    assert all(len(frame) <= limits.FLUSH_COMMANDS + 1 for frame in recorder.frames)
+    assert all(len(frame) <= limits.GROWN_COMMANDS + 1 for frame in recorder.frames)
     sequences = [frame.sequence for frame in recorder.frames]
     assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+
+
+def test_frames_grow_while_the_worker_is_behind(service: Any) -> None:
+    address, token = service
+    with torch.connect(address, token=token, timeout=20) as session:
+        session.replay = False
+        x, big = torch.zeros(1, dtype=torch.int64), torch.ones(12_000)
+        session.synchronize()
+        with blocked(session):
+            recorder = Recorder(session)
+            for _ in range(10 * limits.GROWN_COMMANDS):
+                x += 1
+            grown, recorder.frames = recorder.frames, []
+            for _ in range(2 * limits.GROWN_COMMANDS):
+                big + big  # results that fill a frame without being many
+        assert max(map(len, grown)) > limits.FLUSH_COMMANDS
+        assert max(map(len, grown)) <= limits.GROWN_COMMANDS + 1
+        # The first of these still holds what was left of the small commands.
+        assert max(map(len, recorder.frames[1:])) <= limits.FLUSH_COMMANDS
+        assert x.item() == 10 * limits.GROWN_COMMANDS
+
+
+def test_a_frame_that_grows_leaves_when_nothing_follows(service: Any) -> None:
+    address, token = service
+    with torch.connect(address, token=token, timeout=20) as session:
+        session.replay = False
+        x = torch.zeros(1, dtype=torch.int64)
+        with blocked(session):
+            for _ in range(3 * limits.FLUSH_COMMANDS + limits.FLUSH_COMMANDS // 2):
+                x += 1
+            deadline = time.monotonic() + 20
+            while session.lanes[0].commands and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert not session.lanes[0].commands
+        assert x.item() == 3 * limits.FLUSH_COMMANDS + limits.FLUSH_COMMANDS // 2
 
 
 def test_ctrl_c_while_waiting_for_credits_loses_no_frame(service: Any) -> None:

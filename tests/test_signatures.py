@@ -61,7 +61,7 @@ def test_functions_take_torchs_keywords(name: str) -> None:
         with farspan.connect("local:"):
             ours = ours_of(**{k: to_ours(v) for k, v in named.items()})
             if isinstance(theirs, (torch.Tensor, tuple, list)):
-                assert_same(ours, theirs, row, f"{name} {named}")
+                assert_same(ours, theirs, row, name, named)
 
 
 @pytest.mark.parametrize(

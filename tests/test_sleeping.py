@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def states(cluster: Cluster) -> list[str]:
     return [live.machine.state for live in known.sessions] + ["asleep"] * known.asleep
 
 
+def fallen_asleep(cluster: Cluster) -> str:
+    """Return a session that nobody uses, once it is asleep."""
+    session = vanish(cluster).transport.session_id
+    cluster.until(lambda: states(cluster) == ["asleep"])
+    return session
+
+
+def taken_over(cluster: Cluster, session: str) -> Client:
+    """Return another client of a session, which finds there what the one that vanished has put."""
+    client = cluster.connect(attach=session)
+    client.transport.send(get(1, 9))
+    assert client.value(9).data == b"abc"
+    return client
+
+
 @contextlib.contextmanager
 def woken(cluster: Cluster, session: str) -> Iterator[Any]:
     """A session that slept, which stays awake within."""
@@ -76,16 +92,13 @@ def test_a_session_whose_lease_is_over_sleeps_and_is_taken_over(tmp_path: Path) 
         first = vanish(cluster)
         cluster.until(lambda: states(cluster) == ["asleep"])
         cluster.until(lambda: cluster.workers[0].counts()["sessions"] == 0)
-        second = cluster.connect(attach=first.transport.session_id)
-        second.transport.send(get(1, 9))
-        assert second.value(9).data == b"abc"
+        taken_over(cluster, first.transport.session_id)
         assert states(cluster) == ["open"]
 
 
 def test_sleeping_sessions_are_listed_shown_and_closed(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
         (listed,) = json.loads(asked(cluster, "list", "--json").output)
         assert listed["session"] == session and listed["state"] == "asleep"
         assert session in asked(cluster, "list").output
@@ -165,8 +178,7 @@ def test_all_sessions_are_listed_however_many_pages_they_are(
 
 def test_a_damaged_session_is_set_aside_and_said_to_be(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
     (tmp_path / session / WATERMARK).write_bytes(bytes(32))
     with clustered(tmp_path) as cluster:
         (listed,) = json.loads(asked(cluster, "list", "--json").output)
@@ -205,16 +217,13 @@ def test_a_session_that_wakes_while_the_line_is_full_sleeps_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
         with monkeypatch.context() as full:
             full.setattr(pools, "LINE_MAX", 0)
             lost = cluster.connect(attach=session, reconnect_s=0).lost()
             assert lost.kind == "CapacityError" and "too many sessions wait" in lost.message
             cluster.until(lambda: states(cluster) == ["asleep"])
-        again = cluster.connect(attach=session)
-        again.transport.send(get(1, 9))
-        assert again.value(9).data == b"abc"
+        taken_over(cluster, session)
 
 
 def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> None:
@@ -222,8 +231,7 @@ def test_an_upload_wakes_nobody_and_is_there_for_who_comes(tmp_path: Path) -> No
         yield memoryview(b"xyz")
 
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
     with clustered(tmp_path) as cluster:  # another gateway, where it had no workers yet
         assert cluster.gateway is not None
         header = wire.TransferHeader(session, 0, 5, 3)
@@ -241,8 +249,7 @@ def test_a_client_that_goes_while_it_takes_over_is_gone(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
 
         async def never() -> None:
             await asyncio.Event().wait()
@@ -285,8 +292,7 @@ def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
 
         def some(directory: Path, **_: Any) -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -303,8 +309,7 @@ def test_a_gateway_that_dies_while_it_removes_a_session_leaves_none(
 
 def test_a_session_that_turns_out_to_be_damaged_when_it_wakes_is_set_aside(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
         (segment, *_) = sorted((tmp_path / session).glob("*.journal"))
         data = bytearray(segment.read_bytes())
         data[-1] ^= 1
@@ -327,8 +332,7 @@ def test_a_sleeper_takes_no_file_and_another_gateway_leaves_it_as_it_is(tmp_path
         return {f.name: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
         cluster.until(lambda: cluster.gateway.service.asleep == 1 and not opened())  # type: ignore[union-attr]
         (listed,) = json.loads(asked(cluster, "list", "--json").output)
         assert listed["commands"] == 1, "what it did before it slept still counts"
@@ -371,8 +375,7 @@ def test_who_comes_finds_a_session_that_the_clock_put_to_sleep_meanwhile(
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: service.asleep == 1)
+        session = fallen_asleep(cluster)
         wake, times = service._wake, 0
 
         async def interrupted(sleeper: Any) -> None:
@@ -385,15 +388,13 @@ def test_who_comes_finds_a_session_that_the_clock_put_to_sleep_meanwhile(
                 service._tick(live)
 
         monkeypatch.setattr(service, "_wake", interrupted)
-        second = cluster.connect(attach=session)
-        second.transport.send(get(1, 9))
-        assert second.value(9).data == b"abc" and times == 2
+        taken_over(cluster, session)
+        assert times == 2
 
 
 def test_a_journal_is_judged_when_its_session_wakes_in_another_gateway(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
     segment = min((tmp_path / session).glob("*.journal"))
     data = bytearray(segment.read_bytes())
     data[-1] ^= 1
@@ -424,6 +425,66 @@ def test_sleepers_beyond_the_room_for_them_go_the_oldest_first(
         room = known.tenancy.disk.held(young) + 1
         known.config = dataclasses.replace(known.config, retention_bytes=room)
         cluster.until(lambda: os.listdir(tmp_path) == [young])
+
+
+def test_the_sleeper_that_was_used_last_stays_however_large_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "_RETENTION_LOOK_S", 0.0)
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        known = cluster.gateway.service
+        old = vanish(cluster).transport.session_id
+        cluster.until(lambda: known.asleep == 1)
+        young = vanish(cluster).transport.session_id
+        cluster.until(lambda: known.asleep == 2)
+        assert known.tenancy.disk.held(young) > 1
+        known.config = dataclasses.replace(known.config, retention_bytes=1)
+        cluster.until(lambda: os.listdir(tmp_path) == [young])
+        cluster.until(lambda: f"session {young} takes" in caplog.text)
+        looks: list[int] = []
+        look = known._let_go_of_old
+        monkeypatch.setattr(known, "_let_go_of_old", lambda: (look(), looks.append(1)))
+        cluster.until(lambda: len(looks) > 1)
+        assert os.listdir(tmp_path) == [young] and caplog.text.count("takes") == 1
+        assert cluster.connect(attach=young).transport.session_id != old
+
+
+def test_sessions_that_are_being_made_count_among_those_that_may_be(tmp_path: Path) -> None:
+    with clustered(tmp_path, sessions_max=1) as cluster:
+        assert cluster.gateway is not None
+        known = cluster.gateway.service
+        create, held, going = known._create, asyncio.Event(), asyncio.Event()
+
+        async def slowly(live: Any) -> Any:
+            if not held.is_set():
+                held.set()
+                await going.wait()
+            return await create(live)
+
+        known._create = slowly  # type: ignore[method-assign]
+        with ThreadPoolExecutor(1) as another:
+            first = another.submit(cluster.connect, devices="cpu")
+            cluster.run(held.wait())
+            try:
+                with pytest.raises(CapacityError, match="1 sessions"):
+                    cluster.connect(devices="cpu")
+            finally:
+                cluster._loop.call_soon_threadsafe(going.set)
+            assert first.result(10).transport.session_id in awake(cluster)
+        assert known._opening == 0
+
+
+def test_a_move_whose_destination_has_gone_waits_as_long_as_others(tmp_path: Path) -> None:
+    with clustered(tmp_path) as cluster:
+        assert cluster.gateway is not None
+        cluster.connect(devices="cpu")
+        (live,) = cluster.gateway.service.sessions
+        claim = pools.Claimed(live.id, live.tenant, live.worker_kinds, 0.0)
+        live.moving = pools.Moved(claim, ("cpu:9",))
+        *_, moved = cluster.gateway.tenancy.claim(live, 99.0)
+        live.moving = None
+        assert moved == pools.Moved(dataclasses.replace(claim, deadline=99.0), ("cpu:9",))
 
 
 def test_two_gateways_cannot_share_a_directory(tmp_path: Path) -> None:
@@ -460,9 +521,7 @@ def test_what_a_session_survives_is_its_clients_choice(tmp_path: Path) -> None:
         kept.transport._lose(Lost("SessionClosedError", "the test lets it be"))
     with clustered(tmp_path) as cluster:
         assert states(cluster) == ["asleep"]
-        again = cluster.connect(attach=kept.transport.session_id)
-        again.transport.send(get(1, 9))
-        assert again.value(9).data == b"abc"
+        taken_over(cluster, kept.transport.session_id)
     with contextlib.closing(Cluster().start(1)) as cluster:
         with pytest.raises(BadValueError, match="keeps no journals"):
             cluster.connect(durability="durable")

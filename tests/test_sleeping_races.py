@@ -14,8 +14,16 @@ from farspan.core.errors import CapacityError, ConnectError
 from farspan_server import moving
 from farspan_server.live import Stream
 from farspan_server.shelf import Damaged
-from test_gateway import HASH, get, put
-from test_sleeping import awake, clustered, states, vanish, woken
+from test_gateway import HASH, put
+from test_sleeping import (
+    awake,
+    clustered,
+    fallen_asleep,
+    states,
+    taken_over,
+    vanish,
+    woken,
+)
 
 
 def test_a_session_does_not_fall_asleep_under_who_takes_it_over(
@@ -37,9 +45,7 @@ def test_a_session_does_not_fall_asleep_under_who_takes_it_over(
             service._tick(live)
 
         monkeypatch.setattr(service, "unshare", slowly)
-        second = cluster.connect(attach=session)
-        second.transport.send(get(1, 9))
-        assert second.value(9).data == b"abc"
+        taken_over(cluster, session)
         assert awake(cluster) == [session] and not service.asleep
 
 
@@ -71,9 +77,7 @@ def test_who_had_a_session_hears_of_it_when_who_takes_it_over_gives_up(
             patch.setattr(live.links[0], "share", never)
             cluster.run(given_up())
         assert "taken the session over" in first.lost().message
-        second = cluster.connect(attach=live.id)
-        second.transport.send(get(1, 9))
-        assert second.value(9).data == b"abc"
+        taken_over(cluster, live.id)
 
 
 def test_no_more_sessions_are_awake_than_may_be_when_several_wake_at_once(tmp_path: Path) -> None:
@@ -100,8 +104,7 @@ def test_a_gateway_keeps_its_directory_until_it_has_read_what_it_began_to(
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: service.asleep == 1)
+        session = fallen_asleep(cluster)
         shelf, begun, go_on = service._shelf, threading.Event(), threading.Event()
         assert shelf is not None
         read = shelf.open
@@ -124,9 +127,7 @@ def test_a_gateway_keeps_its_directory_until_it_has_read_what_it_began_to(
 
         cluster.run(stop())
     with clustered(tmp_path) as cluster:
-        second = cluster.connect(attach=session)
-        second.transport.send(get(1, 9))
-        assert second.value(9).data == b"abc"
+        taken_over(cluster, session)
 
 
 def test_a_list_is_given_while_a_session_is_found_to_be_damaged(tmp_path: Path) -> None:
@@ -175,8 +176,7 @@ def test_what_a_move_allows_a_sleeper_survives_when_it_is_answered(tmp_path: Pat
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         moves = cluster.gateway._moves
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: states(cluster) == ["asleep"])
+        session = fallen_asleep(cluster)
         with woken(cluster, session) as live:
             cluster.run(moves.move(live, "", True))
             journal = live.keeper.history.journal
@@ -187,8 +187,7 @@ def test_a_gateway_that_stops_removes_no_sleeper_half(tmp_path: Path) -> None:
     with clustered(tmp_path) as cluster:
         assert cluster.gateway is not None
         service = cluster.gateway.service
-        session = vanish(cluster).transport.session_id
-        cluster.until(lambda: service.asleep == 1)
+        session = fallen_asleep(cluster)
         cluster.run(service.stop())
         with pytest.raises(ConnectError, match="shuts down"):  # the next one will do it
             cluster.run(service.close("anna", session))

@@ -1,4 +1,4 @@
-"""Kernels that give other bits come in at recorded Calls, and a replay repeats them there."""
+"""Kernels that give other bits come in between two frames, and a replay repeats them there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import Any
 import farspan as torch
 import programs
 import pytest
+from farspan.core import limits, link, words
+from farspan.core.errors import ProtocolError
+from farspan.core.words import Switch
+from farspan_worker import snapshot
 from farspan_worker.engine import Engine
 from farspan_worker.kernels.cpu import loops
 from farspan_worker.kernels.cpu.loops import compiled, native
-from farspan_worker.programs.switches import Switch, SwitchError
+from farspan_worker.programs.switches import SwitchError
 from test_replay import state
 
 pytestmark = pytest.mark.skipif(bool(loops.missing()), reason=loops.missing())
@@ -79,55 +83,77 @@ def used(engine: Engine) -> list[bool]:
     return [plan["loops"]["used"] for plans in found for plan in plans]
 
 
-def run(session: Any, slow: Compiler, calls: tuple[int, int]) -> tuple[Any, list[Switch]]:
-    """Return a recording of Calls before and after loops are ready, and the Switches."""
+def run(session: Any, slow: Compiler, calls: tuple[int, int, int]) -> tuple[Any, int, Switch]:
+    """Return a recording, after how many of its frames the one plan was switched, and how.
+
+    calls: without loops; with loops that nobody has switched to; by loops.
+    """
     recording = programs.Recording(session)
-    switched: list[Switch] = []
-    recording.engine.programs.switches.record = switched.append
+    switches, asked = recording.engine.programs.switches, []
+    switches.ask = asked.append
     step = train()
     kept = [step()]
-    for _ in range(calls[0]):
-        kept.append(step())
-        session.synchronize()
-    assert used(recording.engine) == [False] and not switched
+
+    def some(count: int) -> None:
+        for _ in range(count):
+            kept.append(step())
+            session.synchronize()
+
+    some(calls[0])
+    assert used(recording.engine) == [False] and not asked
     slow.finish()
-    for _ in range(calls[1]):
-        kept.append(step())
-        session.synchronize()
+    some(calls[1])
+    assert used(recording.engine) == [False] and len(asked) == 1, "it is asked for once"
+    at = len(recording.frames)
+    switches.take(asked[0])
+    some(calls[2])
+    assert used(recording.engine) == [True] and [*switches.on] == asked
     recording.kept = kept  # type: ignore[attr-defined]
-    return recording, switched
+    return recording, at, asked[0]
 
 
-def again(recording: Any, switches: list[Switch] | None, until: int = 1 << 60) -> Engine:
-    engine = Engine(memory_bytes_max=recording.engine.budget.limit)
-    if switches is not None:
-        engine.programs.switches.replay(switches, until)
-    for frame in recording.frames:
+def again(recording: Any, at: int, switch: Switch, through: bool = False) -> Engine:
+    """Run a recording with a switch after so many of its frames.
+
+    through: between any two frames an engine made of a snapshot takes the place of the one before.
+    """
+
+    def made() -> Engine:
+        engine = Engine(memory_bytes_max=recording.engine.budget.limit)
+        engine.steady, engine.programs.switches.ask = True, lambda switch: None
+        return engine
+
+    engine = made()
+    for k, frame in enumerate(recording.frames):
+        if k == at:
+            engine.programs.switches.take(switch)
+        if through:
+            data, engine = snapshot.take(engine), made()
+            snapshot.restore(engine, data)
         engine.handle(frame, recording.transfers_of(frame))
     return engine
 
 
-def test_a_switch_is_told_once_and_a_replay_with_it_gives_the_same_bits(
-    session: Any, slow: Compiler
-) -> None:
-    recording, switched = run(session, slow, (3, 4))
-    assert used(recording.engine) == [True]
-    assert len(switched) == 1 and (switched[0].program, switched[0].plan) in (
-        recording.engine.programs.switches.on
-    )
+def test_a_switch_at_the_same_frame_gives_the_same_bits(session: Any, slow: Compiler) -> None:
+    recording, at, switch = run(session, slow, (3, 2, 4))
     mine = state(recording.engine)
-    assert state(again(recording, switched)) == mine
-    assert state(again(recording, [])) != mine, "never by loops: the test must see a difference"
-    assert state(again(recording, None)) != mine, "by loops from the start"
+    assert state(again(recording, at, switch)) == mine
+    for other in (0, at + 1, 1 << 30):
+        assert state(again(recording, other, switch)) != mine, "the test must see a difference"
 
 
-def test_a_replay_waits_for_loops_that_a_record_names(session: Any, slow: Compiler) -> None:
-    recording, switched = run(session, slow, (2, 3))
+def test_snapshots_before_and_after_a_switch_keep_it(session: Any, slow: Compiler) -> None:
+    recording, at, switch = run(session, slow, (3, 2, 4))
+    assert state(again(recording, at, switch, through=True)) == state(recording.engine)
+
+
+def test_a_replay_waits_for_loops_that_were_switched_to(session: Any, slow: Compiler) -> None:
+    recording, at, switch = run(session, slow, (2, 1, 3))
     mine = state(recording.engine)
     compiled._loops.clear()
     slow.gate.clear()
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(state(again(recording, switched))))
+    thread = threading.Thread(target=lambda: found.append(state(again(recording, at, switch))))
     thread.start()
     thread.join(0.3)
     assert thread.is_alive()
@@ -136,17 +162,59 @@ def test_a_replay_waits_for_loops_that_a_record_names(session: Any, slow: Compil
     assert found == [mine]
 
 
-def test_after_the_recorded_part_switches_are_live_again(session: Any, slow: Compiler) -> None:
-    recording, switched = run(session, slow, (2, 3))
-    engine = again(recording, [], until=switched[0].call - 1)
-    assert used(engine) == [True] and state(engine) == state(recording.engine)
+def test_loops_that_cannot_be_compiled_any_more_end_the_session(
+    session: Any, slow: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, at, switch = run(session, slow, (2, 1, 3))
+    compiled._loops.clear()
+
+    def refuses(text: str) -> bytes:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(native, "to_object", refuses)
+    with pytest.raises(SwitchError, match="cannot be compiled now: no"):
+        again(recording, at, switch)
 
 
-def test_a_record_of_something_else_is_refused(session: Any, slow: Compiler) -> None:
-    recording, switched = run(session, slow, (2, 3))
-    other = Switch(switched[0].call, switched[0].program, "another plan")
-    with pytest.raises(SwitchError, match="another plan"):
-        again(recording, [other])
+def test_loops_are_waited_for_where_nobody_journals_switches(session: Any, slow: Compiler) -> None:
+    slow.gate.set()
+    engine = session.transport.engines[0]
+    engine.steady = True
+    step = train()
+    step(), step()
+    session.synchronize()
+    assert used(engine) == [True] and not engine.programs.switches.on
+
+
+def test_what_is_asked_for_and_switched_is_bounded(
+    session: Any, slow: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SWITCHES_MAX", 2)
+    switches = session.transport.engines[0].programs.switches
+    for k in range(3):
+        switches.take(Switch(1, f"{k:032}"))
+    assert [s.plan for s in switches.on] == [f"{k:032}" for k in range(2)]
+    switches.ask = lambda switch: pytest.fail("there is no room for it")
+    slow.finish()
+    step = train()
+    for _ in range(3):
+        step()
+        slow.finish()
+        session.synchronize()
+    assert used(session.transport.engines[0]) == [False]
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"[]", b"{}", b'{"program": 1}', b'{"program": true, "plan": "%032d"}' % 0,
+    b'{"program": -1, "plan": "%032d"}' % 0, b'{"program": 64, "plan": "%032d"}' % 0,
+    b'{"program": 1, "plan": "%031d"}' % 0, b'{"program": 1, "plan": "%032d\n"}' % 0,
+    b'{"program": 1, "plan": 5}', b'{"program": 1.0, "plan": "%032d"}' % 0,
+])  # fmt: skip
+def test_a_message_that_is_no_switch_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        words.unpack_switch(body)
+    good = Switch(63, "0123456789abcdef" * 2)
+    assert words.unpack_switch(words.pack_switch(1, good)[link.HEADER_BYTES :]) == good
 
 
 def test_within_a_frame_nothing_is_switched(
@@ -156,8 +224,6 @@ def test_within_a_frame_nothing_is_switched(
     from farspan_worker.programs.flat import FlatPlan
 
     engine = session.transport.engines[0]
-    switched: list[Switch] = []
-    engine.programs.switches.record = switched.append
     x = torch.rand(100)
     double = torch.compile(lambda: torch.tanh(x).exp())
     double()
@@ -181,16 +247,16 @@ def test_within_a_frame_nothing_is_switched(
     kept += [double() for _ in range(2)]
     session.synchronize()
     assert CALL in frames[-1].opcodes
-    assert ran[0] is False and ran[-1] is True and len(switched) == 1
+    assert ran[0] is False and ran[-1] is True and len(engine.programs.switches.on) == 1
     assert torch.equal(kept[-1], kept[-2])
 
 
 def test_a_program_of_the_same_number_starts_anew(session: Any, slow: Compiler) -> None:
-    recording, switched = run(session, slow, (1, 2))
+    recording, _, switch = run(session, slow, (1, 1, 2))
     switches = recording.engine.programs.switches
-    switches.forget(switched[0].program + 1)
+    switches.forget(switch.program + 1)
     assert switches.on
-    switches.forget(switched[0].program)
+    switches.forget(switch.program)
     assert not switches.on
 
 

@@ -36,7 +36,7 @@ class Lane:
 
     __slots__ = (
         "add", "commands", "device", "due", "free_now", "freed", "held", "ids", "numbers",
-        "sealed_number", "session", "work",
+        "sealed_number", "seen_number", "session", "work",
     )  # fmt: skip
 
     def __init__(self, session: Session, device: int) -> None:
@@ -51,6 +51,7 @@ class Lane:
         self.work = 0
         self.due = 0
         self.sealed_number = 0  # of the last command before `commands`
+        self.seen_number = -1  # that number when the flusher looked last
         self.freed: deque[int] = deque()  # ids of tensors that nobody claims any more
         self.free_now = False  # much memory waits to be freed
         self.held: dict[int, int] = {}  # id -> bytes, 0 for views; of all claims, for `stats`
@@ -65,7 +66,7 @@ class Lane:
         frees = self._take_frees() if all_frees or len(self.freed) >= limits.FREE_IDS else []
         try:
             waiting = len(self.commands)
-            taken = self.commands[: limits.FLUSH_COMMANDS]
+            taken = self.commands[: limits.GROWN_COMMANDS]
             whole = frees and len(taken) == waiting
             sealed = columns(self.device, [*taken, self._free(frees)] if whole else taken)
             frame = sealed[0]
@@ -78,6 +79,20 @@ class Lane:
         except BaseException:  # Ctrl-C
             self.freed.extend(frees)
             raise
+
+    def grows(self) -> bool:
+        """Return whether small commands may go on gathering, as the worker has frames to run.
+
+        Not with several devices: acks are of all of them, and another than this may be behind.
+        """
+        count, session = len(self.commands), self.session
+        return (
+            len(session._in_flight) >= limits.GROWN_FRAMES
+            and count < limits.GROWN_COMMANDS
+            and self.work - count < limits.IDLE_COMMANDS  # no payloads and no large results
+            and len(session.lanes) == 1
+            and session.debug is None
+        )
 
     def last_number(self) -> int:
         """Return the number of the last command; one that cannot fail has none."""
@@ -139,7 +154,7 @@ def transposed(commands: list[Command]) -> tuple[list[Any], ...]:
 
 def _most(commands: list[Command]) -> int:
     """Return how many of the commands a frame takes: it holds so many, and so many ids."""
-    most = min(len(commands), limits.FLUSH_COMMANDS)
+    most = min(len(commands), limits.GROWN_COMMANDS)
     for at in (2, 4):
         if sum([len(c[at]) for c in commands[:most]]) > limits.FLUSH_IDS:
             totals = list(accumulate([len(c[at]) for c in commands[:most]]))

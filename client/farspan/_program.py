@@ -41,6 +41,7 @@ class Commands:
         self.sites: list[Any] = []
         #: (id, static, payload, number, site) of each Put
         self.puts: list[tuple[int, Static, Any, int, Any]] = []
+        self.put_bytes = 0  # of their payloads
         self.freed: list[int] = []
         self.default_dtype = -1
         self.mixed = False  # its commands have several default dtypes
@@ -48,6 +49,10 @@ class Commands:
 
     def __len__(self) -> int:
         return len(self.opcodes)
+
+    def forget_puts(self) -> None:
+        """Keep no bytes of commands that have left."""
+        self.puts, self.put_bytes = [], 0
 
     def hash(self) -> int:
         """Return a number that equal runs share."""
@@ -85,6 +90,7 @@ class Commands:
                 else:
                     static = frame.statics[stop]
                     payload = frame.payloads[static[2]] if static[2] >= 0 else None
+                    self.put_bytes += len(payload) if payload is not None else 0
                     self.puts.append((mine[0], static, payload, frame.numbers[stop], sites[stop]))
             begin = stop + 1
 

@@ -68,6 +68,7 @@ class Reconnecting(Bulk):
         self._dialling = False  # there is a thread that does
         self._failed = -1  # the last attempt that came to nothing
         self._why = ""  # the last stream ended
+        self._refusal = ""  # the kind of error that a gateway refused it with; "": it broke
         self._tries = 0  # since the session last got anywhere
         self._until = 0.0  # the end of patience; 0: it has not been asked for
         self._welcomed_at = 0.0
@@ -118,7 +119,11 @@ class Reconnecting(Bulk):
             if number != self._attempt:
                 return  # another has taken its place
             refused = not self._ledger.connected and _kind_of(call) in _PASSING
-            if self._may_return() and (_is_break(call) or refused):
+            if self._may_return() and refused:
+                kind, _, why = str(call.details()).partition(": ")
+                self._broke(why, kind)
+                return
+            if self._may_return() and _is_break(call):
                 self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)
@@ -126,8 +131,11 @@ class Reconnecting(Bulk):
     def _may_return(self) -> bool:
         return bool(self._patience_s) and not self._closing and self._lost is None
 
-    def _broke(self, why: str) -> None:
-        """Go on without a stream, until another one is welcomed. The caller has `_changed`."""
+    def _broke(self, why: str, refusal: str = "") -> None:
+        """Go on without a stream, until another one is welcomed. The caller has `_changed`.
+
+        refusal: the kind of error with which the gateway refused one, for now.
+        """
         now = time.monotonic()
         if self._ledger.connected:
             self._ledger.broken()
@@ -139,7 +147,7 @@ class Reconnecting(Bulk):
                 "the connection to %s broke (%s); the session goes on if it answers within %.0f s",
                 self.address, why, self._until - now,
             )  # fmt: skip
-        self._why, self._failed = why, self._attempt
+        self._why, self._refusal, self._failed = why, refusal, self._attempt
         if not self._dialling:
             self._dialling = True
             threading.Thread(target=self._dial_again, name="farspan-dial", daemon=True).start()
@@ -163,13 +171,22 @@ class Reconnecting(Bulk):
             except Exception:  # a defect of ours: the session must not hang
                 log.exception("farspan: a stream could not be opened")
                 break
-        self._lose(
-            Lost(
-                "ConnectError",
-                f"{self.address}: the gateway has not come back for {self._patience_s:g} s "
-                f"({self._why}); the session with all its tensors is lost to this client. If the "
-                f'gateway keeps it, farspan.attach("{self.session_id}") finds what was kept',
-            )
+        self._lose(self._parting())
+
+    def _parting(self) -> Lost:
+        """Return how the session is lost to a client whose patience is over."""
+        attach = f'farspan.attach("{self.session_id}")'
+        if self._refusal == "CapacityError":  # it is there, and has no room for the session
+            why = f"{self.address}: the session could not go on for {self._patience_s:g} s"
+            if attach in self._why:  # its journal cannot be written
+                return Lost("JournalError", f"{why}: {self._why}")
+            later = f"{attach} finds what was kept of it, when there is"
+            return Lost("CapacityError", f"{why}: {self._why}; {later}")
+        return Lost(
+            "ConnectError",
+            f"{self.address}: the gateway has not come back for {self._patience_s:g} s "
+            f"({self._why}); the session with all its tensors is lost to this client. If the "
+            f"gateway keeps it, {attach} finds what was kept",
         )
 
     def hurry(self) -> None:
@@ -257,7 +274,7 @@ class Reconnecting(Bulk):
             if not self._may_return() or self._ledger.connected:
                 return False
             if lost.kind in _PASSING:
-                self._broke(lost.message)
+                self._broke(lost.message, lost.kind)
                 return True
         if lost.kind == "AuthError":  # the token is good, the secret is not
             self._lose(Lost("SessionClosedError", "another client has taken the session over"))

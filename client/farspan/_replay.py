@@ -156,6 +156,7 @@ class Replay:
             if at <= limits.PROGRAM_COMMANDS_MAX and not self._lost:
                 self._run.add(frame, sites, begin, end)
             if self._sent:
+                self._run.forget_puts()  # they are for a Call; what is learned needs none
                 out.take(begin, end)
             elif ends:
                 if not self._called_by(out, end):
@@ -170,6 +171,7 @@ class Replay:
                 out.add(held)
                 out.take(begin, end)
                 held, self._sent = [], True
+                self._run.forget_puts()
             if ends:
                 self._finish()
         return out.finish(), held
@@ -227,6 +229,8 @@ class Replay:
         """Return whether the run, whose commands from `at` on are new, may be held."""
         run = self._run
         if not self._likely or len(run) + len(run.puts) > limits.REPLAY_HELD_MAX:
+            return False
+        if run.put_bytes > limits.REPLAY_HELD_BYTES:  # they leave as credits allow
             return False
         self._likely = [k for k in self._likely if k.form.continues(run, at)]
         return bool(self._likely)

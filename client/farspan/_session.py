@@ -218,7 +218,9 @@ class Session(Answers, Lasting, Moving, Reporting):
             work, transport = lane.work, self.transport
             # Of a run that goes as predicted the flusher sends what gathers, within a millisecond.
             gathers = self._flusher_awake and self._replays[lane.device].expects
-            if (
+            if work >= limits.FLUSH_COMMANDS and lane.grows():
+                lane.due = work + limits.FLUSH_COMMANDS
+            elif (
                 work >= limits.FLUSH_COMMANDS
                 or transport.watched
                 or (work >= limits.IDLE_COMMANDS and transport.idle and not gathers)
@@ -296,11 +298,12 @@ class Session(Answers, Lasting, Moving, Reporting):
                     self._refuse()
                 self._send(lane, all_frees=True, ending=True)
 
-    def _flush_old(self) -> bool:
+    def _flush_old(self, last: bool = False) -> bool:
         """Send what is open, unless the worker is behind: the flusher shall not hold the lock.
 
         What is held until its run is complete has more time, and all the time while the worker has
-        something to do. Returns whether anything was open or held.
+        something to do. A frame that grows is left to grow until it is seen once more.
+        last: nobody looks again. Returns whether anything was open or held.
         """
         if not (self._ready or any(r.held or r.lane.commands for r in self._replays)):
             return False
@@ -309,8 +312,12 @@ class Session(Answers, Lasting, Moving, Reporting):
         try:
             with self._lock:
                 for replay in self._replays:
+                    lane = replay.lane
+                    seen, lane.seen_number = lane.seen_number, lane.sealed_number
+                    if seen != lane.sealed_number and not last and lane.grows():
+                        continue
                     if not replay.held or (replay.overdue() and self.transport.idle):
-                        self._send(replay.lane, all_frees=True, late=True)
+                        self._send(lane, all_frees=True, late=True)
         except FarspanError as error:
             log.debug("a frame could not be sent yet: %s", error)
         return True
@@ -600,5 +607,5 @@ def _flush_late(ref: weakref.ref[Session], owed: threading.Event) -> None:
             session._flusher_awake = False
             for lane in session.lanes:
                 lane.due = min(lane.due, 1)  # the next command wakes it
-        session._flush_old()  # what came before the flag was seen
+        session._flush_old(last=True)  # what came before the flag was seen
         del session

@@ -60,7 +60,7 @@ class Segment:
         try:
             for offset in range(0, total, limits.SHARED_PIECE_BYTES):
                 with self._turn:
-                    post(self._laid(view, device, transfer, offset))
+                    post(self._laid(view, device, transfer, offset, limits.SHARED_PIECE_BYTES))
         except BaseException:  # Ctrl-C, or no room: what has come of it is of no use
             post(wire.SharedPiece(device, transfer, 0, 0, 0, 0))
             raise
@@ -79,11 +79,14 @@ class Segment:
 
         The caller has the turn. ServiceError if nobody takes them, or if this is retired.
         """
-        for offset in range(0, view.nbytes, limits.SHARED_PIECE_BYTES):
-            yield self._laid(view, device, transfer, offset)
+        most = limits.SHARED_KEPT_BYTES
+        for offset in range(0, view.nbytes, most):
+            yield self._laid(view, device, transfer, offset, most)
 
-    def _laid(self, view: memoryview, device: int, transfer: int, offset: int) -> wire.SharedPiece:
-        size = min(limits.SHARED_PIECE_BYTES, view.nbytes - offset)
+    def _laid(
+        self, view: memoryview, device: int, transfer: int, offset: int, most: int
+    ) -> wire.SharedPiece:
+        size = min(most, view.nbytes - offset)
         position = self._room(size)
         try:
             target = layouts.window(self._parts.up, position, size)
@@ -141,14 +144,12 @@ class Shared:
         #: All that are mapped, by device, the latest last: workers may use them.
         self._segments: dict[int, list[Segment]] = {}
         self._up: dict[int, Segment | None] = {}  # what was asked for; None: by the stream
-        self._renewals = 0
         self.state = layouts.UNASKED
 
     def renew(self) -> None:
         """Ask again at the next long tensor: workers were replaced, or an upload broke off."""
-        self._renewals += 1  # never waits: whoever asks just now looks at it
-        up, self._up = self._up, {}
-        for segment in up.values():
+        up, self._up = self._up, {}  # never waits: whoever asks just now puts it into the old one
+        for segment in list(up.values()):
             if segment is not None:
                 segment.retired = True
 
@@ -174,15 +175,15 @@ class Shared:
         if device in self._up:
             return
         with self._lock:
-            if device in self._up:
+            up = self._up
+            if device in up:
                 return
-            renewals = self._renewals
             try:
                 self.state = self._open(device)
             except FarspanError as error:  # an end of the session is told by what comes next
                 self.state = f"the gateway did not answer: {error}"
-            if self.state != layouts.LATER and renewals == self._renewals:
-                self._up[device] = self._segments[device][-1] if self.state == "on" else None
+            if self.state != layouts.LATER:
+                up[device] = self._segments[device][-1] if self.state == "on" else None
         if self.state not in ("on", layouts.LATER):
             log.info("device %d: no shared memory: %s", device, self.state)
 

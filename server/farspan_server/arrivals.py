@@ -10,8 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from farspan import wire
 from farspan.core import limits
@@ -27,7 +26,6 @@ from farspan.core.errors import (
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
-from farspan_server.config import GatewayConfig
 from farspan_server.history import History, keep
 from farspan_server.keeper import Keeper
 from farspan_server.live import (
@@ -43,8 +41,8 @@ from farspan_server.live import (
     digest_of,
     parse_devices,
 )
-from farspan_server.shelf import Shelf
-from farspan_server.tenancy import Tenancy
+from farspan_server.sleep import stays
+from farspan_server.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -54,23 +52,8 @@ _ROOM_BYTES: Final = 64 * limits.KiB  # of journal, or nobody goes on with a ses
 FEATURES: Final = frozenset({wire.SHARED_MEMORY, wire.SHARED_UPLOADS})
 
 
-class Arrivals:
+class Arrivals(Whole):
     """The front of `service.Service`."""
-
-    config: GatewayConfig
-    draining: bool
-    tenancy: Tenancy
-    _sessions: dict[str, Live]
-    _channels: dict[int, Live]
-    _shelf: Shelf | None
-    _syncing: Executor
-
-    if TYPE_CHECKING:
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
-        def find(self, tenant: str, session: str) -> Live: ...
-        def _refuse_late(self) -> None: ...
-        async def unshare(self, live: Live) -> None: ...
 
     # --- opening ---------------------------------------------------------------------------------
     def check(self, hello: wire.Hello) -> None:
@@ -96,7 +79,7 @@ class Arrivals:
         if self.draining:
             raise CapacityError("the gateway is about to end and takes no new sessions")
         kinds = parse_devices(hello.devices) if hello.devices else ("cpu",)
-        if len(self._sessions) >= self.config.sessions_max:
+        if self.full:
             raise CapacityError(f"the gateway has {self.config.sessions_max} sessions, its most")
         self.tenancy.admit(tenant, kinds)
         wait_s = min(hello.wait_ms / 1000, self.config.wait_s_max)
@@ -116,9 +99,13 @@ class Arrivals:
         live.minor = hello.minor
         secret = secrets.token_bytes(32) if live.confirms else b""
         live.digest = digest_of(secret) if secret else ""
-        with self.tenancy.opening(live, hello.client):
-            if journalled:
-                self._keeper(live, await self._create(live))
+        self._opening += 1
+        try:
+            with self.tenancy.opening(live, hello.client):
+                if journalled:
+                    self._keeper(live, await self._create(live))
+        finally:
+            self._opening -= 1
         live.features = _features(live, hello)
         live.stream = stream
         self._sessions[live.id] = live
@@ -202,6 +189,8 @@ class Arrivals:
         live = self.find(tenant, asked.session)
         if not live.is_secret(asked.secret):
             raise SessionClosedError(TAKEN)
+        if live.fencing:  # it may be that its memory is gone from the first of its devices only
+            raise CapacityError("another client is about to take the session over")
         if live.shares:
             raise SessionClosedError("the session shares memory with its client, which may be torn")
         self._check_room(live)
@@ -267,7 +256,7 @@ class Arrivals:
             return
         self.tenancy.check_room(live.tenant, _ROOM_BYTES)
         if self._shelf.free_bytes < _ROOM_BYTES:
-            raise CapacityError("the gateway's disk is full; the session stays there until later")
+            raise CapacityError(stays(live.id, "the gateway's disk is full"))
 
     def _come(self, live: Live, stream: Stream) -> Live:
         live.coming = None

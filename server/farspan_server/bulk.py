@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from farspan import wire
 from farspan.core import limits, link
@@ -18,16 +18,14 @@ from farspan.core.errors import JournalError, ProtocolError, ServiceError, Worke
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
-from farspan_server.config import GatewayConfig
 from farspan_server.history import Chunk
 from farspan_server.live import Live
-from farspan_server.tenancy import Tenancy
+from farspan_server.whole import Whole
 from farspan_server.window import Window
 from farspan_server.workers import BUSY
 
 _LOOK_S: Final = 0.005  # between looks whether a question about memory is answered
 _OVER: Final = "the memory is shared no more; send the bytes themselves"
-_KEPT_BYTES: Final = 128 * limits.KiB  # of an upload that is journalled, at a time
 
 
 class Call:
@@ -42,24 +40,27 @@ class Call:
         self.turn = asyncio.Lock() if before is None else before.turn
 
 
-def _parts(live: Live, view: memoryview) -> list[memoryview]:
-    """Return a chunk in pieces that the loop can take one of in a turn.
-
-    A journal's digest of a whole one would take 2 ms, and everybody else wait for it.
-    """
-    size = _KEPT_BYTES if live.keeper is not None else len(view)
-    return [view[at : at + size] for at in range(0, len(view), size)] if view else [view]
+#: Bytes of an upload: where they begin, and where in shared memory they lie, if they do.
+Part = tuple[int, memoryview, tuple[Window, int] | None]
 
 
-class Bulk:
+async def _ahead(source: AsyncIterator[Part]) -> AsyncIterator[Part]:
+    """Yield what a source yields; the next one comes while the one before is worked on."""
+
+    async def after() -> Part | None:
+        return await anext(source, None)
+
+    coming = asyncio.create_task(after())
+    try:
+        while (one := await coming) is not None:
+            coming = asyncio.create_task(after())
+            yield one
+    finally:
+        coming.cancel()
+
+
+class Bulk(Whole):
     """The bulk half of `service.Service`, which owns the sessions."""
-
-    config: GatewayConfig
-    tenancy: Tenancy
-
-    if TYPE_CHECKING:
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
 
     async def workers_of(self, live: Live) -> None:
         """Return when the session has its workers; raise what ended it if it has none by then."""
@@ -110,14 +111,15 @@ class Bulk:
         live.check(owner)  # it may have waited for workers
         call = live.uploading[transfer] = Call(live.uploading.get(transfer), owner)
         try:
-            async for part in data:
-                shared = isinstance(part, wire.SharedPiece)
-                size = part.piece_bytes if shared else len(part)
-                if came + size > total or (not size and total):
-                    raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
-                take = self._take_shared if shared else self._take_bytes
-                await take(live, header, call, came, part)
-                came += size
+            parts = self._parts(live, header, data)
+            async with contextlib.aclosing(_ahead(parts)) as ahead:
+                async for begin, view, place in ahead:
+                    since_s = await self.tenancy.floor.turn(live.tenant)
+                    live.bytes_received += len(view)
+                    async with call.turn:  # the call before may still pass one on, or be cut off
+                        await self._take_part(live, header, call, begin, view, place)
+                    await self.tenancy.floor.turn(live.tenant, since_s)
+                    came = begin + len(view)
             if came != total:
                 raise ProtocolError(f"upload of {total} bytes: {came} came")
             live.check(owner)
@@ -135,54 +137,29 @@ class Bulk:
             if live.uploading.get(transfer) is call:
                 del live.uploading[transfer]
 
-    async def _take_piece(
+    async def _parts(
         self,
         live: Live,
         header: wire.TransferHeader,
-        call: Call,
-        begin: int,
-        view: memoryview,
-        place: tuple[Window, int] | None = None,
-    ) -> None:
-        """Take what is new of a piece. place: where it lies, for a worker that can look there."""
-        transfer, total = header.transfer, header.total_bytes
-        live.check(call.owner)
-        if live.uploading.get(transfer) is not call:
-            raise ProtocolError(f"upload {transfer} goes on on another connection")
-        if transfer in live.uploads.done:
-            return  # the call before has brought the rest
-        known = live.uploads.come.get(transfer, 0)
-        if known < begin:
-            raise ProtocolError(f"upload {transfer} was given up meanwhile")
-        came = begin + len(view)
-        if came > known:
-            flags = link.LAST if came == total else 0
-            chunk = link.Chunk(transfer, total, known, flags, view[known - begin :])
-            if place is not None:
-                place = place[0], place[1] + known - begin
-            await self._pass(live, header.device, chunk, place)
+        data: AsyncIterator[memoryview | wire.SharedPiece],
+    ) -> AsyncIterator[Part]:
+        """Yield what comes with a call, and chunks of what it says lies in shared memory."""
+        total, came = header.total_bytes, 0
+        async for each in data:
+            size = each.piece_bytes if isinstance(each, wire.SharedPiece) else len(each)
+            if came + size > total or (not size and total):
+                raise ProtocolError(f"upload of {total} bytes: a chunk that does not fit")
+            if not isinstance(each, wire.SharedPiece):
+                yield came, each, None
+            else:
+                async for part in self._copied(live, header, each, came):
+                    yield part
+            came += size
 
-    async def _take_bytes(
-        self, live: Live, header: wire.TransferHeader, call: Call, begin: int, view: memoryview
-    ) -> None:
-        """Take bytes that came with the call, a part at a time: others have their turns."""
-        for part in _parts(live, view):
-            since_s = await self.tenancy.floor.turn(live.tenant)
-            live.bytes_received += len(part)
-            async with call.turn:  # the call before may still pass one on, or be cut off
-                await self._take_piece(live, header, call, begin, part)
-            begin += len(part)
-            await self.tenancy.floor.turn(live.tenant, since_s)
-
-    async def _take_shared(
-        self,
-        live: Live,
-        header: wire.TransferHeader,
-        call: Call,
-        begin: int,
-        piece: wire.SharedPiece,
-    ) -> None:
-        """Take bytes that lie in shared memory, a chunk at a time: others have their turns."""
+    async def _copied(
+        self, live: Live, header: wire.TransferHeader, piece: wire.SharedPiece, begin: int
+    ) -> AsyncIterator[Part]:
+        """Yield copies of bytes that lie in shared memory, a chunk at a time, made by threads."""
         window = live.windows.get(header.device)
         if live.keeper is None or window is None:
             raise ServiceError(_OVER)
@@ -190,19 +167,43 @@ class Bulk:
         if asked != (header.device, header.transfer, header.total_bytes, begin):
             raise ProtocolError("a piece of another upload, or of another place in it")
         for at in range(0, piece.piece_bytes, limits.CHUNK_BYTES):
-            size = min(limits.CHUNK_BYTES, piece.piece_bytes - at)
-            position = piece.position + at
-            since_s = await self.tenancy.floor.turn(live.tenant)
-            live.bytes_received += size
-            async with call.turn:
-                # A worker that is told of memory that it has no more ends the session. One that is
-                # lost is told nothing: the journal may still have what its client laid there.
-                known = live.windows.get(header.device) is window
-                if not known and window.channel == live.channel:
-                    raise ServiceError(_OVER)
-                data = memoryview(window.copied(position, size))
-                await self._take_piece(live, header, call, begin + at, data, (window, position))
-            await self.tenancy.floor.turn(live.tenant, since_s)
+            size, position = min(limits.CHUNK_BYTES, piece.piece_bytes - at), piece.position + at
+            data = await asyncio.to_thread(window.copied, position, size)
+            yield begin + at, data, (window, position)
+
+    async def _take_part(
+        self,
+        live: Live,
+        header: wire.TransferHeader,
+        call: Call,
+        begin: int,
+        view: memoryview,
+        place: tuple[Window, int] | None,
+    ) -> None:
+        """Take what is new of a part. place: where it lies, for a worker that can look there."""
+        transfer, total = header.transfer, header.total_bytes
+        if place is not None:
+            # A worker that is told of memory that it has no more ends the session. One that is
+            # lost is told nothing: the journal may still have what its client laid there.
+            known = live.windows.get(header.device) is place[0]
+            if not known and place[0].channel == live.channel:
+                raise ServiceError(_OVER)
+        live.check(call.owner)
+        if live.uploading.get(transfer) is not call:
+            raise ProtocolError(f"upload {transfer} goes on on another connection")
+        if transfer in live.uploads.done:
+            return  # the call before has brought the rest
+        known_bytes = live.uploads.come.get(transfer, 0)
+        if known_bytes < begin:
+            raise ProtocolError(f"upload {transfer} was given up meanwhile")
+        came = begin + len(view)
+        if came > known_bytes:
+            flags = link.LAST if came == total else 0
+            new = view[known_bytes - begin :]
+            if place is not None:
+                place = place[0], place[1] + known_bytes - begin
+            chunk = link.Chunk(transfer, total, known_bytes, flags, new)
+            await self._pass(live, header.device, chunk, place)
 
     async def _pass(
         self,
@@ -253,6 +254,8 @@ class Bulk:
             return wire.ShareReply(refused="the session was opened without it")
         await self.workers_of(live)
         live.check(owner)
+        if live.fencing:  # nor may the next client be taken for one that shares memory
+            return wire.ShareReply(refused="another client takes the session over")
         if asked.device >= len(live.machine.kinds):
             raise ProtocolError(f"memory of device {asked.device}, which is not there")
         if live.keeper is not None:
@@ -296,10 +299,14 @@ class Bulk:
         live.windows.clear()
         live.shares = False
         live.features -= {wire.SHARED_MEMORY}
-        for each in live.links:
-            with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good as
-                while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
-                    await asyncio.sleep(_LOOK_S)
+        live.fencing += 1
+        try:
+            for each in live.links:
+                with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good
+                    while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
+                        await asyncio.sleep(_LOOK_S)
+        finally:
+            live.fencing -= 1
 
     async def piece(self, live: Live, piece: wire.SharedPiece) -> None:
         """Tell a worker where the next bytes of an upload lie, of a session without a journal."""

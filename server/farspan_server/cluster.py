@@ -92,6 +92,8 @@ class Cluster:
         self._capacity = capacity
         self._listen = listen
         self._environment = thread_environment(threads) | level_environment(cpu_level)
+        if "FARSPAN_LOOPS" in os.environ:  # as workers that are plain processes have it
+            self._environment["FARSPAN_LOOPS"] = os.environ["FARSPAN_LOOPS"]
         self._make_engine = make_engine
         self._groups: dict[str, Any] = {}
         self._actors: dict[int, Any] = {}

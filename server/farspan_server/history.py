@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from farspan import wire
 from farspan.core import limits, link
+from farspan.core.words import Switch
 
 from farspan_server.disk import Buffer, Disk
 from farspan_server.journal import (
@@ -33,6 +35,7 @@ from farspan_server.journal import (
     glimpse,
     reopen,
 )
+from farspan_server.switched import Placed
 
 FRAME: Final = 1  # as received
 CHUNK: Final = 2  # device, transfer, total, offset, flags; bytes
@@ -42,6 +45,7 @@ EPOCH: Final = 5  # JSON: epoch, secret (its hash)
 SESSION: Final = 6  # JSON: format, and what the session is; see live.py
 KEEP: Final = 7  # JSON: name, body; an empty body takes the name back
 UPLOADS: Final = 8  # JSON: format, done; what of the uploads before a mark may be asked for again
+SWITCH: Final = 9  # JSON: format, sequence, device, program, plan; see switched.py
 FORMAT: Final = 1  # of the records that have one
 
 GIVEN_UP: Final = 255  # flags of a chunk that says: nothing more of this upload will come
@@ -89,14 +93,22 @@ class Chunk:
 
 
 class Uploads:
-    """How far the uploads of a session have come, so that one may be sent again after a break."""
+    """How far the uploads of a session have come, so that one may be sent again after a break.
+
+    Threads that write pieces add them.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()
         self.come: dict[int, int] = {}  # bytes, of those under way
         self.done: dict[int, int] = {}  # bytes, of the latest ones that are whole
 
     def add(self, chunk: Chunk) -> None:
         """Take that a piece is in the journal."""
+        with self._turn:
+            self._add(chunk)
+
+    def _add(self, chunk: Chunk) -> None:
         if chunk.flags == GIVEN_UP:
             self.come.pop(chunk.transfer, None)
             self.done.pop(chunk.transfer, None)
@@ -112,10 +124,11 @@ class Uploads:
 
     def take_back(self, chunk: Chunk) -> None:
         """Take that a piece may not have reached its worker, so that it has to come again."""
-        self.done.pop(chunk.transfer, None)
-        self.come.pop(chunk.transfer, None)
-        if chunk.offset:
-            self.come[chunk.transfer] = chunk.offset
+        with self._turn:
+            self.done.pop(chunk.transfer, None)
+            self.come.pop(chunk.transfer, None)
+            if chunk.offset:
+                self.come[chunk.transfer] = chunk.offset
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, for `UPLOADS`."""
@@ -136,6 +149,7 @@ class Past:
     session: dict[str, Any] = field(default_factory=dict)  # what the session is
     kept: dict[str, str] = field(default_factory=dict)  # names that its client gave
     uploads: Uploads = field(default_factory=Uploads)
+    switches: tuple[Placed, ...] = ()  # after the snapshot
 
 
 class History:
@@ -147,7 +161,11 @@ class History:
         self.journal = journal
         self.past = past
         self._sequence = max(past.frames, default=past.base)
+        #: Pieces are written on threads: what a mark says of uploads is what stands before it.
+        self._turn = threading.Lock()
         self._waiting: deque[tuple[int, int]] = deque()  # not synced: record, frame
+        self._notes: deque[int] = deque()  # records of switches that are not synced
+        self.noted = 0  # switches that were written here and survive
         self._marks: dict[int, int] = {}  # snapshots under way: the record of their mark
         # Commits that are not synced: their record, the first record and the files to keep.
         self._commits: deque[tuple[int, int, set[str]]] = deque()
@@ -184,21 +202,23 @@ class History:
     # --- writing ---------------------------------------------------------------------------------
     def frame(self, sequence: int, data: Buffer) -> None:
         """Keep a frame, before it is forwarded. JournalError."""
-        index = self.journal.append(FRAME, data)
-        self._sequence = sequence
-        self._waiting.append((index, sequence))
-        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
-            self.journal.roll()
+        with self._turn:
+            index = self.journal.append(FRAME, data)
+            self._sequence = sequence
+            self._waiting.append((index, sequence))
+            if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+                self.journal.roll()
 
     def chunk(self, chunk: Chunk) -> int:
-        """Keep a piece of an upload; return its record. JournalError."""
+        """Keep a piece of an upload; return its record. May run on another thread. JournalError."""
         stamp = _CHUNK.pack(
             chunk.device, chunk.transfer, chunk.total, chunk.offset, chunk.flags
         )  # fmt: skip
-        index = self.journal.append(CHUNK, stamp, chunk.data)
-        self.past.uploads.add(chunk)
-        if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
-            self.journal.roll()
+        with self._turn:
+            index = self.journal.append(CHUNK, stamp, chunk.data)
+            self.past.uploads.add(chunk)
+            if self.journal.segment_bytes > limits.JOURNAL_SEGMENT_BYTES:
+                self.journal.roll()
         return index
 
     def give_up(self, device: int, transfer: int) -> int:
@@ -221,16 +241,22 @@ class History:
         keep(self.past.kept, name, body)
         return index
 
+    def switch(self, placed: Placed) -> None:
+        """Note a switch, before it is done; all frames up to its own were written. JournalError."""
+        body = {"sequence": placed.sequence, "device": placed.device} | asdict(placed.switch)
+        self._notes.append(self._write(SWITCH, {"format": FORMAT} | body))
+
     def mark(self, number: int, sequence: int) -> None:
         """Note where a snapshot is cut: after this frame, before all records that follow."""
-        self._marks = {number: self.journal.roll()}  # one at a time; others are given up
-        past = self.past  # said again: what comes before the mark will be removed
-        body = {"number": number, "sequence": sequence}
-        self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
-        self.describe(past.session)
-        for name, kept in past.kept.items():
-            self._write(KEEP, {"name": name, "body": kept})
-        self._write(UPLOADS, past.uploads.to_json())
+        with self._turn:
+            self._marks = {number: self.journal.roll()}  # one at a time; others are given up
+            past = self.past  # said again: what comes before the mark will be removed
+            body = {"number": number, "sequence": sequence}
+            self._write(MARK, body | {"epoch": past.epoch, "secret": past.secret})
+            self.describe(past.session)
+            for name, kept in past.kept.items():
+                self._write(KEEP, {"name": name, "body": kept})
+            self._write(UPLOADS, past.uploads.to_json())
 
     def commit(self, number: int, sequence: int, parts: tuple[Part, ...]) -> None:
         """Note that a snapshot's parts are on disk: a replay begins there.
@@ -253,6 +279,9 @@ class History:
         sequence = 0
         while self._waiting and self._waiting[0][0] <= index:
             sequence = self._waiting.popleft()[1]
+        while self._notes and self._notes[0] <= index:
+            self._notes.popleft()
+            self.noted += 1
         while self._commits and self._commits[0][0] <= index:
             _, begin, old = self._commits.popleft()
             self.later(functools.partial(self._remove, begin, old))
@@ -376,6 +405,7 @@ class _PastReader:
         self._first: int | None = None
         self._marks: dict[int, tuple[int, int]] = {}  # by snapshot: record, frame
         self._last: int | None = None  # frame
+        self._switches: list[Placed] = []
 
     @property
     def about(self) -> dict[str, Any]:
@@ -415,6 +445,7 @@ class _PastReader:
         past.begin, past.base = self._marks[body["number"]]
         past.number = body["number"]
         past.parts = tuple(_part(part) for part in body["parts"])
+        self._switches = [each for each in self._switches if each.sequence >= past.base]
 
     def _epoch(self, record: Record) -> None:
         body = _body(record, "epoch")
@@ -435,8 +466,22 @@ class _PastReader:
         uploads.done = {int(k): int(v) for k, v in body["done"]}
         uploads.come = {int(k): int(v) for k, v in body["come"]}
 
+    def _switch(self, record: Record) -> None:
+        told = _formatted(record)
+        placed = Placed(told["sequence"], told["device"], Switch(told["program"], told["plan"]))
+        if type(placed.sequence) is not int or placed.sequence != (self._last or 0):
+            raise ValueError("a switch that stands elsewhere")
+        kinds = self._past.session.get("kinds")
+        most = limits.DEVICES_PER_SESSION_MAX if kinds is None else len(kinds)
+        if type(placed.device) is not int or not 0 <= placed.device < most:
+            raise ValueError("a switch of no device")
+        self._switches.append(placed)
+        if len(self._switches) > 2 * limits.SWITCHES_MAX:  # with those of a snapshot under way
+            raise ValueError("too many switches")
+
     def finish(self) -> Past:
         past = self._past
+        past.switches = tuple(self._switches)
         past.frames = {s: f for s, f in past.frames.items() if s > past.base}
         if self._first and not past.number:
             raise JournalDamagedError("journal: its beginning is missing, and there is no snapshot")
@@ -482,5 +527,6 @@ _READERS: Final[dict[int, Callable[[_PastReader, Record], None]]] = {
     KEEP: _PastReader._kept,
     UPLOADS: _PastReader._uploads,
     CHUNK: _PastReader._chunk,
+    SWITCH: _PastReader._switch,
 }
 assert HEAD not in _READERS

@@ -83,6 +83,7 @@ class Journal:
         self._lock = threading.Lock()  # guards what both threads look at: all above and below
         self._unsynced: dict[int, File] = {}  # before the last one, to sync: by their HEAD's index
         self._dirty = False  # names in the directory to sync
+        self.waiting_bytes = 0  # appended since the last sync began
         self.durable = index - 1  # index of the last record that survives a loss of power
         #: A sync has failed: what lies behind `durable` may be read and not be there for all that.
         self.doubtful = False
@@ -179,6 +180,7 @@ class Journal:
             raise failure from error
         self._digest = found
         self._bytes += _HEADER.size + size
+        self.waiting_bytes += size
         self._segments[-1] = (self._segments[-1][0], self._bytes)
         self._index += 1
         return self._index - 1
@@ -212,6 +214,7 @@ class Journal:
             files, self._unsynced = list(self._unsynced.values()), {}
             last, digest, current = self._index - 1, self._digest, self._file
             dirty, self._dirty = self._dirty, False
+            self.waiting_bytes = 0
         assert current is not None
         try:
             for file in files:

@@ -14,6 +14,7 @@ import json
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -29,12 +30,14 @@ from farspan_server.disk import Buffer, Disk, File
 from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError, JournalError
 from farspan_server.shelf import discard
+from farspan_server.switched import Placed
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
 
 _READ_AT_ONCE: Final = 64  # records that a thread reads before the loop hears of them
 _PIECES_AT_ONCE: Final = 8  # of a snapshot, a MiB each
+_SHORT_BYTES: Final = 64 * limits.KiB  # of a piece: written in less time than a thread takes
 _ROOM_S: Final = 0.002  # between looks whether workers take more of a replay
 _ALL: Final = 2**63  # "every record": those that no replay has begun to read yet
 
@@ -89,6 +92,8 @@ class Keeper:
         self._replayed: int | None = _ALL
         self._caught_up = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        #: By device: held from a piece's record until its worker is told, or the next replay is.
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._parts: dict[int, _PartWriter] = {}  # of the snapshot under way, by device
         self._older: dict[int, tuple[Part, ...]] = {}  # files that they refer to
         self._number = history.past.number  # of the last snapshot
@@ -97,6 +102,7 @@ class Keeper:
         self._cut_took_s = self._cut_again_s = 0.0
         self._cut_told = False  # the workers take their parts; before, frames are held back
         self._cut_frame = history.past.base
+        self._noted = 0  # switches that the machine knows to survive
         self.caught_up_s = 0.0  # when the last replay ended, of time.monotonic()
 
     # --- workers ---------------------------------------------------------------------------------
@@ -157,9 +163,13 @@ class Keeper:
     def frame(self, sequence: int, data: Buffer) -> None:
         """Keep a frame; nobody waits until it survives. JournalError."""
         self.history.frame(sequence, data)
-        if self._syncs and self._sync_timer is None and not self._sync_under_way:
-            loop = asyncio.get_running_loop()
-            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+        self._sync_soon()
+
+    def switch(self, placed: Placed) -> None:
+        """Keep a switch, behind which frames are held until it survives. JournalError."""
+        self.history.switch(placed)
+        if self._stays:
+            self._sync()
 
     def keep(self, name: str, body: str) -> None:
         """Keep what a name stands for. JournalError."""
@@ -189,6 +199,20 @@ class Keeper:
         self._sync()
         await waiting
 
+    def _sync_soon(self) -> None:
+        """Sync what nobody waits for yet: once much has gathered, or a while after the first."""
+        journal = self.history.journal
+        if not self._syncs or self._sync_under_way:  # whose end looks again
+            return
+        if (
+            journal.waiting_bytes >= limits.SYNC_BYTES
+            or journal.last - journal.durable >= limits.SYNC_RECORDS
+        ):
+            self._sync()
+        elif self._sync_timer is None:
+            loop = asyncio.get_running_loop()
+            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+
     def _sync(self) -> None:
         if self._sync_timer is not None:
             self._sync_timer.cancel()
@@ -215,6 +239,9 @@ class Keeper:
         sequence = self.history.synced(index)
         if sequence and self._syncs:
             self._give(messages.Synced(sequence))
+        if self.history.noted > self._noted:
+            self._noted = self.history.noted
+            self._give(messages.Noted(self._noted))
         reached = [each for each in self._waiting if each[0] <= index]
         self._waiting = [each for each in self._waiting if each[0] > index]
         for _, waiting in reached:
@@ -222,9 +249,8 @@ class Keeper:
                 waiting.set_result(None)
         if self._waiting or self._sync_again:
             self._sync()
-        elif self._syncs and self.history.journal.last > index and self._sync_timer is None:
-            loop = asyncio.get_running_loop()
-            self._sync_timer = loop.call_later(limits.SYNC_DELAY_S, self._sync)
+        elif self.history.journal.last > index:
+            self._sync_soon()
 
     # --- up --------------------------------------------------------------------------------------
     async def send(self, kept: Chunk, place: tuple[int, int] | None = None) -> bool:
@@ -233,12 +259,39 @@ class Keeper:
         place: a channel, and where the bytes lie in memory that its worker shares with the client.
         Return whether a worker was told of it, who then says when it has them. JournalError.
         """
-        with self._reporting():
-            index = self.history.chunk(kept)
+        # What stands in the journal before a mark goes to its worker before the mark's own word.
+        async with self._turns[kept.device]:
+            with self._reporting():
+                index = await self._written(kept)
+            self._sync_soon()  # the disk works while the rest comes
+            if self._replayed is None:
+                return await self._tell(kept, place)
         while self._replayed is not None:
             if index <= self._replayed:
                 return False
             await self._caught_up.wait()
+        return await self._tell(kept, place)
+
+    async def _written(self, kept: Chunk) -> int:
+        """Write a piece; return its record. Others are heard meanwhile, unless it is short.
+
+        What is cut off waits all the same: whatever follows in the journal follows the piece.
+        """
+        if kept.data.nbytes <= _SHORT_BYTES:
+            return self.history.chunk(kept)
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(None, self.history.chunk, kept)
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            while not writing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((writing,))
+            writing.exception()  # the next one meets it, too
+            raise
+
+    async def _tell(self, kept: Chunk, place: tuple[int, int] | None) -> bool:
+        """Pass a piece on to its worker; return whether it was told."""
         with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
             if place is not None and place[0] == self._channel:
                 where = (kept.transfer, kept.total, kept.offset, place[1], kept.data.nbytes)
@@ -383,7 +436,14 @@ class Keeper:
         for device, each in enumerate(self._links):
             each.send(link.pack_cut(self._channel, number, base))
             chunk = link.Chunk(link.marker(number, device), 0, 0, link.LAST, b"")
-            self._spawn(each.upload(self._channel, chunk))
+            self._spawn(self._mark_bulk(each, device, self._channel, chunk))
+
+    async def _mark_bulk(
+        self, worker: WorkerLink, device: int, channel: int, marker: link.Chunk
+    ) -> None:
+        """Say that all before a cut has come, behind the pieces that are under way."""
+        async with self._turns[device]:
+            await worker.upload(channel, marker)
 
     async def part(self, device: int, chunk: link.Chunk) -> None:
         """Take a piece of a device's part. The part counts when it is whole and on disk."""

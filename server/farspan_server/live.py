@@ -63,6 +63,8 @@ class Stream:
         self._line = 0
         self._devices: tuple[wire.Device, ...] = ()
         self._numerics: tuple[NumericsChange, ...] = ()
+        self._durable = 0  # the last frame of which that was told
+        self._late: asyncio.TimerHandle | None = None  # runs while word of it waits
 
     def post(
         self,
@@ -73,13 +75,26 @@ class Stream:
         numerics: tuple[NumericsChange, ...] = (),
         events: messages.EventsOut | None = None,
     ) -> None:
-        """Queue something for the client."""
+        """Queue something for the client.
+
+        Nobody waits to hear what is durable: it rides with what comes next, or goes alone later.
+        """
         self._welcome = welcome or self._welcome
         self._line = line or self._line
         self._devices = devices or self._devices
         self._numerics = numerics or self._numerics
         if events is not None:
             self._events.append(events)
+            rides = not (events.data or events.applied or welcome or line or devices or numerics)
+            if rides and events.durable - self._durable < limits.CREDIT_FRAMES and not self.over:
+                if self._late is None:
+                    loop = asyncio.get_running_loop()
+                    self._late = loop.call_later(limits.DURABLE_RIDES_S, self._go_alone)
+                return
+        self.look()
+
+    def _go_alone(self) -> None:
+        self._late = None
         self.look()
 
     def end(self, kind: str = "", message: str = "") -> None:
@@ -111,6 +126,11 @@ class Stream:
                 count += 1
                 size += len(each.data)
             applied, durable = max(applied, each.applied), max(durable, each.durable)
+        if durable:
+            self._durable = durable
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
         if not self._events and self._last_words is not None:
             events.append(self._last_words)
             self._last_words = None
@@ -151,6 +171,7 @@ class Live:
         self.slept: Sleeper | None = None  # what it was, if it woke up in this gateway
         self.left = False  # it lies on disk, for another gateway
         self.failure = ""  # why nothing can be done, of one whose journal failed
+        self.fencing = 0  # who are about to take it over, and ask its workers to share nothing
         self.shares = False  # without a journal: it has memory that its client has mapped
         self.windows: dict[int, Window] = {}  # of one with a journal, by device
         self.windows_made: dict[int, int] = {}  # in this epoch, the last one's number
@@ -337,6 +358,7 @@ def about_session(
         "wait_s": wait_s,
         "numerics": [],  # the keys of its workers, by device, once it has some
         "allow_numerics_change": allow_numerics_change,
+        "switches": durability != OFF,  # are in its journal; of an older one loops are waited for
     }
 
 

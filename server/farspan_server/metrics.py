@@ -25,7 +25,7 @@ from farspan_server import pool as pools
 from farspan_server import session as sessions
 from farspan_server.live import KINDS
 from farspan_server.service import Service
-from farspan_server.session import Load
+from farspan_server.session_messages import Load
 from farspan_server.totals import Durations
 
 _STATES: Final = (

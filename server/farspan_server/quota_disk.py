@@ -16,6 +16,8 @@ from farspan_server.disk import Buffer, Disk, File
 from farspan_server.pool import over_quota
 from farspan_server.shelf import FAILED
 
+Key = tuple[str, str]  # of a file: its session and its name
+
 
 class QuotaError(OSError):
     """The tenant's quota of disk is used up. `reason` may be told to its clients."""
@@ -75,17 +77,18 @@ class QuotaDisk:
                 if not self._used[tenant]:
                     del self._used[tenant]
 
-    def charge(self, path: Path, count: int) -> None:
+    def charge(self, key: Key, count: int) -> None:
         """Count bytes that are about to be appended to a file, or taken back. QuotaError."""
         with self._lock:
-            self._resize(path, self._size(path) + count)
+            self._resize(key, self._size(key) + count)
 
-    def _size(self, path: Path) -> int:
-        return self._sizes.get(_session(path), {}).get(path.name, 0)
+    def _size(self, key: Key) -> int:
+        return self._sizes.get(key[0], {}).get(key[1], 0)
 
-    def _resize(self, path: Path, size: int) -> None:
+    def _resize(self, key: Key, size: int) -> None:
         """Count a file as so long. Less is never too much, whatever the limit is by now."""
-        session, more = _session(path), size - self._size(path)
+        session, name = key
+        more = size - self._size(key)
         tenant = self._owners.get(session)
         if tenant is not None:
             limit = self._limit(tenant)
@@ -97,9 +100,9 @@ class QuotaDisk:
         elif session not in self._sizes:
             return
         if size:
-            self._sizes[session][path.name] = size
+            self._sizes[session][name] = size
         else:
-            self._sizes[session].pop(path.name, None)
+            self._sizes[session].pop(name, None)
 
     # --- a Disk ----------------------------------------------------------------------------------
     def make_directory(self, directory: Path) -> None:
@@ -127,30 +130,30 @@ class QuotaDisk:
 
     def replace(self, path: Path, data: bytes) -> None:
         with self._lock:
-            self._resize(path, len(data))
+            self._resize(_key(path), len(data))
         self._disk.replace(path, data)
 
     def rename(self, path: Path, to: Path) -> None:
         self._disk.rename(path, to)
         with self._lock:
-            size = self._size(path)
-            self._resize(to, 0)
+            size = self._size(_key(path))
+            self._resize(_key(to), 0)
             if size:  # as much as before: no limit is asked
-                sizes = self._sizes[_session(path)]
+                sizes = self._sizes[_key(path)[0]]
                 sizes[to.name] = sizes.pop(path.name)
 
     def remove(self, path: Path) -> None:
         self._disk.remove(path)
         with self._lock:
-            self._resize(path, 0)
+            self._resize(_key(path), 0)
 
     def sync_directory(self, directory: Path) -> None:
         self._disk.sync_directory(directory)
 
 
-def _session(path: Path) -> str:
-    """Return whose a file is, also while its directory says that it is doubtful."""
-    return path.parent.name.removeprefix(FAILED)
+def _key(path: Path) -> Key:
+    """Return whose a file is, also while its directory says that it is doubtful, and its name."""
+    return path.parent.name.removeprefix(FAILED), path.name
 
 
 class _QuotaFile:
@@ -158,19 +161,19 @@ class _QuotaFile:
 
     def __init__(self, file: File, path: Path, disk: QuotaDisk) -> None:
         self._file = file
-        self._path = path
+        self._key = _key(path)  # once: each frame is charged
         self._disk = disk
         self._size = 0
 
     def append(self, parts: Sequence[Buffer]) -> None:
         count = sum(len(p) if isinstance(p, bytes | bytearray) else p.nbytes for p in parts)
-        self._disk.charge(self._path, count)
+        self._disk.charge(self._key, count)
         self._size += count
         self._file.append(parts)  # one that fails is cut back, or its directory removed
 
     def truncate(self, size: int) -> None:
         self._file.truncate(size)
-        self._disk.charge(self._path, size - self._size)
+        self._disk.charge(self._key, size - self._size)
         self._size = size
 
     def sync(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from farspan import wire
-from farspan.core import limits, link
+from farspan.core import limits, link, words
 from farspan.core.errors import (
     ConnectError,
     JournalError,
@@ -36,6 +36,7 @@ from farspan_server.live import Live
 from farspan_server.shelf import Damaged, Shelf
 from farspan_server.sleep import Sleep, Sleeper
 from farspan_server.supervisor_link import SupervisorLink
+from farspan_server.switched import Placed
 from farspan_server.tenancy import Tenancy
 from farspan_server.totals import Totals
 from farspan_server.worker_side import WorkerSide
@@ -247,6 +248,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
                         live.links[device].send(header, data)
                     case messages.EventsOut():
                         live.post(events=out)
+                    case messages.Do(device, switch):
+                        live.links[device].send(words.pack_switch(live.channel, switch))
                     case messages.Claim():
                         live.claimed_s = time.monotonic()
                         # One that has lost its workers waits until others can have been started.
@@ -284,6 +287,8 @@ class Service(Arrivals, Sleep, WorkerSide, Bulk):
         match out:
             case messages.Append(header, data):
                 keeper.frame(header.sequence, data)
+            case messages.Note(sequence, device, switch):
+                keeper.switch(Placed(sequence, device, switch))
             case messages.Replay(first, last):
                 keeper.replay(first, last, lambda: machine.room)
             case messages.Mark(number, sequence):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from farspan.core import limits
 from farspan.core.errors import ProtocolError
@@ -34,6 +34,7 @@ from farspan_server.session_messages import (
     Cut,
     CutFailed,
     CutTaken,
+    Do,
     End,
     EventsIn,
     EventsOut,
@@ -43,8 +44,12 @@ from farspan_server.session_messages import (
     Input,
     JournalFailed,
     Leave,
+    Load,
     Mark,
+    Note,
+    Noted,
     Output,
+    Ready,
     Refuse,
     Replay,
     Reserve,
@@ -57,6 +62,7 @@ from farspan_server.session_messages import (
     Welcomed,
     Written,
 )
+from farspan_server.switched import Placed, Switched
 
 #: Bytes of events that may wait for a slow reader: four frames' worth of inline values and some.
 EVENT_BYTES_QUEUED_MAX: Final = 64 * limits.MiB
@@ -69,19 +75,6 @@ FAILED: Final = "failed"  # its journal could not be written; what it had lies o
 ENDED: Final = "ended"
 
 _HOLDS_ALL: Final = "the session waits for workers and holds all that it may"
-
-
-class Load(NamedTuple):
-    """What a session has under way: frames that use credits, frames held back, events kept."""
-
-    frames: int = 0
-    frame_bytes: int = 0
-    held: int = 0
-    events: int = 0
-    event_bytes: int = 0
-
-
-# What every frame makes is not frozen: that costs more than all else that is done with it.
 
 
 class Session:
@@ -145,6 +138,7 @@ class Session:
         self._unconfirmed: deque[tuple[int, bytes]] = deque()  # events, and whose ack covers them
         self._unconfirmed_bytes = 0
         self._cut: _Cut | None = None  # the snapshot under way
+        self._switched = Switched(self.stays)
 
     @classmethod
     def woken(
@@ -155,6 +149,7 @@ class Session:
         base: int,
         frames: dict[int, tuple[int, int]],
         syncs: bool = True,
+        switches: tuple[Placed, ...] = (),
     ) -> Session:
         """Return a session as its journal tells.
 
@@ -166,6 +161,7 @@ class Session:
         made._base = base
         made._received = made._durable = max(frames, default=base)
         made._frames = frames
+        made._switched = Switched(True, switches)
         made._let_go()
         return made
 
@@ -267,6 +263,11 @@ class Session:
                 return self._cut_taken(number, device)
             case CutFailed(number):
                 return self._cut_failed(number)
+            case Ready(device, switch):
+                return self._ready(Placed(self._received, device, switch))
+            case Noted(count):
+                self._switched.safe(count)
+                return self._forward_held()
             case ClientGone():
                 self.state = DETACHED
                 self._lease_ends = now + self.lease_s
@@ -297,7 +298,7 @@ class Session:
         if self._begun:  # without a frame too: bytes that were uploaded are on disk
             replay.append(Replay(self._base + 1, self._replay_to))
         self._begun = True
-        return [*replay, *self._caught_up()]
+        return [*replay, *self._switch(), *self._caught_up()]
 
     def _caught_up(self) -> list[Output]:
         """Go on with the frames that came meanwhile, if the workers have all before them."""
@@ -307,10 +308,22 @@ class Session:
         return self._forward_held()
 
     def _forward_held(self) -> list[Output]:
-        forwarded: list[Output] = []
-        while self._held:
-            forwarded.append(self._forward(*self._held.popleft()))
+        """Forward what nothing keeps back."""
+        if not self._forwarding or (self._cut and self._cut.waits):
+            return []
+        forwarded = self._switch()
+        while self._held and not self._switched.holds(self._held[0][0]):
+            forwarded += [self._forward(*self._held.popleft()), *self._switch()]
         return forwarded
+
+    def _switch(self) -> list[Output]:
+        """Tell the workers of switches that come after the last frame that they were given."""
+        return [Do(p.device, p.switch) for p in self._switched.due(max(self._forwarded))]
+
+    def _ready(self, placed: Placed) -> list[Output]:
+        if not self.journalled or not self._assigned or not self._switched.add(placed):
+            return []
+        return [Note(*placed), *self._forward_held()]
 
     def _forward(self, sequence: int, device: int, data: bytes) -> Output:
         self._forwarded[device] = sequence
@@ -349,6 +362,7 @@ class Session:
         self._cut = None
         self._begun = True
         self._given.clear()
+        self._switched.again()
         self._replay_to = self._held[0][0] - 1 if self._held else self._received
         self._forwarded = [self._base] * len(self.kinds)
         self._applied = [self._base] * len(self.kinds)
@@ -357,7 +371,8 @@ class Session:
         if self._forwarding or header.sequence != max(self._forwarded) + 1:
             return []  # of a replay that another one took the place of
         self._given.append((header.sequence, header.device))
-        return [self._forward(header.sequence, header.device, data), *self._caught_up()]
+        forwarded = self._forward(header.sequence, header.device, data)
+        return [forwarded, *self._switch(), *self._caught_up()]
 
     # --- frames ----------------------------------------------------------------------------------
     def _frame(self, header: FrameHeader, data: bytes) -> list[Output]:
@@ -384,10 +399,13 @@ class Session:
         self._frames[header.sequence] = (header.device, len(data))
         self._in_flight_bytes += len(data)
         first: list[Output] = [Append(header, data)] if self.journalled else []
-        if self._forwarding and not (self._cut and self._cut.waits):
+        if self._switched.wishes:
+            first += [Note(*each) for each in self._switched.granted(self._received)]
+        waits = self._held or self._switched.waits or (self._cut and self._cut.waits)
+        if self._forwarding and not waits:
             return [*first, self._forward(header.sequence, header.device, data)]
         self._held.append((header.sequence, header.device, data))
-        return [*first, *self._claim()]
+        return [*first, *self._forward_held(), *self._claim()]
 
     def _synced(self, sequence: int) -> list[Output]:
         if sequence <= self._durable:
@@ -481,6 +499,8 @@ class Session:
             self._told = [self._base] * len(self.kinds)
             self._acked = min(applied, self._received)
             self._confirmed = min(confirmed, self._received)
+            # What it sends again it may have seen computed.
+            self._switched.quiet(max(applied, self._received) + limits.CREDIT_FRAMES)
         self._promised, self._heard = confirmed, applied
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]
@@ -519,6 +539,8 @@ class Session:
             return self._end("SessionClosedError", "the lease ended without a client")
         if self._cut is not None and self._cut.missing:
             return []  # who wakes it then waits for no replay; one that takes long is given up
+        if self._switched.unsafe:
+            return []  # what is held comes behind it
         self._lease_ends = None
         self.state = ASLEEP
         self._unconfirmed.clear()
@@ -530,6 +552,8 @@ class Session:
     # --- snapshots -------------------------------------------------------------------------------
     def _begin_cut(self, number: int) -> list[Output]:
         if self._cut is not None or not self._forwarding or max(self._forwarded) <= self._base:
+            return []
+        if self._switched.waits:  # it stands before the mark, and would not be in the snapshot
             return []
         self._cut = _Cut(number, max(self._forwarded), set(range(len(self.kinds))))
         return [Mark(number, self._cut.sequence), *self._cut_waited()]
@@ -555,7 +579,7 @@ class Session:
         if self._cut is None or self._cut.number != number:
             return []
         self._cut = None
-        return self._forward_held() if self._forwarding else []
+        return self._forward_held()
 
     def _committed(self) -> list[Output]:
         """Begin replays at the snapshot, once nothing before it may have to be told again."""
@@ -564,6 +588,7 @@ class Session:
             return []
         self._cut = None
         self._base = cut.sequence
+        self._switched.forget(cut.sequence)
         return [Commit(cut.number, cut.sequence)]
 
     def _fail(self, message: str) -> list[Output]:

@@ -6,10 +6,13 @@ Plain data; `session.py` says what follows from what.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from farspan.core.words import Switch
 from farspan.wire import FrameHeader
 
 
+# What every frame makes is not frozen: that costs more than all else that is done with it.
 # --- inputs --------------------------------------------------------------------------------------
 @dataclass(slots=True, frozen=True)
 class Reserve:
@@ -113,6 +116,21 @@ class EventsIn:
 
 
 @dataclass(slots=True, frozen=True)
+class Ready:
+    """The worker of a device asks to switch a plan: its loops are compiled."""
+
+    device: int
+    switch: Switch
+
+
+@dataclass(slots=True, frozen=True)
+class Noted:
+    """The first so many switches that were to be noted survive the gateway."""
+
+    count: int
+
+
+@dataclass(slots=True, frozen=True)
 class CutFailed:
     """A snapshot will not be complete; there will be others."""
 
@@ -151,8 +169,8 @@ class Tick:
 
 Input = (
     Reserve | FrameIn | Assigned | Bereft | Leave | Again | EventsIn | Synced | Written | Confirmed
-    | Resumed | Attached | Cut | CutTaken | CutFailed | ClientGone | ClientClosed | Fault
-    | JournalFailed | Tick
+    | Resumed | Attached | Cut | CutTaken | CutFailed | Ready | Noted | ClientGone | ClientClosed
+    | Fault | JournalFailed | Tick
 )  # fmt: skip
 
 
@@ -176,6 +194,26 @@ class Forward:
 
     device: int
     data: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Note:
+    """Write to the journal that a plan is switched here: after the frames appended so far.
+
+    Where the session survives its gateway it is synced at once, and Noted follows.
+    """
+
+    sequence: int  # of the last of them
+    device: int
+    switch: Switch
+
+
+@dataclass(slots=True, frozen=True)
+class Do:
+    """Tell the worker of a device to switch a plan, between the frames before and after."""
+
+    device: int
+    switch: Switch
 
 
 @dataclass(slots=True, frozen=True)
@@ -258,6 +296,16 @@ class End:
 
 
 Output = (
-    Claim | Append | Forward | Replay | Mark | TakeCut | Commit | EventsOut | Welcomed | Refuse
-    | Rest | SetAside | End
+    Claim | Append | Forward | Note | Do | Replay | Mark | TakeCut | Commit | EventsOut | Welcomed
+    | Refuse | Rest | SetAside | End
 )  # fmt: skip
+
+
+class Load(NamedTuple):
+    """What a session has under way: frames that use credits, frames held back, events kept."""
+
+    frames: int = 0
+    frame_bytes: int = 0
+    held: int = 0
+    events: int = 0
+    event_bytes: int = 0

@@ -12,21 +12,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from farspan.core import limits
 from farspan.core.errors import CapacityError, JournalError
 
 from farspan_server import session as sessions
 from farspan_server.config import GatewayConfig
-from farspan_server.history import History
 from farspan_server.journal import JournalBusyError
 from farspan_server.live import DURABLE, RESUME_MINOR, Live
 from farspan_server.shelf import Shelf
-from farspan_server.tenancy import Tenancy
-from farspan_server.totals import Totals
+from farspan_server.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -51,35 +47,27 @@ class Sleeper:
         return sessions.FAILED if self.failure else sessions.ASLEEP
 
 
-class Sleep:
+class Sleep(Whole):
     """The half of `service.Service` that lets sessions sleep, and wakes them."""
-
-    config: GatewayConfig
-    tenancy: Tenancy
-    totals: Totals
-    _sessions: dict[str, Live]
-    _channels: dict[int, Live]
-    _shelf: Shelf | None
-    _syncing: Executor
-
-    if TYPE_CHECKING:
-
-        def find(self, tenant: str, session: str) -> Live: ...
-        def _refuse_late(self) -> None: ...
-        def _let_go(self, live: Live) -> None: ...
-        def _keeper(self, live: Live, history: History) -> None: ...
-        def _spawn(self, work: Any) -> asyncio.Task[Any]: ...
 
     def __init__(self, config: GatewayConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # of the next half
         self._sleepers: dict[str, Sleeper] = {}
         self._waking = 0  # of them, how many are about to be awake
+        self._opening = 0  # new ones that are being made
+        self._too_large = ""  # the session of which it was said that it alone is more than may be
         self._openings = asyncio.Semaphore(limits.OPENINGS_OF_JOURNALS)
 
     @property
     def asleep(self) -> int:
         """How many sessions lie on disk and nowhere else."""
         return len(self._sleepers)
+
+    @property
+    def full(self) -> bool:
+        """Whether no other session may be awake, those included that are about to be."""
+        awake = len(self._sessions) + self._waking + self._opening
+        return awake >= self.config.sessions_max
 
     def sleepers(self) -> Counter[tuple[str, str]]:
         """Return how many sessions sleep, by tenant and state: asleep or failed."""
@@ -128,7 +116,7 @@ class Sleep:
         while (sleeper := self._sleepers.get(session)) is not None and sleeper.tenant == tenant:
             self._refuse_late()
             if sleeper.waking is None:
-                if len(self._sessions) + self._waking >= self.config.sessions_max:
+                if self.full:
                     raise CapacityError(
                         f"{self.config.sessions_max} sessions are awake, the gateway's most; this "
                         "one stays on disk"
@@ -163,6 +151,7 @@ class Sleep:
             past.base,
             dict(past.frames),
             syncs=past.session["durability"] == DURABLE,
+            switches=past.switches,
         )
         live = Live(machine, past.session, sleeper.id)
         live.digest, live.minor, live.slept = past.secret, RESUME_MINOR, sleeper
@@ -213,16 +202,28 @@ class Sleep:
         asyncio.get_running_loop().run_in_executor(self._syncing, shelf.remove, sleeper.id)
 
     def _let_go_of_old(self) -> None:
-        """End sessions that nobody has used for too long, or that take too much of the disk."""
-        now_s, total = time.time(), 0
+        """End sessions that nobody has used for too long, or that take too much of the disk.
+
+        The one that was used last stays, however much it takes: its client may be about to come.
+        """
+        now_s, total, last = time.time(), 0, ""
         for sleeper in sorted(self._sleepers.values(), key=lambda each: -each.slept_at_s):
             total += self.tenancy.disk.held(sleeper.id)
             if sleeper.waking is not None:
                 continue
             if now_s - sleeper.slept_at_s > self.config.retention_s:
                 self._forget(sleeper, "its retention is over", "RetentionOver")
-            elif 0 < self.config.retention_bytes < total:
-                most = self.config.retention_bytes
+                continue
+            last = last or sleeper.id
+            most = self.config.retention_bytes
+            if 0 < most < total and sleeper.id == last:
+                if self._too_large != last:
+                    self._too_large = last
+                    log.warning(
+                        "session %s takes %d bytes alone, and sleeping sessions may take %d "
+                        "together: it stays, as the one that was used last", last, total, most
+                    )  # fmt: skip
+            elif 0 < most < total:
                 why = f"sleeping sessions take more than {most} bytes, and others were used later"
                 self._forget(sleeper, why, "RetentionBytes")
 

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -294,7 +295,11 @@ class Tenancy:
         claim = pools.Claimed(
             live.id, live.tenant, live.worker_kinds, deadline, live.memory_bytes, live.numerics
         )  # fmt: skip
-        yield claim if live.moving is None else live.moving
+        moved = live.moving
+        if moved is None:
+            yield claim
+        else:  # should its destination be gone by now, it waits like others
+            yield replace(moved, claim=replace(moved.claim, deadline=deadline))
 
     def command_s(self, tenant: str) -> float:
         """Return the seconds that a command may take; 0: as many as it wants."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from farspan.core import link
 from farspan.core import shared as layouts
+from farspan.core.buffers import POOL
 from farspan.core.errors import ProtocolError
 from farspan.wire.memory_file import mapped
 
@@ -38,14 +39,17 @@ class Window:
             return None
         return cls(parts, first, channel)
 
-    def copied(self, position: int, nbytes: int) -> bytes:
-        """Return bytes of the ring up, which the client can change no more.
+    def copied(self, position: int, nbytes: int) -> memoryview:
+        """Return bytes of the ring up, which the client can change no more. Threads may use it.
 
         ProtocolError if they are not of this segment, or lie outside of the ring.
         """
         if not self.proved or not self._first <= position < layouts.end_of(self._first):
             raise ProtocolError("a piece in shared memory of another segment")
-        return layouts.window(self._parts.up, position, nbytes).tobytes()
+        found = layouts.window(self._parts.up, position, nbytes)
+        copy = POOL.take(nbytes)  # fresh pages would cost more than the copy
+        copy[:] = found
+        return memoryview(copy)
 
     def took(self, position: int, nbytes: int) -> None:
         """Let the client use a place again, of which no worker was told."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from farspan.core import link, words
 from farspan.core.errors import JournalError
@@ -20,8 +20,7 @@ from farspan_server import session_messages as messages
 from farspan_server.config import GatewayConfig
 from farspan_server.live import KINDS, Live, names_of
 from farspan_server.supervisor_link import SupervisorLink
-from farspan_server.tenancy import Tenancy
-from farspan_server.totals import Totals
+from farspan_server.whole import Whole
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -29,14 +28,8 @@ log = logging.getLogger(__name__)
 _AGAIN_S: Final = 0.1  # until a session that was denied workers claims them again
 
 
-class WorkerSide:
+class WorkerSide(Whole):
     """The workers' half of `service.Service`."""
-
-    if TYPE_CHECKING:
-        tenancy: Tenancy
-        totals: Totals
-
-        def give(self, live: Live, given: messages.Input) -> None: ...
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
@@ -142,6 +135,7 @@ class WorkerSide:
             body = link.Open(
                 live.id, live.tenant, index, peers, memory, names[index], restore,
                 steady=live.keeper is not None, command_s_max=self.tenancy.command_s(live.tenant),
+                switches=live.keeper is not None and bool(live.about.get("switches")),
             )  # fmt: skip
             each.send(link.pack_open(live.channel, body))
         self.totals.waited(live, time.monotonic())
@@ -215,6 +209,13 @@ class WorkerSide:
             for device, each in enumerate(live.links):
                 if each.worker.worker == worker.worker:
                     self.give(live, messages.EventsIn(device, applied, data))
+
+    def ready(self, worker: pools.Worker, channel: int, switch: words.Switch) -> None:
+        live = self._channels.get(channel)
+        if live is not None:
+            for device, each in enumerate(live.links):
+                if each.worker.worker == worker.worker:
+                    self.give(live, messages.Ready(device, switch))
 
     def faulted(self, worker: pools.Worker, channel: int, fault: words.Fault) -> None:
         live = self._channels.get(channel)

@@ -36,6 +36,7 @@ class Listener(Protocol):
     def left(self, worker: Worker, reason: str) -> None: ...
     def leaving(self, worker: Worker) -> None: ...
     def events(self, worker: Worker, channel: int, applied: int, data: bytes) -> None: ...
+    def ready(self, worker: Worker, channel: int, switch: words.Switch) -> None: ...
     def faulted(self, worker: Worker, channel: int, fault: words.Fault) -> None: ...
     def closed(self, worker: Worker, channel: int) -> None: ...
     def chunk(self, worker: Worker, channel: int, chunk: link.Chunk) -> Awaitable[None]: ...
@@ -67,12 +68,16 @@ class WorkerLink:
             self._control.send(*parts)
 
     async def upload(self, channel: int, chunk: link.Chunk) -> None:
-        """Send a chunk on the bulk link; waits until most of it has left. OSError if it is gone."""
-        if self._bulk is None:
-            raise ConnectionResetError("the worker is gone")
+        """Send a chunk on the bulk link; waits until most of what was sent before has left.
+
+        So the next one can be made ready while this one leaves. OSError if the worker is gone.
+        """
         async with self._bulk_turn:
-            self._bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
-            await self._bulk.drain()
+            bulk = self._bulk
+            if bulk is None:
+                raise ConnectionResetError("the worker is gone")
+            await bulk.drain()
+            bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
 
     async def piece(self, channel: int, piece: link.Piece) -> None:
         """Say where bytes lie; waits until most of it has left. OSError if the worker is gone."""
@@ -212,6 +217,8 @@ class WorkerLink:
                 self._listener.leaving(self.worker)
         elif header.kind == link.CLOSE:
             self._listener.closed(self.worker, header.channel)
+        elif header.kind == link.SWITCH:
+            self._listener.ready(self.worker, header.channel, words.unpack_switch(payload))
         elif header.kind == link.FAULT:
             self._listener.faulted(self.worker, header.channel, words.unpack_fault(payload))
         elif header.kind == link.HELLO:

@@ -16,16 +16,15 @@ from farspan.core import limits, tape
 from farspan.core.buffers import owned
 from farspan.core.command import ErrorInfo, Event, Failed, Frame, Send, Value
 from farspan.core.dtype import DTYPES, Defaults, Device, int64, uint8
-from farspan.core.errors import AutogradError, FarspanError, OutOfMemoryError, ProtocolError
-from farspan.core.names import backward_name
+from farspan.core.errors import FarspanError, OutOfMemoryError, ProtocolError
 from farspan.core.op import Op, op_at, table
 from farspan.core.random import Generator
 from farspan.core.spec import Spec
 from farspan.core.units import human
 
-from . import formulas
+from . import gradients
 from . import plan as plans
-from .backend import Host, open_backend
+from .backend import open_backend
 from .checks import check_form, describe, gradient_spec, ints, recipe_of
 from .programs.body import check_static
 from .programs.run import Programs
@@ -133,15 +132,12 @@ class Engine:
         """Return counts an operator reads."""
         return {
             "commands": self.commands,
-            "calls": self.programs.calls,
-            "planned": self.programs.planned,
             "tensors": len(self.tensors),
             "bytes": self.budget.used,
             "bytes_peak": self.budget.peak,
             "bytes_max": self.budget.whole,
             "bytes_objects": self.budget.objects,
-            "programs": len(self.programs),
-            "programs_bytes": self.programs.nbytes,
+            **self.programs.stats(),
             **self.backend.stats(),
         }
 
@@ -439,46 +435,14 @@ class Engine:
         for x in roots:
             if tape.edge_of(x) is None:  # a leaf that no op has used: its gradient is the seed
                 x._node = tape.Leaf()
-        edges = [(x._node, x._index) for x in roots]
         if not pairs and not keep:
-            tape.let_go(edges)
+            tape.let_go([(x._node, x._index) for x in roots])
             return
-        wanted = [tape.edge_of(x) for x in stops]
-        shared = {id(x._storage.memory) for x in seeds}
-
-        watch = _Watch(bool(keep & cmd.CHECK_NAN), self.backend)
-
-        def unpack(node: tape.Node, name: str, saved: Array) -> Array:
-            shared.add(id(saved._storage.memory))
-            return saved
-
-        try:
-            found = tape.walk(
-                list(zip(edges, seeds, strict=True)),
-                {w for w in wanted if w is not None},
-                unpack,
-                keep=bool(keep & 1),
-                watch=watch if self.timeline is None else self.timeline.watching(watch),
-            )
-            results: list[Array | Poison] = []
-            for stop, edge in zip(stops, wanted, strict=True):
-                gradient = None if edge is None else found.get(edge)
-                if gradient is None:
-                    # A store on the way was skipped, so the tapes of client and engine differ.
-                    error = self.skipped or ErrorInfo("AutogradError", _SKIPPED, self._number)
-                    results.append(Poison(error, gradient_spec(stop._spec)))
-                else:
-                    results.append(self._own(gradient, stop._spec, shared))
-        except ProtocolError:
-            raise
-        except Exception as e:
-            node = watch.node
-            name = f"{node.op.base} in backward" if node and node.op else "backward"
-            forward = getattr(node, "number", -1)
-            info = ErrorInfo(*describe(e, name), self._number, forward)
-            self._report(info, outs, [gradient_spec(x._spec) for x in stops])
+        found = gradients.walk(self, roots, seeds, stops, keep)
+        if isinstance(found, ErrorInfo):
+            self._report(found, outs, [gradient_spec(x._spec) for x in stops])
             return
-        for out, result in zip(outs, results, strict=True):
+        for out, result in zip(outs, found, strict=True):
             self._set(out, result)
 
     def _link(self, ids: list[int], static: Static) -> None:
@@ -521,7 +485,7 @@ class Engine:
             t._storage.follow()
             t.array = memory.window(t._spec, t._offset)
 
-    def _own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
+    def own(self, gradient: Array, like: Spec, shared: set[int]) -> Array:
         """Return the gradient in memory of its own, laid out as the tensor it belongs to."""
         spec = gradient._spec
         if spec is not like or not like.contiguous:
@@ -594,27 +558,3 @@ class Engine:
         if self._failed < limits.ERRORS_PER_FRAME_MAX:
             self._failed += 1
             self._events.append(Failed(info))
-
-
-class _Watch(tape.Watch):
-    """Knows the node whose formulas run, and fails at gradients that are no numbers if asked to."""
-
-    def __init__(self, check_nan: bool, backend: Host) -> None:
-        self.node: tape.Node | None = None
-        self.check_nan = check_nan
-        self.backend = backend
-
-    def run(self, node: tape.Node, gradients: list[Any], unpack: Any) -> Any:
-        self.node = node
-        run = tape.backward_of if self.backend.remote else formulas.run
-        pairs = list(run(node, gradients, unpack))
-        if self.check_nan:
-            at = tape.first_bad(node, pairs, lambda g: bool(self.backend.xp.isnan(g.array).any()))
-            if at >= 0:
-                raise AutogradError(
-                    f"Function '{backward_name(node)}' returned nan values in its {at}th output."
-                )
-        return pairs
-
-
-_SKIPPED = "a tensor on the way to this gradient failed to be computed, so it has no gradient"

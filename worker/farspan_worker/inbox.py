@@ -15,6 +15,7 @@ from farspan.core import limits, link
 from farspan.core.command import ErrorInfo, Event, Frame
 from farspan.core.errors import CapacityError, ProtocolError
 from farspan.core.units import human
+from farspan.core.words import Switch
 
 from farspan_worker.snapshot import Held, Transfers
 from farspan_worker.turns import Share, piece_of
@@ -35,6 +36,7 @@ class Engine(Protocol):
     #: Gives room for so many bytes where the client reads them itself, or None. Not all use it.
     outlet: Any
     steady: bool  # which kernels run may not depend on time
+    programs: Any  # which hears of switches, where the gateway orders them
 
     running: int  # the number of the command that runs, or ran last
 
@@ -63,7 +65,7 @@ class Session:
     body: link.Open
     engine: Engine
     owner: Any
-    frames: deque[tuple[Frame | Cut, list[int]]] = field(default_factory=deque)
+    frames: deque[tuple[Frame | Cut | Switch, list[int]]] = field(default_factory=deque)
     transfers: dict[int, link.Assembly | ErrorInfo] = field(default_factory=dict)
     transfer_bytes: int = 0  # of all assemblies held
     unsent_bytes: int = 0  # of downloads and sends that wait for their link
@@ -75,7 +77,7 @@ class Session:
     memos: dict[int, Remembered] = field(default_factory=dict)  # of the latest snapshots
     used: dict[int, None] = field(default_factory=dict)  # transfers, the latest ones
     segment: Segment | None = None  # memory that its client has mapped too
-    cuts: int = 0  # among the frames
+    marks: int = 0  # what is none, among the frames
     share: Share = field(default_factory=Share)
     #: Of a frame of which a piece has run: what the rest may read.
     carried: dict[int, Transfer] | None = None
@@ -85,7 +87,7 @@ class Session:
 class Taken:
     """A frame, or a piece of one, that is to run."""
 
-    frame: Frame | Cut
+    frame: Frame | Cut | Switch
     transfers: dict[int, Transfer]
     resumes: bool = False  # pieces of the same frame have run before
     last: bool = True  # with it the frame has run
@@ -143,7 +145,7 @@ class Inbox:
             raise ProtocolError(f"a frame for device {frame.device} on {session.body.device}")
         # A replay may still be under way when what came meanwhile follows, a client's credits each.
         most = limits.CREDIT_FRAMES * (2 if session.body.steady else 1)
-        if len(session.frames) - session.cuts >= most:
+        if len(session.frames) - session.marks >= most:
             raise ProtocolError(f"more than {most} frames without an ack")
         session.frames.append((frame, frame.transfers()))
         self.wake(session)
@@ -200,9 +202,17 @@ class Inbox:
 
     def cut(self, session: Session, number: int, base: int = 0) -> None:
         """Take a snapshot after the frames before, when all bytes sent before it have come."""
-        session.cuts += 1
+        session.marks += 1
         others = {p.index for p in session.body.devices}  # its own number stands for the gateway
         session.frames.append((Cut(number, base), [link.marker(number, k) for k in sorted(others)]))
+        self.wake(session)
+
+    def switch(self, session: Session, switch: Switch) -> None:
+        """Switch a plan after the frames before. ProtocolError: there are too many of them."""
+        if session.marks >= limits.SWITCHES_MAX:
+            raise ProtocolError(f"more than {limits.SWITCHES_MAX} switches that wait")
+        session.marks += 1
+        session.frames.append((switch, []))
         self.wake(session)
 
     def transfers(self, session: Session) -> Transfers:
@@ -238,8 +248,11 @@ class Inbox:
         if session.closed:
             return None
         frame, names = session.frames.popleft()
+        if isinstance(frame, Switch):
+            session.marks -= 1
+            return Taken(frame, {})
         if isinstance(frame, Cut):
-            session.cuts -= 1
+            session.marks -= 1
         resumes = session.carried is not None
         transfers = session.carried if session.carried is not None else {}
         session.carried = None
@@ -262,9 +275,9 @@ class Inbox:
         session.carried = transfers
         return Taken(piece, transfers, resumes, last=False)
 
-    def ran(self, session: Session, frame: Frame | Cut, last: bool = True) -> None:
+    def ran(self, session: Session, frame: Frame | Cut | Switch, last: bool = True) -> None:
         """Note that what was taken has run; the session may be queued again."""
-        if not isinstance(frame, Cut) and last:
+        if isinstance(frame, Frame) and last:
             session.applied = frame.sequence
         session.queued = False
         self.wake(session)

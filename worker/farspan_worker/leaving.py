@@ -6,6 +6,7 @@ take the sessions away (`farspan_server.drain`).
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from farspan_worker.server import Worker
+
+log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 30.0  # for sessions to leave, unless somebody says otherwise
 _LOOK_S: Final = 0.02
@@ -52,6 +55,12 @@ class Leaving:
         signal.signal(signal.SIGTERM, lambda *_: self.begin())
 
     def _end(self) -> None:
-        drain(self._worker, self._seconds, self._at_once)
-        self._worker.close()
-        os._exit(os.EX_OK)  # whatever else runs in this process is not ours to wait for
+        code = os.EX_SOFTWARE
+        try:
+            drain(self._worker, self._seconds, self._at_once)
+            self._worker.close()
+            code = os.EX_OK
+        except Exception:  # it was told to end, and would be told in vain from now on
+            log.exception("worker: it ends without order")
+        finally:
+            os._exit(code)  # whatever else runs in this process is not ours to wait for

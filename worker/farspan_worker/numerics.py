@@ -130,7 +130,8 @@ def _llvm() -> str:
     if native.missing():
         return ""
     whole = hashlib.sha256(native.identity().encode()).hexdigest()[:8]
-    return f"llvm-{native.identity().split()[0]}/{native.processor()}/{whole}"
+    when = "/wait" if native.waits() else ""  # then no switch says from where on loops run
+    return f"llvm-{native.identity().split()[0]}/{native.processor()}/{whole}{when}"
 
 
 def _gpu() -> str:

@@ -1,7 +1,7 @@
 """The shell of a worker: a listener, one thread that runs frames, a heartbeat. It decides nothing.
 
-`inbox.py` says which session runs next, the engines say what happens, `outbox.py` writes bulk
-bytes. Nothing here knows Ray (`actor.py` does) or an operator. Read `farspan.core.link` first.
+`inbox.py` says which session runs next, the engines say what happens, `delivery.py` has the bulk
+links. Nothing here knows Ray (`actor.py` does) or an operator. Read `farspan.core.link` first.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from typing import Any
 
 from farspan import wire
 from farspan.core import limits, link, words
-from farspan.core.command import ErrorInfo, Event, Frame, Lost, Send, Value
-from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
+from farspan.core.command import Event, Frame, Lost, Send, Value
+from farspan.core.errors import FarspanError, ProtocolError
 
 from farspan_worker import cuts, process, shared
+from farspan_worker.delivery import Delivery
 from farspan_worker.inbox import Cut, Engine, Inbox, Session
 from farspan_worker.numerics import numerics_key
-from farspan_worker.outbox import Parcel, Writer
+from farspan_worker.outbox import Writer
 from farspan_worker.snapshot import Restorer
-from farspan_worker.socket_link import Link, Listener, dial
+from farspan_worker.socket_link import Link, Listener
 from farspan_worker.turns import Turns
 from farspan_worker.watchdog import Watchdog, overdue
 
@@ -38,7 +39,7 @@ _LAST_WORDS_S = 0.5  # from a session's last words to the end of the process
 _EVENTS_BYTES = link.EVENTS_BYTES_MAX - 8  # encoded events of one message, beside `applied`
 
 
-class Worker:
+class Worker(Delivery):
     """A worker in this process. `listen` starts it, `close` ends it.
 
     key: the epoch's link key. make_engine(device, memory_bytes_max) returns a session's engine.
@@ -64,7 +65,7 @@ class Worker:
         self._reader = 0  # the thread that reads the control link
         self._lone: Callable[[], None] | None = None  # a step that the reader runs itself
         self._turns = Turns()
-        self._doing: tuple[Session, Frame | Cut] | None = None  # what runs now
+        self._doing: tuple[Session, Frame | Cut | words.Switch] | None = None  # what runs now
         self._inbox = Inbox(self._queue)
         self._control: Link | None = None
         self._links: set[Link] = set()
@@ -190,6 +191,8 @@ class Worker:
                         self._end(header.channel)
                 elif header.kind == link.CUT:
                     self._cut(control, header.channel, payload)
+                elif header.kind == link.SWITCH:
+                    self._switch(control, header.channel, payload)
                 elif header.kind == link.STATUS:
                     self._work.put(partial(self._answer, control))
                 else:
@@ -270,6 +273,8 @@ class Worker:
                 session = self._inbox.open(channel, body, engine, control)
                 if body.steady:
                     engine.steady = True
+                if body.switches:
+                    engine.programs.switches.ask = partial(_ask, session)
                 if body.restore:
                     session.restorer = Restorer(engine)
                 self._counts["sessions_opened"] += 1
@@ -325,6 +330,16 @@ class Worker:
             with self._state:
                 self._inbox.cut(session, number, base)
         self._run_lone()  # where the markers came before
+
+    def _switch(self, control: Link, channel: int, payload: bytes) -> None:
+        """Let a plan run by its loops after the frames before, as the gateway says."""
+        switch = words.unpack_switch(payload)
+        with self._state:
+            session = self._inbox.sessions.get(channel)
+            if session is not None and session.owner is control:
+                with self._losing(session):
+                    self._inbox.switch(session, switch)
+        self._run_lone()
 
     def _take_cut(self, session: Session, cut: Cut) -> bool:
         """Send the session's state; return whether the next frames may run meanwhile."""
@@ -445,6 +460,8 @@ class Worker:
         try:
             if isinstance(taken.frame, Cut):
                 goes_on = self._take_cut(session, taken.frame)
+            elif isinstance(taken.frame, words.Switch):
+                session.engine.programs.switches.take(taken.frame)
             else:
                 handle = session.engine.resume if taken.resumes else session.engine.handle
                 events = handle(taken.frame, taken.transfers)
@@ -465,7 +482,7 @@ class Worker:
             self._doing = None
         took = time.perf_counter() - begun
         with self._guard:
-            if not isinstance(taken.frame, Cut):
+            if isinstance(taken.frame, Frame):
                 self._counts["frames"] += taken.last
                 self._counts["commands"] += len(taken.frame)
                 self._turns.took(session, took, len(taken.frame))
@@ -508,65 +525,6 @@ class Worker:
         with contextlib.suppress(OSError):
             asker.send(link.pack_json(link.STATUS, {**self.counts(), "engines": engines}))
 
-    # --- bulk ------------------------------------------------------------------------------------
-    def _send_to_peer(self, session: Session, event: Send) -> None:
-        peer = next((p for p in session.body.devices if p.index == event.device), None)
-        if peer is None:
-            raise ProtocolError(f"session {session.body.session} has no device {event.device}")
-        self._post(session, self._peer_writer(peer), event.transfer, event.error or event.data)
-
-    def _peer_writer(self, peer: link.Peer) -> Writer:
-        with self._state:
-            writer = self._writers.get((peer.address, peer.key))
-            if writer is None:
-                connect = partial(
-                    dial, peer.address, bytes.fromhex(peer.key), link.Purpose(link.PEER)
-                )
-                writer = self._writers[peer.address, peer.key] = self._writer(connect)
-            return writer
-
-    def _bulk_writer(self, owner: Link) -> Writer:
-        with self._state:
-            writer = self._writers.get((link.BULK, owner.purpose.owner))
-            if writer is None:
-                writer = self._writer(partial(self._bulk_of, owner.purpose.owner))
-                self._writers[link.BULK, owner.purpose.owner] = writer
-            return writer
-
-    def _bulk_of(self, owner: str) -> Link:
-        with self._state:
-            self._state.wait_for(
-                lambda: owner in self._bulk or self._closed.is_set(), limits.CONNECT_S
-            )
-            if owner not in self._bulk:
-                raise WorkerLostError("the gateway opened no bulk link")
-            return self._bulk[owner]
-
-    def _writer(self, connect: Callable[[], Link]) -> Writer:
-        def lost(session: Session, message: str) -> None:
-            if session.body.steady:  # its gateway goes on with others: the client hears nothing
-                log.warning("session %s ends here: %s", session.body.session, message)
-                with self._state:
-                    self._end(session.channel)
-                return
-            self._lose(session, "WorkerLostError", f"bytes could not be delivered: {message}")
-
-        return Writer(connect, self._parcel_sent, lost)
-
-    def _post(self, session: Session, writer: Writer, transfer: int, data: Any) -> None:
-        held = data if isinstance(data, ErrorInfo) else memoryview(data)
-        parcel = Parcel(session, transfer, held)
-        with self._state:
-            session.unsent_bytes += parcel.nbytes
-        writer.put(parcel)
-
-    def _parcel_sent(self, parcel: Parcel) -> None:
-        with self._state:
-            parcel.session.unsent_bytes -= parcel.nbytes if parcel.counted else 0
-            if parcel.cut is not None:
-                self._inbox.ran(parcel.session, parcel.cut)
-            self._inbox.wake(parcel.session)
-
     # --- heartbeat -------------------------------------------------------------------------------
     def _beat(self) -> None:
         quiet = frames = 0  # beats since the last frame ran; how many had
@@ -596,7 +554,7 @@ class Worker:
         command. All others of this worker lose their worker, as if it had died.
         """
         doing = self._doing
-        if doing is None or isinstance(doing[1], Cut):
+        if doing is None or not isinstance(doing[1], Frame):
             return watchdog.look(None)
         session, frame = doing
         number = getattr(session.engine, "running", 0)
@@ -614,6 +572,12 @@ class Worker:
         self._closed.wait(_LAST_WORDS_S)  # or what is unread here would take them along
         self._end_process()
         return seconds
+
+
+def _ask(session: Session, switch: words.Switch) -> None:
+    """Ask a session's gateway from where on a plan may run by its loops."""
+    with contextlib.suppress(OSError):  # it is gone: the next worker asks the next one
+        session.owner.send(words.pack_switch(session.channel, switch))
 
 
 def _is_long(value: Value) -> bool:

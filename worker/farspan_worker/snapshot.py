@@ -26,6 +26,7 @@ from farspan.core.dtype import DTYPES, Device
 from farspan.core.errors import OutOfMemoryError, ProtocolError
 from farspan.core.op import OPS
 from farspan.core.spec import Spec
+from farspan.core.words import Switch
 
 from .snapshot_files import ALIGN_BYTES, VERSION, Layout, read_layout, room_for
 from .store import Array, Poison, Recorded, Storage
@@ -131,6 +132,7 @@ def _parts(
         "tensors": [[i, *writer.entry(x)] for i, x in engine.tensors.items()],
         "generators": [[i, bytes(g.get_state()).hex()] for i, g in engine.generators.items()],
         "programs": [_program(n, p.body) for n, p in engine.programs.defined()],
+        "switches": [[s.program, s.plan] for s in engine.programs.switches.on],
         "modes": engine.backend.modes(),
         "skipped": _error(engine.skipped),
         "transfers": [[i, *_held(x)] for i, x in given.held.items()],
@@ -471,6 +473,8 @@ class _Reader:
             static = tuple(row["static"])
             dtype = row["default_dtype"]
             engine.programs.define(row["outputs"], static, rows, row["slots"], scalars, dtype)
+        for program, plan in state.get("switches", ()):  # none in one of an older release
+            engine.programs.switches.take(Switch(program, plan))
         if not self._moved:
             engine.backend.set_modes(state["modes"])
         engine.skipped = _error_of(state["skipped"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,5 +28,9 @@ def warm_engine() -> Callable[[str, int], Engine]:
         log.warning("numpy computes: %s. It comes with farspan[cpu]", kernels.missing())
     if kernels.slower():
         log.warning("ops are not fused: %s. It comes with farspan[cpu]", kernels.slower())
+    else:
+        from farspan_worker.kernels.cpu.loops import losses
+
+        threading.Thread(target=losses.prepare, name="farspan-losses", daemon=True).start()
     SessionEngine().close()
     return SessionEngine

@@ -21,10 +21,12 @@ ATTR_DEPTH_MAX: Final = 3  # nesting of tuples in an argument.
 POLYNOMIAL_DEGREE_MAX: Final = 16_384  # of a recurrence: one pass over the tensor a degree.
 
 # --- frames --------------------------------------------------------------------------------------
-FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256.
+FRAME_COMMANDS_MAX: Final = 4_096  # commands; a client sends 256, or 1,024 to a busy worker.
 FRAME_BYTES_MAX: Final = 2 * MiB  # encoded; the control connection's receive limit.
 FRAME_IDS_MAX: Final = 65_536  # ids named by all commands of one frame.
 FLUSH_COMMANDS: Final = 256  # commands gathered while another frame is in flight.
+GROWN_COMMANDS: Final = 1_024  # the same while so many frames are: the worker has work meanwhile,
+GROWN_FRAMES: Final = 2  # and each frame costs turns of all three processes.
 FREE_IDS_MAX: Final = 16_384  # ids that one Free of a client names.
 #: ids gathered: beyond, a frame is sent, so that one more Free and one more command always fit.
 FLUSH_IDS: Final = FRAME_IDS_MAX - FREE_IDS_MAX - TENSORS_PER_COMMAND_MAX
@@ -70,6 +72,7 @@ RECEIVED_BYTES_KEPT_MAX: Final = 128 * MiB  # of a process, for the next tensors
 SHARED_UP_BYTES: Final = 64 * MiB  # uploads on their way; a client waits for room.
 SHARED_DOWN_BYTES: Final = 128 * MiB  # values on their way; one that finds no room is streamed.
 SHARED_PIECE_BYTES: Final = 32 * MiB  # of an upload; small ones cost turns of three processes.
+SHARED_KEPT_BYTES: Final = 4 * MiB  # of one that a journal keeps: its gateway works meanwhile.
 SHARED_PIECES_MAX: Final = 64  # in one message.
 UP_FRAMES_MAX: Final = 4_096  # in one message; credits allow a client 64.
 OPENINGS_MAX: Final = 64  # connections of one listener that have not proved their key yet.
@@ -88,7 +91,10 @@ SNAPSHOT_EVERY_FRAMES: Final = 100_000  # since the last one: then sooner, too.
 SNAPSHOT_KEPT_BYTES_MIN: Final = 64 * KiB
 SNAPSHOT_FILES_MAX: Final = 8  # older ones that a snapshot refers to, each half in use at least.
 CUT_HOLD_S: Final = 2.0  # that a snapshot holds frames back for devices that wait for uploads.
-SYNC_DELAY_S: Final = 0.01  # frames that nobody waits for gather so long, then are synced at once.
+SYNC_DELAY_S: Final = 0.025  # frames that nobody waits for gather so long, then are synced at once.
+SYNC_RECORDS: Final = 64  # of a journal: then sooner, so that clients need not keep more.
+SYNC_BYTES: Final = 4 * MiB  # the same; of an upload, too: the disk works while the rest comes.
+DURABLE_RIDES_S: Final = 0.025  # word of what is durable waits so long for a message to ride with.
 UPLOADS_DONE_MAX: Final = 1_024  # uploads whose client may still ask whether they have arrived.
 KEPT_NAME_BYTES_MAX: Final = 256  # of a name that a session's tensors are kept under.
 KEPT_BODY_BYTES_MAX: Final = 256 * KiB  # of the JSON that it stands for: some 4,000 tensors.
@@ -129,6 +135,7 @@ ERRORS_UNREAD_MAX: Final = 256  # errors a client keeps until somebody waits.
 # --- programs, on the client ----------------------------------------------------------------------
 REPLAY_COMMANDS_MIN: Final = 4  # shorter runs without a backward pass gain nothing from a Call.
 REPLAY_HELD_MAX: Final = PROGRAM_COMMANDS_MAX  # commands held back while they go as predicted.
+REPLAY_HELD_BYTES: Final = CREDIT_BYTES  # of tensors among them; then they are sent.
 REPLAY_HELD_S: Final = 0.02  # seconds they wait for the next of their run; then they are sent.
 REPLAY_HELD_ALL_S: Final = 0.1  # seconds that the first of them waits at most.
 REPLAY_ENDLESS: Final = 1_024  # commands without an end: if they repeat they are cut into pieces,

@@ -41,6 +41,7 @@ CUT: Final = 11  # gateway -> worker: take a snapshot after the frames before; s
 HELLO: Final = 12  # worker -> gateway, first on a control link: JSON; see words.Greeting
 FAULT: Final = 13  # worker -> gateway: JSON; see words.Fault
 LOAD: Final = 14  # gateway <-> worker, on the bulk link: JSON; see words.Load
+SWITCH: Final = 15  # worker -> gateway: may I? gateway -> worker, among frames: do; words.Switch
 FLEET: Final = 8  # supervisor <-> gateway: JSON; see WorkerUp, WorkerGone, Synced, Retire, Wanted
 
 # --- purposes of a link --------------------------------------------------------------------------
@@ -63,7 +64,6 @@ _PIECE: Final = struct.Struct("<QQQQQ")  # the fields of Piece
 _APPLIED: Final = struct.Struct("<Q")
 _CUT: Final = struct.Struct("<QQ")  # number, base
 HEADER_BYTES: Final = _HEADER.size
-CHUNK_HEADER_BYTES: Final = _CHUNK.size
 LAST: Final = 1  # flag: no chunk follows
 ERROR: Final = 2  # flag: the payload is an ErrorInfo as JSON; the transfer will not come
 
@@ -87,6 +87,7 @@ PAYLOAD_BYTES_MAX: Final = {
     HELLO: JSON_BYTES_MAX,
     FAULT: JSON_BYTES_MAX,
     LOAD: JSON_BYTES_MAX,
+    SWITCH: 256,
 }
 
 # Transfers of our own, with numbers that no client may give. Of cut n: a device's part of the
@@ -436,6 +437,7 @@ class Open:
     restore: bool = False  # its state comes as transfer RESTORE, before any frame runs
     steady: bool = False  # which kernels run may not depend on time: another engine repeats it
     command_s_max: float = 0.0  # a command that runs longer ends its session; 0: none does
+    switches: bool = False  # the gateway says from where on plans run by loops (words.Switch)
 
 
 @dataclass(slots=True, frozen=True)
@@ -507,6 +509,7 @@ def unpack_open(payload: bytes | memoryview) -> Open:
             restore=bool(body.get("restore", False)),
             steady=bool(body.get("steady", False)),
             command_s_max=float(body.get("command_s_max", 0.0)),
+            switches=bool(body.get("switches", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"link: OPEN with a wrong field: {error!r}") from None

@@ -1,12 +1,14 @@
 """What gateway and worker say to each other beside frames, events and bytes.
 
-Bodies of HELLO (who a worker is), FAULT (a session must end) and LOAD (where its state lies);
-`link.py` has the messages around them.
+Bodies of HELLO (who a worker is), FAULT (a session must end), LOAD (where its state lies) and
+SWITCH (from where on a plan runs by loops); `link.py` has the messages around them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from farspan.core import limits, link
 from farspan.core.errors import BY_NAME, ProtocolError
@@ -102,3 +104,35 @@ def unpack_load(payload: bytes | memoryview) -> Load:
         if type(each.nbytes) is not int or each.nbytes < 0:
             raise ProtocolError("link: LOAD of a file of no size")
     return load
+
+
+_DIGEST: Final = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(slots=True, frozen=True)
+class Switch:
+    """From the next frame on, a plan of an inexact program runs by its compiled loops.
+
+    They give other bits than the kernels before them. A worker asks for it when they are compiled;
+    it is done where the gateway says so, between the same two frames in every replay.
+    """
+
+    program: int  # its number
+    plan: str  # 32 hex digits: what of the program it is for, equal in every process
+
+    def __post_init__(self) -> None:
+        if type(self.program) is not int or not 0 <= self.program < limits.PROGRAMS_MAX:
+            raise ProtocolError(f"a switch of program {self.program!r:.40}")
+        if type(self.plan) is not str or not _DIGEST.fullmatch(self.plan):
+            raise ProtocolError("a switch of a plan without a digest")
+
+
+def pack_switch(channel: int, body: Switch) -> bytes:
+    """Return a SWITCH message."""
+    return link.pack_json(link.SWITCH, asdict(body), channel)
+
+
+def unpack_switch(payload: bytes | memoryview) -> Switch:
+    """Return the body of a SWITCH message; raise ProtocolError if a field is missing or wrong."""
+    body: dict[str, Any] = link.unpack_json(payload)
+    return Switch(body.get("program"), body.get("plan"))  # type: ignore[arg-type]

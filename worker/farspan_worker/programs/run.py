@@ -26,7 +26,7 @@ from .effects import HalfDone
 from .flat import FlatPlan
 from .graph import Graph, Memory, Number
 from .inputs import Held, is_dead, overlap
-from .switches import SwitchError, Switches, compiled_behind, key_of
+from .switches import SwitchError, Switches, compiled_behind, digest_of, key_of
 
 if TYPE_CHECKING:
     from farspan.core.command import Static
@@ -47,7 +47,7 @@ class Programs:
         self.held = Held()
         self.calls = 0
         self.planned = 0  # calls that ran by a plan
-        self.switches = Switches()  # what a journal notes of them, and a replay repeats
+        self.switches = Switches()
 
     def define(
         self,
@@ -88,7 +88,8 @@ class Programs:
         self.arena.leave([plan for program in gone for plan in program.plans])
         for program in gone:
             program.close()
-            self.switches.forget(program.number)
+        for number in numbers:
+            self.switches.forget(number)
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -98,6 +99,16 @@ class Programs:
         """The bytes that plans keep between Calls: the arena, and room for outputs and undoing."""
         plans = [plan for program in self._programs.values() for plan in program.plans]
         return self.arena.nbytes + sum(plan.kept_bytes for plan in plans)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts an operator reads; switched: plans of inexact programs run by loops."""
+        return {
+            "programs": len(self),
+            "programs_bytes": self.nbytes,
+            "calls": self.calls,
+            "planned": self.planned,
+            "switched": len(self.switches.on),
+        }
 
     def call(self, ids: Sequence[int], static: Static, scalars: Sequence[Any]) -> None:
         """Run a program: `ids` are its inputs, then the new ids of its outputs."""
@@ -200,6 +211,7 @@ class Program:
         self._free: set[int] = set()  # numbers that some plan takes as arguments
         self._made = 0  # plans
         self._seen: dict[Any, int] = {}  # signatures without a plan, and how often they came
+        self._digest = ""  # once something is compiled behind
         self.calls = 0
         self.planned = 0  # of them by a plan
 
@@ -327,7 +339,10 @@ class Program:
         free = {n.index for step in graph.steps for n in step.scalars if type(n) is Number}
         free -= tracer.looked_at
         fixed = [(i, x) for i, x in enumerate(scalars) if i not in free]
-        key = key_of(inputs, shared, fixed)
+        key = ""
+        if not graph.exact and compiled_behind(graph):
+            self._digest = self._digest or digest_of(self.body)
+            key = key_of(self._digest, inputs, shared, fixed)
         plan = FlatPlan(graph, self._engine, inputs, key, self._decide(graph, key))
         plan.looked = self._engine.frames
         return plan, fixed
@@ -336,12 +351,12 @@ class Program:
         """Return whether steps run by loops now; exact plans take them up as they come."""
         if graph.exact or not compiled_behind(graph):
             return True
-        engine = self._engine
-        if engine.steady:
+        switches = self._engine.programs.switches
+        if self._engine.steady and switches.ask is None:  # its gateway journals no switches
             for bound in compiled_behind(graph):
                 bound.wait()
             return True
-        return engine.programs.switches.decide(graph, self.number, key, engine._number)
+        return switches.decide(graph, self.number, key)
 
 
 def _unfit(inputs: Sequence[Array]) -> str:

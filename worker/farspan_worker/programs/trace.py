@@ -142,7 +142,7 @@ class Tracer(Engine):
     def _generator(self, op: Op, static: Any) -> Any:
         return self.generator_number(op, static)
 
-    def _own(self, gradient: Any, like: Spec, shared: set[int]) -> Any:
+    def own(self, gradient: Any, like: Spec, shared: set[int]) -> Any:
         layout = like if like.dense else like.contiguous_
         spec = gradient._spec.with_(shape=like.shape, stride=layout.stride)
         memory = gradient._storage

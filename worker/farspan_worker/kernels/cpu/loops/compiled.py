@@ -116,6 +116,7 @@ class _Background:
         self._waiting, self._lock, self._busy = SimpleQueue(), threading.Lock(), False
 
     def _work(self) -> None:
+        native.be_behind()
         while True:
             try:
                 pending = self._waiting.get(timeout=1.0)

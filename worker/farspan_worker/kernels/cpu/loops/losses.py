@@ -7,10 +7,13 @@ is not there stores 1 into `bad` and ends; who called lets the table's kernel sa
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any, Final
 
 from . import native
 from .nest import NAME
+
+log = logging.getLogger("farspan.worker")
 
 #: Scores in float32, classes in int64. The sum is taken in double.
 _FORWARD: Final = f"""
@@ -123,3 +126,12 @@ def backward() -> Any:
     """Return a function of addresses of the loss's gradient, target, total weight, the result and
     bad, then as `forward`. It gives the bits of the table's kernel."""
     return _loaded(_BACKWARD)[1]
+
+
+def prepare() -> None:
+    """Have both compiled, on a thread of their own, before somebody has to wait for it."""
+    native.be_behind()
+    try:
+        forward(), backward()
+    except Exception as error:  # who needs one hears of it
+        log.debug("losses: %s", error)

@@ -1,17 +1,19 @@
 """llvmlite, opened at its first use: IR text to object code, object code to a function.
 
 A machine without it runs every op by itself; `missing()` says why. Code is for the processor it is
-made on. llvmlite takes one call at a time, whichever thread it comes from.
+made on. llvmlite takes one call at a time, whichever thread it comes from; the thread that compiles
+behind lets others go first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from . import disk, team
@@ -23,6 +25,47 @@ MODEL: Final = {"reloc": "static", "codemodel": "large"}
 #: Part of the key of code on disk: another number where `compiled` does something else.
 _PASSES: Final = "1"
 _lock: Final = threading.Lock()
+_this: Final = threading.local()
+
+
+class _Hurry:
+    """How many threads wait for code that they compile themselves."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        with self._changed:
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def gone(self) -> None:
+        """Wait until there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._count)
+
+
+_hurry = _Hurry()
+
+
+def _after_fork() -> None:
+    global _hurry
+    _hurry = _Hurry()  # the threads that were counted are not here
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def be_behind() -> None:
+    """Let what this thread compiles wait for what others do: nobody waits for it."""
+    _this.behind = True
 
 
 class _Machine:
@@ -149,18 +192,28 @@ def compiled(text: str) -> bytes:
 
     RuntimeError: it is no valid module. LLVM's passes would end the process over one.
     """
-    m = _machine()
-    module = m.llvm.parse_assembly(text)
-    module.verify()
-    module.triple = m.machine.triple
-    module.data_layout = str(m.machine.target_data)
-    options = m.llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = True
-    options.loop_interleaving = options.loop_unrolling = True
-    passes = m.llvm.create_pass_builder(m.machine, options)
-    passes.getModulePassManager().run(module, passes)
-    found: bytes = m.machine.emit_object(module)
-    return found
+    behind = getattr(_this, "behind", False)
+    with contextlib.nullcontext() if behind else _hurry.here():
+        give_way = _hurry.gone if behind else _nothing
+        give_way()
+        m = _machine()
+        module = m.llvm.parse_assembly(text)
+        module.verify()
+        module.triple = m.machine.triple
+        module.data_layout = str(m.machine.target_data)
+        options = m.llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = options.slp_vectorization = True
+        options.loop_interleaving = options.loop_unrolling = True
+        passes = m.llvm.create_pass_builder(m.machine, options)
+        give_way()
+        passes.getModulePassManager().run(module, passes)
+        give_way()
+        found: bytes = m.machine.emit_object(module)
+        return found
+
+
+def _nothing() -> None:
+    """Nobody is to be let by."""
 
 
 class Code:
