@@ -47,6 +47,10 @@ SAME = [
     # shapes and types of what is put in
     "lib.zeros([]).index_put([], lib.tensor([1.0]), True)",
     "a = lib.zeros(2, 3); a[lib.tensor(True)] = lib.ones(1, 1, 2, 3); a",
+    "a = lib.arange(4.0); a[:] = a[2]; a", "a = lib.arange(4.0); a[1:3] = a[2]; a",
+    "a = lib.arange(6.0).view(2, 3); a[0] = a[0][1]; a",
+    "a = lib.arange(6.0).view(2, 3); a[:] = a[1]; a",
+    "a = lib.arange(4.0); a.copy_(a[0])",
     "a = lib.tensor([1, 2]); a[lib.tensor([0, 1])] = lib.tensor([1.0, 2.0]); a",
     # arguments
     "lib.unravel_index(lib.tensor([1]), lib.tensor([1, 2, 3]))",
@@ -78,6 +82,14 @@ SAME = [
         )
     ],
     "lib.ones(2, dtype=lib.int8).fill_(300)",
+    # numbers that the dtype does not hold, and dtypes that a factory lacks
+    "lib.randint(0, 300, (2,), dtype=lib.uint8)", "lib.randint(-1, 2, (2,), dtype=lib.uint8)",
+    "lib.randint(3, (2,), dtype=lib.bool)", "lib.randint(2, (5,), dtype=lib.bool).dtype.itemsize",
+    "lib.randint(0, 2**40, (2,), dtype=lib.int32)", "lib.randint(256, (4,), dtype=lib.uint8).ndim",
+    "lib.randint_like(lib.ones(2, dtype=lib.uint8), 300)",
+    "lib.randperm(300, dtype=lib.uint8)", "lib.randperm(256, dtype=lib.uint8).sum()",
+    "lib.randperm(5, dtype=lib.bool)", "lib.arange(0, 3, dtype=lib.bool)",
+    "lib.meshgrid(lib.ones(2), lib.ones(2, dtype=lib.int64), indexing='ij')",
     "lib.manual_seed(-1); lib.initial_seed()",
     # tensors as Python's sequences, and parts of complex ones
     "[x.tolist() for x in reversed(lib.arange(6).view(2, 3))]",
@@ -112,7 +124,7 @@ def outcome(lib: Any, source: str) -> tuple[Any, list[str]]:
             value = eval(last, names)
             value = value.tolist() if hasattr(value, "tolist") else value
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            kinds = (IndexError, TypeError, ValueError, RuntimeError)
+            kinds = (IndexError, TypeError, ValueError, NotImplementedError, RuntimeError)
             words = str(error).splitlines()[0].replace("farspan._tensor", "torch")
             value = (next(k for k in kinds if isinstance(error, k)), words.split("(): ")[-1])
     return value, [str(w.message).split(" (Triggered")[0].split(". ")[0] for w in caught]

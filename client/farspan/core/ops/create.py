@@ -12,7 +12,7 @@ from ..call import fn
 from ..coerce import integers
 from ..dtype import Defaults, DType, int64
 from ..errors import ShapeError
-from ..family import composite, creation, factory_spec, number_dtype, structured
+from ..family import composite, creation, factory_spec, number_dtype, refuse, structured
 from ..places import as_element
 from ..spec import Spec, contiguous_stride
 
@@ -230,6 +230,7 @@ def _arange_dtype(dtype: DType | None, *numbers: Any) -> DType:
 
 def _arange_size(start: Any, end: Any, step: Any, dtype: DType) -> int:
     """Return the number of elements; int64 bounds are truncated before, others are not."""
+    refuse("arange_cpu", dtype, "b")
     if dtype is int64:
         start, end, step = int(start), int(end), int(step)
     if not step:

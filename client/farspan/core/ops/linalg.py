@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError, ShapeError, UnsupportedError
 from ..family import common_device, common_dtype, composite, structured
 from ..places import as_element
 from ..spec import Spec, broadcast_shapes, wrap_dim
@@ -29,7 +29,7 @@ def check_product(name: str, a: Spec, b: Spec) -> None:
             f"{b.dtype.c_name.lower()}"
         )
     if a.dtype.category == 0:
-        raise DTypeError(f"\"{name}\" not implemented for 'Bool'")
+        raise UnsupportedError(f"\"{name}\" not implemented for 'Bool'")
 
 
 def product(xp: Any, a: Any, b: Any) -> Any:
