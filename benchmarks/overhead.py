@@ -7,7 +7,8 @@ region ends in a read of a value that depends on all of it. Medians of seven alt
 
 Bytes go both ways in the same run: by the stream, in a session that is opened for it, and through
 shared memory where the service offers that (--no-shared: by the stream only). The service that it
-starts keeps a journal: each way is measured in a durable session and in one with durability off.
+starts keeps a journal: each way is measured in a durable session and in one with durability off,
+and beside the durable ones what the disk takes for the same bytes, written and synced.
 All other rows are of a session of --durability (durable).
 """
 
@@ -199,6 +200,20 @@ def move(session: Any, bare: BareStream, way: str) -> dict[str, float]:
     return found
 
 
+def disk() -> float:
+    """Return MiB/s of BULK_BYTES written to a file and synced at the end, by one thread.
+
+    It lies where the journals of a service do that is started here.
+    """
+    view = memoryview(np.random.default_rng(0).random(BULK_BYTES // 8)).cast("B")
+    with tempfile.TemporaryFile(prefix="farspan-bench-", buffering=0) as file:
+        begun = time.perf_counter()
+        for at in range(0, BULK_BYTES, CHUNK_BYTES):
+            file.write(view[at : at + CHUNK_BYTES])
+        os.fdatasync(file.fileno())
+        return BULK_BYTES / MIB / (time.perf_counter() - begun)
+
+
 def overlap(session: Any, way: str) -> dict[str, float]:
     """Return ms of products of matrices, of an upload, and of both when the products go first.
 
@@ -251,6 +266,8 @@ def measure(session: Any, ways: dict[str, Any], bare: BareStream, torch: Any) ->
     found["read-back, us"] = read_back(one, one, PINGS) * 1e6
     for way, one_of in ways.items():
         farspan._state.push(one_of)
+        if "durable" in way:
+            found[f"disk beside {way}, MiB/s"] = disk()
         found |= move(one_of, bare, way) | overlap(one_of, way)
     farspan._state.push(session)
     found["MLP step, us"] = mlp_step(farspan, STEPS) * 1e6
@@ -303,6 +320,10 @@ def report(rounds: list[dict[str, float]], ways: list[str]) -> None:
         held = value <= bar if most else value >= bar
         word = "<=" if most else ">="
         print(f"  {label:38s} {value:10.2f}  {word} {bar:<8g} {'held' if held else 'MISSED'}")
+    for way in ways:
+        if (name := f"disk beside {way}, MiB/s") in medians:
+            part = statistics.median(r[f"up, {way}, MiB/s"] / r[name] for r in rounds)
+            print(f"  {f'64 MiB up, {way} / write and sync':38s} {part:10.2f}")
     for way in ways:
         part = hidden(medians, way)
         print(f"  {f'of upload hidden by compute, {way}':38s} {part:10.2f}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _quick
+from . import _quick, _quick_views
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
@@ -56,6 +56,7 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    cls.__getitem__ = _quick_views.index(cls.__getitem__)  # type: ignore[attr-defined]
     from . import _queries, _resize
 
     for name, method in (_queries.METHODS | _resize.METHODS).items():
@@ -64,8 +65,17 @@ def bind_methods(cls: type) -> None:
         setattr(cls, name, False)
     for name, dtype in _CASTS.items():
         setattr(cls, name, _cast_method(dtype))
-    for name in ("T", "mT", "H", "mH", "real", "imag"):
+    for name in ("T", "mT", "H", "mH"):
         setattr(cls, name, property(_unary({"T": "numpy_T", "H": "matrix_H"}.get(name, name))))
+    for name in ("real", "imag"):  # a view: what is assigned to it is written there
+        setattr(cls, name, property(_unary(name), _part_setter(name)))
+
+
+def _part_setter(name: str) -> Callable[[Any, Any], None]:
+    def write(self: Any, value: Any) -> None:
+        getattr(fn, name)(self)[...] = value
+
+    return write
 
 
 def _method(function: Function) -> Callable[..., Any]:
@@ -83,7 +93,7 @@ def _method(function: Function) -> Callable[..., Any]:
 
     method.__name__ = function.__name__
     method.__qualname__ = f"Tensor.{function.__name__}"
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 def _is_operand(x: Any) -> bool:
@@ -165,10 +175,10 @@ _REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
 def _inplace(name: str) -> Callable[[Any, Any], Any]:
     if name == "matmul":
         return lambda self, other: NotImplemented
-    function, ways = getattr(fn, name + "_"), _quick.ways
+    function, ways, plain_types = getattr(fn, name + "_"), _quick.ways, _quick.plain_types
 
     def method(self: Any, other: Any) -> Any:
-        if not _is_operand(other):
+        if type(other) not in plain_types and not _is_operand(other):
             return NotImplemented
         return (function.two or ways(function, 2))(self, other, 2)
 
@@ -201,7 +211,7 @@ def _unary(name: str) -> Callable[[Any], Any]:
     def method(self: Any) -> Any:
         return (function.one or ways(function, 1))(self, 2)
 
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 # --------------------------------------------------------------------------------- conversions --

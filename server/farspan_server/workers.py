@@ -68,12 +68,16 @@ class WorkerLink:
             self._control.send(*parts)
 
     async def upload(self, channel: int, chunk: link.Chunk) -> None:
-        """Send a chunk on the bulk link; waits until most of it has left. OSError if it is gone."""
-        if self._bulk is None:
-            raise ConnectionResetError("the worker is gone")
+        """Send a chunk on the bulk link; waits until most of what was sent before has left.
+
+        So the next one can be made ready while this one leaves. OSError if the worker is gone.
+        """
         async with self._bulk_turn:
-            self._bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
-            await self._bulk.drain()
+            bulk = self._bulk
+            if bulk is None:
+                raise ConnectionResetError("the worker is gone")
+            await bulk.drain()
+            bulk.send(link.pack_chunk_header(channel, chunk), chunk.data)
 
     async def piece(self, channel: int, piece: link.Piece) -> None:
         """Say where bytes lie; waits until most of it has left. OSError if the worker is gone."""

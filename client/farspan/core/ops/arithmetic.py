@@ -111,6 +111,20 @@ pointwise(
         "tensor2": lambda g, tensor1, value: scaled(fn.mul(g, fn.conj(tensor1)), value),
     },
 )
+
+
+def _addcdiv_dtype(self: Spec, tensor1: Spec, tensor2: Spec, value: Any) -> DType:
+    """Return the promoted dtype; refuses a quotient of two tensors of integers."""
+    if tensor1.dtype.category < FLOAT_KIND and tensor2.dtype.category < FLOAT_KIND:
+        raise DTypeError(
+            "Integer division with addcdiv is no longer supported: use floating-point tensors, or "
+            "torch.div with a rounding_mode"
+        )
+    common = common_dtype(self, tensor1, tensor2)
+    refuse("addcdiv", common, "bi")
+    return common
+
+
 pointwise(
     "addcdiv(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor",
     lambda xp, self, tensor1, tensor2, value: self + value * tensor1 / tensor2,
@@ -121,7 +135,7 @@ pointwise(
             scaled(fn.mul(g, fn.conj(fn.div(tensor1, fn.mul(tensor2, tensor2)))), value)
         ),
     },
-    refuses="bi",
+    compute=_addcdiv_dtype,
 )
 
 
@@ -346,11 +360,12 @@ def _pow_exponent(g: Any, self: Any, exponent: Any, out: Any) -> Any:
     power = fn.real(exponent) if exponent._spec.dtype.is_complex else exponent
     flat = fn.ge(power, 0)
     if not isinstance(self, (bool, int, float, complex)):
-        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(self)
+        base = self if self._spec.dtype.is_complex else fn._cast(self, out._spec.dtype)
+        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(base)
     elif self == 0:
         return fn.where(flat, 0.0, fn.mul(g, fn.mul(out, -math.inf)))
     else:
-        log = _log_number(self)
+        log = _log_number(complex(self) if out._spec.dtype.is_complex else self)
         return fn.mul(g, fn.conj(fn.mul(out, log)))
     return fn.where(flat, 0.0, fn.mul(g, fn.conj(fn.mul(out, log))))
 
