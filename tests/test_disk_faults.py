@@ -350,7 +350,8 @@ def test_a_client_whose_journal_stays_broken_is_told_so_and_how_to_attach(
     one = failed_meanwhile(cluster, troubles, monkeypatch, 1.5)
     session = id_of(one)
     lost = one.lost()
-    assert lost.kind == "JournalError" and "errno 28" in lost.message
+    assert lost.kind == "JournalError", lost
+    assert "errno 28" in lost.message
     assert f'farspan.attach("{session}")' in lost.message
     assert listed(cluster) == {session: "failed"}
     troubles.clear()
