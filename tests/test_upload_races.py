@@ -7,7 +7,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from farspan import wire
@@ -218,3 +219,18 @@ def test_an_upload_that_breaks_off_behind_another_call_takes_nothing_from_it(
 
     cluster.run(race())
     assert got(client, header.total_bytes) == 3 * LONG
+
+
+def test_of_a_refused_upload_whose_worker_is_lost_the_memory_is_given_back_here(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    _, live = begun(cluster, tmp_path)
+    keeper, window = live.keeper, SimpleNamespace(channel=live.channel, over=False)
+    assert keeper is not None
+
+    async def lost() -> bool:
+        keeper.rest()
+        kept = Chunk(0, 5, 4000, 2000, 0, memoryview(bytes(100)))
+        return await keeper.pass_by(kept, (cast(Window, window), 2000))
+
+    assert not cluster.run(lost())
