@@ -368,6 +368,10 @@ def test_a_gateway_that_answers_after_it_was_given_up_is_taken_at_its_word(
         monkeypatch.undo()
         assert x.tolist() == [1.0, 1.0]
         assert [h.resume.attempt for h in gateway.hellos if h.resume] == [1]
+        gateway._open = open_
+        transport._stream.cancel()  # the end of that stream is one like any other's
+        wait_for(lambda: transport._attempt == 2)
+        assert (x + 1).tolist() == [2.0, 2.0]
 
 
 def test_a_stream_that_breaks_soon_is_waited_for_as_long_as_was_asked(gateway: FakeGateway) -> None:

@@ -7,7 +7,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from farspan import wire
@@ -185,3 +186,51 @@ def test_the_rest_of_a_refused_upload_may_come_when_its_put_has_run() -> None:
         assert segment.taken_bytes == 4000 and not session.transfers
     finally:
         segment.close()
+
+
+def test_an_upload_that_breaks_off_behind_another_call_takes_nothing_from_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A worker that is told to forget what came, and then of the rest, would end the session."""
+    client, live = begun(cluster, tmp_path)
+    assert cluster.gateway is not None
+    service = cluster.gateway.service
+    header = wire.TransferHeader(live.id, 0, 5, 3 * len(LONG))
+
+    async def pieces() -> AsyncIterator[memoryview]:
+        for _ in range(3):
+            yield memoryview(LONG)
+
+    async def race() -> None:
+        held = Held(live)
+        held.go.set()
+        first = asyncio.create_task(service.upload(live, header, pieces()))
+        while not held.has:
+            await asyncio.sleep(0)
+        held.go.clear()
+        while held.has < 2:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(service.upload(live, header, pieces()))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        await asyncio.wait([second])
+        held.go.set()
+        assert await first == header.total_bytes
+
+    cluster.run(race())
+    assert got(client, header.total_bytes) == 3 * LONG
+
+
+def test_of_a_refused_upload_whose_worker_is_lost_the_memory_is_given_back_here(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    _, live = begun(cluster, tmp_path)
+    keeper, window = live.keeper, SimpleNamespace(channel=live.channel, over=False)
+    assert keeper is not None
+
+    async def lost() -> bool:
+        keeper.rest()
+        kept = Chunk(0, 5, 4000, 2000, 0, memoryview(bytes(100)))
+        return await keeper.pass_by(kept, (cast(Window, window), 2000))
+
+    assert not cluster.run(lost())

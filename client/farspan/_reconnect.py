@@ -124,7 +124,8 @@ class Reconnecting(Bulk):
                 self._broke(why, kind)
                 return
             if self._may_return() and _is_break(call):
-                if self._failed != number:  # else it has said why before it closed the stream
+                # One that was refused has said why; one that was welcomed late breaks as others do.
+                if self._failed != number or self._ledger.connected:
                     self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)

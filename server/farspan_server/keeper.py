@@ -296,7 +296,7 @@ class Keeper:
 
         It lets the client use the place again once it has what lies before it. As `send` otherwise.
         """
-        if place is None or place[0].channel != self._channel:
+        if place is None or not self._links or place[0].channel != self._channel:
             return False
         return place[0].over or await self._tell(kept, place)
 
