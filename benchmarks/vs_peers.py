@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +28,7 @@ import vs_torch
 from peer_loop import PEERS, PLAIN
 
 HERE = Path(__file__).resolve().parent
+REPLY_S = 600.0  # a system that answers nothing for so long is ended, and left out
 RESULTS = HERE / "vs_peers.json"
 README = HERE.parent / "docs" / "peers.md"
 BEGIN, END = "<!-- vs_peers: begin -->", "<!-- vs_peers: end -->"
@@ -107,13 +109,18 @@ class System:
         if self.error:
             return {"error": self.error}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: so says its reply
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
         return self._reply()
 
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        late = threading.Timer(REPLY_S, self._process.kill)
+        late.daemon = True
+        late.start()
         line = self._process.stdout.readline()
+        late.cancel()
         if not line:
             self.error = f"its process ended with status {self._process.wait()}"
             return {"error": self.error}

@@ -105,6 +105,30 @@ def test_vs_peers_says_what_is_not_installed(tmp_path: Path) -> None:
     assert "`a + b` and its value, us: 0 rounds" in text
 
 
+def test_vs_peers_leaves_out_what_hangs_or_has_ended(tmp_path: Path) -> None:
+    """A system that never answers is ended; asking one that has ended is an error in its row."""
+    loop = tmp_path / "peer_loop.py"
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import vs_peers, pathlib\n"
+        "vs_peers.HERE, vs_peers.REPLY_S = pathlib.Path(sys.argv[2]), float(sys.argv[3])\n"
+        "system = vs_peers.System('rpc', sys.executable, True, None)\n"
+        "system.started()\n"
+        "system._process.wait() if not system.error else None\n"
+        "print(system.error, '|', system.ask('memcpy'))\n"
+        "system.close()"
+    )
+    told = []
+    for does, reply_s in (("import time; time.sleep(600)", "0.1"), ("print('{}')", "60")):
+        loop.write_text(does)
+        command = [sys.executable, "-c", program, str(BENCHMARKS), str(tmp_path), reply_s]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.strip())
+    assert told[0].startswith("its process ended with status -9 |")
+    assert told[1] == "| {'error': 'its process ended with status 0'}"
+
+
 def test_profile_writes_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     text = run("profile.py", "--smoke", "--trace", str(path))

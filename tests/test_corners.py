@@ -55,6 +55,9 @@ SAME = [
     # arguments
     "lib.unravel_index(lib.tensor([1]), lib.tensor([1, 2, 3]))",
     "lib.unravel_index(lib.tensor([1]), 5.0)",
+    "lib.where([True], lib.ones(1), lib.ones(1))",
+    "lib.ones(1).where([True], lib.ones(1))",
+    "lib.autograd.functional.jacobian(lambda x: [x], lib.ones(2))",
     "lib.nonzero(lib.zeros(3), as_tuple=True, out=lib.empty(0, dtype=lib.int64))",
     "lib.tensor_split(lib.zeros(4), lib.tensor(2.0))",
     "lib.tensor_split(lib.zeros(4), lib.tensor([[1]]))",

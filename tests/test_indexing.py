@@ -31,7 +31,7 @@ x.transpose(0,2)[:,[0,2]]  x.transpose(0,2)[1:,0]  x[1:1]  x[1:1,b]  x[0,0,L([3,
 s[None]  s[()]  s[True]  s[L(True)]  e[0:0]  e[:,1]  e[L([],dtype=lib.long)]  x[b.new_ones(2)]
 x[x.new_zeros(0).long()]  len(x)  list(x)  [y.sum() for y in x]  3.0 in x  99.0 in x  L(3.0) in x
 tuple(x[:1])  dict(enumerate(x[0,0]))  x[1].unbind()  [*e]  len(e)  max(x[0,0])  x[0,0,0].item()
-sorted(x[0,0].tolist())
+sorted(x[0,0].tolist())  x[:10**30]  x[10**30:]  x[-10**30:]  x[0,:10**30]  x[-10**30:10**30:2]
 """
 
 REFUSALS = """

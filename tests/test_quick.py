@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import farspan as torch
@@ -172,3 +173,10 @@ def test_a_frame_holds_no_more_ids_than_it_may(local: Any) -> None:
         taken += count
         del lane.commands[:count]
     assert taken == 5
+
+
+def test_a_module_that_holds_a_method_of_views_is_copied() -> None:
+    module = torch.nn.Identity()
+    module.shape_it = torch.Tensor.reshape
+    assert copy.deepcopy(module).shape_it is torch.Tensor.reshape
+    assert copy.copy(torch.Tensor.view) is torch.Tensor.view

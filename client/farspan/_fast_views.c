@@ -22,7 +22,7 @@ typedef struct {
 #define ARGUMENTS 4 /* of such a method, at most */
 
 static PyObject *str_storage, *str_offset, *str_generation, *str_in_no_grad, *str_made_by,
-    *str_inference, *str_grad, *nothing, *one;
+    *str_inference, *str_grad, *str_qualname, *nothing, *one;
 
 /* ------------------------------------------------------------------------------------ keys -- */
 
@@ -291,6 +291,18 @@ view_dealloc(View *self)
     Py_DECREF(type);
 }
 
+/* Let `copy` take it as it takes a function, and what holds one: it is not copied. */
+static PyObject *
+view_reduce(PyObject *self, PyObject *nothing_given)
+{
+    return PyObject_GetAttr(((View *)self)->general, str_qualname);
+}
+
+static PyMethodDef view_methods[] = {
+    {"__reduce__", view_reduce, METH_NOARGS, NULL},
+    {NULL},
+};
+
 static PyMemberDef view_members[] = {
     {"__wrapped__", T_OBJECT_EX, offsetof(View, general), READONLY, NULL},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(View, call), READONLY, NULL},
@@ -304,6 +316,7 @@ static PyType_Slot view_slots[] = {
     {Py_tp_getattro, view_getattro},
     {Py_tp_traverse, view_traverse},
     {Py_tp_dealloc, view_dealloc},
+    {Py_tp_methods, view_methods},
     {Py_tp_members, view_members},
     {0, NULL},
 };
@@ -326,7 +339,7 @@ fast_add_views(PyObject *module)
     } strings[] = {
         {&str_storage, "_storage"}, {&str_offset, "_offset"}, {&str_generation, "_generation"},
         {&str_in_no_grad, "_in_no_grad"}, {&str_made_by, "_made_by"},
-        {&str_inference, "_inference"}, {&str_grad, "grad"},
+        {&str_inference, "_inference"}, {&str_grad, "grad"}, {&str_qualname, "__qualname__"},
     };
     for (size_t k = 0; k < Py_ARRAY_LENGTH(strings); k++)
         if ((*strings[k].string = PyUnicode_InternFromString(strings[k].text)) == NULL)

@@ -8,7 +8,7 @@ its true elements) and an integer tensor without dims (which selects, as an int 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from .core.ops.index import coordinates
 
 if TYPE_CHECKING:
     from ._tensor import Tensor
+
+_FAR: Final = 1 << 63  # places beyond what 64 bits hold are the nearest that they do
 
 
 def get(x: Tensor, index: Any) -> Tensor:
@@ -220,7 +222,10 @@ def _one_bool(item: bool, x: Tensor) -> Tensor:
 
 
 def _slice(x: Any, dim: int, item: slice) -> Any:
-    start, stop, step = map(_bound, (item.start, item.stop, item.step))
+    start, stop, step = [
+        n if n is None else max(-_FAR, min(n, _FAR - 1))  # as Python's own slices do
+        for n in map(_bound, (item.start, item.stop, item.step))
+    ]
     step = 1 if step is None else step
     if step == 0:
         raise BadValueError("slice step cannot be zero")

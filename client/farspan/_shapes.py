@@ -182,7 +182,7 @@ def _where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
 
 def _as_condition(condition: Tensor) -> Tensor:
     """Return a condition as bools; one of bytes is taken with a warning, as in torch."""
-    if condition.dtype is not uint8:
+    if not isinstance(condition, Tensor) or condition.dtype is not uint8:
         return condition
     warnings.warn(
         "where received a uint8 condition tensor. This behavior is deprecated and will be removed "

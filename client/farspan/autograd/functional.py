@@ -35,8 +35,8 @@ def _called(
 
 def _tensors(given: Any, what: str, name: str) -> tuple[bool, tuple[Tensor, ...]]:
     """Return whether these are several, and a tuple of them. ArgumentError if not all tensors."""
-    several = isinstance(given, (tuple, list))
-    found = tuple(given) if several else (given,)
+    several = isinstance(given, tuple)  # a list is refused, as in torch
+    found = given if several else (given,)
     for i, x in enumerate(found):
         if not isinstance(x, Tensor):
             where = f"value at index {i}" if several else f"given {what}"
