@@ -175,10 +175,10 @@ _REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
 def _inplace(name: str) -> Callable[[Any, Any], Any]:
     if name == "matmul":
         return lambda self, other: NotImplemented
-    function, ways = getattr(fn, name + "_"), _quick.ways
+    function, ways, plain_types = getattr(fn, name + "_"), _quick.ways, _quick.plain_types
 
     def method(self: Any, other: Any) -> Any:
-        if not _is_operand(other):
+        if type(other) not in plain_types and not _is_operand(other):
             return NotImplemented
         return (function.two or ways(function, 2))(self, other, 2)
 
