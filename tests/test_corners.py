@@ -42,6 +42,7 @@ SAME = [
     "a = lib.ones(3); m = lib.tensor([1, 0, 1], dtype=lib.uint8); a[m] = 5; a",
     "a = lib.tensor(3); m = lib.tensor(1, dtype=lib.uint8); a[m] = lib.tensor([[7]]); a",
     "a = lib.zeros(2, 3); a[lib.tensor(0, dtype=lib.uint8)] = 5; a",
+    "lib.arange(3)[lib.tensor(1, dtype=lib.int16)]", "lib.arange(3)[lib.tensor([1]).short()]",
     "m = lib.tensor([1, 0, 1], dtype=lib.uint8); lib.where(m, lib.ones(3), lib.zeros(3))",
     "lib.ones(3).masked_fill(lib.tensor([1, 0, 1], dtype=lib.uint8), 2.0)",
     # shapes and types of what is put in

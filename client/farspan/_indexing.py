@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .core.call import Value, fn
-from .core.dtype import bool_, int32, int64, uint8
+from .core.dtype import INT_KIND, bool_, int32, int64, uint8
 from .core.errors import ArgumentError, BadValueError, DTypeError, ValueRangeError
 from .core.ops.index import coordinates
 
@@ -171,7 +171,9 @@ def _normal(item: Any, x: Tensor) -> Any:
         return item
     if isinstance(item, Value):
         whole = not item._levels and not item._spec.shape  # type: ignore[attr-defined]
-        if whole and item.dtype in (int32, int64):  # type: ignore[attr-defined]
+        # Any integer without dims selects; one of bytes is a mask.
+        dtype = item.dtype  # type: ignore[attr-defined]
+        if whole and dtype.category == INT_KIND and dtype is not uint8:
             return item.item()  # type: ignore[attr-defined]
         return _checked(item)
     if isinstance(item, np.ndarray) and not item.ndim:
