@@ -19,7 +19,7 @@ except ImportError:  # this is run by hand, or by a test
     BuildHookInterface = object
 
 FOLDER = "client/farspan"
-SOURCES = ("_fast.c", "_fast_frames.c")  # and _fast.h
+SOURCES = ("_fast.c", "_fast_frames.c", "_fast_views.c")  # and _fast.h
 
 
 class CustomBuildHook(BuildHookInterface):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import threading
 import warnings
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,17 @@ WORKER = "worker"
 def serve(port: int) -> None:
     """Be the worker until the other side shuts down."""
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     join(port, 1)
     rpc.shutdown()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it did."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def join(port: int, rank: int) -> None:
@@ -128,8 +139,6 @@ class Rpc:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        from multiprocessing import get_context
-
         self._process = get_context("spawn").Process(target=serve, args=(port,), daemon=True)
         self._process.start()
         join(port, 0)

@@ -108,6 +108,30 @@ def steps(torch: Any, draw: random.Random, log: list[Any]) -> list[Any]:
         if draw.random() < 0.3:
             gc.collect()
 
+    def view(xs: list[Any]) -> None:
+        x, odd = of(xs), draw.choice((7, True, 1.5, (2, True), slice(None, None, -1), "text"))
+        ways = (
+            lambda: x.view(-1), lambda: x.view(3, 2), lambda: x.view((1, -1)), lambda: x.T,
+            lambda: x.reshape(-1), lambda: x.reshape([3, -1]), lambda: x.transpose(0, 1),
+            lambda: x.permute(1, 0), lambda: x.unsqueeze(draw.randrange(3)), lambda: x.squeeze(),
+            lambda: x.expand(4, *x.shape), lambda: x[draw.randrange(-3, 3)], lambda: x[1:],
+            lambda: x[draw.randrange(2) :: 2], lambda: x[:], lambda: x[odd], lambda: x.view(odd),
+            lambda: x.select(0, 0), lambda: x[0, 1:], lambda: x[None], lambda: x.t().t(),
+            lambda: x.view(torch.int32), lambda: x.as_strided((2,), (1,)), lambda: x.detach()[0],
+        )  # fmt: skip
+        seen = draw.choice(ways)()
+        log.append((seen.shape, seen.stride(), seen._offset, seen._generation, seen._in_no_grad))
+        log.append((seen._base is x, seen._storage.memory is x._storage.memory))
+        if draw.random() < 0.3:
+            seen += 1  # refused where it is a view of what needs a gradient
+        keep(xs, (seen + seen).sum().expand(2, 3) if draw.random() < 0.5 else x)
+
+    def unrecorded(xs: list[Any]) -> None:
+        with draw.choice((torch.no_grad, torch.inference_mode))():
+            seen = of(xs)[0:1]
+        log.append((seen._in_no_grad, seen._inference, seen._offset))
+        log.append((seen.t()._in_no_grad, seen[0]._inference))
+
     def strange(xs: list[Any]) -> None:
         with torch.no_grad():
             keep(xs, torch.nn.Parameter(of(xs).detach(), requires_grad=draw.random() < 0.5))
@@ -134,7 +158,7 @@ def steps(torch: Any, draw: random.Random, log: list[Any]) -> list[Any]:
         lambda xs: keep(xs, torch.Tensor.__add__(of(xs), of(xs))),
         lambda xs: keep(xs, torch.vmap(lambda x: x + x)(of(xs))),
         lambda xs: keep(xs, torch.ones(64, 1024) + torch.ones(64, 1024)),
-        loop, gone, cycle, strange, elsewhere, backward, wrong,
+        loop, gone, cycle, view, view, view, unrecorded, strange, elsewhere, backward, wrong,
     ]  # fmt: skip
 
 

@@ -139,6 +139,7 @@ def collections(torch: Any) -> None:
             gc.enable()
             y = x + a
             assert y._spec is a._spec
+            assert x[0]._spec is x.view(6)[:3]._spec
     finally:
         gc.callbacks.remove(run)
         gc.enable()
@@ -212,7 +213,7 @@ def bytes_of_columns(fast: Any) -> None:
 
 def wrong_arguments(torch: Any, fast: Any) -> None:
     """What no caller of ours does is an error, not a crash."""
-    quick = torch.Tensor.__add__
+    quick, view = torch.Tensor.__add__, torch.Tensor.view
     a = opened() and torch.ones(2, 3)
     calls: list[Any] = [
         lambda: fast.columns(None), lambda: fast.columns([()]), lambda: fast.columns([(1,) * 7]),
@@ -225,13 +226,18 @@ def wrong_arguments(torch: Any, fast: Any) -> None:
         lambda: fast.live_slots((1 << 80,), 0, (), ()),
         lambda: fast.prepare(int, int, int, set(), None), lambda: fast.Quick(), lambda: quick(),
         lambda: quick(a), lambda: quick(a, a, "x"), lambda: quick(a, a, 10_000),
-        lambda: quick(a, a, depth=None), lambda: fast.Quick({}, 1, (), None, 3),
-        lambda: fast.Quick({}, 1, (), None, 2)(a, a), lambda: type("T", (fast.Quick,), {}),
+        lambda: quick(a, a, depth=None), lambda: fast.Quick({}, 1, (), None, 3, {}, None),
+        lambda: fast.Quick({}, 1, (), None, 2, {}, None)(a, a),
+        lambda: type("T", (fast.Quick,), {}), lambda: fast.Quick({}, 1, (), None, 2),
+        lambda: view(), lambda: view(a, [None]), lambda: view(3, 2), lambda: view(a, x=2),
+        lambda: fast.View({}, None, None)(a), lambda: fast.View([], None, None),
+        lambda: fast.View({}, len, None)(a, 1, 1), lambda: fast.View(),
+        lambda: type("T", (fast.View,), {}),
     ]  # fmt: skip
     for k, call in enumerate(calls):
         try:
             call()
-        except (TypeError, ValueError, IndexError, OverflowError):
+        except (TypeError, ValueError, IndexError, OverflowError, AttributeError):
             continue
         raise AssertionError(f"call {k} was taken")
     claim = fast.Claim()
@@ -242,13 +248,19 @@ def wrong_arguments(torch: Any, fast: Any) -> None:
 def leaks(torch: Any, fast: Any) -> None:
     """Ten thousand rounds leave as many blocks of memory as a hundred."""
     session = opened()
-    a, row = torch.ones(2, 3), torch.ones(3)
+    a, row, w = torch.ones(2, 3), torch.ones(3), torch.ones(2, 3, requires_grad=True)
     commands = [(1, 0, (1, 2), (), (1.0,), 3, None)] * 5
 
     def rounds(count: int) -> int:
         for _ in range(count):
             c = a + a
             c = -(c + row)
+            (w * c + w).relu()
+            c = c[0][1:].view(-1).view((1, -1)).t().T
+            try:
+                c.view(7), c[9]
+            except (RuntimeError, IndexError):
+                pass
             fast.columns(commands)
             fast.bind([7, 8, 7], [0, 1], [0, 1, 0])
             fast.bind([7, 8, 9], [0, 1], [0, 1, 0])

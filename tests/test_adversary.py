@@ -97,12 +97,12 @@ class Target:
         def all_of() -> Iterator[bytes]:
             yield wire.encode(wire.Up(wire.Hello(table_hash(), "cpu")))
             yield from messages
-            sent.wait(20)  # until it has judged
+            sent.wait(60)  # until it has judged
             yield wire.encode(wire.Up(close=True))  # a worker kept for the lease serves no other
 
         with self.channel() as channel:
             call = channel.stream_stream(SESSION)(
-                all_of(), metadata=self.bearer, timeout=20, **more
+                all_of(), metadata=self.bearer, timeout=60, **more
             )
             told = []
             try:

@@ -154,6 +154,56 @@ def test_a_failing_call_changes_nothing_and_names_its_line(session: Any) -> None
     assert f(farspan.tensor([1, 1], device="cuda:0"))[0, 0].item() == 2 * table[0, 0].item()
 
 
+def test_a_step_that_fails_halfway_in_a_plan_is_not_taken_twice(session: Any) -> None:
+    """Its first parameter has been written; run again, it would be once more, and go through."""
+    first, second = (farspan.ones(100, device="cuda:0").requires_grad_() for _ in range(2))
+    optimizer = farspan.optim.Adamax([first, second])
+
+    def step() -> None:
+        for each in (first, second):
+            each.grad = farspan.ones(100, device="cuda:0")
+        optimizer.step()
+
+    compiled = farspan.compile(step)
+    for _ in range(6):
+        compiled()
+        session.synchronize()
+    assert sum(each["planned"] for each in programs(session)), "no plan ran: nothing is tested"
+    broken = _Breaking(session)
+    with broken:
+        compiled()
+        session.flush()
+    assert broken.calls == 1, "it was run again"
+    with pytest.raises(farspan.ServiceError, match="between its stores"):
+        first.tolist()
+
+
+class _Breaking:
+    """Lets the next optimizer's step of a plan raise once it has written."""
+
+    def __init__(self, session: Any) -> None:
+        programs = session.transport.engines[1].programs._programs.values()
+        self._plans = [plan for each in programs for plan, _ in each._plans]
+        self.calls = 0
+
+    def __enter__(self) -> None:
+        for plan in self._plans:
+            at = max(k for k, step in enumerate(plan.graph.steps) if step.op.writes)
+            bound = plan._of.index(at)
+            f, args = plan.steps[bound]
+
+            def halfway(*given: Any, f: Any = f) -> None:
+                self.calls += 1
+                f(*given)
+                raise ZeroDivisionError("halfway")
+
+            plan.steps[bound] = (halfway, args)
+            plan.graphs = Graphs(plan.backend, plan.steps, set(range(len(plan.steps))))
+
+    def __exit__(self, *_: Any) -> None:
+        return
+
+
 def test_a_relu_joins_the_product_before_it(session: Any) -> None:
     farspan.manual_seed(0)
     nn = farspan.nn

@@ -174,17 +174,6 @@ def test_bernoulli_refuses_probabilities_outside_0_to_1(both):
     np.testing.assert_array_equal(both[0].get_state(), before)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_dropout_keeps_the_elements_that_torch_keeps(p):
-    gen = fr.Generator(SEED)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        expected = torch.nn.functional.dropout(torch.ones(50, 7), p) != 0
-        state = torch.get_rng_state().numpy()
-    np.testing.assert_array_equal(fr.dropout_mask(gen, (50, 7), p), expected.numpy())
-    np.testing.assert_array_equal(gen.get_state(), state)
-
-
 @pytest.mark.parametrize("shape", [(40,), (5, 40)])
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("num_samples", [1, 7])

@@ -77,6 +77,8 @@ CALLS = {
     "multinomial": lambda t: t.multinomial(t.rand(3, 9), 4),
     "multinomial, replaced": lambda t: t.multinomial(t.rand(9), 20, replacement=True),
     "dropout": lambda t: t.dropout(t.ones(8, 8), 0.3, True),
+    "dropout of few": lambda t: t.dropout(t.ones(50, 7), 0.1, True),
+    "dropout of most": lambda t: t.dropout(t.ones(50, 7), 0.9, True),
     "dropout, transposed": lambda t: t.dropout(t.ones(8, 4).t(), 0.3, True),
     "dropout, off": lambda t: t.dropout(t.ones(8, 8), 0.3, False),
     "dropout of all": lambda t: t.dropout(t.ones(8, 8), 1.0, True),

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+HANGS_S = 300  # a program that takes so long does, however busy the machine
+
 
 def run(tmp_path: Path, program: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a program's text by `python -m farspan run`."""
@@ -18,7 +20,7 @@ def run(tmp_path: Path, program: str, *args: str, **env: str) -> subprocess.Comp
     script.write_text(textwrap.dedent(program))
     return subprocess.run(
         [sys.executable, "-m", "farspan", "run", str(script), *args],
-        capture_output=True, text=True, timeout=60, env={**os.environ, **env},
+        capture_output=True, text=True, timeout=HANGS_S, env={**os.environ, **env},
     )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def test_a_module_of_a_package_runs(tmp_path: Path) -> None:
     (package / "train.py").write_text("import sys, torch\nprint(torch.__package__, sys.argv[1:])")
     done = subprocess.run(
         [sys.executable, "-m", "farspan", "run", "-m", "mine.train", "-x"],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        capture_output=True, text=True, timeout=HANGS_S, cwd=tmp_path,
     )  # fmt: skip
     assert output(done) == ["farspan ['-x']"]
 
@@ -114,7 +116,7 @@ def test_the_command_line_is_checked(tmp_path: Path) -> None:
     for args in ([], ["nothing.py"], ["--connect"]):
         done = subprocess.run(
             [sys.executable, "-m", "farspan", "run", *args],
-            capture_output=True, text=True, timeout=60, cwd=tmp_path,
+            capture_output=True, text=True, timeout=HANGS_S, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 2 and "usage: farspan run" in done.stderr
 
@@ -138,8 +140,9 @@ def test_a_notebook_says_load_ext(tmp_path: Path) -> None:
         print(torch.nn.functional is farspan.nn.functional)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=HANGS_S,
+    )  # fmt: skip
     assert output(done) == ["True"]
 
 
@@ -177,13 +180,14 @@ LIBRARIES: dict[str, Any] = {
                 self.w = torch.nn.Parameter(torch.tensor([[-0.1, 2.0], [-2.0, -0.1]]).double())
             def forward(self, t, y):
                 return (y**3) @ self.w
-        f, y0, t = F(), torch.tensor([[2.0, 0.0]]).double(), torch.linspace(0, 1, 5).double()
-        plain = odeint(f, y0, t)
-        adjoint = odeint_adjoint(f, y0, t, method="dopri5")
+        f, y0, t = F(), torch.tensor([[2.0, 0.0]]).double(), torch.linspace(0, 0.5, 5).double()
+        near = {"rtol": 1e-5, "atol": 1e-7}
+        plain = odeint(f, y0, t, **near)
+        adjoint = odeint_adjoint(f, y0, t, method="dopri5", **near)
         adjoint[-1].sum().backward()
         grad = f.w.grad.clone(); f.w.grad = None
         plain[-1].sum().backward()
-        print(torch.allclose(plain, adjoint), torch.allclose(grad, f.w.grad, atol=1e-4))
+        print(torch.allclose(plain, adjoint), torch.allclose(grad, f.w.grad, 1e-3))
     """,
     "ignite": """
         import torch
@@ -327,7 +331,7 @@ def test_an_interpreter_without_farspan_gets_its_own_torch(tmp_path: Path) -> No
         f"import sys; sys.path[:0] = [{SHIM!r}, {str(tmp_path)!r}]\nimport torch; print(torch.name)"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=HANGS_S
     )
     assert output(done) == ["its own"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._anomaly import anomaly, wait_for_anomaly
 from ._dispatch import mode, wrap
 from ._gather import Ref
-from ._reach import is_plain, nodes_of
+from ._reach import is_plain, is_python, nodes_of
 from ._tensor_hooks import retained_of, run_post_hooks, run_prehooks
 from ._walk import walk_here
 from .core import command as cmd
@@ -63,9 +63,13 @@ def backward(
     alive = ((t, w) for t, w in zip(targets, wanted, strict=True) if t is not None)
     pairs = [(t, w) for t, w in alive if t._node is not None]
     retained = retained_of(edges)
+    wanted_pairs: list[Any] = pairs + retained
     if reached is not None and len(pairs) < len(wanted):
+        if any(node.hooks or is_python(node) for node in reached):
+            # Hooks and Functions on the way to a tensor that is gone are run all the same.
+            gone = (w for t, w in zip(targets, wanted, strict=True) if t is None)
+            wanted_pairs += [(None, w) for w in gone]
         reached = None  # not all of the graph leads to a wanted gradient
-    wanted_pairs = pairs + retained
     whole = inputs is None
     found = run_pass(edges, seeds, roots, wanted_pairs, keep, create_graph, whole, reached)
     arrived = [(t, e[0], g) for (t, e), g in zip(pairs, found, strict=False) if g is not None]
@@ -74,12 +78,21 @@ def backward(
             _accumulate_hooked(t, node, gradient, create_graph)
         else:
             _accumulate(t, gradient, create_graph)
-    for (t, _), gradient in zip(retained, found[len(pairs) :], strict=True):
+    for (t, _), gradient in zip(retained, found[len(pairs) :], strict=False):
         if gradient is not None:
-            t._grad = gradient
+            t._grad = gradient if t._grad is None else _sum(t._grad, gradient, create_graph)
     for t, _, _ in arrived:
         if t._hooks:
             run_post_hooks(t, create_graph)
+
+
+def _sum(a: Tensor, b: Tensor, create_graph: bool) -> Tensor:
+    """Return a sum of gradients, which is part of the graph if `create_graph`."""
+    before, mode.grad = mode.grad, create_graph
+    try:
+        return fn.add(a, b)  # type: ignore[no-any-return]
+    finally:
+        mode.grad = before
 
 
 def grad(
@@ -155,7 +168,7 @@ def run_pass(
     edges: list[Edge],
     seeds: list[Tensor],
     roots: list[Tensor],
-    pairs: Sequence[tuple[Tensor, Edge]],
+    pairs: Sequence[tuple[Tensor | None, Edge]],
     keep: bool,
     create_graph: bool,
     whole: bool = False,
@@ -175,7 +188,7 @@ def run_pass(
             _let_go(roots, seeds)
         return found
     session = roots[0]._ref.session
-    chosen = [(t, edge) for t, edge in pairs if edge[0] in reached]
+    chosen = [(t, edge) for t, edge in pairs if t is not None and edge[0] in reached]
     outs = {}
     ids = [r._ref.id for r in roots] + [s._ref.id for s in seeds]
     for t, edge in chosen:

@@ -14,24 +14,10 @@
 
 /* ---------------------------------------------------------------------------------- claims -- */
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *id;
-    PyObject *lane;
-    PyObject *weakrefs;
-} Claim;
+struct FastKnown fast_known;
+static PyObject *str_append, *str_freed, *str_look, *str_grad, *no_items, *zero;
 
-static struct Known {
-    PyTypeObject *tensor, *ref, *lane; /* set by `prepare`, and held until it is called again */
-    PyObject *theirs, *site_from;
-    Py_ssize_t base, node, claim, spec; /* where a tensor's slots are, and a lane's */
-    Py_ssize_t commands, due, freed, held, ids, numbers, session, work;
-    int usual;
-} known;
-
-static PyObject *str_append, *str_freed, *str_look, *no_items, *zero;
-
-#define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
+#define known fast_known
 
 static int
 claim_traverse(Claim *self, visitproc visit, void *arg)
@@ -117,7 +103,7 @@ static PyType_Spec claim_spec = {
     .slots = claim_slots,
 };
 
-static PyTypeObject *claim_type;
+PyTypeObject *fast_claim_type;
 
 /* ----------------------------------------------------------------------------------- sites -- */
 
@@ -125,8 +111,8 @@ static PyTypeObject *claim_type;
 static PyObject *sites[SITES];
 
 /* Return (code, offset) of the frame that is so many above this function, as `_sites.py` does. */
-static PyObject *
-site_above(Py_ssize_t depth)
+PyObject *
+fast_site_above(Py_ssize_t depth)
 {
     PyFrameObject *frame = (PyFrameObject *)Py_XNewRef(PyEval_GetFrame());
     for (; frame != NULL && depth > 1; depth--) {
@@ -168,8 +154,24 @@ typedef struct {
     PyObject *opcode;
     PyObject *static_;
     PyObject *general; /* what is called in every case that is not the usual one */
+    PyObject *plans;   /* dict: which inputs are recorded, as bits -> `_quick._plan` */
+    PyObject *record;  /* record(planned, number, site, result, *tensors) makes the node */
     Py_ssize_t count;  /* of tensors */
 } Quick;
+
+/* Return the lane of a tensor that is just that (borrowed), or NULL without an error. */
+PyObject *
+fast_lane_of(PyObject *x)
+{
+    if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) == NULL ||
+        SLOT(x, known.base) == NULL || SLOT(x, known.spec) == NULL)
+        return NULL;
+    PyObject *ref = SLOT(x, known.claim);
+    if (ref == NULL || !PyObject_TypeCheck(ref, fast_claim_type) || ((Claim *)ref)->id == NULL)
+        return NULL;
+    PyObject *lane = ((Claim *)ref)->lane;
+    return lane != NULL && Py_TYPE(lane) == known.lane ? lane : NULL;
+}
 
 /* Return what is known of the result (borrowed), NULL if that is nothing or an error is set. */
 static PyObject *
@@ -177,15 +179,8 @@ facts_of(Quick *self, PyObject *const *tensors)
 {
     PyObject *lane = NULL;
     for (Py_ssize_t k = 0; k < self->count; k++) {
-        PyObject *x = tensors[k];
-        if (Py_TYPE(x) != known.tensor || SLOT(x, known.node) != Py_None ||
-            SLOT(x, known.base) != Py_None || SLOT(x, known.spec) == NULL)
-            return NULL;
-        PyObject *ref = SLOT(x, known.claim);
-        if (ref == NULL || !PyObject_TypeCheck(ref, claim_type) || ((Claim *)ref)->id == NULL)
-            return NULL;
-        PyObject *mine = ((Claim *)ref)->lane;
-        if (mine == NULL || Py_TYPE(mine) != known.lane || (k > 0 && mine != lane))
+        PyObject *x = tensors[k], *mine = fast_lane_of(x);
+        if (mine == NULL || (k > 0 && mine != lane) || SLOT(x, known.base) != Py_None)
             return NULL;
         lane = mine;
     }
@@ -204,8 +199,8 @@ facts_of(Quick *self, PyObject *const *tensors)
 }
 
 /* Return the next of a lane's ids or numbers. */
-static PyObject *
-next_of(PyObject *counter)
+PyObject *
+fast_next_of(PyObject *counter)
 {
     PyObject *next = counter != NULL && PyIter_Check(counter) ? PyIter_Next(counter) : NULL;
     if (next == NULL && !PyErr_Occurred())
@@ -223,16 +218,17 @@ ids_of(PyObject *const *claims, Py_ssize_t count)
     return ids;
 }
 
-/* Append a command to a lane. Returns -1 with an error set. */
-static int
-append(Quick *self, PyObject *lane, PyObject *ids, PyObject *number, PyObject *site)
+/* Append a command without scalars to a lane; mode NULL: 0. Returns -1 with an error set. */
+int
+fast_append(PyObject *lane, PyObject *opcode, PyObject *mode, PyObject *ids, PyObject *static_,
+            PyObject *number, PyObject *site)
 {
     PyObject *commands = SLOT(lane, known.commands), *command;
     if (commands == NULL || !PyList_CheckExact(commands)) {
         PyErr_SetString(PyExc_RuntimeError, "a lane without a list of commands");
         return -1;
     }
-    command = PyTuple_Pack(7, self->opcode, zero, ids, self->static_, no_items, number, site);
+    command = PyTuple_Pack(7, opcode, mode ? mode : zero, ids, static_, no_items, number, site);
     if (command == NULL)
         return -1;
     int failed = PyList_Append(commands, command);
@@ -241,8 +237,8 @@ append(Quick *self, PyObject *lane, PyObject *ids, PyObject *number, PyObject *s
 }
 
 /* Count the work, and let the session look at the lane if that is due. */
-static int
-count_work(PyObject *lane, PyObject *work)
+int
+fast_count_work(PyObject *lane, PyObject *work)
 {
     PyObject *before = SLOT(lane, known.work), *due;
     PyObject *sum = before ? PyNumber_Add(before, work) : PyLong_FromLong(0);
@@ -262,8 +258,8 @@ count_work(PyObject *lane, PyObject *work)
 }
 
 /* Return a tensor of its own, with a claim on an id. */
-static PyObject *
-claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
+PyObject *
+fast_claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
 {
     Claim *ref = (Claim *)known.ref->tp_alloc(known.ref, 0);
     if (ref == NULL)
@@ -284,28 +280,69 @@ claimed(PyObject *lane, PyObject *id, PyObject *spec, PyObject *nbytes)
     return result;
 }
 
+/* Return how a call is recorded (a new reference): None if it is not, NULL if Python has not found
+   that out yet, or with an error set. */
+static PyObject *
+planned_of(Quick *self, PyObject *const *tensors, PyObject *facts)
+{
+    long mask = 0;
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        mask |= (long)(SLOT(tensors[k], known.node) != Py_None) << k;
+    if (mask == 0 || PyTuple_GET_ITEM(facts, 3) != Py_True)
+        Py_RETURN_NONE;
+    PyObject *grad = PyObject_GetAttr(known.mode, str_grad);
+    int is_on = grad ? PyObject_IsTrue(grad) : -1;
+    Py_XDECREF(grad);
+    if (is_on < 0)
+        return NULL;
+    if (is_on == 0)
+        Py_RETURN_NONE;
+    PyObject *key = PyLong_FromLong(mask);
+    PyObject *planned = key ? PyDict_GetItemWithError(self->plans, key) : NULL;
+    Py_XDECREF(key);
+    if (planned == NULL || !PyTuple_CheckExact(planned) || PyTuple_GET_SIZE(planned) != 3)
+        return NULL;
+    return Py_NewRef(PyTuple_GET_ITEM(planned, 0) == Py_None ? Py_None : planned);
+}
+
+/* Give a result its node. */
+static int
+record(Quick *self, PyObject *planned, PyObject *number, PyObject *site, PyObject *result,
+       PyObject *const *tensors)
+{
+    PyObject *given[6] = {planned, number, site, result, tensors[0]};
+    if (self->count > 1)
+        given[5] = tensors[1];
+    PyObject *done = PyObject_Vectorcall(self->record, given, 4 + self->count, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* Issue the command and return its result: what `_quick.binary` spells out, in the same order. */
 static PyObject *
-issue(Quick *self, PyObject *const *tensors, PyObject *facts, Py_ssize_t depth)
+issue(Quick *self, PyObject *const *tensors, PyObject *facts, PyObject *planned, Py_ssize_t depth)
 {
     PyObject *claims[2] = {NULL}, *site = NULL, *id = NULL, *number = NULL, *result = NULL;
+    PyObject *mode = planned == Py_None ? NULL : PyTuple_GET_ITEM(planned, 1);
     /* Each new object may run a collection, which may run whatever replaces or forgets these. */
-    Py_INCREF(facts);
     for (Py_ssize_t k = 0; k < self->count; k++)
         claims[k] = Py_NewRef(SLOT(tensors[k], known.claim));
     PyObject *lane = Py_NewRef(((Claim *)claims[0])->lane), *ids = ids_of(claims, self->count);
     if (ids != NULL)
-        site = site_above(depth);
+        site = fast_site_above(depth);
     if (site != NULL)
-        id = next_of(SLOT(lane, known.ids));
+        id = fast_next_of(SLOT(lane, known.ids));
     if (id != NULL) {
         PyTuple_SET_ITEM(ids, self->count, Py_NewRef(id));
-        number = next_of(SLOT(lane, known.numbers));
+        number = fast_next_of(SLOT(lane, known.numbers));
     }
-    if (number != NULL && append(self, lane, ids, number, site) == 0 &&
-        count_work(lane, PyTuple_GET_ITEM(facts, 2)) == 0)
-        result = claimed(lane, id, PyTuple_GET_ITEM(facts, 0), PyTuple_GET_ITEM(facts, 1));
-    Py_DECREF(facts);
+    if (number != NULL &&
+        fast_append(lane, self->opcode, mode, ids, self->static_, number, site) == 0 &&
+        fast_count_work(lane, PyTuple_GET_ITEM(facts, 2)) == 0)
+        result = fast_claimed(lane, id, PyTuple_GET_ITEM(facts, 0), PyTuple_GET_ITEM(facts, 1));
+    if (result != NULL && mode != NULL &&
+        record(self, planned, number, site, result, tensors) < 0)
+        Py_CLEAR(result);
     Py_XDECREF(ids);
     Py_XDECREF(site);
     Py_XDECREF(number);
@@ -323,18 +360,24 @@ quick_call(PyObject *callable, PyObject *const *args, size_t flags, PyObject *na
     Py_ssize_t given = PyVectorcall_NARGS(flags) - self->count, depth = 1;
     if (known.usual && names == NULL && (given == 0 || given == 1)) {
         PyObject *facts = facts_of(self, args);
+        PyObject *planned = NULL, *result = NULL;
+        Py_XINCREF(facts);
         if (facts != NULL && given == 1)
             depth = PyLong_AsSsize_t(args[self->count]);
-        if (PyErr_Occurred())
-            return NULL;
-        if (facts != NULL)
-            return issue(self, args, facts, depth);
+        if (facts != NULL && !PyErr_Occurred())
+            planned = planned_of(self, args, facts);
+        if (planned != NULL)
+            result = issue(self, args, facts, planned, depth);
+        Py_XDECREF(facts);
+        Py_XDECREF(planned);
+        if (planned != NULL || PyErr_Occurred())
+            return result;
     }
     return PyObject_Vectorcall(self->general, args, flags, names);
 }
 
-static PyObject *
-quick_bind(PyObject *self, PyObject *instance, PyObject *owner)
+PyObject *
+fast_method_of(PyObject *self, PyObject *instance, PyObject *owner)
 {
     return instance == NULL || instance == Py_None ? Py_NewRef(self) : PyMethod_New(self, instance);
 }
@@ -342,10 +385,10 @@ quick_bind(PyObject *self, PyObject *instance, PyObject *owner)
 static PyObject *
 quick_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *memo, *opcode, *static_, *general;
+    PyObject *memo, *opcode, *static_, *general, *plans, *record;
     Py_ssize_t count;
-    if (!PyArg_ParseTuple(args, "O!O!OOn", &PyDict_Type, &memo, &PyLong_Type, &opcode, &static_,
-                          &general, &count))
+    if (!PyArg_ParseTuple(args, "O!O!OOnO!O", &PyDict_Type, &memo, &PyLong_Type, &opcode, &static_,
+                          &general, &count, &PyDict_Type, &plans, &record))
         return NULL;
     if (known.tensor == NULL || count < 1 || count > 2) {
         PyErr_SetString(PyExc_ValueError, "Quick: one or two tensors, and `prepare` goes before");
@@ -359,6 +402,8 @@ quick_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->opcode = Py_NewRef(opcode);
     self->static_ = Py_NewRef(static_);
     self->general = Py_NewRef(general);
+    self->plans = Py_NewRef(plans);
+    self->record = Py_NewRef(record);
     self->count = count;
     return (PyObject *)self;
 }
@@ -370,6 +415,8 @@ quick_traverse(Quick *self, visitproc visit, void *arg)
     Py_VISIT(self->memo);
     Py_VISIT(self->static_);
     Py_VISIT(self->general);
+    Py_VISIT(self->plans);
+    Py_VISIT(self->record);
     return 0;
 }
 
@@ -382,6 +429,8 @@ quick_dealloc(Quick *self)
     Py_XDECREF(self->opcode);
     Py_XDECREF(self->static_);
     Py_XDECREF(self->general);
+    Py_XDECREF(self->plans);
+    Py_XDECREF(self->record);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -393,10 +442,10 @@ static PyMemberDef quick_members[] = {
 };
 
 static PyType_Slot quick_slots[] = {
-    {Py_tp_doc, "Quick(memo, opcode, static, general, count): an operation on `count` tensors."},
+    {Py_tp_doc, "Quick(memo, opcode, static, general, count, plans, record): an operation."},
     {Py_tp_new, quick_new},
     {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_descr_get, quick_bind},
+    {Py_tp_descr_get, fast_method_of},
     {Py_tp_traverse, quick_traverse},
     {Py_tp_dealloc, quick_dealloc},
     {Py_tp_members, quick_members},
@@ -434,13 +483,13 @@ static PyObject *
 prepare(PyObject *module, PyObject *args)
 {
     PyTypeObject *tensor, *ref, *lane;
-    PyObject *theirs, *site_from;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!O", &PyType_Type, &tensor, &PyType_Type, &ref,
-                          &PyType_Type, &lane, &PySet_Type, &theirs, &site_from))
+    PyObject *theirs, *site_from, *mode;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!OO", &PyType_Type, &tensor, &PyType_Type, &ref,
+                          &PyType_Type, &lane, &PySet_Type, &theirs, &site_from, &mode))
         return NULL;
-    if (!PyType_IsSubtype(ref, claim_type))
+    if (!PyType_IsSubtype(ref, fast_claim_type))
         return PyErr_Format(PyExc_ValueError, "prepare: with a subclass of Claim");
-    struct Known next = {.usual = 1}, before;
+    struct FastKnown next = {.usual = 1}, before;
     struct {
         PyTypeObject *type;
         const char *name;
@@ -449,7 +498,8 @@ prepare(PyObject *module, PyObject *args)
         {tensor, "_base", &next.base}, {tensor, "_node", &next.node},
         {tensor, "_ref", &next.claim}, {tensor, "_spec", &next.spec},
         {lane, "commands", &next.commands}, {lane, "due", &next.due},
-        {lane, "freed", &next.freed}, {lane, "held", &next.held},
+        {lane, "freed", &next.freed}, {lane, "free_now", &next.free_now},
+        {lane, "held", &next.held},
         {lane, "ids", &next.ids}, {lane, "numbers", &next.numbers},
         {lane, "session", &next.session}, {lane, "work", &next.work},
     };
@@ -458,6 +508,7 @@ prepare(PyObject *module, PyObject *args)
             return NULL;
     next.theirs = Py_NewRef(theirs);
     next.site_from = Py_NewRef(site_from);
+    next.mode = Py_NewRef(mode);
     next.ref = (PyTypeObject *)Py_NewRef(ref);
     next.lane = (PyTypeObject *)Py_NewRef(lane);
     next.tensor = (PyTypeObject *)Py_NewRef(tensor);
@@ -465,6 +516,7 @@ prepare(PyObject *module, PyObject *args)
     known = next;
     Py_XDECREF(before.theirs);
     Py_XDECREF(before.site_from);
+    Py_XDECREF(before.mode);
     Py_XDECREF(before.ref);
     Py_XDECREF(before.lane);
     Py_XDECREF(before.tensor);
@@ -493,7 +545,7 @@ static PyMethodDef functions[] = {
     {"columns", fast_columns, METH_O,
      "columns(commands): return what `_gather.columns` makes a frame of, and the lines."},
     {"prepare", prepare, METH_VARARGS,
-     "prepare(Tensor, Ref, Lane, theirs, site_from): note where these keep what is needed.\n\n"
+     "prepare(Tensor, Ref, Lane, theirs, site_from, mode): note where these keep what is asked.\n\n"
      "Again, if farspan is imported again: what came of it before goes the general way."},
     {"set_usual", set_usual, METH_O, "set_usual(usual): say whether ops may take the quick way."},
     {NULL},
@@ -511,17 +563,19 @@ PyMODINIT_FUNC
 PyInit__fast(void)
 {
     PyObject *module = PyModule_Create(&definition), *quick = PyType_FromSpec(&quick_spec);
-    claim_type = (PyTypeObject *)PyType_FromSpec(&claim_spec);
+    fast_claim_type = (PyTypeObject *)PyType_FromSpec(&claim_spec);
     str_append = PyUnicode_InternFromString("append");
     str_freed = PyUnicode_InternFromString("freed");
     str_look = PyUnicode_InternFromString("look");
+    str_grad = PyUnicode_InternFromString("grad");
     no_items = PyTuple_New(0);
     zero = PyLong_FromLong(0);
-    int whole = module && quick && claim_type && str_append && str_freed && str_look && no_items &&
-                zero && /* `_native.py` has the number, too */
-                PyModule_AddIntConstant(module, "INTERFACE", 2) == 0 &&
+    int whole = module && quick && fast_claim_type && str_append && str_freed && str_look &&
+                str_grad && no_items && zero && /* `_native.py` has the number, too */
+                PyModule_AddIntConstant(module, "INTERFACE", 4) == 0 &&
                 PyModule_AddObjectRef(module, "Quick", quick) == 0 &&
-                PyModule_AddObjectRef(module, "Claim", (PyObject *)claim_type) == 0;
+                PyModule_AddObjectRef(module, "Claim", (PyObject *)fast_claim_type) == 0 &&
+                fast_add_views(module) == 0;
     Py_XDECREF(quick);
     if (!whole)
         Py_CLEAR(module);

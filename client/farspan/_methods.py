@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _quick
+from . import _quick, _quick_views
 from ._dispatch import check_graph, mode
 from ._functions import norm, result_type
 from .core.call import Function, Value, fn
@@ -56,6 +56,7 @@ def bind_methods(cls: type) -> None:
         setattr(cls, f"__{python}__", _unary(name))
     for name, method in _METHODS.items():
         setattr(cls, name, method)
+    cls.__getitem__ = _quick_views.index(cls.__getitem__)  # type: ignore[attr-defined]
     from . import _queries, _resize
 
     for name, method in (_queries.METHODS | _resize.METHODS).items():
@@ -83,7 +84,7 @@ def _method(function: Function) -> Callable[..., Any]:
 
     method.__name__ = function.__name__
     method.__qualname__ = f"Tensor.{function.__name__}"
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 def _is_operand(x: Any) -> bool:
@@ -201,7 +202,7 @@ def _unary(name: str) -> Callable[[Any], Any]:
     def method(self: Any) -> Any:
         return (function.one or ways(function, 1))(self, 2)
 
-    return method
+    return _quick_views.method(function, method) if _quick_views.is_of_views(function) else method
 
 
 # --------------------------------------------------------------------------------- conversions --

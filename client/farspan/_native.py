@@ -12,7 +12,7 @@ from typing import Any, Final
 
 #: Which functions there are and what they are given; `_fast.c` has it too. A module that was built
 #: from other sources is not used.
-INTERFACE: Final = 2
+INTERFACE: Final = 4
 
 
 def _load() -> tuple[Any, str]:

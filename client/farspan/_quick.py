@@ -174,7 +174,13 @@ def unary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[..., Any
             planned = plans.get(1) or _plan(plans, op, static, 1)
         return _issue(ref, op, planned, self, spec, static, (), facts, depth + 1)
 
-    return fast.Quick(memo, op.opcode, static, quick, 1) if fast else quick
+    def record(planned: Any, number: int, site: Any, result: Any, x: Any) -> None:
+        plan, _, keeps = planned
+        edges = ((x._node, x._index),)
+        node = _record(op, plan, keeps, edges, (x,), (x._spec,), result, static, ())
+        node.number, node.site = number, site
+
+    return fast.Quick(memo, op.opcode, static, quick, 1, plans, record) if fast else quick
 
 
 def with_value(function: Function) -> Callable[..., Any]:
@@ -529,17 +535,17 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
         if not facts or also.lane is not lane or self._base is not None or other._base is not None:
             return general(self, other, depth + 1)
         spec, nbytes, work, differentiable = facts
-        plan, bits = None, 0
+        planned = _NOT_RECORDED
         if not (self._node is None is other._node) and differentiable and _mode.grad:
             mask = (self._node is not None) + 2 * (other._node is not None)
-            plan, bits, keeps = plans.get(mask) or _plan(plans, op, static, mask)
+            planned = plans.get(mask) or _plan(plans, op, static, mask)
         # From here on as in `Session.issue`: the line, the command, and a look if it is due.
         frame = _getframe(depth)
         code = frame.f_code
         site = (code, frame.f_lasti) if code.co_filename in theirs else site_from(frame)
         id_ = next(lane.ids)
         number = next(lane.numbers)
-        lane.add((opcode, bits, (have.id, also.id, id_), static, (), number, site))
+        lane.add((opcode, planned[1], (have.id, also.id, id_), static, (), number, site))
         lane.work += work
         if lane.work >= lane.due:
             lane.session.look(lane)
@@ -548,21 +554,23 @@ def binary(op: Op, static: Any, general: Callable[..., Any]) -> Callable[[Any, A
         lane.held[id_] = nbytes
         result = _new(Tensor)
         result._ref, result._spec, result._node, result._base = ref, spec, None, None
-        if plan is not None:
-            mask = plan.mask
-            edges = (
-                (self._node, self._index) if mask & 1 else None,
-                (other._node, other._index) if mask & 2 else None,
-            )
-            specs = (self._spec, other._spec)
-            node = _record(op, plan, keeps, edges, (self, other), specs, result, static, ())
-            node.number, node.site = number, site
+        if planned[0] is not None:
+            record(planned, number, site, result, self, other)
         return result
 
-    return fast.Quick(memo, opcode, static, quick, 2) if fast else quick
+    def record(planned: Any, number: int, site: Any, result: Any, x: Any, y: Any) -> None:
+        plan, _, keeps = planned
+        mask = plan.mask
+        edges = ((x._node, x._index) if mask & 1 else None,
+                 (y._node, y._index) if mask & 2 else None)  # fmt: skip
+        specs = (x._spec, y._spec)
+        node = _record(op, plan, keeps, edges, (x, y), specs, result, static, ())
+        node.number, node.site = number, site
+
+    return fast.Quick(memo, opcode, static, quick, 2, plans, record) if fast else quick
 
 
 if fast:
-    fast.prepare(Tensor, Ref, Lane, theirs, site_from)
+    fast.prepare(Tensor, Ref, Lane, theirs, site_from, _mode)
 set_quickening(ways, plain_types)
 _dispatch.set_runner(run, Tensor)

@@ -23,7 +23,7 @@ def nodes_of(edges: list[Edge], wanted: list[Edge], reached: Nodes | None) -> tu
     reached: all nodes that the edges reach, if the gradients of all leaves among them are wanted.
     What an op recorded leads to a leaf; with a node of another kind one has to look.
     """
-    if reached is not None and not any(map(_is_python, reached)):
+    if reached is not None and not any(map(is_python, reached)):
         return {node for node in reached if node.op is not None}, reached
     needed = tape.needed_nodes(edges, wanted)
     reached = needed | {node for node, _ in edges}
@@ -32,7 +32,8 @@ def nodes_of(edges: list[Edge], wanted: list[Edge], reached: Nodes | None) -> tu
     return needed, reached
 
 
-def _is_python(node: Node) -> bool:
+def is_python(node: Node) -> bool:
+    """Return whether a node runs a function of Python."""
     return node.op is None and type(node) is not tape.Leaf
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._dispatch import mode
 from .core import tape
-from .core.errors import AutogradError
+from .core.call import Value
+from .core.errors import ArgumentError, AutogradError
 from .core.tape import Edge
 
 if TYPE_CHECKING:
@@ -65,8 +66,14 @@ def run_hooks(node: tape.Node, index: int, gradient: Tensor) -> Tensor:
     """Return the gradient of a node's output after the hooks of the tensor that it is of."""
     for hook in list((node.hooks or {}).get(index, ())):
         replaced = hook(gradient)
-        if replaced is not None:
-            gradient = replaced
+        if replaced is None:
+            continue
+        if not isinstance(replaced, Value):
+            raise ArgumentError(f"expected Variable, but hook returned '{type(replaced).__name__}'")
+        if replaced._spec.shape != gradient._spec.shape:  # type: ignore[attr-defined]
+            name = getattr(hook, "__name__", type(hook).__name__)
+            raise AutogradError(f"hook '{name}' has changed the size of value")
+        gradient = replaced  # type: ignore[assignment]
     return gradient
 
 
@@ -75,8 +82,20 @@ def run_prehooks(node: tape.Node, gradients: list[Any]) -> list[Any]:
     for hook in list((node.hooks or {}).get("pre", ())):
         replaced = hook(tuple(gradients))
         if replaced is not None:
-            gradients = list(replaced) if isinstance(replaced, (tuple, list)) else [replaced]
+            gradients = list(_as_many(hook, replaced, len(gradients)))
     return gradients
+
+
+def _as_many(hook: Any, replaced: Any, count: int) -> tuple[Any, ...]:
+    """Return what a hook gives in place of `count` gradients. AutogradError if it gives others."""
+    given = tuple(replaced) if isinstance(replaced, (tuple, list)) else (replaced,)
+    if len(given) != count:
+        name = getattr(hook, "__name__", type(hook).__name__)
+        raise AutogradError(
+            f"hook '{name}' has returned an incorrect number of values (got {len(given)}, but "
+            f"expected {count})"
+        )
+    return given
 
 
 def run_node_hooks(
@@ -94,7 +113,7 @@ def run_node_hooks(
     for hook in list(node.hooks["post"]):
         replaced = hook(given, tuple(gradients))
         if replaced is not None:
-            given = replaced if isinstance(replaced, tuple) else (replaced,)
+            given = _as_many(hook, replaced, len(given))
     return [
         (e, g) for e, g in zip(node.edges, given, strict=True) if e is not None and g is not None
     ]

@@ -148,8 +148,9 @@ def status(
     from farspan_server import status as asking
 
     if not (operator if tenants else address):
-        raise click.UsageError("Missing option '--operator'." if tenants else
-                               "Missing option '--address'.")  # fmt: skip
+        name = "operator" if tenants else "address"
+        variable = f"FARSPAN_{name.upper()}"
+        raise click.UsageError(f"Missing option '--{name}' (env var: '{variable}').")
     try:
         if tenants:
             token = options.token_of(operator_token_file, "FARSPAN_OPERATOR_TOKEN")

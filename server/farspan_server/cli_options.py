@@ -150,7 +150,7 @@ def reaching(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., 
     """Return what gives a command the options that say which gateway is asked, and as whom."""
     options = (
         click.option(
-            "--address", envvar="FARSPAN_ADDRESS", help="grpc://host:port.",
+            "--address", envvar="FARSPAN_ADDRESS", help="grpc://host:port.", show_envvar=True,
             **({"required": True} if required else {"default": ""}),
         ),
         click.option("--token-file", type=FILE, help="Default: the variable FARSPAN_TOKEN."),

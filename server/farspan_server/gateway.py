@@ -97,7 +97,10 @@ class Gateway:
             else:
                 port = server.add_secure_port(where, self._credentials())
         except RuntimeError as error:
-            raise OSError(f"gateway: cannot listen on {where}") from error
+            raise OSError(
+                f"gateway: cannot listen on {where}: does another program listen there? "
+                f"--port with another number, or 0 for any that is free"
+            ) from error
         await self.service.start()
         await server.start()
         self._server = server

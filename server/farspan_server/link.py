@@ -65,11 +65,6 @@ class Link(asyncio.BufferedProtocol):
         if self._end is not None:
             raise ConnectionResetError("the link is closed")
 
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes sent that the kernel has not taken yet."""
-        return int(self._transport.get_write_buffer_size())
-
     async def receive(self) -> tuple[link.Header, Payload]:
         """Return the next message; raise EOFError at the end, ProtocolError at nonsense."""
         while not self._messages:

@@ -53,6 +53,8 @@ def ask(
 
     Raises ConnectError, AuthError, SessionClosedError or ServiceError.
     """
+    if not token:
+        raise AuthError(f"{address}: no token given; --token-file or the variable FARSPAN_TOKEN")
     target = address.removeprefix("grpc://")
     options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
     if ca is None:
@@ -72,9 +74,15 @@ def ask(
             )
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise AuthError(f"{address} refuses this token") from None
+                raise AuthError(
+                    f"{address} refuses this token: it is another gateway's, or has ended; "
+                    f"`farspan up` prints where its own is"
+                ) from None
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise ConnectError(f"no gateway answers at {address}") from None
+                raise ConnectError(
+                    f"no gateway answers at {address}: is it running, and is TLS set on both "
+                    f"sides (--ca here) or on neither?"
+                ) from None
             if error.code() == grpc.StatusCode.NOT_FOUND:
                 raise SessionClosedError(f"{address}: there is no such session") from None
             raise ServiceError(f"{address}: {error.details()}") from None

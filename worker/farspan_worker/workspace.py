@@ -50,6 +50,8 @@ def temporaries(op: Op, args: Sequence[Any], outs: Sequence[Spec], casts: Any, f
     specs = [x for a in args for x in (a if isinstance(a, list | tuple) else (a,))
              if isinstance(x, Spec)]  # fmt: skip
     sizes = [x.nbytes for x in specs]
+    if _multiplies_in_place(op, args):
+        sizes = [min(n, x.span() * x.dtype.itemsize) for n, x in zip(sizes, specs, strict=True)]
     copied = 0
     for i, dtype in casts:
         if i < len(specs):
@@ -90,6 +92,8 @@ def _multiplies_in_place(op: Op, args: Sequence[Any]) -> bool:
 
     By BLAS they are, one by one; oneDNN, which takes float32 with some columns, gets a copy.
     """
+    if op.name in ("mm", "_contract"):
+        return _multiplies_a_vector(op.name, args)
     if op.name not in _PRODUCTS:
         return False
     a, b = args[_PRODUCTS[op.name] :][:2]
@@ -98,6 +102,24 @@ def _multiplies_in_place(op: Op, args: Sequence[Any]) -> bool:
     if any(0 in x.stride[-2:] and x.numel > x.span() for x in (a, b)):  # within the matrices
         return False
     return a.dtype.itemsize == 8 or a.shape[-2] == 1 or b.shape[-1] == 1
+
+
+def _multiplies_a_vector(name: str, args: Sequence[Any]) -> bool:
+    """Return whether a product of two has one row or column: numpy reads the other where it lies.
+
+    With more of them it copies what BLAS cannot step through.
+    """
+    if name == "mm":
+        a, b = args[:2]
+        thin = a.ndim == 2 == b.ndim and 1 in (a.shape[0], b.shape[1])
+    else:
+        equation, a, b = args[:3]
+        labels, _, out = equation.partition("->")
+        left, _, right = labels.partition(",")
+        inner = set(left) & set(right)
+        # A dim each side at most, or they are folded together, which may take a copy.
+        thin = len(inner) == 1 and inner.isdisjoint(out) and len(left) + len(right) <= 3
+    return thin and a.dtype.is_floating_point and not a.dtype.is_reduced
 
 
 def declared(name: str) -> float:

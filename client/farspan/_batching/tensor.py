@@ -15,7 +15,7 @@ from .. import _interpose
 from .._dispatch import mode
 from .._tensor import Tensor
 from ..core import tape
-from ..core.call import Value, fn
+from ..core.call import fn
 from ..core.errors import AutogradError, ProgramError
 
 if TYPE_CHECKING:
@@ -297,7 +297,3 @@ def raise_(t: Tensor, levels: Levels) -> Tensor:
         order = [now.index(level) for level in all_levels]
         physical = fn.permute(physical, (*order, *range(len(order), physical._spec.ndim)))
     return wrap(physical, all_levels)
-
-
-def is_batched(x: Any) -> bool:
-    return isinstance(x, Value) and bool(x._levels)  # type: ignore[attr-defined]

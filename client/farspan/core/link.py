@@ -64,7 +64,6 @@ _PIECE: Final = struct.Struct("<QQQQQ")  # the fields of Piece
 _APPLIED: Final = struct.Struct("<Q")
 _CUT: Final = struct.Struct("<QQ")  # number, base
 HEADER_BYTES: Final = _HEADER.size
-CHUNK_HEADER_BYTES: Final = _CHUNK.size
 LAST: Final = 1  # flag: no chunk follows
 ERROR: Final = 2  # flag: the payload is an ErrorInfo as JSON; the transfer will not come
 

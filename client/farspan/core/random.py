@@ -317,16 +317,6 @@ def bernoulli_tensor(gen: Generator, probs: Array, dtype: np.dtype[Any] | None =
     return ones.astype(dtype or probs.dtype).reshape(probs.shape)
 
 
-def dropout_mask(gen: Generator, shape: Shape, p: float) -> NDArray[np.bool_]:
-    """Return True where ``torch.nn.functional.dropout(x, p)`` keeps an element (times 1/(1-p)).
-
-    Takes no words where torch takes none: p is 0 or 1, or nothing to drop.
-    """
-    if p in (0.0, 1.0):
-        return np.full(shape, p == 0.0)
-    return bernoulli_p(gen, shape, 1.0 - p)
-
-
 def exponential(gen: Generator, shape: Shape, dtype: np.dtype[Any], lambd: float = 1.0) -> Array:
     """Return exponential numbers with rate lambd: ``Tensor.exponential_``."""
     scale = -1.0 / lambd

@@ -6,7 +6,7 @@ The second run issues ordinary commands at backward time; random numbers are dra
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .._autograd import backward
@@ -17,7 +17,7 @@ from ..autograd.function import Function
 from ..core.errors import AutogradError, BadValueError, ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class CheckpointFunction(Function):
@@ -69,11 +69,29 @@ def checkpoint(
     `use_reentrant` be False. Gradients go to `.grad` by `backward()`; `autograd.grad` reaches the
     arguments only.
     """
+    if use_reentrant is None:
+        _warn_of_default("checkpoint")
+    if use_reentrant is not False:
+        check_backward_validity(args)
     for name in ("context_fn", "determinism_check", "debug", "early_stop"):
         kwargs.pop(name, None)
     if use_reentrant is False and not any(isinstance(a, Tensor) and a.requires_grad for a in args):
         return _with_anchor(function, args, kwargs, preserve_rng_state)
     return CheckpointFunction.apply(function, preserve_rng_state, kwargs, *args)
+
+
+def _warn_of_default(name: str) -> None:
+    warnings.warn(
+        f"torch.utils.{name}: the use_reentrant parameter should be passed explicitly. "
+        "use_reentrant=False is recommended; torch may refuse a call without it.",
+        stacklevel=3,
+    )
+
+
+@contextmanager
+def set_checkpoint_early_stop(enable: bool) -> Iterator[None]:
+    """Take torch's choice of how much is computed again: here a part always is as a whole."""
+    yield
 
 
 def _with_anchor(function: Any, args: Any, kwargs: Any, preserve: bool) -> Any:
@@ -97,6 +115,9 @@ def checkpoint_sequential(
     **kwargs: Any,
 ) -> Any:
     """Return the functions applied one after another, checkpointed in `segments` parts."""
+    if use_reentrant is None:
+        _warn_of_default("checkpoint_sequential")
+        use_reentrant = True
     parts = list(getattr(functions, "children", lambda: functions)())
     if not 1 <= segments <= len(parts):
         raise BadValueError(f"segments must lie between 1 and {len(parts)}, got {segments}")

@@ -400,7 +400,6 @@ def _statics(encoded: Sequence[bytes], index: list[int]) -> list[Static]:
 # --- scalars -------------------------------------------------------------------------------------
 
 _SCALAR_KIND: Final = {bool: 0, int: 1, float: 2, complex: 3}
-_SCALAR_TYPES: Final = (bool, int, float, complex)
 
 
 def _put_scalars(body: Any, scalars: list[Scalar]) -> None:

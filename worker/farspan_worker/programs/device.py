@@ -170,6 +170,7 @@ class DevicePlan:
             if binds.is_free(step, self.backend):
                 fixed.update(range(len(self.steps), len(self.steps) + len(calls)))
             self.steps += calls
+        self._undo.bound(self._of)
         self.graphs: Graphs = Graphs(self.backend, self.steps, fixed)
 
     def told(self) -> dict[str, Any]:
@@ -325,7 +326,7 @@ class DevicePlan:
                     f(*args)
                     done[0] += 1
         except Exception as error:
-            self._undo.roll_back(error, self._of[done[0]])
+            self._undo.roll_back(error, done[0])
             raise
         for memory, times in self.graph.written.items():
             self._storages[memory.input].version += times
@@ -395,9 +396,18 @@ class _Undo:
             self._engine.budget.check(x.nbytes)
         self._kept = [plan.backend.xp.empty_like(x) for x in self._where]
         late = [k for k, s in enumerate(steps) if k >= self._last and effects.stores(s)]
-        self._final = late[0] if late else len(steps)
+        self._late = late[0] if late else -1
+        self._final = -1  # after this bound step stores have come that nothing takes back
         drawing = {s.generator for s in steps if s.generator >= 0}
         self._states: dict[int, Any] = dict.fromkeys(drawing)
+
+    def bound(self, of: list[int]) -> None:
+        """Take to which step each bound one belongs."""
+        self._final = len(of)
+        if self._late in of:
+            # One that writes by itself may raise halfway: to run it again would step twice.
+            writes = self._plan.graph.steps[self._late].op.writes
+            self._final = of.index(self._late) - writes
 
     def begin(self) -> None:
         for copy, x in zip(self._kept, self._where, strict=True):
@@ -405,9 +415,12 @@ class _Undo:
         for number in self._states:
             self._states[number] = self._engine.generator(number).get_state()
 
-    def roll_back(self, error: Exception, step: int) -> None:
-        """Put everything back; HalfDone: stores that are not kept came before."""
-        if step > self._final:
+    def roll_back(self, error: Exception, bound: int) -> None:
+        """Put everything back after this bound step has raised.
+
+        HalfDone: stores that are not kept came before, or were half done by it.
+        """
+        if bound > self._final:
             torn = [self._plan._storages[m.input].memory for m in self._plan.graph.written]
             raise effects.HalfDone(f"{type(error).__name__}: {error}", torn) from error
         for copy, x in zip(self._kept, self._where, strict=True):

@@ -346,11 +346,12 @@ def _pow_exponent(g: Any, self: Any, exponent: Any, out: Any) -> Any:
     power = fn.real(exponent) if exponent._spec.dtype.is_complex else exponent
     flat = fn.ge(power, 0)
     if not isinstance(self, (bool, int, float, complex)):
-        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(self)
+        base = self if self._spec.dtype.is_complex else fn._cast(self, out._spec.dtype)
+        flat, log = fn.logical_and(fn.eq(self, 0), flat), fn.log(base)
     elif self == 0:
         return fn.where(flat, 0.0, fn.mul(g, fn.mul(out, -math.inf)))
     else:
-        log = _log_number(self)
+        log = _log_number(complex(self) if out._spec.dtype.is_complex else self)
         return fn.mul(g, fn.conj(fn.mul(out, log)))
     return fn.where(flat, 0.0, fn.mul(g, fn.conj(fn.mul(out, log))))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ... import kernels
 from . import onednn
 from .bound import Binding, Bound, Layout, Operand
-from .onednn import After, Desc, OneDnnError, free, plain
+from .onednn import After, OneDnnError, plain
 
 if TYPE_CHECKING:
     from farspan.core.op import Op, Recipe
@@ -150,8 +150,3 @@ def entries() -> Mapping[str, Entry]:
     from . import bind_images, bind_rows
 
     return {**bind_images.ENTRIES, **bind_rows.ENTRIES}
-
-
-def wish(operand: Operand) -> Desc:
-    """Return the descriptor of an operand, or one that leaves the layout to the primitive."""
-    return free(operand.shape) if operand.desc is None else operand.desc

@@ -7,7 +7,6 @@ products and sums may contract, and the sums of reductions be taken in any order
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, Final
 
 from .graph import Node, value_of
@@ -213,6 +212,3 @@ def identity(how: str, name: str) -> str:
         return "0" if how == "max" else "-1"
     bits = ITEMSIZE[name] * 8
     return str(-(2 ** (bits - 1)) if how == "max" else 2 ** (bits - 1) - 1)
-
-
-Emit = Callable[[Lines], None]
