@@ -79,7 +79,7 @@ def backward(
         else:
             _accumulate(t, gradient, create_graph)
     for (t, _), gradient in zip(retained, found[len(pairs) :], strict=False):
-        if gradient is not None:
+        if gradient is not None and not any(t is one for one, _ in pairs):
             t._grad = gradient if t._grad is None else _sum(t._grad, gradient, create_graph)
     for t, _, _ in arrived:
         if t._hooks:

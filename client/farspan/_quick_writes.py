@@ -45,10 +45,9 @@ def into(function: Function) -> Callable[..., Any]:
         found = memo.get(key)
         if found is None:
             found = memo[key] = _learn(memo, function, self, other)
-        recorded = _mode.grad and (self._node is not None or (tensor and other._node is not None))
         if (
             not found
-            or recorded
+            or ((self._node is not None or (tensor and other._node is not None)) and _mode.grad)
             or self._base is not None
             or self._inference
             or self._in_no_grad
@@ -57,14 +56,16 @@ def into(function: Function) -> Callable[..., Any]:
             return function.call((self, other), {})
         ref = self._ref
         lane = ref.lane
-        ids = (ref.id,)
-        scalars = (other,)
+        storage = self._storage
         if tensor:
             beside = other._ref
-            shared = other is not self and other._storage.memory is self._storage.memory
+            shared = other is not self and other._storage.memory is storage.memory
             if beside.lane is not lane or other._base is not None or shared:
                 return function.call((self, other), {})
-            ids, scalars = (ref.id, beside.id), ()
+            ids: Any = (ref.id, beside.id)
+            scalars: Any = ()
+        else:
+            ids, scalars = (ref.id,), (other,)
         opcode, static = found
         frame = _getframe(depth)
         code = frame.f_code
@@ -75,7 +76,7 @@ def into(function: Function) -> Callable[..., Any]:
         lane.work += 1
         if lane.work >= lane.due:
             lane.session.look(lane)
-        self._storage.version += 1
+        storage.version += 1
         return self
 
     return quick
