@@ -23,7 +23,7 @@ class Ray:
             raise Refused("ray is not installed (pip install ray)") from error
         self._ray = ray
         ray.init(
-            num_cpus=2, include_dashboard=False, object_store_memory=512 << 20,
+            "local", num_cpus=2, include_dashboard=False, object_store_memory=512 << 20,
             log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
         self._shelf = ray.remote(num_cpus=1)(Shelf).remote()

@@ -171,16 +171,18 @@ def grown(way: Callable[[int], Any], limit: int) -> float:
     return growth
 
 
-def measured(limit: int) -> dict[str, float]:
+def measured(limit: int, limit_of_objects: int) -> dict[str, float]:
     """Return the growth of each way, each measured in a child."""
     found = {}
-    runs = {name: functools.partial(grown, way) for name, way in WAYS.items()}
-    runs |= {way.__name__.strip("_"): functools.partial(objects_grown, way) for way in OBJECTS}
-    for name, run in (runs | {"tiny": tiny_grown}).items():
+    runs = {name: functools.partial(grown, way, limit) for name, way in WAYS.items()}
+    for way in OBJECTS:
+        runs[way.__name__.strip("_")] = functools.partial(objects_grown, way, limit_of_objects)
+    runs["tiny"] = functools.partial(tiny_grown, limit_of_objects)
+    for name, run in runs.items():
         read, write = os.pipe()
         child = os.fork()
         if not child:
-            os.write(write, str(run(limit)).encode())
+            os.write(write, str(run()).encode())
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as told:
@@ -193,13 +195,15 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--objects-mib", type=int, help="for ways that make objects; default: MIB")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     limit = given.mib << 20
+    limits = limit, (given.objects_mib or given.mib) << 20
     if given.json:
-        print(json.dumps(measured(limit)))
+        print(json.dumps(measured(*limits)))
         return
-    for name, growth in measured(limit).items():
+    for name, growth in measured(*limits).items():
         print(f"{name:10} {growth:6.3f} of the limit")
 
 

@@ -16,6 +16,7 @@ from farspan.core.errors import CapacityError, FarspanError, JournalError
 from farspan_server import service
 from farspan_server.disk import Buffer, RealDisk, RealFile, TimedDisk
 from farspan_server.history import part_name
+from farspan_server.journal import Journal
 from farspan_server.live import about_session
 from farspan_server.quota_disk import QuotaDisk
 from farspan_server.shelf import Shelf
@@ -349,7 +350,8 @@ def test_a_client_whose_journal_stays_broken_is_told_so_and_how_to_attach(
     one = failed_meanwhile(cluster, troubles, monkeypatch, 1.5)
     session = id_of(one)
     lost = one.lost()
-    assert lost.kind == "JournalError" and "errno 28" in lost.message
+    assert lost.kind == "JournalError", lost
+    assert "errno 28" in lost.message
     assert f'farspan.attach("{session}")' in lost.message
     assert listed(cluster) == {session: "failed"}
     troubles.clear()
@@ -415,3 +417,55 @@ def test_what_a_failed_sync_costs_counts_no_more_when_it_is_removed(tmp_path: Pa
     part.close()
     made.journal.close()
     shelf.release()
+
+
+def opened_below(directory: Path) -> list[str]:
+    """Return the files below a directory that this process has open."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{each}"))
+    return [each for each in found if each.startswith(f"{directory}/")]
+
+
+@pytest.mark.parametrize("call", ["append", "sync", "directory"])
+def test_a_session_that_cannot_be_made_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Who tries again and again would use up all files that the gateway may have open."""
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    if call == "directory":
+        synced, calls = RealDisk.sync_directory, []
+
+        def later(self: RealDisk, directory: Path) -> None:
+            calls.append(directory)
+            synced(self, directory) if directory != tmp_path else fails()
+
+        monkeypatch.setattr(RealDisk, "sync_directory", later)
+    else:
+        monkeypatch.setattr(RealFile, call, fails)
+    shelf = Shelf(tmp_path, RealDisk())
+    for k in range(3):
+        with pytest.raises(JournalError):
+            shelf.create(f"{k:032x}", about_session("anna", ("cpu",), "durable", 1.0, 9), "")
+    assert not opened_below(tmp_path)
+
+
+def test_a_sync_that_fails_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EIO, "it fails")
+
+    journal = Journal.create(RealDisk(), tmp_path / "s", "s")
+    for _ in range(3):
+        journal.roll()
+    monkeypatch.setattr(RealFile, "sync", fails)
+    with pytest.raises(JournalError):
+        journal.sync()
+    assert len(opened_below(tmp_path)) == 4
+    journal.close()
+    assert not opened_below(tmp_path)

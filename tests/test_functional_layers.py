@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,21 @@ def test_inplace_activations(torch: Any) -> Any:
         y = x * 1.5
         assert getattr(F, name)(y, *args) is y
         found += [y, *grad_of(torch, y, x)]
+    return found
+
+
+@same
+def test_transposed_convolutions_of_no_images(torch: Any) -> Any:
+    found = []
+    for dims, groups, (stride, pad, dilation, more) in itertools.product(
+        (1, 2, 3), (1, 2), ((1, 0, 1, 0), (2, 1, 1, 1), (3, 0, 1, 2))
+    ):
+        f = getattr(torch.nn.functional, f"conv_transpose{dims}d")
+        x = torch.zeros(0, 4, *[5] * dims, requires_grad=True)
+        w = torch.ones(4, 6 // groups, *[3] * dims, requires_grad=True)
+        b = torch.ones(6, requires_grad=True)
+        y = f(x, w, b, stride, pad, more, groups, dilation)
+        found += [y, *torch.autograd.grad(y.sum(), (x, w, b))]
     return found
 
 

@@ -66,6 +66,7 @@ class Bytes:
     programs = SimpleNamespace(switches=SimpleNamespace())  # it has none that could be switched
 
     def __init__(self) -> None:
+        self.programs = SimpleNamespace(switches=SimpleNamespace(ask=None))  # none is compiled
         self.kept: dict[int, bytes] = {}
         self.commands = 0
 

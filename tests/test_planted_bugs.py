@@ -33,7 +33,7 @@ BUGS: dict[str, tuple[ModuleType, str, str]] = {
         session, "if applied < told or (applied == told and advances):", "if applied <= told:",
     ),
     "events are forgotten when they are sent": (
-        session, "told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]", "pass",
+        session, "told += [EventsOut(data, 0, 0) for data in self._unconfirmed]", "pass",
     ),
     "events are covered by an ack before them": (
         session, "covered = max(applied if advances else applied + 1, self._acked + 1)",

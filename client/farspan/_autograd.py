@@ -78,9 +78,8 @@ def backward(
             _accumulate_hooked(t, node, gradient, create_graph)
         else:
             _accumulate(t, gradient, create_graph)
-    asked = {id(t) for t, _ in pairs}  # which have theirs now
     for (t, _), gradient in zip(retained, found[len(pairs) :], strict=False):
-        if gradient is not None and id(t) not in asked:
+        if gradient is not None and not any(t is one for one, _ in pairs):
             t._grad = gradient if t._grad is None else _sum(t._grad, gradient, create_graph)
     for t, _, _ in arrived:
         if t._hooks:

@@ -113,7 +113,8 @@ class Generator:
         return self._seed
 
     def initial_seed(self) -> int:
-        return self._seed
+        """Return the seed as torch keeps it: 64 bits without a sign."""
+        return self._seed % 2**64
 
     def get_state(self) -> Tensor:
         """Return the state as a uint8 tensor, laid out as torch's."""
@@ -127,7 +128,7 @@ class Generator:
 
 def _seed_devices(generator: Generator) -> None:
     """Start a stream where CPU tensors draw, and on each GPU, which draws its own numbers."""
-    seed = generator.initial_seed()
+    seed = generator._seed
     fn._seed(seed, generator=generator)
     session = _state.current()
     for at, device in enumerate(session.devices):

@@ -48,7 +48,10 @@ def set(x: Tensor, index: Any, value: Any) -> None:
         fn.index_put_(view, tensors, value)
         _warn_of_bytes(tensors)
     else:
-        fn.copy_(view, _fit(value, view._spec.shape))
+        value = _fit(value, view._spec.shape)
+        if value._spec.shape != view._spec.shape and value._storage.memory is x._storage.memory:
+            value = fn.expand(value, view._spec.shape)  # ``x[:] = x[0]``: copy_ would refuse it
+        fn.copy_(view, value)
 
 
 def _warn_of_bytes(tensors: list[Any]) -> None:

@@ -65,8 +65,17 @@ def bind_methods(cls: type) -> None:
         setattr(cls, name, False)
     for name, dtype in _CASTS.items():
         setattr(cls, name, _cast_method(dtype))
-    for name in ("T", "mT", "H", "mH", "real", "imag"):
+    for name in ("T", "mT", "H", "mH"):
         setattr(cls, name, property(_unary({"T": "numpy_T", "H": "matrix_H"}.get(name, name))))
+    for name in ("real", "imag"):  # a view: what is assigned to it is written there
+        setattr(cls, name, property(_unary(name), _part_setter(name)))
+
+
+def _part_setter(name: str) -> Callable[[Any, Any], None]:
+    def write(self: Any, value: Any) -> None:
+        getattr(fn, name)(self)[...] = value
+
+    return write
 
 
 def _method(function: Function) -> Callable[..., Any]:

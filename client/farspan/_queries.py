@@ -203,10 +203,10 @@ def _removed(name: str, instead: str) -> Callable[..., Any]:
 
 
 def _reversed(self: Tensor) -> Tensor:
-    """Return the tensor with every dim turned around."""
+    """Return the tensor with its first dim turned around, as `reversed` does with a list."""
     from .core.call import fn
 
-    return fn.flip(self, tuple(range(len(self._spec.shape))))  # type: ignore[no-any-return]
+    return fn.flip(self, (0,)) if self._spec.shape else self  # type: ignore[no-any-return]
 
 
 def _delete_item(self: Tensor, index: Any) -> None:

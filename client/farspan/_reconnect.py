@@ -124,7 +124,8 @@ class Reconnecting(Bulk):
                 self._broke(why, kind)
                 return
             if self._may_return() and _is_break(call):
-                self._broke(call.details() or "the gateway closed the stream")
+                if self._failed != number:  # else it has said why before it closed the stream
+                    self._broke(call.details() or "the gateway closed the stream")
                 return
         self._lose(lost)
 
@@ -232,7 +233,10 @@ class Reconnecting(Bulk):
 
             self._wait_until(over, limits.CONNECT_S)
             if self._failed != attempt and not self._needs_no_dial():
-                self._broke(f"no answer within {time.monotonic() - begun:.0f} s")
+                if self._refusal:  # what it said last is worth more to who hears it in the end
+                    self._broke(self._why, self._refusal)
+                else:
+                    self._broke(f"no answer within {time.monotonic() - begun:.0f} s")
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         """Take the gateway's first word on a stream. ProtocolError. The caller has `_changed`."""

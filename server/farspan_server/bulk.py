@@ -14,7 +14,13 @@ from typing import Final
 from farspan import wire
 from farspan.core import limits, link
 from farspan.core import shared as layouts
-from farspan.core.errors import JournalError, ProtocolError, ServiceError, WorkerLostError
+from farspan.core.errors import (
+    FarspanError,
+    JournalError,
+    ProtocolError,
+    ServiceError,
+    WorkerLostError,
+)
 
 from farspan_server import session as sessions
 from farspan_server import session_messages as messages
@@ -87,6 +93,9 @@ class Bulk(Whole):
             await self.workers_of(live)  # the first ones get no replay of what came before them
         elif live.machine.state == sessions.OPEN:
             self.give(live, messages.Reserve())  # the journal has the bytes until they are there
+        if (before := live.uploading.get(header.transfer)) is not None:
+            async with before.turn:  # what the journal has, its worker is still to be told
+                pass
         done = live.uploads.done.get(header.transfer)
         if done is None:
             await self._take(live, header, data, owner)
@@ -125,9 +134,10 @@ class Bulk(Whole):
             live.check(owner)
             if not total and transfer not in live.uploads.done:
                 await self._pass(live, header.device, link.Chunk(transfer, 0, 0, link.LAST, b""))
-        except OSError:
-            raise WorkerLostError(f"the worker of {live.names[header.device]} is gone") from None
-        except BaseException:  # the client has broken off, or sends what is no chunk
+        except BaseException as error:  # the client has broken off, or sends what is no chunk
+            if isinstance(error, OSError) and not isinstance(error, FarspanError):
+                lost = f"the worker of {live.names[header.device]} is gone"
+                raise WorkerLostError(lost) from None
             if live.uploading.get(transfer) is call and transfer not in live.uploads.done:
                 # Its client may have thought better of it. One that sends it again begins anew.
                 with contextlib.suppress(JournalError):  # of which the session hears
@@ -219,16 +229,20 @@ class Bulk(Whole):
             await live.links[device].upload(live.channel, chunk)
             live.uploads.add(kept)
         elif chunk.offset and chunk.total > live.memory_bytes:
-            live.uploads.add(kept)  # its worker has refused the first piece: no disk need hold it
-            if place is not None:
+            # Its worker has refused the first piece: no disk need hold it.
+            told = await live.keeper.pass_by(kept, place)
+            live.uploads.add(kept)
+            if place is not None and not told:
                 place[0].took(place[1], data.nbytes)
         else:
             try:
-                told = await live.keeper.send(kept, place and (place[0].channel, place[1]))
+                told = await live.keeper.send(kept, place)
                 if place is not None and not told:
                     place[0].took(place[1], data.nbytes)
-            except BaseException:  # the call was cut off, and the worker may not have it
+            except BaseException as error:  # it was cut off, and the worker may not have it
                 live.uploads.take_back(kept)
+                if isinstance(error, JournalError):  # which was closed, if the gateway stops
+                    live.check()
                 raise
         live.check()
 
@@ -273,7 +287,8 @@ class Bulk(Whole):
             return wire.ShareReply(refused=layouts.LATER)
         worker, first = live.links[device], 0
         if not asked.proof:
-            live.windows.pop(device, None)
+            if (older := live.windows.pop(device, None)) is not None:
+                older.over = True
             live.windows_made[device] = number = live.windows_made.get(device, -1) + 1
             first = layouts.first_position(live.machine.epoch, number)
             if not first:
@@ -296,14 +311,17 @@ class Bulk(Whole):
 
     async def unshare(self, live: Live) -> None:
         """Let nothing go through memory that a client has mapped who is about to be fenced."""
+        for window in live.windows.values():
+            window.over = True
         live.windows.clear()
         live.shares = False
         live.features -= {wire.SHARED_MEMORY}
         live.fencing += 1
+        channel = live.channel  # others' workers share nothing yet, and may not know theirs
         try:
             for each in live.links:
                 with contextlib.suppress(OSError, TimeoutError):  # that worker is lost, or as good
-                    while (await each.share(live.channel, link.Share(over=True))).refused == BUSY:
+                    while (await each.share(channel, link.Share(over=True))).refused == BUSY:
                         await asyncio.sleep(_LOOK_S)
         finally:
             live.fencing -= 1

@@ -187,11 +187,12 @@ class History:
         syncs: wait until it survives a loss of power. about: what the session is, for `past`.
         """
         made = cls(disk, directory, Journal.create(disk, directory, session, syncs), Past())
-        made.epoch(1, secret)
-        if about is not None:
-            made.describe(about)
-        if syncs:
-            made.journal.sync()
+        with made.journal.closed_unless_done():
+            made.epoch(1, secret)
+            if about is not None:
+                made.describe(about)
+            if syncs:
+                made.journal.sync()
         return made
 
     @property

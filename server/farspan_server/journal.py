@@ -97,10 +97,20 @@ class Journal:
             disk.make_directory(directory)
         except OSError as error:
             raise made._fail(error) from error
-        made.roll()
-        if syncs:
-            made.sync()
+        with made.closed_unless_done():
+            made.roll()
+            if syncs:
+                made.sync()
         return made
+
+    @contextlib.contextmanager
+    def closed_unless_done(self) -> Iterator[None]:
+        """Close the files when what is done here fails: nobody else has them."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def last(self) -> int:
@@ -211,15 +221,15 @@ class Journal:
                 raise JournalError(self._failed)
             if self._index - 1 <= self.durable:
                 return self.durable
-            files, self._unsynced = list(self._unsynced.values()), {}
+            files, self._unsynced = self._unsynced, {}
             last, digest, current = self._index - 1, self._digest, self._file
             dirty, self._dirty = self._dirty, False
             self.waiting_bytes = 0
         assert current is not None
         try:
-            for file in files:
-                file.sync()
-                file.close()
+            for start in list(files):
+                files[start].sync()
+                files.pop(start).close()
             current.sync()
             if dirty:
                 self._disk.sync_directory(self._directory)
@@ -227,6 +237,7 @@ class Journal:
         except OSError as error:
             with self._lock:
                 self.doubtful = True
+                self._unsynced |= files  # `close` closes them
                 raise self._fail(error) from error
         self.durable = last
         return last

@@ -31,6 +31,7 @@ from farspan_server.history import Chunk, History, Part
 from farspan_server.journal import JournalDamagedError, JournalError
 from farspan_server.shelf import discard
 from farspan_server.switched import Placed
+from farspan_server.window import Window
 from farspan_server.workers import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -253,11 +254,11 @@ class Keeper:
             self._sync_soon()
 
     # --- up --------------------------------------------------------------------------------------
-    async def send(self, kept: Chunk, place: tuple[int, int] | None = None) -> bool:
+    async def send(self, kept: Chunk, place: tuple[Window, int] | None = None) -> bool:
         """Keep a piece of an upload and pass it to its worker, now or by the next replay.
 
-        place: a channel, and where the bytes lie in memory that its worker shares with the client.
-        Return whether a worker was told of it, who then says when it has them. JournalError.
+        place: where the bytes lie in memory that its worker shares with the client.
+        Return whether who shares it was told of it, and says when it has them. JournalError.
         """
         # What stands in the journal before a mark goes to its worker before the mark's own word.
         async with self._turns[kept.device]:
@@ -290,15 +291,27 @@ class Keeper:
             writing.exception()  # the next one meets it, too
             raise
 
-    async def _tell(self, kept: Chunk, place: tuple[int, int] | None) -> bool:
-        """Pass a piece on to its worker; return whether it was told."""
+    async def pass_by(self, kept: Chunk, place: tuple[Window, int] | None) -> bool:
+        """Tell a worker of a piece that nobody keeps, if it lies in memory that it shares.
+
+        It lets the client use the place again once it has what lies before it. As `send` otherwise.
+        """
+        if place is None or place[0].channel != self._channel:
+            return False
+        return place[0].over or await self._tell(kept, place)
+
+    async def _tell(self, kept: Chunk, place: tuple[Window, int] | None) -> bool:
+        """Pass a piece on to its worker; return whether who shares memory has heard of it."""
+        shared = place is not None and place[0].channel == self._channel
         with contextlib.suppress(OSError):  # it is lost: the next one gets all there is
-            if place is not None and place[0] == self._channel:
+            # While a thread wrote, the worker may have been told to share no more. Then nobody
+            # needs the place, and what lies before it may still be read.
+            if place is not None and shared and not place[0].over:
                 where = (kept.transfer, kept.total, kept.offset, place[1], kept.data.nbytes)
                 await self._links[kept.device].piece(self._channel, link.Piece(*where))
-                return True
-            await self._links[kept.device].upload(self._channel, _chunk(kept))
-        return False
+            else:
+                await self._links[kept.device].upload(self._channel, _chunk(kept))
+        return shared
 
     def give_up(self, device: int, transfer: int) -> None:
         """Note that an upload will not go on. JournalError."""

@@ -63,9 +63,7 @@ from farspan_server.session_messages import (
     Written,
 )
 from farspan_server.switched import Placed, Switched
-
-#: Bytes of events that may wait for a slow reader: four frames' worth of inline values and some.
-EVENT_BYTES_QUEUED_MAX: Final = 64 * limits.MiB
+from farspan_server.unconfirmed import Unconfirmed
 
 WAITING: Final = "waiting"  # in line for workers
 OPEN: Final = "open"
@@ -135,8 +133,7 @@ class Session:
         self._credit_base = 0  # frames up to it were received before this stream of the client
         self._in_flight_bytes = 0  # of the others, while they are not acknowledged
         self._held: deque[tuple[int, int, bytes]] = deque()  # not forwarded yet
-        self._unconfirmed: deque[tuple[int, bytes]] = deque()  # events, and whose ack covers them
-        self._unconfirmed_bytes = 0
+        self._unconfirmed = Unconfirmed()
         self._cut: _Cut | None = None  # the snapshot under way
         self._switched = Switched(self.stays)
 
@@ -196,7 +193,7 @@ class Session:
         frames = self._received - max(self._acked, self._credit_base)
         return Load(
             frames, self._in_flight_bytes, len(self._held), len(self._unconfirmed),
-            self._unconfirmed_bytes,
+            self._unconfirmed.nbytes,
         )  # fmt: skip
 
     @property
@@ -431,12 +428,8 @@ class Session:
         if not data and not ack:
             return more
         if data:
-            self._unconfirmed.append((covered, data))
-            self._unconfirmed_bytes += len(data)
-        if (
-            len(self._unconfirmed) > limits.EVENTS_QUEUED_MAX
-            or self._unconfirmed_bytes > EVENT_BYTES_QUEUED_MAX
-        ):
+            self._unconfirmed.add(covered, data)
+        if self._unconfirmed.too_many:
             return self._end("SessionClosedError", "the client did not read its events")
         # Where nothing survives the gateway a client may forget what has run.
         return [EventsOut(data, ack, 0 if self._syncs else ack), *more]
@@ -458,7 +451,7 @@ class Session:
     def _written(self, count: int) -> list[Output]:
         if not self.resumes:
             for _ in range(count):
-                self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
+                self._unconfirmed.drop()
         return []
 
     def _confirm(self, sequence: int) -> list[Output]:
@@ -473,8 +466,7 @@ class Session:
         for each in range(self._confirmed + 1, sequence + 1):
             self._frames.pop(each, None)
         self._confirmed = max(self._confirmed, sequence)
-        while self._unconfirmed and self._unconfirmed[0][0] <= sequence:
-            self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1])
+        self._unconfirmed.settle(sequence)
         return self._committed()
 
     # --- the client ------------------------------------------------------------------------------
@@ -504,7 +496,7 @@ class Session:
         self._promised, self._heard = confirmed, applied
         self._credit_base, self._in_flight_bytes = self._received, 0
         told = [*self._welcome_back(), *self._settle()]
-        told += [EventsOut(data, 0, 0) for _, data in self._unconfirmed]
+        told += [EventsOut(data, 0, 0) for data in self._unconfirmed]
         told.append(EventsOut(b"", self._acked, self._durable if self._syncs else self._acked))
         return [*told, *(self._claim() if self._received else [])]
 
@@ -513,7 +505,7 @@ class Session:
         if self._holds_all:
             return [Refuse(_HOLDS_ALL, for_now=True)]
         self._unconfirmed.clear()
-        self._unconfirmed_bytes = self._in_flight_bytes = 0
+        self._in_flight_bytes = 0
         self._frames.clear()
         self._confirmed = self._promised = self._acked = self._credit_base = self._received
         self._told = [max(pair) for pair in zip(self._told, self._forwarded, strict=True)]
@@ -544,7 +536,6 @@ class Session:
         self._lease_ends = None
         self.state = ASLEEP
         self._unconfirmed.clear()
-        self._unconfirmed_bytes = 0
         self._held.clear()
         self._let_go()
         return [Rest()]
@@ -597,7 +588,6 @@ class Session:
         self._lease_ends = None
         self.state = FAILED
         self._unconfirmed.clear()
-        self._unconfirmed_bytes = 0
         self._held.clear()
         self._let_go()
         return [SetAside(message)]

@@ -129,6 +129,7 @@ class Shelf:
             try:
                 self.disk.sync_directory(self.directory)
             except OSError as error:
+                made.journal.close()
                 raise JournalError(f"the journal cannot be written ({error.strerror})") from None
         return made
 

@@ -24,6 +24,7 @@ class Window:
         self._first = first
         self.channel = channel
         self.proved = False  # the client has it too
+        self.over = False  # the worker has it no more, or is about to be told so
 
     @classmethod
     def open(cls, offer: link.Share, first: int, channel: int) -> Window | None:

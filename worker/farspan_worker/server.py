@@ -227,6 +227,9 @@ class Worker(Delivery):
             with self._state:
                 session = self._session_soon(header.channel)
             if session is None:
+                if header.kind == link.SHARE:  # who asks would wait
+                    gone = link.Share(refused="the session is not here")
+                    bulk.send(link.pack_share(header.channel, gone))
                 continue
             if header.kind == link.SHARE:
                 answer = shared.answer(session, link.unpack_share(payload), self._state)

@@ -185,7 +185,9 @@ def take(
         if segment is None:
             raise ProtocolError("a piece in shared memory, of which there is none")
         source = segment.look(piece)
-        assembly = inbox.assembly(session, piece)
+        # The rest of one that failed may come when its Put has run.
+        used = piece.transfer in session.used
+        assembly = None if used else inbox.assembly(session, piece)
         room = None if assembly is None else assembly.room(piece, piece.nbytes)
     if room is not None:
         room[:] = source  # may take milliseconds: not under the lock

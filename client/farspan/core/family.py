@@ -135,13 +135,13 @@ _KINDS = "bifc"
 def refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel of this name for a kind: b, i, f, c, or h for halves."""
     if _KINDS[dtype.category] in kinds or ("h" in kinds and dtype.is_reduced):
-        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.c_name!r}')
 
 
 def only(name: str, dtype: DType, names: str) -> None:
     """Raise unless torch has a kernel of this name for the dtype: one of `names`."""
     if dtype.name not in names.split():
-        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.c_name!r}')
 
 
 def reduced_shape(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> tuple[int, ...]:

@@ -111,6 +111,20 @@ pointwise(
         "tensor2": lambda g, tensor1, value: scaled(fn.mul(g, fn.conj(tensor1)), value),
     },
 )
+
+
+def _addcdiv_dtype(self: Spec, tensor1: Spec, tensor2: Spec, value: Any) -> DType:
+    """Return the promoted dtype; refuses a quotient of two tensors of integers."""
+    if tensor1.dtype.category < FLOAT_KIND and tensor2.dtype.category < FLOAT_KIND:
+        raise DTypeError(
+            "Integer division with addcdiv is no longer supported: use floating-point tensors, or "
+            "torch.div with a rounding_mode"
+        )
+    common = common_dtype(self, tensor1, tensor2)
+    refuse("addcdiv", common, "bi")
+    return common
+
+
 pointwise(
     "addcdiv(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor",
     lambda xp, self, tensor1, tensor2, value: self + value * tensor1 / tensor2,
@@ -121,7 +135,7 @@ pointwise(
             scaled(fn.mul(g, fn.conj(fn.div(tensor1, fn.mul(tensor2, tensor2)))), value)
         ),
     },
-    refuses="bi",
+    compute=_addcdiv_dtype,
 )
 
 

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import ShapeError
+from ..errors import DTypeError, ShapeError
 from ..family import composite
 from ..spec import wrap_dim
 
@@ -95,6 +95,8 @@ def meshgrid(tensors: Sequence[Any], *, indexing: str = "ij") -> Any:
                 "torch.meshgrid: Expected 0D or 1D tensor in the tensor list but got: "
                 f"{list(t._spec.shape)}"
             )
+        if t._spec.dtype is not tensors[0]._spec.dtype:
+            raise DTypeError("meshgrid expects all tensors to have the same dtype")
     swaps = indexing == "xy" and len(tensors) > 1
     if swaps:
         tensors = [tensors[1], tensors[0], *tensors[2:]]

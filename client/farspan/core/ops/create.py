@@ -12,7 +12,8 @@ from ..call import fn
 from ..coerce import integers
 from ..dtype import Defaults, DType, int64
 from ..errors import ShapeError
-from ..family import composite, creation, factory_spec, number_dtype, structured
+from ..family import composite, creation, factory_spec, number_dtype, refuse, structured
+from ..places import as_element
 from ..spec import Spec, contiguous_stride
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _number(value: Any, dtype: Any) -> Any:
 
 
 def _full(xp: Any, shape: Any, value: Any, dtype: Any) -> Any:
-    return xp.full(tuple(shape), _number(value, dtype), dtype)
+    return xp.full(tuple(shape), as_element(value, dtype), dtype)
 
 
 creation(
@@ -229,6 +230,7 @@ def _arange_dtype(dtype: DType | None, *numbers: Any) -> DType:
 
 def _arange_size(start: Any, end: Any, step: Any, dtype: DType) -> int:
     """Return the number of elements; int64 bounds are truncated before, others are not."""
+    refuse("arange_cpu", dtype, "b")
     if dtype is int64:
         start, end, step = int(start), int(end), int(step)
     if not step:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import gammas, rejection
 from ..call import fn
 from ..dtype import DType, float64
-from ..errors import BadValueError, DTypeError
+from ..errors import BadValueError, DTypeError, UnsupportedError
 from ..family import common_device, structured
 from ..spec import Spec, broadcast_shapes
 from .random import GENERATOR
@@ -25,7 +25,7 @@ _TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "
 def _refuse(name: str, dtype: DType, halves: bool = False) -> None:
     """Raise if torch has no kernel `name` for dtype: it has for float32, float64, `halves`."""
     if dtype.category != 2 or (dtype.itemsize == 2 and not halves):
-        raise DTypeError(f'"{name}" not implemented for {_TORCH_NAMES[dtype.name]!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {_TORCH_NAMES[dtype.name]!r}')
 
 
 def _alike(*specs: Spec) -> Spec:

@@ -253,7 +253,7 @@ def _polygamma_dtype(n: int, self: Spec) -> DType:
     if n < 0:
         raise ParameterError("polygamma(n, x) does not support negative n.")
     if self.dtype.is_complex:
-        raise UnsupportedError(f"\"polygamma\" not implemented for '{self.dtype.name}'")
+        raise UnsupportedError(f"\"polygamma\" not implemented for '{self.dtype.c_name}'")
     return floating(self.dtype)
 
 

@@ -14,7 +14,7 @@ from ..call import fn
 from ..dtype import int32, int64, uint8
 from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import common_device, structured
-from ..places import assign
+from ..places import as_element, assign
 from ..spec import Spec, broadcast_shapes, pointwise_stride, wrap_dim
 from .compare import check_fill_mask
 from .view import expand_spec
@@ -380,7 +380,7 @@ def _index_add_into(xp: Any, out: Any, dim: int, index: Any, source: Any, alpha:
     shape = out.shape or (1,)
     dim = dim % len(shape)
     index = checked_forward(index.reshape(-1), shape[dim], dim)
-    source = source if alpha == 1 else source * out.dtype.type(alpha)
+    source = source if alpha == 1 else source * out.dtype.type(as_element(alpha, out.dtype))
     places = places_along(xp, shape, dim, index)
     xp.add.at(out.reshape(-1), places, xp.ascontiguousarray(source).reshape(-1))
 
@@ -457,7 +457,7 @@ def _index_fill_kernel(xp: Any, self: Any, dim: int, index: Any, value: Any) -> 
     dim = dim % len(shape)
     out = self.copy(order="C")
     place = (slice(None),) * dim + (checked(xp, index.reshape(-1), shape[dim], dim),)
-    out.reshape(shape)[place] = value
+    out.reshape(shape)[place] = as_element(value, out.dtype)
     return out
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..call import fn
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError, ShapeError, UnsupportedError
 from ..family import common_device, common_dtype, composite, structured
+from ..places import as_element
 from ..spec import Spec, broadcast_shapes, wrap_dim
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check_product(name: str, a: Spec, b: Spec) -> None:
             f"{b.dtype.c_name.lower()}"
         )
     if a.dtype.category == 0:
-        raise DTypeError(f"\"{name}\" not implemented for 'Bool'")
+        raise UnsupportedError(f"\"{name}\" not implemented for 'Bool'")
 
 
 def product(xp: Any, a: Any, b: Any) -> Any:
@@ -376,7 +377,7 @@ def scaled(x: Any, factor: Any) -> Any:
 def _added(xp: Any, out: Any, self: Any, beta: Any, alpha: Any) -> Any:
     """Return beta * self + alpha * out; with beta 0, nan and inf in self do not count."""
     if out.dtype.kind in "iu":
-        beta, alpha = int(beta), int(alpha)
+        beta, alpha = as_element(beta, out.dtype), as_element(alpha, out.dtype)
     if alpha != 1:
         out = out * alpha
     if beta == 0:

@@ -51,7 +51,7 @@ def _elements(name: str, *args: Any) -> Spec:
     specs = [a for a in args if isinstance(a, Spec)]
     dtype = _common(*specs)
     if dtype.category != 2:
-        raise UnsupportedError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.c_name!r}')
     shape = broadcast_shapes(*[s.shape for s in specs])
     return Spec.make(shape, dtype, common_device(specs), pointwise_stride(shape, specs))
 

@@ -224,7 +224,7 @@ def _softmax_meta(name: str) -> Any:
     def meta(self: Spec, dim: int, half_to_float: bool) -> Spec:
         if self.dtype.category != 2:
             raise UnsupportedError(
-                f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.name!r}'
+                f'"{name}_lastdim_kernel_impl" not implemented for {self.dtype.c_name!r}'
             )
         if half_to_float:
             raise DTypeError("softmax with half to float conversion is not supported on CPU")

@@ -29,7 +29,7 @@ def _check(self: Spec, target: Spec, weight: Spec | None) -> None:
     if target.dtype not in (int64, uint8):
         raise DTypeError(f"expected target dtype to be Long or Byte, but got {target.dtype.name}")
     if self.dtype.category != 2:
-        raise UnsupportedError(f'"nll_loss_out_frame" not implemented for {self.dtype.name!r}')
+        raise UnsupportedError(f'"nll_loss_out_frame" not implemented for {self.dtype.c_name!r}')
     classes = self.shape[0] if self.ndim == 1 else self.shape[1]
     if weight is not None:
         if weight.shape != (classes,):

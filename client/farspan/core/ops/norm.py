@@ -121,7 +121,7 @@ def viewed(x: Any, shape: Any) -> Any:
 def check_parameters(input: Spec, shape: Ints, **given: Spec | None) -> Any:
     """Raise unless weight and bias have this shape; return the type of the statistics."""
     if input.dtype.category != 2:
-        raise UnsupportedError(f"normalization is not implemented for {input.dtype.name!r}")
+        raise UnsupportedError(f"normalization is not implemented for {input.dtype.c_name!r}")
     dtype = input.dtype
     for name, s in given.items():
         if s is None:

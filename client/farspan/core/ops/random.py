@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import random as draw
-from ..dtype import Defaults, DType, int64
-from ..errors import DTypeError, ParameterError
+from ..dtype import CPP_NAMES, INT_KIND, Defaults, DType, bool_, int64
+from ..errors import ParameterError, UnsupportedError
 from ..family import creation, factory_spec
 from ..memory_order import in_c_order, in_memory_order
 from ..spec import Spec
@@ -27,7 +29,7 @@ _INTEGERS = OPTIONS.replace("dtype=None", "dtype=4")  # torch's number of int64
 def refuse(name: str, dtype: DType, kinds: str) -> None:
     """Raise if torch has no kernel `name` for the kind of dtype: b, i, f or c."""
     if "bifc"[dtype.category] in kinds:
-        raise DTypeError(f'"{name}" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"{name}" not implemented for {dtype.c_name!r}')
 
 
 def _factory(
@@ -89,11 +91,32 @@ def check_interval(low: int, high: int) -> None:
         )
 
 
+def _check_fits(low: int, high: int, spec: Spec) -> Spec:
+    """Return the spec if its dtype, of integers or bools, holds every number from low to high - 1.
+
+    Raises ParameterError otherwise.
+    """
+    dtype = spec.dtype
+    if dtype.category > INT_KIND:
+        return spec
+    least, most = (0, 1) if dtype is bool_ else _limits(dtype)
+    for name, number in (("from", low), ("to - 1", high - 1)):
+        if not least <= number <= most:
+            cpp = CPP_NAMES.get(dtype.name, dtype.name)
+            raise ParameterError(f"{name} is out of bounds for {cpp}")
+    return spec
+
+
+def _limits(dtype: DType) -> tuple[int, int]:
+    info = np.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
+
+
 def _randint_meta(
     low: int, high: int, size: Any, generator: Any, dtype: Any, layout: Any, device: Any, pin: Any
 ) -> Spec:
     check_interval(low, high)
-    return factory_spec(size, dtype, device, default=int64)
+    return _check_fits(low, high, factory_spec(size, dtype, device, default=int64))
 
 
 def _randint_kernel(
@@ -134,7 +157,7 @@ creation(
 
 def _randint_like_meta(self: Spec, low: int, high: int, *options: Any) -> Spec:
     check_interval(low, high)
-    return like_spec(self, *options)
+    return _check_fits(low, high, like_spec(self, *options))
 
 
 def _randint_like_kernel(
@@ -164,7 +187,13 @@ creation(
 def _randperm_meta(n: int, generator: Any, dtype: Any, layout: Any, device: Any, pin: Any) -> Spec:
     if n < 0:
         raise ParameterError(f"n must be non-negative, got{n}")
-    return factory_spec((n,), dtype, device, default=int64)
+    spec = factory_spec((n,), dtype, device, default=int64)
+    refuse("randperm", spec.dtype, "bc")
+    if spec.dtype.category == INT_KIND and n - 1 > _limits(spec.dtype)[1]:
+        raise ParameterError(
+            f"value cannot be converted to type {spec.dtype.name}_t without overflow"
+        )
+    return spec
 
 
 creation(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..call import fn
 from ..dtype import DType, int64
-from ..errors import DTypeError
+from ..errors import UnsupportedError
 from ..family import integral_to_int64, structured
 from ..op import Op
 from ..spec import Spec, wrap_dim
@@ -95,7 +95,7 @@ scan(
 
 def _inexact(dtype: DType) -> DType:
     if dtype.category < 2:
-        raise DTypeError(f'"logcumsumexp_out_cpu" not implemented for {dtype.name!r}')
+        raise UnsupportedError(f'"logcumsumexp_out_cpu" not implemented for {dtype.c_name!r}')
     return dtype
 
 

@@ -13,7 +13,7 @@ from ..call import fn
 from ..dtype import int32, int64
 from ..errors import DTypeError, ShapeError, ValueRangeError
 from ..family import common_device, composite, structured
-from ..places import assign
+from ..places import as_element, assign
 from ..spec import Spec, broadcast_shapes, wrap_dim
 from .index import checked_forward
 
@@ -150,7 +150,7 @@ def _scatter_kernel(xp: Any, self: Any, dim: int, index: Any, src: Any) -> Any:
 def _scatter_into(xp: Any, out: Any, dim: int, index: Any, src: Any) -> None:
     if index.size:
         x, dim, index = _aligned(out, dim, index)
-        values = _cut(src, index)
+        values = as_element(_cut(src, index), out.dtype)
         if xp is np:
             xp.put_along_axis(_within(x, index, dim), index, values, dim)
         else:

@@ -281,7 +281,7 @@ structured(
 # ------------------------------------------------------------------- shapes that values decide --
 def _bincount_meta(self: Spec, weights: Spec | None, minlength: int) -> Spec:
     if self.dtype.category != 1:
-        raise UnsupportedError(f'"bincount_cpu" not implemented for {self.dtype.name!r}')
+        raise UnsupportedError(f'"bincount_cpu" not implemented for {self.dtype.c_name!r}')
     if self.ndim != 1:
         raise ShapeError("bincount only supports 1-d non-negative integral inputs.")
     if minlength < 0:
@@ -315,7 +315,7 @@ def _repeats_meta(repeats: Spec, output_size: int | None) -> Spec:
         raise ShapeError("repeat_interleave only accept 1D vector as repeat")
     if repeats.dtype not in (int32, int64):
         raise UnsupportedError(
-            f'"repeat_interleave_cpu" not implemented for {repeats.dtype.name!r}'
+            f'"repeat_interleave_cpu" not implemented for {repeats.dtype.c_name!r}'
         )
     return Spec.make((output_size or 0,), repeats.dtype, repeats.device)
 

@@ -150,7 +150,7 @@ def mvlgamma(self: Any, p: int) -> Any:
     if dtype is bool_:
         raise DTypeError("The input tensor may not be a boolean tensor.")
     if dtype.is_complex:
-        raise UnsupportedError(f"\"mvlgamma\" not implemented for '{dtype.name}'")
+        raise UnsupportedError(f"\"mvlgamma\" not implemented for '{dtype.c_name}'")
     if p < 1:
         raise ShapeError("p has to be greater than or equal to 1")
     dtype = floating(dtype)

@@ -57,7 +57,7 @@ def _declare(
                 f"{name} requires non-negative window_length, got window_length={window_length}"
             )
         if dtype.is_complex and window_length > 1:
-            raise UnsupportedError(f"\"{name}\" not implemented for '{dtype.name}'")
+            raise UnsupportedError(f"\"{name}\" not implemented for '{dtype.c_name}'")
         return factory_spec((window_length,), dtype, device)
 
     def kernel(xp: Any, window_length: int, *rest: Any) -> Any:
