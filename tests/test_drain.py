@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +21,11 @@ import farspan as torch
 import pytest
 from farspan.core.errors import AuthError, BadValueError, CapacityError, WorkerLostError
 from farspan_server import draining
+from farspan_server.config import GatewayConfig
+from farspan_server.drain import DONE
+from farspan_server.drain import until as until_true
+from farspan_server.operations import Operations
+from farspan_server.pool_messages import Worker
 from test_recovery import train
 
 
@@ -151,6 +158,45 @@ def test_a_session_without_a_journal_that_stays_too_long_is_told_why(plain: Serv
         plain.drain([mine], wait_s=0.1)
         with pytest.raises(WorkerLostError, match="being restarted"):
             x.sum().item()
+
+
+def test_the_last_word_of_a_worker_is_not_taken_for_one_of_the_next_of_its_name() -> None:
+    class Ground:
+        """A service with one worker at a time, none of whose sessions are here."""
+
+        on_leaving: Any = None
+        worker = Worker("cpu:0", 1, "", b"", "cpu", "", 0, supervised=True)
+
+        def __init__(self) -> None:
+            self.drained: list[int] = []
+
+        def find_worker(self, name: str) -> Worker:
+            return self.worker
+
+        def drain_worker(self, name: str) -> list[Any]:
+            self.drained.append(self.worker.epoch)
+            return []
+
+    async def scene() -> None:
+        ground: Any = Ground()
+        drains = Operations(ground, GatewayConfig({}, b"", workers=()))._drains
+        first, second = ground.worker, dataclasses.replace(ground.worker, epoch=2)
+        ground.on_leaving(first)
+        await asyncio.sleep(0)  # it is drained, and its supervisor replaces it
+        ground.worker = second
+        ground.on_leaving(first)
+        ground.on_leaving(second)  # so early that the drain of the first has not looked again
+        assert ground.drained == [1]
+        assert await until_true(lambda: drains.states["cpu:0"] == DONE, 5)
+        ground.on_leaving(first)
+        assert ground.drained == [1]
+        ground.on_leaving(second)
+        ground.on_leaving(second)
+        await asyncio.sleep(0)
+        assert ground.drained == [1, 2]
+        drains.stop()
+
+    asyncio.run(scene())
 
 
 def test_sigterm_to_a_worker_moves_its_sessions(journalled: Service) -> None:

@@ -10,7 +10,14 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; exits."""
+    """Run the command line; exits, at Ctrl-C with 130 as shells expect, whatever is loading."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run() -> None:
     if sys.argv[1:2] == ["run"]:
         os.execv(sys.executable, [sys.executable, "-m", "farspan", *sys.argv[1:]])
     try:

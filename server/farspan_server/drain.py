@@ -60,15 +60,20 @@ class Drains:
         if self._line and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
-    def begin_now(self, name: str, wait_s: float) -> None:
-        """Drain a worker beside all others: it is about to end by itself."""
+    def begin_now(self, name: str, wait_s: float) -> bool:
+        """Drain a worker beside all others: it is about to end by itself.
+
+        Return whether it has begun; not while a drain of that name is under way, which may be of
+        the worker that had the name before.
+        """
         if self.states.get(name) in (DRAINING, REPLACING):
-            return
+            return False
         self._line.pop(name, None)
         self.states[name] = DRAINING
         task = asyncio.create_task(self._carry_out(name, wait_s))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+        return True
 
     def stop(self) -> None:
         """Leave all as it is."""

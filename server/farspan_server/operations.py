@@ -20,6 +20,7 @@ from farspan_server import by_tenant
 from farspan_server.config import GatewayConfig
 from farspan_server.drain import Drains
 from farspan_server.operator_port import Port
+from farspan_server.pool_messages import Worker
 from farspan_server.readiness import LOOK_S, Readiness
 from farspan_server.service import Service
 from farspan_server.watched import Watched
@@ -174,9 +175,13 @@ class Operations:
             raise BadValueError(f"drain: no worker {', '.join(unknown[:4])} is reached here")
         self._drains.begin(names, min(max(0.0, float(wait_s)), _WAIT_S_MAX))
 
-    def _leaving(self, name: str) -> None:
-        """Drain a worker that says itself that it is about to end; it says so again and again."""
-        worker = self._service.find_worker(name)
-        if worker is not None and self._left.get(name) != worker.epoch:
-            self._left[name] = worker.epoch
-            self._drains.begin_now(name, limits.DRAIN_WAIT_S)
+    def _leaving(self, worker: Worker) -> None:
+        """Drain a worker that says itself that it is about to end; it says so again and again.
+
+        The next one of its name may be there when it says so for the last time.
+        """
+        now = self._service.find_worker(worker.worker)
+        if now is None or now.epoch != worker.epoch or self._left.get(now.worker) == now.epoch:
+            return
+        if self._drains.begin_now(now.worker, limits.DRAIN_WAIT_S):
+            self._left[now.worker] = now.epoch

@@ -34,8 +34,8 @@ class WorkerSide(Whole):
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
         self.supervisor: SupervisorLink | None = None
-        #: Told of a worker, by its slot, that wants to end when its sessions have left.
-        self.on_leaving: Callable[[str], None] | None = None
+        #: Told of a worker that wants to end when its sessions have left, with each heartbeat.
+        self.on_leaving: Callable[[pools.Worker], None] | None = None
         self._pool = pools.Pool(config.sessions_per_worker_max)
         self._pool_inputs: deque[pools.Input] = deque()
         self._sessions: dict[str, Live] = {}
@@ -185,7 +185,7 @@ class WorkerSide(Whole):
 
     def leaving(self, worker: pools.Worker) -> None:
         if self.on_leaving is not None:
-            self.on_leaving(worker.worker)
+            self.on_leaving(worker)
 
     # --- what workers say (workers.Listener) -----------------------------------------------------
     def joined(self, worker_link: WorkerLink) -> None:
