@@ -13,8 +13,11 @@ import importlib.util
 import json
 import random
 import sys
+import warnings
 import weakref
 from typing import Any
+
+warnings.filterwarnings("ignore", "The use of `x.T`")  # programs take it of any number of dims
 
 
 def load(path: str) -> None:

@@ -118,12 +118,14 @@ def test_a_way_that_is_lost_is_noticed_and_others_do_not_notice() -> None:
         with CuttingProxy(target) as proxy, service.connect() as other:
             with service.connect(address=f"grpc://{proxy.address}") as stalled:
                 torch.ones(3).sum().item()
-                assert live_streams(service) == 2
+                there = streams(service)
+                assert len(there) == 2
                 proxy.silence(True)
                 began = time.monotonic()
                 worst = 0.0
                 with other:
-                    while live_streams(service) == 2:
+                    # One may be gone and the client's next one there between two looks.
+                    while there <= streams(service):
                         at = time.perf_counter()
                         assert (torch.ones(3) * 2).sum().item() == 6.0
                         worst = max(worst, time.perf_counter() - at)

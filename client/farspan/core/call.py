@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import operator
 import types
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from . import coerce, schema
+from . import coerce, notice, schema
 from .command import FUNCTIONAL, INPLACE, OUT
 from .dtype import Device, DType, result_dtype, scalar_dtype
 from .errors import ArgumentError, UnsupportedError
@@ -263,9 +262,8 @@ class _Old:
         numbers = _old_numbers(self.function, args)
         assert numbers is not None
         name = self.function.__name__
-        warnings.warn(
+        notice.warn(
             f"This overload of {name} is deprecated: pass {' and '.join(numbers)} by name",
-            stacklevel=3,
         )
         tensors = [a for a in args if not _is_plain_number(a)]
         return self.function(*tensors, **numbers, **kwargs)

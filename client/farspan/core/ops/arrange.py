@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
+from .. import notice
 from ..call import fn
 from ..errors import DTypeError, ShapeError
 from ..family import composite
@@ -112,10 +112,9 @@ def meshgrid(tensors: Sequence[Any], *, indexing: str = "ij") -> Any:
 
 @composite("meshgrid(Tensor[] tensors) -> Tensor[]")
 def meshgrid_ij(tensors: Sequence[Any]) -> Any:
-    warnings.warn(
+    notice.warn(
         "torch.meshgrid: in an upcoming release, it will be required to pass the indexing "
         "argument.",
-        stacklevel=3,
     )
     return meshgrid.body(tensors)  # type: ignore[misc]
 

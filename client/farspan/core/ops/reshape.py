@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
+from .. import notice
 from ..call import fn
 from ..coerce import memory_format as format_code
 from ..errors import DTypeError, ShapeError, ValueRangeError
@@ -145,12 +145,11 @@ def swapdims(self: Any, dim0: int, dim1: int) -> Any:
 def numpy_T(self: Any) -> Any:
     ndim = self._spec.ndim
     if ndim not in (0, 2):
-        warnings.warn(
+        notice.warn(
             "The use of `x.T` on tensors of dimension other than 2 to reverse their shape is "
             "deprecated and it will throw an error in a future release. Consider `x.mT` to "
             "transpose batches of matrices or `x.permute(*torch.arange(x.ndim - 1, -1, -1))` to "
             "reverse the dimensions of a tensor.",
-            stacklevel=4,
         )
     return fn.permute(self, tuple(range(ndim))[::-1])
 

@@ -6,9 +6,9 @@ turn: frames are added where they overlap, and divided by what the windows add u
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
+from .. import notice
 from ..call import fn
 from ..errors import ParameterError, ShapeError
 from ..family import composite, structured
@@ -102,13 +102,11 @@ def _check(self: Any, length: int, n_fft: int, hop: int, size: int, window: Any)
 
 
 def _deprecated() -> None:
-    warnings.warn(
+    notice.warn(
         "stft with return_complex=False is deprecated. In a future pytorch release, stft will "
         "return complex tensors for all inputs, and return_complex=False will raise an error.\n"
         "Note: you can still call torch.view_as_real on the complex output to recover the old "
         "return format.",
-        UserWarning,
-        stacklevel=6,
     )
 
 
@@ -141,13 +139,11 @@ def istft(
     """The signal whose frames are nearest to these, in the sense of least squares."""
     spec: Spec = self._spec
     if window is None:
-        warnings.warn(
+        notice.warn(
             "A window was not provided. A rectangular window will be applied."
             "Please provide the same window used by stft to make the inversion lossless."
             "To suppress this warning and use a rectangular window, explicitly set "
             "`window=torch.ones(n_fft, device=<device>)`.",
-            UserWarning,
-            stacklevel=5,
         )
     hop = n_fft // 4 if hop_length is None else hop_length
     size = n_fft if win_length is None else win_length
@@ -189,11 +185,9 @@ def _overlapped(
     signal = fn.div(fn.narrow(signal, 1, start, kept), weights)
     if end <= whole:
         return signal
-    warnings.warn(
+    notice.warn(
         "The length of signal is shorter than the length parameter. Result is being padded with "
         "zeros in the tail. Please check your center and hop_length settings.",
-        UserWarning,
-        stacklevel=6,
     )
     return fn.constant_pad_nd(signal, (0, end - whole))
 
