@@ -1,7 +1,8 @@
 """What do loops cost and give? Compiling them with an empty cache and a full one; maps of rows.
 
 `first` is the time of a compiled function's first planned Call, with everything that it waits for
-(FARSPAN_LOOPS=wait), each in a process of its own. Rows: thread CPU time, medians, beside torch.
+(FARSPAN_LOOPS=wait), each in a process of its own. Rows: thread CPU time, medians, beside
+torch; relu beside numpy.
 
     python benchmarks/loops.py [--rows mlp,cnn,transformer256,tiny] [--rounds 30]
 """
@@ -114,6 +115,26 @@ def rows_of(rounds: int) -> None:
                 print(f"  {op.name:28} {shape!s:12} {ours:8.1f} {other:8.1f}")
 
 
+def relus(rounds: int) -> None:
+    """Print times of relu and its gradient over flat arrays: numpy, loop."""
+    from farspan_worker.kernels.cpu import bind_rows
+    from farspan_worker.kernels.cpu.loops import relu
+
+    print("relu over flat arrays, us of CPU: numpy / loop")
+    for n in (4_096, 16_384, 65_536, 401_408, 1 << 20):
+        g, x = np.random.default_rng(0).standard_normal((2, n)).astype("f4")
+        out = np.empty_like(x)
+        for work in (
+            lambda x=x, out=out: bind_rows._positive_part(x, out),
+            lambda g=g, x=x, out=out: bind_rows._kept_where_positive(g, x, out),
+        ):
+            found = []
+            for bound in (n + 1, 0):
+                relu.LOOP_ELEMENTS = bound  # type: ignore[misc]
+                found.append(median_us(work, rounds))
+            print(f"  {n:9,} {found[0]:8.1f} {found[1]:8.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", default="mlp,cnn,transformer256,tiny")
@@ -125,6 +146,7 @@ def main() -> None:
         return
     compiling([row for row in options.rows.split(",") if row])
     rows_of(options.rounds)
+    relus(options.rounds)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from farspan.core.dtype import BY_NAME, from_numpy
 from farspan.core.op import OPS, Op, table
 from farspan.core.spec import Spec
 from farspan_worker import plan
-from farspan_worker.kernels.cpu import loops
+from farspan_worker.kernels.cpu import bind_rows, loops
 from farspan_worker.kernels.cpu.loops import (
     Group,
     Number,
@@ -25,6 +25,7 @@ from farspan_worker.kernels.cpu.loops import (
     functions,
     fusible,
     loop_for,
+    relu,
     steps,
     team,
 )
@@ -504,3 +505,22 @@ def test_an_optimizer_step_gives_the_bits_of_the_tables(
         both.append([a for each in (*lists, counters) for a in each])
     for a, b in zip(*both, strict=True):
         assert np.array_equal(a, b, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [relu.LOOP_ELEMENTS - 1, relu.LOOP_ELEMENTS + 7])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_relu_and_its_gradient_have_the_bits_of_numpy(size: int, in_place: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, size)).astype(np.float32)
+    odd = np.array([np.nan, -np.nan, 0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45], np.float32)
+    x[:64], g[:64] = np.repeat(odd, 8), np.tile(odd, 8)
+    relu_of, kept = np.maximum(x, 0), np.where(x <= 0, np.float32(0), g)
+    assert relu.positive_part(x, out := x.copy()) == (size >= relu.LOOP_ELEMENTS)
+    for work, given, expected in (
+        (bind_rows._positive_part, (x,), relu_of),
+        (bind_rows._kept_where_positive, (g, x), kept),
+    ):
+        first = given[0].copy()
+        out = first if in_place else np.empty_like(x)
+        work(first, *given[1:], out)
+        assert out.tobytes() == expected.tobytes()

@@ -16,6 +16,7 @@ import numpy as np
 from . import checks, norm, pointwise, product, softmax
 from .bind import Entry
 from .bound import Binding, Operand
+from .loops import relu
 from .onednn import (
     BIAS,
     DIFF_DST,
@@ -225,11 +226,15 @@ def _slope(algorithm: int, alpha: float = 0.0) -> Callable[..., bool | None]:
 
 
 def _positive_part(x: Any, out: Any) -> None:
-    np.maximum(x, 0, out=out)  # unlike the library's, NaN stays NaN
+    """Write relu of x; unlike the library's, NaN stays NaN."""
+    if not relu.positive_part(x, out):
+        np.maximum(x, 0, out=out)
 
 
 def _kept_where_positive(g: Any, y: Any, out: Any) -> None:
-    """Write g where y is positive or NaN, else 0: by bits, as `kept` does, in pieces."""
+    """Write g where y is positive or NaN, else 0; in numpy by bits, as `kept` does, in pieces."""
+    if relu.kept_where_positive(g, y, out):
+        return
     for start in range(0, g.size, _BLOCK):
         part = slice(start, start + _BLOCK)
         mask = np.less_equal(y[part], 0).view(np.int8)

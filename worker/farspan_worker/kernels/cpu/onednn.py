@@ -162,7 +162,9 @@ def is_small(name: str, sizes: Sequence[int]) -> bool:
     if lib().threads == 1:
         return False
     if name.startswith(_PRODUCTS):
-        return math.sqrt(math.prod(sorted(sizes)[-3:])) < ALONE[0]
+        root = math.sqrt(math.prod(sorted(sizes)[-3:]))
+        # A convolution multiplies by the width of its window more: seldom by less than two.
+        return root < (ALONE[0] // 2 if name.startswith("convolution") else ALONE[0])
     return sum(sizes) < ALONE[1]
 
 

@@ -38,19 +38,23 @@ class Native:
     """A compiled formula. `run` takes rows: addresses, the count of elements, then numbers.
 
     function: takes the address of such rows, how many, and whether a team shares them.
+    team_from: elements from which it does, in `run`.
     """
 
-    __slots__ = ("_arrays", "_code", "_pack", "function")
+    __slots__ = ("_arrays", "_code", "_pack", "_team_from", "function")
 
-    def __init__(self, formula: Formula, arrays: int, numbers: int, dtype: str) -> None:
-        self._arrays = arrays
+    def __init__(
+        self, formula: Formula, arrays: int, numbers: int, dtype: str,
+        team_from: int = team.PARALLEL,
+    ) -> None:  # fmt: skip
+        self._arrays, self._team_from = arrays, team_from
         self._pack = struct.Struct(f"{arrays + 1}q{numbers}d").pack
         self._code = native.Code(native.to_object(text_of(formula, arrays, numbers, dtype)))
         self.function = native.function(self._code.address, 1, ("i", "i"))
 
     def run(self, rows: list[Any]) -> None:
         """Update every parameter; each row ends with numbers, as floats."""
-        many = team.PARALLEL <= sum([row[self._arrays] for row in rows])
+        many = self._team_from <= sum([row[self._arrays] for row in rows])
         self.function(b"".join([self._pack(*row) for row in rows]), len(rows), many)
 
 
