@@ -109,3 +109,27 @@ def test_a_long_download_that_broke_is_told_again_by_its_worker() -> None:
             await taken(downloads, 5)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_value_that_its_client_gives_up_keeps_no_worker_waiting(resumes: bool) -> None:
+    async def run() -> None:
+        downloads = Downloads(5.0, (lambda: 7) if resumes else None)
+        chunks = list(link.chunks(5, bytes(1024) * 1024 * (downloads_module.CHUNKS_HELD_MAX + 4)))
+
+        async def tell() -> None:
+            for chunk in chunks:
+                await downloads.put(chunk)
+
+        told = asyncio.create_task(tell())
+        await asyncio.sleep(0.01)
+        assert not told.done()  # too many are held
+        downloads.give_up(5)
+        await asyncio.wait_for(told, 1.0)
+        await tell()  # a replay
+        assert not downloads._transfers
+        downloads.give_up(6)  # before it came
+        await downloads.put(link.Chunk(6, 4, 0, link.LAST, b"abcd"))
+        assert not downloads._transfers
+
+    asyncio.run(run())

@@ -23,6 +23,7 @@ from farspan.core import shared as layouts
 from farspan.core.command import GET, PUT, ErrorInfo
 from farspan.core.errors import FarspanError, ProtocolError, WorkerLostError
 from farspan.wire import memory_file
+from farspan_server import downloads
 from farspan_worker.shared import SWITCH, Segment
 from test_gateway import HOLD, U8, Bytes, Client, Cluster, frame, get
 from test_up import nothing_is_left, up
@@ -352,6 +353,20 @@ def test_an_interrupted_stream_leaves_nothing_behind(cluster: Cluster) -> None:
     over.set()
     cluster.until(lambda: cluster.workers[0].counts()["transfer_bytes"] == 0)
     round_trip(client, bytes(FEW))
+
+
+def test_a_value_that_nobody_waits_for_any_more_holds_up_no_other(
+    cluster: Cluster, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(downloads, "STALL_S", 60.0)
+    client = cluster.start().connect(shared_memory=False)
+    size = (downloads.CHUNKS_HELD_MAX + 8) * limits.CHUNK_BYTES
+    client.transport.upload(6, 0, bytes(size))
+    client.transport.send(frame((PUT, [1], (U8, (size,), -1, 6))))
+    client.transport.give_up(2)  # Ctrl-C
+    client.transport.send(get(1, 2))
+    client.transport.send(get(1, 3))
+    assert len(client.value(3).data) == size
 
 
 def test_an_interrupted_upload_leaves_nothing_behind(cluster: Cluster, monkeypatch: Any) -> None:

@@ -229,8 +229,22 @@ class Bulk:
                 complete = replace(value, error=info)
             finally:
                 self._downloads.pop(value.request, None)
+            if value.request in self._given_up:
+                self._decline(value.request)
             self._sink(complete)
             self._taken(value.request)
+
+    def _decline(self, request: int) -> None:
+        """Tell the gateway that nobody wants a value, so that its worker need not wait."""
+        asked = wire.encode(wire.DownloadRequest(self.session_id, request, give_up=True))
+        method = self._data_channel().unary_stream(f"/{wire.SERVICE}/Download")
+        call = method(asked, metadata=self._credentials, timeout=limits.CONNECT_S)
+        try:
+            next(call, None)  # an older gateway begins to send
+        except grpc.RpcError as error:  # then the gateway drops it in its own time
+            log.info("a value was given up, but the gateway was not told: %s", self._explain(error))
+        finally:
+            call.cancel()
 
     def _download(self, value: Value) -> memoryview:
         """Return a value's bytes, each put into place as it comes; from the start after a break."""

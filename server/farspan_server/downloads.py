@@ -184,6 +184,12 @@ class Downloads:
         for request in [r for r, each in self._finished.items() if each.frame <= frame]:
             del self._finished[request]
 
+    def give_up(self, request: int) -> None:
+        """Let go of a value that its client does not want, come or not, so that no worker waits."""
+        self._finished.pop(request, None)
+        self._note_over(request)
+        self._drop(request, _given_up())
+
     def fail(self, error: FarspanError) -> None:
         """End all transfers, also those to come."""
         self._over = error

@@ -382,6 +382,9 @@ class Gateway:
         async with _answering(context, self.service.totals):
             asked = wire.decode(wire.DownloadRequest, body)
             async with self._owned(context, asked.session) as (live, owner):
+                if asked.give_up:
+                    live.downloads.give_up(asked.request)
+                    return
                 async for data in live.downloads.take(asked.request):
                     live.check(owner)
                     live.bytes_sent += len(data)

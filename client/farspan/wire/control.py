@@ -146,10 +146,11 @@ class TransferHeader:
 
 @dataclass(slots=True, frozen=True)
 class DownloadRequest:
-    """Which value's bytes to send."""
+    """Which value's bytes to send, or, with `give_up`, not to keep a worker waiting for."""
 
     session: str
     request: int
+    give_up: bool = False
 
 
 @dataclass(slots=True, frozen=True)
