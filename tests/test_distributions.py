@@ -209,7 +209,7 @@ def test_one_seed_draws_the_same(name: str) -> None:
         drawn.append(with_gradients(torch, outcome(lambda: d.rsample((5,))), leaves))
         return [drawn, [x.requires_grad for x in drawn[:3]], torch.random.get_rng_state()]
 
-    same(program)()
+    same(program, rtol=1e-4)()  # gradients of float32 through exp and log, by several libraries
 
 
 @every
