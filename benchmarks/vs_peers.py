@@ -1,7 +1,8 @@
 """Is farspan faster than other ways to compute with tensors that another process holds?
 
-Every system runs in processes of its own, on loopback, and is asked in turn, the order alternating;
-all must find the same losses. A system that is not installed is left out, in words.
+Every system runs in processes of its own, on loopback; farspan beside one other at a time, for some
+keep cores busy while they wait. They are asked in turn, the order alternating, and must find the
+same losses. A system that is not installed is left out, in words.
 
     python benchmarks/vs_peers.py [--peers farspan,rpc,ray] [--rows ops,tiny] [--rounds 7] [--write]
 
@@ -152,12 +153,14 @@ def running(names: list[str], pythons: dict[str, str], smoke: bool) -> Iterator[
         for name in names:
             python = pythons.get(name.partition("-")[0], sys.executable)
             service = found if name.startswith("farspan") else None
-            for _ in range(2):  # some give up when a start takes long; for that, one at a time too
+            for _ in range(2):  # some give up when a start takes long
                 system = System(name, python, smoke, service)
                 stack.callback(system.close)
                 system.started()
                 if "its process ended" not in system.error:
                     break
+            if system.error:
+                print(f"left out: {name}: {system.error}")
             systems.append(system)
         yield systems
 
@@ -173,7 +176,6 @@ def run_row(row: Row, systems: list[System], rounds: int) -> dict[str, Any]:
             found[f"{system.name}/{mode}"] = answer
             if "error" not in answer:
                 asked.append((system, mode, answer["count"]))
-    check(row, {name: cell["first"] for name, cell in found.items() if "first" in cell})
     loads, memcpy = [], []
     seconds: dict[str, list[float]] = {f"{s.name}/{m}": [] for s, m, _ in asked}
     for number in range(rounds):
@@ -196,6 +198,23 @@ def run_row(row: Row, systems: list[System], rounds: int) -> dict[str, Any]:
     return whole
 
 
+def merge(row: Row, whole: dict[str, Any], found: dict[str, Any]) -> None:
+    """Take what was measured beside one other system into the whole of a row."""
+    ours = {k: c["wall_s"] for k, c in found["systems"].items() if k.startswith("farspan")}
+    for key, cell in found["systems"].items():
+        if not key.startswith(("farspan", "torch")):
+            cell["beside_s"] = ours
+        before = whole.setdefault("systems", {}).setdefault(key, cell)
+        if before is not cell and "wall_s" in cell:
+            before["wall_s"] += cell["wall_s"]
+    check(row, {name: cell["first"] for name, cell in whole["systems"].items() if "first" in cell})
+    loads = [*whole.get("load", ()), *found["load"]]
+    whole["load"] = [min(loads), max(loads)]
+    if "mib" in found:
+        whole["mib"] = found["mib"]
+        whole["memcpy_s"] = [*whole.get("memcpy_s", ()), *found["memcpy_s"]]
+
+
 def check(row: Row, first: dict[str, list[float]]) -> None:
     """Raise SystemExit unless all systems computed the same."""
     bound = AGREE.get(row.name.partition("-")[0], 0.0)
@@ -214,10 +233,12 @@ def median(found: dict[str, Any], key: str) -> float | None:
 
 def ratio(found: dict[str, Any], key: str, ours: str) -> float | None:
     """Return the median of a system's seconds over ours within each round."""
-    theirs, base = (found["systems"].get(k, {}).get("wall_s") for k in (key, ours))
+    cell = found["systems"].get(key, {})
+    theirs = cell.get("wall_s")
+    base = cell.get("beside_s", {}).get(ours) or found["systems"].get(ours, {}).get("wall_s")
     if not theirs or not base:
         return None
-    return statistics.median(a / b for a, b in zip(theirs, base, strict=True))
+    return statistics.median(a / b for a, b in zip(theirs, base, strict=False))
 
 
 def shown(row: Row, found: dict[str, Any], seconds: float) -> str:
@@ -250,11 +271,14 @@ def show(row: Row, found: dict[str, Any]) -> None:
 
 
 # --------------------------------------------------------------------------------------- reports --
-def fastest(row: Row, found: dict[str, Any]) -> tuple[str, str, float] | None:
-    """Return farspan's fastest journaled mode, the fastest peer and peer's time over farspan's."""
-    keys = [f"{name}/{mode}" for name, mode in TITLES if name != "torch"]
+def fastest(row: Row, found: dict[str, Any], name: str) -> tuple[str, str, float] | None:
+    """Return farspan's fastest mode, the fastest peer and that peer's time over farspan's.
+
+    name: of farspan, as it is by default or, like the peers, without a journal.
+    """
+    keys = [f"{each}/{mode}" for each, mode in TITLES if each != "torch"]
     timed = {key: value for key in keys if (value := median(found, key)) is not None}
-    ours = [key for key in timed if key.startswith("farspan/")]
+    ours = [key for key in timed if key.startswith(f"{name}/")]
     peers = [key for key in timed if not key.startswith("farspan")]
     if not ours or not peers:
         return None
@@ -264,15 +288,20 @@ def fastest(row: Row, found: dict[str, Any]) -> tuple[str, str, float] | None:
 
 
 def verdicts(results: dict[str, Any]) -> list[str]:
-    """Return for each row who is faster, farspan as it is by default or the fastest peer."""
+    """Return for each row who is faster, farspan or the fastest peer; no peer has a journal."""
     lines = []
     for row in ROWS:
-        judged = fastest(row, results["rows"][row.name]) if row.name in results["rows"] else None
-        if judged is not None:
-            mine, other, value = judged
-            title = TITLES[tuple(other.split("/"))]  # type: ignore[index]
-            how = f"farspan {value:.2f} times as fast" if value >= 1 else f"{1 / value:.2f} BEHIND"
-            lines.append(f"{row.title}: {how} ({mine.partition('/')[2]}; next {title})")
+        parts = []
+        for name, suffix in (("farspan", ""), ("farspan-off", " without journal")):
+            found = results["rows"].get(row.name)
+            judged = fastest(row, found, name) if found else None
+            if judged is not None:
+                mine, other, value = judged
+                title = TITLES[tuple(other.split("/"))]  # type: ignore[index]
+                how = f"{value:.2f} times as fast" if value >= 1 else f"{1 / value:.2f} BEHIND"
+                parts.append(f"farspan{suffix} {how} ({mine.partition('/')[2]}; next {title})")
+        if parts:
+            lines.append(f"{row.title}: " + "; ".join(parts))
     return lines
 
 
@@ -355,15 +384,17 @@ def main() -> None:
     results: dict[str, Any] = {"rows": {}}
     if path and path.exists():
         results = json.loads(path.read_text())
-    with running(names, pythons, options.smoke) as systems:
-        for system in systems:
-            if system.error:
-                print(f"left out: {system.name}: {system.error}")
-        for row in rows:
-            found = run_row(row, systems, 1 if options.smoke else options.rounds)
-            results["rows"][row.name] = found
-            show(row, found)
-        results |= {"machine": vs_torch.machine(1), "versions": versions(pythons)}
+    fresh: dict[str, dict[str, Any]] = {row.name: {} for row in rows}
+    with running([n for n in names if n.startswith("farspan")], pythons, options.smoke) as ours:
+        for name in [n for n in names if not n.startswith("farspan")] or [""]:
+            with running([name] if name else [], pythons, options.smoke) as other:
+                for row in rows:
+                    turns = 1 if options.smoke else options.rounds
+                    merge(row, fresh[row.name], run_row(row, [*ours, *other], turns))
+    results["rows"] |= fresh
+    for row in rows:
+        show(row, fresh[row.name])
+    results |= {"machine": vs_torch.machine(1), "versions": versions(pythons)}
     print("\n" + "\n".join(verdicts(results)))
     if path:
         path.write_text(json.dumps(vs_torch.rounded(results), indent=1) + "\n")
