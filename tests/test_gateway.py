@@ -638,7 +638,7 @@ def test_the_line_tells_its_places(cluster: Cluster, caplog: pytest.LogCaptureFi
     cluster.connect(devices="cpu")
     with pytest.raises(CapacityError):
         cluster.connect(devices="cpu", timeout=0.5)
-    assert "waiting for workers: place 1 in line" in caplog.text
+    assert "waiting for workers (cpu): place 1 in line" in caplog.text
 
 
 def test_a_client_that_vanishes_keeps_its_worker_for_the_lease(cluster: Cluster) -> None:

@@ -402,7 +402,8 @@ class GrpcTransport(Reconnecting):
 
     def _receive(self, down: wire.Down) -> None:
         if down.line:
-            log.warning("waiting for workers: place %d in line", down.line)
+            asked = self._hello.devices or "any"
+            log.warning("waiting for workers (%s): place %d in line", asked, down.line)
         if down.welcome is not None or down.devices:
             with self._changed:
                 if down.welcome is not None:
