@@ -232,9 +232,14 @@ def fuzz(options: Any) -> dict[str, Any]:
     """Give a worker's engine hostile frames."""
     from fuzzing.run import fuzz as run
 
-    total: dict[str, Any] = {"inputs": 0, "decoded": 0, "findings": 0}
+    total: dict[str, Any] = {"inputs": 0, "decoded": 0, "findings": 0, "bad": []}
     for turn in Bound(options.seconds, max(1, options.inputs // 20_000)).turns():
-        report = run(20_000, f"{options.seed}.{turn}")
+        seed = f"{options.seed}.{turn}"
+        report = run(20_000, seed)
+        found = [f"--repeat {seed}:{f['session']}: {f['finding']}" for f in report.findings]
+        total["bad"] = [*total["bad"], *found][:5]
+        if found:
+            print("\n".join(report.lines()), file=sys.stderr, flush=True)
         total["inputs"] += report.counts["inputs"]
         total["decoded"] += report.counts["decoded"]
         total["findings"] += len(report.findings)

@@ -201,13 +201,14 @@ def run_row(row: Row, systems: list[System], rounds: int) -> dict[str, Any]:
 def merge(row: Row, whole: dict[str, Any], found: dict[str, Any]) -> None:
     """Take what was measured beside one other system into the whole of a row."""
     ours = {k: c["wall_s"] for k, c in found["systems"].items() if k.startswith("farspan")}
+    systems = whole.setdefault("systems", {})  # none, if what was asked for is not installed
     for key, cell in found["systems"].items():
         if not key.startswith(("farspan", "torch")):
             cell["beside_s"] = ours
-        before = whole.setdefault("systems", {}).setdefault(key, cell)
+        before = systems.setdefault(key, cell)
         if before is not cell and "wall_s" in cell:
             before["wall_s"] += cell["wall_s"]
-    check(row, {name: cell["first"] for name, cell in whole["systems"].items() if "first" in cell})
+    check(row, {name: cell["first"] for name, cell in systems.items() if "first" in cell})
     loads = [*whole.get("load", ()), *found["load"]]
     whole["load"] = [min(loads), max(loads)]
     if "mib" in found:
