@@ -117,6 +117,33 @@ def test_interpolate_in_all_modes(torch: Any) -> Any:
 
 
 @same
+def test_interpolate_to_sizes_that_torch_takes_without_the_scale(torch: Any) -> Any:
+    """Of n it makes n and 2n by more kernels than one, of which only some look at the scale."""
+    F, found = torch.nn.functional, []
+    for n, channels, layout in (
+        (1, 1, "contiguous_format"), (2, 1, "contiguous_format"), (3, 1, "contiguous_format"),
+        (2, 4, "channels_last"), (2, 3, "channels_last"), (3, 4, "channels_last_3d"),
+    ):  # fmt: skip
+        for size in ((5, 4, 3), (34, 31, 3)):
+            x = leaf(torch, 1, channels, *size[:n])
+            for mode in ("nearest", "nearest-exact"):
+                for scale in (1.01, 2.01):
+                    image = x.contiguous(memory_format=getattr(torch, layout))
+                    y = F.interpolate(image, scale_factor=scale, mode=mode)
+                    found += [y, *grad_of(torch, y, x)]
+    x, pixels = leaf(torch, 1, 2, 4, 5), (leaf(torch, 1, 2, 4, 70) * 255).to(torch.uint8)
+    for scale in (1.01, (1.01, 1.7), (2.01, 1.0)):
+        for mode, smooth in (
+            ("bicubic", False), ("bilinear", False), ("bicubic", True), ("bilinear", True),
+            ("lanczos", True),
+        ):  # fmt: skip
+            y = F.interpolate(x, scale_factor=scale, mode=mode, antialias=smooth)
+            found += [y, *grad_of(torch, y, x)]
+            found.append(F.interpolate(pixels, scale_factor=scale, mode=mode, antialias=smooth))
+    return found
+
+
+@same
 def test_interpolate_refuses(torch: Any) -> Any:
     F = torch.nn.functional
     x, image = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)

@@ -7,10 +7,12 @@ them anew); what is not named computes in its result, or in blocks of a fixed si
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from farspan.core.ops import resize
 from farspan.core.spec import Spec
 
 if TYPE_CHECKING:
@@ -218,6 +220,22 @@ def _triangles(args: Sequence[Any], outs: Sequence[Spec]) -> int:
     return 3 * row * col + 16 * (row + col) + 2 * sum(x.nbytes for x in outs)  # type: ignore[no-any-return]
 
 
+def _resizings(mode: str, backward: bool, args: Sequence[Any], outs: Sequence[Spec]) -> int:
+    """Return the bytes of a resizing's taps along each dim, and of two images between passes."""
+    x, out = args[0], outs[0]
+    to = args[1]
+    sizes = args[2][2:] if backward else x.shape[2:]
+    if not out.numel:
+        return 0
+    aligned = not mode.startswith("nearest") and bool(args[-len(to) - 1])
+    taps = sum(
+        m * resize.width(mode, n, m, aligned, scale)
+        for n, m, scale in zip(sizes, to, args[-len(to) :], strict=True)
+    )
+    images = 2 * max(x.numel, out.numel) * (4 if x.dtype.itemsize in (2, 4) else 8)
+    return images + (160 * taps + 128 * sum(sizes) if backward else 96 * taps)
+
+
 _BY_SHAPE: Final = {
     "tril_indices": _triangles,
     "triu_indices": _triangles,
@@ -237,6 +255,10 @@ _BY_SHAPE: Final = {
     "_pdist_forward": _differences,
     "_cdist_forward": _distances,
     "_embedding_bag": _bags,
+    **{
+        name: functools.partial(_resizings, mode, name.endswith("_backward"))
+        for name, mode in resize.MODES.items()
+    },
 }
 
 

@@ -198,12 +198,21 @@ def _embedding_backward_grad(
     return picked
 
 
+def _embedding_backward_meta(
+    grad_output: Spec, indices: Spec, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Spec:
+    width = grad_output.shape[-1] if grad_output.shape else 1
+    if not grad_output.shape or grad_output.numel != indices.numel * width:
+        raise ShapeError(
+            f"shape '[{indices.numel}, {width}]' is invalid for input of size {grad_output.numel}"
+        )
+    return Spec.make((num_weights, width), grad_output.dtype, grad_output.device)
+
+
 structured(
     "embedding_dense_backward(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt"
     " padding_idx, bool scale_grad_by_freq) -> Tensor",
-    meta=lambda grad_output, indices, num_weights, padding_idx, scale_grad_by_freq: Spec.make(
-        (num_weights, grad_output.shape[-1]), grad_output.dtype, grad_output.device
-    ),
+    meta=_embedding_backward_meta,
     kernel=_embedding_backward_kernel,
     vjp={"grad_output": _embedding_backward_grad},
 )

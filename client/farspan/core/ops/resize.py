@@ -23,6 +23,8 @@ Ints = tuple[int, ...]
 Scales = tuple[float | None, ...]
 #: (indices, weights), each (length of the result, taps); weights None: one tap, taken as it is
 Taps = tuple[Any, Any]
+#: Taps, and what a few elements have beyond them: (element, indices, weights) of each.
+Map = tuple[Any, Any, list[tuple[int, Any, Any]]]
 
 
 # ----------------------------------------------------------------------------------------- taps --
@@ -94,10 +96,13 @@ def _smooth(
     last = np.minimum((centre + support + real(0.5)).astype(np.int64), n)
     indices = first[:, None] + np.arange(max(int((last - first).max()), 1))
     weights = weight((indices - centre[:, None] + real(0.5)) / wide)
-    weights = np.where(indices < last[:, None], weights, 0)
+    inside = indices < last[:, None]
+    weights = np.where(inside, weights, 0)
     total = weights.sum(1, keepdims=True)
     weights = weights / np.where(total == 0, 1, total)
-    return np.minimum(indices, n - 1), weights.astype(real)
+    # A tap without weight lies where its row's first does: elsewhere it would bring NaN from there.
+    beside = np.minimum(first, n - 1)[:, None]
+    return np.where(inside, indices, beside), weights.astype(real)
 
 
 def _linear_smooth(n: int, m: int, aligned: bool, scale: float | None, real: Any) -> Taps:
@@ -126,18 +131,44 @@ _MODES: dict[str, Callable[..., Taps]] = {
 }
 
 
-@functools.lru_cache(maxsize=256)
-def _taps(
+_WIDE = {"nearest": 1, "nearest_exact": 1, "linear": 2, "cubic": 4}
+_SUPPORT = {"linear_smooth": 2, "cubic_smooth": 4, "lanczos_smooth": 6}
+
+
+def width(mode: str, n: int, m: int, aligned: bool, scale: float | None) -> int:
+    """Return how many of n elements make one of m, at most."""
+    if mode in _WIDE:
+        return _WIDE[mode]
+    ratio = float(_ratio(n, m, aligned, scale, np.float64))
+    return int(min(n, _SUPPORT[mode] * max(ratio, 1.0) + 2))
+
+
+_KEPT = 1 << 14  # taps: the map of more is made each time, and goes with its command
+
+
+def _map(*which: Any) -> Map:
+    """Return the map from n to m elements, or its transpose; as `_make_map` has it."""
+    _, n, m, *_ = which
+    small = n + m * width(*which[:5]) <= _KEPT
+    return _kept_map(*which) if small else _make_map(*which)
+
+
+def _make_map(
     mode: str, n: int, m: int, aligned: bool, scale: float | None, real: Any, backward: bool
-) -> Taps:
-    """Return the map from n to m elements, or its transpose from m to n."""
-    if mode == "nearest" and backward and m in (n, 2 * n):
-        scale = None  # torch's gradient takes these sizes as they are, whatever the scale was
+) -> Map:
+    """Return the map from n to m elements, or its transpose from m to n. real: the weights' type.
+
+    real None: they are fixed-point numbers, as torch's are for uint8.
+    """
+    if real is None:
+        return *_byte_taps(mode, n, m, aligned, scale), []
     indices, weights = _MODES[mode](n, m, aligned, scale, real)
-    return _transposed(indices, weights, n, real) if backward else (indices, weights)
+    return _transposed(indices, weights, n, real) if backward else (indices, weights, [])
 
 
-@functools.lru_cache(maxsize=64)
+_kept_map = functools.lru_cache(maxsize=64)(_make_map)
+
+
 def _byte_taps(mode: str, n: int, m: int, aligned: bool, scale: float | None) -> Taps:
     """Return taps for uint8: weights are fixed-point numbers of 15 bits, as torch's are."""
     indices, weights = _MODES[mode](n, m, aligned, scale, np.float64)
@@ -152,31 +183,44 @@ def _byte_taps(mode: str, n: int, m: int, aligned: bool, scale: float | None) ->
     return indices, np.trunc(scaled + np.copysign(0.5, scaled)) / 2**bits
 
 
-def _transposed(indices: Any, weights: Any, n: int, real: Any) -> Taps:
-    """Return the taps of the transposed map: for each input element the results that use it."""
+def _transposed(indices: Any, weights: Any, n: int, real: Any) -> Map:
+    """Return the transposed map: for each input element the results that use it.
+
+    Where one is used by many times as many as most are (a scale that does not go with the sizes
+    takes all of a result from one element), it stands apart: taps for it would be taps for all.
+    """
     if weights is None:
         weights = np.ones(indices.shape, real)
     m, taps = indices.shape
     source = indices.reshape(-1)
     order = np.argsort(source, kind="stable")
     counts = np.bincount(source, minlength=n)
-    most = max(int(counts.max()), 1)
+    many = 4 * -(-source.size // n) + 4
+    most = max(int(counts[counts <= many].max(initial=0)), 1)
     rank = np.arange(source.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    there = (source[order], rank)
+    results, shares = np.repeat(np.arange(m), taps)[order], weights.reshape(-1)[order]
+    ends = np.cumsum(counts)
+    apart = [
+        (int(i), results[ends[i] - counts[i] : ends[i]], shares[ends[i] - counts[i] : ends[i]])
+        for i in np.flatnonzero(counts > many)
+    ]
+    usual = rank < most
+    usual &= np.repeat(counts <= many, counts)
+    there = (source[order][usual], rank[usual])
     back = np.zeros((n, most), np.int64)
     share = np.zeros((n, most), real)
-    back[there] = np.repeat(np.arange(m), taps)[order]
-    share[there] = weights.reshape(-1)[order]
-    return back, share
+    back[there] = results[usual]
+    share[there] = shares[usual]
+    return back, share, apart
 
 
-def _mapped(xp: Any, x: Any, axis: int, indices: Any, weights: Any) -> Any:
+def _mapped(xp: Any, x: Any, axis: int, indices: Any, weights: Any, apart: Any) -> Any:
     """Return x with its elements along an axis replaced by weighted sums of their taps."""
     if weights is None:
         return xp.take(x, indices[:, 0], axis=axis)
     shape = [1] * x.ndim
     shape[axis] = -1
-    total = None
+    total: Any = None
     for k in range(indices.shape[1]):
         part = xp.take(x, indices[:, k], axis=axis)
         part *= weights[:, k].astype(x.dtype).reshape(shape)
@@ -184,7 +228,23 @@ def _mapped(xp: Any, x: Any, axis: int, indices: Any, weights: Any) -> Any:
             total = part
         else:
             total += part
+    for i, at, shares in apart:
+        part = xp.take(x, at, axis=axis)
+        part *= shares.astype(x.dtype).reshape(shape)
+        total[(slice(None),) * axis + (i,)] += part.sum(axis)
     return total
+
+
+def _is_vectorized(x: Any, given: Ints) -> bool:
+    """Return whether torch runs its other kernel, which takes n and 2n of n without a scale.
+
+    So do its gradients, whatever the shape (ATen/native/cpu/UpSampleKernel.cpp).
+    """
+    n = len(given)
+    if n == 2 and sum(given) <= 128:
+        return True
+    last = x.transpose(0, *range(2, n + 2), 1)
+    return n > 1 and x.shape[1] > 3 and bool(last.flags.c_contiguous)
 
 
 def _resized(
@@ -192,6 +252,8 @@ def _resized(
     backward: bool,
 ) -> Any:  # fmt: skip
     """Map images along all dims. sizes: of the small or large input; given: of the result."""
+    if not x.size:  # without planes nothing is as large as a plane
+        return xp.empty((*x.shape[: -len(sizes)], *(sizes if backward else given)), x.dtype)
     n = len(sizes)
     axes = list(range(x.ndim - n, x.ndim))
     bytes_ = x.dtype.kind == "u" and not mode.startswith("nearest")
@@ -199,15 +261,28 @@ def _resized(
         x = x.astype("float64")
         for a in reversed(axes):
             i = a - (x.ndim - n)
-            x = _mapped(xp, x, a, *_byte_taps(mode, sizes[i], given[i], aligned, scales[i]))
+            if sizes[i] == given[i]:
+                continue
+            taps = _map(mode, sizes[i], given[i], aligned, scales[i], None, False)
+            x = _mapped(xp, x, a, *taps)
             x = xp.clip(xp.floor(x + 0.5), 0, 255)
         return x
+    if mode == "nearest" and (backward or _is_vectorized(x, given)):
+        scales = tuple(
+            None if m in (k, 2 * k) else scale
+            for k, m, scale in zip(sizes, given, scales, strict=True)
+        )
     real = np.float32 if x.dtype.kind in "iu" else x.dtype.type
+    if backward and mode == "cubic" and sizes == given:  # as torch takes it, whatever the scale
+        return x.copy()
+    if mode in _SUPPORT and not backward:  # likewise, each dim for itself
+        axes = [a for a in axes if sizes[a - x.ndim] != given[a - x.ndim]]
+        x = x if axes else x.copy()
     # What shrinks the most comes first, so that less is left for the others.
     before, after = (given, sizes) if backward else (sizes, given)
     for a in sorted(axes, key=lambda a: after[a - x.ndim] / before[a - x.ndim]):
         i = a - (x.ndim - n)
-        taps = _taps(mode, sizes[i], given[i], aligned, scales[i], real, backward)
+        taps = _map(mode, sizes[i], given[i], aligned, scales[i], real, backward)
         x = _mapped(xp, x, a, *taps)
     return x
 
@@ -270,8 +345,14 @@ _SCALES = {
 }
 
 
+#: By the name of an op, forward or backward: its mode.
+MODES: dict[str, str] = {}
+
+
 def _declare(name: str, n: int, mode: str, refused: str = "bc") -> None:
     """Declare one resizing and its backward; the formulas pass all further arguments on."""
+    MODES[name] = MODES[f"{name}_backward"] = mode
+    widens = mode in _SUPPORT  # by the scale: it tells how much memory the taps take
     corners = "" if mode.startswith("nearest") else " bool align_corners,"
 
     def split(rest: tuple[Any, ...]) -> tuple[bool, Scales]:
@@ -293,6 +374,7 @@ def _declare(name: str, n: int, mode: str, refused: str = "bc") -> None:
         meta=_meta(name, n, refused),
         kernel=kernel,
         vjp={"self": grad},
+        by_value=widens,
     )
     structured(
         f"{name}_backward(Tensor grad_output, SymInt[{n}] output_size, SymInt[{n + 2}] input_size,"
@@ -300,6 +382,7 @@ def _declare(name: str, n: int, mode: str, refused: str = "bc") -> None:
         meta=_backward_meta(n),
         kernel=backward,
         vjp={"grad_output": again},
+        by_value=widens,
     )
 
 

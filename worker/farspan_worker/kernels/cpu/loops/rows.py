@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from farspan.core.errors import ShapeError
 from farspan.core.op import table
 from farspan.core.ops.index import checked_forward
 from farspan.core.ops.pool_windows import ints, steps_of
@@ -121,7 +122,10 @@ class Places:
     __slots__ = ("array", "shape", "steps")
 
     def __init__(self, index: Any, dim: int, shape: Ints, rows: int) -> None:
-        """index: of this shape, or a vector for all rows. ShapeError: it leaves [0, rows)."""
+        """index: of this shape, or a vector for all rows.
+
+        ShapeError: it leaves [0, rows), or is of another size; the loop would read beyond it.
+        """
         self.shape = (math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :]))
         if index.ndim < len(shape):
             self.array = np.ascontiguousarray(index, np.int64)
@@ -133,6 +137,9 @@ class Places:
         else:
             self.array = np.ascontiguousarray(index, np.int64)
             self.steps = (self.shape[1] * self.shape[2], self.shape[2], 1)
+        needed = math.prod(self.shape) if self.steps[2] else self.shape[1]
+        if self.array.size != needed:
+            raise ShapeError(f"index of {self.array.size} elements for {needed}")
         checked_forward(self.array, rows, dim)
 
 
