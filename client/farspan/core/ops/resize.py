@@ -236,10 +236,7 @@ def _mapped(xp: Any, x: Any, axis: int, indices: Any, weights: Any, apart: Any) 
 
 
 def _is_vectorized(x: Any, given: Ints) -> bool:
-    """Return whether torch runs its other kernel, which takes n and 2n of n without a scale.
-
-    So do its gradients, whatever the shape (ATen/native/cpu/UpSampleKernel.cpp).
-    """
+    """Return whether torch resizes to the nearest by its vectorized kernel."""
     n = len(given)
     if n == 2 and sum(given) <= 128:
         return True
@@ -247,43 +244,53 @@ def _is_vectorized(x: Any, given: Ints) -> bool:
     return n > 1 and x.shape[1] > 3 and bool(last.flags.c_contiguous)
 
 
+def _passes(
+    x: Any, mode: str, sizes: Ints, given: Ints, scales: Scales, backward: bool
+) -> tuple[list[int], Scales]:
+    """Return the dims that are resized, counted among the image's, and the scales that hold.
+
+    torch takes some sizes as they are, whatever the scale: n and 2n of n to the nearest, by the
+    vectorized kernel and in all gradients; n of n in filters; all of them in a cubic gradient
+    (ATen/native/cpu/UpSampleKernel.cpp).
+    """
+    dims = range(len(sizes))
+    if mode == "nearest" and (backward or _is_vectorized(x, given)):
+        scales = tuple(None if given[i] in (sizes[i], 2 * sizes[i]) else scales[i] for i in dims)
+    if mode in _SUPPORT and not backward:
+        return [i for i in dims if sizes[i] != given[i]], scales
+    return [] if mode == "cubic" and backward and sizes == given else list(dims), scales
+
+
 def _resized(
     xp: Any, x: Any, mode: str, sizes: Ints, given: Ints, aligned: bool, scales: Scales,
     backward: bool,
 ) -> Any:  # fmt: skip
     """Map images along all dims. sizes: of the small or large input; given: of the result."""
-    if not x.size:  # without planes nothing is as large as a plane
-        return xp.empty((*x.shape[: -len(sizes)], *(sizes if backward else given)), x.dtype)
     n = len(sizes)
-    axes = list(range(x.ndim - n, x.ndim))
-    bytes_ = x.dtype.kind == "u" and not mode.startswith("nearest")
-    if bytes_:  # rounded after each pass, rows first
-        x = x.astype("float64")
-        for a in reversed(axes):
-            i = a - (x.ndim - n)
-            if sizes[i] == given[i]:
-                continue
-            taps = _map(mode, sizes[i], given[i], aligned, scales[i], None, False)
-            x = _mapped(xp, x, a, *taps)
-            x = xp.clip(xp.floor(x + 0.5), 0, 255)
-        return x
-    if mode == "nearest" and (backward or _is_vectorized(x, given)):
-        scales = tuple(
-            None if m in (k, 2 * k) else scale
-            for k, m, scale in zip(sizes, given, scales, strict=True)
-        )
+    if not x.size:  # without planes nothing is as large as a plane
+        return xp.empty((*x.shape[:-n], *(sizes if backward else given)), x.dtype)
+    if x.dtype.kind == "u" and not mode.startswith("nearest"):
+        return _resized_bytes(xp, x, mode, sizes, given, aligned, scales)
+    dims, scales = _passes(x, mode, sizes, given, scales, backward)
     real = np.float32 if x.dtype.kind in "iu" else x.dtype.type
-    if backward and mode == "cubic" and sizes == given:  # as torch takes it, whatever the scale
-        return x.copy()
-    if mode in _SUPPORT and not backward:  # likewise, each dim for itself
-        axes = [a for a in axes if sizes[a - x.ndim] != given[a - x.ndim]]
-        x = x if axes else x.copy()
-    # What shrinks the most comes first, so that less is left for the others.
     before, after = (given, sizes) if backward else (sizes, given)
-    for a in sorted(axes, key=lambda a: after[a - x.ndim] / before[a - x.ndim]):
-        i = a - (x.ndim - n)
+    # What shrinks the most comes first, so that less is left for the others.
+    for i in sorted(dims, key=lambda i: after[i] / before[i]):
         taps = _map(mode, sizes[i], given[i], aligned, scales[i], real, backward)
-        x = _mapped(xp, x, a, *taps)
+        x = _mapped(xp, x, x.ndim - n + i, *taps)
+    return x if dims else x.copy()
+
+
+def _resized_bytes(
+    xp: Any, x: Any, mode: str, sizes: Ints, given: Ints, aligned: bool, scales: Scales
+) -> Any:
+    """Map images of uint8, rounded after each pass, rows first."""
+    x = x.astype("float64")
+    for i in reversed(range(len(sizes))):
+        if sizes[i] != given[i]:
+            taps = _map(mode, sizes[i], given[i], aligned, scales[i], None, False)
+            x = _mapped(xp, x, x.ndim - len(sizes) + i, *taps)
+            x = xp.clip(xp.floor(x + 0.5), 0, 255)
     return x
 
 
