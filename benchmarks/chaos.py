@@ -235,7 +235,7 @@ def fuzz(options: Any) -> dict[str, Any]:
     total: dict[str, Any] = {"inputs": 0, "decoded": 0, "findings": 0, "bad": []}
     for turn in Bound(options.seconds, max(1, options.inputs // 20_000)).turns():
         seed = f"{options.seed}.{turn}"
-        report = run(20_000, seed)
+        report = run(20_000, seed, processes=os.cpu_count() or 1)
         found = [f"--repeat {seed}:{f['session']}: {f['finding']}" for f in report.findings]
         total["bad"] = [*total["bad"], *found][:5]
         if found:

@@ -121,6 +121,14 @@ HARMFUL: dict[str, list[tuple[Any, ...]]] = {
         (cmd.PUT, [8], (F64, (0, 2, 2**14, 2**14), 4, 0)),
         ("adaptive_max_pool2d", [8, 9, 7], ((2, 2),)), ("mm", [1, 1, 6], ()),
     ],
+    "a border around no images of 2^40 columns": [
+        (cmd.PUT, [8], (F64, (0, 2, 2**40), 4, 0)), ("reflection_pad1d", [8, 9], ((1, 1),)),
+        ("mm", [1, 1, 6], ()),
+    ],
+    "the largest so far along 2^40 columns of no rows": [
+        (cmd.PUT, [8], (F64, (0, 2**40), 4, 0)), ("cummax", [8, 9, 7], (1,)),
+        ("mm", [1, 1, 6], ()),
+    ],
     "no images, resized to 2^40": [
         (cmd.PUT, [8], (F64, (0, 2, 3), 4, 0)),
         ("upsample_linear1d", [8, 9], ((2**40,), False, None)), ("mm", [1, 1, 6], ()),

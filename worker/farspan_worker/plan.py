@@ -7,8 +7,9 @@ torch's CPU kernels do.
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from farspan.core import limits
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from .backend import Host
     from .store import Array, Budget
+
+
+#: Elements that a tensor's dims would hold, those of no length left out: of more it is vast.
+_VAST: Final = 1 << 20
 
 
 class Plan:
@@ -58,7 +63,9 @@ class Plan:
         self.into = backend.into(op)
         #: What must be there before the kernel runs: its results and, on the host, its temporaries.
         self.nbytes = 0 if op.dynamic or self.views else sum(s.nbytes for s in self.outs)
-        if not (backend.remote or self.views):
+        if self._makes_nothing(specs):
+            self.kernel, self.into = self._nothing, None
+        elif not (backend.remote or self.views):
             fast, outs = self.kernel is not op.kernel, () if op.dynamic else self.outs
             self.nbytes += workspace.temporaries(op, args, outs, self.casts, fast)
         if not self.views:
@@ -89,6 +96,22 @@ class Plan:
                 if wanted is not specs[i].dtype:
                     casts.append((i, wanted.numpy))
         return casts
+
+    def _makes_nothing(self, specs: Sequence[Spec]) -> bool:
+        """Return whether an op works on no element, along dims that are vast.
+
+        (0, 2**40) costs nothing to have, but a kernel's tables of places along its dims would.
+        """
+        op, outs = self.op, self.outs
+        if op.random or op.writes or op.dynamic or self.views or not outs:
+            return False
+        if any(s.numel for s in outs):
+            return False
+        return any(math.prod(filter(None, s.shape)) > _VAST for s in (*specs, *outs))
+
+    def _nothing(self, xp: Any, *_: Any) -> tuple[Any, ...]:
+        """Return the empty results, as a kernel would."""
+        return tuple([xp.empty(s.shape, s.dtype.numpy) for s in self.outs])
 
     def _is_operand(self, at: int) -> bool:
         return self.op.casts(self.op.args[at].name)

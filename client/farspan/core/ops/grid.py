@@ -388,8 +388,6 @@ def _affine_spec(theta: Spec, size: Ints) -> Spec:
 
 
 def _affine_kernel(xp: Any, theta: Any, size: Ints, align_corners: bool) -> Any:
-    if not theta.size:  # no matrix: the places may be many for nothing
-        return xp.zeros((0, *size[2:], len(size) - 2), theta.dtype)
     base = xp.asarray(_axis_places(tuple(size[2:]), align_corners, theta.dtype))
     return xp.matmul(base, theta.swapaxes(1, 2)).reshape(theta.shape[0], *size[2:], len(size) - 2)
 

@@ -67,9 +67,6 @@ def _max_kernel(
         for m, k, s, p, d in zip(size, kernel, step, edge, gap, strict=True)
     )
     lowest = -xp.inf if self.dtype.kind == "f" else xp.iinfo(self.dtype).min
-    shape = (*self.shape[:-n], *out)
-    if not math.prod(shape):  # without planes nothing is as large as a plane
-        return xp.empty(shape, self.dtype), xp.empty(shape, "int64")
     x = padded(xp, self, reach(size, out, kernel, step, edge, gap), edge, lowest)
     x = _planes_last(xp, x, n, out)
     corners = [xp.arange(m) * s - p for m, s, p in zip(out, step, edge, strict=True)]
@@ -89,6 +86,7 @@ def _max_kernel(
     steps = _grid(xp, [xp.arange(k) * d for k, d in zip(kernel, gap, strict=True)], size)
     found = steps.reshape(-1)[place]
     found += _grid(xp, corners, size)[..., None]
+    shape = (*self.shape[:-n], *out)
     return _planes_first(best, shape), _planes_first(found, shape)
 
 

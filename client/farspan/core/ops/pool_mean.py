@@ -73,8 +73,6 @@ class _Windows:
 def _avg_kernel(xp: Any, self: Any, windows: _Windows) -> Any:
     n = len(windows.kernel)
     total = xp.zeros((*self.shape[:-n], *windows.out), self.dtype)
-    if not total.size:  # a batch of none may have images of any size: nothing is made for them
-        return total
     x = padded(xp, self, windows.wide(), windows.edge, 0)
     for _, where in places(windows.out, windows.kernel, windows.step, windows.gap):
         total += x[(..., *where)]
@@ -85,8 +83,6 @@ def _avg_kernel(xp: Any, self: Any, windows: _Windows) -> Any:
 
 
 def _avg_backward_kernel(xp: Any, grad_output: Any, self: Any, windows: _Windows) -> Any:
-    if not self.size:
-        return xp.zeros(self.shape, grad_output.dtype)
     share = grad_output / xp.asarray(windows.divisors(xp), grad_output.dtype)
     n = len(windows.kernel)
     total = xp.zeros((*self.shape[:-n], *windows.wide()), grad_output.dtype)

@@ -46,9 +46,6 @@ def _adaptive_kernel(xp: Any, self: Any, output_size: Ints) -> tuple[Any, Any]:
     """Take maxima along one dim after the other, the last first: ties go as in C order."""
     n = len(output_size)
     size = self.shape[-n:]
-    shape = (*self.shape[:-n], *output_size)
-    if not math.prod(shape):  # without planes nothing is as large as a plane
-        return xp.empty(shape, self.dtype), xp.empty(shape, "int64")
     best, found = self, xp.broadcast_to(xp.arange(math.prod(size)).reshape(size), self.shape)
     for d in range(self.ndim - 1, self.ndim - n - 1, -1):
         m = output_size[d - self.ndim]
@@ -123,9 +120,6 @@ def _fractional_kernel(
     n = len(kernel_size)
     size = self.shape[-n:]
     planes = math.prod(self.shape[:-n])
-    result = (*self.shape[:-n], *output_size)
-    if not math.prod(result):
-        return xp.empty(result, self.dtype), xp.empty(result, "int64")
     samples = random_samples.reshape(planes, n)
     flat = self.reshape(planes, math.prod(size))
     # In two dims the first number is the width's.
@@ -148,8 +142,9 @@ def _fractional_kernel(
             continue
         larger = (value > best) | xp.isnan(value)
         best, found = xp.where(larger, value, best), xp.where(larger, index, found)
+    shape = (*self.shape[:-n], *output_size)
     assert best is not None and found is not None
-    return best.reshape(result), found.reshape(result)
+    return best.reshape(shape), found.reshape(shape)
 
 
 def _check_samples(name: str, self: Spec, samples: Spec, n: int) -> None:

@@ -267,8 +267,6 @@ def _resized(
 ) -> Any:  # fmt: skip
     """Map images along all dims. sizes: of the small or large input; given: of the result."""
     n = len(sizes)
-    if not x.size:  # without planes nothing is as large as a plane
-        return xp.empty((*x.shape[:-n], *(sizes if backward else given)), x.dtype)
     if x.dtype.kind == "u" and not mode.startswith("nearest"):
         return _resized_bytes(xp, x, mode, sizes, given, aligned, scales)
     dims, scales = _passes(x, mode, sizes, given, scales, backward)
